@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Counts test cases of one `bazel test` run: test_counts.py EVENTS BAZEL_STATUS.
+
+EVENTS is what --build_event_json_file wrote. gtest's XML gives the cases; a test that writes none (a script) is one case;
+a target that did not build, timed out or crashed is a failed one. The last line is `N passed, N failed, N skipped`.
+"""
+import json
+import sys
+import urllib.parse
+import xml.etree.ElementTree as ElementTree
+
+
+class Counts:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.failures = []
+
+    def fail(self, name):
+        self.failed += 1
+        self.failures.append(name)
+
+    def add_result(self, label, status, xml_path):
+        """One run of one target (or shard): its cases, and one failure more when only the run as a whole failed."""
+        failed_before = self.failed
+        try:
+            cases = list(ElementTree.parse(xml_path).getroot().iter("testcase")) if xml_path else []
+        except (OSError, ElementTree.ParseError):
+            cases = []
+        for case in cases:
+            name = " ".join(filter(None, [label, case.get("classname"), case.get("name")]))
+            if case.find("failure") is not None or case.find("error") is not None:
+                self.fail(name)
+            elif case.find("skipped") is not None or case.get("result") == "skipped" or case.get("status") == "notrun":
+                self.skipped += 1
+            elif status == "PASSED" or len(cases) > 1:
+                self.passed += 1
+        if status != "PASSED" and self.failed == failed_before:
+            self.fail(f"{label} ({status})")
+        if status == "PASSED" and not cases:
+            self.passed += 1
+
+
+def read_events(path):
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+
+
+def main():
+    path, bazel_status = sys.argv[1], int(sys.argv[2])
+    tests, results, broken = set(), {}, []
+    for event in read_events(path):
+        identity = event["id"]
+        if "targetConfigured" in identity and "configured" in event:
+            if event["configured"].get("targetKind", "").endswith("_test rule"):
+                tests.add(identity["targetConfigured"]["label"])
+        elif "testResult" in identity and "testResult" in event:
+            key = identity["testResult"]
+            outputs = {o["name"]: o.get("uri", "") for o in event["testResult"].get("testActionOutput", [])}
+            xml = urllib.parse.unquote(urllib.parse.urlparse(outputs.get("test.xml", "")).path)
+            # Attempts of one shard come in order: the last one counts.
+            results[(key["label"], key.get("run", 1), key.get("shard", 1))] = (event["testResult"]["status"], xml)
+        elif "targetCompleted" in identity:
+            aborted = event.get("aborted", {}).get("reason", "")
+            if (aborted and aborted != "SKIPPED") or ("completed" in event and not event["completed"].get("success")):
+                broken.append(identity["targetCompleted"]["label"])
+        elif "pattern" in identity and "aborted" in event:
+            broken.append(" ".join(identity["pattern"].get("pattern", [])))
+
+    counts = Counts()
+    for (label, _, _), (status, xml) in sorted(results.items()):
+        counts.add_result(label, status, xml)
+    tested = {label for label, _, _ in results}
+    for label in sorted(set(broken) | (tests - tested)):
+        if label not in tested:
+            counts.fail(f"{label} (did not build or did not run)")
+    # 4 is "no tests": with filters that is no failure. Any other status has to show in the counts.
+    if bazel_status not in (0, 4) and counts.failed == 0:
+        counts.fail(f"bazel ended with status {bazel_status}")
+
+    for name in counts.failures:
+        print(f"failed: {name}")
+    print(f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped")
+    return 1 if counts.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
