@@ -1,0 +1,202 @@
+@0xc8970c84ac2a8c72;
+# The control interface of a running machine: Cap'n Proto RPC on the unix socket of its run directory, whose bootstrap
+# capability is a Control. docs/commands.md shows the commands that call it.
+#
+# What fails is told in the result's `error`, never as an RPC exception: exceptions mean a broken connection, a method that
+# this monitor is too old to have, or a mistake in the program. Methods and fields are only ever added.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("ferrite::control");
+
+struct Error {
+  code @0 :UInt16;                # absl::StatusCode; 0 is success
+  message @1 :Text;               # one line
+}
+
+interface Control {
+  describe @0 () -> (machine :Description);
+  pause @1 () -> (error :Error);  # returns when nothing writes guest memory any more
+  resume @2 () -> (error :Error);
+  reset @3 () -> (error :Error);
+  # Returns when the machine is stopped; its monitor ends soon after. Forced: also when a guest that was handed over may
+  # still need its memory from here.
+  stop @4 (force :Bool) -> (error :Error);
+
+  balloon @5 () -> (error :Error, balloon :Balloon);
+  # Sets the target. With waitMs, returns when the guest has reached it, or with DEADLINE_EXCEEDED.
+  setBalloon @6 (targetBytes :UInt64, waitMs :UInt32) -> (error :Error, balloon :Balloon);
+
+  # The serial console. What was printed last is replayed first.
+  attachConsole @7 () -> (error :Error, console :Console);
+  # `sink` gets every event from now on until the subscription or the connection is dropped.
+  watch @8 (sink :EventSink) -> (error :Error, subscription :Subscription);
+
+  # Begins to move the machine to another monitor's `ferrite receive`, and returns. The move goes on when the client goes
+  # away; `watch` tells how it goes, until an event whose `move` is over.
+  startMove @9 (destination :Text, options :MoveOptions) -> (error :Error, number :UInt64);
+  moveStatus @10 () -> (error :Error, move :Move);   # of the last one, or the one that is on
+  cancelMove @11 () -> (error :Error);    # returns when it has taken note; the guest then runs on here
+  startPostcopy @12 () -> (error :Error); # likewise; ends the rounds of pre-copy
+  # Of a guest that was handed over and whose connection was lost: looks for the destination again (an empty text: where
+  # it was) and goes on, as startMove; or runs the guest here again, and returns when it does.
+  recoverMove @13 (destination :Text) -> (error :Error, number :UInt64);
+  takeBack @14 (force :Bool) -> (error :Error);
+}
+
+# Carries a file descriptor: one end of a stream socket pair, whose other end is the console. Closing it detaches.
+interface Console {}
+
+interface Subscription {}
+
+interface EventSink {
+  # Called for one event at a time: the next comes after the return. Who is slow misses events, and is told how many.
+  event @0 (event :Event) -> ();
+}
+
+struct Event {
+  kind @0 :Kind;
+  text @1 :Text;
+  unixMs @2 :Int64;               # when it happened, the host's clock
+  missed @3 :UInt64;              # events before this one that were not delivered
+  move @4 :Move;                  # of a move; also comes when only its figures changed
+
+  enum Kind {
+    running @0;
+    paused @1;
+    reset @2;
+    stopped @3;
+    balloon @4;
+    move @5;
+  }
+}
+
+enum State {
+  created @0;
+  paused @1;
+  running @2;
+  stopped @3;
+}
+
+struct Description {
+  name @0 :Text;
+  state @1 :State;
+  pid @2 :UInt32;
+  version @3 :Text;               # of the monitor
+  uptimeMs @4 :UInt64;            # since the monitor was started
+  cpus @5 :UInt32;
+  memoryBytes @6 :UInt64;
+  memoryBacking @7 :Text;         # as --memory-backing
+  memoryResidentBytes @8 :UInt64; # host memory that the guest's RAM uses now
+  firstEntryNs @9 :Int64;         # from the machine's creation to its first guest instruction; 0: not yet
+  kernel @10 :Text;
+  initrd @11 :Text;
+  commandLine @12 :Text;
+  disks @13 :List(Disk);
+  rng @14 :Bool;
+  hasBalloon @15 :Bool;
+  balloon @16 :Balloon;
+  consoleDroppedBytes @17 :UInt64;
+  move @18 :Move;                 # the last move away from here; number 0: there was none
+  arrival @19 :Move;              # the move by which it came here, as far as this side measured it; number 0: it was booted
+
+  struct Disk {
+    id @0 :Text;
+    path @1 :Text;
+    readOnly @2 :Bool;
+  }
+}
+
+struct Balloon {
+  targetBytes @0 :UInt64;         # guest memory that shall be given back
+  actualBytes @1 :UInt64;         # guest memory that is
+  statistics @2 :List(Statistic); # what the guest's driver reported last
+
+  struct Statistic {
+    name @0 :Text;                # "free-memory", in bytes or a count
+    value @1 :UInt64;
+  }
+}
+
+struct MoveOptions {
+  mode @0 :Mode;
+  downtimeLimitNs @1 :UInt64 = 50000000;
+  maxBandwidth @2 :UInt64;        # bytes/s; 0: no limit
+  maxPostcopyBandwidth @3 :UInt64;
+  channels @4 :UInt16 = 1;        # page connections, 1 to 16
+  timeoutNs @5 :UInt64;           # of the rounds; 0: none
+  postcopyOnTimeout @6 :Bool;     # else it is cancelled
+  recoverForNs @7 :UInt64 = 30000000000; # how long a destination that was lost is looked for
+
+  enum Mode {
+    auto @0;
+    precopy @1;
+    postcopy @2;
+  }
+}
+
+# Durations are in nanoseconds, rates in bytes a second.
+struct Move {
+  number @0 :UInt64;              # of this monitor's moves, from 1
+  destination @1 :Text;
+  state @2 :Text;                 # "active", "postcopy-active" ...
+  round @3 :UInt32;
+  sentBytes @4 :UInt64;
+  remainingBytes @5 :UInt64;
+  rate @6 :Float64;
+  dirtyRate @7 :Float64;
+  expectedDowntime @8 :Int64;
+  throttlePercent @9 :UInt8;
+  faults @10 :UInt64;
+
+  over @11 :Bool;
+  # When it is over.
+  result @12 :Error;
+  guest @13 :Place;
+  report @14 :Report;
+
+  # Where the guest is, as far as the source knows.
+  enum Place {
+    hereRunning @0;
+    herePaused @1;
+    hereStopped @2;
+    there @3;                     # it runs at the destination, which has said so
+    handedOver @4;                # it may run there, and does not here
+  }
+
+  struct Report {
+    postcopy @0 :Bool;
+    total @1 :Int64;
+    downtime @2 :Int64;           # the six parts that follow add up to it
+    stop @3 :Int64;
+    lastPages @4 :Int64;
+    state @5 :Int64;
+    send @6 :Int64;
+    load @7 :Int64;
+    run @8 :Int64;
+    rounds @9 :UInt32;
+    dataPages @10 :UInt64;
+    zeroPages @11 :UInt64;
+    skippedPages @12 :UInt64;
+    twicePages @13 :UInt64;
+    bytes @14 :UInt64;
+    faults @15 :UInt64;
+    minorFaults @16 :UInt64;
+    requestedPages @17 :UInt64;
+    prefetchedPages @18 :UInt64;
+    prefetchHits @19 :UInt64;
+    duplicatePages @20 :UInt64;
+    waiting @21 :List(Waiting);
+    recoveries @22 :UInt32;
+    copiedPages @23 :UInt64;
+  }
+
+  # How long threads of the destination waited for pages.
+  struct Waiting {
+    vcpu @0 :UInt32;              # 0xffffffff: the monitor's own threads
+    count @1 :UInt64;
+    p50 @2 :Int64;
+    p99 @3 :Int64;
+    max @4 :Int64;
+    sum @5 :Int64;
+  }
+}

@@ -1,0 +1,166 @@
+@0xe7a95d30c4b8f216;
+# The control messages of a move (docs/wire_format.md): one Control a frame, on the control channel.
+# "→" is from the source to the destination, "←" the return path.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("ferrite::stream");
+using State = import "machine.capnp";
+
+struct Control {
+  union {
+    invalid @0 :Void;             # what an unknown member reads as
+    hello @1 :Hello;              # →
+    welcome @2 :Welcome;          # ←
+    machine @3 :State.MachineDescription;  # →
+    accept @4 :Accept;            # ←
+    refuse @5 :Refusal;           # ←  the move ends, the guest runs on at the source
+    advise @6 :Advise;            # →
+    ready @7 :Ready;              # ←
+    round @8 :Round;              # →
+    discard @9 :Discard;          # →
+    package @10 :Package;         # →
+    loaded @11 :Loaded;           # ←
+    grant @12 :Grant;             # →
+    running @13 :Running;         # ←
+    end @14 :End;                 # →
+    shut @15 :Shut;               # ←
+    ping @16 :Ping;               # ↔
+    pong @17 :Ping;               # ↔
+    error @18 :Failure;           # ↔  the sender's own words; the move fails
+    cancel @19 :Failure;          # →  before GRANT only
+    discarded @20 :Void;          # ←  all DISCARDs up to the one with `last` are done
+    heard @21 :Void;              # →  SHUT arrived
+    recover @22 :Recover;         # →  in place of HELLO, after a lost connection
+    standing @23 :Standing;       # ←
+    revoke @24 :Void;             # →  GRANT never arrived, and shall not: the source takes the guest back
+    revoked @25 :Void;            # ←
+    missing @26 :Missing;         # ←
+  }
+}
+
+struct Hello {
+  moveId @0 :Data;                # 16 random bytes, as in every connection's preamble
+  version @1 :UInt16;             # the newest the source speaks, at least the preamble's lowest
+  lowestVersion @2 :UInt16;
+  features @3 :UInt64;            # bits of wire/version.h
+  pageChannels @4 :UInt16;        # page connections that follow
+  urgentChannels @5 :UInt16;      # likewise
+  software @6 :Text;              # for people
+}
+
+struct Welcome {
+  version @0 :UInt16;             # the chosen one
+  features @1 :UInt64;            # the common ones
+  software @2 :Text;
+}
+
+struct Accept {
+  hostPageBytes @0 :List(UInt64); # per region, at the destination
+  postcopy @1 :Bool;              # it can serve faults
+  postcopyReason @2 :Text;        # when not: why, and the remedy
+}
+
+struct Refusal {
+  reason @0 :Text;
+}
+
+struct Advise {
+  hostPageBytes @0 :List(UInt64); # per region: the unit in which the source discards and resends
+}
+
+struct Ready {
+  loadNanoseconds @0 :UInt64;     # what loading a state took when it was tried
+}
+
+# Sent when a round ends; the same number closes the round on every page channel.
+struct Round {
+  number @0 :UInt32;
+  last @1 :Bool;                  # the guest is stopped: PACKAGE follows
+}
+
+struct Range {
+  region @0 :UInt16;
+  first @1 :UInt64;               # 4 KiB pages in the region
+  count @2 :UInt64;
+}
+
+struct Discard {
+  ranges @0 :List(Range);         # at most 4096
+  last @1 :Bool;                  # answer with DISCARDED
+}
+
+# The state of the machine: one blob, checked as a whole before any of it is parsed, parsed before any of it is applied.
+struct Package {
+  version @0 :UInt32;             # of the blob's format: 1 is a state.capnp Machine, unpacked
+  length @1 :UInt64;
+  crc32c @2 :UInt32;
+  blob @3 :Data;
+  postcopy @4 :Bool;              # pages are missing: register userfaultfd before loading
+}
+
+struct Loaded {
+  loadNanoseconds @0 :UInt64;
+}
+
+struct Grant {
+  moveId @0 :Data;
+  epoch @1 :UInt64;
+}
+
+struct Running {
+  epoch @0 :UInt64;
+  sinceGrantNanoseconds @1 :UInt64;
+}
+
+struct End {
+  pagesSent @0 :UInt64;
+}
+
+struct Recover {
+  moveId @0 :Data;
+  epoch @1 :UInt64;               # of the GRANT that was written down
+  pageChannels @2 :UInt16;
+  urgentChannels @3 :UInt16;
+}
+
+struct Standing {
+  granted @0 :Bool;               # GRANT arrived: the guest is the destination's
+}
+
+struct Missing {
+  ranges @0 :List(Range);         # at most 4096
+  last @1 :Bool;
+}
+
+struct Shut {
+  ok @0 :Bool;
+  message @1 :Text;
+  figures @2 :DestinationFigures;
+}
+
+struct Ping {
+  token @0 :UInt64;
+}
+
+struct Failure {
+  message @0 :Text;
+}
+
+# What only the destination can measure.
+struct DestinationFigures {
+  faults @0 :UInt64;              # demand faults that went to the source
+  minorFaults @1 :UInt64;         # faults on pages that had arrived
+  duplicatePages @2 :UInt64;
+  loadNanoseconds @3 :UInt64;
+  runNanoseconds @4 :UInt64;      # GRANT read to the vCPUs entering
+  waiting @5 :List(Waiting);
+
+  struct Waiting {
+    vcpu @0 :UInt32;              # 0xffffffff: the monitor's own threads
+    count @1 :UInt64;
+    p50 @2 :UInt64;               # ns
+    p99 @3 :UInt64;
+    max @4 :UInt64;
+    sum @5 :UInt64;
+  }
+}
