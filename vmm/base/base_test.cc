@@ -1,0 +1,111 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <string>
+
+#include "absl/synchronization/notification.h"
+#include "vmm/base/event_loop.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/mapping.h"
+#include "vmm/base/status.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite {
+namespace {
+
+TEST(StatusTest, ErrnoBecomesCodeAndText) {
+  const absl::Status status = ErrnoStatus(ENOENT, "open /no/such");
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(status.message(), "open /no/such: No such file or directory");
+  EXPECT_EQ(Annotate(status, "disk root").message(), "disk root: open /no/such: No such file or directory");
+  EXPECT_TRUE(Annotate(absl::OkStatus(), "disk").ok());
+}
+
+TEST(FdTest, MovesAndCloses) {
+  int raw = -1;
+  {
+    auto fd = OpenFile("/dev/null", O_RDONLY);
+    ASSERT_TRUE(fd.ok()) << fd.status();
+    Fd moved = *std::move(fd);
+    raw = moved.get();
+    EXPECT_EQ(fcntl(raw, F_GETFD), FD_CLOEXEC);
+  }
+  EXPECT_EQ(fcntl(raw, F_GETFD), -1);
+  EXPECT_EQ(OpenFile("/no/such", O_RDONLY).status().message(), "open /no/such: No such file or directory");
+}
+
+TEST(EventFdTest, CountsSignals) {
+  auto event = EventFd::Create();
+  ASSERT_TRUE(event.ok());
+  EXPECT_EQ(event->Drain(), 0u);
+  event->Signal();
+  event->Signal();
+  EXPECT_EQ(event->Drain(), 2u);
+  EXPECT_EQ(event->Drain(), 0u);
+}
+
+TEST(MappingTest, IsAlignedAndUnmapped) {
+  constexpr size_t kHuge = size_t{2} << 20;
+  auto mapping = Mapping::Create("test", kHuge, MAP_PRIVATE, -1, 0, kHuge);
+  ASSERT_TRUE(mapping.ok()) << mapping.status();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(mapping->data()) % kHuge, 0u);
+  mapping->data()[kHuge - 1] = 7;
+  Mapping moved = *std::move(mapping);
+  EXPECT_EQ(moved.data()[kHuge - 1], 7);
+  EXPECT_FALSE(Mapping::Create("too much", size_t{1} << 60, MAP_PRIVATE).ok());
+}
+
+TEST(ThreadTest, HasItsName) {
+  std::string name(16, '\0');
+  Thread thread("a-name-that-is-too-long", [&] { pthread_getname_np(pthread_self(), name.data(), name.size()); });
+  thread.Join();
+  EXPECT_STREQ(name.c_str(), "a-name-that-is-");
+}
+
+TEST(EventLoopTest, CallsBackUntilTheWatchIsGone) {
+  auto loop = EventLoop::Create("test-loop");
+  ASSERT_TRUE(loop.ok());
+  auto event = EventFd::Create();
+  ASSERT_TRUE(event.ok());
+  std::atomic<int> calls = 0;
+  absl::Notification first;
+  auto watch = (*loop)->WatchReadable(event->fd(), [&] {
+    event->Drain();
+    if (++calls == 1) {
+      first.Notify();
+    }
+  });
+  ASSERT_TRUE(watch.ok()) << watch.status();
+  event->Signal();
+  first.WaitForNotification();
+  watch->reset();
+  event->Signal();
+  (*loop)->RunAndWait([] {});
+  EXPECT_EQ(calls, 1);
+}
+
+TEST(EventLoopTest, TimerRepeatsAndMayEndItself) {
+  auto loop = EventLoop::Create("test-loop");
+  ASSERT_TRUE(loop.ok());
+  absl::Notification third;
+  int calls = 0;
+  std::unique_ptr<EventLoop::Watch> watch;
+  (*loop)->RunAndWait([&] {
+    watch = (*loop)->WatchTimer(absl::Milliseconds(1), [&] {
+      if (++calls == 3) {
+        watch.reset();
+        third.Notify();
+      }
+    });
+  });
+  third.WaitForNotification();
+  (*loop)->RunAndWait([] {});
+  EXPECT_EQ(calls, 3);
+}
+
+}  // namespace
+}  // namespace ferrite

@@ -1,0 +1,157 @@
+#include "vmm/base/event_loop.h"
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <utility>
+
+#include "absl/synchronization/notification.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/status.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite {
+namespace {
+
+using boost::system::error_code;
+
+class AsioLoop;
+
+// What a callback shares with its Watch: `active` is read and written on the loop's thread only.
+struct FdState : std::enable_shared_from_this<FdState> {
+  FdState(boost::asio::io_context& context, std::function<void()> callback)
+      : descriptor(context), ready(std::move(callback)) {}
+
+  void Wait() {
+    descriptor.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                          [self = shared_from_this()](const error_code& error) {
+                            if (error || !self->active) {
+                              return;
+                            }
+                            self->ready();
+                            if (self->active) {
+                              self->Wait();
+                            }
+                          });
+  }
+  void Stop() {
+    active = false;
+    error_code ignored;
+    descriptor.close(ignored);
+  }
+
+  boost::asio::posix::stream_descriptor descriptor;
+  std::function<void()> ready;
+  bool active = true;
+};
+
+struct TimerState : std::enable_shared_from_this<TimerState> {
+  TimerState(boost::asio::io_context& context, absl::Duration every, std::function<void()> callback)
+      : timer(context), period(absl::ToChronoNanoseconds(every)), expired(std::move(callback)) {
+    timer.expires_after(period);
+  }
+
+  void Wait() {
+    timer.async_wait([self = shared_from_this()](const error_code& error) {
+      if (error || !self->active) {
+        return;
+      }
+      self->expired();
+      if (self->active) {
+        self->timer.expires_after(self->period);
+        self->Wait();
+      }
+    });
+  }
+  void Stop() {
+    active = false;
+    timer.cancel();
+  }
+
+  boost::asio::steady_timer timer;
+  std::chrono::nanoseconds period;
+  std::function<void()> expired;
+  bool active = true;
+};
+
+template <typename State>
+class StateWatch final : public EventLoop::Watch {
+ public:
+  StateWatch(EventLoop& loop, std::shared_ptr<State> state) : loop_(loop), state_(std::move(state)) {}
+  ~StateWatch() override {
+    loop_.RunAndWait([this] { state_->Stop(); });
+  }
+
+ private:
+  EventLoop& loop_;
+  std::shared_ptr<State> state_;
+};
+
+class AsioLoop final : public EventLoop {
+ public:
+  explicit AsioLoop(std::string thread_name)
+      : work_(context_.get_executor()), thread_(std::move(thread_name), [this] { context_.run(); }) {}
+  ~AsioLoop() override {
+    work_.reset();
+    context_.stop();
+    thread_.Join();
+  }
+
+  absl::StatusOr<std::unique_ptr<Watch>> WatchReadable(int fd, std::function<void()> ready) override {
+    // The descriptor object closes what it is given: give it a copy.
+    FERRITE_ASSIGN_OR_RETURN(Fd copy, DuplicateOf(fd));
+    auto state = std::make_shared<FdState>(context_, std::move(ready));
+    error_code error;
+    state->descriptor.assign(copy.get(), error);
+    if (error) {
+      return ErrnoStatus(error.value(), "watch a file descriptor");
+    }
+    copy.Release();
+    Post([state] { state->Wait(); });
+    return std::make_unique<StateWatch<FdState>>(*this, std::move(state));
+  }
+
+  std::unique_ptr<Watch> WatchTimer(absl::Duration period, std::function<void()> expired) override {
+    auto state = std::make_shared<TimerState>(context_, period, std::move(expired));
+    Post([state] { state->Wait(); });
+    return std::make_unique<StateWatch<TimerState>>(*this, std::move(state));
+  }
+
+  void Post(std::function<void()> task) override { boost::asio::post(context_, std::move(task)); }
+
+  void RunAndWait(std::function<void()> task) override {
+    if (thread_.IsCurrent()) {
+      task();
+      return;
+    }
+    absl::Notification done;
+    Post([&] {
+      task();
+      done.Notify();
+    });
+    done.WaitForNotification();
+  }
+
+ private:
+  static absl::StatusOr<Fd> DuplicateOf(int fd) {
+    Fd borrowed(fd);
+    auto copy = borrowed.Duplicate();
+    borrowed.Release();
+    return copy;
+  }
+
+  boost::asio::io_context context_{1};
+  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
+  Thread thread_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(std::string thread_name) {
+  return std::make_unique<AsioLoop>(std::move(thread_name));
+}
+
+}  // namespace ferrite
