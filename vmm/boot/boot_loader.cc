@@ -1,0 +1,152 @@
+#include "vmm/boot/boot_loader.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+#include "vmm/boot/boot_layout.h"
+#include "vmm/boot/boot_params.h"
+#include "vmm/boot/byte_source.h"
+#include "vmm/boot/cpu_setup.h"
+#include "vmm/boot/kernel_image.h"
+
+namespace ferrite {
+namespace {
+
+std::string MiB(uint64_t bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
+
+// `status`, whose message is a predicate ("is empty"), as a sentence about `name`.
+absl::Status AboutFile(const absl::Status& status, const std::string& name) {
+  return absl::Status(status.code(), absl::StrCat(name, " ", status.message()));
+}
+
+// Where low RAM ends: everything that is loaded lies below.
+GuestAddress LowRamEnd(const GuestMemory& memory) {
+  const MemoryRegion* region = memory.Find(GuestAddress(0));
+  return region == nullptr ? GuestAddress(0) : region->end();
+}
+
+absl::Status ReadIntoGuest(GuestMemory& memory, const ByteSource& file, uint64_t offset, uint64_t bytes,
+                           GuestAddress address) {
+  FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> to, memory.Slice(address, bytes, Access::kWrite));
+  return file.Read(offset, to);
+}
+
+// Returns the end of the kernel in memory.
+absl::StatusOr<GuestAddress> LoadSegments(GuestMemory& memory, const KernelImage& image, const ByteSource& file) {
+  GuestAddress end;
+  for (const KernelSegment& segment : image.segments) {
+    end = std::max(end, segment.address + segment.memory_bytes);
+  }
+  if (const GuestAddress low_ram_end = LowRamEnd(memory); end > low_ram_end) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("does not fit: it takes memory up to ", MiB(end.value()), ", the machine has ",
+                     low_ram_end == kMmioHoleStart ? "low memory up to " : "", MiB(low_ram_end.value())));
+  }
+  for (const KernelSegment& segment : image.segments) {
+    if (segment.file_bytes > 0) {
+      FERRITE_RETURN_IF_ERROR(ReadIntoGuest(memory, file, segment.file_offset, segment.file_bytes, segment.address));
+    }
+    if (image.clear_rest && segment.memory_bytes > segment.file_bytes) {
+      FERRITE_RETURN_IF_ERROR(
+          memory.Fill(segment.address + segment.file_bytes, 0, segment.memory_bytes - segment.file_bytes));
+    }
+  }
+  return end;
+}
+
+// Puts the initrd as high as it may be, so that the kernel has the room below it for itself.
+absl::StatusOr<InitrdPlace> LoadInitrd(GuestMemory& memory, const std::string& path, GuestAddress kernel_end,
+                                       GuestAddress limit) {
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSource> file, FileSource::Open("initrd", path));
+  limit = std::min(limit, LowRamEnd(memory));
+  const uint64_t room = limit > kernel_end ? limit - kernel_end : 0;
+  const uint64_t start = limit.value() >= file->size() ? (limit.value() - file->size()) & ~(kPageBytes - 1) : 0;
+  if (start < kernel_end.value()) {
+    return absl::ResourceExhaustedError(absl::StrCat("initrd ", path, " does not fit: it has ", MiB(file->size()),
+                                                     ", between the kernel and the end of low memory there are ",
+                                                     MiB(room), "; give the machine more memory"));
+  }
+  const InitrdPlace place{.address = GuestAddress(start), .bytes = file->size()};
+  if (const absl::Status status = ReadIntoGuest(memory, *file, 0, place.bytes, place.address); !status.ok()) {
+    return AboutFile(status, absl::StrCat("initrd ", path));
+  }
+  return place;
+}
+
+absl::Status WriteCommandLine(GuestMemory& memory, const std::string& command_line, uint64_t max_bytes) {
+  max_bytes = std::min(max_bytes, kCommandLineRoomBytes - 1);
+  if (command_line.size() > max_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("kernel command line is too long: ", command_line.size(),
+                                                   " bytes, this kernel takes ", max_bytes));
+  }
+  if (command_line.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError("kernel command line has a zero byte in it");
+  }
+  return memory.Write(kCommandLineAddress,
+                      {reinterpret_cast<const uint8_t*>(command_line.c_str()), command_line.size() + 1});
+}
+
+// Linux prefers EFI to the reset register of a hardware-reduced machine, and when it has no EFI it enters the
+// firmware's reset vector in real mode. That is where this writes the reset register, so that `reboot` works without
+// advice on the command line.
+absl::Status WriteResetVector(GuestMemory& memory, const AcpiPlatform& platform) {
+  const auto port = static_cast<uint8_t>(platform.reset_port);
+  const auto port_high = static_cast<uint8_t>(platform.reset_port >> 8);
+  // mov dx, port; mov al, value; out dx, al; hlt, for ever
+  const std::array<uint8_t, 9> code = {0xba, port, port_high, 0xb0, platform.reset_value, 0xee, 0xf4, 0xeb, 0xfd};
+  return memory.WriteObject(kResetVectorAddress, code);
+}
+
+}  // namespace
+
+absl::StatusOr<BootEntry> LoadKernel(GuestMemory& memory, const BootOptions& options) {
+  if (LowRamEnd(memory) <= kKernelMin) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("a kernel needs more than 1 MiB of memory, the machine has ", MiB(LowRamEnd(memory).value())));
+  }
+  const std::string kernel_name = absl::StrCat("kernel ", options.kernel_path);
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSource> file, FileSource::Open("kernel", options.kernel_path));
+  auto image = ParseKernelImage(*file);
+  if (!image.ok()) {
+    return AboutFile(image.status(), kernel_name);
+  }
+  const auto kernel_end = LoadSegments(memory, *image, *file);
+  if (!kernel_end.ok()) {
+    return AboutFile(kernel_end.status(), kernel_name);
+  }
+
+  BootContents contents{.memory_map = BuildMemoryMap(memory), .setup_header = std::move(image->setup_header)};
+  if (!options.initrd_path.empty()) {
+    FERRITE_ASSIGN_OR_RETURN(contents.initrd,
+                             LoadInitrd(memory, options.initrd_path, *kernel_end, image->initrd_limit));
+  }
+  FERRITE_RETURN_IF_ERROR(WriteCommandLine(memory, options.command_line, image->max_command_line_bytes));
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<uint8_t> acpi_tables, BuildAcpiTables(options.platform));
+  FERRITE_RETURN_IF_ERROR(memory.Write(kAcpiTablesStart, acpi_tables));
+  FERRITE_RETURN_IF_ERROR(WriteResetVector(memory, options.platform));
+
+  BootEntry entry{.protocol = image->protocol, .rip = image->entry};
+  if (image->protocol == BootProtocol::kPvh) {
+    FERRITE_RETURN_IF_ERROR(WriteStartInfo(memory, contents));
+    FERRITE_RETURN_IF_ERROR(SetUpProtectedMode(memory, entry));
+    entry.rbx = kStartInfoAddress.value();
+  } else {
+    FERRITE_RETURN_IF_ERROR(WriteZeroPage(memory, contents));
+    FERRITE_RETURN_IF_ERROR(SetUpLongMode(memory, entry));
+    entry.rsi = kZeroPageAddress.value();
+  }
+  Log().debug("{}: {} at {:#x}, {} segments", kernel_name, std::string(BootProtocolName(entry.protocol)), entry.rip,
+              image->segments.size());
+  return entry;
+}
+
+}  // namespace ferrite

@@ -1,0 +1,325 @@
+#include "vmm/boot/kernel_image.h"
+
+#include <elf.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "vmm/base/status.h"
+#include "vmm/boot/boot_layout.h"
+
+namespace ferrite {
+namespace {
+
+// Linux' COMMAND_LINE_SIZE on x86 less the terminating zero, for images that do not tell.
+constexpr uint64_t kElfMaxCommandLineBytes = 2047;
+constexpr uint64_t kMaxProgramHeaders = 128;
+constexpr uint64_t kMaxNoteBytes = uint64_t{1} << 20;
+constexpr uint64_t kSectorBytes = 512;
+constexpr uint64_t kHeadBytes = 1024;
+
+// Offsets in a bzImage, which are those of the zero page.
+constexpr size_t kSetupSectorsOffset = 0x1f1;
+constexpr size_t kSystemSizeOffset = 0x1f4;
+constexpr size_t kBootFlagOffset = 0x1fe;
+constexpr size_t kHeaderJumpOffset = 0x201;
+constexpr size_t kHeaderMagicOffset = 0x202;
+constexpr size_t kVersionOffset = 0x206;
+constexpr size_t kLoadFlagsOffset = 0x211;
+constexpr size_t kInitrdAddressMaxOffset = 0x22c;
+constexpr size_t kXLoadFlagsOffset = 0x236;
+constexpr size_t kCommandLineSizeOffset = 0x238;
+constexpr size_t kPreferredAddressOffset = 0x258;
+constexpr size_t kInitSizeOffset = 0x260;
+// The zero page has room for the header up to here.
+constexpr size_t kSetupHeaderEnd = 0x290;
+
+constexpr uint16_t kBootFlag = 0xaa55;
+constexpr uint32_t kHeaderMagic = 0x5372'6448;  // "HdrS"
+constexpr uint16_t kVersionWithXLoadFlags = 0x020c;
+constexpr uint8_t kLoadedHigh = 1 << 0;
+constexpr uint16_t kXlfKernel64 = 1 << 0;
+constexpr uint64_t kEntry64Offset = 0x200;
+
+// The first bytes of the file; what lies past a short file's end reads as zero.
+class Head {
+ public:
+  static absl::StatusOr<Head> Read(const ByteSource& file) {
+    Head head;
+    const size_t bytes = std::min<uint64_t>(file.size(), kHeadBytes);
+    FERRITE_RETURN_IF_ERROR(file.Read(0, std::span(head.bytes_).first(bytes)));
+    return head;
+  }
+
+  template <typename T>
+  T Get(size_t offset) const {
+    T value;
+    std::memcpy(&value, bytes_.data() + offset, sizeof(T));
+    return value;
+  }
+  bool Has(size_t offset, absl::string_view bytes) const {
+    return std::memcmp(bytes_.data() + offset, bytes.data(), bytes.size()) == 0;
+  }
+  std::span<const uint8_t> bytes() const { return bytes_; }
+
+ private:
+  std::array<uint8_t, kHeadBytes> bytes_ = {};
+};
+
+absl::Status Wrong(absl::string_view what) { return absl::InvalidArgumentError(what); }
+
+std::string MachineName(uint16_t machine) {
+  switch (machine) {
+    case EM_386:
+      return "32-bit x86";
+    case EM_AARCH64:
+      return "ARM64";
+    case EM_ARM:
+      return "ARM";
+    case EM_RISCV:
+      return "RISC-V";
+    case EM_PPC64:
+      return "POWER";
+    case EM_S390:
+      return "s390";
+    case EM_MIPS:
+      return "MIPS";
+    default:
+      return absl::StrCat("another machine (ELF number ", machine, ")");
+  }
+}
+
+// What a file that is neither bzImage nor ELF may be.
+absl::Status UnknownImage(const Head& head, const ByteSource& file) {
+  struct Compression {
+    absl::string_view magic;
+    absl::string_view name;
+    absl::string_view tool;
+  };
+  static constexpr Compression kCompressions[] = {
+      {"\x1f\x8b", "gzip", "gunzip"},         {"\xfd\x37zXZ", "xz", "unxz"},
+      {"\x28\xb5\x2f\xfd", "zstd", "unzstd"}, {"\x04\x22\x4d\x18", "lz4", "unlz4"},
+      {"\x02\x21\x4c\x18", "lz4", "unlz4"},   {"BZh", "bzip2", "bunzip2"},
+  };
+  for (const Compression& compression : kCompressions) {
+    if (head.Has(0, compression.magic)) {
+      return Wrong(
+          absl::StrCat("is a ", compression.name, " file, not a kernel: unpack it first (", compression.tool, ")"));
+    }
+  }
+  if (head.Has(0x38, "ARM\x64")) {
+    return Wrong("is an ARM64 kernel; this machine runs x86-64 kernels");
+  }
+  if (head.Has(0x38, "RSC\x05") || head.Has(0x30, "RISCV")) {
+    return Wrong("is a RISC-V kernel; this machine runs x86-64 kernels");
+  }
+  if (head.Has(0, "!<arch>")) {
+    return Wrong("is an archive or a package, not a kernel: unpack it and give the vmlinuz in it");
+  }
+  if (file.size() < kHeadBytes) {
+    return Wrong(absl::StrCat("has only ", file.size(), " bytes: neither a bzImage nor an ELF kernel"));
+  }
+  return Wrong("is neither a bzImage nor an ELF kernel");
+}
+
+absl::StatusOr<KernelImage> ParseBzImage(const Head& head, const ByteSource& file) {
+  const uint16_t version = head.Get<uint16_t>(kVersionOffset);
+  if (version < kVersionWithXLoadFlags) {
+    return Wrong(absl::StrFormat("has boot protocol %d.%02d, which has no 64-bit entry: at least 2.12 is needed",
+                                 version >> 8, version & 0xff));
+  }
+  if ((head.Get<uint16_t>(kXLoadFlagsOffset) & kXlfKernel64) == 0) {
+    return Wrong("is a 32-bit kernel (no 64-bit entry); an x86-64 kernel is needed");
+  }
+  if ((head.Get<uint8_t>(kLoadFlagsOffset) & kLoadedHigh) == 0) {
+    return Wrong("is a zImage that loads below 1 MiB; a bzImage is needed");
+  }
+  const uint64_t header_end = kHeaderMagicOffset + head.Get<uint8_t>(kHeaderJumpOffset);
+  if (header_end < kInitSizeOffset + sizeof(uint32_t) || header_end > kSetupHeaderEnd) {
+    return Wrong(absl::StrFormat("has a broken setup header (it ends at %#x)", header_end));
+  }
+
+  const uint64_t setup_sectors = head.Get<uint8_t>(kSetupSectorsOffset);
+  const uint64_t setup_bytes = ((setup_sectors == 0 ? 4 : setup_sectors) + 1) * kSectorBytes;
+  const uint64_t code_bytes = uint64_t{head.Get<uint32_t>(kSystemSizeOffset)} * 16;
+  if (file.size() < setup_bytes + code_bytes) {
+    return Wrong(
+        absl::StrCat("is truncated: its header promises ", setup_bytes + code_bytes, " bytes, it has ", file.size()));
+  }
+  if (code_bytes <= kEntry64Offset) {
+    return Wrong("has no entry: its code is empty");
+  }
+  // A relocatable kernel, too, unpacks itself to its preferred address when it was loaded below, so nothing is gained
+  // by loading it anywhere else.
+  const uint64_t address = head.Get<uint64_t>(kPreferredAddressOffset);
+  const uint64_t init_bytes = head.Get<uint32_t>(kInitSizeOffset);
+  if (address < kKernelMin.value() || address >= kMmioHoleStart.value() || code_bytes > init_bytes) {
+    return Wrong(absl::StrFormat("has a broken setup header (address %#x, %d bytes of code, %d in memory)", address,
+                                 code_bytes, init_bytes));
+  }
+
+  const auto setup_header = head.bytes().subspan(kSetupSectorsOffset, header_end - kSetupSectorsOffset);
+  return KernelImage{
+      .protocol = BootProtocol::kLinux64,
+      .entry = address + kEntry64Offset,
+      .segments = {{.file_offset = setup_bytes,
+                    .file_bytes = code_bytes,
+                    .address = GuestAddress(address),
+                    .memory_bytes = init_bytes}},
+      .clear_rest = false,
+      .max_command_line_bytes = head.Get<uint32_t>(kCommandLineSizeOffset),
+      .initrd_limit = GuestAddress(uint64_t{head.Get<uint32_t>(kInitrdAddressMaxOffset)} + 1),
+      .setup_header = {setup_header.begin(), setup_header.end()},
+  };
+}
+
+uint64_t AlignUp(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
+
+// The PVH entry in the notes of `header`, a PT_NOTE, if there is one.
+absl::StatusOr<std::optional<uint64_t>> FindPvhEntry(const ByteSource& file, const Elf64_Phdr& header) {
+  constexpr uint32_t kPhys32EntryType = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
+  constexpr absl::string_view kName("Xen\0", 4);
+  if (header.p_filesz > kMaxNoteBytes) {
+    return Wrong(absl::StrCat("has ", header.p_filesz, " bytes of ELF notes; ", kMaxNoteBytes, " is the most"));
+  }
+  std::vector<uint8_t> notes(header.p_filesz);
+  FERRITE_RETURN_IF_ERROR(file.Read(header.p_offset, notes));
+  const uint64_t alignment = header.p_align == 8 ? 8 : 4;
+  // All sums stay far below 2^64: the lengths have 32 bits.
+  for (uint64_t at = 0; at + sizeof(Elf64_Nhdr) <= notes.size();) {
+    Elf64_Nhdr note;
+    std::memcpy(&note, notes.data() + at, sizeof(note));
+    const uint64_t name = at + sizeof(note);
+    const uint64_t description = AlignUp(name + note.n_namesz, alignment);
+    const uint64_t end = description + note.n_descsz;
+    if (end > notes.size()) {
+      return Wrong("has broken ELF notes");
+    }
+    if (note.n_type == kPhys32EntryType && note.n_namesz == kName.size() &&
+        std::memcmp(notes.data() + name, kName.data(), kName.size()) == 0) {
+      uint64_t entry = 0;
+      if (note.n_descsz != 4 && note.n_descsz != 8) {
+        return Wrong("has a broken PVH entry note");
+      }
+      std::memcpy(&entry, notes.data() + description, note.n_descsz);
+      return entry;
+    }
+    at = AlignUp(end, alignment);
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<KernelSegment> ParseSegment(const ByteSource& file, const Elf64_Phdr& header) {
+  if (header.p_filesz > header.p_memsz) {
+    return Wrong(absl::StrFormat("has a broken ELF segment at %#x: %d bytes in the file, %d in memory", header.p_paddr,
+                                 header.p_filesz, header.p_memsz));
+  }
+  if (header.p_offset > file.size() || header.p_filesz > file.size() - header.p_offset) {
+    return Wrong(absl::StrFormat("is truncated: the segment at %#x needs %d bytes at offset %d, the file has %d",
+                                 header.p_paddr, header.p_filesz, header.p_offset, file.size()));
+  }
+  if (header.p_paddr < kKernelMin.value()) {
+    return Wrong(absl::StrFormat("loads at %#x; the first MiB is not for kernels", header.p_paddr));
+  }
+  if (header.p_paddr + header.p_memsz < header.p_paddr) {
+    return Wrong(absl::StrFormat("has a broken ELF segment at %#x: %d bytes", header.p_paddr, header.p_memsz));
+  }
+  return KernelSegment{.file_offset = header.p_offset,
+                       .file_bytes = header.p_filesz,
+                       .address = GuestAddress(header.p_paddr),
+                       .memory_bytes = header.p_memsz};
+}
+
+absl::Status CheckElfHeader(const Head& head) {
+  if (head.Get<uint8_t>(EI_DATA) != ELFDATA2LSB) {
+    return Wrong("is a big-endian ELF; this machine runs x86-64 kernels");
+  }
+  // e_machine is at the same place in both classes.
+  const uint16_t machine = head.Get<uint16_t>(offsetof(Elf64_Ehdr, e_machine));
+  if (machine != EM_X86_64) {
+    return Wrong(absl::StrCat("is an ELF for ", MachineName(machine), "; this machine runs x86-64 kernels"));
+  }
+  if (head.Get<uint8_t>(EI_CLASS) != ELFCLASS64) {
+    return Wrong("is a 32-bit ELF; an x86-64 kernel is needed");
+  }
+  const uint16_t type = head.Get<uint16_t>(offsetof(Elf64_Ehdr, e_type));
+  if (type == ET_REL) {
+    return Wrong("is an ELF object file (a kernel module?), not a kernel");
+  }
+  if (type != ET_EXEC) {
+    return Wrong("is an ELF of a kind that is not linked to an address (shared object or core), not a kernel");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
+  FERRITE_RETURN_IF_ERROR(CheckElfHeader(head));
+  const auto elf = head.Get<Elf64_Ehdr>(0);
+  if (elf.e_phnum == 0 || elf.e_phnum > kMaxProgramHeaders || elf.e_phentsize != sizeof(Elf64_Phdr)) {
+    return Wrong(absl::StrCat("has ", elf.e_phnum, " ELF program headers of ", elf.e_phentsize, " bytes; 1 to ",
+                              kMaxProgramHeaders, " of ", sizeof(Elf64_Phdr), " can be loaded"));
+  }
+  std::vector<Elf64_Phdr> headers(elf.e_phnum);
+  FERRITE_RETURN_IF_ERROR(
+      file.Read(elf.e_phoff, {reinterpret_cast<uint8_t*>(headers.data()), headers.size() * sizeof(Elf64_Phdr)}));
+
+  KernelImage image{
+      .protocol = BootProtocol::kElf64,
+      .entry = elf.e_entry,
+      .clear_rest = true,
+      .max_command_line_bytes = kElfMaxCommandLineBytes,
+      .initrd_limit = kMmioHoleStart,
+  };
+  for (const Elf64_Phdr& header : headers) {
+    if (header.p_type == PT_INTERP) {
+      return Wrong("is a program for user space (it names a dynamic linker), not a kernel");
+    }
+    if (header.p_type == PT_LOAD && header.p_memsz > 0) {
+      FERRITE_ASSIGN_OR_RETURN(const KernelSegment segment, ParseSegment(file, header));
+      image.segments.push_back(segment);
+    }
+    if (header.p_type == PT_NOTE && image.protocol != BootProtocol::kPvh) {
+      FERRITE_ASSIGN_OR_RETURN(const std::optional<uint64_t> pvh_entry, FindPvhEntry(file, header));
+      if (pvh_entry.has_value()) {
+        image.protocol = BootProtocol::kPvh;
+        image.entry = *pvh_entry;
+      }
+    }
+  }
+  const bool entry_is_loaded = std::any_of(image.segments.begin(), image.segments.end(), [&](const KernelSegment& s) {
+    return image.entry >= s.address.value() && image.entry - s.address.value() < s.memory_bytes;
+  });
+  if (!entry_is_loaded) {
+    return Wrong(absl::StrFormat("has no entry: its %s %#x lies in no loaded segment", BootProtocolName(image.protocol),
+                                 image.entry));
+  }
+  return image;
+}
+
+}  // namespace
+
+absl::StatusOr<KernelImage> ParseKernelImage(const ByteSource& file) {
+  FERRITE_ASSIGN_OR_RETURN(const Head head, Head::Read(file));
+  if (head.Has(0, absl::string_view(ELFMAG, SELFMAG))) {
+    if (file.size() < sizeof(Elf64_Ehdr)) {
+      return Wrong(absl::StrCat("is truncated: an ELF file of ", file.size(), " bytes"));
+    }
+    return ParseElf(head, file);
+  }
+  if (head.Get<uint32_t>(kHeaderMagicOffset) == kHeaderMagic && head.Get<uint16_t>(kBootFlagOffset) == kBootFlag) {
+    if (file.size() < kHeadBytes) {
+      return Wrong(absl::StrCat("is truncated: a bzImage of ", file.size(), " bytes"));
+    }
+    return ParseBzImage(head, file);
+  }
+  return UnknownImage(head, file);
+}
+
+}  // namespace ferrite

@@ -1,0 +1,213 @@
+#include "vmm/boot/kernel_image.h"
+
+#include <elf.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "vmm/boot/test_images.h"
+
+namespace ferrite {
+namespace {
+
+using ::testing::HasSubstr;
+
+using Image = std::vector<uint8_t>;
+
+constexpr uint32_t kPvhNote = 18;
+
+TEST(KernelImageTest, BzImageStartsAtIts64BitEntry) {
+  const Image bytes = MakeBzImage(8192, 0x100'0000, 0x20'0000);
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->protocol, BootProtocol::kLinux64);
+  EXPECT_EQ(image->entry, 0x100'0200u);
+  ASSERT_EQ(image->segments.size(), 1u);
+  EXPECT_EQ(image->segments[0].file_offset, 3u * 512);
+  EXPECT_EQ(image->segments[0].file_bytes, 8192u);
+  EXPECT_EQ(image->segments[0].address, GuestAddress(0x100'0000));
+  EXPECT_EQ(image->segments[0].memory_bytes, 0x20'0000u);
+  EXPECT_EQ(image->max_command_line_bytes, 2047u);
+  EXPECT_EQ(image->initrd_limit, GuestAddress(0x8000'0000));
+  EXPECT_EQ(image->setup_header, Image(bytes.begin() + 0x1f1, bytes.begin() + 0x26c));
+}
+
+TEST(KernelImageTest, NoSetupSectorsMeansFour) {
+  Image bytes = MakeBzImage();
+  bytes[0x1f1] = 0;
+  bytes.resize(5 * 512 + 4096);
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->segments[0].file_offset, 5u * 512);
+}
+
+TEST(KernelImageTest, BytesAfterTheKernelAreIgnored) {
+  Image bytes = MakeBzImage();
+  bytes.resize(bytes.size() + 1000, 0xff);  // a signature
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->segments[0].file_bytes, 4096u);
+}
+
+TEST(KernelImageTest, ElfWithoutNotesStartsAtItsOwnEntry) {
+  const Image bytes = MakeElf();
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->protocol, BootProtocol::kElf64);
+  EXPECT_EQ(image->entry, 0x10'0010u);
+  ASSERT_EQ(image->segments.size(), 1u);
+  EXPECT_EQ(image->segments[0].address, GuestAddress(0x10'0000));
+  EXPECT_EQ(image->segments[0].file_bytes, 0x100u);
+  EXPECT_EQ(image->segments[0].memory_bytes, 0x200u);
+  EXPECT_TRUE(image->clear_rest);
+  EXPECT_TRUE(image->setup_header.empty());
+}
+
+TEST(KernelImageTest, ElfWithPvhNoteStartsThere) {
+  Image notes = MakeXenNote(6, 0x1234);
+  const Image pvh = MakeXenNote(kPvhNote, 0x10'0020);
+  notes.insert(notes.end(), pvh.begin(), pvh.end());
+  const Image bytes = MakeElf(notes);
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->protocol, BootProtocol::kPvh);
+  EXPECT_EQ(image->entry, 0x10'0020u);
+}
+
+TEST(KernelImageTest, PvhNoteOfEightBytesCounts) {
+  Image notes = MakeXenNote(kPvhNote, 0x10'0020);
+  PutAt<uint32_t>(notes, offsetof(Elf64_Nhdr, n_descsz), 8);
+  PutAt<uint32_t>(notes, 20, 0);
+  const Image bytes = MakeElf(notes);
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->entry, 0x10'0020u);
+}
+
+// R11: what is not a kernel for this machine is refused with the reason.
+struct WrongImage {
+  std::string name;
+  std::function<Image()> make;
+  std::string reason;
+};
+
+void PrintTo(const WrongImage& wrong, std::ostream* out) { *out << wrong.name; }
+
+class WrongImageTest : public ::testing::TestWithParam<WrongImage> {};
+
+TEST_P(WrongImageTest, IsRefusedWithTheReason) {
+  const Image bytes = GetParam().make();
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_FALSE(image.ok());
+  EXPECT_EQ(image.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(image.status().message()), HasSubstr(GetParam().reason));
+}
+
+template <typename T>
+std::function<Image()> BzImageWith(size_t offset, T value) {
+  return [=] {
+    Image image = MakeBzImage();
+    PutAt<T>(image, offset, value);
+    return image;
+  };
+}
+
+template <typename T>
+std::function<Image()> ElfWith(size_t offset, T value) {
+  return [=] {
+    Image image = MakeElf(MakeXenNote(kPvhNote, 0x10'0020));
+    PutAt<T>(image, offset, value);
+    return image;
+  };
+}
+
+template <typename T>
+std::function<Image()> SegmentWith(size_t offset_in_header, T value) {
+  return ElfWith<T>(kFirstHeaderOffset + offset_in_header, value);
+}
+
+std::function<Image()> StartsWith(std::string start, size_t at = 0) {
+  return [=] {
+    Image image(4096);
+    std::copy(start.begin(), start.end(), image.begin() + static_cast<ptrdiff_t>(at));
+    return image;
+  };
+}
+
+std::function<Image()> Cut(Image image, size_t bytes) {
+  image.resize(bytes);
+  return [=] { return image; };
+}
+
+std::function<Image()> ElfWithNotes(Image notes) {
+  return [=] { return MakeElf(notes); };
+}
+
+Image BrokenNote(size_t field, uint32_t value) {
+  Image note = MakeXenNote(kPvhNote, 0x10'0020);
+  PutAt(note, field, value);
+  return note;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, WrongImageTest,
+    ::testing::Values(
+        WrongImage{"Gzip", StartsWith("\x1f\x8b\x08"), "is a gzip file, not a kernel: unpack it first (gunzip)"},
+        WrongImage{"Xz", StartsWith("\xfd\x37zXZ"), "xz file"},
+        WrongImage{"Zstd", StartsWith("\x28\xb5\x2f\xfd"), "zstd file"},
+        WrongImage{"Bzip2", StartsWith("BZh9"), "bzip2 file"},
+        WrongImage{"Package", StartsWith("!<arch>\ndebian-binary"), "is an archive or a package"},
+        WrongImage{"Arm64", StartsWith("ARM\x64", 0x38), "is an ARM64 kernel"},
+        WrongImage{"RiscV", StartsWith("RSC\x05", 0x38), "is a RISC-V kernel"},
+        WrongImage{"Text", StartsWith("#!/bin/sh"), "neither a bzImage nor an ELF kernel"},
+        WrongImage{"OneByte", Cut(MakeBzImage(), 1), "has only 1 bytes"},
+        WrongImage{"BzImageCutInHeader", Cut(MakeBzImage(), 0x210), "is truncated"},
+        WrongImage{"BzImageCutInCode", Cut(MakeBzImage(), 3 * 512 + 4095),
+                   "is truncated: its header promises 5632 bytes, it has 5631"},
+        WrongImage{"BzImageOld", BzImageWith<uint16_t>(0x206, 0x020b), "has boot protocol 2.11"},
+        WrongImage{"BzImage32Bit", BzImageWith<uint16_t>(0x236, 0), "is a 32-bit kernel"},
+        WrongImage{"ZImage", BzImageWith<uint8_t>(0x211, 0), "is a zImage"},
+        WrongImage{"BzImageShortHeader", BzImageWith<uint8_t>(0x201, 0x20), "broken setup header"},
+        WrongImage{"BzImageLongHeader", BzImageWith<uint8_t>(0x201, 0xff), "broken setup header"},
+        WrongImage{"BzImageNoCode", BzImageWith<uint32_t>(0x1f4, 0), "has no entry"},
+        WrongImage{"BzImageHugeCode", BzImageWith<uint32_t>(0x1f4, 0xffff'ffff), "is truncated"},
+        WrongImage{"BzImageLow", BzImageWith<uint64_t>(0x258, 0x1000), "broken setup header"},
+        WrongImage{"BzImageWraps", BzImageWith<uint64_t>(0x258, UINT64_MAX - 100), "broken setup header"},
+        WrongImage{"BzImageSmallInit", BzImageWith<uint32_t>(0x260, 100), "broken setup header"},
+        WrongImage{"ElfCutInHeader", Cut(MakeElf(), 40), "is truncated"},
+        WrongImage{"ElfCutInSegment", Cut(MakeElf(), 0x2ff), "is truncated: the segment at 0x100000"},
+        WrongImage{"ElfArm64", ElfWith<uint16_t>(18, EM_AARCH64), "is an ELF for ARM64"},
+        WrongImage{"ElfUnknownMachine", ElfWith<uint16_t>(18, 4711), "ELF number 4711"},
+        WrongImage{"Elf386", ElfWith<uint16_t>(18, EM_386), "is an ELF for 32-bit x86"},
+        WrongImage{"ElfX32", ElfWith<uint8_t>(EI_CLASS, ELFCLASS32), "is a 32-bit ELF"},
+        WrongImage{"ElfBigEndian", ElfWith<uint8_t>(EI_DATA, ELFDATA2MSB), "big-endian"},
+        WrongImage{"Module", ElfWith<uint16_t>(16, ET_REL), "a kernel module?"},
+        WrongImage{"SharedObject", ElfWith<uint16_t>(16, ET_DYN), "shared object"},
+        WrongImage{"Program", SegmentWith<uint32_t>(0, PT_INTERP), "is a program for user space"},
+        WrongImage{"ElfNoHeaders", ElfWith<uint16_t>(56, 0), "has 0 ELF program headers"},
+        WrongImage{"ElfManyHeaders", ElfWith<uint16_t>(56, 0xffff), "has 65535 ELF program headers"},
+        WrongImage{"ElfOddHeaders", ElfWith<uint16_t>(54, 32), "of 32 bytes"},
+        WrongImage{"ElfHeadersOutside", ElfWith<uint64_t>(32, UINT64_MAX - 8), "is truncated"},
+        WrongImage{"ElfEntryOutside", [] { Image image = MakeElf(); PutAt<uint64_t>(image, 24, 0x10'0200); return image; },
+                   "has no entry: its 64-bit ELF entry 0x100200"},
+        WrongImage{"PvhEntryOutside", ElfWithNotes(MakeXenNote(kPvhNote, 0x42)), "has no entry: its PVH entry 0x42"},
+        WrongImage{"SegmentLow", SegmentWith<uint64_t>(24, 0xf'f000), "the first MiB is not for kernels"},
+        WrongImage{"SegmentWraps", SegmentWith<uint64_t>(40, UINT64_MAX - 0xfff), "broken ELF segment"},
+        WrongImage{"SegmentOutside", SegmentWith<uint64_t>(8, UINT64_MAX), "is truncated"},
+        WrongImage{"SegmentLongerInFile", SegmentWith<uint64_t>(40, 16), "broken ELF segment"},
+        WrongImage{"NothingToLoad", SegmentWith<uint32_t>(0, PT_NULL), "has no entry"},
+        WrongImage{"NoteNameTooLong", ElfWithNotes(BrokenNote(0, UINT32_MAX)), "has broken ELF notes"},
+        WrongImage{"NoteTooLong", ElfWithNotes(BrokenNote(4, UINT32_MAX)), "has broken ELF notes"},
+        WrongImage{"NoteTooShort", ElfWithNotes(BrokenNote(4, 2)), "broken PVH entry note"},
+        WrongImage{"NotesHuge", ElfWith<uint64_t>(kFirstHeaderOffset + sizeof(Elf64_Phdr) + 32, uint64_t{1} << 40),
+                   "of ELF notes"},
+        WrongImage{"NotesOutside", ElfWith<uint64_t>(kFirstHeaderOffset + sizeof(Elf64_Phdr) + 8, UINT64_MAX - 4),
+                   "is truncated"}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace ferrite
