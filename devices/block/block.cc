@@ -1,0 +1,377 @@
+#include "devices/block/block.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint16_t kQueue = 0;
+constexpr uint16_t kQueueSizes[] = {kBlockQueueSize};
+
+// The header and the status take a descriptor each.
+constexpr uint32_t kMaxSegments = kBlockQueueSize - 2;
+
+// One discard or write zeroes may take this long to be drained. Punching holes is quick; zeroes may have to be written.
+constexpr uint32_t kMaxDiscardSectors = (uint32_t{1} << 30) / kSectorBytes;
+constexpr uint32_t kMaxDiscardRanges = 16;
+constexpr uint32_t kMaxWriteZeroesSectors = (uint32_t{16} << 20) / kSectorBytes;
+constexpr uint32_t kMaxWriteZeroesRanges = 1;
+
+// File systems work in pages: ask the guest to align to them.
+constexpr uint8_t kPhysicalBlockExponent = 3;
+constexpr uint32_t kSectorsPerPage = 8;
+
+constexpr absl::Duration kLogPeriod = absl::Seconds(1);
+
+uint64_t FeaturesOf(const DiskImage& image) {
+  const uint64_t always = kBlockFeatureSegMax | kBlockFeatureBlockSize | kBlockFeatureFlush | kBlockFeatureTopology |
+                          kBlockFeatureConfigWriteback;
+  return always | (image.read_only() ? kBlockFeatureReadOnly : kBlockFeatureDiscard | kBlockFeatureWriteZeroes);
+}
+
+absl::string_view TypeName(uint32_t type) {
+  switch (type) {
+    case kBlockRead:
+      return "read";
+    case kBlockWrite:
+      return "write";
+    case kBlockFlush:
+      return "flush";
+    case kBlockGetId:
+      return "get id";
+    case kBlockDiscard:
+      return "discard";
+    case kBlockWriteZeroes:
+      return "write zeroes";
+    default:
+      return "request";
+  }
+}
+
+// Adds the part of `bytes` that lies in [skip, skip + left) to `buffers`, and takes it off both.
+void AddBuffer(std::span<const uint8_t> bytes, uint64_t& skip, uint64_t& left, std::vector<iovec>& buffers) {
+  const uint64_t skipped = std::min<uint64_t>(skip, bytes.size());
+  const uint64_t length = std::min<uint64_t>(left, bytes.size() - skipped);
+  skip -= skipped;
+  left -= length;
+  if (length > 0) {
+    buffers.push_back({const_cast<uint8_t*>(bytes.data() + skipped), length});
+  }
+}
+
+}  // namespace
+
+Block::Block(absl::string_view id, std::unique_ptr<DiskImage> image, std::unique_ptr<AsyncIo> io)
+    : id_(id),
+      name_(absl::StrCat("virtio-blk:", id)),
+      features_(FeaturesOf(*image)),
+      image_(std::move(image)),
+      io_(std::move(io)) {
+  io_->SetListener([this] {
+    absl::MutexLock lock(&mutex_);
+    FinishRequests();
+  });
+}
+
+std::span<const uint16_t> Block::queue_sizes() const { return kQueueSizes; }
+
+void Block::ReadConfig(uint64_t offset, std::span<uint8_t> out) {
+  BlockConfig config;
+  config.capacity = image_->sectors();
+  config.seg_max = kMaxSegments;
+  config.blk_size = kSectorBytes;
+  config.physical_block_exp = kPhysicalBlockExponent;
+  config.min_io_size = kSectorsPerPage;
+  config.writeback = writeback_ ? 1 : 0;
+  if (!image_->read_only()) {
+    config.max_discard_sectors = kMaxDiscardSectors;
+    config.max_discard_seg = kMaxDiscardRanges;
+    config.discard_sector_alignment = kSectorsPerPage;
+    config.max_write_zeroes_sectors = kMaxWriteZeroesSectors;
+    config.max_write_zeroes_seg = kMaxWriteZeroesRanges;
+    config.write_zeroes_may_unmap = 1;
+  }
+  std::fill(out.begin(), out.end(), 0);
+  if (offset < sizeof(config)) {
+    std::memcpy(out.data(), reinterpret_cast<const uint8_t*>(&config) + offset,
+                std::min<uint64_t>(out.size(), sizeof(config) - offset));
+  }
+}
+
+void Block::WriteConfig(uint64_t offset, std::span<const uint8_t> in) {
+  constexpr uint64_t kWriteback = offsetof(BlockConfig, writeback);
+  if (may_set_writeback_ && offset <= kWriteback && kWriteback - offset < in.size()) {
+    writeback_ = in[kWriteback - offset] != 0;
+  }
+}
+
+void Block::Activate(uint64_t features) {
+  may_set_writeback_ = (features & kBlockFeatureConfigWriteback) != 0;
+  // §5.2.5.2, §5.2.6.2: a driver that does not flush gets write-through.
+  writeback_ = (features & kBlockFeatureFlush) != 0;
+}
+
+absl::Status Block::ProcessQueue(uint16_t index) {
+  virtio::Queue& queue = transport().queue(index);
+  absl::Status status;
+  // What the driver adds meanwhile waits for the next call, so that the loop gets to other devices.
+  for (uint16_t i = 0; i < queue.size() && status.ok(); ++i) {
+    absl::StatusOr<std::optional<virtio::Chain>> chain = queue.Pop();
+    if (!chain.ok()) {
+      status = chain.status();
+    } else if (!chain->has_value()) {
+      break;
+    } else {
+      status = StartRequest(**std::move(chain));
+    }
+  }
+  io_->Kick();
+  FinishRequests();
+  return status;
+}
+
+absl::Status Block::StartRequest(virtio::Chain chain) {
+  if (chain.writable_bytes() == 0) {
+    transport().queue(kQueue).Push(chain.head(), 0);
+    notify_driver_ = true;
+    return absl::InvalidArgumentError("a request has no writable byte for its status");
+  }
+  if (free_requests_.empty()) {
+    requests_.push_back(std::make_unique<Request>());
+    free_requests_.push_back(requests_.back().get());
+  }
+  Request& request = *free_requests_.back();
+  free_requests_.pop_back();
+  ++in_flight_;
+  request.chain.emplace(std::move(chain));
+  if (const std::optional<uint8_t> status = Prepare(request); status.has_value()) {
+    Complete(request, *status);
+  } else {
+    io_->Submit(request);
+  }
+  return absl::OkStatus();
+}
+
+std::optional<uint8_t> Block::Prepare(Request& request) {
+  request.fd = image_->fd();
+  request.header = {};
+  request.data_bytes = 0;
+  request.buffers.clear();
+  request.ranges.clear();
+  request.write_through = false;
+  std::array<uint8_t, sizeof(BlockRequestHeader)> header;
+  if (!request.chain->Read(0, header).ok()) {
+    return Refuse(request, "its header is shorter than 16 bytes");
+  }
+  std::memcpy(&request.header, header.data(), sizeof(request.header));
+  switch (request.header.type) {
+    case kBlockRead:
+    case kBlockWrite:
+      return PrepareTransfer(request);
+    case kBlockFlush:
+      request.kind = IoRequest::Kind::kFlush;
+      return std::nullopt;
+    case kBlockGetId:
+      return GetId(request);
+    case kBlockDiscard:
+    case kBlockWriteZeroes:
+      return PrepareRanges(request);
+    default:
+      return kBlockStatusUnsupported;
+  }
+}
+
+std::optional<uint8_t> Block::PrepareTransfer(Request& request) {
+  const bool write = request.header.type == kBlockWrite;
+  const virtio::Chain& chain = *request.chain;
+  const uint64_t bytes =
+      write ? chain.readable_bytes() - sizeof(BlockRequestHeader) : chain.writable_bytes() - sizeof(kBlockStatusOk);
+  if (write && image_->read_only()) {
+    return Refuse(request, "the disk is read-only");
+  }
+  if (bytes % kSectorBytes != 0) {
+    return Refuse(request, absl::StrCat(bytes, " bytes are no number of sectors"));
+  }
+  if (!InCapacity(request.header.sector, bytes / kSectorBytes)) {
+    return Refuse(request, absl::StrCat(bytes, " bytes end past the disk's ", image_->sectors(), " sectors"));
+  }
+  if (bytes == 0) {
+    return kBlockStatusOk;
+  }
+  request.data_bytes = bytes;
+  uint64_t left = bytes;
+  if (write) {
+    uint64_t skip = sizeof(BlockRequestHeader);
+    for (const std::span<const uint8_t> segment : chain.readable()) {
+      AddBuffer(segment, skip, left, request.buffers);
+    }
+  } else {
+    uint64_t skip = 0;
+    for (const virtio::Chain::WritableSegment& segment : chain.writable()) {
+      AddBuffer(segment.bytes, skip, left, request.buffers);
+    }
+  }
+  request.kind = write ? IoRequest::Kind::kWrite : IoRequest::Kind::kRead;
+  request.offset = request.header.sector * kSectorBytes;
+  request.write_through = write && !writeback_;
+  return std::nullopt;
+}
+
+std::optional<uint8_t> Block::PrepareRanges(Request& request) {
+  const bool zero = request.header.type == kBlockWriteZeroes;
+  const uint64_t bytes = request.chain->readable_bytes() - sizeof(BlockRequestHeader);
+  const uint64_t count = bytes / sizeof(BlockRange);
+  if (image_->read_only()) {
+    return Refuse(request, "the disk is read-only");
+  }
+  if (bytes == 0 || bytes % sizeof(BlockRange) != 0 || count > (zero ? kMaxWriteZeroesRanges : kMaxDiscardRanges)) {
+    return Refuse(request, absl::StrCat(bytes, " bytes are no list of ranges, or one too long"));
+  }
+  // Copied once, then looked at: the guest may change them at any time.
+  std::vector<uint8_t> list(bytes);
+  FERRITE_CHECK(request.chain->Read(sizeof(BlockRequestHeader), list).ok());
+  request.ranges.resize(count);
+  std::memcpy(request.ranges.data(), list.data(), bytes);
+  // All are checked before the first is carried out.
+  for (const BlockRange& range : request.ranges) {
+    if ((range.flags & ~(zero ? kBlockRangeUnmap : 0)) != 0) {
+      return kBlockStatusUnsupported;
+    }
+    if (range.sectors > (zero ? kMaxWriteZeroesSectors : kMaxDiscardSectors) ||
+        !InCapacity(range.sector, range.sectors)) {
+      return Refuse(request, absl::StrCat("sectors ", range.sector, " and ", range.sectors,
+                                          " more are past the end, or too many"));
+    }
+  }
+  std::reverse(request.ranges.begin(), request.ranges.end());
+  request.write_through = !writeback_;
+  return PrepareNext(request);
+}
+
+std::optional<uint8_t> Block::PrepareNext(Request& request) {
+  while (!request.ranges.empty()) {
+    const BlockRange range = request.ranges.back();
+    request.ranges.pop_back();
+    if (range.sectors > 0) {
+      request.kind = request.header.type == kBlockDiscard ? IoRequest::Kind::kDiscard : IoRequest::Kind::kWriteZeroes;
+      request.offset = range.sector * kSectorBytes;
+      request.bytes = range.sectors * kSectorBytes;
+      request.unmap = (range.flags & kBlockRangeUnmap) != 0;
+      return std::nullopt;
+    }
+  }
+  if (request.write_through) {
+    request.write_through = false;
+    request.kind = IoRequest::Kind::kFlush;
+    return std::nullopt;
+  }
+  return kBlockStatusOk;
+}
+
+uint8_t Block::GetId(const Request& request) {
+  std::array<uint8_t, kBlockIdBytes> id = {};
+  std::memcpy(id.data(), id_.data(), std::min(id_.size(), id.size()));
+  if (request.chain->writable_bytes() < id.size() + sizeof(kBlockStatusOk)) {
+    return Refuse(request, "the buffer is shorter than 20 bytes");
+  }
+  FERRITE_CHECK(request.chain->Write(0, id).ok());
+  return kBlockStatusOk;
+}
+
+void Block::Complete(Request& request, uint8_t status) {
+  const virtio::Chain& chain = *request.chain;
+  const uint64_t status_offset = chain.writable_bytes() - sizeof(status);
+  if (request.header.type == kBlockRead && request.data_bytes > 0) {
+    // Also when it failed: a part may have landed.
+    chain.MarkWritten(0, request.data_bytes);
+  }
+  FERRITE_CHECK(chain.Write(status_offset, {&status, sizeof(status)}).ok());
+  // §2.7.8.2: that many bytes from the start were written, for certain.
+  const bool all_written = status == kBlockStatusOk || status_offset == 0;
+  transport().queue(kQueue).Push(chain.head(), all_written ? chain.writable_bytes() : 0);
+  notify_driver_ = true;
+  request.chain.reset();
+  free_requests_.push_back(&request);
+  --in_flight_;
+}
+
+void Block::FinishRequests() {
+  for (bool submitted = true; submitted;) {
+    submitted = false;
+    while (IoRequest* done = io_->PopDone()) {
+      auto& request = static_cast<Request&>(*done);
+      const std::optional<uint8_t> status = request.error != 0
+                                                ? Refuse(request, ErrnoStatus(request.error, image_->path()).message())
+                                                : PrepareNext(request);
+      if (status.has_value()) {
+        Complete(request, *status);
+      } else {
+        io_->Submit(request);
+        submitted = true;
+      }
+    }
+    if (submitted) {
+      io_->Kick();
+    }
+  }
+  if (std::exchange(notify_driver_, false)) {
+    transport().NotifyUsed(kQueue);
+  }
+}
+
+void Block::Drain() {
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return in_flight_ == 0; };
+  mutex_.Await(absl::Condition(&idle));
+}
+
+void Block::Reset() {
+  may_set_writeback_ = false;
+  writeback_ = true;
+}
+
+void Block::Save(state::VirtioMmio::Builder out) const {
+  auto block = out.initBlock();
+  block.setCapacitySectors(image_->sectors());
+  block.setWriteback(writeback_);
+}
+
+absl::Status Block::CheckState(state::VirtioMmio::Reader in) const {
+  if (!in.isBlock()) {
+    return absl::InvalidArgumentError("the state is not that of a block device");
+  }
+  if (const uint64_t sectors = in.getBlock().getCapacitySectors(); sectors != image_->sectors()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the state is of a disk of ", sectors, " sectors, ", image_->path(), " has ", image_->sectors()));
+  }
+  return absl::OkStatus();
+}
+
+void Block::LoadState(state::VirtioMmio::Reader in) { writeback_ = in.getBlock().getWriteback(); }
+
+bool Block::InCapacity(uint64_t sector, uint64_t sectors) const {
+  return sector <= image_->sectors() && sectors <= image_->sectors() - sector;
+}
+
+uint8_t Block::Refuse(const Request& request, absl::string_view why) {
+  const absl::Time now = absl::Now();
+  if (now < next_log_) {
+    ++not_logged_;
+    return kBlockStatusIoError;
+  }
+  next_log_ = now + kLogPeriod;
+  const std::string before = not_logged_ == 0 ? "" : absl::StrCat(" (and ", not_logged_, " failures before it)");
+  not_logged_ = 0;
+  Log().warn("{}: {} at sector {} failed: {}{}", name_, std::string(TypeName(request.header.type)),
+             request.header.sector, std::string(why), before);
+  return kBlockStatusIoError;
+}
+
+}  // namespace ferrite

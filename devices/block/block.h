@@ -1,0 +1,104 @@
+// The virtio block device (virtio 1.2 §5.2) over a disk image.
+#ifndef FERRITE_DEVICES_BLOCK_BLOCK_H_
+#define FERRITE_DEVICES_BLOCK_BLOCK_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "devices/block/async_io.h"
+#include "devices/block/block_protocol.h"
+#include "devices/block/disk_image.h"
+#include "devices/block/io_request.h"
+#include "devices/virtio/device.h"
+#include "devices/virtio/queue.h"
+#include "proto/state.capnp.h"
+
+namespace ferrite {
+
+// The queue's size, and so the most requests in flight: the depth for AsyncIo::Create().
+inline constexpr uint16_t kBlockQueueSize = 256;
+
+// Data moves between the file and the guest's memory without a copy, several requests at a time and done in any order.
+// In write-through (the driver has not negotiated FLUSH, or turned writeback off) a write is on the disk before it is
+// completed.
+//
+// A request that breaks the rules, or that the file refuses, ends with IOERR or UNSUPP in its status byte (§5.2.6.2)
+// and a line in the log, at most one a second. One without a byte for the status cannot be answered: the device needs a
+// reset then.
+//
+// Threads: as virtio::Device says; the image belongs to the device's mutex and is handed over (Release, Acquire) while
+// quiesced.
+class Block final : public virtio::Device {
+ public:
+  // `id` names the device ("virtio-blk:ID") and is what the guest reads as its serial number, cut at 20 bytes. `image`
+  // is held or not; `io` works on the loop of the transport.
+  Block(absl::string_view id, std::unique_ptr<DiskImage> image, std::unique_ptr<AsyncIo> io);
+  ~Block() override = default;
+
+  DiskImage& image() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *image_; }
+
+  absl::string_view name() const override { return name_; }
+  uint32_t device_id() const override { return kBlockDeviceId; }
+  uint64_t device_features() const override { return features_; }
+  std::span<const uint16_t> queue_sizes() const override;
+  void ReadConfig(uint64_t offset, std::span<uint8_t> out) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void WriteConfig(uint64_t offset, std::span<const uint8_t> in) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Activate(uint64_t features) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status ProcessQueue(uint16_t index) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Drain() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Reset() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Save(state::VirtioMmio::Builder out) const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckState(state::VirtioMmio::Reader in) const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LoadState(state::VirtioMmio::Reader in) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+ private:
+  struct Request final : IoRequest {
+    std::optional<virtio::Chain> chain;
+    BlockRequestHeader header;
+    uint64_t data_bytes = 0;         // that the file moves
+    std::vector<BlockRange> ranges;  // still to discard or to zero, the next one last
+    bool write_through = false;      // still to be followed by a flush
+  };
+
+  absl::Status StartRequest(virtio::Chain chain) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // These return the request's status when it is over already, and nothing when it is ready to be submitted.
+  std::optional<uint8_t> Prepare(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<uint8_t> PrepareTransfer(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<uint8_t> PrepareRanges(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<uint8_t> PrepareNext(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint8_t GetId(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Complete(Request& request, uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Completes what the file is done with, takes requests of several steps further, and tells the driver.
+  void FinishRequests() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  bool InCapacity(uint64_t sector, uint64_t sectors) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Logs why the request fails and returns IOERR.
+  uint8_t Refuse(const Request& request, absl::string_view why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::string id_;
+  const std::string name_;
+  const uint64_t features_;
+  const std::unique_ptr<DiskImage> image_;
+  bool may_set_writeback_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writeback_ ABSL_GUARDED_BY(mutex_) = true;
+  std::vector<std::unique_ptr<Request>> requests_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Request*> free_requests_ ABSL_GUARDED_BY(mutex_);
+  uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool notify_driver_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time next_log_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  uint64_t not_logged_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Destroyed first: it calls back.
+  const std::unique_ptr<AsyncIo> io_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_DEVICES_BLOCK_BLOCK_H_

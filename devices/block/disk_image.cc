@@ -1,0 +1,114 @@
+#include "devices/block/disk_image.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "devices/block/image_lock.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+struct OpenImage {
+  Fd fd;
+  uint64_t sectors = 0;
+};
+
+absl::StatusOr<uint64_t> SizeOf(const Fd& fd, const std::string& path) {
+  struct stat info = {};
+  if (fstat(fd.get(), &info) != 0) {
+    return ErrnoStatus(absl::StrCat("disk image ", path));
+  }
+  if (S_ISREG(info.st_mode)) {
+    return static_cast<uint64_t>(info.st_size);
+  }
+  if (S_ISBLK(info.st_mode)) {
+    uint64_t bytes = 0;
+    if (ioctl(fd.get(), BLKGETSIZE64, &bytes) != 0) {
+      return ErrnoStatus(absl::StrCat("size of the block device ", path));
+    }
+    return bytes;
+  }
+  return absl::InvalidArgumentError(absl::StrCat("disk image ", path, " is ",
+                                                 S_ISDIR(info.st_mode) ? "a directory" : "a special file",
+                                                 "; give a raw image file or a block device"));
+}
+
+absl::StatusOr<OpenImage> Open(const std::string& path, bool read_only) {
+  // O_NONBLOCK: opening a FIFO must not wait for its other end.
+  OpenImage image;
+  image.fd = Fd(open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!image.fd.valid()) {
+    const int error = errno;
+    const bool not_for_writing = !read_only && (error == EACCES || error == EPERM || error == EROFS);
+    return ErrnoStatus(
+        error, absl::StrCat("disk image ", path,
+                            not_for_writing ? " cannot be opened for writing (a read-only disk needs less)" : ""));
+  }
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(image.fd, path));
+  if (bytes == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("disk image ", path, " is empty; make it larger with: truncate -s 1G ", path));
+  }
+  if (bytes % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("disk image ", path, " has ", bytes,
+                                                   " bytes, not a multiple of 512; round it up with: truncate -s %512 ",
+                                                   path));
+  }
+  image.sectors = bytes / kSectorBytes;
+  // With O_NONBLOCK left on, io_uring would answer EAGAIN in place of waiting for the disk.
+  if (fcntl(image.fd.get(), F_SETFL, 0) != 0) {
+    return ErrnoStatus(absl::StrCat("disk image ", path));
+  }
+  return image;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::Create(std::string path, bool read_only) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DiskImage> disk, CreateReleased(std::move(path), read_only));
+  FERRITE_RETURN_IF_ERROR(disk->Acquire());
+  return disk;
+}
+
+absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::CreateReleased(std::string path, bool read_only) {
+  FERRITE_ASSIGN_OR_RETURN(const OpenImage image, Open(path, read_only));
+  return std::unique_ptr<DiskImage>(new DiskImage(std::move(path), read_only, image.sectors));
+}
+
+absl::Status DiskImage::Release() {
+  if (!held()) {
+    return absl::OkStatus();
+  }
+  if (!read_only_ && fdatasync(fd_.get()) != 0) {
+    return ErrnoStatus(absl::StrCat("disk image ", path_, " cannot be written out"));
+  }
+  // Not left to close(): a child that was forked and has not called exec yet still shares this open.
+  UnlockImage(fd_.get());
+  fd_.Reset();
+  return absl::OkStatus();
+}
+
+absl::Status DiskImage::Acquire() {
+  if (held()) {
+    return absl::OkStatus();
+  }
+  FERRITE_ASSIGN_OR_RETURN(OpenImage image, Open(path_, read_only_));
+  FERRITE_RETURN_IF_ERROR(LockImage(image.fd.get(), path_, !read_only_));
+  // Once more under the lock: the holder before may have changed it.
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(image.fd, path_));
+  if (bytes != sectors_ * kSectorBytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("disk image ", path_, " had ", sectors_ * kSectorBytes, " bytes and has ", bytes, " now"));
+  }
+  fd_ = std::move(image.fd);
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite

@@ -1,0 +1,57 @@
+// A raw disk image: a regular file or a block device, opened and locked.
+#ifndef FERRITE_DEVICES_BLOCK_DISK_IMAGE_H_
+#define FERRITE_DEVICES_BLOCK_DISK_IMAGE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "vmm/base/fd.h"
+
+namespace ferrite {
+
+inline constexpr uint64_t kSectorBytes = 512;
+
+// Either held (open, locked as image_lock.h says, fd() valid) or released (closed; another monitor may hold it).
+//
+// Threads: one at a time.
+class DiskImage {
+ public:
+  // Opens and locks the image at `path`. Refused, each with one line that names the path: what is missing, not
+  // permitted, neither a regular file nor a block device, empty, of a size that is no multiple of 512 bytes, or in use.
+  static absl::StatusOr<std::unique_ptr<DiskImage>> Create(std::string path, bool read_only);
+
+  // The same without the lock, and released: for a monitor that will take the disk over from the one that holds it now.
+  static absl::StatusOr<std::unique_ptr<DiskImage>> CreateReleased(std::string path, bool read_only);
+
+  const std::string& path() const { return path_; }
+  bool read_only() const { return read_only_; }
+  // In 512-byte sectors, at least 1. Fixed for the life of the object.
+  uint64_t sectors() const { return sectors_; }
+  bool held() const { return fd_.valid(); }
+  // -1 while released.
+  int fd() const { return fd_.get(); }
+
+  // held → released: all that was written is on the disk, then the lock is given up. On an error (the disk did not take
+  // what was written) it stays held. Released already is OK.
+  absl::Status Release();
+  // released → held: opens and locks again; refused as by Create(), and when the size is another one now. Held already
+  // is OK.
+  absl::Status Acquire();
+
+ private:
+  DiskImage(std::string path, bool read_only, uint64_t sectors)
+      : path_(std::move(path)), read_only_(read_only), sectors_(sectors) {}
+
+  const std::string path_;
+  const bool read_only_;
+  const uint64_t sectors_;
+  Fd fd_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_DEVICES_BLOCK_DISK_IMAGE_H_

@@ -1,0 +1,78 @@
+#include "devices/block/thread_io.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint32_t kMaxThreads = 4;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<AsyncIo>> ThreadIo::Create(EventLoop& loop, uint32_t depth) {
+  FERRITE_ASSIGN_OR_RETURN(EventFd completed, EventFd::Create());
+  auto io = std::unique_ptr<ThreadIo>(new ThreadIo(std::move(completed)));
+  FERRITE_ASSIGN_OR_RETURN(io->watch_, loop.WatchReadable(io->completed_.fd(), [self = io.get()] {
+    self->completed_.Drain();
+    self->listener_();
+  }));
+  for (uint32_t i = 0; i < std::min(depth, kMaxThreads); ++i) {
+    io->threads_.emplace_back(absl::StrCat("blkio-", i), [self = io.get()] { self->Work(); });
+  }
+  return io;
+}
+
+ThreadIo::~ThreadIo() {
+  {
+    absl::MutexLock lock(&mutex_);
+    FERRITE_CHECK(submitted_.empty() && to_do_.empty() && done_.empty() && working_ == 0);
+    stopping_ = true;
+  }
+  for (Thread& thread : threads_) {
+    thread.Join();
+  }
+}
+
+void ThreadIo::Kick() {
+  absl::MutexLock lock(&mutex_);
+  to_do_.insert(to_do_.end(), submitted_.begin(), submitted_.end());
+  submitted_.clear();
+}
+
+IoRequest* ThreadIo::PopDone() {
+  absl::MutexLock lock(&mutex_);
+  if (done_.empty()) {
+    return nullptr;
+  }
+  IoRequest* request = done_.front();
+  done_.pop_front();
+  return request;
+}
+
+void ThreadIo::Work() {
+  const auto has_work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !to_do_.empty(); };
+  absl::MutexLock lock(&mutex_);
+  for (;;) {
+    mutex_.Await(absl::Condition(&has_work));
+    if (stopping_) {
+      return;
+    }
+    IoRequest* request = to_do_.front();
+    to_do_.pop_front();
+    ++working_;
+    mutex_.Unlock();
+    request->Begin();
+    while (!request->Finish(MakeCall(request->NextCall()))) {
+    }
+    mutex_.Lock();
+    --working_;
+    done_.push_back(request);
+    completed_.Signal();
+  }
+}
+
+}  // namespace ferrite

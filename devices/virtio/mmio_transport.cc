@@ -1,0 +1,537 @@
+#include "devices/virtio/mmio_transport.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+
+namespace ferrite::virtio {
+namespace {
+
+// §4.2.2. What is only written reads as all ones, like a register that is not there.
+enum Register : uint64_t {
+  kMagicValue = 0x000,
+  kVersion = 0x004,
+  kDeviceId = 0x008,
+  kVendorId = 0x00c,
+  kDeviceFeatures = 0x010,
+  kDeviceFeaturesSelect = 0x014,
+  kDriverFeatures = 0x020,
+  kDriverFeaturesSelect = 0x024,
+  kQueueSelect = 0x030,
+  kQueueSizeMax = 0x034,
+  kQueueSize = 0x038,
+  kQueueReady = 0x044,
+  kInterruptStatus = 0x060,
+  kInterruptAcknowledge = 0x064,
+  kStatus = 0x070,
+  kQueueDescriptorsLow = 0x080,
+  kQueueDescriptorsHigh = 0x084,
+  kQueueAvailableLow = 0x090,
+  kQueueAvailableHigh = 0x094,
+  kQueueUsedLow = 0x0a0,
+  kQueueUsedHigh = 0x0a4,
+  kConfigGeneration = 0x0fc,
+  kConfig = 0x100,
+};
+
+constexpr uint32_t kMagic = 0x74726976;   // "virt"
+constexpr uint32_t kVendor = 0x45465246;  // "FRFE"
+
+// §2.1
+constexpr uint32_t kAcknowledge = 1;
+constexpr uint32_t kDriver = 2;
+constexpr uint32_t kDriverOk = 4;
+constexpr uint32_t kFeaturesOk = 8;
+constexpr uint32_t kNeedsReset = 64;
+constexpr uint32_t kFailed = 128;
+constexpr uint32_t kDriverBits = kAcknowledge | kDriver | kDriverOk | kFeaturesOk | kFailed;
+
+constexpr uint32_t kInterruptUsed = 1;
+constexpr uint32_t kInterruptConfig = 2;
+
+// The guest can reset and fail a device as often as it likes.
+constexpr uint32_t kMaxFailuresLogged = 8;
+
+void SetLow(GuestAddress& address, uint32_t value) {
+  address = GuestAddress((address.value() & ~uint64_t{0xffff'ffff}) | value);
+}
+void SetHigh(GuestAddress& address, uint32_t value) {
+  address = GuestAddress((address.value() & 0xffff'ffff) | (uint64_t{value} << 32));
+}
+
+// `status` without the bits whose predecessor is missing: they are set in this order (§3.1.1).
+uint32_t WithoutBitsOutOfOrder(uint32_t status) {
+  if ((status & kAcknowledge) == 0) {
+    status &= ~kDriver;
+  }
+  if ((status & kDriver) == 0) {
+    status &= ~kFeaturesOk;
+  }
+  if ((status & kFeaturesOk) == 0) {
+    status &= ~kDriverOk;
+  }
+  return status;
+}
+
+absl::Status CheckFeatures(uint64_t features, uint64_t offered) {
+  if ((features & ~offered) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("driver features 0x", absl::Hex(features & ~offered), " are not offered by this device"));
+  }
+  if ((features & kFeatureVersion1) == 0) {
+    return absl::InvalidArgumentError("driver features lack VIRTIO_F_VERSION_1");
+  }
+  return absl::OkStatus();
+}
+
+QueueAddresses AddressesOf(state::VirtioQueue::Reader in) {
+  return {in.getSize(), GuestAddress(in.getDescriptors()), GuestAddress(in.getAvailable()), GuestAddress(in.getUsed())};
+}
+
+Queue::Progress ProgressOf(state::VirtioQueue::Reader in) {
+  return {in.getNextAvailable(), in.getNextUsed(), in.getSignalledUsed(), in.getSignalledUsedValid()};
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MmioTransport>> MmioTransport::Create(std::unique_ptr<virtio::Device> device,
+                                                                     GuestMemory& memory, InterruptLine& interrupt,
+                                                                     EventLoop& loop) {
+  std::vector<EventFd> doorbells;
+  for (size_t i = 0; i < device->queue_sizes().size(); ++i) {
+    FERRITE_ASSIGN_OR_RETURN(EventFd doorbell, EventFd::Create());
+    doorbells.push_back(std::move(doorbell));
+  }
+  auto transport =
+      std::unique_ptr<MmioTransport>(new MmioTransport(std::move(device), memory, interrupt, std::move(doorbells)));
+  transport->device_.Attach(transport.get());
+  for (uint16_t i = 0; i < transport->doorbells_.size(); ++i) {
+    FERRITE_ASSIGN_OR_RETURN(auto watch,
+                             loop.WatchReadable(transport->doorbells_[i].fd(),
+                                                [transport = transport.get(), i] { transport->HandleDoorbell(i); }));
+    transport->watches_.push_back(std::move(watch));
+  }
+  return transport;
+}
+
+MmioTransport::MmioTransport(std::unique_ptr<virtio::Device> device, GuestMemory& memory, InterruptLine& interrupt,
+                             std::vector<EventFd> doorbells)
+    : owned_device_(std::move(device)),
+      device_(*owned_device_),
+      memory_(memory),
+      interrupt_(interrupt),
+      doorbells_(std::move(doorbells)) {
+  for (const uint16_t size : device_.queue_sizes()) {
+    queues_.push_back({Queue(memory_, size), {}});
+  }
+}
+
+MmioTransport::~MmioTransport() = default;
+
+void MmioTransport::Read(uint64_t offset, std::span<uint8_t> data) {
+  absl::MutexLock lock(&device_.mutex());
+  if (offset >= kConfig) {
+    device_.ReadConfig(offset - kConfig, data);
+    return;
+  }
+  if (data.size() != 4 || offset % 4 != 0) {
+    std::memset(data.data(), 0xff, data.size());
+    return;
+  }
+  const uint32_t value = ReadRegister(offset);
+  std::memcpy(data.data(), &value, sizeof(value));
+}
+
+void MmioTransport::Write(uint64_t offset, std::span<const uint8_t> data) {
+  uint32_t value = 0;
+  const bool is_register = data.size() == sizeof(value) && offset % 4 == 0 && offset < kConfig;
+  if (is_register) {
+    std::memcpy(&value, data.data(), sizeof(value));
+    if (offset == kQueueNotifyOffset) {
+      if (value < doorbells_.size()) {
+        doorbells_[value].Signal();
+      }
+      return;
+    }
+  }
+  absl::MutexLock lock(&device_.mutex());
+  // Another vCPU is in the middle of a reset.
+  device_.mutex().Await(absl::Condition(&drained_));
+  if (is_register) {
+    WriteRegister(offset, value);
+  } else if (offset >= kConfig) {
+    device_.WriteConfig(offset - kConfig, data);
+  }
+}
+
+uint32_t MmioTransport::ReadRegister(uint64_t offset) const {
+  switch (offset) {
+    case kMagicValue:
+      return kMagic;
+    case kVersion:
+      return 2;
+    case kDeviceId:
+      return device_.device_id();
+    case kVendorId:
+      return kVendor;
+    case kDeviceFeatures:
+      return device_features_select_ < 2 ? static_cast<uint32_t>(offered_features() >> (32 * device_features_select_))
+                                         : 0;
+    case kQueueSizeMax:
+      return queue_select_ < queues_.size() ? queues_[queue_select_].queue.max_size() : 0;
+    case kQueueReady:
+      return queue_select_ < queues_.size() && queues_[queue_select_].queue.enabled() ? 1 : 0;
+    case kInterruptStatus:
+      return interrupt_status_;
+    case kStatus:
+      return status_;
+    case kConfigGeneration:
+      return config_generation_;
+    default:
+      return 0xffff'ffff;
+  }
+}
+
+void MmioTransport::WriteRegister(uint64_t offset, uint32_t value) {
+  switch (offset) {
+    case kDeviceFeaturesSelect:
+      device_features_select_ = value;
+      return;
+    case kDriverFeaturesSelect:
+      driver_features_select_ = value;
+      return;
+    case kDriverFeatures:
+      // Fixed once FEATURES_OK is set (§2.2.1).
+      if ((status_ & kFeaturesOk) == 0 && driver_features_select_ < 2) {
+        const uint32_t shift = 32 * driver_features_select_;
+        driver_features_ = (driver_features_ & ~(uint64_t{0xffff'ffff} << shift)) | (uint64_t{value} << shift);
+      }
+      return;
+    case kQueueSelect:
+      queue_select_ = value;
+      return;
+    case kInterruptAcknowledge:
+      interrupt_status_ &= ~value;
+      return;
+    case kStatus:
+      WriteStatus(value);
+      return;
+    default:
+      WriteQueueRegister(offset, value);
+  }
+}
+
+void MmioTransport::WriteQueueRegister(uint64_t offset, uint32_t value) {
+  if (queue_select_ >= queues_.size()) {
+    return;
+  }
+  if (offset == kQueueReady) {
+    WriteQueueReady(static_cast<uint16_t>(queue_select_), value);
+    return;
+  }
+  QueueSlot& slot = queues_[queue_select_];
+  if (slot.queue.enabled()) {
+    return;  // §4.2.2.2: not to be changed then
+  }
+  switch (offset) {
+    case kQueueSize:
+      // Too large stays too large: QueueReady refuses it.
+      slot.setup.size = static_cast<uint16_t>(std::min<uint32_t>(value, 0xffff));
+      return;
+    case kQueueDescriptorsLow:
+      return SetLow(slot.setup.descriptors, value);
+    case kQueueDescriptorsHigh:
+      return SetHigh(slot.setup.descriptors, value);
+    case kQueueAvailableLow:
+      return SetLow(slot.setup.available, value);
+    case kQueueAvailableHigh:
+      return SetHigh(slot.setup.available, value);
+    case kQueueUsedLow:
+      return SetLow(slot.setup.used, value);
+    case kQueueUsedHigh:
+      return SetHigh(slot.setup.used, value);
+    default:
+      return;
+  }
+}
+
+void MmioTransport::WriteQueueReady(uint16_t index, uint32_t value) {
+  QueueSlot& slot = queues_[index];
+  const bool enable = (value & 1) != 0;
+  if (enable == slot.queue.enabled()) {
+    return;
+  }
+  if (!enable) {
+    DrainLocked();
+    device_.ResetQueue(index);
+    slot.queue.Disable();
+    RingEnabledQueues();  // doorbells of the others that came while draining
+    return;
+  }
+  if ((status_ & kFeaturesOk) == 0) {
+    return;  // §3.1.1: features first; reads back as not ready
+  }
+  absl::Status status = slot.queue.Enable(slot.setup, (driver_features_ & kFeatureEventIndex) != 0,
+                                          (driver_features_ & kFeatureIndirectDescriptors) != 0);
+  if (!status.ok()) {
+    Fail(Annotate(status, absl::StrCat("queue ", index)));
+  }
+}
+
+void MmioTransport::WriteStatus(uint32_t value) {
+  if (value == 0) {
+    DrainLocked();
+    ResetLocked();
+    return;
+  }
+  const uint32_t before = status_ & kDriverBits;
+  if ((value & before) != before) {
+    return;  // §2.1.1: a driver never clears a bit but by a reset
+  }
+  uint32_t after = WithoutBitsOutOfOrder(value & kDriverBits);
+  if ((after & ~before & kFeaturesOk) != 0 && !CheckFeatures(driver_features_, offered_features()).ok()) {
+    after = WithoutBitsOutOfOrder(after & ~kFeaturesOk);  // the driver reads back that it was refused
+  }
+  status_ = after | (status_ & kNeedsReset);
+  if ((after & ~before & kDriverOk) != 0) {
+    device_.Activate(driver_features_);
+    RingEnabledQueues();
+    if ((status_ & kNeedsReset) != 0) {
+      Interrupt(kInterruptConfig);
+    }
+  }
+}
+
+bool MmioTransport::active() const {
+  return running_ && drained_ && (status_ & (kDriverOk | kNeedsReset | kFailed)) == kDriverOk;
+}
+
+// On the loop's thread.
+void MmioTransport::HandleDoorbell(uint16_t index) {
+  doorbells_[index].Drain();
+  absl::MutexLock lock(&device_.mutex());
+  Queue& queue = queues_[index].queue;
+  // A doorbell that is dropped here is not lost: Resume(), DRIVER_OK and the end of a drain look at every queue.
+  if (!active() || !queue.enabled()) {
+    return;
+  }
+  queue.DisableNotifications();
+  if (absl::Status status = device_.ProcessQueue(index); !status.ok()) {
+    Fail(Annotate(status, absl::StrCat("queue ", index)));
+    return;
+  }
+  if (queue.EnableNotifications()) {
+    RingDoorbell(index);
+  }
+}
+
+void MmioTransport::RingEnabledQueues() {
+  for (uint16_t i = 0; i < queues_.size(); ++i) {
+    if (queues_[i].queue.enabled()) {
+      RingDoorbell(i);
+    }
+  }
+}
+
+void MmioTransport::Interrupt(uint32_t reason) {
+  interrupt_status_ |= reason;
+  if (running_) {
+    interrupt_.Trigger();
+  }
+}
+
+Queue& MmioTransport::queue(uint16_t index) {
+  device_.mutex().AssertHeld();
+  FERRITE_CHECK(index < queues_.size());
+  return queues_[index].queue;
+}
+
+void MmioTransport::NotifyUsed(uint16_t index) {
+  device_.mutex().AssertHeld();
+  if (queue(index).TakeInterruptNeeded()) {
+    Interrupt(kInterruptUsed);
+  }
+}
+
+void MmioTransport::NotifyConfigChange() {
+  device_.mutex().AssertHeld();
+  ++config_generation_;
+  if ((status_ & kDriverOk) != 0) {
+    Interrupt(kInterruptConfig);
+  }
+}
+
+void MmioTransport::Fail(const absl::Status& status) {
+  device_.mutex().AssertHeld();
+  if ((status_ & kNeedsReset) != 0) {
+    return;
+  }
+  if (failures_logged_ < kMaxFailuresLogged) {
+    ++failures_logged_;
+    Log().warn("{}: {}; the device stops until the guest resets it{}", std::string(name()),
+               std::string(status.message()),
+               failures_logged_ == kMaxFailuresLogged ? " (more such failures are not logged)" : "");
+  }
+  status_ |= kNeedsReset;
+  if ((status_ & kDriverOk) != 0) {
+    Interrupt(kInterruptConfig);
+  }
+}
+
+void MmioTransport::DrainLocked() {
+  drained_ = false;
+  device_.Drain();
+  drained_ = true;
+}
+
+void MmioTransport::ResetLocked() {
+  device_.Reset();
+  for (QueueSlot& slot : queues_) {
+    slot.queue.Disable();
+    slot.setup = {};
+  }
+  status_ = 0;
+  driver_features_ = 0;
+  device_features_select_ = driver_features_select_ = queue_select_ = 0;
+  interrupt_status_ = 0;
+}
+
+void MmioTransport::Quiesce() {
+  absl::MutexLock lock(&device_.mutex());
+  running_ = false;
+  DrainLocked();
+}
+
+void MmioTransport::Arrived() {
+  absl::MutexLock lock(&device_.mutex());
+  device_.Arrived();
+}
+
+void MmioTransport::Resume() {
+  absl::MutexLock lock(&device_.mutex());
+  running_ = true;
+  RingEnabledQueues();
+  if (interrupt_status_ != 0) {
+    interrupt_.Trigger();
+  }
+}
+
+void MmioTransport::Reset() {
+  absl::MutexLock lock(&device_.mutex());
+  ResetLocked();
+}
+
+void MmioTransport::Save(state::Device::Builder out) const {
+  absl::MutexLock lock(&device_.mutex());
+  out.setName(std::string(name()));
+  out.setVersion(kStateVersion);
+  auto mmio = out.initVirtioMmio();
+  mmio.setDeviceId(device_.device_id());
+  mmio.setStatus(status_);
+  mmio.setDriverFeatures(driver_features_);
+  mmio.setDeviceFeaturesSelect(device_features_select_);
+  mmio.setDriverFeaturesSelect(driver_features_select_);
+  mmio.setQueueSelect(queue_select_);
+  mmio.setInterruptStatus(interrupt_status_);
+  mmio.setConfigGeneration(config_generation_);
+  auto queues = mmio.initQueues(queues_.size());
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    const QueueSlot& slot = queues_[i];
+    const Queue::Progress progress = slot.queue.progress();
+    queues[i].setSize(slot.setup.size);
+    queues[i].setReady(slot.queue.enabled());
+    queues[i].setDescriptors(slot.setup.descriptors.value());
+    queues[i].setAvailable(slot.setup.available.value());
+    queues[i].setUsed(slot.setup.used.value());
+    queues[i].setNextAvailable(progress.next_available);
+    queues[i].setNextUsed(progress.next_used);
+    queues[i].setSignalledUsed(progress.signalled_used);
+    queues[i].setSignalledUsedValid(progress.signalled_used_valid);
+  }
+  device_.Save(mmio);
+}
+
+absl::Status MmioTransport::CheckState(state::Device::Reader in) const {
+  absl::MutexLock lock(&device_.mutex());
+  return Annotate(CheckStateLocked(in), name());
+}
+
+absl::Status MmioTransport::CheckStateLocked(state::Device::Reader in) const {
+  if (!in.isVirtioMmio()) {
+    return absl::InvalidArgumentError("the state is not that of a virtio-mmio device");
+  }
+  if (in.getVersion() == 0 || in.getVersion() > kStateVersion) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("state version ", in.getVersion(), " is not known; the newest is ", kStateVersion));
+  }
+  const auto mmio = in.getVirtioMmio();
+  if (mmio.getDeviceId() != device_.device_id()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("deviceId is ", mmio.getDeviceId(), ", this device's is ", device_.device_id()));
+  }
+  const uint32_t status = mmio.getStatus();
+  if ((status & ~(kDriverBits | kNeedsReset)) != 0 || WithoutBitsOutOfOrder(status) != status) {
+    return absl::InvalidArgumentError(absl::StrCat("status 0x", absl::Hex(status), " is not one of a device"));
+  }
+  const bool features_ok = (status & kFeaturesOk) != 0;
+  if (features_ok) {
+    FERRITE_RETURN_IF_ERROR(CheckFeatures(mmio.getDriverFeatures(), offered_features()));
+  }
+  if ((mmio.getInterruptStatus() & ~(kInterruptUsed | kInterruptConfig)) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("interruptStatus 0x", absl::Hex(mmio.getInterruptStatus()), " has bits that are not known"));
+  }
+  if (mmio.getQueues().size() != queues_.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the state has ", mmio.getQueues().size(), " queues, this device ", queues_.size()));
+  }
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    const auto queue = mmio.getQueues()[i];
+    if (!queue.getReady()) {
+      continue;
+    }
+    if (!features_ok) {
+      return absl::InvalidArgumentError(absl::StrCat("queue ", i, " is ready before FEATURES_OK"));
+    }
+    absl::Status checked = queues_[i].queue.Check(AddressesOf(queue));
+    checked.Update(Queue::CheckProgress(queue.getSize(), ProgressOf(queue)));
+    FERRITE_RETURN_IF_ERROR(Annotate(checked, absl::StrCat("queue ", i)));
+  }
+  return device_.CheckState(mmio);
+}
+
+void MmioTransport::LoadState(state::Device::Reader in) {
+  absl::MutexLock lock(&device_.mutex());
+  ResetLocked();
+  const auto mmio = in.getVirtioMmio();
+  status_ = mmio.getStatus();
+  driver_features_ = mmio.getDriverFeatures();
+  device_features_select_ = mmio.getDeviceFeaturesSelect();
+  driver_features_select_ = mmio.getDriverFeaturesSelect();
+  queue_select_ = mmio.getQueueSelect();
+  interrupt_status_ = mmio.getInterruptStatus();
+  config_generation_ = mmio.getConfigGeneration();
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    const auto queue = mmio.getQueues()[i];
+    queues_[i].setup = AddressesOf(queue);
+    if (queue.getReady()) {
+      FERRITE_CHECK(queues_[i]
+                        .queue
+                        .Enable(queues_[i].setup, (driver_features_ & kFeatureEventIndex) != 0,
+                                (driver_features_ & kFeatureIndirectDescriptors) != 0)
+                        .ok());
+      queues_[i].queue.LoadProgress(ProgressOf(queue));
+    }
+  }
+  if ((status_ & kDriverOk) != 0) {
+    device_.Activate(driver_features_);
+  }
+  device_.LoadState(mmio);
+}
+
+}  // namespace ferrite::virtio

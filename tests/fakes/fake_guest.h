@@ -1,0 +1,167 @@
+// A guest without KVM: a thread that works in guest memory, and the two ports that a move needs.
+#ifndef FERRITE_TESTS_FAKES_FAKE_GUEST_H_
+#define FERRITE_TESTS_FAKES_FAKE_GUEST_H_
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "migration/machine_port.h"
+#include "vmm/base/thread.h"
+#include "vmm/memory/guest_memory.h"
+
+namespace ferrite {
+
+// What a FakeGuest does. Everything that it must find again after a move is in its state.
+struct FakeGuestWork {
+  uint64_t first_page = 0;
+  uint64_t pages = 0;  // it works in [first_page, first_page + pages)
+  bool random = true;  // or page by page
+  uint64_t steps_between_yields = 64;
+};
+
+// Each step visits a page, checks that it holds what the step that visited it last has left there, and leaves its own
+// number there (R1: a page that is older, or partly filled, is found). Threads: the thread of the test; the guest runs
+// on one of its own.
+class FakeGuest {
+ public:
+  FakeGuest(GuestMemory& memory, const FakeGuestWork& work);
+  ~FakeGuest() { Pause(); }
+
+  void Run();
+  void Pause();
+  bool running() const { return thread_.joinable(); }
+  pid_t thread_id() const { return thread_id_.load(); }
+
+  uint64_t steps() const { return steps_.load(); }
+  // Pages that did not hold what they should, so far.
+  uint64_t errors() const { return errors_.load(); }
+  // Paused: looks at every page.
+  uint64_t CheckAll();
+
+  // Paused. The state is the guest's "registers".
+  std::vector<uint8_t> Save() const;
+  static absl::Status Check(std::span<const uint8_t> blob);
+  void Load(std::span<const uint8_t> blob);
+
+ private:
+  void Step();
+  uint8_t* PageAt(uint64_t page) const;
+  void MarkWritten(uint64_t page);
+
+  GuestMemory& memory_;
+  FakeGuestWork work_;
+  std::vector<uint64_t> last_;  // by page of the work: the step that visited it last
+  std::atomic<uint64_t> steps_{0};
+  std::atomic<uint64_t> errors_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<pid_t> thread_id_{0};
+  Thread thread_;
+};
+
+// What a test wants to go wrong, and where.
+enum class FakeFailure {
+  kNone,
+  kDescribe,
+  kStartDirtyTracking,
+  kCollectDirty,
+  kPause,
+  kSaveState,
+  kReleaseDisks,
+  kRecordGrant,
+  kBuild,
+  kCheckState,
+  kLoadState,
+  kAcquireDisks,  // at the destination
+  kRun,
+};
+
+class FakeSourcePort final : public migration::SourcePort {
+ public:
+  FakeSourcePort(GuestMemory& memory, FakeGuest& guest) : memory_(memory), guest_(guest) {}
+
+  GuestMemory& memory() override { return memory_; }
+  absl::Status Describe(state::MachineDescription::Builder out) override;
+  absl::Status StartDirtyTracking() override;
+  absl::Status CollectDirty(size_t index, PageBitmap& into) override;
+  void StopDirtyTracking() override { tracking = false; }
+  void AddUnneededPages(size_t index, PageBitmap& into) override;
+  void InhibitBalloon() override { ++inhibited; }
+  void AllowBalloon() override { --inhibited; }
+  absl::Status Pause() override;
+  absl::Status Resume() override;
+  void SetThrottle(int percent) override { throttle = percent; }
+  absl::StatusOr<std::vector<uint8_t>> SaveState() override;
+  absl::Status ReleaseDisks() override;
+  absl::Status AcquireDisks() override;
+  absl::Status RecordGrant(const migration::MoveId& id, uint64_t epoch, absl::string_view where) override;
+  void Moved(absl::string_view where) override { moved_to = std::string(where); }
+
+  FakeFailure failure = FakeFailure::kNone;
+  std::vector<uint64_t> ballooned;  // pages of region 0
+  // While the guest runs, everything counts as written at every look: a guest that never converges, on any machine.
+  bool restless = false;
+  int inhibited = 0;
+  bool tracking = false;
+  bool disks_held = true;
+  int throttle = 0;
+  bool grant_recorded = false;
+  std::string moved_to;
+  // Called in SaveState(), for a test that wants to act at the switchover.
+  std::function<void()> on_save;
+  // Called in RecordGrant(): before GRANT is sent.
+  std::function<void()> on_grant;
+  // Spoils the package.
+  std::function<void(std::vector<uint8_t>&)> on_package;
+
+ private:
+  absl::Status Fail(FakeFailure where) const;
+
+  GuestMemory& memory_;
+  FakeGuest& guest_;
+};
+
+// Owns what it builds: the memory and the guest.
+class FakeDestination final : public migration::DestinationFactory {
+ public:
+  explicit FakeDestination(MemoryBacking backing) : backing_(backing) {}
+
+  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
+      state::MachineDescription::Reader description) override;
+
+  GuestMemory* memory() { return memory_.get(); }
+  // Null before the state was loaded.
+  FakeGuest* guest() { return guest_.get(); }
+
+  FakeFailure failure = FakeFailure::kNone;
+  // Called in LoadState(), in Run() when the guest runs, and when all is here.
+  std::function<void()> on_load;
+  std::function<void()> on_run;
+  std::function<void()> on_arrived;
+  int inhibited = 0;
+  bool locked = true;
+  bool thp_allowed = false;
+  bool disks_held = false;
+  bool locked_while_receiving = false;  // R8
+
+ private:
+  friend class FakeDestinationPort;
+
+  const MemoryBacking backing_;
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<FakeGuest> guest_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_TESTS_FAKES_FAKE_GUEST_H_

@@ -1,0 +1,140 @@
+#include "tests/fakes/relay.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "vmm/base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr size_t kPieceBytes = 64 << 10;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Relay>> Relay::Create(const std::string& path, const Address& onward) {
+  FERRITE_ASSIGN_OR_RETURN(auto listener, Listener::Create({.kind = Address::Kind::kUnix, .path = path}));
+  FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
+  std::unique_ptr<Relay> relay(new Relay(std::move(listener), onward, std::move(stop)));
+  relay->thread_ = Thread("test-relay", [relay = relay.get()] { relay->Accept(); });
+  return relay;
+}
+
+Relay::Relay(std::unique_ptr<Listener> listener, const Address& onward, EventFd stop)
+    : listener_(std::move(listener)), onward_(onward), stop_(std::move(stop)) {}
+
+Relay::~Relay() {
+  stop_.Signal();
+  thread_.Join();
+  std::list<Link> links;
+  {
+    const absl::MutexLock lock(&mutex_);
+    BreakAll();
+    links.swap(links_);
+  }
+  // Joined here, without the lock that their threads take.
+}
+
+void Relay::Accept() {
+  while (true) {
+    auto source = listener_->Accept(stop_);
+    if (!source.ok()) {
+      return;
+    }
+    auto destination = Connect(onward_, absl::Seconds(10), stop_);
+    const absl::MutexLock lock(&mutex_);
+    if (!destination.ok() || closed_) {
+      continue;
+    }
+    Link& link = links_.emplace_back();
+    link.source = *std::move(source);
+    link.destination = *std::move(destination);
+    link.there = Thread("test-relay-to", [this, &link] { Pump(*link.source, *link.destination); });
+    link.back = Thread("test-relay-fro", [this, &link] { Pump(*link.destination, *link.source); });
+  }
+}
+
+void Relay::Pump(Stream& from, Stream& to) {
+  std::vector<uint8_t> piece(kPieceBytes);
+  while (true) {
+    pollfd polled{.fd = from.fd(), .events = POLLIN, .revents = 0};
+    const int ready = poll(&polled, 1, -1);
+    const ssize_t n = ready < 0 ? -1 : read(from.fd(), piece.data(), piece.size());
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
+      continue;
+    }
+    const uint64_t allowed = n <= 0 ? 0 : Allow(static_cast<uint64_t>(n));
+    const bool passed = to.WriteAll(std::span<const uint8_t>(piece).first(allowed)).ok();
+    if (n <= 0 || !passed || allowed < static_cast<uint64_t>(n)) {
+      // An end is passed on as one.
+      to.Shutdown();
+      from.Shutdown();
+      if (n > 0 && allowed < static_cast<uint64_t>(n)) {
+        const absl::MutexLock lock(&mutex_);
+        BreakAll();
+      }
+      return;
+    }
+  }
+}
+
+uint64_t Relay::Allow(uint64_t wanted) {
+  const absl::MutexLock lock(&mutex_);
+  const uint64_t allowed = will_cut_ ? std::min(wanted, left_) : wanted;
+  bytes_ += allowed;
+  if (will_cut_) {
+    left_ -= allowed;
+    if (allowed < wanted) {
+      will_cut_ = false;
+      ++cuts_;
+    }
+  }
+  return allowed;
+}
+
+void Relay::BreakAll() {
+  for (Link& link : links_) {
+    link.source->Shutdown();
+    link.destination->Shutdown();
+  }
+}
+
+void Relay::CutAfter(uint64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  if (bytes == 0) {
+    ++cuts_;
+    will_cut_ = false;
+    BreakAll();
+    return;
+  }
+  will_cut_ = true;
+  left_ = bytes;
+}
+
+void Relay::Close() {
+  const absl::MutexLock lock(&mutex_);
+  closed_ = true;
+}
+
+void Relay::Open() {
+  const absl::MutexLock lock(&mutex_);
+  closed_ = false;
+}
+
+uint64_t Relay::cuts() const {
+  const absl::MutexLock lock(&mutex_);
+  return cuts_;
+}
+
+uint64_t Relay::bytes() const {
+  const absl::MutexLock lock(&mutex_);
+  return bytes_;
+}
+
+}  // namespace ferrite::migration

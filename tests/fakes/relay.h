@@ -1,0 +1,71 @@
+// Stands between the two sides of a move and can cut what passes: a network that fails when a test wants it to.
+#ifndef FERRITE_TESTS_FAKES_RELAY_H_
+#define FERRITE_TESTS_FAKES_RELAY_H_
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "migration/transport/address.h"
+#include "migration/transport/socket.h"
+#include "migration/transport/stream.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite::migration {
+
+// Listens at a unix path of its own and connects on to another address. Threads: any.
+class Relay {
+ public:
+  static absl::StatusOr<std::unique_ptr<Relay>> Create(const std::string& path, const Address& onward);
+  ~Relay();
+
+  const Address& address() const { return listener_->address(); }
+
+  // Every connection breaks now, wherever its bytes are.
+  void Cut() { CutAfter(0); }
+  // They break when that many more bytes have passed, of all of them together, in both directions.
+  void CutAfter(uint64_t bytes);
+  // While it is closed, new connections break at once.
+  void Close();
+  void Open();
+
+  uint64_t cuts() const;
+  // That passed so far.
+  uint64_t bytes() const;
+
+ private:
+  struct Link {
+    std::unique_ptr<Stream> source;
+    std::unique_ptr<Stream> destination;
+    Thread there;
+    Thread back;
+  };
+
+  Relay(std::unique_ptr<Listener> listener, const Address& onward, EventFd stop);
+  void Accept();
+  void Pump(Stream& from, Stream& to);
+  // How many of `wanted` bytes may pass.
+  uint64_t Allow(uint64_t wanted);
+  void BreakAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const std::unique_ptr<Listener> listener_;
+  const Address onward_;
+  const EventFd stop_;
+  mutable absl::Mutex mutex_;
+  std::list<Link> links_ ABSL_GUARDED_BY(mutex_);
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool will_cut_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t left_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t cuts_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  Thread thread_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_TESTS_FAKES_RELAY_H_
