@@ -1,0 +1,89 @@
+// The devices of a machine: made from its configuration, placed on the buses, wired to KVM.
+#ifndef FERRITE_VMM_MACHINE_DEVICE_SET_H_
+#define FERRITE_VMM_MACHINE_DEVICE_SET_H_
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "devices/power/i8042_reset.h"
+#include "devices/power/power_device.h"
+#include "devices/serial/serial.h"
+#include "devices/serial/serial_backend.h"
+#include "devices/virtio/mmio_transport.h"
+#include "vmm/base/event_loop.h"
+#include "vmm/boot/acpi_tables.h"
+#include "vmm/bus/bus.h"
+#include "vmm/bus/device.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/machine/irq_line.h"
+#include "vmm/machine/machine_config.h"
+#include "vmm/memory/guest_memory.h"
+
+namespace ferrite {
+
+class Balloon;
+class Block;
+
+// Threads: the buses are for vCPU threads; everything else is called by one thread at a time.
+class DeviceSet {
+ public:
+  // What the guest asks of the machine; called on vCPU threads.
+  struct Requests {
+    std::function<void()> power_off;
+    std::function<void()> reset;
+  };
+
+  // Makes all devices of `config`. `vm`, `memory`, `loop` and `console` (may be null) outlive the set.
+  static absl::StatusOr<std::unique_ptr<DeviceSet>> Create(const MachineConfig& config, const KvmVm& vm,
+                                                           GuestMemory& memory, EventLoop& loop, SerialBackend* console,
+                                                           Requests requests);
+
+  Bus& mmio() { return mmio_; }
+  Bus& ports() { return ports_; }
+  // Null when there is none.
+  Balloon* balloon() { return balloon_; }
+  // What vmm/boot tells the guest of it all.
+  AcpiPlatform DescribePlatform(uint32_t cpus) const;
+
+  // In the order in which they are quiesced; they are resumed the other way round.
+  std::span<Device* const> devices() const { return devices_; }
+  void Quiesce();
+  void Resume();
+  void Arrived();
+  void Reset();
+
+  // In the order of the configuration.
+  std::span<Block* const> disks() const { return disks_; }
+
+  // By name, see vmm/bus/device.h.
+  void Save(capnp::List<state::Device>::Builder out) const;
+  // Whether `in` has exactly the devices of this set, and each takes its part (R7).
+  absl::Status CheckState(capnp::List<state::Device>::Reader in) const;
+  void LoadState(capnp::List<state::Device>::Reader in);
+
+ private:
+  DeviceSet() : mmio_("mmio"), ports_("pio") {}
+
+  absl::Status AddPcDevices(const KvmVm& vm, SerialBackend* console, const Requests& requests);
+  absl::Status AddVirtioDevices(const MachineConfig& config, const KvmVm& vm, GuestMemory& memory, EventLoop& loop);
+  absl::Status AddVirtio(std::unique_ptr<virtio::Device> device, const KvmVm& vm, GuestMemory& memory, EventLoop& loop);
+
+  Bus mmio_;
+  Bus ports_;
+  std::vector<std::unique_ptr<IrqLine>> irq_lines_;
+  std::unique_ptr<Serial> serial_;
+  std::unique_ptr<PowerDevice> power_;
+  std::unique_ptr<I8042Reset> i8042_;
+  std::vector<std::unique_ptr<virtio::MmioTransport>> virtio_;
+  Balloon* balloon_ = nullptr;
+  std::vector<Block*> disks_;
+  std::vector<Device*> devices_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MACHINE_DEVICE_SET_H_

@@ -1,0 +1,123 @@
+#include "vmm/machine/dirty_tracker.h"
+
+#include <algorithm>
+
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+// KVM_CLEAR_DIRTY_LOG keeps vCPUs that fault waiting: 256 MiB at a time.
+constexpr uint64_t kClearPages = 65536;
+
+}  // namespace
+
+DirtyTracker::DirtyTracker(KvmVm& vm, GuestMemory& memory, std::vector<KvmVcpu*> vcpus)
+    : vm_(vm), memory_(memory), vcpus_(std::move(vcpus)) {}
+
+absl::Status DirtyTracker::MakeSlots() { return SetLogging(false); }
+
+absl::Status DirtyTracker::SetLogging(bool on) {
+  uint32_t slot = 0;
+  for (const std::unique_ptr<MemoryRegion>& region : memory_.regions()) {
+    FERRITE_RETURN_IF_ERROR(
+        vm_.SetSlot({.slot = slot++, .base = region->base(), .host = region->guest_mapping(), .log_dirty = on}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DirtyTracker::Start() {
+  absl::MutexLock lock(&mutex_);
+  if (on_) {
+    return absl::FailedPreconditionError("dirty tracking is on already");
+  }
+  if (vm_.dirty_mode() == DirtyMode::kRing) {
+    reaped_.clear();
+    for (const std::unique_ptr<MemoryRegion>& region : memory_.regions()) {
+      reaped_.push_back(std::make_unique<PageBitmap>(region->pages()));
+    }
+  }
+  FERRITE_RETURN_IF_ERROR(SetLogging(true));
+  on_ = true;
+  first_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status DirtyTracker::Stop() {
+  absl::MutexLock lock(&mutex_);
+  if (!on_) {
+    return absl::OkStatus();
+  }
+  FERRITE_RETURN_IF_ERROR(SetLogging(false));
+  if (vm_.dirty_mode() == DirtyMode::kRing) {
+    // What is left in the rings is of no interest, but it would come up in the next tracking.
+    FERRITE_RETURN_IF_ERROR(ReapRingsLocked());
+    reaped_.clear();
+  }
+  on_ = false;
+  return absl::OkStatus();
+}
+
+absl::Status DirtyTracker::Collect(std::span<PageBitmap* const> dirty) {
+  absl::MutexLock lock(&mutex_);
+  if (!on_) {
+    return absl::FailedPreconditionError("dirty tracking is off");
+  }
+  const auto regions = memory_.regions();
+  FERRITE_CHECK(dirty.size() == regions.size());
+  const bool rings = vm_.dirty_mode() == DirtyMode::kRing;
+  if (rings) {
+    FERRITE_RETURN_IF_ERROR(ReapRingsLocked());
+  }
+  for (uint32_t slot = 0; slot < regions.size(); ++slot) {
+    MemoryRegion& region = *regions[slot];
+    FERRITE_CHECK(dirty[slot]->pages() == region.pages());
+    if (rings) {
+      reaped_[slot]->TakeInto(*dirty[slot]);
+    } else {
+      FERRITE_RETURN_IF_ERROR(CollectLog(slot, *dirty[slot]));
+    }
+    region.own_writes().TakeInto(*dirty[slot]);
+    if (first_) {
+      dirty[slot]->SetRange(0, region.pages());
+    }
+  }
+  first_ = false;
+  return absl::OkStatus();
+}
+
+absl::Status DirtyTracker::CollectLog(uint32_t slot, PageBitmap& dirty) {
+  std::vector<uint64_t> words(dirty.words());
+  FERRITE_RETURN_IF_ERROR(vm_.GetDirtyLog(slot, words));
+  dirty.OrWords(words);
+  if (!vm_.manual_protect()) {
+    return absl::OkStatus();
+  }
+  // Cleared before anyone reads the pages: what is written from here on is in the next collection.
+  for (uint64_t first = 0; first < dirty.pages(); first += kClearPages) {
+    const uint64_t pages = std::min(kClearPages, dirty.pages() - first);
+    const std::span<const uint64_t> piece = std::span(words).subspan(first / 64, (pages + 63) / 64);
+    if (std::any_of(piece.begin(), piece.end(), [](uint64_t word) { return word != 0; })) {
+      FERRITE_RETURN_IF_ERROR(vm_.ClearDirtyLog(slot, first, static_cast<uint32_t>(pages), piece));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DirtyTracker::ReapRings() {
+  absl::MutexLock lock(&mutex_);
+  return ReapRingsLocked();
+}
+
+absl::Status DirtyTracker::ReapRingsLocked() {
+  for (KvmVcpu* vcpu : vcpus_) {
+    vcpu->dirty_ring()->Reap([this](uint32_t slot, uint64_t page) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      if (slot < reaped_.size() && page < reaped_[slot]->pages()) {
+        reaped_[slot]->Set(page);
+      }
+    });
+  }
+  return vm_.ResetDirtyRings().status();
+}
+
+}  // namespace ferrite

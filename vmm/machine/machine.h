@@ -1,0 +1,139 @@
+// One virtual machine: RAM, vCPUs, devices, and the order in which they start, stop, save and load.
+#ifndef FERRITE_VMM_MACHINE_MACHINE_H_
+#define FERRITE_VMM_MACHINE_MACHINE_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "proto/machine.capnp.h"
+#include "proto/state.capnp.h"
+#include "vmm/machine/machine_config.h"
+#include "vmm/memory/guest_memory.h"
+#include "vmm/memory/page_bitmap.h"
+
+namespace ferrite {
+
+class Balloon;
+class EventLoop;
+class Kvm;
+class SerialBackend;
+
+// created: nothing loaded yet. paused ⇄ running. stopped: for good.
+enum class MachineState { kCreated, kPaused, kRunning, kStopped };
+absl::string_view MachineStateName(MachineState state);
+
+enum class StopReason {
+  kPowerOff,    // the guest powered off (ACPI S5)
+  kReset,       // the guest reset itself and reboot_on_reset is false
+  kRequested,   // Stop()
+  kGuestFault,  // triple fault, or an exit that KVM could not handle: the guest cannot go on
+  kError,       // the monitor or the host failed
+  kMoved,       // the guest runs in another monitor: Leave()
+};
+
+// "power-off", "reset", "requested", "guest fault", "error", "moved".
+absl::string_view StopReasonName(StopReason reason);
+
+struct StopInfo {
+  StopReason reason = StopReason::kRequested;
+  // For a fault or an error: the exit's own details and the vCPU's registers, several lines.
+  std::string details;
+};
+
+struct MachineEvent {
+  // kMove does not come from the machine, but from those who move it.
+  enum class Kind { kRunning, kPaused, kReset, kStopped, kBalloon, kMove };
+  Kind kind;
+  // kStopped: the reason and its details. kBalloon: the balloon's size in bytes. kMove: where it stands. Else empty.
+  std::string text;
+};
+
+// Threads: every public method may be called from any thread but a vCPU's or the device loop's; Pause, Resume, Reset,
+// Save and LoadState take turns. vCPU i runs on a thread named "vcpu-i".
+class Machine {
+ public:
+  // Makes the VM, its memory, vCPUs and devices; opens and locks the disks. Nothing runs. `console` (may be null) and
+  // `kvm` outlive the machine. `loop` runs the devices' work.
+  static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineConfig& config, Kvm& kvm, EventLoop& loop,
+                                                         SerialBackend* console);
+  // Stops the machine when it was not.
+  virtual ~Machine() = default;
+
+  // created → paused: loads the kernel of the configuration and sets the vCPUs to its entry.
+  virtual absl::Status Boot() = 0;
+  // paused → running. Running already is OK.
+  virtual absl::Status Resume() = 0;
+  // running → paused: all vCPUs are out of KVM_RUN with their exits completed, the devices are quiesced, and nothing of
+  // the monitor writes guest memory after it returned. Paused already is OK.
+  virtual absl::Status Pause() = 0;
+  // As if the reset button was pressed: devices and vCPUs to power-on, kernel loaded anew; paused stays paused.
+  virtual absl::Status Reset() = 0;
+  // → stopped; vCPU threads have ended. Idempotent.
+  virtual void Stop() = 0;
+  // Blocks until the machine is stopped.
+  virtual StopInfo WaitUntilStopped() = 0;
+
+  // Paused only: the complete state of vCPUs, irqchip, clock and devices. Guest memory is not part of it.
+  virtual absl::Status Save(state::Machine::Builder out) = 0;
+  // Checks everything in `in` against this machine, changing nothing (R7): versions, devices, lengths, ranges.
+  virtual absl::Status CheckState(state::Machine::Reader in) const = 0;
+  // created or paused → paused: CheckState(), then applies it. Loading may touch guest memory (it is there, or it
+  // faults in). When the kernel refuses a part, the machine is stopped with that error.
+  virtual absl::Status LoadState(state::Machine::Reader in) = 0;
+
+  // Dirty tracking, for a move. After StartDirtyTracking() every page counts as written; CollectDirty() adds the pages
+  // that vCPUs and the monitor wrote since the last collection to `dirty` (one bitmap for each of memory().regions(),
+  // in their order) and forgets them. A page that is written after the call returned is in the next collection; what
+  // is collected while the machine is paused is complete. One thread at a time calls the three.
+  virtual absl::Status StartDirtyTracking() = 0;
+  virtual absl::Status CollectDirty(std::span<PageBitmap* const> dirty) = 0;
+  virtual absl::Status StopDirtyTracking() = 0;
+
+  // For a move. Describe() writes what another monitor needs to make the same machine; any state but stopped.
+  virtual absl::Status Describe(state::MachineDescription::Builder out) = 0;
+  // Keeps the guest from running: running → paused, created and paused stay; from when it returned Resume() and Reset()
+  // are refused with `why`, until EndHold(), which starts nothing. Returns whether the guest ran.
+  virtual absl::StatusOr<bool> Hold(std::string why) = 0;
+  virtual void EndHold() = 0;
+  // Resume() of a machine that came here by a move: its devices are told.
+  virtual absl::Status ResumeArrived() = 0;
+  // As Stop(), when the guest runs elsewhere now: kMoved, with `where` as the details.
+  virtual void Leave(std::string where) = 0;
+  // Created or paused: all that the guest wrote is on the disks and their locks are given up; and they are opened and
+  // locked again. Both go on to the last disk and return the first error. A disk that is as asked for already is OK.
+  virtual absl::Status ReleaseDisks() = 0;
+  virtual absl::Status AcquireDisks() = 0;
+  // Lets each vCPU run only (100 - percent) of the time, 0 to 99, in slices of 10 ms.
+  virtual void SetThrottle(int percent) = 0;
+  // Created only, and it stays so: how long it takes to load the state of a machine like this one.
+  virtual absl::StatusOr<absl::Duration> MeasureLoad() = 0;
+  // The vCPU that runs on the thread with this id. Never waits.
+  virtual std::optional<uint32_t> VcpuOfThread(pid_t thread) const = 0;
+
+  virtual MachineState state() const = 0;
+  virtual const MachineConfig& config() const = 0;
+  virtual GuestMemory& memory() = 0;
+  // Null when the machine has none.
+  virtual Balloon* balloon() = 0;
+
+  // Calls `listener` for each event, on the thread that caused it; it must not call back into the machine. Set once,
+  // before Boot() or LoadState().
+  virtual void SetListener(std::function<void(const MachineEvent&)> listener) = 0;
+
+  // ns since Create() at which the first vCPU entered the guest; 0 before. For the start-up figures.
+  virtual int64_t first_entry_ns() const = 0;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MACHINE_MACHINE_H_

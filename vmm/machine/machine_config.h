@@ -1,0 +1,45 @@
+// What a machine is made of. Parsed and checked once (vmm/app, later config files and a move); Machine trusts it.
+#ifndef FERRITE_VMM_MACHINE_MACHINE_CONFIG_H_
+#define FERRITE_VMM_MACHINE_MACHINE_CONFIG_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/memory/memory_region.h"
+
+namespace ferrite {
+
+struct DiskConfig {
+  std::string id;  // "root"; device name "virtio-blk:root"
+  std::string path;
+  bool read_only = false;
+};
+
+struct MachineConfig {
+  std::string name;
+  uint32_t cpus = 1;  // 1 to 32
+  uint64_t memory_bytes = uint64_t{512} << 20;
+  MemoryBacking memory_backing = MemoryBacking::kMemfd;
+  bool transparent_huge_pages = false;
+  bool lock_memory = false;  // mlock(2) of guest RAM
+  bool dirty_ring = false;   // KVM's dirty ring in place of its dirty log
+
+  // Empty when the machine is to be loaded from a state, not booted.
+  std::string kernel_path;
+  std::string initrd_path;  // empty: none
+  std::string command_line;
+
+  std::vector<DiskConfig> disks;
+  // The disks are looked at, but neither locked nor kept open until Machine::AcquireDisks(): another monitor has them.
+  bool disks_elsewhere = false;
+  std::optional<uint64_t> balloon_bytes;  // the target at start; no balloon device when absent
+  bool rng = false;
+
+  bool reboot_on_reset = true;  // false: a reset by the guest stops the machine
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MACHINE_MACHINE_CONFIG_H_

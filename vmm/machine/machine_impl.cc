@@ -1,0 +1,434 @@
+#include "vmm/machine/machine_impl.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "devices/balloon/balloon.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+#include "vmm/boot/boot_loader.h"
+#include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/platform_state.h"
+#include "vmm/kvm/vcpu_state.h"
+#include "vmm/machine/machine_state.h"
+#include "vmm/machine/vcpu_setup.h"
+
+namespace ferrite {
+
+absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const MachineConfig& config, Kvm& kvm, EventLoop& loop,
+                                                         SerialBackend* console) {
+  return MachineImpl::Create(config, kvm, loop, console);
+}
+
+absl::StatusOr<std::unique_ptr<Machine>> MachineImpl::Create(const MachineConfig& config, Kvm& kvm, EventLoop& loop,
+                                                             SerialBackend* console) {
+  std::unique_ptr<MachineImpl> machine(new MachineImpl(config, kvm));
+  FERRITE_RETURN_IF_ERROR(machine->Init(loop, console));
+  return machine;
+}
+
+absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
+  FERRITE_RETURN_IF_ERROR(MakeMemory());
+  FERRITE_ASSIGN_OR_RETURN(vm_, KvmVm::Create(kvm_, config_.dirty_ring ? DirtyMode::kRing : DirtyMode::kLog));
+  FERRITE_RETURN_IF_ERROR(MakeVcpus());
+  std::vector<KvmVcpu*> vcpus;
+  for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
+    vcpus.push_back(vcpu.get());
+  }
+  dirty_tracker_ = std::make_unique<DirtyTracker>(*vm_, *memory_, std::move(vcpus));
+  FERRITE_RETURN_IF_ERROR(dirty_tracker_->MakeSlots());
+  FERRITE_ASSIGN_OR_RETURN(
+      devices_, DeviceSet::Create(config_, *vm_, *memory_, loop, console,
+                                  {.power_off = [this] { OnGuestEnd(StopReason::kPowerOff, "by the guest"); },
+                                   .reset = [this] { OnGuestEnd(StopReason::kReset, "by the guest"); }}));
+
+  auto power_on = power_on_.initRoot<state::Machine>();
+  auto states = power_on.initVcpus(vcpus_.size());
+  for (uint32_t i = 0; i < vcpus_.size(); ++i) {
+    FERRITE_RETURN_IF_ERROR(SaveVcpu(kvm_, *vcpus_[i], states[i]));
+  }
+  FERRITE_RETURN_IF_ERROR(SaveIrqchip(*vm_, power_on.initIrqchip()));
+
+  if (balloon() != nullptr) {
+    balloon()->SetListener(
+        [this](uint64_t actual_bytes) { Tell(MachineEvent::Kind::kBalloon, absl::StrCat(actual_bytes)); });
+  }
+  for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
+    VcpuThread::Listener& listener = *this;
+    vcpu_threads_.push_back(std::make_unique<VcpuThread>(*vcpu, devices_->mmio(), devices_->ports(), listener));
+  }
+  std::vector<VcpuThread*> threads;
+  for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
+    vcpu_thread_ids_.push_back(thread->thread_id());
+    threads.push_back(thread.get());
+  }
+  throttle_ = std::make_unique<VcpuThrottle>(std::move(threads));
+  control_thread_ = Thread("machine-ctl", [this] { RunControl(); });
+  return absl::OkStatus();
+}
+
+absl::Status MachineImpl::MakeMemory() {
+  FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(config_.memory_bytes, config_.memory_backing));
+  const uint32_t bits = PhysicalAddressBits(kvm_.supported_cpuid());
+  const std::unique_ptr<MemoryRegion>& last = memory_->regions().back();
+  if (bits < 64 && last->end().value() > uint64_t{1} << bits) {
+    return absl::InvalidArgumentError(absl::StrCat("guest memory of ", config_.memory_bytes >> 20,
+                                                   " MiB needs more than the ", bits,
+                                                   " bits of physical address that this host offers"));
+  }
+  for (const std::unique_ptr<MemoryRegion>& region : memory_->regions()) {
+    FERRITE_RETURN_IF_ERROR(region->SetThp(config_.transparent_huge_pages));
+    if (config_.lock_memory) {
+      FERRITE_RETURN_IF_ERROR(region->Lock());
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MachineImpl::MakeVcpus() {
+  for (uint32_t i = 0; i < config_.cpus; ++i) {
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<KvmVcpu> vcpu, vm_->CreateVcpu(i));
+    FERRITE_RETURN_IF_ERROR(SetUpVcpu(kvm_, *vcpu, config_.cpus));
+    vcpus_.push_back(std::move(vcpu));
+  }
+  return absl::OkStatus();
+}
+
+MachineImpl::~MachineImpl() noexcept {
+  Stop();
+  {
+    absl::MutexLock lock(&request_mutex_);
+    ending_ = true;
+  }
+  control_thread_.Join();
+}
+
+// ---- Requests of vCPU threads ----
+
+void MachineImpl::OnEnter() {
+  int64_t never = 0;
+  const std::chrono::nanoseconds since = std::chrono::steady_clock::now() - created_;
+  first_entry_ns_.compare_exchange_strong(never, since.count());
+}
+
+void MachineImpl::OnGuestEnd(StopReason reason, std::string details) {
+  // The others stand still at once, too. The list of threads is fixed as long as one of them is not parked.
+  for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
+    thread->RequestPark();
+  }
+  absl::MutexLock lock(&request_mutex_);
+  if (!request_.has_value()) {
+    request_ = Request{reason, std::move(details)};
+  }
+}
+
+void MachineImpl::RunControl() {
+  for (;;) {
+    {
+      absl::MutexLock lock(&request_mutex_);
+      const auto called = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return request_.has_value() || ending_; };
+      request_mutex_.Await(absl::Condition(&called));
+      if (ending_) {
+        return;
+      }
+    }
+    absl::MutexLock lock(&operation_mutex_);
+    CarryOutRequest();
+  }
+}
+
+void MachineImpl::CarryOutRequest() {
+  std::optional<Request> request;
+  {
+    absl::MutexLock lock(&request_mutex_);
+    request = std::exchange(request_, std::nullopt);
+  }
+  if (!request.has_value() || state() == MachineState::kStopped) {
+    return;
+  }
+  if (request->reason != StopReason::kReset || !config_.reboot_on_reset) {
+    StopLocked({request->reason, std::move(request->details)});
+    return;
+  }
+  if (config_.kernel_path.empty()) {
+    StopLocked({StopReason::kReset, "by the guest; the machine was loaded without a kernel to boot again"});
+    return;
+  }
+  if (const absl::Status status = ResetLocked(); !status.ok()) {
+    StopLocked({StopReason::kError, absl::StrCat("reset by the guest: ", status.message())});
+  }
+}
+
+// ---- State ----
+
+absl::Status MachineImpl::WrongState(absl::string_view operation) {
+  std::string why;
+  {
+    absl::MutexLock lock(&stop_mutex_);
+    if (stop_info_.has_value()) {
+      why = absl::StrCat(" (", StopReasonName(stop_info_->reason), ")");
+    }
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("cannot ", operation, ": the machine is ", MachineStateName(state()), why));
+}
+
+void MachineImpl::ChangeState(MachineState to) {
+  MachineState from = state();
+  FERRITE_CHECK(MachineStateMayChange(from, to));
+  FERRITE_CHECK(state_.compare_exchange_strong(from, to));
+}
+
+void MachineImpl::Tell(MachineEvent::Kind kind, std::string text) {
+  if (listener_) {
+    listener_({kind, std::move(text)});
+  }
+}
+
+// ---- Operations ----
+
+absl::Status MachineImpl::Boot() {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() != MachineState::kCreated) {
+    return WrongState("boot");
+  }
+  FERRITE_RETURN_IF_ERROR(LoadKernelAndEnter());
+  ChangeState(MachineState::kPaused);
+  return absl::OkStatus();
+}
+
+absl::Status MachineImpl::LoadKernelAndEnter() {
+  if (config_.kernel_path.empty()) {
+    return absl::FailedPreconditionError("the machine has no kernel to boot");
+  }
+  FERRITE_ASSIGN_OR_RETURN(const BootEntry entry,
+                           LoadKernel(*memory_, {.kernel_path = config_.kernel_path,
+                                                 .initrd_path = config_.initrd_path,
+                                                 .command_line = config_.command_line,
+                                                 .platform = devices_->DescribePlatform(config_.cpus)}));
+  return EnterKernel(*vcpus_[0], entry);
+}
+
+void MachineImpl::ParkVcpus() {
+  // All are asked before the first is waited for: the guest stops everywhere at about the same time.
+  for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
+    thread->RequestPark();
+  }
+  for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
+    thread->WaitUntilParked();
+  }
+}
+
+void MachineImpl::StartVcpus() {
+  for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
+    if (const absl::Status status = vcpu->NotifyPaused(); !status.ok()) {
+      Log().warn("the guest's watchdog is not told of the pause: {}", status.ToString());
+    }
+  }
+  for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
+    thread->Run();
+  }
+}
+
+absl::Status MachineImpl::Resume() {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() == MachineState::kRunning) {
+    return absl::OkStatus();
+  }
+  if (state() != MachineState::kPaused) {
+    return WrongState("resume");
+  }
+  if (held_.has_value()) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot resume: ", *held_));
+  }
+  ResumeLocked();
+  return absl::OkStatus();
+}
+
+void MachineImpl::ResumeLocked() {
+  devices_->Resume();
+  ChangeState(MachineState::kRunning);
+  Tell(MachineEvent::Kind::kRunning, "");
+  StartVcpus();
+}
+
+absl::Status MachineImpl::Pause() {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() == MachineState::kRunning) {
+    PauseLocked();
+    CarryOutRequest();
+  }
+  return state() == MachineState::kPaused ? absl::OkStatus() : WrongState("pause");
+}
+
+void MachineImpl::PauseLocked() {
+  ParkVcpus();
+  devices_->Quiesce();
+  ChangeState(MachineState::kPaused);
+  Tell(MachineEvent::Kind::kPaused, "");
+}
+
+absl::Status MachineImpl::Reset() {
+  absl::MutexLock lock(&operation_mutex_);
+  CarryOutRequest();
+  if (state() != MachineState::kRunning && state() != MachineState::kPaused) {
+    return WrongState("reset");
+  }
+  if (held_.has_value()) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot reset: ", *held_));
+  }
+  if (config_.kernel_path.empty()) {
+    return absl::FailedPreconditionError("cannot reset: the machine was loaded without a kernel to boot again");
+  }
+  const absl::Status status = ResetLocked();
+  if (!status.ok()) {
+    StopLocked({StopReason::kError, absl::StrCat("reset: ", status.message())});
+  }
+  return status;
+}
+
+absl::Status MachineImpl::ResetLocked() {
+  const bool was_running = state() == MachineState::kRunning;
+  if (was_running) {
+    ParkVcpus();
+    devices_->Quiesce();
+  }
+  {
+    // What the guest asked for before it was reset concerns the next one no more.
+    absl::MutexLock lock(&request_mutex_);
+    request_.reset();
+  }
+  devices_->Reset();
+  const state::Machine::Reader power_on = power_on_.getRoot<state::Machine>().asReader();
+  TscAnchor anchor;
+  for (uint32_t i = 0; i < vcpus_.size(); ++i) {
+    FERRITE_RETURN_IF_ERROR(LoadVcpu(*vcpus_[i], anchor, power_on.getVcpus()[i]));
+  }
+  FERRITE_RETURN_IF_ERROR(LoadIrqchip(*vm_, power_on.getIrqchip()));
+  FERRITE_RETURN_IF_ERROR(LoadKernelAndEnter());
+  Tell(MachineEvent::Kind::kReset, "");
+  if (was_running) {
+    devices_->Resume();
+    StartVcpus();
+  }
+  return absl::OkStatus();
+}
+
+void MachineImpl::Stop() {
+  absl::MutexLock lock(&operation_mutex_);
+  StopInfo info{StopReason::kRequested, ""};
+  {
+    // A guest that ended by itself just before did not end because of this call.
+    absl::MutexLock request_lock(&request_mutex_);
+    if (request_.has_value() && request_->reason != StopReason::kReset) {
+      info = {request_->reason, request_->details};
+    }
+    request_.reset();
+  }
+  StopLocked(std::move(info));
+}
+
+void MachineImpl::StopLocked(StopInfo info) {
+  if (state() == MachineState::kStopped) {
+    return;
+  }
+  if (state() == MachineState::kRunning) {
+    ParkVcpus();
+    devices_->Quiesce();
+  }
+  // It may never have come to be.
+  throttle_.reset();
+  vcpu_threads_.clear();
+  ChangeState(MachineState::kStopped);
+  const std::string text = absl::StrCat(StopReasonName(info.reason), info.details.empty() ? "" : ": ", info.details);
+  const bool broken = info.reason == StopReason::kGuestFault || info.reason == StopReason::kError;
+  Log().log(broken ? spdlog::level::err : spdlog::level::info, "machine stopped: {}", text);
+  {
+    absl::MutexLock lock(&stop_mutex_);
+    stop_info_ = std::move(info);
+  }
+  Tell(MachineEvent::Kind::kStopped, text);
+}
+
+StopInfo MachineImpl::WaitUntilStopped() {
+  absl::MutexLock lock(&stop_mutex_);
+  const auto stopped = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stop_info_.has_value(); };
+  stop_mutex_.Await(absl::Condition(&stopped));
+  return *stop_info_;
+}
+
+// ---- Saved state ----
+
+absl::Status MachineImpl::Save(state::Machine::Builder out) {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() != MachineState::kPaused) {
+    return WrongState("save");
+  }
+  return SaveLocked(out);
+}
+
+absl::Status MachineImpl::SaveLocked(state::Machine::Builder out) {
+  out.setVersion(kMachineStateVersion);
+  auto states = out.initVcpus(vcpus_.size());
+  for (uint32_t i = 0; i < vcpus_.size(); ++i) {
+    FERRITE_RETURN_IF_ERROR(SaveVcpu(kvm_, *vcpus_[i], states[i]));
+  }
+  FERRITE_RETURN_IF_ERROR(SaveIrqchip(*vm_, out.initIrqchip()));
+  FERRITE_RETURN_IF_ERROR(SaveClock(*vm_, out.initClock()));
+  devices_->Save(out.initDevices(devices_->devices().size()));
+  return absl::OkStatus();
+}
+
+absl::Status MachineImpl::CheckState(state::Machine::Reader in) const {
+  absl::MutexLock lock(&operation_mutex_);
+  return CheckStateLocked(in);
+}
+
+absl::Status MachineImpl::CheckStateLocked(state::Machine::Reader in) const {
+  if (in.getVersion() == 0 || in.getVersion() > kMachineStateVersion) {
+    return absl::UnimplementedError(absl::StrCat("the machine's state has version ", in.getVersion(),
+                                                 ", this ferrite reads 1 to ", kMachineStateVersion));
+  }
+  if (in.getVcpus().size() != vcpus_.size()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the state has ", in.getVcpus().size(), " vCPUs, this machine has ", vcpus_.size()));
+  }
+  for (uint32_t i = 0; i < vcpus_.size(); ++i) {
+    FERRITE_RETURN_IF_ERROR(CheckVcpu(kvm_, *vcpus_[i], CpuidOnThisHost(kvm_, i, config_.cpus), in.getVcpus()[i]));
+  }
+  FERRITE_RETURN_IF_ERROR(CheckIrqchip(in.getIrqchip()));
+  FERRITE_RETURN_IF_ERROR(CheckClock(in.getClock()));
+  return devices_->CheckState(in.getDevices());
+}
+
+absl::Status MachineImpl::LoadState(state::Machine::Reader in) {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() != MachineState::kCreated && state() != MachineState::kPaused) {
+    return WrongState("load a state");
+  }
+  FERRITE_RETURN_IF_ERROR(CheckStateLocked(in));
+  if (const absl::Status status = Apply(in); !status.ok()) {
+    StopLocked({StopReason::kError, absl::StrCat("load of the state: ", status.message())});
+    return status;
+  }
+  if (state() == MachineState::kCreated) {
+    ChangeState(MachineState::kPaused);
+  }
+  return absl::OkStatus();
+}
+
+// The order is that of the contracts in vmm/kvm: clock, vCPUs, irqchip; then the devices, which write no guest memory
+// and trigger no interrupt before they are resumed.
+absl::Status MachineImpl::Apply(state::Machine::Reader in) {
+  FERRITE_RETURN_IF_ERROR(LoadClock(*vm_, in.getClock()));
+  TscAnchor anchor;
+  for (uint32_t i = 0; i < vcpus_.size(); ++i) {
+    FERRITE_RETURN_IF_ERROR(LoadVcpu(*vcpus_[i], anchor, in.getVcpus()[i]));
+  }
+  FERRITE_RETURN_IF_ERROR(LoadIrqchip(*vm_, in.getIrqchip()));
+  devices_->LoadState(in.getDevices());
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite

@@ -1,0 +1,179 @@
+// What Machine does for a move.
+#include <capnp/message.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "devices/block/block.h"
+#include "devices/block/disk_image.h"
+#include "vmm/base/status.h"
+#include "vmm/machine/machine_impl.h"
+
+namespace ferrite {
+namespace {
+
+std::string KindOf(absl::string_view device) {
+  absl::string_view kind = device.substr(0, device.find(':'));
+  kind = kind.substr(0, kind.find_last_not_of("0123456789") + 1);
+  return std::string(kind);
+}
+
+std::string Text(absl::string_view text) { return std::string(text); }
+
+}  // namespace
+
+absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() == MachineState::kStopped) {
+    return WrongState("describe the machine");
+  }
+  out.setName(config_.name);
+  out.setCpus(config_.cpus);
+  out.setStateVersion(kMachineStateVersion);
+  out.setRebootOnReset(config_.reboot_on_reset);
+  auto memory = out.initMemory();
+  memory.setBytes(config_.memory_bytes);
+  memory.setBacking(Text(MemoryBackingName(config_.memory_backing)));
+  memory.setTransparentHugePages(config_.transparent_huge_pages);
+  const auto regions = memory_->regions();
+  auto described_regions = out.initRegions(static_cast<uint32_t>(regions.size()));
+  for (uint32_t i = 0; i < regions.size(); ++i) {
+    described_regions[i].setName(regions[i]->name());
+    described_regions[i].setBase(regions[i]->base().value());
+    described_regions[i].setBytes(regions[i]->bytes());
+    described_regions[i].setHostPageBytes(regions[i]->host_page_bytes());
+  }
+  const auto devices = devices_->devices();
+  auto described_devices = out.initDevices(static_cast<uint32_t>(devices.size()));
+  for (uint32_t i = 0; i < devices.size(); ++i) {
+    described_devices[i].setName(Text(devices[i]->name()));
+    described_devices[i].setKind(KindOf(devices[i]->name()));
+    described_devices[i].setVersion(devices[i]->state_version());
+  }
+  const auto disks = devices_->disks();
+  auto described_disks = out.initDisks(static_cast<uint32_t>(disks.size()));
+  for (uint32_t i = 0; i < disks.size(); ++i) {
+    absl::MutexLock disk_lock(&disks[i]->mutex());
+    described_disks[i].setId(config_.disks[i].id);
+    described_disks[i].setPath(config_.disks[i].path);
+    described_disks[i].setReadOnly(config_.disks[i].read_only);
+    described_disks[i].setBytes(disks[i]->image().sectors() * kSectorBytes);
+  }
+  const auto cpuid = vcpus_[0]->cpuid();
+  auto leaves = out.initCpuid(static_cast<uint32_t>(cpuid.size()));
+  for (uint32_t i = 0; i < cpuid.size(); ++i) {
+    leaves[i].setFunction(cpuid[i].function);
+    leaves[i].setIndex(cpuid[i].index);
+    leaves[i].setFlags(cpuid[i].flags);
+    leaves[i].setEax(cpuid[i].eax);
+    leaves[i].setEbx(cpuid[i].ebx);
+    leaves[i].setEcx(cpuid[i].ecx);
+    leaves[i].setEdx(cpuid[i].edx);
+  }
+  out.setTscKhz(vcpus_[0]->tsc_khz());
+  auto boot = out.initBoot();
+  boot.setKernelPath(config_.kernel_path);
+  boot.setInitrdPath(config_.initrd_path);
+  boot.setCommandLine(config_.command_line);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> MachineImpl::Hold(std::string why) {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() == MachineState::kStopped) {
+    return WrongState("hold the machine");
+  }
+  if (held_.has_value()) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot hold the machine twice: ", *held_));
+  }
+  const bool ran = state() == MachineState::kRunning;
+  if (ran) {
+    PauseLocked();
+    CarryOutRequest();
+    if (state() != MachineState::kPaused) {
+      return WrongState("hold the machine");
+    }
+  }
+  held_ = std::move(why);
+  return ran;
+}
+
+absl::Status MachineImpl::ResumeArrived() {
+  FERRITE_RETURN_IF_ERROR(Resume());
+  absl::MutexLock lock(&operation_mutex_);
+  devices_->Arrived();
+  return absl::OkStatus();
+}
+
+void MachineImpl::EndHold() {
+  absl::MutexLock lock(&operation_mutex_);
+  held_.reset();
+}
+
+void MachineImpl::Leave(std::string where) {
+  absl::MutexLock lock(&operation_mutex_);
+  {
+    absl::MutexLock request_lock(&request_mutex_);
+    request_.reset();
+  }
+  StopLocked({StopReason::kMoved, std::move(where)});
+}
+
+absl::Status MachineImpl::ReleaseDisks() {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() != MachineState::kPaused && state() != MachineState::kCreated) {
+    return WrongState("release the disks");
+  }
+  absl::Status status;
+  for (Block* disk : devices_->disks()) {
+    absl::MutexLock disk_lock(&disk->mutex());
+    status.Update(disk->image().Release());
+  }
+  return status;
+}
+
+absl::Status MachineImpl::AcquireDisks() {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() != MachineState::kPaused && state() != MachineState::kCreated) {
+    return WrongState("acquire the disks");
+  }
+  absl::Status status;
+  for (Block* disk : devices_->disks()) {
+    absl::MutexLock disk_lock(&disk->mutex());
+    status.Update(disk->image().Acquire());
+  }
+  return status;
+}
+
+void MachineImpl::SetThrottle(int percent) {
+  absl::MutexLock lock(&operation_mutex_);
+  if (throttle_ != nullptr) {
+    throttle_->Set(percent);
+  }
+}
+
+absl::StatusOr<absl::Duration> MachineImpl::MeasureLoad() {
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() != MachineState::kCreated) {
+    return WrongState("try the load of a state");
+  }
+  capnp::MallocMessageBuilder message;
+  FERRITE_RETURN_IF_ERROR(SaveLocked(message.initRoot<state::Machine>()));
+  const absl::Time start = absl::Now();
+  const state::Machine::Reader state = message.getRoot<state::Machine>().asReader();
+  FERRITE_RETURN_IF_ERROR(CheckStateLocked(state));
+  FERRITE_RETURN_IF_ERROR(Apply(state));
+  return absl::Now() - start;
+}
+
+std::optional<uint32_t> MachineImpl::VcpuOfThread(pid_t thread) const {
+  const auto found = std::find(vcpu_thread_ids_.begin(), vcpu_thread_ids_.end(), thread);
+  if (found == vcpu_thread_ids_.end()) {
+    return std::nullopt;
+  }
+  return static_cast<uint32_t>(found - vcpu_thread_ids_.begin());
+}
+
+}  // namespace ferrite

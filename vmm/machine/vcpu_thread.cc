@@ -1,0 +1,215 @@
+#include "vmm/machine/vcpu_thread.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <span>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/status.h"
+#include "vmm/machine/exit_report.h"
+
+namespace ferrite {
+namespace {
+
+int KickSignal() { return SIGRTMIN; }
+
+void InstallKickHandler() {
+  static const bool kInstalled = [] {
+    struct sigaction action = {};
+    action.sa_handler = [](int) {};
+    // No SA_RESTART: the signal is there to interrupt KVM_RUN.
+    FERRITE_CHECK(sigaction(KickSignal(), &action, nullptr) == 0);
+    return true;
+  }();
+  (void)kInstalled;
+}
+
+void UnblockKick() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, KickSignal());
+  FERRITE_CHECK(pthread_sigmask(SIG_UNBLOCK, &set, nullptr) == 0);
+}
+
+}  // namespace
+
+VcpuThread::VcpuThread(KvmVcpu& vcpu, Bus& mmio, Bus& ports, Listener& listener)
+    : vcpu_(vcpu), mmio_(mmio), ports_(ports), listener_(listener) {
+  InstallKickHandler();
+  thread_ = Thread(absl::StrCat("vcpu-", vcpu.index()), [this] { Loop(); });
+}
+
+VcpuThread::~VcpuThread() {
+  {
+    absl::MutexLock lock(&mutex_);
+    want_ = Want::kEnd;
+    KickLocked();
+  }
+  thread_.Join();
+}
+
+void VcpuThread::Run() {
+  absl::MutexLock lock(&mutex_);
+  want_ = Want::kRun;
+}
+
+void VcpuThread::RequestPark() {
+  absl::MutexLock lock(&mutex_);
+  if (want_ == Want::kRun) {
+    want_ = Want::kPark;
+    KickLocked();
+  }
+}
+
+void VcpuThread::WaitUntilParked() {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&parked_));
+}
+
+// A kick is never lost: the flag is set before the signal, so a signal that comes too early for KVM_RUN leaves the flag
+// behind, and one that comes later interrupts it. The flag stays until the vCPU is to run again.
+void VcpuThread::KickLocked() {
+  vcpu_.RequestExit(true);
+  if (!parked_) {
+    pthread_kill(thread_.handle(), KickSignal());
+  }
+}
+
+void VcpuThread::SetBarred(bool on) {
+  absl::MutexLock lock(&mutex_);
+  barred_ = on;
+  if (on && want_ == Want::kRun) {
+    KickLocked();
+  }
+}
+
+pid_t VcpuThread::thread_id() {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(
+      +[](pid_t* id) { return *id != 0; }, &thread_id_));
+  return thread_id_;
+}
+
+void VcpuThread::Loop() {
+  UnblockKick();
+  {
+    absl::MutexLock lock(&mutex_);
+    thread_id_ = gettid();
+  }
+  while (WaitForRun()) {
+    listener_.OnEnter();
+    RunGuest();
+  }
+}
+
+bool VcpuThread::WaitForRun() {
+  absl::MutexLock lock(&mutex_);
+  parked_ = true;
+  mutex_.Await(absl::Condition(
+      +[](Want* want) { return *want != Want::kPark; }, &want_));
+  if (want_ == Want::kEnd) {
+    return false;
+  }
+  parked_ = false;
+  vcpu_.RequestExit(false);
+  return true;
+}
+
+bool VcpuThread::ShouldPark() {
+  absl::MutexLock lock(&mutex_);
+  const auto may_go_on = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return want_ != Want::kRun || !barred_; };
+  mutex_.Await(absl::Condition(&may_go_on));
+  if (want_ != Want::kRun) {
+    return true;
+  }
+  // Told to park and to run again before it could park.
+  vcpu_.RequestExit(false);
+  return false;
+}
+
+// Parks only where KVM_RUN came back with EINTR: it has then completed the exit before, as it must before the vCPU's
+// state is read. A device access that takes several exits comes back with the next one until it is done.
+void VcpuThread::RunGuest() {
+  for (;;) {
+    const int error = vcpu_.Run();
+    if (error == 0) {
+      if (!HandleExit()) {
+        return;
+      }
+    } else if (error == EINTR) {
+      if (ShouldPark()) {
+        return;
+      }
+    } else if (error != EAGAIN) {
+      End(StopReason::kError, DescribeRunError(error, vcpu_.run()));
+      return;
+    }
+  }
+}
+
+bool VcpuThread::HandleExit() {
+  const kvm_run& run = vcpu_.run();
+  switch (run.exit_reason) {
+    case KVM_EXIT_IO:
+      HandlePortIo();
+      return true;
+    case KVM_EXIT_MMIO:
+      HandleMmio();
+      return true;
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+      return true;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      if (const absl::Status status = listener_.OnDirtyRingFull(); !status.ok()) {
+        End(StopReason::kError, std::string(status.message()));
+        return false;
+      }
+      return true;
+    case KVM_EXIT_SYSTEM_EVENT:
+      if (run.system_event.type == KVM_SYSTEM_EVENT_SHUTDOWN) {
+        End(StopReason::kPowerOff, DescribeExit(run));
+      } else if (run.system_event.type == KVM_SYSTEM_EVENT_RESET) {
+        End(StopReason::kReset, DescribeExit(run));
+      } else {
+        End(StopReason::kGuestFault, DescribeExit(run));
+      }
+      return false;
+    default:
+      End(StopReason::kGuestFault, DescribeExit(run));
+      return false;
+  }
+}
+
+void VcpuThread::HandlePortIo() {
+  kvm_run& run = vcpu_.run();
+  uint8_t* data = reinterpret_cast<uint8_t*>(&run) + run.io.data_offset;
+  // A string instruction brings several values at once, all for the same port.
+  for (uint32_t i = 0; i < run.io.count; ++i, data += run.io.size) {
+    if (run.io.direction == KVM_EXIT_IO_IN) {
+      ports_.Read(run.io.port, {data, run.io.size});
+    } else {
+      ports_.Write(run.io.port, {data, run.io.size});
+    }
+  }
+}
+
+void VcpuThread::HandleMmio() {
+  kvm_run& run = vcpu_.run();
+  const std::span<uint8_t> data(run.mmio.data, run.mmio.len);
+  if (run.mmio.is_write != 0) {
+    mmio_.Write(run.mmio.phys_addr, data);
+  } else {
+    mmio_.Read(run.mmio.phys_addr, data);
+  }
+}
+
+void VcpuThread::End(StopReason reason, const std::string& what) {
+  RequestPark();
+  listener_.OnGuestEnd(reason, absl::StrCat("vCPU ", vcpu_.index(), ": ", what, "\n", DescribeRegisters(vcpu_)));
+}
+
+}  // namespace ferrite

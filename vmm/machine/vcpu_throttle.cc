@@ -1,0 +1,55 @@
+#include "vmm/machine/vcpu_throttle.h"
+
+#include "absl/time/time.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+constexpr absl::Duration kSlice = absl::Milliseconds(10);
+
+}  // namespace
+
+void VcpuThrottle::Set(int percent) {
+  FERRITE_CHECK(percent >= 0 && percent < 100);
+  int before = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    before = percent_;
+    percent_ = percent;
+  }
+  if (before == 0 && percent > 0) {
+    thread_ = Thread("vcpu-throttle", [this] { Loop(); });
+  } else if (percent == 0) {
+    thread_.Join();
+  }
+}
+
+void VcpuThrottle::Loop() {
+  for (;;) {
+    absl::Duration still;
+    {
+      absl::MutexLock lock(&mutex_);
+      still = kSlice * percent_ / 100;
+    }
+    if (still == absl::ZeroDuration()) {
+      return;
+    }
+    for (VcpuThread* vcpu : vcpus_) {
+      vcpu->SetBarred(true);
+    }
+    Pass(still);
+    for (VcpuThread* vcpu : vcpus_) {
+      vcpu->SetBarred(false);
+    }
+    Pass(kSlice - still);
+  }
+}
+
+void VcpuThrottle::Pass(absl::Duration duration) {
+  absl::MutexLock lock(&mutex_);
+  const auto changed = [this, before = percent_]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return percent_ != before; };
+  mutex_.AwaitWithTimeout(absl::Condition(&changed), duration);
+}
+
+}  // namespace ferrite
