@@ -1,0 +1,384 @@
+#include "vmm/console/console_hub.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+#include "vmm/base/unix_socket.h"
+
+namespace ferrite {
+namespace {
+
+// poll(2) says that a pipe is writable when so much fits: a write of that size does not block, even though standard
+// output, which is shared with other processes, stays in blocking mode.
+constexpr size_t kWriteBytes = 4096;
+constexpr size_t kMaxInput = 4096;
+
+bool IsSocket(int fd) {
+  struct stat info = {};
+  return fstat(fd, &info) == 0 && S_ISSOCK(info.st_mode);
+}
+
+std::span<const uint8_t> AsBytes(const std::string& text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+// A socket that a killed monitor left refuses connections: it may go. Anything else at `path` is somebody's.
+absl::Status RemoveDeadSocket(const std::string& path) {
+  struct stat info = {};
+  if (lstat(path.c_str(), &info) != 0) {
+    return absl::OkStatus();
+  }
+  if (!S_ISSOCK(info.st_mode) || ConnectToUnixSocket(path).ok()) {
+    return absl::AlreadyExistsError(absl::StrCat("console socket ", path, " exists already; choose another path"));
+  }
+  (void)unlink(path.c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text) {
+  ConsoleSink sink;
+  absl::string_view path = text;
+  if (text == "none" || text == "stdio") {
+    sink.kind = text == "none" ? ConsoleSink::Kind::kNone : ConsoleSink::Kind::kStdio;
+    return sink;
+  }
+  if (absl::ConsumePrefix(&path, "file:")) {
+    sink.kind = ConsoleSink::Kind::kFile;
+  } else if (absl::ConsumePrefix(&path, "unix:")) {
+    sink.kind = ConsoleSink::Kind::kUnix;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("console \"", text, "\" is none of stdio, none, file:PATH, unix:PATH"));
+  }
+  if (path.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("console \"", text, "\" has no path after the colon"));
+  }
+  sink.path = std::string(path);
+  return sink;
+}
+
+absl::StatusOr<std::unique_ptr<ConsoleHub>> ConsoleHub::Create(Options options) {
+  FERRITE_ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
+  Fd listener;
+  Fd file;
+  const std::string& path = options.sink.path;
+  if (options.sink.kind == ConsoleSink::Kind::kFile) {
+    // Non-blocking: opening a FIFO that nobody reads is an error and not a wait.
+    FERRITE_ASSIGN_OR_RETURN(file, OpenFile(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY, 0600));
+  } else if (options.sink.kind == ConsoleSink::Kind::kUnix) {
+    FERRITE_RETURN_IF_ERROR(CheckSocketPath(path));
+    FERRITE_RETURN_IF_ERROR(RemoveDeadSocket(path));
+    FERRITE_ASSIGN_OR_RETURN(listener, ListenOnUnixSocket(path));
+  }
+  return std::unique_ptr<ConsoleHub>(
+      new ConsoleHub(std::move(options), std::move(wake), std::move(listener), std::move(file)));
+}
+
+ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, Fd file)
+    : options_(std::move(options)), wake_(std::move(wake)), listener_(std::move(listener)) {
+  if (file.valid() || options_.sink.kind == ConsoleSink::Kind::kStdio) {
+    Outlet& sink = outlets_.emplace_back();
+    sink.is_sink = true;
+    sink.owned = std::move(file);
+    sink.fd = sink.owned.valid() ? sink.owned.get() : options_.output_fd;
+    sink.is_socket = IsSocket(sink.fd);
+  }
+  if (options_.sink.kind == ConsoleSink::Kind::kStdio) {
+    auto terminal = RawTerminal::Create(options_.input_fd);
+    // A terminal that is not ours to read (we are in its background) is left alone.
+    standard_input_open_ = terminal.ok() || isatty(options_.input_fd) == 0;
+    if (terminal.ok()) {
+      terminal_ = *std::move(terminal);
+    }
+  }
+  thread_ = Thread("console", [this] { Run(); });
+}
+
+ConsoleHub::~ConsoleHub() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  wake_.Signal();
+  thread_.Join();
+  if (listener_.valid()) {
+    (void)unlink(options_.sink.path.c_str());
+  }
+}
+
+void ConsoleHub::Transmit(std::span<const uint8_t> bytes) {
+  {
+    absl::MutexLock lock(&mutex_);
+    ring_.Append(bytes);
+    if (std::exchange(woken_, true)) {
+      return;
+    }
+  }
+  wake_.Signal();
+}
+
+void ConsoleHub::SetReceiver(Receiver receiver) {
+  {
+    absl::MutexLock lock(&receiver_mutex_);
+    receiver_ = std::move(receiver);
+  }
+  Wake();
+}
+
+void ConsoleHub::ReceiverReady() { Wake(); }
+
+absl::StatusOr<Fd> ConsoleHub::Attach() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    return ErrnoStatus("make a socket pair for a console client");
+  }
+  Fd ours(ends[0]);
+  Fd theirs(ends[1]);
+  // Our end only: each end has an open file of its own.
+  if (fcntl(ours.get(), F_SETFL, O_NONBLOCK) != 0) {
+    return ErrnoStatus("prepare the socket of a console client");
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    if (client_count_ >= kMaxClients) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(kMaxClients, " clients are attached to the console; leave one of them with Ctrl-a x"));
+    }
+    ++client_count_;
+    new_clients_.push_back(std::move(ours));
+  }
+  Wake();
+  return theirs;
+}
+
+void ConsoleHub::Wake() {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (std::exchange(woken_, true)) {
+      return;
+    }
+  }
+  wake_.Signal();
+}
+
+void ConsoleHub::Run() {
+  bool stopping = false;
+  absl::Time last_progress;
+  std::vector<pollfd> polled;
+  while (true) {
+    TakeNewClients();
+    DeliverInput();
+    const bool room = input_.size() < kMaxInput && !stopping;
+    bool sink_pending = false;
+    bool any_pending = false;
+    polled.clear();
+    polled.push_back({wake_.fd(), POLLIN, 0});
+    polled.push_back({standard_input_open_ && room ? options_.input_fd : -1, POLLIN, 0});
+    polled.push_back({stopping ? -1 : listener_.get(), POLLIN, 0});
+    for (const Outlet& outlet : outlets_) {
+      const bool pending = HasPending(outlet);
+      any_pending |= pending;
+      sink_pending |= pending && outlet.is_sink;
+      const bool reads = outlet.owned.valid() && outlet.is_socket && room;
+      const short events = static_cast<short>((pending ? POLLOUT : 0) | (reads ? POLLIN : 0));
+      polled.push_back({events != 0 ? outlet.fd : -1, events, 0});
+    }
+    int timeout_ms = -1;
+    if (stopping) {
+      const absl::Duration patience = sink_pending ? options_.sink_patience : options_.client_patience;
+      const absl::Duration left = last_progress + patience - absl::Now();
+      if (!any_pending || left <= absl::ZeroDuration()) {
+        break;
+      }
+      timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
+    }
+    if (poll(polled.data(), polled.size(), timeout_ms) < 0) {
+      FERRITE_CHECK(errno == EINTR || errno == ENOMEM);
+      continue;
+    }
+    if (polled[0].revents != 0) {
+      wake_.Drain();
+      absl::MutexLock lock(&mutex_);
+      woken_ = false;
+      if (stopping_ && !stopping) {
+        stopping = true;
+        last_progress = absl::Now();
+      }
+    }
+    if (polled[1].revents != 0) {
+      ReadStandardInput();
+    }
+    auto outlet = outlets_.begin();
+    for (size_t i = 3; i < polled.size(); ++i) {
+      const short events = polled[i].revents;
+      bool alive = true;
+      if ((polled[i].events & POLLIN) != 0 && (events & ~POLLOUT) != 0) {
+        alive = ReadClient(*outlet);
+      }
+      if (alive && (polled[i].events & POLLOUT) != 0 && events != 0) {
+        const uint64_t before = outlet->position;
+        alive = WriteSome(*outlet);
+        last_progress = outlet->position != before ? absl::Now() : last_progress;
+      }
+      if (!alive && !outlet->is_sink) {
+        absl::MutexLock lock(&mutex_);
+        --client_count_;
+      }
+      outlet = alive ? std::next(outlet) : outlets_.erase(outlet);
+    }
+    // Last, because it adds an outlet.
+    if (polled[2].revents != 0) {
+      AcceptSocketClient();
+    }
+  }
+  outlets_.clear();
+  terminal_.reset();
+}
+
+bool ConsoleHub::HasPending(const Outlet& outlet) {
+  absl::MutexLock lock(&mutex_);
+  return !outlet.notice.empty() || outlet.position < ring_.end();
+}
+
+bool ConsoleHub::WriteSome(Outlet& outlet) {
+  uint8_t buffer[kWriteBytes];
+  size_t size = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (outlet.position < ring_.begin()) {
+      const uint64_t lost = ring_.begin() - outlet.position;
+      outlet.position = ring_.begin();
+      outlet.notice += absl::StrCat("\r\n[ferrite] ", lost, " bytes of console output were dropped here\r\n");
+      if (outlet.is_sink) {
+        dropped_bytes_ += lost;
+      }
+    }
+    if (outlet.notice.empty()) {
+      size = ring_.Read(outlet.position, buffer);
+    }
+  }
+  std::span<const uint8_t> out(buffer, size);
+  if (!outlet.notice.empty()) {
+    out = AsBytes(outlet.notice).first(std::min(outlet.notice.size(), kWriteBytes));
+  }
+  const ssize_t n = outlet.is_socket ? send(outlet.fd, out.data(), out.size(), MSG_NOSIGNAL | MSG_DONTWAIT)
+                                     : write(outlet.fd, out.data(), out.size());
+  if (n < 0) {
+    if (errno == EAGAIN || errno == EINTR) {
+      return true;
+    }
+    if (outlet.is_sink && !outlet.is_socket) {
+      Log().warn(
+          "console output ends here: {}",
+          ErrnoStatus(absl::StrCat("write to ", options_.sink.path.empty() ? "standard output" : options_.sink.path))
+              .message());
+    }
+    return false;
+  }
+  if (!outlet.notice.empty()) {
+    outlet.notice.erase(0, static_cast<size_t>(n));
+  } else {
+    outlet.position += static_cast<uint64_t>(n);
+  }
+  return true;
+}
+
+bool ConsoleHub::ReadClient(Outlet& outlet) {
+  char buffer[kMaxInput];
+  const ssize_t n = recv(outlet.fd, buffer, kMaxInput - input_.size(), MSG_DONTWAIT);
+  if (n < 0) {
+    return errno == EAGAIN || errno == EINTR;
+  }
+  input_.append(buffer, static_cast<size_t>(n));
+  return n > 0 || input_.size() == kMaxInput;
+}
+
+void ConsoleHub::ReadStandardInput() {
+  uint8_t buffer[kMaxInput];
+  const ssize_t n = read(options_.input_fd, buffer, kMaxInput - input_.size());
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+    return;
+  }
+  if (n <= 0) {
+    // The machine runs on without input.
+    standard_input_open_ = false;
+    return;
+  }
+  const std::span<const uint8_t> typed(buffer, static_cast<size_t>(n));
+  if (terminal_ == nullptr) {
+    input_.append(reinterpret_cast<const char*>(typed.data()), typed.size());
+    return;
+  }
+  EscapeFilter::Result result = escape_.Feed(typed);
+  input_ += result.to_guest;
+  for (Outlet& outlet : outlets_) {
+    if (result.help && outlet.is_sink) {
+      outlet.notice += EscapeHelp("stop the machine");
+    }
+  }
+  if (result.leave && options_.leave) {
+    options_.leave();
+  }
+}
+
+void ConsoleHub::AcceptSocketClient() {
+  Fd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!client.valid()) {
+    return;
+  }
+  const bool busy = std::any_of(outlets_.begin(), outlets_.end(), [](const Outlet& o) { return o.is_sink; });
+  if (busy) {
+    constexpr absl::string_view kBusy = "[ferrite] this console is in use\r\n";
+    (void)send(client.get(), kBusy.data(), kBusy.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    return;
+  }
+  AddClient(std::move(client), /*is_sink=*/true);
+}
+
+void ConsoleHub::TakeNewClients() {
+  std::vector<Fd> clients;
+  {
+    absl::MutexLock lock(&mutex_);
+    clients.swap(new_clients_);
+  }
+  for (Fd& client : clients) {
+    AddClient(std::move(client), /*is_sink=*/false);
+  }
+}
+
+void ConsoleHub::AddClient(Fd fd, bool is_sink) {
+  Outlet& outlet = outlets_.emplace_back();
+  outlet.fd = fd.get();
+  outlet.owned = std::move(fd);
+  outlet.is_socket = true;
+  outlet.is_sink = is_sink;
+  absl::MutexLock lock(&mutex_);
+  outlet.position = std::max(ring_.begin(), ring_.end() - std::min<uint64_t>(ring_.end(), kReplayBytes));
+}
+
+void ConsoleHub::DeliverInput() {
+  if (input_.empty()) {
+    return;
+  }
+  absl::MutexLock lock(&receiver_mutex_);
+  if (receiver_) {
+    input_.erase(0, receiver_(AsBytes(input_)));
+  }
+}
+
+}  // namespace ferrite

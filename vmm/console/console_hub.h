@@ -1,0 +1,139 @@
+// The monitor's end of the guest's serial console: one sink, any attached clients, and what was printed last.
+#ifndef FERRITE_VMM_CONSOLE_CONSOLE_HUB_H_
+#define FERRITE_VMM_CONSOLE_CONSOLE_HUB_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "devices/serial/serial_backend.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/thread.h"
+#include "vmm/console/escape_filter.h"
+#include "vmm/console/output_ring.h"
+#include "vmm/console/raw_terminal.h"
+
+namespace ferrite {
+
+// Where --console sends the output.
+struct ConsoleSink {
+  enum class Kind {
+    kNone,   // "none": only clients that attach
+    kStdio,  // "stdio": this process's standard input and output
+    kFile,   // "file:PATH": appended to; no input
+    kUnix,   // "unix:PATH": a listening socket, for one client at a time
+  };
+  Kind kind = Kind::kNone;
+  std::string path;
+};
+absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text);
+
+// Output goes to the sink and to every attached client, from a buffer of the last kBufferBytes: whoever is further
+// behind loses the bytes between, and gets one line with their number in their place. A new client first gets the last
+// kReplayBytes. Input of the sink and of all clients is mixed into the port as it comes; while the port takes none, it
+// is not read.
+//
+// Threads: any may call the public methods; the destructor runs after everybody else is done. All I/O happens on one
+// thread, "console".
+class ConsoleHub final : public SerialBackend {
+ public:
+  static constexpr size_t kBufferBytes = size_t{256} << 10;
+  static constexpr size_t kReplayBytes = size_t{64} << 10;
+  static constexpr size_t kMaxClients = 8;
+
+  struct Options {
+    ConsoleSink sink;
+    // Called on the console's thread when somebody typed Ctrl-a x at a stdio sink; must not block. Standard input gets
+    // escape keys and raw mode only when it is a terminal.
+    std::function<void()> leave;
+    // For tests, in place of standard input and output. They stay the caller's.
+    int input_fd = 0;
+    int output_fd = 1;
+    // How long the destructor waits for a sink, or a client, that does not take anything.
+    absl::Duration sink_patience = absl::Seconds(5);
+    absl::Duration client_patience = absl::Milliseconds(500);
+  };
+  // Opens the sink. The error names its path.
+  static absl::StatusOr<std::unique_ptr<ConsoleHub>> Create(Options options);
+  // Writes what is buffered, restores the terminal, removes the socket.
+  ~ConsoleHub() override;
+
+  // Never blocks.
+  void Transmit(std::span<const uint8_t> bytes) override;
+  void SetReceiver(Receiver receiver) override;
+  void ReceiverReady() override;
+
+  // One end of a stream socket pair whose other end is a new client; the client ends when it is closed.
+  // RESOURCE_EXHAUSTED when there are kMaxClients.
+  absl::StatusOr<Fd> Attach();
+
+  // Bytes that did not reach the sink.
+  uint64_t dropped_bytes() const { return dropped_bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  // Somebody who gets the output, from `position` on. On the console's thread only.
+  struct Outlet {
+    Fd owned;
+    int fd = -1;
+    bool is_socket = false;
+    bool is_sink = false;
+    uint64_t position = 0;
+    std::string notice;  // goes out before the next byte of output
+  };
+
+  ConsoleHub(Options options, EventFd wake, Fd listener, Fd file);
+
+  void Run();
+  bool HasPending(const Outlet& outlet);
+  // Writes once; false when the outlet is gone.
+  bool WriteSome(Outlet& outlet);
+  // Reads once into input_; false when the client is gone.
+  bool ReadClient(Outlet& outlet);
+  void ReadStandardInput();
+  void AcceptSocketClient();
+  void TakeNewClients();
+  void AddClient(Fd fd, bool is_sink);
+  void DeliverInput();
+  void Wake();
+
+  const Options options_;
+  EventFd wake_;
+  Fd listener_;  // unix sink
+
+  absl::Mutex mutex_;
+  OutputRing ring_ ABSL_GUARDED_BY(mutex_){kBufferBytes};
+  bool woken_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<Fd> new_clients_ ABSL_GUARDED_BY(mutex_);
+  size_t client_count_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<uint64_t> dropped_bytes_ = 0;
+
+  // Held while the receiver runs; the receiver may take the port's lock, under which Transmit() is called, so this is
+  // never held together with mutex_.
+  absl::Mutex receiver_mutex_;
+  Receiver receiver_ ABSL_GUARDED_BY(receiver_mutex_);
+
+  // The console thread's own.
+  std::list<Outlet> outlets_;
+  std::string input_;  // bounded; typed, but not yet taken by the port
+  bool standard_input_open_ = false;
+  std::unique_ptr<RawTerminal> terminal_;
+  EscapeFilter escape_;
+
+  Thread thread_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_CONSOLE_CONSOLE_HUB_H_

@@ -1,0 +1,366 @@
+#include "vmm/console/console_hub.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <pty.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "vmm/base/unix_socket.h"
+#include "vmm/console/escape_filter.h"
+
+namespace ferrite {
+namespace {
+
+constexpr int kDeadlineMs = 20'000;
+
+std::span<const uint8_t> Bytes(const std::string& text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+// What arrives at `fd` until `marker` has come, or the other end is closed.
+std::string ReadUntil(int fd, absl::string_view marker) {
+  std::string text;
+  while (marker.empty() || !absl::StrContains(text, marker)) {
+    pollfd polled = {fd, POLLIN, 0};
+    if (poll(&polled, 1, kDeadlineMs) != 1) {
+      ADD_FAILURE() << "deadline; so far " << text.size() << " bytes";
+      break;
+    }
+    char buffer[65536];
+    const ssize_t n = read(fd, buffer, sizeof(buffer));
+    if (n <= 0) {
+      break;
+    }
+    text.append(buffer, static_cast<size_t>(n));
+  }
+  return text;
+}
+
+void WriteAll(int fd, const std::string& text) {
+  ASSERT_EQ(write(fd, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+}
+
+struct Pipe {
+  Pipe() {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    read = Fd(ends[0]);
+    write = Fd(ends[1]);
+  }
+  Fd read;
+  Fd write;
+};
+
+// A port with a receive FIFO of 16 bytes, as the 16550 has.
+class FakePort {
+ public:
+  explicit FakePort(ConsoleHub& hub) : hub_(hub) {
+    hub_.SetReceiver([this](std::span<const uint8_t> bytes) {
+      absl::MutexLock lock(&mutex_);
+      const size_t n = std::min(bytes.size(), 16 - fifo_.size());
+      fifo_.append(reinterpret_cast<const char*>(bytes.data()), n);
+      return n;
+    });
+  }
+  ~FakePort() { hub_.SetReceiver(nullptr); }
+
+  // What the guest reads, until it has `size` bytes.
+  std::string Read(size_t size) {
+    std::string text;
+    while (text.size() < size) {
+      {
+        absl::MutexLock lock(&mutex_);
+        const auto some = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !fifo_.empty(); };
+        if (!mutex_.AwaitWithTimeout(absl::Condition(&some), absl::Milliseconds(kDeadlineMs))) {
+          ADD_FAILURE() << "deadline; so far " << text;
+          return text;
+        }
+        text += fifo_;
+        fifo_.clear();
+      }
+      hub_.ReceiverReady();
+    }
+    return text;
+  }
+
+ private:
+  ConsoleHub& hub_;
+  absl::Mutex mutex_;
+  std::string fifo_ ABSL_GUARDED_BY(mutex_);
+};
+
+class ConsoleHubTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/ferrite-console-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    directory_ = name;
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  std::unique_ptr<ConsoleHub> Make(ConsoleHub::Options options) {
+    auto hub = ConsoleHub::Create(std::move(options));
+    EXPECT_TRUE(hub.ok()) << hub.status();
+    return *std::move(hub);
+  }
+  ConsoleHub::Options Stdio() {
+    ConsoleHub::Options options;
+    options.sink.kind = ConsoleSink::Kind::kStdio;
+    options.input_fd = in_.read.get();
+    options.output_fd = out_.write.get();
+    return options;
+  }
+
+  Pipe in_;
+  Pipe out_;
+  std::string directory_;
+};
+
+TEST(ConsoleSinkTest, IsParsed) {
+  EXPECT_EQ(ParseConsoleSink("stdio")->kind, ConsoleSink::Kind::kStdio);
+  EXPECT_EQ(ParseConsoleSink("none")->kind, ConsoleSink::Kind::kNone);
+  EXPECT_EQ(ParseConsoleSink("file:/a:b")->path, "/a:b");
+  EXPECT_EQ(ParseConsoleSink("unix:/a")->kind, ConsoleSink::Kind::kUnix);
+  for (const char* bad : {"", "stdout", "file", "file:", "unix:", "/a"}) {
+    EXPECT_FALSE(ParseConsoleSink(bad).ok()) << bad;
+  }
+}
+
+TEST(EscapeFilterTest, CtrlAIsTheOnlyKeyTaken) {
+  EscapeFilter filter;
+  EXPECT_EQ(filter.Feed(Bytes("ls\x03\r")).to_guest, "ls\x03\r");
+  EXPECT_EQ(filter.Feed(Bytes("a\x01")).to_guest, "a");
+  EXPECT_TRUE(filter.Feed(Bytes("h")).help);
+  EXPECT_EQ(filter.Feed(Bytes("\x01\x01")).to_guest, "\x01");
+  EXPECT_EQ(filter.Feed(Bytes("\x01z")).to_guest, "\x01z");
+  const EscapeFilter::Result result = filter.Feed(Bytes("b\x01xc"));
+  EXPECT_TRUE(result.leave);
+  EXPECT_EQ(result.to_guest, "b");
+}
+
+TEST_F(ConsoleHubTest, AllOutputReachesAPipeBeforeTheEnd) {
+  auto hub = Make(Stdio());
+  std::string expected;
+  std::string got;
+  std::thread reader([&] { got = ReadUntil(out_.read.get(), ""); });
+  for (int i = 0; i < 20'000; ++i) {
+    const std::string line = absl::StrCat("line ", i, "\n");
+    expected += line;
+    hub->Transmit(Bytes(line));
+    if (i % 1000 == 0) {
+      std::this_thread::yield();
+    }
+  }
+  EXPECT_LT(expected.size(), ConsoleHub::kBufferBytes);
+  hub.reset();
+  out_.write.Reset();
+  reader.join();
+  EXPECT_EQ(got, expected);
+}
+
+TEST_F(ConsoleHubTest, StandardInputReachesThePortAndItsEndIsNotTheEnd) {
+  auto hub = Make(Stdio());
+  const std::string text(1000, 'k');
+  WriteAll(in_.write.get(), text);
+  in_.write.Reset();
+  FakePort port(*hub);
+  EXPECT_EQ(port.Read(text.size()), text);
+  hub->Transmit(Bytes("still here"));
+  EXPECT_EQ(ReadUntil(out_.read.get(), "here"), "still here");
+}
+
+TEST_F(ConsoleHubTest, APipeGetsNoEscapeKeys) {
+  auto options = Stdio();
+  options.leave = [] { ADD_FAILURE() << "left"; };
+  auto hub = Make(std::move(options));
+  FakePort port(*hub);
+  WriteAll(in_.write.get(), "\x01x");
+  EXPECT_EQ(port.Read(2), "\x01x");
+}
+
+TEST_F(ConsoleHubTest, TransmitNeverBlocksAndTellsWhatWasDropped) {
+  auto options = Stdio();
+  options.sink_patience = absl::ZeroDuration();
+  auto hub = Make(std::move(options));
+  // Nobody reads: 1 MiB is more than the pipe and the buffer hold.
+  const std::string chunk(4096, 'x');
+  for (int i = 0; i < 256; ++i) {
+    hub->Transmit(Bytes(chunk));
+  }
+  hub->Transmit(Bytes("the end"));
+  const std::string text = ReadUntil(out_.read.get(), "the end");
+  EXPECT_TRUE(absl::StrContains(text, " bytes of console output were dropped here")) << text.size();
+  EXPECT_GT(hub->dropped_bytes(), 0u);
+  EXPECT_GE(text.size(), ConsoleHub::kBufferBytes);
+}
+
+TEST_F(ConsoleHubTest, ReaderThatIsGoneHurtsNobody) {
+  auto hub = Make(Stdio());
+  out_.read.Reset();
+  for (int i = 0; i < 100; ++i) {
+    hub->Transmit(Bytes("hello"));
+  }
+  auto client = hub->Attach();
+  ASSERT_TRUE(client.ok());
+  hub->Transmit(Bytes("end"));
+  EXPECT_TRUE(absl::StrContains(ReadUntil(client->get(), "end"), "hello"));
+}
+
+TEST_F(ConsoleHubTest, AttachingReplaysTheLastOutputAndTakesInput) {
+  auto hub = Make({});
+  hub->Transmit(Bytes(std::string(ConsoleHub::kReplayBytes, 'o')));
+  hub->Transmit(Bytes("login: "));
+  auto first = hub->Attach();
+  auto second = hub->Attach();
+  ASSERT_TRUE(first.ok() && second.ok());
+  for (const Fd* client : {&*first, &*second}) {
+    const std::string text = ReadUntil(client->get(), "login: ");
+    EXPECT_EQ(text.size(), ConsoleHub::kReplayBytes);
+    EXPECT_TRUE(absl::EndsWith(text, "ologin: "));
+  }
+  FakePort port(*hub);
+  WriteAll(first->get(), "root\n");
+  EXPECT_EQ(port.Read(5), "root\n");
+  first->Reset();
+  hub->Transmit(Bytes("# "));
+  EXPECT_EQ(ReadUntil(second->get(), "# "), "# ");
+}
+
+TEST_F(ConsoleHubTest, SlowClientHoldsUpNobody) {
+  auto hub = Make({});
+  auto slow = hub->Attach();
+  auto fast = hub->Attach();
+  ASSERT_TRUE(slow.ok() && fast.ok());
+  const std::string chunk(1000, 'x');
+  for (int i = 0; i < 2000; ++i) {
+    const std::string line = absl::StrCat(chunk, i, "\n");
+    hub->Transmit(Bytes(line));
+    if (i % 100 == 99) {
+      ASSERT_TRUE(absl::StrContains(ReadUntil(fast->get(), absl::StrCat("x", i, "\n")), "x"));
+    }
+  }
+  EXPECT_TRUE(absl::StrContains(ReadUntil(slow->get(), "x1999\n"), "dropped here"));
+  hub->Transmit(Bytes("more than the client takes"));
+  hub.reset();
+}
+
+TEST_F(ConsoleHubTest, ClientsAreLimitedAndTheirPlacesAreFreed) {
+  auto hub = Make({});
+  std::vector<Fd> clients;
+  for (size_t i = 0; i < ConsoleHub::kMaxClients; ++i) {
+    auto client = hub->Attach();
+    ASSERT_TRUE(client.ok()) << client.status();
+    clients.push_back(*std::move(client));
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(hub->Attach().status()));
+  // Our closing is seen by the console's thread; its answer to another client's input says that it has run.
+  clients.pop_back();
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(kDeadlineMs);
+  absl::StatusOr<Fd> again = absl::UnknownError("");
+  while (!again.ok() && absl::Now() < deadline) {
+    again = hub->Attach();
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(again.ok()) << again.status();
+}
+
+TEST_F(ConsoleHubTest, FileIsAppendedTo) {
+  const std::string path = directory_ + "/out";
+  std::ofstream(path) << "before\n";
+  auto hub = Make({.sink = {ConsoleSink::Kind::kFile, path}});
+  hub->Transmit(Bytes("after\n"));
+  hub.reset();
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  EXPECT_EQ(text.str(), "before\nafter\n");
+}
+
+TEST_F(ConsoleHubTest, WrongSinksAreNamed) {
+  for (const auto kind : {ConsoleSink::Kind::kFile, ConsoleSink::Kind::kUnix}) {
+    const absl::Status status = ConsoleHub::Create({.sink = {kind, directory_}}).status();
+    EXPECT_TRUE(absl::StrContains(status.message(), directory_)) << status;
+  }
+  const std::string fifo = directory_ + "/fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  EXPECT_FALSE(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kFile, fifo}}).ok());
+  const std::string longer = absl::StrCat(directory_, "/", std::string(100, 'l'));
+  EXPECT_TRUE(absl::StrContains(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, longer}}).status().message(),
+                                "limit is 107"));
+}
+
+TEST_F(ConsoleHubTest, SocketServesOneClientAtATime) {
+  const std::string path = directory_ + "/sock";
+  {
+    auto hub = Make({.sink = {ConsoleSink::Kind::kUnix, path}});
+    FakePort port(*hub);
+    hub->Transmit(Bytes("boot\n"));
+    auto first = ConnectToUnixSocket(path);
+    ASSERT_TRUE(first.ok()) << first.status();
+    EXPECT_EQ(ReadUntil(first->get(), "boot\n"), "boot\n");
+    auto second = ConnectToUnixSocket(path);
+    ASSERT_TRUE(second.ok()) << second.status();
+    EXPECT_TRUE(absl::StrContains(ReadUntil(second->get(), ""), "in use"));
+    WriteAll(first->get(), "typed");
+    EXPECT_EQ(port.Read(5), "typed");
+    EXPECT_TRUE(absl::IsAlreadyExists(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).status()));
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
+  // A socket that nobody listens on any more is in nobody's way.
+  ASSERT_TRUE(ListenOnUnixSocket(path).ok());
+  ASSERT_TRUE(std::filesystem::exists(path));
+  EXPECT_TRUE(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).ok());
+}
+
+// A process of its own, whose controlling terminal is a pty: raw mode needs the foreground.
+TEST_F(ConsoleHubTest, TerminalIsRawAndRestoredAndCtrlALeaves) {
+  int master = -1;
+  const pid_t child = forkpty(&master, nullptr, nullptr, nullptr);
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ConsoleHub::Options options;
+    options.sink.kind = ConsoleSink::Kind::kStdio;
+    absl::Notification left;
+    options.leave = [&] { left.Notify(); };
+    {
+      auto hub = ConsoleHub::Create(std::move(options));
+      FakePort port(**hub);
+      (*hub)->Transmit(Bytes("ready\n"));
+      const std::string typed = port.Read(3);
+      (*hub)->Transmit(Bytes(absl::StrCat("typed ", typed == "a\x03\x01" ? "right" : "wrong", "\n")));
+      left.WaitForNotificationWithTimeout(absl::Milliseconds(kDeadlineMs));
+    }
+    termios settings;
+    tcgetattr(0, &settings);
+    dprintf(1, "echo %s\n", (settings.c_lflag & ECHO) != 0 ? "restored" : "lost");
+    _exit(0);
+  }
+  const Fd terminal(master);
+  ReadUntil(master, "ready");
+  termios settings;
+  tcgetattr(master, &settings);
+  EXPECT_EQ(settings.c_lflag & (ECHO | ICANON | ISIG), 0u);
+  WriteAll(master, "a\x03\x01\x01");
+  ReadUntil(master, "typed right");
+  WriteAll(master, "\x01h");
+  ReadUntil(master, "Ctrl-a x: stop the machine");
+  WriteAll(master, "\x01x");
+  ReadUntil(master, "echo restored");
+}
+
+}  // namespace
+}  // namespace ferrite

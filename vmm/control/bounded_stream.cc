@@ -1,0 +1,97 @@
+#include "vmm/control/bounded_stream.h"
+
+#include <capnp/rpc.capnp.h>
+#include <kj/common.h>
+#include <kj/debug.h>
+
+#include <utility>
+
+namespace ferrite {
+
+BoundedStream::BoundedStream(kj::Own<kj::AsyncCapabilityStream> stream, size_t max_open_calls,
+                             kj::Function<void(const kj::Exception&)> failed)
+    : stream_(kj::mv(stream)), messages_(*stream_), max_open_calls_(max_open_calls), failed_(kj::mv(failed)) {}
+
+kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> BoundedStream::tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fds,
+                                                                                 capnp::ReaderOptions options,
+                                                                                 kj::ArrayPtr<capnp::word> scratch) {
+  using Result = kj::Maybe<capnp::MessageReaderAndFds>;
+  return WhenNothingIsWritten()
+      .then([this, fds, options, scratch] { return messages_.tryReadMessage(fds, options, scratch); })
+      .then([this](Result&& result) -> Result {
+        KJ_IF_MAYBE (message, result) {
+          Count(*message->reader);
+        } else {
+          Hang(nullptr);
+        }
+        return kj::mv(result);
+      })
+      .catch_([this](kj::Exception&& exception) -> Result {
+        Hang(&exception);
+        kj::throwFatalException(kj::mv(exception));
+      });
+}
+
+kj::Promise<void> BoundedStream::writeMessage(kj::ArrayPtr<const int> fds,
+                                              kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  return Counted(messages_.writeMessage(fds, segments));
+}
+
+kj::Promise<void> BoundedStream::writeMessages(
+    kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) {
+  return Counted(messages_.writeMessages(messages));
+}
+
+kj::Promise<void> BoundedStream::WhenNothingIsWritten() {
+  if (writes_ == 0) {
+    return kj::READY_NOW;
+  }
+  auto pair = kj::newPromiseAndFulfiller<void>();
+  waiting_reader_ = kj::mv(pair.fulfiller);
+  return kj::mv(pair.promise);
+}
+
+kj::Promise<void> BoundedStream::Counted(kj::Promise<void> write) {
+  ++writes_;
+  return write.attach(kj::defer([this] {
+    if (--writes_ == 0) {
+      KJ_IF_MAYBE (reader, waiting_reader_) {
+        (*reader)->fulfill();
+      }
+      waiting_reader_ = nullptr;
+    }
+  }));
+}
+
+void BoundedStream::HangIfSilent() {
+  if (!heard_) {
+    Hang(nullptr);
+  }
+}
+
+void BoundedStream::Count(capnp::MessageReader& message) {
+  heard_ = true;
+  switch (message.getRoot<capnp::rpc::Message>().which()) {
+    case capnp::rpc::Message::BOOTSTRAP:
+    case capnp::rpc::Message::CALL:
+      ++open_calls_;
+      KJ_REQUIRE(open_calls_ <= max_open_calls_, "too many unfinished calls");
+      break;
+    case capnp::rpc::Message::FINISH:
+      open_calls_ -= open_calls_ > 0 ? 1 : 0;
+      break;
+    default:
+      break;
+  }
+}
+
+void BoundedStream::Hang(const kj::Exception* reason) {
+  if (reason != nullptr) {
+    failed_(*reason);
+  }
+  // The RPC system says goodbye before it lets go; a client that reads nothing would hold the connection for ever.
+  stream_->shutdownWrite();
+  stream_->abortRead();
+}
+
+}  // namespace ferrite

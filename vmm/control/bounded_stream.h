@@ -1,0 +1,53 @@
+// A client's message stream with limits on what the client can make us keep.
+#ifndef FERRITE_VMM_CONTROL_BOUNDED_STREAM_H_
+#define FERRITE_VMM_CONTROL_BOUNDED_STREAM_H_
+
+#include <capnp/message.h>
+#include <capnp/serialize-async.h>
+#include <kj/async-io.h>
+#include <kj/async.h>
+
+#include <cstddef>
+
+namespace ferrite {
+
+// The RPC system queues every answer until the client reads it and keeps it until the client says `finish`. This stream
+// reads no message while one is being written, and fails when more than `max_open_calls` calls are unfinished, so that
+// both are bounded. kj-style: exceptions, one thread.
+class BoundedStream final : public capnp::MessageStream {
+ public:
+  // `failed` gets what ended the stream, unless the client simply closed it.
+  BoundedStream(kj::Own<kj::AsyncCapabilityStream> stream, size_t max_open_calls,
+                kj::Function<void(const kj::Exception&)> failed);
+
+  kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fds,
+                                                                    capnp::ReaderOptions options,
+                                                                    kj::ArrayPtr<capnp::word> scratch) override;
+  kj::Promise<void> writeMessage(kj::ArrayPtr<const int> fds,
+                                 kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) override;
+  kj::Promise<void> writeMessages(kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) override;
+  kj::Maybe<int> getSendBufferSize() override { return messages_.getSendBufferSize(); }
+  kj::Promise<void> end() override { return messages_.end(); }
+
+  // Ends the stream when no message has come yet.
+  void HangIfSilent();
+
+ private:
+  kj::Promise<void> WhenNothingIsWritten();
+  kj::Promise<void> Counted(kj::Promise<void> write);
+  void Count(capnp::MessageReader& message);
+  void Hang(const kj::Exception* reason);
+
+  kj::Own<kj::AsyncCapabilityStream> stream_;
+  capnp::AsyncCapabilityMessageStream messages_;
+  const size_t max_open_calls_;
+  kj::Function<void(const kj::Exception&)> failed_;
+  size_t open_calls_ = 0;
+  bool heard_ = false;
+  size_t writes_ = 0;
+  kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> waiting_reader_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_CONTROL_BOUNDED_STREAM_H_

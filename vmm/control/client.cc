@@ -1,0 +1,375 @@
+#include "vmm/control/client.h"
+
+#include <capnp/rpc-twoparty.h>
+#include <fcntl.h>
+#include <kj/async-io.h>
+#include <kj/debug.h>
+
+#include <deque>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/status.h"
+#include "vmm/base/unix_socket.h"
+#include "vmm/control/move_rpc.h"
+#include "vmm/control/rpc_util.h"
+#include "vmm/control/run_dir.h"
+
+namespace ferrite {
+namespace {
+
+using kj::LowLevelAsyncIoProvider;
+
+// kj allows one event loop in a thread.
+std::shared_ptr<kj::AsyncIoContext> ThreadContext() {
+  thread_local std::weak_ptr<kj::AsyncIoContext> context;
+  std::shared_ptr<kj::AsyncIoContext> shared = context.lock();
+  if (shared == nullptr) {
+    shared = std::make_shared<kj::AsyncIoContext>(kj::setupAsyncIo());
+    context = shared;
+  }
+  return shared;
+}
+
+MachineState FromRpc(control::State state) {
+  switch (state) {
+    case control::State::CREATED:
+      return MachineState::kCreated;
+    case control::State::PAUSED:
+      return MachineState::kPaused;
+    case control::State::RUNNING:
+      return MachineState::kRunning;
+    case control::State::STOPPED:
+      break;
+  }
+  return MachineState::kStopped;
+}
+
+MachineEvent::Kind FromRpc(control::Event::Kind kind) {
+  switch (kind) {
+    case control::Event::Kind::RUNNING:
+      return MachineEvent::Kind::kRunning;
+    case control::Event::Kind::PAUSED:
+      return MachineEvent::Kind::kPaused;
+    case control::Event::Kind::RESET:
+      return MachineEvent::Kind::kReset;
+    case control::Event::Kind::STOPPED:
+      return MachineEvent::Kind::kStopped;
+    case control::Event::Kind::MOVE:
+      return MachineEvent::Kind::kMove;
+    case control::Event::Kind::BALLOON:
+      break;
+  }
+  return MachineEvent::Kind::kBalloon;
+}
+
+std::string Copy(capnp::Text::Reader text) { return {text.cStr(), text.size()}; }
+
+BalloonFigures ReadBalloon(control::Balloon::Reader in) {
+  BalloonFigures figures;
+  figures.target_bytes = in.getTargetBytes();
+  figures.actual_bytes = in.getActualBytes();
+  for (const auto statistic : in.getStatistics()) {
+    figures.statistics.emplace_back(Copy(statistic.getName()), statistic.getValue());
+  }
+  return figures;
+}
+
+MachineDescription ReadDescription(control::Description::Reader in) {
+  MachineDescription machine;
+  machine.name = Copy(in.getName());
+  machine.state = FromRpc(in.getState());
+  machine.pid = static_cast<pid_t>(in.getPid());
+  machine.version = Copy(in.getVersion());
+  machine.uptime = absl::Milliseconds(in.getUptimeMs());
+  machine.cpus = in.getCpus();
+  machine.memory_bytes = in.getMemoryBytes();
+  machine.memory_backing = Copy(in.getMemoryBacking());
+  machine.memory_resident_bytes = in.getMemoryResidentBytes();
+  machine.first_entry_ns = in.getFirstEntryNs();
+  machine.kernel = Copy(in.getKernel());
+  machine.initrd = Copy(in.getInitrd());
+  machine.command_line = Copy(in.getCommandLine());
+  for (const auto disk : in.getDisks()) {
+    machine.disks.push_back({Copy(disk.getId()), Copy(disk.getPath()), disk.getReadOnly()});
+  }
+  machine.rng = in.getRng();
+  machine.has_balloon = in.getHasBalloon();
+  machine.balloon = ReadBalloon(in.getBalloon());
+  machine.console_dropped_bytes = in.getConsoleDroppedBytes();
+  machine.move = ReadMove(in.getMove());
+  machine.arrival = ReadMove(in.getArrival());
+  return machine;
+}
+
+// Where a subscription's events wait for NextEvent().
+struct EventQueue {
+  std::deque<WatchedEvent> events;
+  kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> waiting;
+};
+
+class Sink final : public control::EventSink::Server {
+ public:
+  explicit Sink(std::shared_ptr<EventQueue> queue) : queue_(std::move(queue)) {}
+
+ protected:
+  kj::Promise<void> event(EventContext context) override {
+    const auto in = context.getParams().getEvent();
+    queue_->events.push_back({.event = {FromRpc(in.getKind()), Copy(in.getText())},
+                              .move = ReadMove(in.getMove()),
+                              .time = absl::FromUnixMillis(in.getUnixMs()),
+                              .missed = in.getMissed()});
+    KJ_IF_MAYBE (waiting, queue_->waiting) {
+      (*waiting)->fulfill();
+      queue_->waiting = nullptr;
+    }
+    return kj::READY_NOW;
+  }
+
+ private:
+  std::shared_ptr<EventQueue> queue_;
+};
+
+class RpcControlClient final : public ControlClient {
+ public:
+  RpcControlClient(std::shared_ptr<kj::AsyncIoContext> context, Fd fd, absl::Duration timeout)
+      : context_(std::move(context)),
+        timeout_(timeout),
+        stream_(context_->lowLevelProvider->wrapUnixSocketFd(
+            fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC)),
+        network_(*stream_, 1, capnp::rpc::twoparty::Side::CLIENT),
+        rpc_(capnp::makeRpcClient(network_)),
+        control_(Bootstrap()) {}
+  ~RpcControlClient() noexcept override = default;
+
+  absl::StatusOr<MachineDescription> Describe() override {
+    MachineDescription machine;
+    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+      return control_.describeRequest().send().then([&](auto&& response) {
+        machine = ReadDescription(response.getMachine());
+        return absl::OkStatus();
+      });
+    }));
+    return machine;
+  }
+
+  absl::Status Pause() override {
+    return Wait(timeout_, [&] { return ErrorOf(control_.pauseRequest().send()); });
+  }
+  absl::Status Resume() override {
+    return Wait(timeout_, [&] { return ErrorOf(control_.resumeRequest().send()); });
+  }
+  absl::Status Reset() override {
+    return Wait(timeout_, [&] { return ErrorOf(control_.resetRequest().send()); });
+  }
+  absl::Status Stop(bool force) override {
+    return Wait(timeout_, [&] {
+      auto request = control_.stopRequest();
+      request.setForce(force);
+      return ErrorOf(request.send());
+    });
+  }
+
+  absl::StatusOr<BalloonFigures> Balloon() override {
+    BalloonFigures figures;
+    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+      return control_.balloonRequest().send().then([&](auto&& response) {
+        figures = ReadBalloon(response.getBalloon());
+        return ReadError(response.getError());
+      });
+    }));
+    return figures;
+  }
+
+  absl::StatusOr<BalloonFigures> SetBalloon(uint64_t target_bytes, absl::Duration wait) override {
+    BalloonFigures figures;
+    FERRITE_RETURN_IF_ERROR(Wait(timeout_ + wait, [&] {
+      auto request = control_.setBalloonRequest();
+      request.setTargetBytes(target_bytes);
+      request.setWaitMs(static_cast<uint32_t>(absl::ToInt64Milliseconds(wait)));
+      return request.send().then([&](auto&& response) {
+        figures = ReadBalloon(response.getBalloon());
+        return ReadError(response.getError());
+      });
+    }));
+    return figures;
+  }
+
+  absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options) override {
+    uint64_t number = 0;
+    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+      auto request = control_.startMoveRequest();
+      request.setDestination(ToKj(where));
+      FillMoveOptions(options, request.initOptions());
+      return request.send().then([&](auto&& response) {
+        number = response.getNumber();
+        return ReadError(response.getError());
+      });
+    }));
+    return number;
+  }
+  absl::StatusOr<MoveStatus> GetMove() override {
+    MoveStatus move;
+    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+      return control_.moveStatusRequest().send().then([&](auto&& response) {
+        move = ReadMove(response.getMove());
+        return ReadError(response.getError());
+      });
+    }));
+    return move;
+  }
+  absl::Status CancelMove() override {
+    return Wait(timeout_, [&] { return ErrorOf(control_.cancelMoveRequest().send()); });
+  }
+  absl::Status StartPostcopy() override {
+    return Wait(timeout_, [&] { return ErrorOf(control_.startPostcopyRequest().send()); });
+  }
+  absl::StatusOr<uint64_t> RecoverMove(const std::string& where) override {
+    uint64_t number = 0;
+    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+      auto request = control_.recoverMoveRequest();
+      request.setDestination(ToKj(where));
+      return request.send().then([&](auto&& response) {
+        number = response.getNumber();
+        return ReadError(response.getError());
+      });
+    }));
+    return number;
+  }
+  absl::Status TakeBack(bool force) override {
+    return Wait(timeout_, [&] {
+      auto request = control_.takeBackRequest();
+      request.setForce(force);
+      return ErrorOf(request.send());
+    });
+  }
+
+  absl::StatusOr<Fd> AttachConsole() override {
+    Fd result;
+    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+      return control_.attachConsoleRequest().send().then([&](auto&& response) -> kj::Promise<absl::Status> {
+        if (const absl::Status error = ReadError(response.getError()); !error.ok()) {
+          return absl::Status(error);
+        }
+        auto console = response.getConsole();
+        return console.getFd()
+            .then([&](kj::Maybe<int> fd) {
+              KJ_IF_MAYBE (number, fd) {
+                // The capability's own descriptor goes with it.
+                result = Fd(fcntl(*number, F_DUPFD_CLOEXEC, 0));
+              }
+              return result.valid() ? absl::Status() : absl::InternalError("the machine sent no console");
+            })
+            .attach(kj::mv(console));
+      });
+    }));
+    return result;
+  }
+
+  absl::Status StartWatching() override {
+    return Wait(timeout_, [&] {
+      auto request = control_.watchRequest();
+      request.setSink(kj::heap<Sink>(events_));
+      return request.send().then([&](auto&& response) {
+        subscription_ = response.getSubscription();
+        return ReadError(response.getError());
+      });
+    });
+  }
+
+  absl::StatusOr<WatchedEvent> NextEvent() override {
+    if (events_->events.empty()) {
+      FERRITE_RETURN_IF_ERROR(Wait(absl::InfiniteDuration(), [&] {
+        auto pair = kj::newPromiseAndFulfiller<void>();
+        events_->waiting = kj::mv(pair.fulfiller);
+        auto lost = network_.onDisconnect().then([this] {
+          // The connection may have brought the last event with its end.
+          return events_->events.empty() ? EndedError() : absl::OkStatus();
+        });
+        return pair.promise.then([] { return absl::OkStatus(); }).exclusiveJoin(kj::mv(lost));
+      }));
+    }
+    WatchedEvent event = std::move(events_->events.front());
+    events_->events.pop_front();
+    return event;
+  }
+
+ private:
+  static absl::Status EndedError() {
+    return absl::UnavailableError("the machine has ended, or its monitor dropped the connection");
+  }
+
+  control::Control::Client Bootstrap() {
+    capnp::MallocMessageBuilder message;
+    auto server = message.initRoot<capnp::rpc::twoparty::VatId>();
+    server.setSide(capnp::rpc::twoparty::Side::SERVER);
+    return rpc_.bootstrap(server).castAs<control::Control>();
+  }
+
+  template <typename Call>
+  static kj::Promise<absl::Status> ErrorOf(Call&& call) {
+    return call.then([](auto&& response) { return ReadError(response.getError()); });
+  }
+
+  // Runs `start`, waits for the Status that it promises, and turns kj's exceptions into one.
+  template <typename Start>
+  absl::Status Wait(absl::Duration timeout, Start start) {
+    KjLogRedirect log;
+    absl::Status status;
+    const kj::Maybe<kj::Exception> failure = kj::runCatchingExceptions([&] {
+      kj::Promise<absl::Status> promise = start();
+      if (timeout != absl::InfiniteDuration()) {
+        auto late = context_->provider->getTimer()
+                        .afterDelay(absl::ToInt64Milliseconds(timeout) * kj::MILLISECONDS)
+                        .then([timeout] {
+                          return absl::Status(absl::DeadlineExceededError(
+                              absl::StrCat("the machine did not answer within ", absl::FormatDuration(timeout))));
+                        });
+        promise = promise.exclusiveJoin(kj::mv(late));
+      }
+      status = promise.wait(context_->waitScope);
+    });
+    KJ_IF_MAYBE (exception, failure) {
+      switch (exception->getType()) {
+        case kj::Exception::Type::DISCONNECTED:
+          return EndedError();
+        case kj::Exception::Type::UNIMPLEMENTED:
+          return absl::UnimplementedError("this machine's monitor is of an older version and cannot do that");
+        default:
+          return absl::InternalError(absl::StrCat("control connection: ", Summary(*exception)));
+      }
+    }
+    return status;
+  }
+
+  const std::shared_ptr<kj::AsyncIoContext> context_;
+  const absl::Duration timeout_;
+  kj::Own<kj::AsyncCapabilityStream> stream_;
+  capnp::TwoPartyVatNetwork network_;
+  capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
+  control::Control::Client control_;
+  std::shared_ptr<EventQueue> events_ = std::make_shared<EventQueue>();
+  control::Subscription::Client subscription_ = nullptr;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(const std::string& socket_path,
+                                                                      absl::Duration timeout) {
+  FERRITE_ASSIGN_OR_RETURN(Fd fd, ConnectToUnixSocket(socket_path));
+  return std::make_unique<RpcControlClient>(ThreadContext(), std::move(fd), timeout);
+}
+
+absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::ConnectToMachine(const std::string& base,
+                                                                               absl::string_view name,
+                                                                               absl::Duration timeout) {
+  FERRITE_ASSIGN_OR_RETURN(const FoundMachine found, FindMachine(base, name));
+  auto client = Connect(found.socket_path, timeout);
+  if (absl::IsNotFound(client.status()) || client.status().code() == absl::StatusCode::kUnavailable) {
+    return absl::UnavailableError(
+        absl::StrCat("machine ", name, " (pid ", found.pid, ") is just starting or ending; try again"));
+  }
+  return client;
+}
+
+}  // namespace ferrite

@@ -1,0 +1,94 @@
+// A client of one machine's control socket, for the command line and tests.
+#ifndef FERRITE_VMM_CONTROL_CLIENT_H_
+#define FERRITE_VMM_CONTROL_CLIENT_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "vmm/base/fd.h"
+#include "vmm/control/balloon_port.h"
+#include "vmm/control/move_port.h"
+#include "vmm/machine/machine.h"
+
+namespace ferrite {
+
+// As `describe` in proto/control.capnp.
+struct MachineDescription {
+  std::string name;
+  MachineState state = MachineState::kCreated;
+  pid_t pid = 0;
+  std::string version;
+  absl::Duration uptime;
+  uint32_t cpus = 0;
+  uint64_t memory_bytes = 0;
+  std::string memory_backing;
+  uint64_t memory_resident_bytes = 0;
+  int64_t first_entry_ns = 0;
+  std::string kernel;
+  std::string initrd;
+  std::string command_line;
+  std::vector<DiskConfig> disks;
+  bool rng = false;
+  bool has_balloon = false;
+  BalloonFigures balloon;
+  uint64_t console_dropped_bytes = 0;
+  MoveStatus move;     // away from there
+  MoveStatus arrival;  // to there
+};
+
+struct WatchedEvent {
+  MachineEvent event;
+  MoveStatus move;  // kMove
+  absl::Time time;
+  uint64_t missed = 0;  // events before this one that did not arrive
+};
+
+// Calls block, for at most the timeout: DEADLINE_EXCEEDED. UNAVAILABLE when the machine has ended or dropped the
+// connection; else the machine's own error.
+//
+// Threads: a client belongs to the thread that made it, where it shares an event loop with the thread's other clients.
+class ControlClient {
+ public:
+  static absl::StatusOr<std::unique_ptr<ControlClient>> Connect(const std::string& socket_path,
+                                                                absl::Duration timeout = absl::Seconds(30));
+  // To the living machine `name` under `base`. NOT_FOUND, with what to do next, when there is none.
+  static absl::StatusOr<std::unique_ptr<ControlClient>> ConnectToMachine(const std::string& base,
+                                                                         absl::string_view name,
+                                                                         absl::Duration timeout = absl::Seconds(30));
+  virtual ~ControlClient() = default;
+
+  virtual absl::StatusOr<MachineDescription> Describe() = 0;
+  virtual absl::Status Pause() = 0;
+  virtual absl::Status Resume() = 0;
+  virtual absl::Status Reset() = 0;
+  virtual absl::Status Stop(bool force) = 0;
+  virtual absl::StatusOr<BalloonFigures> Balloon() = 0;
+  // Returns when the guest has reached the target if `wait` is not zero, else at once.
+  virtual absl::StatusOr<BalloonFigures> SetBalloon(uint64_t target_bytes, absl::Duration wait) = 0;
+  // Returns the move's number when it has begun.
+  virtual absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options) = 0;
+  virtual absl::StatusOr<MoveStatus> GetMove() = 0;
+  virtual absl::Status CancelMove() = 0;
+  virtual absl::Status StartPostcopy() = 0;
+  // As MovePort says; returns the move's number.
+  virtual absl::StatusOr<uint64_t> RecoverMove(const std::string& where) = 0;
+  virtual absl::Status TakeBack(bool force) = 0;
+  // A stream socket to the serial console.
+  virtual absl::StatusOr<Fd> AttachConsole() = 0;
+  // Subscribes; then NextEvent() returns one event after another, without a deadline.
+  virtual absl::Status StartWatching() = 0;
+  virtual absl::StatusOr<WatchedEvent> NextEvent() = 0;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_CONTROL_CLIENT_H_

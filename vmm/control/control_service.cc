@@ -1,0 +1,422 @@
+#include "vmm/control/control_service.h"
+
+#include <kj/vector.h>
+#include <unistd.h>
+
+#include <deque>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "vmm/base/log.h"
+#include "vmm/base/version.h"
+#include "vmm/control/move_rpc.h"
+#include "vmm/control/rpc_util.h"
+
+namespace ferrite {
+namespace {
+
+constexpr kj::Duration kBalloonPoll = 20 * kj::MILLISECONDS;
+constexpr absl::Duration kStatisticsPatience = absl::Milliseconds(300);
+
+control::State ToRpc(MachineState state) {
+  switch (state) {
+    case MachineState::kCreated:
+      return control::State::CREATED;
+    case MachineState::kPaused:
+      return control::State::PAUSED;
+    case MachineState::kRunning:
+      return control::State::RUNNING;
+    case MachineState::kStopped:
+      break;
+  }
+  return control::State::STOPPED;
+}
+
+control::Event::Kind ToRpc(MachineEvent::Kind kind) {
+  switch (kind) {
+    case MachineEvent::Kind::kRunning:
+      return control::Event::Kind::RUNNING;
+    case MachineEvent::Kind::kPaused:
+      return control::Event::Kind::PAUSED;
+    case MachineEvent::Kind::kReset:
+      return control::Event::Kind::RESET;
+    case MachineEvent::Kind::kStopped:
+      return control::Event::Kind::STOPPED;
+    case MachineEvent::Kind::kMove:
+      return control::Event::Kind::MOVE;
+    case MachineEvent::Kind::kBalloon:
+      break;
+  }
+  return control::Event::Kind::BALLOON;
+}
+
+void FillBalloon(const BalloonFigures& figures, control::Balloon::Builder out) {
+  out.setTargetBytes(figures.target_bytes);
+  out.setActualBytes(figures.actual_bytes);
+  auto statistics = out.initStatistics(static_cast<unsigned>(figures.statistics.size()));
+  for (unsigned i = 0; i < statistics.size(); ++i) {
+    statistics[i].setName(ToKj(figures.statistics[i].first));
+    statistics[i].setValue(figures.statistics[i].second);
+  }
+}
+
+uint64_t ResidentBytes(Machine& machine) {
+  uint64_t bytes = 0;
+  for (const auto& region : machine.memory().regions()) {
+    bytes += region->ResidentBytes().value_or(0);
+  }
+  return bytes;
+}
+
+absl::Status NotHereYet() {
+  return absl::FailedPreconditionError(
+      "no machine has arrived here yet; this monitor still waits for one to move here");
+}
+
+absl::Status NoBalloon() {
+  return absl::FailedPreconditionError("this machine has no balloon; start it with --balloon 0 to give it one");
+}
+
+class ConsoleCapability final : public control::Console::Server {
+ public:
+  explicit ConsoleCapability(Fd fd) : fd_(std::move(fd)) {}
+  kj::Maybe<int> getFd() override { return fd_.get(); }
+
+ private:
+  Fd fd_;
+};
+
+}  // namespace
+
+// A client's subscription: what is due to its sink, which gets one event at a time.
+class Watcher final : public control::Subscription::Server, private kj::TaskSet::ErrorHandler {
+ public:
+  Watcher(std::list<Watcher*>& all, control::EventSink::Client sink) : all_(all), sink_(kj::mv(sink)), calls_(*this) {
+    all_.push_back(this);
+  }
+  ~Watcher() noexcept(false) { all_.remove(this); }
+
+  void Push(const TimedEvent& event) {
+    if (broken_) {
+      return;
+    }
+    if (queue_.size() == kMaxQueued) {
+      queue_.pop_front();
+      ++missed_;
+    }
+    queue_.push_back(event);
+    if (!calling_) {
+      SendNext();
+    }
+  }
+  void AddMissed(uint64_t count) { missed_ += count; }
+  kj::Promise<void> AllTaken() { return calls_.onEmpty(); }
+
+ private:
+  static constexpr size_t kMaxQueued = 64;
+
+  void SendNext() {
+    calling_ = !queue_.empty();
+    if (!calling_) {
+      return;
+    }
+    auto request = sink_.eventRequest();
+    auto event = request.initEvent();
+    event.setKind(ToRpc(queue_.front().event.kind));
+    event.setText(ToKj(queue_.front().event.text));
+    event.setUnixMs(queue_.front().unix_ms);
+    if (queue_.front().move.has_value()) {
+      FillMove(*queue_.front().move, event.initMove());
+    }
+    event.setMissed(std::exchange(missed_, 0));
+    queue_.pop_front();
+    calls_.add(request.send().ignoreResult().then([this] { SendNext(); }));
+  }
+  void taskFailed(kj::Exception&& exception) override {
+    Log().debug("control: a watcher failed: {}", Summary(exception));
+    broken_ = true;
+    queue_.clear();
+  }
+
+  std::list<Watcher*>& all_;
+  control::EventSink::Client sink_;
+  std::deque<TimedEvent> queue_;
+  uint64_t missed_ = 0;
+  bool calling_ = false;
+  bool broken_ = false;
+  kj::TaskSet calls_;
+};
+
+ControlService::ControlService(const ControlTarget& target, WorkQueue& work, kj::Timer& timer)
+    : target_(target), work_(work), timer_(timer), started_(absl::Now()) {}
+
+ControlService::~ControlService() noexcept(false) = default;
+
+void ControlService::Deliver(const TimedEvent& event) {
+  for (Watcher* watcher : watchers_) {
+    watcher->Push(event);
+  }
+}
+
+void ControlService::AddMissed(uint64_t count) {
+  for (Watcher* watcher : watchers_) {
+    watcher->AddMissed(count);
+  }
+}
+
+kj::Promise<void> ControlService::AllTaken() {
+  kj::Vector<kj::Promise<void>> each;
+  for (Watcher* watcher : watchers_) {
+    // A watcher that goes away breaks its promise.
+    each.add(watcher->AllTaken().catch_([](kj::Exception&&) {}));
+  }
+  return kj::joinPromises(each.releaseAsArray());
+}
+
+kj::Promise<void> ControlService::describe(DescribeContext context) {
+  auto out = context.getResults().initMachine();
+  out.setName(ToKj(target_.name));
+  out.setPid(static_cast<uint32_t>(getpid()));
+  out.setVersion(kVersion);
+  out.setUptimeMs(static_cast<uint64_t>(absl::ToInt64Milliseconds(absl::Now() - started_)));
+  if (target_.machine == nullptr) {
+    out.setState(control::State::CREATED);
+    return kj::READY_NOW;
+  }
+  Machine& machine = *target_.machine;
+  const MachineConfig& config = machine.config();
+  out.setState(ToRpc(machine.state()));
+  out.setCpus(config.cpus);
+  out.setMemoryBytes(config.memory_bytes);
+  out.setMemoryBacking(ToKj(std::string(MemoryBackingName(config.memory_backing))));
+  out.setMemoryResidentBytes(ResidentBytes(machine));
+  out.setFirstEntryNs(machine.first_entry_ns());
+  out.setKernel(ToKj(config.kernel_path));
+  out.setInitrd(ToKj(config.initrd_path));
+  out.setCommandLine(ToKj(config.command_line));
+  auto disks = out.initDisks(static_cast<unsigned>(config.disks.size()));
+  for (unsigned i = 0; i < disks.size(); ++i) {
+    disks[i].setId(ToKj(config.disks[i].id));
+    disks[i].setPath(ToKj(config.disks[i].path));
+    disks[i].setReadOnly(config.disks[i].read_only);
+  }
+  out.setRng(config.rng);
+  out.setHasBalloon(target_.balloon != nullptr);
+  if (target_.balloon != nullptr) {
+    FillBalloon(target_.balloon->Figures(), out.initBalloon());
+  }
+  if (target_.console != nullptr) {
+    out.setConsoleDroppedBytes(target_.console->dropped_bytes());
+  }
+  if (target_.mover != nullptr) {
+    FillMove(target_.mover->status(), out.initMove());
+    FillMove(target_.mover->arrival(), out.initArrival());
+  } else if (target_.arrival) {
+    FillMove(target_.arrival(), out.initArrival());
+  }
+  return kj::READY_NOW;
+}
+
+template <typename Context>
+kj::Promise<void> ControlService::RunOnMachine(Context context, const char* name, absl::Status (*operation)(Machine&),
+                                               bool force) {
+  if (target_.machine == nullptr) {
+    FillError(NotHereYet(), context.getResults().initError());
+    return kj::READY_NOW;
+  }
+  return work_
+      .Run([name, operation, force, machine = target_.machine, mover = target_.mover] {
+        const absl::Status allowed = mover == nullptr ? absl::OkStatus() : mover->Allows(name, force);
+        return allowed.ok() ? operation(*machine) : allowed;
+      })
+      .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
+}
+
+kj::Promise<void> ControlService::pause(PauseContext context) {
+  return RunOnMachine(context, "pause", [](Machine& machine) { return machine.Pause(); });
+}
+
+kj::Promise<void> ControlService::resume(ResumeContext context) {
+  return RunOnMachine(context, "resume", [](Machine& machine) { return machine.Resume(); });
+}
+
+kj::Promise<void> ControlService::reset(ResetContext context) {
+  return RunOnMachine(context, "reset", [](Machine& machine) { return machine.Reset(); });
+}
+
+kj::Promise<void> ControlService::stop(StopContext context) {
+  if (target_.mover == nullptr && target_.give_up) {
+    target_.give_up();
+    if (target_.machine == nullptr) {
+      return kj::READY_NOW;
+    }
+  }
+  return RunOnMachine(
+      context, "stop",
+      [](Machine& machine) {
+        machine.Stop();
+        return absl::OkStatus();
+      },
+      context.getParams().getForce());
+}
+
+kj::Promise<void> ControlService::balloon(BalloonContext context) {
+  if (target_.balloon == nullptr) {
+    FillError(NoBalloon(), context.getResults().initError());
+    return kj::READY_NOW;
+  }
+  kj::Promise<void> fresh = kj::READY_NOW;
+  const absl::Time now = absl::Now();
+  if (target_.machine->state() == MachineState::kRunning && target_.balloon->RequestStatistics().ok()) {
+    fresh = StatisticsSince(now, now + kStatisticsPatience);
+  }
+  return fresh.then(
+      [this, context]() mutable { FillBalloon(target_.balloon->Figures(), context.getResults().initBalloon()); });
+}
+
+// Or at the deadline: older statistics are better than none.
+kj::Promise<void> ControlService::StatisticsSince(absl::Time time, absl::Time deadline) {
+  if (target_.balloon->Figures().statistics_time >= time || absl::Now() >= deadline) {
+    return kj::READY_NOW;
+  }
+  return timer_.afterDelay(kBalloonPoll).then([this, time, deadline] { return StatisticsSince(time, deadline); });
+}
+
+absl::Status ControlService::StartBalloon(uint64_t target_bytes) {
+  if (target_.balloon == nullptr) {
+    return NoBalloon();
+  }
+  if (target_bytes % kPageBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("balloon target of ", target_bytes, " bytes: it must be a multiple of ", kPageBytes));
+  }
+  if (const uint64_t memory_bytes = target_.machine->config().memory_bytes; target_bytes > memory_bytes) {
+    constexpr double kMiB = 1 << 20;
+    return absl::InvalidArgumentError(absl::StrFormat("balloon target of %.6g MiB is more than the machine's %.6g MiB",
+                                                      static_cast<double>(target_bytes) / kMiB,
+                                                      static_cast<double>(memory_bytes) / kMiB));
+  }
+  return target_.balloon->SetTarget(target_bytes);
+}
+
+kj::Promise<void> ControlService::setBalloon(SetBalloonContext context) {
+  const uint64_t target_bytes = context.getParams().getTargetBytes();
+  const uint32_t wait_ms = context.getParams().getWaitMs();
+  const absl::Status started = StartBalloon(target_bytes);
+  if (!started.ok()) {
+    FillError(started, context.getResults().initError());
+    return kj::READY_NOW;
+  }
+  kj::Promise<absl::Status> reached = absl::Status();
+  if (wait_ms > 0) {
+    reached = BalloonReaches(target_bytes, absl::Now() + absl::Milliseconds(wait_ms));
+  }
+  return reached.then([this, context](absl::Status&& status) mutable {
+    FillError(status, context.getResults().initError());
+    FillBalloon(target_.balloon->Figures(), context.getResults().initBalloon());
+  });
+}
+
+kj::Promise<absl::Status> ControlService::BalloonReaches(uint64_t target_bytes, absl::Time deadline) {
+  const BalloonFigures figures = target_.balloon->Figures();
+  if (figures.target_bytes != target_bytes) {
+    return absl::Status(absl::AbortedError("the balloon's target was changed meanwhile"));
+  }
+  if (figures.actual_bytes == target_bytes) {
+    return absl::Status();
+  }
+  if (absl::Now() >= deadline) {
+    return absl::Status(absl::DeadlineExceededError(
+        absl::StrCat("the balloon holds ", figures.actual_bytes, " of ", target_bytes,
+                     " bytes at the deadline; the guest may be busy, paused, or have no balloon driver loaded")));
+  }
+  // The guest's driver moves in its own time, and its steps are no events of ours.
+  return timer_.afterDelay(kBalloonPoll).then([this, target_bytes, deadline] {
+    return BalloonReaches(target_bytes, deadline);
+  });
+}
+
+kj::Promise<void> ControlService::attachConsole(AttachConsoleContext context) {
+  absl::StatusOr<Fd> fd = absl::FailedPreconditionError("this machine has no console to attach to");
+  if (target_.console != nullptr) {
+    fd = target_.console->Attach();
+  }
+  FillError(fd.status(), context.getResults().initError());
+  if (fd.ok()) {
+    context.getResults().setConsole(kj::heap<ConsoleCapability>(*std::move(fd)));
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> ControlService::watch(WatchContext context) {
+  if (watchers_.size() >= ControlServer::kMaxWatchers) {
+    FillError(absl::ResourceExhaustedError(absl::StrCat(ControlServer::kMaxWatchers, " clients watch this machine")),
+              context.getResults().initError());
+    return kj::READY_NOW;
+  }
+  context.getResults().setSubscription(kj::heap<Watcher>(watchers_, context.getParams().getSink()));
+  return kj::READY_NOW;
+}
+
+MovePort* ControlService::MoverOr(control::Error::Builder error) const {
+  if (target_.mover == nullptr) {
+    FillError(target_.machine == nullptr ? NotHereYet()
+                                         : absl::FailedPreconditionError("this machine is still arriving here"),
+              error);
+  }
+  return target_.mover;
+}
+
+kj::Promise<void> ControlService::startMove(StartMoveContext context) {
+  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+    const std::string where(FromKj(context.getParams().getDestination()));
+    FillError(mover->Start(where, ReadMoveOptions(context.getParams().getOptions())), context.getResults().initError());
+    context.getResults().setNumber(mover->status().number);
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> ControlService::moveStatus(MoveStatusContext context) {
+  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+    FillMove(mover->status(), context.getResults().initMove());
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> ControlService::cancelMove(CancelMoveContext context) {
+  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+    FillError(mover->Cancel(), context.getResults().initError());
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> ControlService::startPostcopy(StartPostcopyContext context) {
+  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+    FillError(mover->StartPostcopy(), context.getResults().initError());
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> ControlService::recoverMove(RecoverMoveContext context) {
+  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+    FillError(mover->Recover(std::string(FromKj(context.getParams().getDestination()))),
+              context.getResults().initError());
+    context.getResults().setNumber(mover->status().number);
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
+  MovePort* const mover = MoverOr(context.getResults().initError());
+  if (mover == nullptr) {
+    return kj::READY_NOW;
+  }
+  const bool force = context.getParams().getForce();
+  return work_.Run([mover, force] { return mover->TakeBack(force); }).then([context](absl::Status&& status) mutable {
+    FillError(status, context.getResults().initError());
+  });
+}
+
+}  // namespace ferrite

@@ -1,0 +1,129 @@
+// A Machine without KVM for tests of what controls one.
+#ifndef FERRITE_VMM_CONTROL_FAKE_MACHINE_H_
+#define FERRITE_VMM_CONTROL_FAKE_MACHINE_H_
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "vmm/control/balloon_port.h"
+#include "vmm/machine/machine.h"
+
+namespace ferrite {
+
+// Runs from the start. Pause() can be held up, as by a disk that does not answer.
+class FakeMachine final : public Machine {
+ public:
+  explicit FakeMachine(MachineConfig config)
+      : config_(std::move(config)), memory_(*GuestMemory::Create(config_.memory_bytes, config_.memory_backing)) {}
+
+  void HoldPause(bool hold) {
+    absl::MutexLock lock(&mutex_);
+    hold_pause_ = hold;
+  }
+  bool pausing() const {
+    absl::MutexLock lock(&mutex_);
+    return pausing_;
+  }
+
+  absl::Status Boot() override { return absl::OkStatus(); }
+  absl::Status Resume() override { return Enter(MachineState::kRunning); }
+  absl::Status Pause() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      pausing_ = true;
+      const auto free = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !hold_pause_; };
+      mutex_.Await(absl::Condition(&free));
+      pausing_ = false;
+    }
+    return Enter(MachineState::kPaused);
+  }
+  absl::Status Reset() override { return absl::InternalError("kernel vmlinuz is gone"); }
+  void Stop() override { (void)Enter(MachineState::kStopped); }
+  StopInfo WaitUntilStopped() override { return {}; }
+  absl::Status Save(state::Machine::Builder) override { return absl::OkStatus(); }
+  absl::Status CheckState(state::Machine::Reader) const override { return absl::OkStatus(); }
+  absl::Status LoadState(state::Machine::Reader) override { return absl::OkStatus(); }
+  absl::Status StartDirtyTracking() override { return absl::OkStatus(); }
+  absl::Status CollectDirty(std::span<PageBitmap* const>) override { return absl::OkStatus(); }
+  absl::Status StopDirtyTracking() override { return absl::OkStatus(); }
+  absl::Status Describe(state::MachineDescription::Builder) override { return absl::OkStatus(); }
+  absl::StatusOr<bool> Hold(std::string) override { return false; }
+  void EndHold() override {}
+  absl::Status ResumeArrived() override { return Resume(); }
+  void Leave(std::string) override { Stop(); }
+  absl::Status ReleaseDisks() override { return absl::OkStatus(); }
+  absl::Status AcquireDisks() override { return absl::OkStatus(); }
+  void SetThrottle(int) override {}
+  absl::StatusOr<absl::Duration> MeasureLoad() override { return absl::ZeroDuration(); }
+  std::optional<uint32_t> VcpuOfThread(pid_t) const override { return std::nullopt; }
+  MachineState state() const override {
+    absl::MutexLock lock(&mutex_);
+    return state_;
+  }
+  const MachineConfig& config() const override { return config_; }
+  GuestMemory& memory() override { return *memory_; }
+  Balloon* balloon() override { return nullptr; }
+  void SetListener(std::function<void(const MachineEvent&)>) override {}
+  int64_t first_entry_ns() const override { return 1234; }
+
+ private:
+  absl::Status Enter(MachineState state) {
+    absl::MutexLock lock(&mutex_);
+    if (state_ == MachineState::kStopped && state != MachineState::kStopped) {
+      return absl::FailedPreconditionError("the machine is stopped");
+    }
+    state_ = state;
+    return absl::OkStatus();
+  }
+
+  const MachineConfig config_;
+  const std::unique_ptr<GuestMemory> memory_;
+  mutable absl::Mutex mutex_;
+  MachineState state_ ABSL_GUARDED_BY(mutex_) = MachineState::kRunning;
+  bool hold_pause_ ABSL_GUARDED_BY(mutex_) = false;
+  bool pausing_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// A balloon whose guest moves one step each time somebody looks, or never.
+class FakeBalloon final : public BalloonPort {
+ public:
+  void SetFrozen(bool frozen) {
+    absl::MutexLock lock(&mutex_);
+    frozen_ = frozen;
+  }
+  BalloonFigures Figures() const override {
+    absl::MutexLock lock(&mutex_);
+    if (!frozen_ && actual_ != target_) {
+      actual_ = actual_ < target_ ? std::min(actual_ + kStep, target_)
+                                  : std::max(actual_ - std::min(actual_, kStep), target_);
+    }
+    return {target_, actual_, {{"free-memory", 4096}}, statistics_time_};
+  }
+  absl::Status RequestStatistics() override {
+    absl::MutexLock lock(&mutex_);
+    statistics_time_ = absl::Now();
+    return absl::OkStatus();
+  }
+  absl::Status SetTarget(uint64_t bytes) override {
+    absl::MutexLock lock(&mutex_);
+    target_ = bytes;
+    return absl::OkStatus();
+  }
+
+ private:
+  static constexpr uint64_t kStep = 1 << 20;
+  mutable absl::Mutex mutex_;
+  uint64_t target_ ABSL_GUARDED_BY(mutex_) = 0;
+  mutable uint64_t actual_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool frozen_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Time statistics_time_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_CONTROL_FAKE_MACHINE_H_

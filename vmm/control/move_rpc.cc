@@ -1,0 +1,222 @@
+#include "vmm/control/move_rpc.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "vmm/control/rpc_util.h"
+
+namespace ferrite {
+namespace {
+
+using migration::MoveMode;
+using migration::MoveState;
+
+int64_t Ns(absl::Duration duration) { return absl::ToInt64Nanoseconds(duration); }
+
+MoveState StateOf(absl::string_view name) {
+  for (int i = 0; i <= static_cast<int>(MoveState::kCancelled); ++i) {
+    if (migration::MoveStateName(static_cast<MoveState>(i)) == name) {
+      return static_cast<MoveState>(i);
+    }
+  }
+  return MoveState::kNone;
+}
+
+control::Move::Place ToRpc(GuestPlace place) {
+  switch (place) {
+    case GuestPlace::kHereRunning:
+      return control::Move::Place::HERE_RUNNING;
+    case GuestPlace::kHerePaused:
+      return control::Move::Place::HERE_PAUSED;
+    case GuestPlace::kHereStopped:
+      return control::Move::Place::HERE_STOPPED;
+    case GuestPlace::kThere:
+      return control::Move::Place::THERE;
+    case GuestPlace::kHandedOver:
+      break;
+  }
+  return control::Move::Place::HANDED_OVER;
+}
+
+GuestPlace FromRpc(control::Move::Place place) {
+  switch (place) {
+    case control::Move::Place::HERE_RUNNING:
+      return GuestPlace::kHereRunning;
+    case control::Move::Place::HERE_PAUSED:
+      return GuestPlace::kHerePaused;
+    case control::Move::Place::HERE_STOPPED:
+      return GuestPlace::kHereStopped;
+    case control::Move::Place::THERE:
+      return GuestPlace::kThere;
+    case control::Move::Place::HANDED_OVER:
+      break;
+  }
+  return GuestPlace::kHandedOver;
+}
+
+void FillReport(const migration::MoveReport& report, control::Move::Report::Builder out) {
+  out.setPostcopy(report.postcopy);
+  out.setTotal(Ns(report.total));
+  out.setDowntime(Ns(report.downtime));
+  out.setStop(Ns(report.stop));
+  out.setLastPages(Ns(report.last_pages));
+  out.setState(Ns(report.state));
+  out.setSend(Ns(report.send));
+  out.setLoad(Ns(report.load));
+  out.setRun(Ns(report.run));
+  out.setRounds(report.rounds);
+  out.setDataPages(report.data_pages);
+  out.setZeroPages(report.zero_pages);
+  out.setSkippedPages(report.skipped_pages);
+  out.setTwicePages(report.twice_pages);
+  out.setBytes(report.bytes);
+  out.setFaults(report.faults);
+  out.setMinorFaults(report.minor_faults);
+  out.setRequestedPages(report.requested_pages);
+  out.setPrefetchedPages(report.prefetched_pages);
+  out.setPrefetchHits(report.prefetch_hits);
+  out.setDuplicatePages(report.duplicate_pages);
+  out.setCopiedPages(report.copied_pages);
+  out.setRecoveries(report.recoveries);
+  auto waiting = out.initWaiting(static_cast<uint32_t>(report.waiting.size()));
+  for (uint32_t i = 0; i < waiting.size(); ++i) {
+    waiting[i].setVcpu(report.waiting[i].vcpu);
+    waiting[i].setCount(report.waiting[i].count);
+    waiting[i].setP50(Ns(report.waiting[i].p50));
+    waiting[i].setP99(Ns(report.waiting[i].p99));
+    waiting[i].setMax(Ns(report.waiting[i].max));
+    waiting[i].setSum(Ns(report.waiting[i].sum));
+  }
+}
+
+migration::MoveReport ReadReport(control::Move::Report::Reader in) {
+  migration::MoveReport report;
+  report.postcopy = in.getPostcopy();
+  report.total = absl::Nanoseconds(in.getTotal());
+  report.downtime = absl::Nanoseconds(in.getDowntime());
+  report.stop = absl::Nanoseconds(in.getStop());
+  report.last_pages = absl::Nanoseconds(in.getLastPages());
+  report.state = absl::Nanoseconds(in.getState());
+  report.send = absl::Nanoseconds(in.getSend());
+  report.load = absl::Nanoseconds(in.getLoad());
+  report.run = absl::Nanoseconds(in.getRun());
+  report.rounds = in.getRounds();
+  report.data_pages = in.getDataPages();
+  report.zero_pages = in.getZeroPages();
+  report.skipped_pages = in.getSkippedPages();
+  report.twice_pages = in.getTwicePages();
+  report.bytes = in.getBytes();
+  report.faults = in.getFaults();
+  report.minor_faults = in.getMinorFaults();
+  report.requested_pages = in.getRequestedPages();
+  report.prefetched_pages = in.getPrefetchedPages();
+  report.prefetch_hits = in.getPrefetchHits();
+  report.duplicate_pages = in.getDuplicatePages();
+  report.copied_pages = in.getCopiedPages();
+  report.recoveries = in.getRecoveries();
+  for (const auto waiting : in.getWaiting()) {
+    report.waiting.push_back({.vcpu = waiting.getVcpu(),
+                              .count = waiting.getCount(),
+                              .p50 = absl::Nanoseconds(waiting.getP50()),
+                              .p99 = absl::Nanoseconds(waiting.getP99()),
+                              .max = absl::Nanoseconds(waiting.getMax()),
+                              .sum = absl::Nanoseconds(waiting.getSum())});
+  }
+  return report;
+}
+
+}  // namespace
+
+void FillMove(const MoveStatus& move, control::Move::Builder out) {
+  const migration::MoveProgress& progress = move.progress;
+  out.setNumber(move.number);
+  out.setDestination(ToKj(move.where));
+  out.setState(std::string(migration::MoveStateName(progress.state)));
+  out.setRound(progress.round);
+  out.setSentBytes(progress.sent_bytes);
+  out.setRemainingBytes(progress.remaining_bytes);
+  out.setRate(progress.rate);
+  out.setDirtyRate(progress.dirty_rate);
+  out.setExpectedDowntime(Ns(progress.expected_downtime));
+  out.setThrottlePercent(static_cast<uint8_t>(progress.throttle_percent));
+  out.setFaults(progress.faults);
+  out.setOver(move.over);
+  if (move.over) {
+    FillError(move.result, out.initResult());
+    out.setGuest(ToRpc(move.guest));
+    FillReport(move.report, out.initReport());
+  }
+}
+
+MoveStatus ReadMove(control::Move::Reader in) {
+  MoveStatus move;
+  move.number = in.getNumber();
+  move.where = std::string(FromKj(in.getDestination()));
+  move.progress.state = StateOf(FromKj(in.getState()));
+  move.progress.round = in.getRound();
+  move.progress.sent_bytes = in.getSentBytes();
+  move.progress.remaining_bytes = in.getRemainingBytes();
+  move.progress.rate = in.getRate();
+  move.progress.dirty_rate = in.getDirtyRate();
+  move.progress.expected_downtime = absl::Nanoseconds(in.getExpectedDowntime());
+  move.progress.throttle_percent = in.getThrottlePercent();
+  move.progress.faults = in.getFaults();
+  move.over = in.getOver();
+  if (move.over) {
+    move.result = ReadError(in.getResult());
+    move.guest = FromRpc(in.getGuest());
+    move.report = ReadReport(in.getReport());
+  }
+  return move;
+}
+
+void FillMoveOptions(const migration::MoveOptions& options, control::MoveOptions::Builder out) {
+  switch (options.mode) {
+    case MoveMode::kAuto:
+      out.setMode(control::MoveOptions::Mode::AUTO);
+      break;
+    case MoveMode::kPrecopy:
+      out.setMode(control::MoveOptions::Mode::PRECOPY);
+      break;
+    case MoveMode::kPostcopy:
+      out.setMode(control::MoveOptions::Mode::POSTCOPY);
+      break;
+  }
+  out.setDowntimeLimitNs(static_cast<uint64_t>(Ns(options.downtime_limit)));
+  out.setMaxBandwidth(options.max_bandwidth);
+  out.setMaxPostcopyBandwidth(options.max_postcopy_bandwidth);
+  out.setChannels(static_cast<uint16_t>(options.channels));
+  out.setTimeoutNs(options.timeout == absl::InfiniteDuration() ? 0 : static_cast<uint64_t>(Ns(options.timeout)));
+  out.setPostcopyOnTimeout(options.on_timeout == migration::OnTimeout::kPostcopy);
+  out.setRecoverForNs(static_cast<uint64_t>(Ns(options.recover_for)));
+}
+
+migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
+  constexpr uint64_t kMost = std::numeric_limits<int64_t>::max();
+  migration::MoveOptions options;
+  switch (in.getMode()) {
+    case control::MoveOptions::Mode::PRECOPY:
+      options.mode = MoveMode::kPrecopy;
+      break;
+    case control::MoveOptions::Mode::POSTCOPY:
+      options.mode = MoveMode::kPostcopy;
+      break;
+    default:
+      options.mode = MoveMode::kAuto;
+      break;
+  }
+  options.downtime_limit = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getDowntimeLimitNs(), kMost)));
+  options.max_bandwidth = in.getMaxBandwidth();
+  options.max_postcopy_bandwidth = in.getMaxPostcopyBandwidth();
+  options.channels = in.getChannels();
+  if (in.getTimeoutNs() != 0) {
+    options.timeout = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getTimeoutNs(), kMost)));
+  }
+  options.on_timeout = in.getPostcopyOnTimeout() ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
+  options.recover_for = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getRecoverForNs(), kMost)));
+  return options;
+}
+
+}  // namespace ferrite

@@ -1,0 +1,79 @@
+// The run directory: where a running machine is found by its name, and where its traces are removed when it ends.
+//
+//   BASE/NAME/control.sock   the control socket, mode 0600
+//   BASE/NAME/ferrite.pid    the monitor's process id; a lock on this file, not the number, proves that it lives
+//   BASE/NAME/ferrite.log    the monitor's log
+//   BASE/NAME/grant          to whom the machine was handed over (vmm/move/grant_record.h)
+#ifndef FERRITE_VMM_CONTROL_RUN_DIR_H_
+#define FERRITE_VMM_CONTROL_RUN_DIR_H_
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/unix_socket.h"
+
+namespace ferrite {
+
+// 1 to 64 characters of [A-Za-z0-9._-], the first neither '.' nor '-'.
+absl::Status CheckMachineName(absl::string_view name);
+
+// The directory that holds the machines' directories: `option` (--run-dir) when it is not empty, else /run/ferrite for
+// root, else $XDG_RUNTIME_DIR/ferrite. An error when there is none of them.
+absl::StatusOr<std::string> RunBase(absl::string_view option);
+
+// The directory of a machine that this process runs. Everything in it is removed with the object, and so are the
+// directories above it that it made, unless somebody uses them.
+//
+// Threads: one at a time. Processes: any number may work on one base at once; changes of it take turns under flock(2)
+// on the base directory. UNAVAILABLE when that is held for 10 s.
+class RunDir {
+ public:
+  // Makes BASE (with its parents) and BASE/NAME, mode 0700, and takes the lock. What a monitor that was killed left
+  // there is removed first. ALREADY_EXISTS when a living one has the name.
+  static absl::StatusOr<std::unique_ptr<RunDir>> Create(const std::string& base, absl::string_view name);
+  RunDir(const RunDir&) = delete;
+  RunDir& operator=(const RunDir&) = delete;
+  ~RunDir();
+
+  const std::string& name() const { return name_; }
+  const std::string& path() const { return path_; }
+  std::string socket_path() const;
+  std::string log_path() const;
+
+  // Opens the control socket. Call it when the machine is ready for clients.
+  absl::StatusOr<Fd> ListenOnControlSocket() { return ListenOnUnixSocket(socket_path()); }
+
+ private:
+  RunDir(std::string base, std::string name, std::string path, std::vector<std::string> made, Fd pid_file);
+
+  const std::string base_;
+  const std::string name_;
+  const std::string path_;
+  const std::vector<std::string> made_;
+  Fd pid_file_;  // locked
+};
+
+// A living machine in a base directory.
+struct FoundMachine {
+  std::string name;
+  pid_t pid = 0;
+  std::string socket_path;
+};
+
+// All living machines, by name. Removes what this user's killed monitors left; follows no symbolic link. A base that is
+// not there holds none.
+absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base);
+
+// NOT_FOUND, with what to do next, when no living machine has that name.
+absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_CONTROL_RUN_DIR_H_

@@ -1,0 +1,262 @@
+#include "vmm/control/run_dir.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Not under TEST_TMPDIR: its name may be too long for a socket's.
+class RunDirTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/ferrite-run-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    base_ = name;
+  }
+  void TearDown() override { fs::remove_all(base_); }
+
+  // A machine whose monitor was killed: it was made by a child that ended without running destructors.
+  void LeaveStale(const std::string& name) {
+    const pid_t child = fork();
+    if (child == 0) {
+      auto dir = RunDir::Create(base_, name);
+      if (!dir.ok() || !(*dir)->ListenOnControlSocket().ok()) {
+        _exit(1);
+      }
+      std::ofstream((*dir)->log_path()) << "log";
+      _exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
+  }
+
+  std::string base_;
+};
+
+TEST(MachineNameTest, IsChecked) {
+  for (const char* good : {"a", "vm-1", "A.b_c-9", "0"}) {
+    EXPECT_TRUE(CheckMachineName(good).ok()) << good;
+  }
+  for (const char* bad : {"", ".", "..", ".a", "-a", "a/b", "a b", "ä", "a\n"}) {
+    EXPECT_FALSE(CheckMachineName(bad).ok()) << bad;
+  }
+  EXPECT_TRUE(CheckMachineName(std::string(64, 'a')).ok());
+  EXPECT_FALSE(CheckMachineName(std::string(65, 'a')).ok());
+  EXPECT_FALSE(CheckMachineName(absl::string_view("a\0b", 3)).ok());
+}
+
+TEST_F(RunDirTest, NothingIsLeftBehind) {
+  {
+    auto dir = RunDir::Create(base_, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    auto listener = (*dir)->ListenOnControlSocket();
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    std::ofstream((*dir)->log_path()) << "log";
+    struct stat info = {};
+    ASSERT_EQ(stat((*dir)->socket_path().c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0600u);
+    ASSERT_EQ(stat((*dir)->path().c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0700u);
+    EXPECT_TRUE(ConnectToUnixSocket((*dir)->socket_path()).ok());
+  }
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
+TEST_F(RunDirTest, MakesTheBaseAndItsParentsAndRemovesWhatItMade) {
+  const std::string base = base_ + "/x/y";
+  {
+    auto dir = RunDir::Create(base, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    EXPECT_TRUE(fs::exists(base + "/vm/ferrite.pid"));
+  }
+  EXPECT_TRUE(fs::is_empty(base_));
+  {
+    auto dir = RunDir::Create(base, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    std::ofstream(base_ + "/x/notes") << "mine";
+  }
+  EXPECT_FALSE(fs::exists(base));
+  EXPECT_TRUE(fs::exists(base_ + "/x/notes"));
+}
+
+TEST_F(RunDirTest, LiveMachineRefusesASecondOfItsName) {
+  auto first = RunDir::Create(base_, "vm");
+  ASSERT_TRUE(first.ok()) << first.status();
+  auto second = RunDir::Create(base_, "vm");
+  EXPECT_TRUE(absl::IsAlreadyExists(second.status())) << second.status();
+  EXPECT_TRUE(absl::StrContains(second.status().message(), absl::StrCat("pid ", getpid()))) << second.status();
+  EXPECT_TRUE(RunDir::Create(base_, "other").ok());
+  EXPECT_TRUE(FindMachine(base_, "vm").ok());
+  EXPECT_TRUE(absl::IsNotFound(FindMachine(base_, "other").status()));
+}
+
+TEST_F(RunDirTest, KilledMachineIsReplaced) {
+  LeaveStale("vm");
+  ASSERT_TRUE(fs::exists(base_ + "/vm/control.sock"));
+  EXPECT_TRUE(absl::IsNotFound(FindMachine(base_, "vm").status()));
+  auto dir = RunDir::Create(base_, "vm");
+  ASSERT_TRUE(dir.ok()) << dir.status();
+  EXPECT_TRUE((*dir)->ListenOnControlSocket().ok());
+  EXPECT_FALSE(fs::exists((*dir)->log_path()));
+}
+
+TEST_F(RunDirTest, NumberOfALivingProcessProvesNothing) {
+  LeaveStale("vm");
+  std::ofstream(base_ + "/vm/ferrite.pid") << getpid() << "\n";
+  EXPECT_TRUE(RunDir::Create(base_, "vm").ok());
+}
+
+TEST_F(RunDirTest, ListingRemovesWhatKilledMachinesLeftAndNothingElse) {
+  LeaveStale("dead");
+  LeaveStale("dead-with-notes");
+  std::ofstream(base_ + "/dead-with-notes/notes") << "mine";
+  fs::create_directory(base_ + "/unrelated");
+  std::ofstream(base_ + "/unrelated/ferrite.log") << "mine";
+  std::ofstream(base_ + "/file") << "mine";
+  auto alive = RunDir::Create(base_, "alive");
+  ASSERT_TRUE(alive.ok()) << alive.status();
+  auto list = ListMachines(base_);
+  ASSERT_TRUE(list.ok()) << list.status();
+  ASSERT_EQ(list->size(), 1u);
+  EXPECT_EQ(list->front().name, "alive");
+  EXPECT_EQ(list->front().pid, getpid());
+  EXPECT_FALSE(fs::exists(base_ + "/dead"));
+  EXPECT_TRUE(fs::exists(base_ + "/dead-with-notes/notes"));
+  EXPECT_TRUE(fs::exists(base_ + "/unrelated/ferrite.log"));
+  EXPECT_TRUE(fs::exists(base_ + "/file"));
+}
+
+TEST_F(RunDirTest, ListingFollowsNoSymbolicLink) {
+  const std::string victim = base_ + "/victim";
+  const std::string base = base_ + "/run";
+  fs::create_directory(victim);
+  fs::create_directory(base);
+  std::ofstream(victim + "/ferrite.pid") << "1";
+  std::ofstream(victim + "/ferrite.log") << "theirs";
+  fs::create_directory_symlink("../victim", base + "/link");
+  auto list = ListMachines(base);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_TRUE(list->empty());
+  EXPECT_TRUE(fs::exists(victim + "/ferrite.pid"));
+  EXPECT_TRUE(fs::exists(victim + "/ferrite.log"));
+  EXPECT_TRUE(fs::is_symlink(base + "/link"));
+}
+
+TEST_F(RunDirTest, BaseThatSomebodyElseKeepsLockedIsNamed) {
+  const Fd holder(open(base_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
+  const absl::Status status = ListMachines(base_).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), base_)) << status;
+}
+
+TEST_F(RunDirTest, BaseThatComesAndGoesNeverFailsAStart) {
+  constexpr int kThreads = 3;
+  constexpr int kRounds = 100;
+  const std::string base = base_ + "/x/run";
+  std::vector<Thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back("starter", [&, name = absl::StrCat("vm", i)] {
+      for (int round = 0; round < kRounds; ++round) {
+        auto dir = RunDir::Create(base, name);
+        ASSERT_TRUE(dir.ok()) << dir.status();
+        EXPECT_TRUE(fs::exists((*dir)->path() + "/ferrite.pid"));
+        EXPECT_TRUE(ListMachines(base).ok());
+      }
+    });
+  }
+}
+
+TEST_F(RunDirTest, BaseThatIsNotThereHoldsNoMachine) {
+  auto list = ListMachines(base_ + "/none");
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_TRUE(list->empty());
+}
+
+TEST_F(RunDirTest, ErrorsNameThePath) {
+  std::ofstream(base_ + "/file") << "x";
+  EXPECT_TRUE(absl::StrContains(RunDir::Create(base_ + "/file", "vm").status().message(), base_ + "/file"));
+  EXPECT_TRUE(absl::StrContains(RunDir::Create(base_ + "/file/sub", "vm").status().message(), base_ + "/file"));
+  EXPECT_TRUE(absl::StrContains(RunDir::Create(base_, "file").status().message(), base_ + "/file"));
+  fs::create_symlink("/tmp", base_ + "/link");
+  EXPECT_FALSE(RunDir::Create(base_, "link").ok());
+}
+
+TEST_F(RunDirTest, SocketPathThatIsTooLongIsRefusedBeforeAnythingIsMade) {
+  const std::string base = absl::StrCat(base_, "/", std::string(90, 'd'));
+  const absl::Status status = RunDir::Create(base, "vm").status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), base)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "107")) << status;
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
+TEST_F(RunDirTest, OneOfManyStartersWinsAndListingDisturbsNobody) {
+  LeaveStale("vm");
+  constexpr int kThreads = 8;
+  constexpr int kRounds = 50;
+  for (int round = 0; round < kRounds; ++round) {
+    std::atomic<int> winners = 0;
+    std::atomic<int> done = 0;
+    std::vector<Thread> threads;
+    for (int i = 0; i < kThreads; ++i) {
+      threads.emplace_back("starter", [&] {
+        auto dir = RunDir::Create(base_, "vm");
+        winners += dir.ok() ? 1 : 0;
+        EXPECT_TRUE(dir.ok() || absl::IsAlreadyExists(dir.status())) << dir.status();
+        (void)ListMachines(base_);
+        // Nobody lets go before everybody tried.
+        ++done;
+        while (done < kThreads) {
+          std::this_thread::yield();
+        }
+      });
+    }
+    threads.clear();
+    EXPECT_EQ(winners, 1);
+  }
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
+TEST_F(RunDirTest, StartAndEndInTurnNeverFindsAnotherError) {
+  constexpr int kThreads = 4;
+  constexpr int kRounds = 200;
+  std::atomic<int> winners = 0;
+  std::vector<Thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back("starter", [&] {
+      for (int round = 0; round < kRounds; ++round) {
+        auto dir = RunDir::Create(base_, "vm");
+        EXPECT_TRUE(dir.ok() || absl::IsAlreadyExists(dir.status())) << dir.status();
+        if (dir.ok()) {
+          ++winners;
+          EXPECT_TRUE((*dir)->ListenOnControlSocket().ok());
+        }
+      }
+    });
+  }
+  threads.clear();
+  EXPECT_GT(winners, 0);
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
+}  // namespace
+}  // namespace ferrite

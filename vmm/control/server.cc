@@ -1,0 +1,291 @@
+#include "vmm/control/server.h"
+
+#include <capnp/rpc-twoparty.h>
+#include <kj/async-io.h>
+#include <kj/async-unix.h>
+#include <kj/debug.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+#include "vmm/base/thread.h"
+#include "vmm/control/bounded_stream.h"
+#include "vmm/control/control_service.h"
+#include "vmm/control/rpc_util.h"
+#include "vmm/control/work_queue.h"
+
+namespace ferrite {
+namespace {
+
+// Events that the loop has not taken yet; a guest that resets in a loop must not fill memory.
+constexpr size_t kMaxPublished = 256;
+// Only a watcher that does not read what it watches makes the end wait that long. One on a busy machine must get it:
+// the last event of a move is the only word that it succeeded (R10).
+constexpr kj::Duration kLastWords = 5 * kj::SECONDS;
+// A client that has said nothing for so long only takes a place.
+constexpr kj::Duration kFirstMessage = 10 * kj::SECONDS;
+constexpr kj::Duration kAcceptRetry = 100 * kj::MILLISECONDS;
+
+using kj::LowLevelAsyncIoProvider;
+using FdObserver = kj::UnixEventPort::FdObserver;
+
+capnp::ReaderOptions Limits() {
+  capnp::ReaderOptions options;
+  options.traversalLimitInWords = ControlServer::kMaxMessageBytes / sizeof(capnp::word);
+  options.nestingLimit = 16;
+  return options;
+}
+
+// "to tcp:192.0.2.7:4000: active, round 3"
+std::string SummaryOf(const MoveStatus& move) {
+  std::string text = absl::StrCat("to ", move.where, ": ", migration::MoveStateName(move.progress.state));
+  if (move.over) {
+    absl::StrAppend(&text, move.result.ok() ? "" : ": ", move.result.message());
+  } else if (move.progress.round > 0) {
+    absl::StrAppend(&text, ", round ", move.progress.round);
+  }
+  return text;
+}
+
+// One client. kj's objects refer to each other: the order of the members matters.
+struct Connection {
+  Connection(kj::Own<kj::AsyncCapabilityStream> stream, control::Control::Client bootstrap, kj::Timer& timer,
+             kj::Function<void(const kj::Exception&)> failed)
+      : messages(kj::mv(stream), ControlServer::kMaxOpenCalls, kj::mv(failed)),
+        // Descriptors are only sent, but the RPC system sends none unless it would take one.
+        network(messages, 1, capnp::rpc::twoparty::Side::SERVER, Limits()),
+        rpc(capnp::makeRpcServer(network, kj::mv(bootstrap))),
+        silence(timer.afterDelay(kFirstMessage).then([this] { messages.HangIfSilent(); }).eagerlyEvaluate(nullptr)) {}
+
+  BoundedStream messages;
+  capnp::TwoPartyVatNetwork network;
+  capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc;
+  kj::Promise<void> silence;
+};
+
+// What lives on the control thread.
+class ServerLoop final : private kj::TaskSet::ErrorHandler {
+ public:
+  ServerLoop(kj::AsyncIoContext& io, int listener, std::function<void()> idle, kj::Own<ControlService> service)
+      : io_(io),
+        listener_(listener),
+        idle_(std::move(idle)),
+        listener_observer_(io.unixEventPort, listener, FdObserver::OBSERVE_READ),
+        service_(*service),
+        bootstrap_(kj::mv(service)),
+        tasks_(*this) {
+    tasks_.add(AcceptLoop());
+  }
+
+  ControlService& service() { return service_; }
+
+ private:
+  kj::Promise<void> AcceptLoop() {
+    while (true) {
+      Fd client(accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      if (client.valid()) {
+        Admit(std::move(client));
+        continue;
+      }
+      if (errno == EAGAIN) {
+        return listener_observer_.whenBecomesReadable().then([this] { return AcceptLoop(); });
+      }
+      if (errno != EINTR && errno != ECONNABORTED) {
+        // No descriptors or no memory: nothing would tell when there are some again.
+        LogOnce("cannot accept a client", ErrnoStatus("accept").message());
+        return io_.provider->getTimer().afterDelay(kAcceptRetry).then([this] { return AcceptLoop(); });
+      }
+    }
+  }
+
+  void Admit(Fd client) {
+    ucred peer = {};
+    socklen_t size = sizeof(peer);
+    if (getsockopt(client.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
+        (peer.uid != geteuid() && peer.uid != 0)) {
+      LogOnce("refused a client", fmt::format("user {} may not control this machine", peer.uid));
+      return;
+    }
+    if (connections_ >= ControlServer::kMaxClients) {
+      LogOnce("refused a client", fmt::format("{} are connected", connections_));
+      return;
+    }
+    auto stream = io_.lowLevelProvider->wrapUnixSocketFd(
+        client.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_NONBLOCK |
+                              LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
+    auto connection = kj::heap<Connection>(kj::mv(stream), bootstrap_, io_.provider->getTimer(),
+                                           [this](const kj::Exception& exception) {
+                                             if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
+                                               LogOnce("dropped a client", Summary(exception));
+                                             }
+                                           });
+    ++connections_;
+    auto gone = connection->network.onDisconnect();
+    tasks_.add(gone.attach(kj::mv(connection), kj::defer([this] { Gone(); })));
+  }
+
+  void Gone() {
+    if (--connections_ == 0 && idle_) {
+      idle_();
+    }
+  }
+
+  // A client that tries again and again must not fill the log.
+  void LogOnce(absl::string_view what, absl::string_view why) {
+    Log().log(std::exchange(warned_, true) ? spdlog::level::debug : spdlog::level::warn, "control: {}: {}", what, why);
+  }
+
+  void taskFailed(kj::Exception&& exception) override { LogOnce("a connection failed", Summary(exception)); }
+
+  kj::AsyncIoContext& io_;
+  const int listener_;
+  const std::function<void()> idle_;
+  FdObserver listener_observer_;
+  ControlService& service_;  // bootstrap_ owns it
+  control::Control::Client bootstrap_;
+  size_t connections_ = 0;
+  bool warned_ = false;
+  kj::TaskSet tasks_;
+};
+
+class RpcControlServer final : public ControlServer {
+ public:
+  RpcControlServer(Fd listener, EventFd wake, const ControlTarget& target)
+      : target_(target), listener_(std::move(listener)), wake_(std::move(wake)) {}
+
+  ~RpcControlServer() override {
+    // First the work, whose answers the loop still has to send.
+    work_.Close();
+    {
+      absl::MutexLock lock(&mutex_);
+      ending_ = true;
+    }
+    wake_.Signal();
+    thread_.Join();
+  }
+
+  absl::Status Start() {
+    absl::Notification started;
+    absl::Status status;
+    thread_ = Thread("control", [this, &started, &status] {
+      const kj::Maybe<kj::Exception> failure = kj::runCatchingExceptions([&] { Run(started); });
+      KJ_IF_MAYBE (exception, failure) {
+        if (started.HasBeenNotified()) {
+          Log().error("control: the server ended: {}", Summary(*exception));
+        } else {
+          status = absl::InternalError(absl::StrCat("control server: ", Summary(*exception)));
+          started.Notify();
+        }
+      }
+    });
+    started.WaitForNotification();
+    return status;
+  }
+
+  void Publish(const MachineEvent& event) override { Publish({event, std::nullopt, absl::ToUnixMillis(absl::Now())}); }
+  void Publish(const MoveStatus& move) override {
+    Publish({{MachineEvent::Kind::kMove, SummaryOf(move)}, move, absl::ToUnixMillis(absl::Now())});
+  }
+
+  void SetTarget(ControlTarget target) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      new_target_ = std::move(target);
+    }
+    wake_.Signal();
+  }
+
+ private:
+  void Publish(TimedEvent event) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (published_.size() == kMaxPublished) {
+        published_.pop_front();
+        ++missed_;
+      }
+      published_.push_back(std::move(event));
+    }
+    wake_.Signal();
+  }
+
+  void Run(absl::Notification& started) {
+    KjLogRedirect log;
+    auto io = kj::setupAsyncIo();
+    {
+      ServerLoop loop(io, listener_.get(), target_.idle,
+                      kj::heap<ControlService>(target_, work_, io.provider->getTimer()));
+      FdObserver wake(io.unixEventPort, wake_.fd(), FdObserver::OBSERVE_READ);
+      started.Notify();
+      bool ending = false;
+      while (!ending) {
+        wake.whenBecomesReadable().wait(io.waitScope);
+        wake_.Drain();
+        ending = DeliverPublished(loop.service());
+      }
+      // Watchers hear of the end before the connection goes, if they listen; the answers that are due go into the
+      // sockets' buffers.
+      auto patience = io.provider->getTimer().afterDelay(kLastWords);
+      loop.service().AllTaken().exclusiveJoin(kj::mv(patience)).wait(io.waitScope);
+      io.waitScope.poll();
+    }
+  }
+
+  // Whether the server is to end.
+  bool DeliverPublished(ControlService& service) {
+    std::deque<TimedEvent> events;
+    uint64_t missed = 0;
+    bool ending = false;
+    std::optional<ControlTarget> target;
+    {
+      absl::MutexLock lock(&mutex_);
+      target = std::exchange(new_target_, std::nullopt);
+      events.swap(published_);
+      missed = std::exchange(missed_, 0);
+      ending = ending_;
+    }
+    if (target.has_value()) {
+      service.SetTarget(*std::move(target));
+    }
+    service.AddMissed(missed);
+    for (const TimedEvent& event : events) {
+      service.Deliver(event);
+    }
+    return ending;
+  }
+
+  const ControlTarget target_;
+  const Fd listener_;
+  const EventFd wake_;
+  WorkQueue work_{"control-work"};
+
+  absl::Mutex mutex_;
+  std::deque<TimedEvent> published_ ABSL_GUARDED_BY(mutex_);
+  uint64_t missed_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  std::optional<ControlTarget> new_target_ ABSL_GUARDED_BY(mutex_);
+
+  Thread thread_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Create(Fd listener, ControlTarget target) {
+  FERRITE_ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
+  auto server = std::make_unique<RpcControlServer>(std::move(listener), std::move(wake), target);
+  FERRITE_RETURN_IF_ERROR(server->Start());
+  return server;
+}
+
+}  // namespace ferrite

@@ -1,0 +1,59 @@
+// The control server of one machine: proto/control.capnp on a unix socket.
+#ifndef FERRITE_VMM_CONTROL_SERVER_H_
+#define FERRITE_VMM_CONTROL_SERVER_H_
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "vmm/base/fd.h"
+#include "vmm/console/console_hub.h"
+#include "vmm/control/balloon_port.h"
+#include "vmm/control/move_port.h"
+#include "vmm/machine/machine.h"
+
+namespace ferrite {
+
+// What is served. All outlive the server.
+struct ControlTarget {
+  std::string name;
+  Machine* machine = nullptr;           // null: it has not arrived yet
+  ConsoleHub* console = nullptr;        // null: no console to attach to
+  BalloonPort* balloon = nullptr;       // null: the machine has none
+  MovePort* mover = nullptr;            // null: it cannot be moved
+  std::function<void()> give_up;        // what `stop` does, too, while the machine has not arrived
+  std::function<MoveStatus()> arrival;  // of a machine that is still arriving; may be empty
+  std::function<void()> idle;           // on the control thread, when the last client has gone; may be empty
+};
+
+// Answers clients of the same user, or root, on a thread of its own ("control"); what blocks in the machine (pause,
+// resume, reset, stop) runs in turn on another ("control-work"), so that nobody waits for it but who asked.
+//
+// A client can cost only its own connection: one that sends rubbish, or more than kMaxOpenCalls calls without taking
+// the answers, or none within 10 s, is dropped, and its requests are not read while it does not read its answers. A
+// watcher that is slow misses events.
+class ControlServer {
+ public:
+  static constexpr size_t kMaxClients = 128;
+  static constexpr size_t kMaxWatchers = 64;
+  static constexpr size_t kMaxOpenCalls = 64;
+  static constexpr size_t kMaxMessageBytes = 32 << 10;
+
+  // `listener` is a listening unix socket, non-blocking.
+  static absl::StatusOr<std::unique_ptr<ControlServer>> Create(Fd listener, ControlTarget target);
+  // Finishes the operations that run, sends their answers and the events that are due, drops the clients.
+  virtual ~ControlServer() = default;
+
+  // Tells the watchers. Any thread; never blocks.
+  virtual void Publish(const MachineEvent& event) = 0;
+  virtual void Publish(const MoveStatus& move) = 0;
+
+  // From soon after it returned the server serves `target`, in place of one without a machine.
+  virtual void SetTarget(ControlTarget target) = 0;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_CONTROL_SERVER_H_

@@ -1,0 +1,364 @@
+#include "vmm/control/server.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "vmm/base/thread.h"
+#include "vmm/base/unix_socket.h"
+#include "vmm/control/client.h"
+#include "vmm/control/fake_machine.h"
+#include "vmm/control/run_dir.h"
+
+namespace ferrite {
+namespace {
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+constexpr uint64_t kMiB = 1 << 20;
+
+MachineConfig Config() {
+  MachineConfig config;
+  config.name = "vm";
+  config.cpus = 3;
+  config.memory_bytes = 64 * kMiB;
+  config.kernel_path = "/boot/vmlinuz";
+  config.command_line = "console=ttyS0";
+  config.disks = {{"root", "/img", true}};
+  return config;
+}
+
+class ServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/ferrite-server-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    base_ = name;
+    auto dir = RunDir::Create(base_, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    dir_ = *std::move(dir);
+    auto console = ConsoleHub::Create({});
+    ASSERT_TRUE(console.ok());
+    console_ = *std::move(console);
+    auto listener = dir_->ListenOnControlSocket();
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    auto server = ControlServer::Create(
+        *std::move(listener), {.name = "vm", .machine = &machine_, .console = console_.get(), .balloon = &balloon_});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  void TearDown() override {
+    server_.reset();
+    console_.reset();
+    dir_.reset();
+    std::filesystem::remove_all(base_);
+  }
+
+  std::unique_ptr<ControlClient> Connect() {
+    auto client = ControlClient::ConnectToMachine(base_, "vm", kPatience);
+    EXPECT_TRUE(client.ok()) << client.status();
+    return *std::move(client);
+  }
+  Fd ConnectRaw() {
+    auto fd = ConnectToUnixSocket(dir_->socket_path());
+    EXPECT_TRUE(fd.ok()) << fd.status();
+    return *std::move(fd);
+  }
+  void ExpectServes() {
+    auto description = Connect()->Describe();
+    ASSERT_TRUE(description.ok()) << description.status();
+    EXPECT_EQ(description->name, "vm");
+  }
+  // The server closes it, perhaps after some bytes.
+  static void ExpectDropped(const Fd& fd) {
+    char buffer[4096];
+    while (true) {
+      pollfd polled = {fd.get(), POLLIN, 0};
+      ASSERT_EQ(poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1) << "not dropped";
+      if (recv(fd.get(), buffer, sizeof(buffer), 0) <= 0) {
+        return;
+      }
+    }
+  }
+
+  std::string base_;
+  FakeMachine machine_{Config()};
+  FakeBalloon balloon_;
+  std::unique_ptr<RunDir> dir_;
+  std::unique_ptr<ConsoleHub> console_;
+  std::unique_ptr<ControlServer> server_;
+};
+
+TEST_F(ServerTest, DescribesTheMachine) {
+  auto description = Connect()->Describe();
+  ASSERT_TRUE(description.ok()) << description.status();
+  EXPECT_EQ(description->name, "vm");
+  EXPECT_EQ(description->state, MachineState::kRunning);
+  EXPECT_EQ(description->pid, getpid());
+  EXPECT_EQ(description->cpus, 3u);
+  EXPECT_EQ(description->memory_bytes, 64 * kMiB);
+  EXPECT_EQ(description->memory_backing, "memfd");
+  EXPECT_EQ(description->first_entry_ns, 1234);
+  EXPECT_EQ(description->kernel, "/boot/vmlinuz");
+  EXPECT_EQ(description->initrd, "");
+  EXPECT_EQ(description->command_line, "console=ttyS0");
+  ASSERT_EQ(description->disks.size(), 1u);
+  EXPECT_EQ(description->disks[0].id, "root");
+  EXPECT_EQ(description->disks[0].path, "/img");
+  EXPECT_TRUE(description->disks[0].read_only);
+  EXPECT_TRUE(description->has_balloon);
+}
+
+TEST_F(ServerTest, PausesResumesAndStops) {
+  auto client = Connect();
+  EXPECT_TRUE(client->Pause().ok());
+  EXPECT_EQ(machine_.state(), MachineState::kPaused);
+  EXPECT_TRUE(client->Resume().ok());
+  EXPECT_EQ(machine_.state(), MachineState::kRunning);
+  EXPECT_TRUE(client->Stop(/*force=*/false).ok());
+  EXPECT_EQ(machine_.state(), MachineState::kStopped);
+  const absl::Status status = client->Resume();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_EQ(status.message(), "the machine is stopped");
+}
+
+TEST_F(ServerTest, ErrorsKeepTheirCodeAndText) {
+  EXPECT_EQ(Connect()->Reset(), absl::InternalError("kernel vmlinuz is gone"));
+}
+
+TEST_F(ServerTest, UnknownMachineIsNamedWithWhatToDo) {
+  const absl::Status status = ControlClient::ConnectToMachine(base_, "other").status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "no machine named other")) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "ferrite ps")) << status;
+}
+
+TEST_F(ServerTest, BlockedOperationHoldsUpNobodyElse) {
+  machine_.HoldPause(true);
+  absl::Status paused = absl::UnknownError("");
+  Thread pausing("pauser", [&] { paused = Connect()->Pause(); });
+  auto client = Connect();
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (!machine_.pausing() && absl::Now() < deadline) {
+    EXPECT_TRUE(client->Describe().ok());
+  }
+  EXPECT_TRUE(machine_.pausing());
+  EXPECT_TRUE(client->Describe().ok());
+  EXPECT_TRUE(client->Balloon().ok());
+  machine_.HoldPause(false);
+  pausing.Join();
+  EXPECT_TRUE(paused.ok()) << paused;
+}
+
+TEST_F(ServerTest, ClientHasADeadlineAndTheOperationGoesOn) {
+  machine_.HoldPause(true);
+  {
+    auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(20));
+    ASSERT_TRUE(client.ok());
+    EXPECT_TRUE(absl::IsDeadlineExceeded((*client)->Pause()));
+  }
+  machine_.HoldPause(false);
+  // Operations take turns: this one comes after the abandoned one.
+  EXPECT_TRUE(Connect()->Pause().ok());
+  EXPECT_EQ(machine_.state(), MachineState::kPaused);
+}
+
+TEST_F(ServerTest, BalloonIsSetAndWaitedFor) {
+  auto client = Connect();
+  auto figures = client->SetBalloon(16 * kMiB, kPatience);
+  ASSERT_TRUE(figures.ok()) << figures.status();
+  EXPECT_EQ(figures->target_bytes, 16 * kMiB);
+  EXPECT_EQ(figures->actual_bytes, 16 * kMiB);
+  ASSERT_EQ(figures->statistics.size(), 1u);
+  EXPECT_EQ(figures->statistics[0].first, "free-memory");
+  EXPECT_TRUE(client->SetBalloon(0, absl::ZeroDuration()).ok());
+  EXPECT_EQ(client->Balloon()->target_bytes, 0u);
+
+  EXPECT_TRUE(absl::IsInvalidArgument(client->SetBalloon(65 * kMiB, absl::ZeroDuration()).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(client->SetBalloon(4095, absl::ZeroDuration()).status()));
+  EXPECT_EQ(client->Balloon()->target_bytes, 0u);
+
+  balloon_.SetFrozen(true);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(client->SetBalloon(kMiB * 32, absl::Milliseconds(50)).status()));
+}
+
+TEST_F(ServerTest, ConsoleIsAttachedThroughAPassedDescriptor) {
+  const std::string text = "hello";
+  console_->Transmit({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+  auto client = Connect();
+  auto console = client->AttachConsole();
+  ASSERT_TRUE(console.ok()) << console.status();
+  client.reset();  // the console outlives the connection
+  std::string got(text.size(), '\0');
+  EXPECT_EQ(recv(console->get(), got.data(), got.size(), MSG_WAITALL), static_cast<ssize_t>(got.size()));
+  EXPECT_EQ(got, text);
+}
+
+TEST_F(ServerTest, WatcherGetsEveryEventInOrder) {
+  auto client = Connect();
+  ASSERT_TRUE(client->StartWatching().ok());
+  for (int i = 0; i < 50; ++i) {
+    server_->Publish({MachineEvent::Kind::kBalloon, absl::StrCat(i)});
+  }
+  for (int i = 0; i < 50; ++i) {
+    auto event = client->NextEvent();
+    ASSERT_TRUE(event.ok()) << event.status();
+    EXPECT_EQ(event->event.kind, MachineEvent::Kind::kBalloon);
+    EXPECT_EQ(event->event.text, absl::StrCat(i));
+    EXPECT_EQ(event->missed, 0u);
+  }
+}
+
+TEST_F(ServerTest, LastEventArrivesBeforeTheEnd) {
+  absl::Notification watching;
+  Thread watcher("watcher", [&] {
+    auto client = Connect();
+    ASSERT_TRUE(client->StartWatching().ok());
+    watching.Notify();
+    auto event = client->NextEvent();
+    ASSERT_TRUE(event.ok()) << event.status();
+    EXPECT_EQ(event->event.kind, MachineEvent::Kind::kStopped);
+    EXPECT_EQ(client->NextEvent().status().code(), absl::StatusCode::kUnavailable);
+  });
+  watching.WaitForNotification();
+  server_->Publish({MachineEvent::Kind::kStopped, "power-off"});
+  server_.reset();
+}
+
+TEST_F(ServerTest, SlowWatcherMissesEventsIsToldAndHurtsNobody) {
+  auto slow = Connect();
+  ASSERT_TRUE(slow->StartWatching().ok());
+  // A client on another thread: this thread's loop would serve the slow one, too.
+  Thread other("fast", [&] {
+    auto fast = Connect();
+    ASSERT_TRUE(fast->StartWatching().ok());
+    for (int i = 0; i < 1000; ++i) {
+      server_->Publish({MachineEvent::Kind::kReset, absl::StrCat(i)});
+      ASSERT_TRUE(fast->NextEvent().ok());
+    }
+  });
+  other.Join();
+  uint64_t seen = 0;
+  uint64_t missed = 0;
+  std::string last;
+  while (last != "999") {
+    auto event = slow->NextEvent();
+    ASSERT_TRUE(event.ok()) << event.status();
+    ++seen;
+    missed += event->missed;
+    last = event->event.text;
+  }
+  EXPECT_EQ(seen + missed, 1000u);
+  EXPECT_GT(missed, 0u);
+}
+
+TEST_F(ServerTest, AHundredClientsAreServed) {
+  std::vector<std::unique_ptr<ControlClient>> clients;
+  for (int i = 0; i < 100; ++i) {
+    clients.push_back(Connect());
+    ASSERT_TRUE(clients.back()->StartWatching().ok() || i >= static_cast<int>(ControlServer::kMaxWatchers));
+  }
+  for (auto& client : clients) {
+    EXPECT_TRUE(client->Describe().ok());
+  }
+}
+
+TEST_F(ServerTest, ClientsBeyondTheLimitAreRefusedUntilOthersLeave) {
+  std::vector<Fd> idle;
+  for (size_t i = 0; i < ControlServer::kMaxClients; ++i) {
+    idle.push_back(ConnectRaw());
+  }
+  ExpectDropped(ConnectRaw());
+  idle.pop_back();
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (!Connect()->Describe().ok()) {
+    ASSERT_LT(absl::Now(), deadline);
+  }
+}
+
+TEST_F(ServerTest, ClientThatSaysNothingIsDropped) {
+  const auto talker = Connect();
+  ASSERT_TRUE(talker->Describe().ok());
+  ExpectDropped(ConnectRaw());
+  const Fd half = ConnectRaw();
+  const uint32_t header[2] = {0, 100};
+  ASSERT_EQ(send(half.get(), header, sizeof(header), MSG_NOSIGNAL), static_cast<ssize_t>(sizeof(header)));
+  ExpectDropped(half);
+  EXPECT_TRUE(talker->Describe().ok());
+}
+
+// R11: no byte from a client can crash the monitor or make it allocate without bound.
+TEST_F(ServerTest, RubbishOnlyCostsItsOwnConnection) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 200; ++round) {
+    const Fd fd = ConnectRaw();
+    std::string rubbish(1 + random() % 300, '\0');
+    for (char& c : rubbish) {
+      c = static_cast<char>(random());
+    }
+    if (round % 2 == 0) {
+      // A well-formed frame of one segment around rubbish.
+      rubbish.resize(rubbish.size() / 8 * 8 + 8);
+      const uint32_t header[2] = {0, static_cast<uint32_t>(rubbish.size() / 8)};
+      (void)send(fd.get(), header, sizeof(header), MSG_NOSIGNAL);
+    }
+    (void)send(fd.get(), rubbish.data(), rubbish.size(), MSG_NOSIGNAL);
+    ASSERT_EQ(shutdown(fd.get(), SHUT_WR), 0);
+    ExpectDropped(fd);
+  }
+  ExpectServes();
+}
+
+TEST_F(ServerTest, HugeMessageIsRefusedByItsHeader) {
+  const Fd fd = ConnectRaw();
+  const uint32_t header[2] = {0, 0x0fff'ffff};  // one segment of 2 GiB
+  ASSERT_EQ(send(fd.get(), header, sizeof(header), MSG_NOSIGNAL), static_cast<ssize_t>(sizeof(header)));
+  ExpectDropped(fd);
+  ExpectServes();
+}
+
+TEST_F(ServerTest, DisconnectInTheMiddleHurtsNobody) {
+  {
+    const Fd fd = ConnectRaw();
+    const uint32_t header[2] = {0, 100};
+    ASSERT_EQ(send(fd.get(), header, sizeof(header), MSG_NOSIGNAL), static_cast<ssize_t>(sizeof(header)));
+  }
+  machine_.HoldPause(true);
+  {
+    auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(10));
+    ASSERT_TRUE(client.ok());
+    EXPECT_FALSE((*client)->Pause().ok());
+  }
+  ExpectServes();
+  machine_.HoldPause(false);
+  ExpectServes();
+}
+
+TEST_F(ServerTest, EndingAnswersWhoWaits) {
+  machine_.HoldPause(true);
+  absl::Status paused = absl::UnknownError("");
+  Thread pausing("pauser", [&] { paused = Connect()->Pause(); });
+  while (!machine_.pausing()) {
+    std::this_thread::yield();
+  }
+  Thread ending("ender", [&] { server_.reset(); });
+  machine_.HoldPause(false);
+  ending.Join();
+  pausing.Join();
+  EXPECT_TRUE(paused.ok()) << paused;
+}
+
+}  // namespace
+}  // namespace ferrite
