@@ -1,0 +1,217 @@
+#include "migration/session/control_peer.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+// A peer that sends what nobody waits for is stopped before it fills our memory.
+constexpr size_t kMaxQueued = 256;
+constexpr size_t kMaxQueuedBytes = size_t{2} * kMaxControlBytes;
+
+}  // namespace
+
+absl::string_view ControlName(stream::Control::Which which) {
+  constexpr std::array<absl::string_view, 27> kNames = {
+      "INVALID", "HELLO",   "WELCOME",   "MACHINE", "ACCEPT",  "REFUSE",   "ADVISE", "READY",   "ROUND",
+      "DISCARD", "PACKAGE", "LOADED",    "GRANT",   "RUNNING", "END",      "SHUT",   "PING",    "PONG",
+      "ERROR",   "CANCEL",  "DISCARDED", "HEARD",   "RECOVER", "STANDING", "REVOKE", "REVOKED", "MISSING"};
+  const auto index = static_cast<size_t>(which);
+  return index < kNames.size() ? kNames[index] : "an unknown message";
+}
+
+ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
+                         std::function<void(const absl::Status&)> on_failure)
+    : options_(std::move(options)), stream_(std::move(stream)), on_failure_(std::move(on_failure)) {
+  reader_ = Thread(options_.thread_name, [this] { ReadLoop(); });
+}
+
+ControlPeer::~ControlPeer() {
+  Shutdown(absl::CancelledError("the move's connection was closed here"));
+  reader_.Join();
+}
+
+absl::Status ControlPeer::Send(absl::FunctionRef<void(stream::Control::Builder)> fill) {
+  capnp::MallocMessageBuilder message;
+  fill(message.initRoot<stream::Control>());
+  const std::vector<uint8_t> frame = EncodeControl(message);
+  const absl::MutexLock lock(&send_mutex_);
+  absl::Status status = stream_->WriteAll(frame);
+  if (!status.ok()) {
+    // What the peer said before it went away explains more than that it went away.
+    if (absl::Status known = failure(); !known.ok()) {
+      return known;
+    }
+  }
+  return status;
+}
+
+void ControlPeer::SendError(const absl::Status& error) {
+  (void)Send([&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
+}
+
+absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
+  const absl::MutexLock lock(&mutex_);
+  const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !queue_.empty() || !failure_.ok() || !interrupt_.ok();
+  };
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), limit)) {
+    return absl::DeadlineExceededError(
+        absl::StrCat(options_.peer_name, " lives, but did not answer within ", absl::FormatDuration(limit)));
+  }
+  if (queue_.empty()) {
+    return failure_.ok() ? interrupt_ : failure_;
+  }
+  ControlMessage message = std::move(queue_.front());
+  queue_.pop_front();
+  queued_bytes_ -= message.bytes();
+  return message;
+}
+
+absl::StatusOr<ControlMessage> ControlPeer::Expect(stream::Control::Which which, absl::Duration limit) {
+  FERRITE_ASSIGN_OR_RETURN(ControlMessage message, Next(limit));
+  if (message.which() != which) {
+    return absl::InvalidArgumentError(absl::StrCat(options_.peer_name, " sent ", ControlName(message.which()),
+                                                   " where ", ControlName(which), " was due"));
+  }
+  return message;
+}
+
+void ControlPeer::Shutdown(const absl::Status& reason) {
+  Fail(reason);
+  stream_->Shutdown();
+}
+
+absl::Status ControlPeer::failure() const {
+  const absl::MutexLock lock(&mutex_);
+  return failure_;
+}
+
+void ControlPeer::Interrupt(const absl::Status& reason) {
+  const absl::MutexLock lock(&mutex_);
+  interrupt_.Update(reason);
+}
+
+void ControlPeer::AwaitFailure(absl::Duration limit) const {
+  const absl::MutexLock lock(&mutex_);
+  const auto failed = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok(); };
+  mutex_.AwaitWithTimeout(absl::Condition(&failed), limit);
+}
+
+bool ControlPeer::Fail(const absl::Status& reason) {
+  const absl::MutexLock lock(&mutex_);
+  if (!failure_.ok()) {
+    return false;
+  }
+  failure_ = reason;
+  return true;
+}
+
+void ControlPeer::ReadLoop() {
+  while (true) {
+    absl::Status status = AwaitBytes();
+    if (status.ok()) {
+      absl::StatusOr<ControlMessage> message = ReadOne();
+      status = message.ok() ? Dispatch(*std::move(message)) : message.status();
+    }
+    if (!status.ok()) {
+      if (Fail(status)) {
+        on_failure_(status);
+      }
+      stream_->Shutdown();
+      return;
+    }
+  }
+}
+
+absl::Status ControlPeer::AwaitBytes() {
+  // Three PINGs in the time after which a silent peer counts as gone.
+  const int step = static_cast<int>(std::max<int64_t>(absl::ToInt64Milliseconds(options_.silence) / 4, 1));
+  for (int quiet = 0; quiet < 4; ++quiet) {
+    pollfd polled{.fd = stream_->fd(), .events = POLLIN, .revents = 0};
+    const int n = poll(&polled, 1, step);
+    if (n > 0) {
+      return absl::OkStatus();
+    }
+    if (n == 0) {
+      // A message that is being written is as good as a PING, and must not be waited for here.
+      if (send_mutex_.TryLock()) {
+        capnp::MallocMessageBuilder message;
+        message.initRoot<stream::Control>().initPing();
+        const absl::Status status = stream_->WriteAll(EncodeControl(message));
+        send_mutex_.Unlock();
+        FERRITE_RETURN_IF_ERROR(status);
+      }
+    }
+  }
+  return absl::UnavailableError(
+      absl::StrCat(options_.peer_name, " was silent for ", absl::FormatDuration(options_.silence)));
+}
+
+absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
+  std::array<uint8_t, kControlHeaderBytes> head;
+  if (const absl::Status status = stream_->ReadAll(head); !status.ok()) {
+    return absl::UnavailableError(status.message());
+  }
+  FERRITE_ASSIGN_OR_RETURN(const ControlHeader header, DecodeControlHeader(head));
+  std::vector<uint64_t> payload(header.length / sizeof(uint64_t));
+  if (const absl::Status status = stream_->ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header.length});
+      !status.ok()) {
+    return absl::UnavailableError(absl::IsOutOfRange(status)
+                                      ? absl::StrCat(status.message(), " in the middle of a frame")
+                                      : std::string(status.message()));
+  }
+  return ControlMessage::Parse(header, std::move(payload));
+}
+
+absl::Status ControlPeer::Dispatch(ControlMessage message) {
+  switch (message.which()) {
+    case stream::Control::PING: {
+      uint64_t token = 0;
+      FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+        token = control.getPing().getToken();
+        return absl::OkStatus();
+      }));
+      return Send([&](stream::Control::Builder control) { control.initPong().setToken(token); });
+    }
+    case stream::Control::PONG:
+      return absl::OkStatus();
+    case stream::Control::REFUSE:
+    case stream::Control::ERROR:
+    case stream::Control::CANCEL: {
+      std::string words;
+      FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+        words = message.which() == stream::Control::REFUSE   ? control.getRefuse().getReason().cStr()
+                : message.which() == stream::Control::CANCEL ? control.getCancel().getMessage().cStr()
+                                                             : control.getError().getMessage().cStr();
+        return absl::OkStatus();
+      }));
+      said_why_.store(true, std::memory_order_release);
+      words = absl::StrCat(options_.peer_name,
+                           message.which() == stream::Control::REFUSE ? " refuses: " : " says: ", words);
+      if (message.which() == stream::Control::REFUSE) {
+        refused_.store(true, std::memory_order_release);
+        return absl::FailedPreconditionError(words);
+      }
+      return message.which() == stream::Control::CANCEL ? absl::CancelledError(words) : absl::AbortedError(words);
+    }
+    default:
+      break;
+  }
+  const absl::MutexLock lock(&mutex_);
+  queued_bytes_ += message.bytes();
+  if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));
+  }
+  queue_.push_back(std::move(message));
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,859 @@
+#include "migration/session/destination.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "migration/session/page_source.h"
+#include "migration/session/thread_class.h"
+#include "migration/wire/control_frame.h"
+#include "migration/wire/crc32c.h"
+#include "migration/wire/version.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint16_t kMaxChannels = 16;
+// Whoever connects says who it is at once.
+constexpr absl::Duration kPreamblePatience = absl::Seconds(3);
+constexpr uint32_t kPackageVersion = 1;
+// How long to wait for the source's word of why a channel broke. It may wait for ours with the guest standing still.
+constexpr absl::Duration kWords = absl::Milliseconds(100);
+
+bool SameId(capnp::Data::Reader id, const MoveId& ours) {
+  return id.size() == ours.size() && std::memcmp(id.begin(), ours.data(), ours.size()) == 0;
+}
+
+uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
+
+void LogDropped(const std::string& who, absl::string_view why) {
+  Log().warn("receive: dropped a connection from {}: {}", who, std::string(why));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(DestinationFactory& factory, Options options) {
+  FERRITE_ASSIGN_OR_RETURN(EventFd cancel, EventFd::Create());
+  return std::unique_ptr<Destination>(new Destination(factory, options, std::move(cancel)));
+}
+
+Destination::Destination(DestinationFactory& factory, Options options, EventFd cancel)
+    : factory_(factory), options_(options), cancel_(std::move(cancel)) {}
+
+Destination::~Destination() {
+  Break(absl::CancelledError("the session ends"));
+  SetPeer(nullptr);
+  StopFaults();
+  receivers_.clear();
+}
+
+absl::Status Destination::Run(Listener& listener) {
+  if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
+    return absl::CancelledError("cancelled");
+  }
+  const absl::Status status = RunPhases(listener);
+  return status.ok() ? status : GiveUp(status);
+}
+
+absl::Status Destination::RunPhases(Listener& listener) {
+  FERRITE_RETURN_IF_ERROR(Annotate(AcceptControl(listener), "setup"));
+  FERRITE_RETURN_IF_ERROR(Annotate(Build(), "setup"));
+  FERRITE_RETURN_IF_ERROR(Annotate(AcceptChannels(listener), "setup"));
+  FERRITE_RETURN_IF_ERROR(Annotate(Prepare(), "advise"));
+  if (!state_.Change(MoveState::kSetup, MoveState::kActive)) {
+    return absl::CancelledError("cancelled");
+  }
+  StartReceivers(/*live=*/false);
+  absl::Status status = ReceiveUntilRunning();
+  while (true) {
+    if (status.ok()) {
+      status = ReceiveTheRest();
+    }
+    if (status.ok() || !MayComeBack()) {
+      break;
+    }
+    Log().warn("receive: {}; waiting for the source to come back", std::string(status.message()));
+    Break(status);
+    if (const absl::Status back = Recover(listener); !back.ok()) {
+      // Why the connection was lost says more than that nobody came back.
+      status = revoked_ ? back : status;
+      break;
+    }
+    status = absl::OkStatus();
+  }
+  if (settled_) {
+    if (!status.ok()) {
+      // The guest is whole and runs here; the source stays paused until a person tells it so.
+      Log().warn("receive: the guest is here, but the source could not be told: {}", std::string(status.message()));
+    }
+    FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kCompleted));
+    return absl::OkStatus();
+  }
+  return status;
+}
+
+absl::StatusOr<Preamble> Destination::ReadPreamble(Stream& stream) {
+  std::array<uint8_t, kPreambleBytes> bytes;
+  // The patience of a stream begins with the first byte; here even that one is due at once.
+  FERRITE_RETURN_IF_ERROR(stream.AwaitReadable(kPreamblePatience));
+  stream.SetPatience(kPreamblePatience);
+  FERRITE_RETURN_IF_ERROR(stream.ReadAll(bytes));
+  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, DecodePreamble(bytes));
+  FERRITE_RETURN_IF_ERROR(
+      ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status());
+  stream.SetPatience(options_.silence);
+  return preamble;
+}
+
+absl::Status Destination::AcceptControl(Listener& listener) {
+  while (true) {
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, listener.Accept(cancel_));
+    const std::string who = stream->peer();
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(*stream);
+    if (!preamble.ok() || preamble->role != ChannelRole::kControl) {
+      LogDropped(who, preamble.ok() ? "it belongs to no move" : preamble.status().message());
+      continue;
+    }
+    id_ = preamble->move_id;
+    SetPeer(std::move(stream));
+    const absl::Status greeted = Greet();
+    if (greeted.ok()) {
+      return absl::OkStatus();
+    }
+    LogDropped(who, greeted.message());
+    peer_->SendError(greeted);
+    SetPeer(nullptr);
+    // Nothing of it is left; the next one may be the source that we wait for. A cancel says so before it signals:
+    // either it is seen here, or its signal is still to come.
+    cancel_.Drain();
+    if (cancelled_) {
+      return absl::CancelledError("cancelled");
+    }
+    const absl::MutexLock lock(&mutex_);
+    broken_ = absl::OkStatus();
+  }
+}
+
+absl::Status Destination::Greet() {
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::HELLO, options_.silence));
+  uint16_t version = 0;
+  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
+    const auto hello = control.getHello();
+    if (!SameId(hello.getMoveId(), id_)) {
+      return absl::InvalidArgumentError("HELLO: the move's id is not the connection's");
+    }
+    FERRITE_ASSIGN_OR_RETURN(
+        version, ChooseVersion(kOurVersions, {.lowest = hello.getLowestVersion(), .newest = hello.getVersion()}));
+    features_ = hello.getFeatures() & kOurFeatures;
+    page_channels_ = hello.getPageChannels();
+    urgent_channels_ = hello.getUrgentChannels();
+    if (page_channels_ < 1 || page_channels_ > kMaxChannels || urgent_channels_ < 1 ||
+        urgent_channels_ > kMaxChannels) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("HELLO: ", page_channels_, " page and ", urgent_channels_, " urgent channels"));
+    }
+    return absl::OkStatus();
+  }));
+  return peer_->Send([&](stream::Control::Builder control) {
+    auto welcome = control.initWelcome();
+    welcome.setVersion(version);
+    welcome.setFeatures(features_);
+    welcome.setSoftware("ferrite");
+  });
+}
+
+absl::Status Destination::CheckRegions(state::MachineDescription::Reader machine) {
+  const auto theirs = machine.getRegions();
+  const auto ours = port_->memory().regions();
+  if (theirs.size() != ours.size()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the machine has ", theirs.size(), " memory regions, here it would have ", ours.size()));
+  }
+  for (uint32_t i = 0; i < theirs.size(); ++i) {
+    if (theirs[i].getBase() != ours[i]->base().value() || theirs[i].getBytes() != ours[i]->bytes()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "memory region ", ours[i]->name(), " has ", theirs[i].getBytes(), " bytes at ", theirs[i].getBase(),
+          " at the source, but ", ours[i]->bytes(), " at ", ours[i]->base().value(), " here"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Destination::Build() {
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::MACHINE, options_.silence));
+  const absl::Status built = message.Read([&](stream::Control::Reader control) -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(port_, factory_.Build(control.getMachine()));
+    return CheckRegions(control.getMachine());
+  });
+  if (!built.ok()) {
+    (void)peer_->Send(
+        [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(built.message())); });
+    return built;
+  }
+  landscape_ = std::make_unique<Landscape>(port_->memory());
+  waits_ = std::make_unique<WaitAccounts>([this](pid_t thread) { return port_->VcpuOfThread(thread); });
+  {
+    const absl::MutexLock lock(&mutex_);
+    gate_ = std::make_unique<RoundGate>(page_channels_);
+  }
+
+  const auto features = Userfault::Probe();
+  absl::Status able = features.status();
+  for (size_t i = 0; able.ok() && i < landscape_->regions(); ++i) {
+    able = Placer::CanArm(landscape_->region(i).backing(), *features);
+  }
+  postcopy_possible_ = able.ok();
+  return peer_->Send([&](stream::Control::Builder control) {
+    auto accept = control.initAccept();
+    auto sizes = accept.initHostPageBytes(static_cast<uint32_t>(landscape_->regions()));
+    for (uint32_t i = 0; i < sizes.size(); ++i) {
+      sizes.set(i, landscape_->region(i).host_page_bytes());
+    }
+    accept.setPostcopy(postcopy_possible_);
+    accept.setPostcopyReason(std::string(able.message()));
+  });
+}
+
+absl::Status Destination::AcceptChannels(Listener& listener) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    page_.clear();
+    page_.resize(page_channels_);
+    urgent_.clear();
+    urgent_.resize(urgent_channels_);
+  }
+  int due = page_channels_ + urgent_channels_;
+  while (due > 0) {
+    absl::StatusOr<std::unique_ptr<Stream>> stream = listener.Accept(cancel_);
+    if (!stream.ok()) {
+      FERRITE_RETURN_IF_ERROR(peer_->failure());
+      return stream.status();
+    }
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(**stream);
+    std::unique_ptr<Stream>* place = nullptr;
+    if (preamble.ok() && preamble->move_id == id_ && preamble->role != ChannelRole::kControl) {
+      std::vector<std::unique_ptr<Stream>>& channels = preamble->role == ChannelRole::kPage ? page_ : urgent_;
+      place = preamble->index < channels.size() ? &channels[preamble->index] : nullptr;
+    }
+    if (place == nullptr || *place != nullptr) {
+      LogDropped((*stream)->peer(), preamble.ok() ? "it is no channel of this move" : preamble.status().message());
+      continue;
+    }
+    const absl::MutexLock lock(&mutex_);
+    FERRITE_RETURN_IF_ERROR(broken_);
+    *place = *std::move(stream);
+    --due;
+  }
+  return absl::OkStatus();
+}
+
+void Destination::StartReceivers(bool live) {
+  for (const auto& stream : page_) {
+    receivers_.emplace_back(absl::StrCat("mig-recv-", receivers_.size()),
+                            [this, stream = stream.get(), live] { ReceivePages(*stream, live); });
+  }
+}
+
+absl::Status Destination::Prepare() {
+  FERRITE_RETURN_IF_ERROR(peer_->Expect(stream::Control::ADVISE).status());
+  // R8: nothing is locked and nothing ballooned before the end. Locked memory would be filled right here, and then no
+  // page would ever be missing.
+  port_->InhibitBalloon();
+  inhibited_ = true;
+  FERRITE_RETURN_IF_ERROR(port_->SetLocked(false));
+  // Before the memory is emptied: it may use some.
+  FERRITE_ASSIGN_OR_RETURN(const absl::Duration load, port_->MeasureLoad());
+  for (size_t i = 0; i < landscape_->regions(); ++i) {
+    MemoryRegion& region = landscape_->region(i);
+    // A transparent huge page would hold pages that did not arrive.
+    FERRITE_RETURN_IF_ERROR(region.SetThp(false));
+    FERRITE_RETURN_IF_ERROR(region.Discard(0, region.bytes()).status());
+  }
+  return peer_->Send(
+      [&](stream::Control::Builder control) { control.initReady().setLoadNanoseconds(Nanoseconds(load)); });
+}
+
+void Destination::ReceivePages(Stream& stream, bool live) {
+  BecomeBulk();
+  PageReceiver receiver(stream, *landscape_, figures_);
+  const auto receive = [&]() -> absl::Status {
+    while (true) {
+      FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver.ReceiveOne(live));
+      if (header.type != PageFrameType::kRound) {
+        if (live) {
+          waits_->End(header.region, header.first_page, header.count, absl::Now());
+          OnPage();
+        }
+      } else if (header.count == kLastRound && live) {
+        return absl::OkStatus();
+      } else {
+        FERRITE_ASSIGN_OR_RETURN(const RoundGate::Next next, gate_->Arrive(header.count));
+        if (next == RoundGate::Next::kEnd) {
+          // The guest's memory is its own from here on, whatever else may come.
+          return absl::OkStatus();
+        }
+        live = next == RoundGate::Next::kLive;
+      }
+    }
+  };
+  if (const absl::Status status = receive(); !status.ok()) {
+    Break(status);
+  }
+}
+
+absl::Status Destination::ReceiveUntilRunning() {
+  while (state_.get() != MoveState::kPostcopyActive) {
+    absl::StatusOr<ControlMessage> message = peer_->Next();
+    if (!message.ok()) {
+      const absl::MutexLock lock(&mutex_);
+      return broken_.ok() ? message.status() : broken_;
+    }
+    absl::Status status;
+    switch (message->which()) {
+      case stream::Control::ROUND:
+        status = Annotate(OnRound(*message), "pre-copy");
+        break;
+      case stream::Control::DISCARD:
+        status = Annotate(OnDiscard(*message), "switchover");
+        break;
+      case stream::Control::PACKAGE:
+        status = Annotate(OnPackage(*message), "switchover");
+        break;
+      case stream::Control::GRANT:
+        status = Annotate(OnGrant(*message), "grant");
+        break;
+      default:
+        status = absl::InvalidArgumentError(
+            absl::StrCat("the source sent ", ControlName(message->which()), " while the guest was being received"));
+        break;
+    }
+    FERRITE_RETURN_IF_ERROR(status);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Destination::OnRound(const ControlMessage& message) {
+  uint32_t number = 0;
+  bool last = false;
+  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+    number = control.getRound().getNumber();
+    last = control.getRound().getLast();
+    return absl::OkStatus();
+  }));
+  if (state_.get() != MoveState::kActive) {
+    return absl::InvalidArgumentError("ROUND came after the last one");
+  }
+  FERRITE_RETURN_IF_ERROR(gate_->AwaitAll(number));
+  if (!last) {
+    gate_->Open(RoundGate::Next::kRound);
+    return absl::OkStatus();
+  }
+  // The channels wait at the gate until PACKAGE says how pages are placed from here on.
+  return state_.Change(MoveState::kActive, MoveState::kDevice) ? absl::OkStatus() : absl::CancelledError("cancelled");
+}
+
+absl::Status Destination::OnDiscard(const ControlMessage& message) {
+  if (loaded_ || postcopy_) {
+    return absl::InvalidArgumentError("DISCARD came after PACKAGE");
+  }
+  return message.Read([&](stream::Control::Reader control) -> absl::Status {
+    const auto discard = control.getDiscard();
+    for (const auto range : discard.getRanges()) {
+      const PageRun run{.first = range.getFirst(), .count = range.getCount()};
+      if (range.getRegion() >= landscape_->regions() || !landscape_->placer(range.getRegion()).IsWhole(run)) {
+        return absl::InvalidArgumentError(absl::StrCat("DISCARD: pages ", run.first, "+", run.count, " of region ",
+                                                       range.getRegion(), " are no whole host pages of it"));
+      }
+      FERRITE_RETURN_IF_ERROR(landscape_->placer(range.getRegion()).Discard(run));
+    }
+    if (discard.getLast()) {
+      return peer_->Send([](stream::Control::Builder answer) { answer.setDiscarded(); });
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::Status Destination::OnPackage(const ControlMessage& message) {
+  if (state_.get() != MoveState::kDevice || loaded_) {
+    return absl::InvalidArgumentError("PACKAGE came before the last round, or twice");
+  }
+  return message.Read([&](stream::Control::Reader control) -> absl::Status {
+    const auto package = control.getPackage();
+    const std::span<const uint8_t> blob(package.getBlob().begin(), package.getBlob().size());
+    if (package.getVersion() != kPackageVersion) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the package has version ", package.getVersion(), ", this side knows ", kPackageVersion));
+    }
+    if (package.getLength() != blob.size() || package.getCrc32c() != Crc32c(blob)) {
+      return absl::DataLossError(absl::StrCat("the package is damaged: ", blob.size(), " of ", package.getLength(),
+                                              " bytes, or a wrong checksum"));
+    }
+    postcopy_ = package.getPostcopy();
+    if (postcopy_ && !postcopy_possible_) {
+      return absl::FailedPreconditionError("post-copy was not accepted");
+    }
+    return ApplyPackage(blob);
+  });
+}
+
+absl::Status Destination::ApplyPackage(std::span<const uint8_t> blob) {
+  // R7: all of it is checked before any of it is applied.
+  FERRITE_RETURN_IF_ERROR(port_->CheckState(blob));
+  if (postcopy_) {
+    // Before loading, which may touch memory that is not here: pages flow meanwhile.
+    FERRITE_ASSIGN_OR_RETURN(userfault_, Userfault::Create());
+    for (size_t i = 0; i < landscape_->regions(); ++i) {
+      FERRITE_RETURN_IF_ERROR(landscape_->placer(i).Arm(*userfault_));
+    }
+    FERRITE_RETURN_IF_ERROR(ServeFaults(urgent_, /*ask_again=*/false));
+  } else if (landscape_->missing() != 0) {
+    return absl::DataLossError(absl::StrCat(landscape_->missing(), " pages were never sent"));
+  }
+  gate_->Open(postcopy_ ? RoundGate::Next::kLive : RoundGate::Next::kEnd);
+  // Nothing may have been missing at all.
+  OnPage();
+  const absl::Time start = absl::Now();
+  {
+    const absl::MutexLock lock(&mutex_);
+    FERRITE_RETURN_IF_ERROR(broken_);
+    loading_ = true;
+  }
+  const absl::Status status = port_->LoadState(blob);
+  const absl::Duration load = absl::Now() - start;
+  {
+    const absl::MutexLock lock(&mutex_);
+    loading_ = false;
+    load_ = load;
+    FERRITE_RETURN_IF_ERROR(broken_);
+  }
+  FERRITE_RETURN_IF_ERROR(status);
+  loaded_ = true;
+  return peer_->Send(
+      [&](stream::Control::Builder control) { control.initLoaded().setLoadNanoseconds(Nanoseconds(load)); });
+}
+
+absl::Status Destination::ServeFaults(std::span<const std::unique_ptr<Stream>> urgent, bool ask_again) {
+  for (const auto& stream : page_) {
+    // There are none while the source is gone.
+    if (stream != nullptr) {
+      stream->LimitBuffers(kPostcopyBufferBytes);
+    }
+  }
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<FaultServer> faults,
+                           FaultServer::Create(*userfault_, *landscape_, urgent, *waits_, figures_,
+                                               {.on_failure = [this](const absl::Status& status) { Break(status); },
+                                                .on_page = [this] { OnPage(); }},
+                                               ask_again));
+  const absl::MutexLock lock(&mutex_);
+  faults_ = std::move(faults);
+  return absl::OkStatus();
+}
+
+absl::Status Destination::OnGrant(const ControlMessage& message) {
+  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
+    epoch_ = control.getGrant().getEpoch();
+    return SameId(control.getGrant().getMoveId(), id_) ? absl::OkStatus()
+                                                       : absl::InvalidArgumentError("GRANT is for another move");
+  }));
+  if (!loaded_) {
+    return absl::InvalidArgumentError("GRANT came before the state was loaded");
+  }
+  const absl::Time start = absl::Now();
+  // A cancel here and this change: one of them wins (R2).
+  if (!state_.Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
+    return absl::CancelledError("cancelled");
+  }
+  absl::Status ran = port_->AcquireDisks();
+  if (ran.ok()) {
+    ran = port_->Run();
+  }
+  if (!ran.ok()) {
+    // The source takes the guest back when it hears this, so the guest must not run here after it is said.
+    FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kFailing));
+    (void)peer_->Send(
+        [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(ran.message())); });
+    return ran;
+  }
+  const absl::Duration run = absl::Now() - start;
+  {
+    const absl::MutexLock lock(&mutex_);
+    run_ = run;
+  }
+  return peer_->Send([&](stream::Control::Builder control) {
+    auto running = control.initRunning();
+    running.setEpoch(epoch_);
+    running.setSinceGrantNanoseconds(Nanoseconds(run));
+  });
+}
+
+void Destination::OnPage() {
+  if (landscape_->missing() == 0) {
+    const absl::MutexLock lock(&mutex_);
+    all_pages_ = true;
+  }
+}
+
+absl::Status Destination::AwaitAllPages() {
+  const absl::MutexLock lock(&mutex_);
+  const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return all_pages_ || !broken_.ok(); };
+  mutex_.Await(absl::Condition(&done));
+  return all_pages_ ? absl::OkStatus() : broken_;
+}
+
+absl::Status Destination::ReceiveTheRest() {
+  FERRITE_RETURN_IF_ERROR(Annotate(AwaitAllPages(), "post-copy"));
+  if (!settled_) {
+    FERRITE_RETURN_IF_ERROR(Annotate(SettleIn(), "end"));
+  }
+  FERRITE_RETURN_IF_ERROR(Annotate(TellThatAllIsHere(), "end"));
+  return Annotate(AwaitHeard(), "end");
+}
+
+absl::Status Destination::SettleIn() {
+  // Their channels end with the last page; nobody may place anything when faults are the kernel's again.
+  receivers_.clear();
+  StopFaults();
+  for (size_t i = 0; i < landscape_->regions(); ++i) {
+    FERRITE_RETURN_IF_ERROR(landscape_->placer(i).Disarm());
+  }
+  absl::Status after = port_->AllowThp();
+  after.Update(port_->SetLocked(true));
+  port_->AllowBalloon();
+  inhibited_ = false;
+  if (!after.ok()) {
+    // The guest is here and runs; that it is not locked is no reason to lose it.
+    Log().error("receive: the guest's memory is not locked or has no huge pages: {}", std::string(after.message()));
+  }
+  settled_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status Destination::TellThatAllIsHere() {
+  const MoveReport figures = report();
+  return peer_->Send([&](stream::Control::Builder control) {
+    auto shut = control.initShut();
+    shut.setOk(true);
+    auto out = shut.initFigures();
+    out.setFaults(figures.faults);
+    out.setMinorFaults(figures.minor_faults);
+    out.setDuplicatePages(figures.duplicate_pages);
+    out.setLoadNanoseconds(Nanoseconds(figures.load));
+    out.setRunNanoseconds(Nanoseconds(figures.run));
+    auto waiting = out.initWaiting(static_cast<uint32_t>(figures.waiting.size()));
+    for (uint32_t i = 0; i < waiting.size(); ++i) {
+      waiting[i].setVcpu(figures.waiting[i].vcpu);
+      waiting[i].setCount(figures.waiting[i].count);
+      waiting[i].setP50(Nanoseconds(figures.waiting[i].p50));
+      waiting[i].setP99(Nanoseconds(figures.waiting[i].p99));
+      waiting[i].setMax(Nanoseconds(figures.waiting[i].max));
+      waiting[i].setSum(Nanoseconds(figures.waiting[i].sum));
+    }
+  });
+}
+
+absl::Status Destination::AwaitHeard() {
+  // END may come before or after SHUT was sent.
+  while (true) {
+    const absl::StatusOr<ControlMessage> message = peer_->Next(options_.silence);
+    if (!message.ok()) {
+      // A source that does not say that it heard closes when it did.
+      return (features_ & kFeatureRecovery) != 0 ? message.status() : absl::OkStatus();
+    }
+    if (message->which() == stream::Control::HEARD) {
+      return absl::OkStatus();
+    }
+  }
+}
+
+bool Destination::MayComeBack() const {
+  if ((features_ & kFeatureRecovery) == 0 || cancelled_ || leaving_) {
+    return false;
+  }
+  switch (state_.get()) {
+    case MoveState::kPostcopyActive:
+      return true;
+    case MoveState::kDevice:
+      // Without a word of the source's: it may have sent GRANT.
+      return loaded_ && !peer_->failure().ok() && !peer_->said_why();
+    default:
+      return false;
+  }
+}
+
+absl::Status Destination::Recover(Listener& listener) {
+  waiting_ = true;
+  const absl::Cleanup waited = [this] { waiting_ = false; };
+  const absl::Time hold_until = absl::Now() + options_.hold_for;
+  while (true) {
+    const bool misses_pages = !settled_ && state_.get() != MoveState::kDevice;
+    if (misses_pages) {
+      (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
+    }
+    // Their threads have failed with the connection; what they had asked for, or were receiving, is asked for again.
+    StopFaults();
+    receivers_.clear();
+    SetPeer(nullptr);
+    // Whoever wants this to end says so before it signals: either it is seen here, or its signal is still to come.
+    cancel_.Drain();
+    const bool ends = cancelled_ || leaving_;
+    {
+      const absl::MutexLock lock(&mutex_);
+      broken_ = absl::OkStatus();
+    }
+    if (userfault_ != nullptr && !settled_) {
+      // Zero pages that nobody has touched yet are here, and fault all the same: also when nobody waits for the source.
+      FERRITE_RETURN_IF_ERROR(ServeFaults({}, /*ask_again=*/false));
+    }
+    if (ends) {
+      return absl::CancelledError("the wait for the source was ended");
+    }
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream,
+                             listener.Accept(cancel_, misses_pages ? absl::InfiniteFuture() : hold_until));
+    const std::string who = stream->peer();
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(*stream);
+    if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != id_) {
+      LogDropped(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
+      continue;
+    }
+    const absl::Status resumed = Resume(std::move(stream), listener);
+    if (resumed.ok()) {
+      Log().info("receive: the source is back");
+      return absl::OkStatus();
+    }
+    if (revoked_ || state_.get() == MoveState::kFailing) {
+      return resumed;
+    }
+    LogDropped(who, resumed.message());
+    Break(resumed);
+  }
+}
+
+absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Listener& listener) {
+  SetPeer(std::move(stream));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::RECOVER, options_.silence));
+  const MoveState now = state_.get();
+  const bool granted =
+      now == MoveState::kPostcopyActive || now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover;
+  if (!granted && now != MoveState::kDevice) {
+    return absl::CancelledError(absl::StrCat("the move is ", MoveStateName(now)));
+  }
+  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
+    const auto recover = control.getRecover();
+    page_channels_ = recover.getPageChannels();
+    urgent_channels_ = recover.getUrgentChannels();
+    if (granted && recover.getEpoch() != epoch_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("RECOVER: epoch ", recover.getEpoch(), ", but GRANT was of epoch ", epoch_));
+    }
+    if (!SameId(recover.getMoveId(), id_) || page_channels_ < 1 || page_channels_ > kMaxChannels ||
+        urgent_channels_ < 1 || urgent_channels_ > kMaxChannels) {
+      return absl::InvalidArgumentError(absl::StrCat("RECOVER: another move, or ", page_channels_, " page and ",
+                                                     urgent_channels_, " urgent channels"));
+    }
+    return absl::OkStatus();
+  }));
+  FERRITE_RETURN_IF_ERROR(
+      peer_->Send([&](stream::Control::Builder control) { control.initStanding().setGranted(granted); }));
+  if (!granted) {
+    FERRITE_ASSIGN_OR_RETURN(const ControlMessage word, peer_->Next(options_.silence));
+    if (word.which() == stream::Control::REVOKE) {
+      revoked_ = true;
+      (void)peer_->Send([](stream::Control::Builder control) { control.setRevoked(); });
+      return absl::CancelledError("the source took the guest back");
+    }
+    if (word.which() != stream::Control::GRANT) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the source sent ", ControlName(word.which()), " where GRANT or REVOKE was due"));
+    }
+    FERRITE_RETURN_IF_ERROR(OnGrant(word));
+  }
+  FERRITE_RETURN_IF_ERROR(SendMissing());
+  FERRITE_RETURN_IF_ERROR(AcceptChannels(listener));
+  if (state_.Change(MoveState::kPostcopyPaused, MoveState::kPostcopyRecover)) {
+    FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
+  }
+  if (userfault_ != nullptr && !settled_) {
+    StopFaults();
+    FERRITE_RETURN_IF_ERROR(ServeFaults(urgent_, /*ask_again=*/true));
+    StartReceivers(/*live=*/true);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Destination::SendMissing() {
+  // Nothing is received at the moment: the states stand still, but for pages that faults ask for.
+  std::vector<RegionRun> missing;
+  const auto send = [&](bool last) {
+    const absl::Status status = peer_->Send([&](stream::Control::Builder control) {
+      auto message = control.initMissing();
+      message.setLast(last);
+      auto ranges = message.initRanges(static_cast<uint32_t>(missing.size()));
+      for (uint32_t i = 0; i < missing.size(); ++i) {
+        ranges[i].setRegion(missing[i].region);
+        ranges[i].setFirst(missing[i].first);
+        ranges[i].setCount(missing[i].count);
+      }
+    });
+    missing.clear();
+    return status;
+  };
+  for (size_t index = 0; index < landscape_->regions(); ++index) {
+    const PageStates& states = landscape_->states(index);
+    const uint64_t per_unit = landscape_->placer(index).pages_per_unit();
+    for (uint64_t unit = 0; unit < states.units(); ++unit) {
+      const PageState state = states.Get(unit);
+      if (state == PageState::kPresent || state == PageState::kPoisoned) {
+        continue;
+      }
+      const uint64_t page = unit * per_unit;
+      if (!missing.empty() && missing.back().region == index && missing.back().first + missing.back().count == page) {
+        missing.back().count += per_unit;
+        continue;
+      }
+      if (missing.size() == kMaxRanges) {
+        FERRITE_RETURN_IF_ERROR(send(/*last=*/false));
+      }
+      missing.push_back({.region = static_cast<uint16_t>(index), .first = page, .count = per_unit});
+    }
+  }
+  return send(/*last=*/true);
+}
+
+void Destination::Leave() {
+  leaving_ = true;
+  if (waiting_) {
+    Break(absl::CancelledError("the wait for the source was ended"));
+  }
+}
+
+absl::Status Destination::GiveUp(const absl::Status& reason) {
+  (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
+  if (state_.get() == MoveState::kPostcopyPaused) {
+    return absl::Status(reason.code(),
+                        absl::StrCat(reason.message(), "; the guest runs here, without the pages that are missing"));
+  }
+  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
+    if (state_.Change(from, MoveState::kFailing)) {
+      break;
+    }
+  }
+  const bool cancelled = state_.get() == MoveState::kCancelling;
+  absl::Status why = reason;
+  if (peer_ != nullptr) {
+    if (!cancelled && (absl::IsUnavailable(reason) || absl::IsOutOfRange(reason))) {
+      peer_->AwaitFailure(kWords);
+      // What the source said comes before what was noticed of it.
+      why = peer_->said_why() ? peer_->failure() : reason;
+    }
+    if (peer_->failure().ok()) {
+      peer_->SendError(why);
+    }
+    peer_->Shutdown(why);
+  }
+  Break(why);
+  StopFaults();
+  receivers_.clear();
+  if (inhibited_) {
+    port_->AllowBalloon();
+  }
+  FERRITE_CHECK(cancelled ? state_.Change(MoveState::kCancelling, MoveState::kCancelled)
+                          : state_.Change(MoveState::kFailing, MoveState::kFailed));
+  return why;
+}
+
+void Destination::StopFaults() {
+  std::unique_ptr<FaultServer> faults;
+  {
+    const absl::MutexLock lock(&mutex_);
+    faults = std::move(faults_);
+    if (faults != nullptr) {
+      fault_count_ += faults->faults();
+      minor_fault_count_ += faults->minor_faults();
+    }
+  }
+}
+
+void Destination::SetPeer(std::unique_ptr<Stream> stream) {
+  std::unique_ptr<ControlPeer> peer;
+  if (stream != nullptr) {
+    peer = std::make_unique<ControlPeer>(
+        std::move(stream),
+        ControlPeer::Options{.thread_name = "mig-dst-ctl", .peer_name = "the source", .silence = options_.silence},
+        [this](const absl::Status& reason) { Break(reason); });
+  }
+  // The one before ends without the lock: its thread may want it.
+  const absl::MutexLock lock(&mutex_);
+  peer_.swap(peer);
+}
+
+void Destination::Break(const absl::Status& reason) {
+  const absl::MutexLock lock(&mutex_);
+  if (broken_.ok()) {
+    broken_ = reason;
+  }
+  if (loading_ && userfault_ != nullptr) {
+    // Loading may wait for a page that never comes now; nothing that it makes is used.
+    for (size_t i = 0; i < landscape_->regions(); ++i) {
+      (void)userfault_->Unregister(landscape_->region(i).guest_mapping());
+    }
+  }
+  cancel_.Signal();
+  const MoveState state = state_.get();
+  if (peer_ != nullptr && (state == MoveState::kSetup || state == MoveState::kActive || cancelled_)) {
+    // The thread of Run() hears of it, and tells the source why. Later it waits for the source's word: it may come
+    // back.
+    peer_->Interrupt(reason);
+  }
+  if (gate_ != nullptr) {
+    gate_->Fail(reason);
+  }
+  for (const auto* channels : {&page_, &urgent_}) {
+    for (const auto& stream : *channels) {
+      if (stream != nullptr) {
+        stream->Shutdown();
+      }
+    }
+  }
+}
+
+absl::Status Destination::Cancel() {
+  if (state_.Change(MoveState::kNone, MoveState::kCancelled)) {
+    return absl::OkStatus();
+  }
+  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
+    if (state_.Change(from, MoveState::kCancelling)) {
+      cancelled_ = true;
+      Break(absl::CancelledError("cancelled"));
+      return absl::OkStatus();
+    }
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("the move cannot be cancelled any more: it is ", MoveStateName(state_.get())));
+}
+
+MoveReport Destination::report() const {
+  const absl::MutexLock lock(&mutex_);
+  MoveReport report;
+  report.postcopy = postcopy_;
+  report.load = load_;
+  report.run = run_;
+  report.data_pages = figures_.pages;
+  report.zero_pages = figures_.zero_pages;
+  report.duplicate_pages = figures_.duplicate_pages;
+  report.copied_pages = figures_.copied_pages;
+  report.bytes = figures_.bytes;
+  report.faults = fault_count_ + (faults_ != nullptr ? faults_->faults() : 0);
+  report.minor_faults = minor_fault_count_ + (faults_ != nullptr ? faults_->minor_faults() : 0);
+  if (waits_ != nullptr) {
+    report.waiting = waits_->Figures();
+  }
+  return report;
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,154 @@
+// The destination's side of a move (DESIGN §2): receives one machine, and runs it only after GRANT.
+#ifndef FERRITE_MIGRATION_SESSION_DESTINATION_H_
+#define FERRITE_MIGRATION_SESSION_DESTINATION_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "migration/fault/userfault.h"
+#include "migration/machine_port.h"
+#include "migration/session/control_peer.h"
+#include "migration/session/fault_server.h"
+#include "migration/session/move_report.h"
+#include "migration/session/move_state.h"
+#include "migration/session/page_receiver.h"
+#include "migration/session/round_gate.h"
+#include "migration/session/wait_accounts.h"
+#include "migration/transport/socket.h"
+#include "migration/wire/preamble.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite::migration {
+
+// One incoming move, made once and run once.
+//
+// After Run() returned
+//   OK          the guest runs here, all of its memory is here, and the source was told so;
+//   an error    and state() is failed or cancelled: the guest never ran here;
+//   an error    and state() is postcopy-paused: the guest runs here, but pages are missing (R4): whoever touches one
+//               waits, until this object is destroyed. Run() returns so only after Leave(): until then it waits for
+//               the source to come back.
+//
+// Threads: Run() on one; the rest from any.
+class Destination {
+ public:
+  struct Options {
+    absl::Duration silence = absl::Seconds(10);  // after which the source counts as gone
+    // How long to wait for a source whose connection was lost when nothing was missing but its word: GRANT before the
+    // guest runs here (it then never will), or that it heard that all is here (then that is so).
+    absl::Duration hold_for = absl::Seconds(30);
+  };
+
+  static absl::StatusOr<std::unique_ptr<Destination>> Create(DestinationFactory& factory, Options options);
+  ~Destination();
+
+  // Waits on `listener` for a source, and receives. Connections that are no move's are dropped and logged.
+  absl::Status Run(Listener& listener);
+
+  // Ends a move that was not granted; FAILED_PRECONDITION later.
+  absl::Status Cancel();
+  // From here on a source that is gone is not waited for, now or later. A move that goes well goes on.
+  void Leave();
+
+  MoveState state() const { return state_.get(); }
+  // What only this side can measure.
+  MoveReport report() const;
+
+ private:
+  Destination(DestinationFactory& factory, Options options, EventFd cancel);
+
+  absl::Status RunPhases(Listener& listener);
+  absl::Status AcceptControl(Listener& listener);
+  absl::Status Greet();
+  absl::Status Build();
+  absl::Status CheckRegions(state::MachineDescription::Reader machine);
+  absl::Status AcceptChannels(Listener& listener);
+  void StartReceivers(bool live);
+  absl::Status Prepare();
+  absl::Status ReceiveUntilRunning();
+  absl::Status OnRound(const ControlMessage& message);
+  absl::Status OnDiscard(const ControlMessage& message);
+  absl::Status OnPackage(const ControlMessage& message);
+  absl::Status ApplyPackage(std::span<const uint8_t> blob);
+  absl::Status OnGrant(const ControlMessage& message);
+  absl::Status ReceiveTheRest();
+  absl::Status AwaitAllPages();
+  absl::Status SettleIn();
+  absl::Status TellThatAllIsHere();
+  absl::Status AwaitHeard();
+  // Whether the source may come back for this move.
+  bool MayComeBack() const;
+  // Waits until the source is back, and goes on where the connection was lost (DESIGN §5).
+  absl::Status Recover(Listener& listener);
+  absl::Status Resume(std::unique_ptr<Stream> stream, Listener& listener);
+  absl::Status SendMissing();
+  // Over `urgent`, or without the source when it is empty.
+  absl::Status ServeFaults(std::span<const std::unique_ptr<Stream>> urgent, bool ask_again);
+  absl::Status GiveUp(const absl::Status& reason);
+
+  absl::StatusOr<Preamble> ReadPreamble(Stream& stream);
+  void ReceivePages(Stream& stream, bool live);
+  // The control connection from here on; null: none.
+  void SetPeer(std::unique_ptr<Stream> stream);
+  // The connection is broken, or a thread failed: everything that waits ends with `reason`.
+  void Break(const absl::Status& reason);
+  void OnPage();
+  void StopFaults();
+
+  DestinationFactory& factory_;
+  const Options options_;
+  const EventFd cancel_;
+  MoveStateMachine state_;
+  std::atomic<bool> cancelled_{false};
+  std::atomic<bool> leaving_{false};
+  std::atomic<bool> waiting_{false};  // for a source to come back
+
+  MoveId id_{};
+  uint16_t page_channels_ = 0;
+  uint16_t urgent_channels_ = 0;
+  bool postcopy_possible_ = false;
+  std::atomic<bool> postcopy_{false};
+  uint64_t features_ = 0;  // that both sides have
+  uint64_t epoch_ = 0;     // of GRANT
+  bool loaded_ = false;
+  bool inhibited_ = false;
+  bool settled_ = false;  // all is here, and faults are the kernel's again
+  bool revoked_ = false;  // the source took the guest back
+
+  // In the order in which they are needed: who uses something ends before it.
+  std::unique_ptr<DestinationPort> port_;
+  std::unique_ptr<Landscape> landscape_;
+  std::unique_ptr<Userfault> userfault_;
+  std::unique_ptr<WaitAccounts> waits_;
+  ReceiveFigures figures_;
+  std::unique_ptr<RoundGate> gate_;
+  mutable absl::Mutex mutex_;
+  // Set by the thread of Run(), which reads them without the lock.
+  std::vector<std::unique_ptr<Stream>> page_;
+  std::vector<std::unique_ptr<Stream>> urgent_;
+  absl::Duration load_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration run_ ABSL_GUARDED_BY(mutex_);
+  absl::Status broken_ ABSL_GUARDED_BY(mutex_);
+  bool all_pages_ ABSL_GUARDED_BY(mutex_) = false;
+  bool loading_ ABSL_GUARDED_BY(mutex_) = false;
+  // As page_: set by the thread of Run(), with SetPeer().
+  std::unique_ptr<ControlPeer> peer_;
+  std::vector<Thread> receivers_;
+  std::unique_ptr<FaultServer> faults_ ABSL_GUARDED_BY(mutex_);
+  uint64_t fault_count_ ABSL_GUARDED_BY(mutex_) = 0;  // when faults_ is gone
+  uint64_t minor_fault_count_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_DESTINATION_H_

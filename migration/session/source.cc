@@ -1,0 +1,882 @@
+#include "migration/session/source.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "migration/transport/socket.h"
+#include "migration/wire/control_frame.h"
+#include "migration/wire/crc32c.h"
+#include "migration/wire/preamble.h"
+#include "migration/wire/version.h"
+#include "vmm/base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+// Each is served by a thread at either end.
+constexpr uint16_t kUrgentChannels = 2;
+// Discards that are told while the guest still runs need not be told while it stands still.
+constexpr int kEarlyDiscards = 3;
+// How long to wait for the other side's word of why a channel broke; while the guest stands still, hardly.
+constexpr absl::Duration kWords = absl::Seconds(1);
+constexpr absl::Duration kWordsWhilePaused = absl::Milliseconds(20);
+// A rate is measured over at least this time.
+constexpr absl::Duration kRateOver = absl::Milliseconds(100);
+// How long the destination may take for a step while the guest runs; building a machine may have to find huge pages.
+constexpr absl::Duration kStepLimit = absl::Seconds(60);
+// And while it stands still: a limit for peers that hang, not the aim. On top come multiples of what was to be
+// expected.
+constexpr absl::Duration kStandstillLimit = absl::Seconds(3);
+constexpr int kStandstillFactor = 4;
+// Between two tries to find a destination again.
+constexpr absl::Duration kRecoveryPause = absl::Milliseconds(250);
+
+// What was sent over channels that are gone, on top of what `to` has.
+void AddPages(const MoveReport& from, MoveReport& to) {
+  to.data_pages += from.data_pages;
+  to.zero_pages += from.zero_pages;
+  to.skipped_pages += from.skipped_pages;
+  to.twice_pages += from.twice_pages;
+  to.bytes += from.bytes;
+  to.requested_pages += from.requested_pages;
+  to.prefetched_pages += from.prefetched_pages;
+  to.prefetch_hits += from.prefetch_hits;
+}
+
+kj::ArrayPtr<const kj::byte> Bytes(const MoveId& id) { return {id.data(), id.size()}; }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Source>> Source::Create(SourcePort& port, MoveOptions options,
+                                                       std::function<void(const MoveProgress&)> on_progress) {
+  if (options.channels < 1 || options.channels > 16) {
+    return absl::InvalidArgumentError(absl::StrCat("a move has 1 to 16 page channels, not ", options.channels));
+  }
+  FERRITE_ASSIGN_OR_RETURN(EventFd cancel, EventFd::Create());
+  MoveId id;
+  if (getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size())) {
+    return ErrnoStatus("make the move's id: getrandom");
+  }
+  return std::unique_ptr<Source>(new Source(port, options, std::move(on_progress), std::move(cancel), id));
+}
+
+Source::Source(SourcePort& port, MoveOptions options, std::function<void(const MoveProgress&)> on_progress,
+               EventFd cancel, const MoveId& id)
+    : port_(port), options_(options), on_progress_(std::move(on_progress)), cancel_(std::move(cancel)), id_(id) {}
+
+absl::Status Source::Run(const Address& destination) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    destination_ = destination;
+    where_ = destination.ToString();
+  }
+  started_ = absl::Now();
+  if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
+    return absl::CancelledError("the move was cancelled; the guest runs on here");
+  }
+  Publish([](MoveProgress&) {});
+  absl::Status status = RunPhases(destination);
+  return Finished(status.ok() ? status : KeepTrying(destination, GiveUp(status)));
+}
+
+absl::Status Source::Finished(const absl::Status& status) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    report_.total = absl::Now() - started_;
+  }
+  Publish([](MoveProgress&) {});
+  return status;
+}
+
+absl::Status Source::RunPhases(const Address& destination) {
+  FERRITE_RETURN_IF_ERROR(Annotate(Setup(destination), "setup"));
+  FERRITE_RETURN_IF_ERROR(Annotate(Advise(), "advise"));
+  if (!state_.Change(MoveState::kSetup, MoveState::kActive)) {
+    return absl::CancelledError("cancelled");
+  }
+  Publish([](MoveProgress&) {});
+  FERRITE_RETURN_IF_ERROR(Annotate(Rounds(), "pre-copy"));
+  if (!state_.Change(MoveState::kActive, MoveState::kDevice)) {
+    return absl::CancelledError("cancelled");
+  }
+  Publish([](MoveProgress&) {});
+  FERRITE_RETURN_IF_ERROR(Annotate(Switchover(), "switchover"));
+  return Annotate(End(), postcopy_ ? "post-copy" : "end");
+}
+
+absl::StatusOr<std::unique_ptr<Stream>> Source::OpenChannel(const Address& destination, ChannelRole role,
+                                                            uint16_t index) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, Connect(destination, options_.connect_limit, cancel_));
+  reached_ = true;
+  const Preamble preamble{.lowest_version = kOurVersions.lowest,
+                          .version = kOurVersions.newest,
+                          .role = role,
+                          .index = index,
+                          .move_id = id_};
+  stream->SetPatience(options_.silence);
+  FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodePreamble(preamble)));
+  return stream;
+}
+
+absl::Status Source::OpenControl(const Address& destination) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, OpenChannel(destination, ChannelRole::kControl, 0));
+  {
+    const absl::MutexLock lock(&mutex_);
+    control_ = std::make_unique<ControlPeer>(
+        std::move(stream),
+        ControlPeer::Options{.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = options_.silence},
+        [this](const absl::Status&) {
+          // Wake whatever of ours blocks.
+          cancel_.Signal();
+        });
+    peer_ = control_.get();
+  }
+  return cancelled_ ? absl::CancelledError("cancelled") : absl::OkStatus();
+}
+
+absl::Status Source::Setup(const Address& destination) {
+  FERRITE_RETURN_IF_ERROR(OpenControl(destination));
+  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+    auto hello = control.initHello();
+    hello.setMoveId(Bytes(id_));
+    hello.setVersion(kOurVersions.newest);
+    hello.setLowestVersion(kOurVersions.lowest);
+    hello.setFeatures(kOurFeatures);
+    hello.setPageChannels(static_cast<uint16_t>(options_.channels));
+    hello.setUrgentChannels(kUrgentChannels);
+    hello.setSoftware("ferrite");
+  }));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage welcome, Await(stream::Control::WELCOME));
+  FERRITE_RETURN_IF_ERROR(welcome.Read([&](stream::Control::Reader control) {
+    features_ = control.getWelcome().getFeatures() & kOurFeatures;
+    const uint16_t version = control.getWelcome().getVersion();
+    return ChooseVersion(kOurVersions, {.lowest = version, .newest = version}).status();
+  }));
+
+  capnp::MallocMessageBuilder description;
+  FERRITE_RETURN_IF_ERROR(port_.Describe(description.initRoot<state::MachineDescription>()));
+  FERRITE_RETURN_IF_ERROR(peer_->Send(
+      [&](stream::Control::Builder control) { control.setMachine(description.getRoot<state::MachineDescription>()); }));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage answer, Await(stream::Control::ACCEPT));
+  FERRITE_RETURN_IF_ERROR(answer.Read([&](stream::Control::Reader control) -> absl::Status {
+    const auto accept = control.getAccept();
+    const auto theirs = accept.getHostPageBytes();
+    const auto regions = port_.memory().regions();
+    if (theirs.size() != regions.size()) {
+      return absl::InvalidArgumentError("the destination accepted another number of memory regions");
+    }
+    for (uint32_t i = 0; i < theirs.size(); ++i) {
+      const uint64_t bytes = std::max(theirs[i], regions[i]->host_page_bytes());
+      if (theirs[i] < kPageBytes || (theirs[i] & (theirs[i] - 1)) != 0 || regions[i]->bytes() % bytes != 0) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "region ", regions[i]->name(), " has no whole number of the destination's pages of ", theirs[i], " bytes"));
+      }
+      pages_per_unit_.push_back(bytes / kPageBytes);
+    }
+    postcopy_possible_ = accept.getPostcopy();
+    if (!postcopy_possible_ && options_.mode == MoveMode::kPostcopy) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the destination cannot do post-copy: ", accept.getPostcopyReason().cStr()));
+    }
+    return absl::OkStatus();
+  }));
+  return OpenPages(destination);
+}
+
+absl::Status Source::OpenPages(const Address& destination) {
+  std::vector<std::unique_ptr<Stream>> page;
+  for (int i = 0; i < options_.channels; ++i) {
+    FERRITE_ASSIGN_OR_RETURN(page.emplace_back(),
+                             OpenChannel(destination, ChannelRole::kPage, static_cast<uint16_t>(i)));
+  }
+  std::vector<std::unique_ptr<Stream>> urgent;
+  for (uint16_t i = 0; i < kUrgentChannels; ++i) {
+    FERRITE_ASSIGN_OR_RETURN(urgent.emplace_back(), OpenChannel(destination, ChannelRole::kUrgent, i));
+  }
+  const absl::MutexLock lock(&mutex_);
+  pages_ = std::make_unique<PageSource>(port_, pages_per_unit_, std::move(page), std::move(urgent), options_,
+                                        [this](const absl::Status& failure) { OnPageFailure(failure); });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ControlMessage> Source::Await(stream::Control::Which which) { return peer_->Expect(which, kStepLimit); }
+
+absl::StatusOr<ControlMessage> Source::AwaitWhileStopped(stream::Control::Which which) {
+  const absl::Duration expected = options_.downtime_limit + load_estimate_;
+  return peer_->Expect(which, kStandstillLimit + kStandstillFactor * expected);
+}
+
+absl::Status Source::Advise() {
+  port_.InhibitBalloon();
+  inhibited_ = true;
+  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+    auto advise = control.initAdvise();
+    const auto regions = port_.memory().regions();
+    auto sizes = advise.initHostPageBytes(static_cast<uint32_t>(regions.size()));
+    for (uint32_t i = 0; i < regions.size(); ++i) {
+      sizes.set(i, regions[i]->host_page_bytes());
+    }
+  }));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage ready, Await(stream::Control::READY));
+  return ready.Read([&](stream::Control::Reader control) {
+    load_estimate_ = absl::Nanoseconds(control.getReady().getLoadNanoseconds());
+    return absl::OkStatus();
+  });
+}
+
+bool Source::StopRound() const {
+  return cancelled_ || postcopy_wanted_ || absl::Now() - started_ > options_.timeout || !peer_->failure().ok();
+}
+
+absl::Status Source::EndRound(bool last) {
+  return peer_->Send([&](stream::Control::Builder control) {
+    auto round = control.initRound();
+    round.setNumber(round_);
+    round.setLast(last);
+  });
+}
+
+absl::Status Source::Rounds() {
+  FERRITE_RETURN_IF_ERROR(port_.StartDirtyTracking());
+  tracking_ = true;
+  FERRITE_RETURN_IF_ERROR(pages_->Start());
+  if (options_.mode == MoveMode::kPostcopy) {
+    postcopy_ = true;
+    ++round_;
+    FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [] { return true; }));
+    return EndRound(/*last=*/false);
+  }
+  ConvergenceLimits limits{.mode = options_.mode,
+                           .downtime_limit = options_.downtime_limit,
+                           .fixed_downtime = load_estimate_,
+                           .postcopy_possible = postcopy_possible_};
+  RoundFigures before;
+  bool has_before = false;
+  int throttle = 0;
+  while (true) {
+    ++round_;
+    const absl::Time round_start = absl::Now();
+    const uint64_t sent_before = pages_->sent_bytes();
+    PublishStart();
+    FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [this] { return StopRound(); }));
+    FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/false));
+    FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
+    const RoundFigures now{.number = round_,
+                           .bytes_sent = pages_->sent_bytes() - sent_before,
+                           .took = absl::Now() - round_start,
+                           .remaining_bytes = pages_->PendingBytes(),
+                           .throttle_percent = throttle};
+    const Decision decision = DecideNext(now, has_before ? &before : nullptr, limits);
+    Publish([&](MoveProgress& progress) {
+      mutex_.AssertHeld();
+      round_start_ = absl::InfiniteFuture();
+      progress.rate = RateOf(now);
+      progress.dirty_rate = static_cast<double>(now.remaining_bytes) / std::max(absl::ToDoubleSeconds(now.took), 1e-6);
+      progress.expected_downtime = decision.expected_downtime;
+      progress.throttle_percent = decision.throttle_percent;
+    });
+    if (cancelled_) {
+      return absl::CancelledError("cancelled");
+    }
+    FERRITE_RETURN_IF_ERROR(peer_->failure());
+    if (postcopy_wanted_) {
+      postcopy_ = true;
+      return absl::OkStatus();
+    }
+    if (decision.step == NextStep::kSwitchover) {
+      return AwaitArrival();
+    }
+    if (absl::Now() - started_ > options_.timeout) {
+      if (options_.on_timeout == OnTimeout::kPostcopy && postcopy_possible_) {
+        postcopy_ = true;
+        return absl::OkStatus();
+      }
+      return absl::DeadlineExceededError(absl::StrCat(
+          "the guest dirties memory faster than it can be sent: not done in ", absl::FormatDuration(options_.timeout)));
+    }
+    if (decision.step == NextStep::kPostcopy) {
+      postcopy_ = true;
+      return absl::OkStatus();
+    }
+    if (decision.throttle_percent != throttle) {
+      throttle = decision.throttle_percent;
+      port_.SetThrottle(throttle);
+    }
+    before = now;
+    has_before = true;
+  }
+}
+
+absl::Status Source::Switchover() { return postcopy_ ? SwitchoverPostcopy() : SwitchoverPrecopy(); }
+
+absl::Status Source::SwitchoverPrecopy() {
+  switchover_ = absl::Now();
+  paused_ = true;
+  FERRITE_RETURN_IF_ERROR(port_.Pause());
+  const absl::Time stopped = absl::Now();
+  FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
+  ++round_;
+  FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [this] { return cancelled_.load(); }));
+  FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/true));
+  {
+    const absl::MutexLock lock(&mutex_);
+    report_.stop = stopped - switchover_;
+    report_.last_pages = absl::Now() - stopped;
+  }
+  FERRITE_RETURN_IF_ERROR(SendPackage());
+  return Grant();
+}
+
+absl::Status Source::SwitchoverPostcopy() {
+  for (int i = 0; i < kEarlyDiscards; ++i) {
+    FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
+    FERRITE_RETURN_IF_ERROR(SendDiscards(/*wait=*/true));
+  }
+  switchover_ = absl::Now();
+  paused_ = true;
+  FERRITE_RETURN_IF_ERROR(port_.Pause());
+  const absl::Time stopped = absl::Now();
+  FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
+  FERRITE_RETURN_IF_ERROR(SendDiscards(/*wait=*/false));
+  // An empty round: the channels stop at its end until the destination is ready to place pages live.
+  ++round_;
+  FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [] { return true; }));
+  FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/true));
+  {
+    const absl::MutexLock lock(&mutex_);
+    report_.postcopy = true;
+    report_.stop = stopped - switchover_;
+    report_.last_pages = absl::Now() - stopped;
+  }
+  FERRITE_RETURN_IF_ERROR(SendPackage());
+  return Grant();
+}
+
+absl::Status Source::SendDiscards(bool wait) {
+  const std::vector<RegionRun> stale = pages_->TakeStale();
+  size_t at = 0;
+  do {
+    const size_t count = std::min(kMaxRanges, stale.size() - at);
+    const bool last = at + count == stale.size();
+    if (count > 0 || wait) {
+      FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+        auto discard = control.initDiscard();
+        auto ranges = discard.initRanges(static_cast<uint32_t>(count));
+        for (uint32_t i = 0; i < count; ++i) {
+          ranges[i].setRegion(stale[at + i].region);
+          ranges[i].setFirst(stale[at + i].first);
+          ranges[i].setCount(stale[at + i].count);
+        }
+        discard.setLast(last && wait);
+      }));
+    }
+    at += count;
+  } while (at < stale.size());
+  return wait ? Await(stream::Control::DISCARDED).status() : absl::OkStatus();
+}
+
+absl::Status Source::AwaitArrival() {
+  // Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still.
+  // The answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
+  FERRITE_RETURN_IF_ERROR(peer_->Send([](stream::Control::Builder control) { control.initDiscard().setLast(true); }));
+  return Await(stream::Control::DISCARDED).status();
+}
+
+absl::Status Source::SendPackage() {
+  const absl::Time start = absl::Now();
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<uint8_t> blob, port_.SaveState());
+  disks_released_ = true;
+  FERRITE_RETURN_IF_ERROR(port_.ReleaseDisks());
+  const absl::Time saved = absl::Now();
+  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+    auto package = control.initPackage();
+    package.setVersion(1);
+    package.setLength(blob.size());
+    package.setCrc32c(Crc32c(blob));
+    package.setBlob({blob.data(), blob.size()});
+    package.setPostcopy(postcopy_);
+  }));
+  if (postcopy_) {
+    // Loading may touch guest memory: pages flow from here on.
+    serving_ = true;
+    pages_->StartPostcopy();
+  }
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage loaded, AwaitWhileStopped(stream::Control::LOADED));
+  absl::Duration load;
+  FERRITE_RETURN_IF_ERROR(loaded.Read([&](stream::Control::Reader control) {
+    load = absl::Nanoseconds(control.getLoaded().getLoadNanoseconds());
+    return absl::OkStatus();
+  }));
+  const absl::MutexLock lock(&mutex_);
+  report_.state = saved - start;
+  report_.load = load;
+  report_.send = absl::Now() - saved - load;
+  return absl::OkStatus();
+}
+
+void Source::OnPageFailure(const absl::Status& failure) {
+  const absl::MutexLock lock(&mutex_);
+  if (control_ != nullptr && state_.get() == MoveState::kDevice) {
+    // The guest stands still, and nobody but the thread of Run() can end that.
+    control_->Interrupt(failure);
+  }
+}
+
+absl::Status Source::Grant() {
+  // From here on a cancel comes too late, and nothing but the destination's refusal makes this side run the guest (R2).
+  if (!state_.Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
+    return absl::CancelledError("cancelled");
+  }
+  const absl::Time start = absl::Now();
+  FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
+  may_run_there_ = true;
+  FERRITE_RETURN_IF_ERROR(SendGrant());
+  const absl::MutexLock lock(&mutex_);
+  report_.run = absl::Now() - start;
+  return absl::OkStatus();
+}
+
+absl::Status Source::SendGrant() {
+  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+    auto grant = control.initGrant();
+    grant.setMoveId(Bytes(id_));
+    grant.setEpoch(epoch_);
+  }));
+  const absl::Status running = Await(stream::Control::RUNNING).status();
+  if (!running.ok()) {
+    // Who refuses the grant has not run the guest, and never will.
+    may_run_there_ = !peer_->refused();
+    return running;
+  }
+  ran_there_ = true;
+  {
+    const absl::MutexLock lock(&mutex_);
+    report_.downtime = absl::Now() - switchover_;
+  }
+  PublishStart();
+  return absl::OkStatus();
+}
+
+absl::Status Source::End() {
+  if (serving_) {
+    FERRITE_RETURN_IF_ERROR(pages_->FinishPostcopy());
+  }
+  FERRITE_RETURN_IF_ERROR(peer_->Send(
+      [&](stream::Control::Builder control) { control.initEnd().setPagesSent(pages_->sent_bytes() / kPageBytes); }));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::SHUT));
+  absl::Status verdict;
+  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+    ReadShut(control, verdict);
+    return absl::OkStatus();
+  }));
+  FERRITE_RETURN_IF_ERROR(verdict);
+  if ((features_ & kFeatureRecovery) != 0) {
+    // Nothing depends on it: a destination that does not hear it waits a little longer.
+    (void)peer_->Send([](stream::Control::Builder control) { control.setHeard(); });
+  }
+  FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kCompleted));
+  if (tracking_) {
+    port_.StopDirtyTracking();
+  }
+  port_.Moved(where_);
+  // The destination waits for this: it has been heard.
+  pages_->Shutdown();
+  peer_->Shutdown(absl::CancelledError("the move is over"));
+  return absl::OkStatus();
+}
+
+void Source::ReadShut(stream::Control::Reader control, absl::Status& verdict) {
+  const auto shut = control.getShut();
+  if (!shut.getOk()) {
+    verdict = absl::AbortedError(absl::StrCat("the destination says: ", shut.getMessage().cStr()));
+  }
+  const auto figures = shut.getFigures();
+  const absl::MutexLock lock(&mutex_);
+  report_.rounds = round_;
+  report_.faults = figures.getFaults();
+  report_.minor_faults = figures.getMinorFaults();
+  report_.duplicate_pages = figures.getDuplicatePages();
+  for (const auto waiting : figures.getWaiting()) {
+    report_.waiting.push_back({.vcpu = waiting.getVcpu(),
+                               .count = waiting.getCount(),
+                               .p50 = absl::Nanoseconds(waiting.getP50()),
+                               .p99 = absl::Nanoseconds(waiting.getP99()),
+                               .max = absl::Nanoseconds(waiting.getMax()),
+                               .sum = absl::Nanoseconds(waiting.getSum())});
+  }
+}
+
+absl::Status Source::GiveUp(const absl::Status& reason) {
+  absl::Status why = reason;
+  if (peer_ != nullptr && !cancelled_ && !may_run_there_ && absl::IsUnavailable(reason)) {
+    peer_->AwaitFailure(paused_ ? kWordsWhilePaused : kWords);
+  }
+  // What the other side said comes before what we noticed of it.
+  if (peer_ != nullptr && !cancelled_ && peer_->said_why()) {
+    why = peer_->failure();
+  }
+  if (may_run_there_) {
+    FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused) ||
+                  state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyPaused));
+    if (pages_ != nullptr) {
+      pages_->Shutdown();
+    }
+    if (peer_ != nullptr) {
+      peer_->Shutdown(why);
+    }
+    return absl::Status(why.code(), absl::StrCat("the guest was handed over to ", where_, ", then: ", why.message(),
+                                                 "; this side stays paused and keeps the guest's memory"));
+  }
+  // Exactly one of Cancel() and this change wins.
+  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice, MoveState::kPostcopyActive,
+                               MoveState::kPostcopyRecover}) {
+    if (state_.Change(from, MoveState::kFailing)) {
+      break;
+    }
+  }
+  const bool cancelled = state_.get() == MoveState::kCancelling;
+  if (peer_ != nullptr) {
+    if (cancelled) {
+      (void)peer_->Send([](stream::Control::Builder control) { control.initCancel().setMessage("cancelled"); });
+    } else if (peer_->failure().ok()) {
+      peer_->SendError(why);
+    }
+    peer_->Shutdown(why);
+  }
+  if (pages_ != nullptr) {
+    pages_->Shutdown();
+    (void)pages_->FinishPostcopy();
+  }
+  const absl::Status undone = RunHere();
+  FERRITE_CHECK(cancelled ? state_.Change(MoveState::kCancelling, MoveState::kCancelled)
+                          : state_.Change(MoveState::kFailing, MoveState::kFailed));
+  if (!undone.ok()) {
+    return absl::Status(why.code(),
+                        absl::StrCat(why.message(), "; and ", undone.message(), ": the guest is paused at the source"));
+  }
+  return cancelled ? absl::CancelledError("the move was cancelled; the guest runs on here")
+                   : absl::Status(why.code(), absl::StrCat(why.message(), "; the guest runs on here"));
+}
+
+absl::Status Source::RunHere() {
+  absl::Status status;
+  if (disks_released_) {
+    status = Annotate(port_.AcquireDisks(), "take the disks back");
+  }
+  port_.SetThrottle(0);
+  if (tracking_) {
+    port_.StopDirtyTracking();
+  }
+  if (inhibited_) {
+    port_.AllowBalloon();
+  }
+  if (paused_ && status.ok()) {
+    status = Annotate(port_.Resume(), "resume the guest");
+  }
+  return status;
+}
+
+absl::Status Source::Recover(const Address& destination) {
+  if (state_.get() != MoveState::kPostcopyPaused) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("there is nothing to recover: the move is ", MoveStateName(state_.get())));
+  }
+  if ((features_ & kFeatureRecovery) == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the monitor at ", where_, " is of a version that cannot go on after a lost connection"));
+  }
+  {
+    const absl::MutexLock lock(&mutex_);
+    leaving_ = false;
+  }
+  return Finished(KeepTrying(destination, absl::OkStatus()));
+}
+
+absl::Status Source::KeepTrying(const Address& destination, const absl::Status& lost) {
+  absl::Status status = lost.ok() ? absl::CancelledError("the search for the destination was ended") : lost;
+  absl::Time until = absl::Now() + options_.recover_for;
+  uint32_t recoveries = 0;
+  bool first = true;
+  while (state_.get() == MoveState::kPostcopyPaused && (features_ & kFeatureRecovery) != 0) {
+    Publish([](MoveProgress&) {});
+    const absl::Duration pause = std::exchange(first, false) ? absl::ZeroDuration() : kRecoveryPause;
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&leaving_), pause)) {
+        break;
+      }
+    }
+    const absl::Status now = TryToRecover(destination);
+    if (now.ok()) {
+      return now;
+    }
+    absl::Status given_up = GiveUp(now);
+    // Why it was lost says more than why it cannot be found.
+    if (lost.ok() || state_.get() != MoveState::kPostcopyPaused) {
+      status = std::move(given_up);
+    }
+    const absl::MutexLock lock(&mutex_);
+    if (std::exchange(recoveries, report_.recoveries) != report_.recoveries) {
+      until = absl::Now() + options_.recover_for;
+    }
+    if (absl::Now() >= until) {
+      break;
+    }
+  }
+  return status;
+}
+
+absl::Status Source::StartAnew() {
+  if (!state_.Change(MoveState::kPostcopyPaused, MoveState::kPostcopyRecover)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("there is nothing to recover: the move is ", MoveStateName(state_.get())));
+  }
+  std::unique_ptr<ControlPeer> control;
+  std::unique_ptr<PageSource> pages;
+  {
+    const absl::MutexLock lock(&mutex_);
+    control = std::move(control_);
+    pages = std::move(pages_);
+    if (pages != nullptr) {
+      MoveReport figures;
+      pages->FillReport(figures);
+      AddPages(figures, earlier_);
+    }
+  }
+  peer_ = nullptr;
+  reached_ = false;
+  // Joins their threads, which may signal until then.
+  control.reset();
+  pages.reset();
+  cancel_.Drain();
+  const absl::MutexLock lock(&mutex_);
+  return leaving_ ? absl::CancelledError("the search for the destination was ended") : absl::OkStatus();
+}
+
+absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination) {
+  FERRITE_RETURN_IF_ERROR(OpenControl(destination));
+  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+    auto recover = control.initRecover();
+    recover.setMoveId(Bytes(id_));
+    recover.setEpoch(epoch_);
+    recover.setPageChannels(static_cast<uint16_t>(options_.channels));
+    recover.setUrgentChannels(kUrgentChannels);
+  }));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, Await(stream::Control::STANDING));
+  bool granted = false;
+  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+    granted = control.getStanding().getGranted();
+    return absl::OkStatus();
+  }));
+  return granted;
+}
+
+absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing() {
+  std::vector<RegionRun> runs;
+  const auto regions = port_.memory().regions();
+  uint64_t pages_left = 0;
+  for (const auto& region : regions) {
+    pages_left += region->pages();
+  }
+  bool last = false;
+  while (!last) {
+    FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, Await(stream::Control::MISSING));
+    FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
+      const auto missing = control.getMissing();
+      last = missing.getLast();
+      if (missing.getRanges().size() == 0 && !last) {
+        return absl::InvalidArgumentError("MISSING: nothing in it, and not the last one");
+      }
+      for (const auto range : missing.getRanges()) {
+        const RegionRun run{.region = range.getRegion(), .first = range.getFirst(), .count = range.getCount()};
+        if (run.region >= regions.size() || run.first >= regions[run.region]->pages() || run.count == 0 ||
+            run.count > regions[run.region]->pages() - run.first || run.first % pages_per_unit_[run.region] != 0 ||
+            run.count % pages_per_unit_[run.region] != 0 || run.count > pages_left) {
+          return absl::InvalidArgumentError(absl::StrCat("MISSING: pages ", run.first, "+", run.count, " of region ",
+                                                         run.region, " are no whole pages of it, or told twice"));
+        }
+        pages_left -= run.count;
+        runs.push_back(run);
+      }
+      return absl::OkStatus();
+    }));
+  }
+  return runs;
+}
+
+absl::Status Source::TryToRecover(const Address& destination) {
+  FERRITE_RETURN_IF_ERROR(StartAnew());
+  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(destination));
+  {
+    // It answers for this move, so it is there.
+    const absl::MutexLock lock(&mutex_);
+    destination_ = destination;
+    where_ = destination.ToString();
+  }
+  if (granted) {
+    ran_there_ = true;
+  } else {
+    ++epoch_;
+    FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
+    FERRITE_RETURN_IF_ERROR(SendGrant());
+  }
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing());
+  FERRITE_RETURN_IF_ERROR(OpenPages(destination));
+  for (const RegionRun& run : missing) {
+    pages_->MakePending(run);
+  }
+  FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
+  {
+    const absl::MutexLock lock(&mutex_);
+    ++report_.recoveries;
+  }
+  serving_ = true;
+  pages_->StartPostcopy();
+  PublishStart();
+  return Annotate(End(), "post-copy");
+}
+
+absl::Status Source::TakeBack(bool force) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    leaving_ = false;
+  }
+  if (const absl::Status started = StartAnew(); !started.ok()) {
+    return state_.get() == MoveState::kPostcopyRecover ? GiveUp(started) : started;
+  }
+  const absl::StatusOr<bool> granted = AskWhetherGranted(destination_);
+  if (granted.ok() && *granted) {
+    return GiveUp(absl::FailedPreconditionError("the destination says that it has the guest"));
+  }
+  bool ended = false;
+  {
+    const absl::MutexLock lock(&mutex_);
+    ended = leaving_;
+  }
+  if (ended) {
+    return GiveUp(absl::CancelledError("the guest was not taken back: this was ended"));
+  }
+  if (granted.ok()) {
+    // Whether or not the answer comes: nobody but this side could grant it any more, and it will not.
+    (void)peer_->Send([](stream::Control::Builder control) { control.setRevoke(); });
+    (void)peer_->Expect(stream::Control::REVOKED, options_.silence);
+  } else if (reached_ && !force) {
+    // It was there to be connected to: it may run the guest, or have GRANT before it.
+    return GiveUp(absl::UnavailableError(
+        absl::StrCat("somebody listens there but does not say whether it has the guest: ", granted.status().message(),
+                     "; --force takes the guest back all the same")));
+  }
+  may_run_there_ = false;
+  FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kFailing));
+  if (peer_ != nullptr) {
+    peer_->Shutdown(absl::CancelledError("the guest was taken back"));
+  }
+  const absl::Status status = RunHere();
+  FERRITE_CHECK(state_.Change(MoveState::kFailing, MoveState::kFailed));
+  Publish([](MoveProgress&) {});
+  return status;
+}
+
+std::string Source::where() const {
+  const absl::MutexLock lock(&mutex_);
+  return where_;
+}
+
+void Source::Leave() {
+  const absl::MutexLock lock(&mutex_);
+  leaving_ = true;
+  const MoveState now = state_.get();
+  if (now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover) {
+    cancel_.Signal();
+    if (control_ != nullptr) {
+      control_->Shutdown(absl::CancelledError("the search for the destination was ended"));
+    }
+  }
+}
+
+absl::Status Source::Cancel() {
+  if (state_.Change(MoveState::kNone, MoveState::kCancelled)) {
+    return absl::OkStatus();
+  }
+  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
+    if (state_.Change(from, MoveState::kCancelling)) {
+      cancelled_ = true;
+      cancel_.Signal();
+      const absl::MutexLock lock(&mutex_);
+      if (pages_ != nullptr) {
+        pages_->Shutdown();
+      }
+      if (control_ != nullptr) {
+        control_->Shutdown(absl::CancelledError("cancelled"));
+      }
+      return absl::OkStatus();
+    }
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("the move cannot be cancelled any more: it is ", MoveStateName(state_.get())));
+}
+
+absl::Status Source::StartPostcopy() {
+  const MoveState now = state_.get();
+  if (now != MoveState::kActive) {
+    return absl::FailedPreconditionError(absl::StrCat("the move is not in its rounds, but ", MoveStateName(now)));
+  }
+  if (!postcopy_possible_) {
+    return absl::FailedPreconditionError("the destination cannot do post-copy; `ferrite doctor` there says why");
+  }
+  postcopy_wanted_ = true;
+  return absl::OkStatus();
+}
+
+void Source::Publish(const std::function<void(MoveProgress&)>& change) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    change(progress_);
+  }
+  if (on_progress_) {
+    on_progress_(progress());
+  }
+}
+
+void Source::PublishStart() {
+  Publish([this](MoveProgress& progress) {
+    mutex_.AssertHeld();
+    progress.round = round_;
+    round_start_ = absl::Now();
+    sent_before_ = pages_ == nullptr ? 0 : pages_->sent_bytes();
+  });
+}
+
+MoveProgress Source::progress() const {
+  const absl::MutexLock lock(&mutex_);
+  MoveProgress progress = progress_;
+  progress.state = state_.get();
+  progress.sent_bytes = earlier_.bytes;
+  if (pages_ != nullptr) {
+    progress.sent_bytes += pages_->sent_bytes();
+    progress.faults = pages_->faults();
+    progress.remaining_bytes = progress.state == MoveState::kCompleted ? 0 : pages_->PendingBytes();
+    if (const absl::Duration took = absl::Now() - round_start_; took > kRateOver) {
+      progress.rate = static_cast<double>(pages_->sent_bytes() - sent_before_) / absl::ToDoubleSeconds(took);
+    }
+  }
+  return progress;
+}
+
+MoveReport Source::report() const {
+  const absl::MutexLock lock(&mutex_);
+  MoveReport report = report_;
+  if (pages_ != nullptr) {
+    pages_->FillReport(report);
+  }
+  AddPages(earlier_, report);
+  return report;
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,167 @@
+// The source's side of a move: a straight list of phases (DESIGN §2).
+#ifndef FERRITE_MIGRATION_SESSION_SOURCE_H_
+#define FERRITE_MIGRATION_SESSION_SOURCE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "migration/machine_port.h"
+#include "migration/session/control_peer.h"
+#include "migration/session/move_report.h"
+#include "migration/session/move_state.h"
+#include "migration/session/page_source.h"
+#include "migration/transport/address.h"
+#include "migration/wire/preamble.h"
+#include "vmm/base/fd.h"
+
+namespace ferrite::migration {
+
+// One move, made once and run once.
+//
+// After Run() returned
+//   OK          the destination runs the guest, has all of it and has said so (R10); SourcePort::Moved() was called;
+//   an error    and state() is failed or cancelled: the guest runs (or stays paused, as it was) at the source, and
+//               another move may follow (R3);
+//   an error    and state() is postcopy-paused: GRANT went out, the destination may run the guest; this side keeps it
+//               paused, with all its memory, and never resumes by itself (R2, R4). Recover() tries to go on,
+//               TakeBack() ends it.
+//
+// Threads: Run(), Recover() and TakeBack() one at a time; the rest from any, at any time.
+class Source {
+ public:
+  // `on_progress` (may be null) is called on the thread of Run(), at each change of state and after each round.
+  static absl::StatusOr<std::unique_ptr<Source>> Create(SourcePort& port, MoveOptions options,
+                                                        std::function<void(const MoveProgress&)> on_progress);
+
+  // When a connection is lost behind GRANT, it looks for the destination again for MoveOptions::recover_for.
+  absl::Status Run(const Address& destination);
+  // As Run(), for a move that is postcopy-paused: compares with the destination, and sends what is missing there (R4).
+  absl::Status Recover(const Address& destination);
+  // For a move that is postcopy-paused: the guest runs here again, as it was when it was handed over.
+  // FAILED_PRECONDITION when the destination says that it has the guest, UNAVAILABLE when it can be connected to but
+  // does not answer, unless `force`. A destination that cannot be connected to is believed to be gone: only a person
+  // can know that (DESIGN §5).
+  absl::Status TakeBack(bool force);
+  // Ends the looking for the destination.
+  void Leave();
+
+  // FAILED_PRECONDITION after GRANT.
+  absl::Status Cancel();
+  // Ends the rounds as soon as may be. FAILED_PRECONDITION when the destination cannot serve faults, or it is too late.
+  absl::Status StartPostcopy();
+
+  MoveState state() const { return state_.get(); }
+  // Where the destination is, or was last.
+  std::string where() const;
+  // Whether the destination was heard to have taken the guest.
+  bool ran_there() const { return ran_there_; }
+  MoveProgress progress() const;
+  // Complete when Run() returned.
+  MoveReport report() const;
+
+ private:
+  Source(SourcePort& port, MoveOptions options, std::function<void(const MoveProgress&)> on_progress, EventFd cancel,
+         const MoveId& id);
+
+  absl::Status RunPhases(const Address& destination);
+  absl::Status Setup(const Address& destination);
+  absl::Status OpenControl(const Address& destination);
+  absl::Status OpenPages(const Address& destination);
+  absl::Status Advise();
+  absl::Status Rounds();
+  absl::Status Switchover();
+  absl::Status SwitchoverPrecopy();
+  absl::Status SwitchoverPostcopy();
+  absl::Status SendPackage();
+  // On a thread of the page channels.
+  void OnPageFailure(const absl::Status& failure);
+  absl::Status Grant();
+  absl::Status SendGrant();
+  absl::Status End();
+  // Undoes what was done, so that the guest is as it was before; behind GRANT only stands still.
+  absl::Status GiveUp(const absl::Status& reason);
+  absl::Status RunHere();
+  // Tries to find the destination until it worked, there is nothing to recover, or the time is up.
+  absl::Status KeepTrying(const Address& destination, const absl::Status& lost);
+  absl::Status TryToRecover(const Address& destination);
+  // Forgets the connections, and gets ready for others.
+  absl::Status StartAnew();
+  absl::StatusOr<bool> AskWhetherGranted(const Address& destination);
+  // Waits for the next step of the destination's, while the guest runs, or stands still.
+  absl::StatusOr<ControlMessage> Await(stream::Control::Which which);
+  absl::StatusOr<ControlMessage> AwaitWhileStopped(stream::Control::Which which);
+  absl::StatusOr<std::vector<RegionRun>> AskWhatIsMissing();
+  absl::Status Finished(const absl::Status& status);
+
+  absl::StatusOr<std::unique_ptr<Stream>> OpenChannel(const Address& destination, ChannelRole role, uint16_t index);
+  absl::Status SendDiscards(bool wait);
+  // Until the destination has placed all that was sent.
+  absl::Status AwaitArrival();
+  absl::Status EndRound(bool last);
+  bool StopRound() const;
+  void Publish(const std::function<void(MoveProgress&)>& change);
+  // Publishes, and measures the rate from here on.
+  void PublishStart();
+  void ReadShut(stream::Control::Reader control, absl::Status& verdict);
+
+  SourcePort& port_;
+  const MoveOptions options_;
+  const std::function<void(const MoveProgress&)> on_progress_;
+  const EventFd cancel_;
+  const MoveId id_;
+  MoveStateMachine state_;
+  // Read and written by the thread of Run(), which reads it without the lock.
+  std::string where_;
+  absl::Time started_;
+
+  Address destination_;
+  uint64_t epoch_ = 1;  // of the last GRANT
+  absl::Time switchover_;
+  std::vector<uint64_t> pages_per_unit_;
+  uint64_t features_ = 0;  // that both sides have
+
+  std::atomic<bool> cancelled_{false};
+  std::atomic<bool> postcopy_wanted_{false};
+  std::atomic<bool> postcopy_possible_{false};
+  std::atomic<bool> ran_there_{false};
+
+  // What GiveUp() has to undo.
+  bool inhibited_ = false;
+  bool tracking_ = false;
+  bool paused_ = false;
+  bool disks_released_ = false;
+  // GRANT went out, and the destination has not refused it: it may run the guest.
+  bool may_run_there_ = false;
+
+  bool postcopy_ = false;
+  bool serving_ = false;  // pages flow behind the rounds
+  bool reached_ = false;  // somebody took a connection since StartAnew()
+  uint32_t round_ = 0;
+  absl::Duration load_estimate_;  // the destination's own
+
+  mutable absl::Mutex mutex_;
+  // Set once in Setup(); Cancel() shuts it down.
+  std::unique_ptr<ControlPeer> control_ ABSL_GUARDED_BY(mutex_);
+  ControlPeer* peer_ = nullptr;  // the same, for the thread of Run()
+  MoveProgress progress_ ABSL_GUARDED_BY(mutex_);
+  // Of the round that is on, or of post-copy.
+  absl::Time round_start_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  uint64_t sent_before_ ABSL_GUARDED_BY(mutex_) = 0;
+  MoveReport report_ ABSL_GUARDED_BY(mutex_);
+  MoveReport earlier_ ABSL_GUARDED_BY(mutex_);  // of page channels that are gone
+  bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
+  // The last member: its threads use the others.
+  std::unique_ptr<PageSource> pages_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_SOURCE_H_

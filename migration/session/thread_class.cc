@@ -1,0 +1,55 @@
+#include "migration/session/thread_class.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr int kUrgentNice = -10;
+constexpr absl::Duration kUrgentSlice = absl::Microseconds(100);
+// The default is at most 2.8 ms.
+constexpr absl::Duration kBulkSlice = absl::Milliseconds(3);
+
+// struct sched_attr of sched_setattr(2), in its first version; the kernel's header does not go together with <sched.h>.
+struct SchedulingAttributes {
+  uint32_t size;
+  uint32_t policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime;  // of an ordinary thread: its time slice
+  uint64_t deadline;
+  uint64_t period;
+};
+static_assert(sizeof(SchedulingAttributes) == 48);
+
+// Of the calling thread. Kernels that know no slices of ordinary threads take no notice.
+void SetSlice(absl::Duration slice) {
+  const SchedulingAttributes attributes{.size = sizeof(attributes),
+                                        .policy = SCHED_OTHER,
+                                        .flags = 0,
+                                        .nice = getpriority(PRIO_PROCESS, 0),
+                                        .priority = 0,
+                                        .runtime = static_cast<uint64_t>(absl::ToInt64Nanoseconds(slice)),
+                                        .deadline = 0,
+                                        .period = 0};
+  (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
+}  // namespace
+
+void BecomeUrgent() {
+  (void)setpriority(PRIO_PROCESS, 0, kUrgentNice);  // on Linux: of the calling thread
+  SetSlice(kUrgentSlice);
+}
+
+void BecomeBulk() { SetSlice(kBulkSlice); }
+
+}  // namespace ferrite::migration

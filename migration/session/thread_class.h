@@ -1,0 +1,18 @@
+// How the threads of a move share the processors with the guest and with one another.
+#ifndef FERRITE_MIGRATION_SESSION_THREAD_CLASS_H_
+#define FERRITE_MIGRATION_SESSION_THREAD_CLASS_H_
+
+namespace ferrite::migration {
+
+// The calling thread does little each time, and a vCPU waits for it: it goes before whoever runs. It gets a higher
+// priority, where this process may have one, and the shortest time slice (Linux 6.12: who wakes with a shorter slice
+// does not wait for the end of the other's).
+void BecomeUrgent();
+
+// The calling thread copies for seconds without a rest, and nobody waits for any one page of it: it gets a slice that
+// is somewhat longer than the default, so that a vCPU that wakes does not wait for its end.
+void BecomeBulk();
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_THREAD_CLASS_H_

@@ -1,0 +1,29 @@
+#include "migration/stream/rate_limiter.h"
+
+#include <algorithm>
+
+namespace ferrite::migration {
+namespace {
+
+constexpr absl::Duration kBurst = absl::Milliseconds(50);
+
+}  // namespace
+
+void RateLimiter::SetRate(uint64_t bytes_per_second) {
+  const absl::MutexLock lock(&mutex_);
+  bytes_per_second_ = bytes_per_second;
+  free_at_ = absl::InfinitePast();
+}
+
+absl::Duration RateLimiter::Take(uint64_t bytes, absl::Time now) {
+  const absl::MutexLock lock(&mutex_);
+  if (bytes_per_second_ == 0) {
+    return absl::ZeroDuration();
+  }
+  free_at_ = std::max(free_at_, now - kBurst);
+  const absl::Duration wait = std::max(free_at_ - now, absl::ZeroDuration());
+  free_at_ += absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_second_));
+  return wait;
+}
+
+}  // namespace ferrite::migration

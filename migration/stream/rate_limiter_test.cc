@@ -1,0 +1,42 @@
+#include "migration/stream/rate_limiter.h"
+
+#include <gtest/gtest.h>
+
+namespace ferrite::migration {
+namespace {
+
+TEST(RateLimiterTest, HoldsTheRateInVirtualTime) {
+  RateLimiter limiter(1'000'000);
+  absl::Time now = absl::UnixEpoch() + absl::Hours(1);
+  const absl::Time start = now;
+  for (int i = 0; i < 1000; ++i) {
+    now += limiter.Take(4096, now);
+  }
+  // 4 MB at 1 MB/s, less the first 50 ms.
+  EXPECT_NEAR(absl::ToDoubleSeconds(now - start), 4.096 - 0.05, 0.02);
+}
+
+TEST(RateLimiterTest, ForgetsWhatWasNotUsed) {
+  RateLimiter limiter(1'000'000);
+  absl::Time now = absl::UnixEpoch();
+  (void)limiter.Take(4096, now);
+  now += absl::Hours(1);
+  absl::Duration waited;
+  for (int i = 0; i < 100; ++i) {
+    const absl::Duration wait = limiter.Take(10'000, now);
+    now += wait;
+    waited += wait;
+  }
+  EXPECT_GT(waited, absl::Milliseconds(900));
+}
+
+TEST(RateLimiterTest, NoLimitNeverWaits) {
+  RateLimiter limiter(0);
+  EXPECT_EQ(limiter.Take(uint64_t{1} << 60, absl::UnixEpoch()), absl::ZeroDuration());
+  limiter.SetRate(1);
+  (void)limiter.Take(10, absl::UnixEpoch());
+  EXPECT_GT(limiter.Take(1, absl::UnixEpoch()), absl::ZeroDuration());
+}
+
+}  // namespace
+}  // namespace ferrite::migration

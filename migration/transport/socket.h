@@ -1,0 +1,39 @@
+// Connecting and listening.
+#ifndef FERRITE_MIGRATION_TRANSPORT_SOCKET_H_
+#define FERRITE_MIGRATION_TRANSPORT_SOCKET_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "migration/transport/address.h"
+#include "migration/transport/stream.h"
+#include "vmm/base/fd.h"
+
+namespace ferrite::migration {
+
+// Connects within `limit`; DEADLINE_EXCEEDED after it, CANCELLED as soon as `cancel` is signalled (it stays so).
+absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel);
+
+// Listens on an address. Threads: one thread accepts.
+class Listener {
+ public:
+  // An old socket file at a unix path that nobody listens on is replaced.
+  static absl::StatusOr<std::unique_ptr<Listener>> Create(const Address& address);
+  ~Listener();
+
+  // With the port that the kernel chose, if the port was 0.
+  const Address& address() const { return address_; }
+  // CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at the deadline.
+  absl::StatusOr<std::unique_ptr<Stream>> Accept(const EventFd& cancel, absl::Time deadline = absl::InfiniteFuture());
+
+ private:
+  Listener(Fd fd, Address address) : fd_(std::move(fd)), address_(std::move(address)) {}
+
+  const Fd fd_;
+  const Address address_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_TRANSPORT_SOCKET_H_

@@ -1,0 +1,64 @@
+// Byte streams: what a move's channels are made of.
+#ifndef FERRITE_MIGRATION_TRANSPORT_STREAM_H_
+#define FERRITE_MIGRATION_TRANSPORT_STREAM_H_
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace ferrite::migration {
+
+// A connected, reliable, ordered stream. Calls block.
+//
+// Threads: one thread reads while another one writes; Shutdown() comes from any thread and makes both fail at once.
+// There are no time limits in here: whoever watches over the move (PING, a deadline, a cancel) shuts the stream down.
+//
+// Errors: UNAVAILABLE, with the peer's address, when the connection broke or was shut down; OUT_OF_RANGE when the peer
+// closed it between two reads (at the first byte of a ReadAll).
+class Stream {
+ public:
+  virtual ~Stream() = default;
+
+  // Reads all of `out`.
+  virtual absl::Status ReadAll(std::span<uint8_t> out) = 0;
+  // Fills the first `wanted` bytes of `buffers` (scatter), and takes more when it is there already; returns how much.
+  // The elements of `buffers` are used up.
+  virtual absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) = 0;
+  // Writes all of `buffers` (gather); the elements are used up.
+  virtual absl::Status WriteAll(std::span<iovec> buffers) = 0;
+  absl::Status WriteAll(std::span<const uint8_t> bytes);
+
+  // Waits for the first byte of a read, not longer than `limit`; DEADLINE_EXCEEDED after it.
+  virtual absl::Status AwaitReadable(absl::Duration limit) = 0;
+
+  // Lets `time` pass; returns at once when the stream is shut down.
+  virtual void Rest(absl::Duration time) = 0;
+
+  virtual void Shutdown() = 0;
+  // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set.
+  virtual void SetPatience(absl::Duration patience) = 0;
+  // Bytes that may wait in the kernel, each way, so that what is sent last does not wait behind megabytes.
+  virtual void LimitBuffers(int bytes) = 0;
+  // To be polled together with others; reading goes through the methods.
+  virtual int fd() const = 0;
+  // For messages: "tcp:192.0.2.7:41234".
+  virtual const std::string& peer() const = 0;
+};
+
+// A stream over a connected socket.
+std::unique_ptr<Stream> MakeSocketStream(int owned_fd, std::string peer);
+// Two ends of one stream in this process.
+absl::StatusOr<std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>>> MakeStreamPair();
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_TRANSPORT_STREAM_H_

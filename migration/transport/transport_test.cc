@@ -1,0 +1,134 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "migration/transport/address.h"
+#include "migration/transport/socket.h"
+#include "migration/transport/stream.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+TEST(AddressTest, UnderstandsItsForms) {
+  for (const char* text : {"tcp:host:1234", "tcp:[::1]:80", "unix:/run/x", "tcp:127.0.0.1:0"}) {
+    const auto address = ParseAddress(text);
+    ASSERT_TRUE(address.ok()) << address.status();
+    EXPECT_EQ(address->ToString(), text);
+  }
+}
+
+TEST(AddressTest, SaysWhatIsWrong) {
+  const std::string long_path = absl::StrCat("unix:/", std::string(200, 'x'));
+  for (const char* text : {"", "host:1234", "tcp:host", "tcp::1", "tcp:host:", "tcp:host:99999", "tcp:host:-1",
+                           "tcp:::1:80", "tcp:[::1:80", "unix:", long_path.c_str()}) {
+    const absl::Status status = ParseAddress(text).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_NE(status.message().find("tcp:HOST:PORT"), absl::string_view::npos) << status;
+  }
+}
+
+TEST(StreamTest, GathersAndScatters) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  std::vector<uint8_t> sent(100'000);
+  for (size_t i = 0; i < sent.size(); ++i) {
+    sent[i] = static_cast<uint8_t>(i * 7);
+  }
+  Thread writer("writer", [&] {
+    std::vector<iovec> pieces;
+    for (size_t at = 0; at < sent.size(); at += 37) {  // more pieces than the kernel takes at once
+      pieces.push_back({.iov_base = &sent[at], .iov_len = std::min<size_t>(37, sent.size() - at)});
+    }
+    EXPECT_TRUE(pair->first->WriteAll(std::span<iovec>(pieces)).ok());
+  });
+  std::vector<uint8_t> got(sent.size());
+  iovec halves[2] = {{.iov_base = got.data(), .iov_len = 50'001}, {.iov_base = &got[50'001], .iov_len = 49'999}};
+  EXPECT_EQ(*pair->second->ReadAtLeast(halves, got.size()), got.size());
+  writer.Join();
+  EXPECT_EQ(got, sent);
+}
+
+TEST(StreamTest, TellsACloseFromABreak) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  std::array<uint8_t, 8> bytes{};
+  ASSERT_TRUE(pair->first->WriteAll(bytes).ok());
+  pair->first.reset();
+  EXPECT_TRUE(pair->second->ReadAll(bytes).ok());
+  EXPECT_EQ(pair->second->ReadAll(bytes).code(), absl::StatusCode::kOutOfRange);
+
+  auto broken = MakeStreamPair();
+  ASSERT_TRUE(broken.ok());
+  ASSERT_TRUE(broken->first->WriteAll(std::span<const uint8_t>(bytes).first(3)).ok());
+  broken->first.reset();
+  EXPECT_EQ(broken->second->ReadAll(bytes).code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(StreamTest, GivesUpAPeerThatStopsInTheMiddle) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  pair->second->SetPatience(absl::Milliseconds(20));
+  std::array<uint8_t, 8> bytes{};
+  ASSERT_TRUE(pair->first->WriteAll(std::span<const uint8_t>(bytes).first(3)).ok());
+  const absl::Status read = pair->second->ReadAll(bytes);
+  EXPECT_NE(read.message().find("in the middle of a frame"), absl::string_view::npos) << read;
+  // Nobody reads what it writes.
+  const std::vector<uint8_t> much(16 << 20);
+  const absl::Status write = pair->second->WriteAll(much);
+  EXPECT_NE(write.message().find("stopped reading"), absl::string_view::npos) << write;
+}
+
+TEST(StreamTest, ShutdownEndsAReadThatWaits) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  Thread reader("reader", [&] {
+    std::array<uint8_t, 8> bytes{};
+    EXPECT_FALSE(pair->second->ReadAll(bytes).ok());
+  });
+  pair->second->Shutdown();
+}
+
+TEST(StreamTest, ShutdownEndsARest) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  pair->first->Rest(absl::Milliseconds(1));
+  Thread rester("rester", [&] { pair->second->Rest(absl::Hours(1)); });
+  pair->second->Shutdown();
+}
+
+TEST(SocketTest, ConnectsListensAndCancels) {
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  char directory[] = "/tmp/ferrite-socket-XXXXXX";
+  ASSERT_NE(mkdtemp(directory), nullptr);
+  for (const std::string& text : {std::string("tcp:127.0.0.1:0"), absl::StrCat("unix:", directory, "/s")}) {
+    auto listener = Listener::Create(*ParseAddress(text));
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    EXPECT_NE((*listener)->address().ToString(), "tcp:127.0.0.1:0");
+    auto client = Connect((*listener)->address(), absl::Seconds(5), *cancel);
+    ASSERT_TRUE(client.ok()) << client.status();
+    auto server = (*listener)->Accept(*cancel);
+    ASSERT_TRUE(server.ok()) << server.status();
+    const uint8_t byte = 42;
+    ASSERT_TRUE((*client)->WriteAll({&byte, 1}).ok());
+    uint8_t got = 0;
+    ASSERT_TRUE((*server)->ReadAll({&got, 1}).ok());
+    EXPECT_EQ(got, 42);
+  }
+  // Only while somebody listens.
+  EXPECT_FALSE(Connect(*ParseAddress(absl::StrCat("unix:", directory, "/s")), absl::Seconds(5), *cancel).ok());
+  auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+  ASSERT_TRUE(listener.ok());
+  cancel->Signal();
+  EXPECT_EQ((*listener)->Accept(*cancel).status().code(), absl::StatusCode::kCancelled);
+  rmdir(directory);
+}
+
+}  // namespace
+}  // namespace ferrite::migration

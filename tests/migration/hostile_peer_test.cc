@@ -1,0 +1,785 @@
+// Peers that lie, stop, or speak another language (R11), and what the honest side does: it ends with a clear word, and
+// the guest runs on (R3).
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "migration/session/destination.h"
+#include "migration/session/page_source.h"
+#include "migration/session/source.h"
+#include "migration/transport/socket.h"
+#include "migration/wire/control_frame.h"
+#include "migration/wire/crc32c.h"
+#include "migration/wire/endian.h"
+#include "migration/wire/page_header.h"
+#include "migration/wire/preamble.h"
+#include "migration/wire/version.h"
+#include "tests/fakes/fake_guest.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+using Fill = std::function<void(stream::Control::Builder)>;
+
+constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+
+absl::Status SendControl(Stream& stream, const Fill& fill) {
+  capnp::MallocMessageBuilder message;
+  fill(message.initRoot<stream::Control>());
+  return stream.WriteAll(EncodeControl(message));
+}
+
+absl::StatusOr<ControlMessage> ReadControl(Stream& stream) {
+  while (true) {
+    std::array<uint8_t, kControlHeaderBytes> head;
+    if (absl::Status status = stream.ReadAll(head); !status.ok()) {
+      return status;
+    }
+    const auto header = DecodeControlHeader(head);
+    if (!header.ok()) {
+      return header.status();
+    }
+    std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
+    if (absl::Status status = stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length});
+        !status.ok()) {
+      return status;
+    }
+    auto message = ControlMessage::Parse(*header, std::move(payload));
+    if (!message.ok() || (message->which() != stream::Control::PING && message->which() != stream::Control::PONG)) {
+      return message;
+    }
+  }
+}
+
+// Until the other side has closed.
+void ReadToTheEnd(Stream& stream) {
+  while (ReadControl(stream).ok()) {
+  }
+}
+
+class Sockets {
+ public:
+  Sockets() {
+    char name[] = "/tmp/ferrite-peer-XXXXXX";
+    EXPECT_NE(mkdtemp(name), nullptr);
+    directory_ = name;
+    auto cancel = EventFd::Create();
+    EXPECT_TRUE(cancel.ok());
+    cancel_ = std::make_unique<EventFd>(*std::move(cancel));
+    auto listener = Listener::Create({.kind = Address::Kind::kUnix, .path = absl::StrCat(directory_, "/s")});
+    EXPECT_TRUE(listener.ok()) << listener.status();
+    listener_ = *std::move(listener);
+  }
+  ~Sockets() {
+    listener_.reset();
+    rmdir(directory_.c_str());
+  }
+
+  Listener& listener() { return *listener_; }
+  std::unique_ptr<Stream> Dial(ChannelRole role, uint16_t index = 0) {
+    auto stream = Connect(listener_->address(), absl::Seconds(5), *cancel_);
+    EXPECT_TRUE(stream.ok()) << stream.status();
+    const Preamble preamble{.lowest_version = 1, .version = 1, .role = role, .index = index, .move_id = kId};
+    EXPECT_TRUE((*stream)->WriteAll(EncodePreamble(preamble)).ok());
+    return *std::move(stream);
+  }
+  std::unique_ptr<Stream> Accept() {
+    auto stream = listener_->Accept(*cancel_);
+    return stream.ok() ? *std::move(stream) : nullptr;
+  }
+  void Cancel() { cancel_->Signal(); }
+
+ private:
+  std::string directory_;
+  std::unique_ptr<EventFd> cancel_;
+  std::unique_ptr<Listener> listener_;
+};
+
+// --- A hostile source ---
+
+constexpr uint64_t kBytes = 4 << 20;
+
+// Speaks the protocol up to READY; what comes then is the test's.
+class HostileSource {
+ public:
+  explicit HostileSource(Sockets& sockets, uint64_t features = 0) : control(sockets.Dial(ChannelRole::kControl)) {
+    EXPECT_TRUE(SendControl(*control, [&](stream::Control::Builder out) {
+                  auto hello = out.initHello();
+                  hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+                  hello.setVersion(1);
+                  hello.setLowestVersion(1);
+                  hello.setFeatures(features);
+                  hello.setPageChannels(1);
+                  hello.setUrgentChannels(1);
+                }).ok());
+    EXPECT_TRUE(ReadControl(*control).ok());
+    EXPECT_TRUE(SendControl(*control, [](stream::Control::Builder out) {
+                  auto machine = out.initMachine();
+                  machine.initMemory().setBytes(kBytes);
+                  auto regions = machine.initRegions(1);
+                  regions[0].setBytes(kBytes);
+                }).ok());
+    EXPECT_TRUE(ReadControl(*control).ok());
+    page = sockets.Dial(ChannelRole::kPage);
+    urgent = sockets.Dial(ChannelRole::kUrgent);
+    EXPECT_TRUE(SendControl(*control, [](stream::Control::Builder out) { out.initAdvise(); }).ok());
+    EXPECT_TRUE(ReadControl(*control).ok());
+  }
+
+  void SendPages(const PageHeader& header, size_t bytes) {
+    (void)page->WriteAll(EncodePageHeader(header));
+    (void)page->WriteAll(std::vector<uint8_t>(bytes, 0x5a));
+  }
+  void SendRound(uint32_t number, bool last) {
+    (void)page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = number}));
+    (void)SendControl(*control, [&](stream::Control::Builder out) {
+      auto round = out.initRound();
+      round.setNumber(number);
+      round.setLast(last);
+    });
+  }
+  void SendGrant(uint64_t epoch) {
+    (void)SendControl(*control, [&](stream::Control::Builder out) {
+      auto grant = out.initGrant();
+      grant.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+      grant.setEpoch(epoch);
+    });
+  }
+  void SendPackage(const std::vector<uint8_t>& blob, uint64_t length, uint32_t crc, bool postcopy) {
+    (void)SendControl(*control, [&](stream::Control::Builder out) {
+      auto package = out.initPackage();
+      package.setVersion(1);
+      package.setLength(length);
+      package.setCrc32c(crc);
+      package.setBlob(kj::arrayPtr(blob.data(), blob.size()));
+      package.setPostcopy(postcopy);
+    });
+  }
+
+  std::unique_ptr<Stream> control;
+  std::unique_ptr<Stream> page;
+  std::unique_ptr<Stream> urgent;
+};
+
+// A control frame's header that announces `length` bytes, with a checksum that fits.
+std::vector<uint8_t> ControlHeaderOf(uint32_t length) {
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initPing();
+  std::vector<uint8_t> header = EncodeControl(message);
+  header.resize(kControlHeaderBytes);
+  PutLittle<uint32_t>(&header[4], length);
+  PutLittle<uint32_t>(&header[12], Crc32c(std::span<const uint8_t>(header).first(12)));
+  return header;
+}
+
+struct Attack {
+  const char* name;
+  std::function<void(HostileSource&)> run;
+  const char* words;  // of the destination's answer
+};
+
+class HostileSourceTest : public testing::TestWithParam<Attack> {};
+
+TEST_P(HostileSourceTest, EndsTheMoveWithAClearWord) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Seconds(1)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  {
+    HostileSource source(sockets);
+    GetParam().run(source);
+    // Until the destination has closed.
+    ReadToTheEnd(*source.control);
+  }
+  receiver.Join();
+  EXPECT_FALSE(result.ok());
+  EXPECT_NE(result.message().find(GetParam().words), absl::string_view::npos) << result;
+  EXPECT_EQ((*session)->state(), MoveState::kFailed);
+  EXPECT_TRUE(there.guest() == nullptr || !there.guest()->running()) << "R2";
+  EXPECT_EQ(there.inhibited, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, HostileSourceTest,
+    testing::Values(
+        Attack{"RubbishOnPages", [](HostileSource& s) { (void)s.page->WriteAll(std::vector<uint8_t>(4096, 0xee)); },
+               "checksum"},
+        Attack{"RubbishOnControl",
+               [](HostileSource& s) { (void)s.control->WriteAll(std::vector<uint8_t>(4096, 0xee)); }, "no frame"},
+        Attack{"ControlFrameOf4Gib", [](HostileSource& s) { (void)s.control->WriteAll(ControlHeaderOf(0xffff'fff8)); },
+               "are allowed"},
+        Attack{"ControlClosesInTheMiddleOfAFrame",
+               [](HostileSource& s) {
+                 (void)s.control->WriteAll(ControlHeaderOf(4096));
+                 s.control->Shutdown();
+               },
+               // Or what the page channel, which ends with it, says first.
+               "closed the connection"},
+        Attack{"PagesOutside", [](HostileSource& s) { s.SendPages({.first_page = kBytes / 4096, .count = 1}, 4096); },
+               "outside"},
+        Attack{"PagesFarOutside", [](HostileSource& s) { s.SendPages({.first_page = ~uint64_t{0}, .count = 2}, 8192); },
+               "outside"},
+        Attack{"PagesOverTheEnd",
+               [](HostileSource& s) { s.SendPages({.first_page = kBytes / 4096 - 1, .count = 2}, 8192); }, "outside"},
+        Attack{"NoSuchRegion", [](HostileSource& s) { s.SendPages({.region = 7, .first_page = 0, .count = 1}, 4096); },
+               "no region 7"},
+        Attack{"RequestFromTheSource",
+               [](HostileSource& s) { s.SendPages({.type = PageFrameType::kRequest, .count = 1}, 0); }, "request"},
+        Attack{"StopsInTheMiddleOfAFrame",
+               [](HostileSource& s) {
+                 s.SendPages({.first_page = 0, .count = 1}, 100);
+                 for (int i = 0; i < 30; ++i) {  // alive, but stuck
+                   (void)SendControl(*s.control, [](stream::Control::Builder out) { out.initPing(); });
+                   absl::SleepFor(absl::Milliseconds(100));
+                 }
+               },
+               "in the middle of a frame"},
+        Attack{"Silence", [](HostileSource&) {}, "silent"},
+        Attack{"ClosesInTheMiddleOfAFrame",
+               [](HostileSource& s) {
+                 s.SendPages({.first_page = 0, .count = 1}, 100);
+                 s.page.reset();
+               },
+               "closed the connection in the middle"},
+        Attack{"RoundsOutOfOrder", [](HostileSource& s) { s.SendRound(5, false); }, "where"},
+        Attack{"DiscardOutside",
+               [](HostileSource& s) {
+                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
+                   auto ranges = out.initDiscard().initRanges(1);
+                   ranges[0].setFirst(1000);
+                   ranges[0].setCount(~uint64_t{0});
+                 });
+               },
+               "DISCARD"},
+        Attack{"PackageTooEarly",
+               [](HostileSource& s) {
+                 s.SendPackage({1, 2, 3}, 3, Crc32c(std::array<uint8_t, 3>{1, 2, 3}), false);
+               },
+               "PACKAGE came before"},
+        Attack{"PackageOf2To63Bytes",
+               [](HostileSource& s) {
+                 s.SendRound(1, true);
+                 s.SendPackage({1, 2, 3}, uint64_t{1} << 63, 0, false);
+               },
+               "damaged"},
+        Attack{"PackageWithAWrongChecksum",
+               [](HostileSource& s) {
+                 s.SendRound(1, true);
+                 s.SendPackage({1, 2, 3}, 3, 12345, false);
+               },
+               "damaged"},
+        Attack{"PagesNeverSent",
+               [](HostileSource& s) {
+                 s.SendRound(1, true);
+                 std::vector<uint8_t> blob(1000);
+                 s.SendPackage(blob, blob.size(), Crc32c(blob), false);
+               },
+               "fake guest"},
+        Attack{"GrantTooEarly",
+               [](HostileSource& s) {
+                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
+                   out.initGrant().setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+                 });
+               },
+               "GRANT came before"},
+        Attack{"MessagesThatNobodyWaitsFor",
+               [](HostileSource& s) {
+                 for (int i = 0; i < 10'000; ++i) {
+                   if (!SendControl(*s.control, [](stream::Control::Builder out) { out.initWelcome(); }).ok()) {
+                     break;
+                   }
+                 }
+               },
+               "the source sent"}),
+    [](const testing::TestParamInfo<Attack>& info) { return info.param.name; });
+
+TEST(StrangersTest, AreDroppedAndTheRealSourceIsStillServed) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Seconds(5)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  {
+    // One that speaks HTTP, one that leaves at once, one of another version, one of no move, one with a bad HELLO.
+    auto http = Connect(sockets.listener().address(), absl::Seconds(5), *cancel);
+    const absl::string_view request = "GET / HTTP/1.1\r\nHost: example\r\nAccept: */*\r\n\r\n";
+    ASSERT_TRUE((*http)->WriteAll({reinterpret_cast<const uint8_t*>(request.data()), request.size()}).ok());
+    (void)*Connect(sockets.listener().address(), absl::Seconds(5), *cancel);
+    auto newer = Connect(sockets.listener().address(), absl::Seconds(5), *cancel);
+    ASSERT_TRUE((*newer)->WriteAll(EncodePreamble({.lowest_version = 9, .version = 9})).ok());
+    const auto page = sockets.Dial(ChannelRole::kPage);
+    const auto hello = sockets.Dial(ChannelRole::kControl);
+    ASSERT_TRUE(SendControl(*hello, [](stream::Control::Builder out) { out.initHello().setVersion(1); }).ok());
+    ReadToTheEnd(*hello);
+  }
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.pages = 100});
+  guest.Run();
+  FakeSourcePort port(**memory, guest);
+  auto source = Source::Create(port, {}, nullptr);
+  const absl::Status moved = (*source)->Run(sockets.listener().address());
+  EXPECT_TRUE(moved.ok()) << moved;
+  receiver.Join();
+  EXPECT_TRUE(result.ok()) << result;
+  there.guest()->Pause();
+  EXPECT_EQ(there.guest()->CheckAll(), 0u);
+}
+
+void SendRecover(Stream& control, uint64_t epoch, uint16_t page_channels) {
+  (void)SendControl(control, [&](stream::Control::Builder out) {
+    auto recover = out.initRecover();
+    recover.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+    recover.setEpoch(epoch);
+    recover.setPageChannels(page_channels);
+    recover.setUrgentChannels(1);
+  });
+}
+
+// R4: who wants to go on with a move has to be its source, and hears exactly what is missing.
+TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Seconds(2)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  // It stays within what is sent.
+  FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
+  const std::vector<uint8_t> blob = guest.Save();
+  {
+    HostileSource source(sockets, kFeaturePostcopy | kFeatureRecovery);
+    (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kZero, .first_page = 100, .count = 20}));
+    source.SendRound(1, true);
+    source.SendPackage(blob, blob.size(), Crc32c(blob), true);
+    const auto loaded = ReadControl(*source.control);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    ASSERT_EQ(loaded->which(), stream::Control::LOADED);
+    source.SendGrant(3);
+    const auto running = ReadControl(*source.control);
+    ASSERT_TRUE(running.ok()) << running.status();
+    ASSERT_EQ(running->which(), stream::Control::RUNNING);
+  }
+  {
+    // Rubbish, a channel of the move that is gone, another epoch, no channels, a second HELLO.
+    auto cancel = EventFd::Create();
+    ASSERT_TRUE(cancel.ok());
+    auto rubbish = Connect(sockets.listener().address(), absl::Seconds(5), *cancel);
+    (void)(*rubbish)->WriteAll(std::vector<uint8_t>(64, 7));
+    const auto page = sockets.Dial(ChannelRole::kPage);
+    for (const auto& [epoch, channels] : {std::pair<uint64_t, uint16_t>{4, 1}, {3, 0}, {3, 17}}) {
+      const auto control = sockets.Dial(ChannelRole::kControl);
+      SendRecover(*control, epoch, channels);
+      EXPECT_FALSE(ReadControl(*control).ok()) << "epoch " << epoch << ", " << channels << " channels";
+    }
+    const auto hello = sockets.Dial(ChannelRole::kControl);
+    (void)SendControl(*hello, [](stream::Control::Builder out) { out.initHello().setVersion(1); });
+    EXPECT_FALSE(ReadControl(*hello).ok());
+  }
+  const auto control = sockets.Dial(ChannelRole::kControl);
+  SendRecover(*control, 3, 1);
+  const auto standing = ReadControl(*control);
+  ASSERT_TRUE(standing.ok()) << standing.status();
+  ASSERT_EQ(standing->which(), stream::Control::STANDING);
+  const auto missing = ReadControl(*control);
+  ASSERT_TRUE(missing.ok()) << missing.status();
+  ASSERT_EQ(missing->which(), stream::Control::MISSING);
+  EXPECT_TRUE(missing
+                  ->Read([](stream::Control::Reader in) {
+                    const auto ranges = in.getMissing().getRanges();
+                    EXPECT_TRUE(in.getMissing().getLast());
+                    EXPECT_EQ(ranges.size(), 2u);
+                    if (ranges.size() == 2) {
+                      EXPECT_EQ(ranges[0].getFirst(), 0u);
+                      EXPECT_EQ(ranges[0].getCount(), 100u);
+                      EXPECT_EQ(ranges[1].getFirst(), 120u);
+                      EXPECT_EQ(ranges[1].getCount(), kBytes / 4096 - 120);
+                    }
+                    return absl::OkStatus();
+                  })
+                  .ok());
+  (*session)->Leave();
+  // It was not waiting: the loss of this connection is what it hears of next.
+  control->Shutdown();
+  receiver.Join();
+  EXPECT_FALSE(result.ok());
+  EXPECT_EQ((*session)->state(), MoveState::kPostcopyPaused);
+  there.guest()->Pause();
+  EXPECT_EQ(there.guest()->errors(), 0u) << "R1";
+}
+
+TEST(OldVersionTest, IsToldWhyItIsDropped) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Seconds(5)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  const auto old = sockets.Dial(ChannelRole::kControl);
+  (void)SendControl(*old, [](stream::Control::Builder out) {
+    auto hello = out.initHello();
+    hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+    hello.setPageChannels(1);
+    hello.setUrgentChannels(1);
+  });
+  const auto answer = ReadControl(*old);
+  std::string words;
+  if (answer.ok() && answer->which() == stream::Control::ERROR) {
+    EXPECT_TRUE(answer
+                    ->Read([&](stream::Control::Reader in) {
+                      words = in.getError().getMessage().cStr();
+                      return absl::OkStatus();
+                    })
+                    .ok());
+  }
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+  EXPECT_NE(words.find("version"), std::string::npos) << words;
+}
+
+// R1, R6: the first one counts, also when the second is another one.
+TEST(PagesTwiceTest, ArePlacedOnce) {
+  constexpr uint64_t kFirst = 100;
+  constexpr uint32_t kWork = 20;
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Seconds(10)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  const FakeGuest guest(**memory, {.first_page = kFirst, .pages = kWork});
+  const std::vector<uint8_t> blob = guest.Save();
+  uint64_t duplicates = 0;
+  bool shut = false;
+  {
+    HostileSource source(sockets, kFeaturePostcopy);
+    source.SendRound(1, true);
+    source.SendPackage(blob, blob.size(), Crc32c(blob), true);
+    EXPECT_TRUE(ReadControl(*source.control).ok());  // LOADED
+    source.SendGrant(1);
+    EXPECT_TRUE(ReadControl(*source.control).ok());  // RUNNING
+    const PageHeader work{.first_page = kFirst, .count = kWork};
+    (void)source.page->WriteAll(EncodePageHeader(work));
+    (void)source.page->WriteAll(std::vector<uint8_t>(kWork * 4096));
+    source.SendPages(work, kWork * 4096);
+    for (int i = 0; i < 2; ++i) {
+      (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kZero, .first_page = 0, .count = kFirst}));
+    }
+    source.SendPages({.first_page = 0, .count = kFirst}, kFirst * 4096);
+    (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kZero,
+                                                  .first_page = kFirst + kWork,
+                                                  .count = static_cast<uint32_t>(kBytes / 4096 - kFirst - kWork)}));
+    (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = kLastRound}));
+    (void)SendControl(*source.control, [](stream::Control::Builder out) { out.initEnd(); });
+    const auto answer = ReadControl(*source.control);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_TRUE(answer
+                    ->Read([&](stream::Control::Reader in) {
+                      shut = in.isShut() && in.getShut().getOk();
+                      duplicates = shut ? in.getShut().getFigures().getDuplicatePages() : 0;
+                      return absl::OkStatus();
+                    })
+                    .ok());
+  }
+  receiver.Join();
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_TRUE(shut);
+  EXPECT_EQ(duplicates, kWork + 2 * kFirst);
+  there.guest()->Pause();
+  EXPECT_EQ(there.guest()->errors(), 0u);
+  EXPECT_EQ(there.guest()->CheckAll(), 0u);
+}
+
+// A source that sends more pages than it should: the guest's memory is the guest's (R1, R11).
+class LateFrameTest : public testing::TestWithParam<bool> {};
+
+TEST_P(LateFrameTest, DoesNotTouchTheGuest) {
+  const bool postcopy = GetParam();
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Seconds(1), .hold_for = absl::Milliseconds(100)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
+  const std::vector<uint8_t> blob = guest.Save();
+  {
+    HostileSource source(sockets, kFeaturePostcopy | kFeatureRecovery);
+    const PageHeader all{.type = PageFrameType::kZero, .first_page = 0, .count = kBytes / 4096};
+    (void)source.page->WriteAll(EncodePageHeader(all));
+    source.SendRound(1, true);
+    source.SendPackage(blob, blob.size(), Crc32c(blob), postcopy);
+    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::LOADED);
+    source.SendGrant(3);
+    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::RUNNING);
+    source.SendPages({.first_page = 100, .count = 20}, size_t{20} * 4096);
+    (void)source.page->WriteAll(EncodePageHeader(all));
+    (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = kLastRound}));
+    const auto shut = ReadControl(*source.control);
+    ASSERT_TRUE(shut.ok()) << shut.status();
+    EXPECT_EQ(shut->which(), stream::Control::SHUT);
+    source.SendPages({.first_page = 100, .count = 20}, size_t{20} * 4096);
+    (void)source.page->WriteAll(EncodePageHeader(all));
+    (void)SendControl(*source.control, [](stream::Control::Builder out) { out.setHeard(); });
+    // Until it is over there.
+    receiver.Join();
+  }
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_TRUE(there.thp_allowed);
+  there.guest()->Pause();
+  EXPECT_EQ(there.guest()->errors(), 0u) << "R1";
+  EXPECT_EQ(there.guest()->CheckAll(), 0u) << "R1";
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, LateFrameTest, testing::Bool(),
+                         [](const testing::TestParamInfo<bool>& info) { return info.param ? "Postcopy" : "Precopy"; });
+
+// A stranger that keeps a connection alive and says nothing does not keep the source out for ever.
+TEST(StrangersTest, OneThatOnlyAnswersPingIsDropped) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Milliseconds(400)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  const auto stranger = sockets.Dial(ChannelRole::kControl);
+  int pings = 0;
+  // Until it is dropped.
+  while (true) {
+    std::array<uint8_t, kControlHeaderBytes> head;
+    if (!stranger->ReadAll(head).ok()) {
+      break;
+    }
+    std::vector<uint8_t> payload(DecodeControlHeader(head)->length);
+    if (!stranger->ReadAll(payload).ok() ||
+        !SendControl(*stranger, [](stream::Control::Builder out) { out.initPong(); }).ok()) {
+      break;
+    }
+    ++pings;
+  }
+  EXPECT_GT(pings, 0);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// --- A hostile destination ---
+
+struct Answer {
+  const char* name;
+  // Acts as the destination on the control connection, the first that is accepted.
+  std::function<void(Sockets&, Stream&)> run;
+  const char* words;
+  MoveMode mode = MoveMode::kPostcopy;
+};
+
+class HostileDestinationTest : public testing::TestWithParam<Answer> {};
+
+TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
+  Sockets sockets;
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.pages = 1000, .random = false});
+  guest.Run();
+  while (guest.steps() < 1000) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  FakeSourcePort port(**memory, guest);
+  auto source = Source::Create(port, {.mode = GetParam().mode, .silence = absl::Seconds(1)}, nullptr);
+  Thread peer("peer", [&] {
+    const std::unique_ptr<Stream> control = sockets.Accept();
+    if (control != nullptr) {
+      std::array<uint8_t, kPreambleBytes> preamble;
+      EXPECT_TRUE(control->ReadAll(preamble).ok());
+      GetParam().run(sockets, *control);
+    }
+  });
+  const absl::Status status = (*source)->Run(sockets.listener().address());
+  sockets.Cancel();
+  peer.Join();
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.message().find(GetParam().words), absl::string_view::npos) << status;
+  EXPECT_EQ((*source)->state(), MoveState::kFailed);
+  EXPECT_TRUE(guest.running()) << "R3";
+  EXPECT_TRUE(port.disks_held);
+  EXPECT_EQ(port.inhibited, 0);
+}
+
+void Welcome(Stream& control) {
+  EXPECT_TRUE(ReadControl(control).ok());
+  (void)SendControl(control, [](stream::Control::Builder out) { out.initWelcome().setVersion(1); });
+  EXPECT_TRUE(ReadControl(control).ok());
+}
+
+void Accept(Stream& control, uint64_t host_page, bool postcopy) {
+  Welcome(control);
+  (void)SendControl(control, [&](stream::Control::Builder out) {
+    auto accept = out.initAccept();
+    accept.initHostPageBytes(1).set(0, host_page);
+    accept.setPostcopy(postcopy);
+    accept.setPostcopyReason("no userfaultfd: set vm.unprivileged_userfaultfd=1");
+  });
+}
+
+// A destination that behaves until the guest stands still.
+class Receiving {
+ public:
+  Receiving(Sockets& sockets, Stream& control) : control_(control) {
+    Accept(control, 4096, true);
+    for (int i = 0; i < 3; ++i) {
+      std::unique_ptr<Stream> stream = sockets.Accept();
+      std::array<uint8_t, kPreambleBytes> bytes;
+      if (stream == nullptr || !stream->ReadAll(bytes).ok()) {
+        return;
+      }
+      const auto preamble = DecodePreamble(bytes);
+      (preamble.ok() && preamble->role == ChannelRole::kPage ? page : urgent).push_back(std::move(stream));
+    }
+    EXPECT_TRUE(ReadControl(control).ok());  // ADVISE
+    (void)SendControl(control, [](stream::Control::Builder out) { out.initReady(); });
+  }
+
+  // Whether it came.
+  bool AwaitPackage() {
+    for (auto message = ReadControl(control_); message.ok(); message = ReadControl(control_)) {
+      if (message->which() == stream::Control::DISCARD) {
+        (void)SendControl(control_, [](stream::Control::Builder out) { out.setDiscarded(); });
+      }
+      if (message->which() == stream::Control::PACKAGE) {
+        return true;
+      }
+    }
+    return false;
+  }
+  void Request(const PageHeader& header) { (void)urgent[0]->WriteAll(EncodePageHeader(header)); }
+  Thread DrainPages() {
+    return Thread("drain", [this] {
+      std::array<uint8_t, 4096> bytes;
+      while (page[0]->ReadAll(bytes).ok()) {
+      }
+    });
+  }
+  // Shows that it lives, until the source has gone.
+  void Live() {
+    while (SendControl(control_, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+  }
+
+  std::vector<std::unique_ptr<Stream>> page;
+  std::vector<std::unique_ptr<Stream>> urgent;
+
+ private:
+  Stream& control_;
+};
+
+std::function<void(Sockets&, Stream&)> WelcomesWith(uint16_t version) {
+  return [version](Sockets&, Stream& control) {
+    EXPECT_TRUE(ReadControl(control).ok());
+    (void)SendControl(control, [&](stream::Control::Builder out) { out.initWelcome().setVersion(version); });
+    ReadToTheEnd(control);
+  };
+}
+
+// Asks for something while the guest stands still, and says nothing else.
+std::function<void(Sockets&, Stream&)> Asks(PageHeader request) {
+  request.type = PageFrameType::kRequest;
+  return [request](Sockets& sockets, Stream& control) {
+    Receiving there(sockets, control);
+    if (there.AwaitPackage()) {
+      there.Request(request);
+      there.Live();
+    }
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, HostileDestinationTest,
+    testing::Values(Answer{"ClosesAtOnce", [](Sockets&, Stream&) {}, "the guest runs on here"},
+                    Answer{"Rubbish",
+                           [](Sockets&, Stream& c) {
+                             (void)c.WriteAll(std::vector<uint8_t>(64, 7));
+                             ReadToTheEnd(c);
+                           },
+                           "no frame"},
+                    Answer{"OldVersion", WelcomesWith(0), "version"},
+                    Answer{"VersionThatNobodyOffered", WelcomesWith(9), "version"},
+                    Answer{"FrameOf4Gib",
+                           [](Sockets&, Stream& c) {
+                             (void)c.WriteAll(ControlHeaderOf(0xffff'fff8));
+                             ReadToTheEnd(c);
+                           },
+                           "are allowed"},
+                    Answer{"ClosesInTheMiddleOfAFrame",
+                           [](Sockets&, Stream& c) {
+                             // With nothing left unread: that would be a reset.
+                             EXPECT_TRUE(ReadControl(c).ok());
+                             (void)c.WriteAll(ControlHeaderOf(4096));
+                           },
+                           "closed the connection in the middle"},
+                    Answer{"StopsReading", [](Sockets& s, Stream& c) { Receiving(s, c).Live(); }, "stopped reading",
+                           MoveMode::kPrecopy},
+                    Answer{"RequestOutside", Asks({.first_page = kBytes / 4096, .count = 1}), "outside of region 0"},
+                    Answer{"RequestOverTheEnd", Asks({.first_page = 1, .count = 0xffff'ffff}), "outside of region 0"},
+                    Answer{"RequestOfNoRegion", Asks({.region = 5, .first_page = 0, .count = 1}), "no request"},
+                    Answer{"RequestOfNothing", Asks({.first_page = 0, .count = 0}), "no pages"},
+                    Answer{"RubbishOnUrgent",
+                           [](Sockets& s, Stream& c) {
+                             Receiving there(s, c);
+                             if (there.AwaitPackage()) {
+                               (void)there.urgent[1]->WriteAll(std::vector<uint8_t>(4096, 7));
+                               there.Live();
+                             }
+                           },
+                           "checksum"},
+                    Answer{"NeverLoads",
+                           [](Sockets& s, Stream& c) {
+                             Receiving there(s, c);
+                             if (there.AwaitPackage()) {
+                               const Thread drain = there.DrainPages();
+                               there.Live();
+                             }
+                           },
+                           "lives, but did not answer within"},
+                    Answer{"NeverAnswers", [](Sockets&, Stream& c) { ReadToTheEnd(c); }, "silent"},
+                    Answer{"Refuses",
+                           [](Sockets&, Stream& c) {
+                             Welcome(c);
+                             (void)SendControl(c, [](stream::Control::Builder out) {
+                               out.initRefuse().setReason("the CPU here lacks avx512f");
+                             });
+                             ReadToTheEnd(c);
+                           },
+                           "refuses: the CPU here lacks avx512f"},
+                    Answer{"AcceptsWithAbsurdPages", [](Sockets&, Stream& c) { Accept(c, 12345, true); }, "pages of"},
+                    Answer{"CannotServeFaults", [](Sockets&, Stream& c) { Accept(c, 4096, false); },
+                           "vm.unprivileged_userfaultfd=1"},
+                    Answer{"ClosesAfterAccept", [](Sockets&, Stream& c) { Accept(c, 4096, true); },
+                           "the guest runs on here"},
+                    Answer{"SaysRunningTooEarly",
+                           [](Sockets&, Stream& c) {
+                             Welcome(c);
+                             (void)SendControl(c, [](stream::Control::Builder out) { out.initRunning(); });
+                             ReadToTheEnd(c);
+                           },
+                           "RUNNING where ACCEPT was due"}),
+    [](const testing::TestParamInfo<Answer>& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace ferrite::migration

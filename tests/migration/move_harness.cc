@@ -1,0 +1,90 @@
+#include "tests/migration/move_harness.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/status.h"
+#include "vmm/base/thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+template <typename T>
+T OrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) {
+    std::fprintf(stderr, "test set-up: %s\n", std::string(value.status().message()).c_str());
+    std::abort();
+  }
+  return *std::move(value);
+}
+
+}  // namespace
+
+FakeMove::FakeMove(const FakeMoveSetup& setup) : setup_(setup) {
+  // Short: a socket's path has 107 bytes.
+  char name[] = "/tmp/ferrite-move-XXXXXX";
+  FERRITE_CHECK(mkdtemp(name) != nullptr);
+  directory_ = name;
+  memory_ = OrDie(GuestMemory::Create(setup.bytes, setup.source_backing));
+  guest_ = std::make_unique<FakeGuest>(*memory_, setup.work);
+  port_ = std::make_unique<FakeSourcePort>(*memory_, *guest_);
+  destination_ = std::make_unique<FakeDestination>(setup.destination_backing);
+  guest_->Run();
+  // It has been nearly everywhere before the move begins.
+  while (guest_->steps() < 8 * setup.work.pages) {
+    sched_yield();
+  }
+}
+
+FakeMove::~FakeMove() {
+  // A guest that waits for a page that never comes is woken by the end of the session.
+  session_.reset();
+  rmdir(directory_.c_str());
+}
+
+FakeMoveResult FakeMove::Move(const MoveOptions& options,
+                              const std::function<void(Source&, const MoveProgress&)>& during,
+                              const std::function<absl::Status(Source&, const absl::Status&)>& afterwards) {
+  FakeMoveResult result;
+  Address address;
+  if (setup_.tcp) {
+    address = {.kind = Address::Kind::kTcp, .host = "127.0.0.1", .port = "0", .path = ""};
+  } else {
+    address = {.kind = Address::Kind::kUnix, .host = "", .port = "", .path = absl::StrCat(directory_, "/socket")};
+  }
+  const std::unique_ptr<Listener> listener = OrDie(Listener::Create(address));
+  session_ = OrDie(Destination::Create(*destination_, {.silence = options.silence, .hold_for = options.recover_for}));
+  if (setup_.relay) {
+    relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), listener->address()));
+  }
+  Source* running = nullptr;
+  const std::unique_ptr<Source> source = OrDie(Source::Create(*port_, options, [&](const MoveProgress& progress) {
+    if (during) {
+      during(*running, progress);
+    }
+  }));
+  running = source.get();
+  Thread receiver("test-receiver", [&] { result.destination = session_->Run(*listener); });
+  result.source = source->Run(relay_ != nullptr ? relay_->address() : listener->address());
+  if (afterwards) {
+    result.source = afterwards(*source, result.source);
+  }
+  if (!result.source.ok()) {
+    // It may still wait for a source.
+    (void)session_->Cancel();
+    session_->Leave();
+  }
+  receiver.Join();
+  result.source_state = source->state();
+  result.destination_state = session_->state();
+  result.report = source->report();
+  relay_.reset();
+  return result;
+}
+
+}  // namespace ferrite::migration

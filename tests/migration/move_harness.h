@@ -1,0 +1,68 @@
+// A move between two fake machines in one process, over a real socket.
+#ifndef FERRITE_TESTS_MIGRATION_MOVE_HARNESS_H_
+#define FERRITE_TESTS_MIGRATION_MOVE_HARNESS_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "migration/session/destination.h"
+#include "migration/session/source.h"
+#include "migration/transport/address.h"
+#include "migration/transport/socket.h"
+#include "tests/fakes/fake_guest.h"
+#include "tests/fakes/relay.h"
+
+namespace ferrite::migration {
+
+struct FakeMoveSetup {
+  uint64_t bytes = uint64_t{64} << 20;
+  MemoryBacking source_backing = MemoryBacking::kMemfd;
+  MemoryBacking destination_backing = MemoryBacking::kMemfd;
+  FakeGuestWork work{.first_page = 256, .pages = 8192, .random = true};
+  bool tcp = false;
+  bool relay = false;  // the move goes through FakeMove::relay()
+};
+
+struct FakeMoveResult {
+  absl::Status source;
+  absl::Status destination;
+  MoveState source_state = MoveState::kNone;
+  MoveState destination_state = MoveState::kNone;
+  MoveReport report;
+};
+
+// The guest runs from the start. Threads: the test's.
+class FakeMove {
+ public:
+  explicit FakeMove(const FakeMoveSetup& setup);
+  ~FakeMove();
+
+  FakeGuest& source_guest() { return *guest_; }
+  FakeSourcePort& port() { return *port_; }
+  FakeDestination& destination() { return *destination_; }
+  GuestMemory& memory() { return *memory_; }
+  // While a move is on.
+  Relay& relay() { return *relay_; }
+
+  // One try; may be called again after one that failed. `during` is called with the source's session as it makes
+  // progress; `afterwards` when its Run() returned, and may go on with it: its Status is the move's then.
+  FakeMoveResult Move(const MoveOptions& options,
+                      const std::function<void(Source&, const MoveProgress&)>& during = nullptr,
+                      const std::function<absl::Status(Source&, const absl::Status&)>& afterwards = nullptr);
+
+ private:
+  const FakeMoveSetup setup_;
+  std::string directory_;
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<FakeGuest> guest_;
+  std::unique_ptr<FakeSourcePort> port_;
+  std::unique_ptr<FakeDestination> destination_;
+  std::unique_ptr<Relay> relay_;
+  std::unique_ptr<Destination> session_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_TESTS_MIGRATION_MOVE_HARNESS_H_

@@ -1,0 +1,301 @@
+// Whole moves between fake machines. The guest proves them: each of its steps checks a page (R1).
+#include <gtest/gtest.h>
+
+#include "absl/time/clock.h"
+#include "tests/migration/move_harness.h"
+
+namespace ferrite::migration {
+namespace {
+
+void ExpectMoved(FakeMove& move, const FakeMoveResult& result) {
+  ASSERT_TRUE(result.source.ok()) << result.source;
+  ASSERT_TRUE(result.destination.ok()) << result.destination;
+  EXPECT_EQ(result.source_state, MoveState::kCompleted);
+  EXPECT_EQ(result.destination_state, MoveState::kCompleted);
+  EXPECT_FALSE(move.source_guest().running()) << "R2";
+  EXPECT_FALSE(move.port().moved_to.empty()) << "R10";
+  EXPECT_TRUE(move.port().grant_recorded);
+  EXPECT_FALSE(move.port().disks_held);
+  FakeDestination& there = move.destination();
+  ASSERT_NE(there.guest(), nullptr);
+  EXPECT_TRUE(there.guest()->running());
+  EXPECT_TRUE(there.disks_held);
+  EXPECT_FALSE(there.locked_while_receiving) << "R8";
+  EXPECT_TRUE(there.locked) << "R8";
+  EXPECT_EQ(there.inhibited, 0) << "R8";
+  // It works on after the move, and everything is there.
+  const uint64_t steps = there.guest()->steps();
+  while (there.guest()->steps() < steps + 1000) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  there.guest()->Pause();
+  EXPECT_GE(steps, move.source_guest().steps());
+  EXPECT_EQ(there.guest()->errors(), 0u) << "R1";
+  EXPECT_EQ(there.guest()->CheckAll(), 0u) << "R1";
+}
+
+void ExpectStayed(FakeMove& move, const FakeMoveResult& result) {
+  EXPECT_FALSE(result.source.ok());
+  EXPECT_TRUE(result.source_state == MoveState::kFailed || result.source_state == MoveState::kCancelled)
+      << MoveStateName(result.source_state);
+  EXPECT_TRUE(move.source_guest().running()) << "R3: " << result.source;
+  EXPECT_TRUE(move.port().disks_held);
+  EXPECT_FALSE(move.port().tracking);
+  EXPECT_EQ(move.port().inhibited, 0);
+  EXPECT_EQ(move.port().throttle, 0);
+  EXPECT_TRUE(move.destination().guest() == nullptr || !move.destination().guest()->running()) << "R2";
+}
+
+struct Kind {
+  const char* name;
+  MoveMode mode;
+  MemoryBacking source;
+  MemoryBacking destination;
+  bool tcp;
+  int channels;
+  bool random;
+};
+
+class WholeMoveTest : public testing::TestWithParam<Kind> {};
+
+TEST_P(WholeMoveTest, GuestFindsAllItsMemory) {
+  const Kind& kind = GetParam();
+  FakeMove move({.source_backing = kind.source,
+                 .destination_backing = kind.destination,
+                 .work = {.first_page = 256, .pages = 8192, .random = kind.random},
+                 .tcp = kind.tcp});
+  const FakeMoveResult result = move.Move({.mode = kind.mode, .channels = kind.channels});
+  ExpectMoved(move, result);
+  EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
+  EXPECT_GT(result.report.skipped_pages, 0u);
+  if (kind.mode == MoveMode::kPostcopy) {
+    EXPECT_TRUE(result.report.postcopy);
+    // Each page goes once; but one that was skipped as never touched may be touched before the guest stops.
+    EXPECT_LE(result.report.twice_pages, 64u) << "R6";
+    EXPECT_NEAR(static_cast<double>(result.report.data_pages + result.report.zero_pages + result.report.skipped_pages),
+                16384, 64);
+  }
+  if (kind.mode == MoveMode::kPrecopy) {
+    EXPECT_FALSE(result.report.postcopy);
+    EXPECT_EQ(result.report.faults, 0u);
+  }
+}
+
+constexpr MemoryBacking kMemfd = MemoryBacking::kMemfd;
+constexpr MemoryBacking kAnon = MemoryBacking::kAnonymous;
+
+INSTANTIATE_TEST_SUITE_P(
+    All, WholeMoveTest,
+    testing::Values(Kind{"PrecopyUnix", MoveMode::kPrecopy, kMemfd, kMemfd, false, 1, true},
+                    Kind{"PrecopyTcp", MoveMode::kPrecopy, kMemfd, kMemfd, true, 1, false},
+                    Kind{"PrecopyFourChannels", MoveMode::kPrecopy, kMemfd, kMemfd, false, 4, true},
+                    Kind{"PrecopyAnonymous", MoveMode::kPrecopy, kAnon, kAnon, false, 1, true},
+                    Kind{"PostcopyUnix", MoveMode::kPostcopy, kMemfd, kMemfd, false, 1, true},
+                    Kind{"PostcopyTcp", MoveMode::kPostcopy, kMemfd, kMemfd, true, 1, true},
+                    Kind{"PostcopySequential", MoveMode::kPostcopy, kMemfd, kMemfd, true, 1, false},
+                    Kind{"PostcopyFourChannels", MoveMode::kPostcopy, kMemfd, kMemfd, true, 4, true},
+                    Kind{"PostcopyAnonymous", MoveMode::kPostcopy, kAnon, kAnon, true, 1, true},
+                    Kind{"PostcopyMemfdToAnonymous", MoveMode::kPostcopy, kMemfd, kAnon, false, 2, true},
+                    Kind{"AutoUnix", MoveMode::kAuto, kMemfd, kMemfd, false, 1, true},
+                    Kind{"AutoTcp", MoveMode::kAuto, kMemfd, kMemfd, true, 1, true},
+                    Kind{"AutoAnonymous", MoveMode::kAuto, kAnon, kMemfd, true, 2, true}),
+    [](const testing::TestParamInfo<Kind>& info) { return info.param.name; });
+
+TEST(MoveOfBusyGuestTest, AutoTurnsIntoPostcopy) {
+  FakeMove move({});
+  move.port().restless = true;
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kAuto, .downtime_limit = absl::Microseconds(1)});
+  ExpectMoved(move, result);
+  EXPECT_TRUE(result.report.postcopy);
+  EXPECT_GE(result.report.rounds, 2u);
+  EXPECT_GT(result.report.twice_pages, 0u);
+}
+
+TEST(MoveOfBusyGuestTest, UserStartsPostcopy) {
+  FakeMove move({});
+  bool asked = false;
+  const FakeMoveResult result =
+      move.Move({.mode = MoveMode::kPrecopy, .downtime_limit = absl::Nanoseconds(1), .max_bandwidth = 200 << 20},
+                [&](Source& source, const MoveProgress& progress) {
+                  if (progress.state == MoveState::kActive && progress.round >= 1 && !asked) {
+                    asked = true;
+                    EXPECT_TRUE(source.StartPostcopy().ok());
+                  }
+                });
+  ExpectMoved(move, result);
+  EXPECT_TRUE(result.report.postcopy);
+}
+
+TEST(MoveOfBusyGuestTest, TimeoutCancelsOrTurnsIntoPostcopy) {
+  FakeMove move({});
+  move.port().restless = true;
+  MoveOptions options{.mode = MoveMode::kPrecopy,
+                      .downtime_limit = absl::Nanoseconds(1),
+                      .max_bandwidth = 100 << 20,
+                      .timeout = absl::Milliseconds(200)};
+  const FakeMoveResult late = move.Move(options);
+  ExpectStayed(move, late);
+  EXPECT_EQ(late.source.code(), absl::StatusCode::kDeadlineExceeded) << late.source;
+  options.on_timeout = OnTimeout::kPostcopy;
+  ExpectMoved(move, move.Move(options));
+}
+
+TEST(MoveTest, BalloonedPagesAreNotSent) {
+  FakeMove move({});
+  const uint8_t rubbish[64] = {1, 2, 3};
+  for (uint64_t page = 12000; page < 12500; ++page) {
+    ASSERT_TRUE(move.memory().Write(GuestAddress(page * kPageBytes), rubbish).ok());
+    move.port().ballooned.push_back(page);
+  }
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPrecopy});
+  ExpectMoved(move, result);
+  for (uint64_t page = 12000; page < 12500; ++page) {
+    EXPECT_EQ(*move.destination().memory()->ReadObject<uint8_t>(GuestAddress(page * kPageBytes)), 0) << "R8";
+  }
+}
+
+struct Failure {
+  const char* name;
+  FakeFailure at;
+  bool at_destination;
+};
+
+class FailureTest : public testing::TestWithParam<std::tuple<Failure, MoveMode>> {};
+
+// R3: whatever fails before the guest was handed over, it runs on here, and the next move works.
+TEST_P(FailureTest, GuestRunsOnAndASecondMoveWorks) {
+  const auto& [failure, mode] = GetParam();
+  FakeMove move({});
+  (failure.at_destination ? move.destination().failure : move.port().failure) = failure.at;
+  const FakeMoveResult failed = move.Move({.mode = mode});
+  ExpectStayed(move, failed);
+  EXPECT_EQ(failed.source_state, MoveState::kFailed);
+  // The user at the source reads what went wrong, also at the other side.
+  EXPECT_NE(failed.source.message().find(failure.at == FakeFailure::kBuild ? "avx512_fake" : "injected"),
+            absl::string_view::npos)
+      << failed.source;
+  move.destination().failure = FakeFailure::kNone;
+  move.port().failure = FakeFailure::kNone;
+  ExpectMoved(move, move.Move({.mode = mode}));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FailureTest,
+                         testing::Combine(testing::Values(Failure{"Describe", FakeFailure::kDescribe, false},
+                                                          Failure{"StartDirtyTracking",
+                                                                  FakeFailure::kStartDirtyTracking, false},
+                                                          Failure{"CollectDirty", FakeFailure::kCollectDirty, false},
+                                                          Failure{"Pause", FakeFailure::kPause, false},
+                                                          Failure{"SaveState", FakeFailure::kSaveState, false},
+                                                          Failure{"ReleaseDisks", FakeFailure::kReleaseDisks, false},
+                                                          Failure{"RecordGrant", FakeFailure::kRecordGrant, false},
+                                                          Failure{"Build", FakeFailure::kBuild, true},
+                                                          Failure{"CheckState", FakeFailure::kCheckState, true},
+                                                          Failure{"LoadState", FakeFailure::kLoadState, true},
+                                                          Failure{"AcquireDisks", FakeFailure::kAcquireDisks, true},
+                                                          Failure{"Run", FakeFailure::kRun, true}),
+                                          testing::Values(MoveMode::kPrecopy, MoveMode::kPostcopy)),
+                         [](const testing::TestParamInfo<std::tuple<Failure, MoveMode>>& info) {
+                           return std::string(std::get<0>(info.param).name) +
+                                  (std::get<1>(info.param) == MoveMode::kPrecopy ? "Precopy" : "Postcopy");
+                         });
+
+class CancelTest : public testing::TestWithParam<MoveState> {};
+
+TEST_P(CancelTest, GuestRunsOnAndASecondMoveWorks) {
+  FakeMove move({});
+  const MoveState when = GetParam();
+  Source* source = nullptr;
+  bool asked = false;
+  const auto cancel = [&] {
+    if (!asked && source != nullptr) {
+      asked = true;
+      EXPECT_TRUE(source->Cancel().ok());
+    }
+  };
+  if (when == MoveState::kDevice) {
+    move.port().on_save = cancel;
+  }
+  const FakeMoveResult result =
+      move.Move({.mode = MoveMode::kAuto}, [&](Source& session, const MoveProgress& progress) {
+        source = &session;
+        if (progress.state == when) {
+          cancel();
+        }
+      });
+  ExpectStayed(move, result);
+  EXPECT_EQ(result.source_state, MoveState::kCancelled) << result.source;
+  EXPECT_TRUE(asked);
+  move.port().on_save = nullptr;
+  ExpectMoved(move, move.Move({}));
+}
+
+INSTANTIATE_TEST_SUITE_P(InEachState, CancelTest,
+                         testing::Values(MoveState::kSetup, MoveState::kActive, MoveState::kDevice),
+                         [](const testing::TestParamInfo<MoveState>& info) {
+                           return std::string(MoveStateName(info.param));
+                         });
+
+TEST(CancelBeforeRunTest, IsRememberedAtBothEnds) {
+  auto memory = GuestMemory::Create(4 << 20, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.pages = 16});
+  guest.Run();
+  FakeSourcePort port(**memory, guest);
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto listener = Listener::Create({.kind = Address::Kind::kTcp, .host = "127.0.0.1", .port = "0"});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  auto destination = Destination::Create(there, {});
+  auto source = Source::Create(port, {}, nullptr);
+  ASSERT_TRUE(destination.ok() && source.ok());
+  EXPECT_TRUE((*source)->Cancel().ok());
+  EXPECT_TRUE((*destination)->Cancel().ok());
+  EXPECT_TRUE(absl::IsCancelled((*source)->Run((*listener)->address())));
+  EXPECT_TRUE(absl::IsCancelled((*destination)->Run(**listener)));
+  EXPECT_TRUE(guest.running());
+}
+
+TEST(CancelAfterGrantTest, IsRefused) {
+  FakeMove move({});
+  const FakeMoveResult result =
+      move.Move({.mode = MoveMode::kPostcopy}, [](Source& source, const MoveProgress& progress) {
+        if (progress.state == MoveState::kPostcopyActive) {
+          EXPECT_EQ(source.Cancel().code(), absl::StatusCode::kFailedPrecondition);
+        }
+      });
+  ExpectMoved(move, result);
+}
+
+TEST(PackageTest, DamagedStateIsRefusedAndTheGuestRunsOn) {
+  for (const bool cut : {false, true}) {
+    FakeMove move({});
+    move.port().on_package = [&](std::vector<uint8_t>& blob) {
+      if (cut) {
+        blob.resize(blob.size() / 2);
+      } else {
+        blob[0] ^= 1;
+      }
+    };
+    const FakeMoveResult result = move.Move({});
+    ExpectStayed(move, result);
+    EXPECT_NE(result.source.message().find(cut ? "cut" : "unknown device"), absl::string_view::npos) << result.source;
+    move.port().on_package = nullptr;
+    ExpectMoved(move, move.Move({}));
+  }
+}
+
+TEST(ConnectTest, NobodyThereIsAnErrorAndNothingHappened) {
+  auto memory = GuestMemory::Create(4 << 20, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.pages = 16});
+  guest.Run();
+  FakeSourcePort port(**memory, guest);
+  auto source = Source::Create(port, {}, nullptr);
+  ASSERT_TRUE(source.ok());
+  const absl::Status status = (*source)->Run({.kind = Address::Kind::kUnix, .path = "/tmp/no-such-ferrite-socket"});
+  EXPECT_NE(status.message().find("No such file"), absl::string_view::npos) << status;
+  EXPECT_EQ((*source)->state(), MoveState::kFailed);
+  EXPECT_TRUE(guest.running());
+}
+
+}  // namespace
+}  // namespace ferrite::migration

@@ -1,0 +1,236 @@
+// Connections that are lost after the guest was handed over (R2, R4, DESIGN §5). The guest proves them: each of its
+// steps checks a page (R1).
+#include <gtest/gtest.h>
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "tests/migration/move_harness.h"
+
+namespace ferrite::migration {
+namespace {
+
+void ExpectGuestIsWhole(FakeGuest& guest) {
+  const uint64_t steps = guest.steps();
+  while (guest.steps() < steps + 1000) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  guest.Pause();
+  EXPECT_EQ(guest.errors(), 0u) << "R1";
+  EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
+}
+
+void ExpectArrived(FakeMove& move, const FakeMoveResult& result) {
+  ASSERT_TRUE(result.source.ok()) << result.source;
+  ASSERT_TRUE(result.destination.ok()) << result.destination;
+  EXPECT_EQ(result.source_state, MoveState::kCompleted);
+  EXPECT_EQ(result.destination_state, MoveState::kCompleted);
+  EXPECT_FALSE(move.source_guest().running()) << "R2";
+  EXPECT_FALSE(move.port().moved_to.empty()) << "R10";
+  EXPECT_EQ(move.destination().inhibited, 0) << "R8";
+  EXPECT_TRUE(move.destination().locked) << "R8";
+  ExpectGuestIsWhole(*move.destination().guest());
+}
+
+void ExpectIsBack(FakeMove& move, const FakeMoveResult& result) {
+  EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
+  EXPECT_TRUE(move.source_guest().running());
+  EXPECT_TRUE(move.port().disks_held);
+  EXPECT_EQ(move.port().inhibited, 0);
+  EXPECT_FALSE(move.port().tracking);
+  EXPECT_FALSE(move.destination().guest()->running()) << "R2";
+}
+
+// R4: wherever in the stream the connection breaks, the move goes on, and what is missing comes.
+class CutTest : public testing::TestWithParam<MoveMode> {};
+
+TEST_P(CutTest, MoveGoesOnWhereverTheStreamIsCut) {
+  for (const uint64_t bytes : {uint64_t{1}, uint64_t{100}, uint64_t{5000}, uint64_t{70000}, uint64_t{1} << 20,
+                               uint64_t{9} << 20, uint64_t{20} << 20}) {
+    SCOPED_TRACE(bytes);
+    FakeMove move({.relay = true});
+    move.destination().on_run = [&] { move.relay().CutAfter(bytes); };
+    const FakeMoveResult result = move.Move({.mode = GetParam(), .channels = 2});
+    ExpectArrived(move, result);
+    EXPECT_LE(result.report.recoveries, 1u);
+    if (GetParam() == MoveMode::kPostcopy) {
+      EXPECT_EQ(result.report.recoveries, 1u);
+      // R4, R6: what had arrived is not asked for again. What was on its way is: the kernel's buffers and the relay's.
+      EXPECT_LE(result.report.data_pages, 8192 + 2048u);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, CutTest, testing::Values(MoveMode::kPostcopy, MoveMode::kPrecopy),
+                         [](const testing::TestParamInfo<MoveMode>& info) {
+                           return info.param == MoveMode::kPostcopy ? "Postcopy" : "Precopy";
+                         });
+
+TEST(RecoveryTest, ConnectionMayBeLostManyTimes) {
+  for (const MemoryBacking backing : {MemoryBacking::kMemfd, MemoryBacking::kAnonymous}) {
+    FakeMove move({.destination_backing = backing, .relay = true});
+    // Slow enough that much is left to send when the guest runs there.
+    const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = 64 << 20},
+                                            [&](Source&, const MoveProgress& progress) {
+                                              if (progress.state == MoveState::kPostcopyActive) {
+                                                move.relay().CutAfter(6 << 20);
+                                              }
+                                            });
+    ExpectArrived(move, result);
+    EXPECT_GE(result.report.recoveries, 3u);
+  }
+}
+
+// GRANT did not arrive: the destination has waited for it, and gets it when the connection is there again.
+TEST(RecoveryTest, GrantThatWasLostIsSentAgain) {
+  for (const MoveMode mode : {MoveMode::kPrecopy, MoveMode::kPostcopy}) {
+    FakeMove move({.relay = true});
+    move.port().on_grant = [&, cut = false]() mutable {
+      if (!std::exchange(cut, true)) {
+        move.relay().Cut();
+      }
+    };
+    const FakeMoveResult result = move.Move({.mode = mode});
+    ExpectArrived(move, result);
+    EXPECT_EQ(result.report.recoveries, 1u);
+    EXPECT_GT(result.report.downtime, absl::ZeroDuration());
+  }
+}
+
+TEST(RecoveryTest, WordThatAllIsThereIsSaidAgain) {
+  FakeMove move({.relay = true});
+  move.destination().on_arrived = [&] { move.relay().Cut(); };
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy});
+  ExpectArrived(move, result);
+  EXPECT_EQ(result.report.recoveries, 1u);
+}
+
+// A GRANT that is sent again can be refused, like the first one: then the guest is the source's again.
+TEST(RecoveryTest, GrantThatIsSentAgainMayBeRefused) {
+  FakeMove move({.relay = true});
+  move.port().on_grant = [&, cut = false]() mutable {
+    if (!std::exchange(cut, true)) {
+      move.destination().failure = FakeFailure::kAcquireDisks;
+      move.relay().Cut();
+    }
+  };
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy});
+  EXPECT_FALSE(result.source.ok());
+  ExpectIsBack(move, result);
+  ExpectGuestIsWhole(move.source_guest());
+}
+
+// Neither side guesses: the guest runs nowhere until a person decides, and then in one place (R2).
+TEST(TakeBackTest, DestinationThatIsGone) {
+  FakeMove move({.relay = true});
+  move.port().on_grant = [&] {
+    move.relay().Close();
+    move.relay().Cut();
+  };
+  const FakeMoveResult result =
+      move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::Milliseconds(300)}, nullptr,
+                [&](Source& source, const absl::Status& status) {
+                  EXPECT_FALSE(status.ok());
+                  EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+                  EXPECT_FALSE(move.source_guest().running()) << "R2";
+                  // The relay takes connections, and says nothing: it may be a destination
+                  // that hangs.
+                  EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kUnavailable);
+                  EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+                  EXPECT_FALSE(move.source_guest().running()) << "R2";
+                  EXPECT_TRUE(source.TakeBack(/*force=*/true).ok());
+                  return status;
+                });
+  ExpectIsBack(move, result);
+  EXPECT_EQ(result.destination_state, MoveState::kFailed) << result.destination;
+  ExpectGuestIsWhole(move.source_guest());
+}
+
+TEST(TakeBackTest, DestinationThatNeverGotTheGrantIsTold) {
+  FakeMove move({.relay = true});
+  move.port().on_grant = [&, cut = false]() mutable {
+    if (!std::exchange(cut, true)) {
+      move.relay().Cut();
+    }
+  };
+  const FakeMoveResult result = move.Move(
+      {.mode = MoveMode::kPostcopy, .recover_for = absl::Seconds(30)},
+      [&](Source& source, const MoveProgress& progress) {
+        if (progress.state == MoveState::kPostcopyPaused) {
+          source.Leave();
+        }
+      },
+      [&](Source& source, const absl::Status& status) {
+        EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+        EXPECT_TRUE(source.TakeBack(/*force=*/false).ok());
+        return status;
+      });
+  ExpectIsBack(move, result);
+  EXPECT_NE(result.destination.message().find("took the guest back"), absl::string_view::npos) << result.destination;
+  ExpectGuestIsWhole(move.source_guest());
+}
+
+TEST(TakeBackTest, DestinationThatHasTheGuestKeepsIt) {
+  FakeMove move({.relay = true});
+  move.destination().on_run = [&] {
+    move.relay().Close();
+    move.relay().Cut();
+  };
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::Milliseconds(300)},
+                                          nullptr, [&](Source& source, const absl::Status& status) {
+                                            EXPECT_FALSE(status.ok());
+                                            EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+                                            move.relay().Open();
+                                            const absl::Status refused = source.TakeBack(/*force=*/true);
+                                            EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+                                            EXPECT_FALSE(move.source_guest().running()) << "R2";
+                                            EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+                                            return source.Recover(move.relay().address());
+                                          });
+  ExpectArrived(move, result);
+}
+
+// What is looked for at a wrong address is not lost at the right one (R2).
+TEST(RecoverTest, AtAWrongAddressChangesNothing) {
+  FakeMove move({.relay = true});
+  move.destination().on_run = [&] {
+    move.relay().Close();
+    move.relay().Cut();
+  };
+  const FakeMoveResult result =
+      move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::Milliseconds(300)}, nullptr,
+                [&](Source& source, const absl::Status&) {
+                  EXPECT_FALSE(source.Recover({.kind = Address::Kind::kUnix, .path = "/tmp/ferrite-nobody"}).ok());
+                  EXPECT_EQ(source.where(), move.relay().address().ToString());
+                  EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+                  move.relay().Open();
+                  EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kFailedPrecondition) << "R2";
+                  return source.Recover(move.relay().address());
+                });
+  ExpectArrived(move, result);
+}
+
+// A state whose loading waits for a page does not wait for a source that is gone.
+TEST(LoadTest, ConnectionThatBreaksWhileTheStateIsLoaded) {
+  FakeMove move({.relay = true});
+  bool looked = false;
+  move.destination().on_load = [&] {
+    move.relay().Close();
+    move.relay().Cut();
+    const auto memory = move.destination().memory()->regions()[0]->guest_mapping();
+    // Some of these pages cannot have come yet.
+    for (uint64_t page = 256; page < 256 + 8192; ++page) {
+      (void)*reinterpret_cast<volatile uint8_t*>(memory.data() + page * kPageBytes);
+    }
+    looked = true;
+  };
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy});
+  EXPECT_TRUE(looked);
+  EXPECT_FALSE(result.source.ok());
+  ExpectIsBack(move, result);
+  EXPECT_TRUE(result.destination_state == MoveState::kFailed || result.destination_state == MoveState::kCancelled);
+  ExpectGuestIsWhole(move.source_guest());
+}
+
+}  // namespace
+}  // namespace ferrite::migration
