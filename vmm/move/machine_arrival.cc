@@ -1,0 +1,134 @@
+#include "vmm/move/machine_arrival.h"
+
+#include <capnp/message.h>
+#include <sys/mman.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "devices/balloon/balloon.h"
+#include "devices/balloon/balloon_inhibitor.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+#include "vmm/move/state_blob.h"
+
+namespace ferrite {
+namespace {
+
+// Whether all of the memory may be locked. Nothing is brought in by that: the move does it.
+absl::Status TryLock(GuestMemory& memory) {
+  absl::Status status;
+  for (const auto& region : memory.regions()) {
+    const auto mapping = region->guest_mapping();
+    if (status.ok() && mlock2(mapping.data(), mapping.size(), MLOCK_ONFAULT) != 0) {
+      status = ErrnoStatus(absl::StrCat("--mlock: lock ", mapping.size() >> 20,
+                                        " MiB (raise the limit with `ulimit -l` or LimitMEMLOCK=)"));
+    }
+  }
+  for (const auto& region : memory.regions()) {
+    (void)munlock(region->guest_mapping().data(), region->guest_mapping().size());
+  }
+  return status;
+}
+
+class ArrivalPort final : public migration::DestinationPort {
+ public:
+  ArrivalPort(Machine& machine, bool lock_memory) : machine_(machine), lock_memory_(lock_memory) {}
+
+  GuestMemory& memory() override { return machine_.memory(); }
+
+  void InhibitBalloon() override {
+    if (machine_.balloon() != nullptr) {
+      no_ballooning_ = machine_.balloon()->inhibitor().Inhibit("a move");
+    }
+  }
+  void AllowBalloon() override { no_ballooning_.Release(); }
+
+  absl::Status AllowThp() override {
+    if (!machine_.config().transparent_huge_pages) {
+      return absl::OkStatus();
+    }
+    for (const auto& region : memory().regions()) {
+      FERRITE_RETURN_IF_ERROR(region->SetThp(true));
+    }
+    return absl::OkStatus();
+  }
+  absl::Status SetLocked(bool locked) override {
+    if (!lock_memory_) {
+      return absl::OkStatus();
+    }
+    for (const auto& region : memory().regions()) {
+      FERRITE_RETURN_IF_ERROR(locked ? region->Lock() : region->Unlock());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckState(std::span<const uint8_t> blob) override {
+    return DecodeState(blob, [this](state::Machine::Reader state) { return machine_.CheckState(state); });
+  }
+  absl::StatusOr<absl::Duration> MeasureLoad() override { return machine_.MeasureLoad(); }
+  absl::Status LoadState(std::span<const uint8_t> blob) override {
+    return DecodeState(blob, [this](state::Machine::Reader state) {
+      stays_paused_ = state.getPaused();
+      return machine_.LoadState(state);
+    });
+  }
+
+  absl::Status AcquireDisks() override {
+    const absl::Status status = machine_.AcquireDisks();
+    if (!status.ok()) {
+      GiveDisksBack();
+    }
+    return status;
+  }
+
+  absl::Status Run() override {
+    machine_.EndHold();
+    if (stays_paused_) {
+      return absl::OkStatus();
+    }
+    const absl::Status status = machine_.ResumeArrived();
+    if (!status.ok()) {
+      GiveDisksBack();
+    }
+    return status;
+  }
+
+  std::optional<uint32_t> VcpuOfThread(pid_t thread) override { return machine_.VcpuOfThread(thread); }
+
+ private:
+  // The source takes them again as soon as it hears that the guest does not run here.
+  void GiveDisksBack() {
+    if (const absl::Status status = machine_.ReleaseDisks(); !status.ok()) {
+      Log().warn("receive: {}", status.ToString());
+    }
+  }
+
+  Machine& machine_;
+  const bool lock_memory_;
+  bool stays_paused_ = false;
+  BalloonInhibitor::Token no_ballooning_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Build(
+    state::MachineDescription::Reader description) {
+  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, host_.kvm));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine,
+                           Machine::Create(config, host_.kvm, host_.loop, host_.console));
+  capnp::MallocMessageBuilder here;
+  FERRITE_RETURN_IF_ERROR(machine->Describe(here.initRoot<state::MachineDescription>()));
+  FERRITE_RETURN_IF_ERROR(CheckSameMachine(description, here.getRoot<state::MachineDescription>().asReader()));
+  if (options_.lock_memory) {
+    FERRITE_RETURN_IF_ERROR(TryLock(machine->memory()));
+  }
+  FERRITE_RETURN_IF_ERROR(machine->Hold("the machine is still arriving").status());
+  machine_ = std::move(machine);
+  if (host_.built) {
+    host_.built(*machine_);
+  }
+  return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory);
+}
+
+}  // namespace ferrite

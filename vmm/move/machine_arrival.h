@@ -1,0 +1,47 @@
+// A Machine as the destination of a move.
+#ifndef FERRITE_VMM_MOVE_MACHINE_ARRIVAL_H_
+#define FERRITE_VMM_MOVE_MACHINE_ARRIVAL_H_
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "devices/serial/serial_backend.h"
+#include "migration/machine_port.h"
+#include "vmm/base/event_loop.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/machine/machine.h"
+#include "vmm/move/description.h"
+
+namespace ferrite {
+
+// Makes the machine that arrives, and owns it: it outlives the move. Until the move runs it, it is held: nobody else
+// can (R2). Threads: Build() is called once; take() when the move is over.
+class MachineArrival final : public migration::DestinationFactory {
+ public:
+  // What Machine::Create() needs; outlives the machine. `built` (may be empty) is called with the machine before
+  // anything arrives in it.
+  struct Host {
+    Kvm& kvm;
+    EventLoop& loop;
+    SerialBackend* console = nullptr;
+    std::function<void(Machine&)> built;
+  };
+  MachineArrival(Host host, ArrivalOptions options) : host_(std::move(host)), options_(std::move(options)) {}
+
+  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
+      state::MachineDescription::Reader description) override;
+
+  // Null before Build().
+  Machine* machine() { return machine_.get(); }
+  std::unique_ptr<Machine> Take() { return std::move(machine_); }
+
+ private:
+  const Host host_;
+  const ArrivalOptions options_;
+  std::unique_ptr<Machine> machine_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MOVE_MACHINE_ARRIVAL_H_

@@ -1,0 +1,110 @@
+#include "vmm/move/machine_source.h"
+
+#include <capnp/message.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "devices/balloon/balloon.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+#include "vmm/move/grant_record.h"
+#include "vmm/move/state_blob.h"
+
+namespace ferrite {
+
+MachineSource::MachineSource(Machine& machine, std::string directory)
+    : machine_(machine), directory_(std::move(directory)) {
+  for (const auto& region : machine_.memory().regions()) {
+    dirty_.push_back(std::make_unique<PageBitmap>(region->pages()));
+  }
+}
+
+MachineSource::~MachineSource() = default;
+
+absl::Status MachineSource::StartDirtyTracking() {
+  FERRITE_RETURN_IF_ERROR(machine_.StartDirtyTracking());
+  // The machine counts everything as written at first. The move has not read a page yet: none of that is news.
+  std::vector<std::unique_ptr<PageBitmap>> before;
+  std::vector<PageBitmap*> pointers;
+  for (const auto& region : machine_.memory().regions()) {
+    before.push_back(std::make_unique<PageBitmap>(region->pages()));
+    pointers.push_back(before.back().get());
+  }
+  if (const absl::Status status = machine_.CollectDirty(pointers); !status.ok()) {
+    StopDirtyTracking();
+    return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MachineSource::CollectDirty(size_t index, PageBitmap& into) {
+  std::vector<PageBitmap*> pointers;
+  for (const auto& bitmap : dirty_) {
+    pointers.push_back(bitmap.get());
+  }
+  FERRITE_RETURN_IF_ERROR(machine_.CollectDirty(pointers));
+  dirty_[index]->TakeInto(into);
+  return absl::OkStatus();
+}
+
+void MachineSource::StopDirtyTracking() {
+  if (const absl::Status status = machine_.StopDirtyTracking(); !status.ok()) {
+    Log().warn("move: dirty tracking stays on: {}", status.ToString());
+  }
+}
+
+void MachineSource::AddUnneededPages(size_t index, PageBitmap& into) {
+  Balloon* const balloon = machine_.balloon();
+  if (balloon == nullptr) {
+    return;
+  }
+  const MemoryRegion& region = *machine_.memory().regions()[index];
+  for (const BalloonPages::Range& range : balloon->InflatedRanges()) {
+    const GuestAddress first = std::max(range.start, region.base());
+    const GuestAddress end = std::min(range.start + range.bytes, region.end());
+    if (first < end) {
+      into.SetRange((first - region.base()) / kPageBytes, (end - first) / kPageBytes);
+    }
+  }
+}
+
+void MachineSource::InhibitBalloon() {
+  if (machine_.balloon() != nullptr) {
+    no_ballooning_ = machine_.balloon()->inhibitor().Inhibit("a move");
+  }
+}
+
+void MachineSource::AllowBalloon() { no_ballooning_.Release(); }
+
+absl::Status MachineSource::Pause() {
+  FERRITE_ASSIGN_OR_RETURN(ran_, machine_.Hold("the machine is on its way to another monitor"));
+  held_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status MachineSource::Resume() {
+  if (!std::exchange(held_, false)) {
+    return absl::OkStatus();
+  }
+  if (const absl::Status status = RemoveGrantRecord(directory_); !status.ok()) {
+    Log().warn("move: {}", status.ToString());
+  }
+  machine_.EndHold();
+  return ran_ ? machine_.Resume() : absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<uint8_t>> MachineSource::SaveState() {
+  capnp::MallocMessageBuilder message;
+  auto state = message.initRoot<state::Machine>();
+  FERRITE_RETURN_IF_ERROR(machine_.Save(state));
+  state.setPaused(!ran_);
+  return EncodeState(message);
+}
+
+absl::Status MachineSource::RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) {
+  return WriteGrantRecord(directory_, move_id, epoch, where);
+}
+
+}  // namespace ferrite

@@ -1,0 +1,55 @@
+// A Machine as the source of a move.
+#ifndef FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
+#define FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "devices/balloon/balloon_inhibitor.h"
+#include "migration/machine_port.h"
+#include "vmm/machine/machine.h"
+#include "vmm/memory/page_bitmap.h"
+
+namespace ferrite {
+
+// A machine that its user paused stays paused when the move fails, and arrives paused when it does not. From Pause() on
+// the machine is held: nobody resumes it but Resume() (R2).
+//
+// Threads: as migration::SourcePort says. For one move.
+class MachineSource final : public migration::SourcePort {
+ public:
+  // `machine` outlives the port. Grants are recorded in `directory`.
+  MachineSource(Machine& machine, std::string directory);
+  ~MachineSource() override;
+
+  GuestMemory& memory() override { return machine_.memory(); }
+  absl::Status Describe(state::MachineDescription::Builder out) override { return machine_.Describe(out); }
+  absl::Status StartDirtyTracking() override;
+  absl::Status CollectDirty(size_t index, PageBitmap& into) override;
+  void StopDirtyTracking() override;
+  void AddUnneededPages(size_t index, PageBitmap& into) override;
+  void InhibitBalloon() override;
+  void AllowBalloon() override;
+  absl::Status Pause() override;
+  absl::Status Resume() override;
+  void SetThrottle(int percent) override { machine_.SetThrottle(percent); }
+  absl::StatusOr<std::vector<uint8_t>> SaveState() override;
+  absl::Status ReleaseDisks() override { return machine_.ReleaseDisks(); }
+  absl::Status AcquireDisks() override { return machine_.AcquireDisks(); }
+  absl::Status RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
+  void Moved(absl::string_view where) override { machine_.Leave(std::string(where)); }
+
+ private:
+  Machine& machine_;
+  const std::string directory_;
+  bool held_ = false;
+  bool ran_ = false;  // before it was held
+  BalloonInhibitor::Token no_ballooning_;
+  // By region: collected from the machine, and not yet by the move.
+  std::vector<std::unique_ptr<PageBitmap>> dirty_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MOVE_MACHINE_SOURCE_H_

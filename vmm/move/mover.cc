@@ -1,0 +1,281 @@
+#include "vmm/move/mover.h"
+
+#include <sys/stat.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+// Whether both are one file.
+bool SameFile(const std::string& a, const std::string& b) {
+  struct stat first = {};
+  struct stat second = {};
+  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+}  // namespace
+
+Mover::Mover(Machine& machine, std::string run_directory, Listener listener)
+    : machine_(machine), run_directory_(std::move(run_directory)), listener_(std::move(listener)) {}
+
+Mover::~Mover() {
+  // Too late or nothing to cancel: then there is its end to wait for, or none.
+  (void)Cancel();
+  Leave();
+  const absl::MutexLock lock(&start_mutex_);
+  thread_.Join();
+}
+
+absl::Status Mover::Start(const std::string& where, const migration::MoveOptions& options) {
+  FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(where));
+  if (address.kind == migration::Address::Kind::kUnix &&
+      SameFile(address.path, absl::StrCat(run_directory_, "/control.sock"))) {
+    return absl::InvalidArgumentError(
+        "that is this machine's own control socket; give the address of another monitor's `ferrite receive`");
+  }
+  const absl::MutexLock start_lock(&start_mutex_);
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (on_ && !status_.over) {
+      return absl::FailedPreconditionError(absl::StrCat("the machine is already moving, to ", status_.where));
+    }
+    if (status_.over && status_.guest == GuestPlace::kHandedOver) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the guest was handed over to ", status_.where, " and may run there; see `ferrite recover`"));
+    }
+  }
+  if (machine_.state() != MachineState::kRunning && machine_.state() != MachineState::kPaused) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot move: the machine is ", MachineStateName(machine_.state())));
+  }
+  thread_.Join();
+  auto port = std::make_unique<MachineSource>(machine_, run_directory_);
+  FERRITE_ASSIGN_OR_RETURN(
+      auto source, migration::Source::Create(*port, options, [this](const migration::MoveProgress&) { Publish(); }));
+  {
+    const absl::MutexLock lock(&mutex_);
+    // The session before the port that it uses.
+    source_ = std::move(source);
+    port_ = std::move(port);
+    on_ = true;
+    const uint64_t number = status_.number + 1;
+    status_ = {};
+    status_.number = number;
+    status_.where = address.ToString();
+  }
+  Log().info("move: to {}", address.ToString());
+  StartThread([address](migration::Source& source) { return source.Run(address); });
+  return absl::OkStatus();
+}
+
+absl::Status Mover::CheckHandedOver() const {
+  const absl::MutexLock lock(&mutex_);
+  if (on_ && !status_.over) {
+    return absl::FailedPreconditionError(absl::StrCat("the move to ", status_.where, " is still on"));
+  }
+  if (!status_.over || status_.guest != GuestPlace::kHandedOver) {
+    return absl::FailedPreconditionError("there is nothing to recover: the guest was not handed over to anybody");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Mover::Recover(const std::string& where) {
+  const absl::MutexLock start_lock(&start_mutex_);
+  FERRITE_RETURN_IF_ERROR(CheckHandedOver());
+  std::string to = where;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (to.empty()) {
+      to = status_.where;
+    }
+  }
+  FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(to));
+  thread_.Join();
+  {
+    const absl::MutexLock lock(&mutex_);
+    on_ = true;
+    status_.over = false;
+    status_.result = absl::OkStatus();
+  }
+  Log().info("move: looking for the destination at {}", to);
+  StartThread([address](migration::Source& source) { return source.Recover(address); });
+  return absl::OkStatus();
+}
+
+absl::Status Mover::TakeBack(bool force) {
+  {
+    const absl::MutexLock start_lock(&start_mutex_);
+    FERRITE_RETURN_IF_ERROR(CheckHandedOver());
+    thread_.Join();
+    const absl::MutexLock lock(&mutex_);
+    if (source_->ran_there()) {
+      for (const DiskConfig& disk : machine_.config().disks) {
+        if (!disk.read_only) {
+          return absl::FailedPreconditionError(
+              absl::StrCat("the guest has run at ", status_.where, " and may have written to its disk ", disk.id,
+                           ": its memory here is older than that. Stop it here and boot it anew, or recover the move"));
+        }
+      }
+    }
+    on_ = true;
+    status_.over = false;
+    StartThread([force](migration::Source& source) {
+      const absl::Status status = source.TakeBack(force);
+      return status.ok() ? absl::AbortedError("the guest was taken back; it runs on here") : status;
+    });
+  }
+  Wait();
+  const absl::MutexLock lock(&mutex_);
+  return status_.guest == GuestPlace::kHandedOver ? status_.result : absl::OkStatus();
+}
+
+void Mover::Leave() {
+  const absl::MutexLock lock(&mutex_);
+  if (source_ != nullptr) {
+    source_->Leave();
+  }
+}
+
+void Mover::StartThread(std::function<absl::Status(migration::Source&)> phase) {
+  thread_ = Thread("move", [this, phase = std::move(phase)] { Run(phase); });
+}
+
+void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
+  migration::Source* source = nullptr;
+  {
+    const absl::MutexLock lock(&mutex_);
+    source = source_.get();
+  }
+  Thread ticker("move-tick", [this] { Tick(); });
+  const absl::Status result = phase(*source);
+  const GuestPlace guest = PlaceAfter(result);
+  if (result.ok()) {
+    Log().info("move: done, the guest runs there");
+  } else {
+    Log().warn("move: {}", result.ToString());
+  }
+  {
+    const absl::MutexLock lock(&mutex_);
+    status_.progress = source->progress();
+    status_.report = source->report();
+    status_.result = result;
+    status_.guest = guest;
+    status_.where = source->where();
+    status_.over = true;
+  }
+  ticker.Join();
+  Publish();
+  const absl::MutexLock lock(&mutex_);
+  on_ = false;
+}
+
+GuestPlace Mover::PlaceAfter(const absl::Status& result) const {
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (result.ok() && source_->state() == migration::MoveState::kCompleted) {
+      return GuestPlace::kThere;
+    }
+    if (source_->state() == migration::MoveState::kPostcopyPaused) {
+      return GuestPlace::kHandedOver;
+    }
+  }
+  switch (machine_.state()) {
+    case MachineState::kRunning:
+      return GuestPlace::kHereRunning;
+    case MachineState::kStopped:
+      return GuestPlace::kHereStopped;
+    default:
+      return GuestPlace::kHerePaused;
+  }
+}
+
+void Mover::Tick() {
+  for (;;) {
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&status_.over), kTick)) {
+        return;
+      }
+    }
+    Publish();
+  }
+}
+
+void Mover::Publish() {
+  if (listener_ == nullptr) {
+    return;
+  }
+  const absl::MutexLock lock(&publish_mutex_);
+  listener_(status());
+}
+
+MoveStatus Mover::status() const {
+  const absl::MutexLock lock(&mutex_);
+  MoveStatus status = status_;
+  if (!status.over && source_ != nullptr) {
+    status.progress = source_->progress();
+  }
+  return status;
+}
+
+MoveStatus Mover::arrival() const {
+  const absl::MutexLock lock(&mutex_);
+  return arrival_;
+}
+
+void Mover::SetArrival(MoveStatus arrival) {
+  const absl::MutexLock lock(&mutex_);
+  arrival_ = std::move(arrival);
+}
+
+absl::Status Mover::Cancel() {
+  const absl::MutexLock lock(&mutex_);
+  if (!on_) {
+    return absl::FailedPreconditionError("the machine is not moving");
+  }
+  return source_->Cancel();
+}
+
+absl::Status Mover::StartPostcopy() {
+  const absl::MutexLock lock(&mutex_);
+  if (!on_) {
+    return absl::FailedPreconditionError("the machine is not moving");
+  }
+  return source_->StartPostcopy();
+}
+
+absl::Status Mover::Allows(absl::string_view operation, bool force) const {
+  const absl::MutexLock lock(&mutex_);
+  const migration::MoveState state = source_ == nullptr ? migration::MoveState::kNone : source_->state();
+  if (operation == "stop" && !force &&
+      (state == migration::MoveState::kPostcopyPaused || state == migration::MoveState::kPostcopyRecover)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot stop: the guest was handed over to ", status_.where,
+                     " and may still need its memory from here; --force gives that up"));
+  }
+  const bool granted = source_ != nullptr && on_ && source_->state() == migration::MoveState::kPostcopyActive;
+  if (operation == "stop") {
+    return granted ? absl::FailedPreconditionError(absl::StrCat("cannot stop: the guest runs at ", status_.where,
+                                                                " and still needs its memory from here"))
+                   : absl::OkStatus();
+  }
+  if (on_) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the machine is moving to ",
+                                                      status_.where, "; `ferrite move NAME --cancel` ends that"));
+  }
+  return absl::OkStatus();
+}
+
+void Mover::Wait() {
+  const absl::MutexLock lock(&mutex_);
+  const auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !on_; };
+  mutex_.Await(absl::Condition(&none));
+}
+
+}  // namespace ferrite

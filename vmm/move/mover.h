@@ -1,0 +1,82 @@
+// The moves of one machine away from here, one at a time, each on a thread of its own.
+#ifndef FERRITE_VMM_MOVE_MOVER_H_
+#define FERRITE_VMM_MOVE_MOVER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "migration/session/source.h"
+#include "migration/transport/address.h"
+#include "vmm/base/thread.h"
+#include "vmm/control/move_port.h"
+#include "vmm/machine/machine.h"
+#include "vmm/move/machine_source.h"
+
+namespace ferrite {
+
+// A move runs on the thread "move", whoever asked for it and whether they still listen.
+//
+// Threads: any.
+class Mover final : public MovePort {
+ public:
+  // Called at each change, and every kTick while a move is on, one call at a time, on the mover's threads. It must not
+  // call the mover.
+  using Listener = std::function<void(const MoveStatus&)>;
+  static constexpr absl::Duration kTick = absl::Milliseconds(250);
+
+  // `machine` outlives the mover. `run_directory` is the machine's own: grants are recorded there.
+  Mover(Machine& machine, std::string run_directory, Listener listener);
+  // Cancels a move that can be cancelled, and waits for it.
+  ~Mover() override;
+
+  absl::Status Start(const std::string& where, const migration::MoveOptions& options) override;
+  MoveStatus status() const override;
+  MoveStatus arrival() const override;
+  absl::Status Cancel() override;
+  absl::Status StartPostcopy() override;
+  absl::Status Recover(const std::string& where) override;
+  absl::Status TakeBack(bool force) override;
+  // A destination that was lost is not looked for any more.
+  void Leave();
+  absl::Status Allows(absl::string_view operation, bool force) const override;
+
+  void SetArrival(MoveStatus arrival);
+
+  // Returns when no move is on.
+  void Wait();
+
+ private:
+  // Runs `phase` of source_ on the thread of the move.
+  void StartThread(std::function<absl::Status(migration::Source&)> phase) ABSL_EXCLUSIVE_LOCKS_REQUIRED(start_mutex_);
+  void Run(const std::function<absl::Status(migration::Source&)>& phase);
+  absl::Status CheckHandedOver() const;
+  void Tick();
+  void Publish();
+  GuestPlace PlaceAfter(const absl::Status& result) const;
+
+  Machine& machine_;
+  const std::string run_directory_;
+  const Listener listener_;
+
+  absl::Mutex start_mutex_;
+  Thread thread_ ABSL_GUARDED_BY(start_mutex_);
+
+  mutable absl::Mutex mutex_ ABSL_ACQUIRED_AFTER(start_mutex_);
+  bool on_ ABSL_GUARDED_BY(mutex_) = false;
+  MoveStatus status_ ABSL_GUARDED_BY(mutex_);
+  MoveStatus arrival_ ABSL_GUARDED_BY(mutex_);
+  // Of the last move; kept for what is left to ask of it.
+  std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
+
+  absl::Mutex publish_mutex_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MOVE_MOVER_H_
