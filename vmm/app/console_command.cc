@@ -1,0 +1,122 @@
+// console
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "vmm/app/commands.h"
+#include "vmm/base/status.h"
+#include "vmm/console/escape_filter.h"
+#include "vmm/console/raw_terminal.h"
+
+namespace ferrite {
+namespace {
+
+bool WriteAll(int fd, const char* data, size_t size) {
+  while (size > 0) {
+    const ssize_t n = write(fd, data, size);
+    if (n < 0 && errno != EINTR) {
+      return false;
+    }
+    if (n > 0) {
+      data += n;
+      size -= static_cast<size_t>(n);
+    }
+  }
+  return true;
+}
+
+// Copies between the terminal (or whatever standard input and output are) and the console until either ends.
+class ConsoleSession {
+ public:
+  ConsoleSession(Fd console, bool escapes) : console_(std::move(console)), escapes_(escapes) {}
+
+  void Run() {
+    bool input_open = true;
+    while (!left_) {
+      const bool pending = !to_guest_.empty();
+      pollfd polled[] = {{console_.get(), static_cast<short>(POLLIN | (pending ? POLLOUT : 0)), 0},
+                         {input_open && !pending ? STDIN_FILENO : -1, POLLIN, 0}};
+      if (poll(polled, 2, -1) < 0) {
+        FERRITE_CHECK(errno == EINTR);
+        continue;
+      }
+      if ((polled[0].revents & ~POLLOUT) != 0 && !CopyOutput()) {
+        return;
+      }
+      if ((polled[0].revents & POLLOUT) != 0) {
+        SendInput();
+      }
+      if (polled[1].revents != 0) {
+        // At its end the output is still shown: `ferrite console NAME < /dev/null` follows a machine.
+        input_open = ReadInput();
+      }
+    }
+  }
+
+ private:
+  bool CopyOutput() {
+    char buffer[4096];
+    const ssize_t n = read(console_.get(), buffer, sizeof(buffer));
+    return (n < 0 && errno == EINTR) || (n > 0 && WriteAll(STDOUT_FILENO, buffer, static_cast<size_t>(n)));
+  }
+
+  // The guest may take its time; its output is shown meanwhile.
+  void SendInput() {
+    const ssize_t n = send(console_.get(), to_guest_.data(), to_guest_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    // That the console is gone is seen when it is read.
+    to_guest_.erase(0, n > 0 ? static_cast<size_t>(n) : 0);
+  }
+
+  bool ReadInput() {
+    uint8_t buffer[4096];
+    const ssize_t n = read(STDIN_FILENO, buffer, sizeof(buffer));
+    if (n <= 0) {
+      return n < 0 && errno == EINTR;
+    }
+    const std::span<const uint8_t> typed(buffer, static_cast<size_t>(n));
+    if (!escapes_) {
+      to_guest_.assign(typed.begin(), typed.end());
+      return true;
+    }
+    EscapeFilter::Result result = filter_.Feed(typed);
+    if (result.help) {
+      const std::string help = EscapeHelp("leave the console, the machine runs on");
+      (void)WriteAll(STDOUT_FILENO, help.data(), help.size());
+    }
+    to_guest_ = std::move(result.to_guest);
+    left_ = result.leave;
+    return true;
+  }
+
+  const Fd console_;
+  const bool escapes_;
+  EscapeFilter filter_;
+  std::string to_guest_;
+  bool left_ = false;
+};
+
+}  // namespace
+
+int ConsoleCommand(const CommandLine& line) {
+  return WithMachine(line, [&](ControlClient& client) -> int {
+    auto console = client.AttachConsole();
+    if (!console.ok()) {
+      return Fail(console.status());
+    }
+    // A pipe or a file as standard input is copied as it is.
+    const auto terminal = RawTerminal::Create(STDIN_FILENO);
+    if (terminal.ok()) {
+      fmt::print(stderr, "[ferrite] console of {}; Ctrl-a x leaves it, Ctrl-a h helps\n", line.name);
+    }
+    ConsoleSession(*std::move(console), terminal.ok()).Run();
+    return kExitOk;
+  });
+}
+
+}  // namespace ferrite

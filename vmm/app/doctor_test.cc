@@ -1,0 +1,104 @@
+#include "vmm/app/doctor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+
+#include "vmm/app/kvm_probe.h"
+
+namespace ferrite {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+DoctorReport MadeUpReport() {
+  return {.host_runs_linux = true,
+          .verdict = "Linux runs here",
+          .findings = {{.area = "KVM", .name = "/dev/kvm", .value = "API 12"},
+                       {.area = "KVM",
+                        .name = "speed",
+                        .state = FindingState::kLimited,
+                        .value = "2 million",
+                        .cost = "no Linux",
+                        .remedy = "nest it"},
+                       {.area = "memory",
+                        .name = "huge pages",
+                        .state = FindingState::kMissing,
+                        .value = "0 free",
+                        .cost = "more faults",
+                        .remedy = "reserve some"}}};
+}
+
+TEST(DoctorTest, TextNamesAreaStateCostAndRemedy) {
+  EXPECT_EQ(RenderDoctorText(MadeUpReport()),
+            "KVM\n"
+            "  ok       /dev/kvm    API 12\n"
+            "  limited  speed       2 million\n"
+            "             costs: no Linux\n"
+            "             to get it: nest it\n"
+            "\n"
+            "memory\n"
+            "  missing  huge pages  0 free\n"
+            "             costs: more faults\n"
+            "             to get it: reserve some\n"
+            "\n"
+            "Linux runs here\n");
+}
+
+TEST(DoctorTest, JsonHoldsTheSame) {
+  const auto json = nlohmann::json::parse(RenderDoctorJson(MadeUpReport()));
+  EXPECT_EQ(json["host_runs_linux"], true);
+  EXPECT_EQ(json["verdict"], "Linux runs here");
+  ASSERT_EQ(json["findings"].size(), 3u);
+  EXPECT_EQ(json["findings"][0]["state"], "ok");
+  EXPECT_EQ(json["findings"][1]["area"], "KVM");
+  EXPECT_EQ(json["findings"][1]["state"], "limited");
+  EXPECT_EQ(json["findings"][1]["cost"], "no Linux");
+  EXPECT_EQ(json["findings"][2]["state"], "missing");
+  EXPECT_EQ(json["findings"][2]["name"], "huge pages");
+  EXPECT_EQ(json["findings"][2]["remedy"], "reserve some");
+}
+
+TEST(DoctorTest, JsonSurvivesTextThatIsNoUtf8) {
+  DoctorReport report = MadeUpReport();
+  report.findings[0].value = "\xff\xfe";
+  EXPECT_TRUE(nlohmann::json::accept(RenderDoctorJson(report)));
+}
+
+TEST(DoctorTest, EmptyReportIsItsVerdict) {
+  EXPECT_EQ(RenderDoctorText({.verdict = "nothing"}), "nothing\n");
+  EXPECT_TRUE(nlohmann::json::parse(RenderDoctorJson({}))["findings"].is_array());
+}
+
+// Whatever this host is and whatever a sandbox forbids.
+TEST(DoctorTest, RunsOnAnyHostAndSaysWhatEachMissingThingCosts) {
+  const DoctorReport report = RunDoctor();
+  EXPECT_THAT(report.verdict, Not(IsEmpty()));
+  std::set<std::string> areas;
+  for (const Finding& finding : report.findings) {
+    areas.insert(finding.area);
+    EXPECT_THAT(finding.name, Not(IsEmpty()));
+    EXPECT_THAT(finding.value, Not(IsEmpty())) << finding.name;
+    const bool ok = finding.state == FindingState::kOk;
+    EXPECT_EQ(finding.cost.empty(), ok) << finding.name;
+    EXPECT_EQ(finding.remedy.empty(), ok) << finding.name;
+  }
+  EXPECT_EQ(areas, (std::set<std::string>{"KVM", "userfaultfd", "memory", "I/O and fences", "limits"}));
+}
+
+TEST(DoctorTest, WithoutKvmLinuxDoesNotRun) {
+  const KvmProbe probe = ProbeKvm("/nonexistent/kvm");
+  EXPECT_FALSE(probe.runs_linux);
+  EXPECT_THAT(probe.verdict, HasSubstr("Linux does not run here"));
+  ASSERT_EQ(probe.findings.size(), 1u);
+  EXPECT_EQ(probe.findings[0].state, FindingState::kMissing);
+  EXPECT_THAT(probe.findings[0].remedy, Not(IsEmpty()));
+}
+
+}  // namespace
+}  // namespace ferrite

@@ -1,0 +1,61 @@
+// events
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "vmm/app/commands.h"
+#include "vmm/app/machine_json.h"
+#include "vmm/app/text.h"
+
+namespace ferrite {
+namespace {
+
+void Print(const WatchedEvent& event, bool json) {
+  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", event.time, absl::UTCTimeZone());
+  if (json) {
+    PrintJson({{"time", time},
+               {"event", MachineEventKindName(event.event.kind)},
+               {"text", event.event.text},
+               {"missed", event.missed}},
+              /*indented=*/false);
+  } else {
+    if (event.missed > 0) {
+      fmt::print("({} events were missed)\n", event.missed);
+    }
+    fmt::print("{} {:<8} {}\n", time, MachineEventKindName(event.event.kind), event.event.text);
+  }
+  // Whoever reads a pipe wants each event when it happens.
+  (void)fflush(stdout);
+}
+
+}  // namespace
+
+int EventsCommand(const CommandLine& line) {
+  return WithMachine(line, [&](ControlClient& client) -> int {
+    if (const absl::Status status = client.StartWatching(); !status.ok()) {
+      return Fail(status);
+    }
+    std::string last_move;
+    while (true) {
+      const auto event = client.NextEvent();
+      if (!event.ok()) {
+        return Fail(event.status());
+      }
+      // A move's figures come several times a second.
+      if (event->event.kind != MachineEvent::Kind::kMove || event->event.text != last_move) {
+        Print(*event, line.json);
+        if (ferror(stdout) != 0) {
+          return kExitOk;  // main() tells
+        }
+      }
+      if (event->event.kind == MachineEvent::Kind::kMove) {
+        last_move = event->event.text;
+      }
+      if (event->event.kind == MachineEvent::Kind::kStopped) {
+        return kExitOk;
+      }
+    }
+  });
+}
+
+}  // namespace ferrite

@@ -1,0 +1,477 @@
+// `ferrite run`, `receive`, `move` and `info` as people use them: two monitors, a guest that checks its own memory.
+#include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "tests/fakes/relay.h"
+#include "vmm/app/exit_codes.h"
+#include "vmm/app/ferrite_process.h"
+
+namespace ferrite {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+class FerriteMoveTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/ferrite-test-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    directory_ = name;
+  }
+  void TearDown() override {
+    for (const char* side : {"here", "there"}) {
+      (void)Ferrite(side, "stop web1");
+    }
+    receiver_.reset();
+    if (!mounted_.empty()) {
+      EXPECT_EQ(umount2(mounted_.c_str(), MNT_DETACH), 0);
+    }
+    fs::remove_all(directory_);
+  }
+
+  // Each side has its own base for run directories, so that one name is free at both.
+  Finished Ferrite(const std::string& side, absl::string_view words) { return RunFerrite(Words(side, words)); }
+  std::vector<std::string> Words(const std::string& side, absl::string_view words) {
+    std::vector<std::string> list = absl::StrSplit(words, ' ', absl::SkipEmpty());
+    list.push_back("--run-dir");
+    list.push_back(absl::StrCat(directory_, "/", side));
+    return list;
+  }
+
+  void RunGuest(const std::string& side, const std::string& options) {
+    std::vector<std::string> words = Words(
+        side, absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --cpus 2 --detach --console file:",
+                           directory_, "/", side, ".console"));
+    words.push_back("--cmdline");
+    words.push_back(options);
+    const Finished result = RunFerrite(words);
+    ASSERT_EQ(result.exit_code, kExitOk) << result.err;
+  }
+
+  // Returns the address at which it waits, once it does.
+  std::string StartReceiver(const std::string& side, const std::string& listen,
+                            const std::function<void()>& in_child = nullptr) {
+    int ready[2];
+    EXPECT_EQ(pipe(ready), 0);
+    receiver_ = std::make_unique<FerriteProcess>(
+        Words(side, absl::StrCat("receive --name web1 --listen ", listen, " --ready-fd ", ready[1],
+                                 " --console file:", directory_, "/", side, ".console")),
+        /*user=*/0, in_child);
+    close(ready[1]);
+    std::string address;
+    char c = 0;
+    while (read(ready[0], &c, 1) == 1 && c != '\n') {
+      address.push_back(c);
+    }
+    close(ready[0]);
+    return address;
+  }
+
+  Json Info(const std::string& side) {
+    const Finished result = Ferrite(side, "info web1 --json");
+    EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+    return Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
+  }
+
+  // The last "event=dirty" line that the guest printed there; waits for one more than there are now.
+  std::string NextReport(const std::string& side) {
+    const std::string path = absl::StrCat(directory_, "/", side, ".console");
+    const size_t before = fs::file_size(path);
+    const absl::Time deadline = absl::Now() + kPatience;
+    while (absl::Now() < deadline) {
+      std::stringstream text;
+      text << std::ifstream(path).rdbuf();
+      const std::string fresh = text.str().substr(std::min(before, text.str().size()));
+      for (const absl::string_view line : absl::StrSplit(fresh, '\n')) {
+        if (absl::StartsWith(line, "event=dirty") && absl::StrContains(line, "gap_end=")) {
+          return std::string(line);
+        }
+      }
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return "no report";
+  }
+
+  void AwaitMemory(const std::string& side);
+
+  std::string directory_;
+  std::string mounted_;
+  std::unique_ptr<FerriteProcess> receiver_;
+};
+
+TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
+  for (const auto& [mode, listen] : {std::pair<std::string, std::string>{"precopy", "tcp:127.0.0.1:0"},
+                                     {"postcopy", absl::StrCat("unix:", directory_, "/socket")},
+                                     {"auto", "tcp:127.0.0.1:0"}}) {
+    SCOPED_TRACE(mode);
+    RunGuest("here", "mode=step set=8M report_ms=10 rate=20000");
+    const std::string address = StartReceiver("there", listen);
+    ASSERT_FALSE(address.empty());
+    ASSERT_FALSE(absl::EndsWith(address, ":0"));
+    EXPECT_EQ(Info("there")["state"], "created");
+
+    const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address, " --json --mode ", mode));
+    ASSERT_EQ(moved.exit_code, kExitOk) << moved.err << moved.out;
+    const std::vector<std::string> lines = absl::StrSplit(moved.out, '\n', absl::SkipEmpty());
+    Json last = Json::parse(lines.back());
+    EXPECT_EQ(last["over"], true);
+    EXPECT_EQ(last["ok"], true);
+    EXPECT_EQ(last["guest"], "there");
+    EXPECT_EQ(last["report"]["postcopy"], mode == "postcopy" || last["report"]["postcopy"] == true);
+    EXPECT_GT(last["report"]["data_pages"], 0);
+    EXPECT_GT(last["report"]["downtime_seconds"], 0.0);
+
+    Json info = Info("there");
+    EXPECT_EQ(info["state"], "running");
+    EXPECT_EQ(info["memory_bytes"], 64 << 20);
+    EXPECT_EQ(info["arrival"]["ok"], true);
+    EXPECT_EQ(info["arrival"]["data_pages"], last["report"]["data_pages"]);
+    EXPECT_EQ(info["arrival"]["copied_pages"], 0) << "memfd: read in place";
+    EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+    // The source's monitor ends by itself, and its run directory, which it made, goes with it.
+    const absl::Time deadline = absl::Now() + kPatience;
+    while (fs::exists(directory_ + "/here")) {
+      ASSERT_LT(absl::Now(), deadline);
+      std::this_thread::yield();
+    }
+    EXPECT_EQ(Ferrite("here", "info web1").exit_code, kExitNoSuchMachine);
+    EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+    EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
+    receiver_.reset();
+  }
+}
+
+TEST_F(FerriteMoveTest, PlainOutputEndsWithTheAccount) {
+  RunGuest("here", "set=4M idle=1");
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  EXPECT_TRUE(absl::StrContains(moved.out, absl::StrCat("web1 runs at ", address, "\ntotal"))) << moved.out;
+  for (const char* row : {"downtime", "pages", "sent", "faults", "prefetch"}) {
+    EXPECT_TRUE(absl::StrContains(moved.out, absl::StrCat("\n", row, " "))) << moved.out;
+  }
+}
+
+TEST_F(FerriteMoveTest, FailedMoveSaysWhereTheGuestIs) {
+  RunGuest("here", "mode=step set=4M report_ms=10");
+  const std::string nobody = absl::StrCat("unix:", directory_, "/nobody");
+  const Finished failed = Ferrite("here", absl::StrCat("move web1 ", nobody));
+  EXPECT_EQ(failed.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(failed.err, "nobody")) << failed.err;
+  EXPECT_TRUE(absl::StrContains(failed.err, "web1 runs on here")) << failed.err;
+  EXPECT_EQ(Info("here")["state"], "running");
+  EXPECT_EQ(Info("here")["move"]["ok"], false);
+  const Finished status = Ferrite("here", "move web1 --status");
+  EXPECT_EQ(status.exit_code, kExitOk);
+  EXPECT_TRUE(absl::StrContains(status.out, "web1 runs on here")) << status.out;
+
+  const Finished cancel = Ferrite("here", "move web1 --cancel");
+  EXPECT_EQ(cancel.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(cancel.err, "is not moving")) << cancel.err;
+  const Finished self = Ferrite("here", absl::StrCat("move web1 unix:", directory_, "/here/web1/control.sock"));
+  EXPECT_EQ(self.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(self.err, "own control socket")) << self.err;
+  EXPECT_EQ(Info("here")["state"], "running");
+}
+
+TEST_F(FerriteMoveTest, CancelledMoveLeavesTheGuestAndEndsTheReceiver) {
+  RunGuest("here", "set=16M report_ms=10");
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
+  FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Ferrite("here", "move web1 --cancel").exit_code != kExitOk && absl::Now() < deadline) {
+  }
+  const Finished cancelled = move.Wait();
+  EXPECT_EQ(cancelled.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(cancelled.err, "cancelled")) << cancelled.err;
+  EXPECT_TRUE(absl::StrContains(cancelled.err, "web1 runs on here")) << cancelled.err;
+  EXPECT_EQ(Info("here")["state"], "running");
+}
+
+TEST_F(FerriteMoveTest, SecondMoveAndPauseAreRefusedWhileOneIsOn) {
+  RunGuest("here", "set=16M report_ms=10");
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
+  FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Info("here")["move"].is_null() && absl::Now() < deadline) {
+  }
+  const Finished second = Ferrite("here", "move web1 unix:/tmp/elsewhere");
+  EXPECT_EQ(second.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(second.err, "already moving")) << second.err;
+  EXPECT_TRUE(absl::StrContains(Ferrite("here", "pause web1").err, "is moving to"));
+  // A move is not its client's.
+  move.Signal(SIGKILL);
+  (void)move.Wait();
+  EXPECT_EQ(Info("here")["move"]["over"], false);
+  // The machine may be stopped, and takes the move with it.
+  EXPECT_EQ(Ferrite("here", "stop web1").exit_code, kExitOk);
+  const Finished received = receiver_->Wait();
+  receiver_.reset();
+  EXPECT_EQ(received.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(received.err, "no machine arrived")) << received.err;
+}
+
+// A path of its own for each side, so that the connections can be cut.
+TEST_F(FerriteMoveTest, MoveGoesOnAfterALostConnection) {
+  RunGuest("here", "mode=step set=32M report_ms=10");
+  const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+  auto relay = migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress(address));
+  ASSERT_TRUE(relay.ok()) << relay.status();
+  FerriteProcess move(Words("here", absl::StrCat("move web1 ", (*relay)->address().ToString(),
+                                                 " --mode postcopy --max-postcopy-bandwidth 16M")));
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  }
+  (*relay)->Cut();
+  const Finished moved = move.Wait();
+  EXPECT_EQ(moved.exit_code, kExitOk) << moved.err << moved.out;
+  EXPECT_TRUE(absl::StrContains(moved.out, "recovered      1 time")) << moved.out;
+  EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 ")) << "R4";
+}
+
+// R2: the guest runs again when a person says so, not before.
+TEST_F(FerriteMoveTest, GuestOfADestinationThatDiedIsTakenBack) {
+  RunGuest("here", "mode=step set=32M report_ms=10");
+  const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+  FerriteProcess move(Words(
+      "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 500ms")));
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  }
+  EXPECT_TRUE(absl::StrContains(Ferrite("here", "recover web1 --here").err, "still on"));
+  receiver_->Signal(SIGKILL);
+  (void)receiver_->Wait();
+  receiver_.reset();
+  const Finished lost = move.Wait();
+  EXPECT_EQ(lost.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(lost.err, "ferrite recover web1 --here")) << lost.err;
+  EXPECT_EQ(Info("here")["state"], "paused");
+  EXPECT_EQ(Info("here")["move"]["guest"], "handed-over") << Info("here")["move"];
+  EXPECT_EQ(Ferrite("here", "resume web1").exit_code, kExitFailure);
+  EXPECT_EQ(Ferrite("here", absl::StrCat("move web1 ", address)).exit_code, kExitFailure);
+  EXPECT_EQ(Ferrite("here", "recover web1").exit_code, kExitFailure);
+  EXPECT_EQ(Info("here")["state"], "paused") << "R2";
+  // An address where nobody is does not make it forget the right one.
+  EXPECT_EQ(Ferrite("here", "recover web1 unix:/tmp/nobody").exit_code, kExitFailure);
+  EXPECT_EQ(Info("here")["move"]["destination"], address);
+  const Finished stop = Ferrite("here", "stop web1");
+  EXPECT_EQ(stop.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(stop.err, "--force")) << stop.err;
+
+  const Finished back = Ferrite("here", "recover web1 --here");
+  EXPECT_EQ(back.exit_code, kExitOk) << back.err;
+  EXPECT_TRUE(absl::StrContains(back.out, "web1 runs on here")) << back.out;
+  EXPECT_EQ(Info("here")["state"], "running");
+  EXPECT_TRUE(absl::StrContains(NextReport("here"), "errors=0 ")) << "R1";
+  const Finished again = Ferrite("here", "recover web1");
+  EXPECT_EQ(again.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(again.err, "nothing to recover")) << again.err;
+  const std::string elsewhere = StartReceiver("there", "tcp:127.0.0.1:0");
+  EXPECT_EQ(Ferrite("here", absl::StrCat("move web1 ", elsewhere)).exit_code, kExitOk) << "R3";
+}
+
+// A guest that misses pages can be ended where it runs, too.
+TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
+  RunGuest("here", "mode=step set=32M report_ms=10");
+  const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+  FerriteProcess move(
+      Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M")));
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Info("there")["arrival"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  }
+  kill(static_cast<pid_t>(Info("here")["pid"]), SIGKILL);
+  EXPECT_EQ(move.Wait().exit_code, kExitFailure);
+  while (Info("there")["arrival"]["state"] != "postcopy-paused" && absl::Now() < deadline) {
+  }
+  EXPECT_EQ(Info("there")["arrival"]["state"], "postcopy-paused");
+  EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+  EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
+  receiver_.reset();
+}
+
+// Until the move is on and memory goes.
+void FerriteMoveTest::AwaitMemory(const std::string& side) {
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (absl::Now() < deadline) {
+    const Json move = Info(side)["move"];
+    if (!move.is_null() && move["state"] == "active" && move["sent_bytes"] > 0) {
+      return;
+    }
+  }
+  ADD_FAILURE() << "the move does not get on";
+}
+
+// R3
+TEST_F(FerriteMoveTest, ReceiverThatIsStoppedOrKilledLeavesTheGuestAndItMovesAgain) {
+  RunGuest("here", "mode=step set=16M report_ms=10");
+  for (const bool killed : {false, true}) {
+    SCOPED_TRACE(killed);
+    const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
+    FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
+    AwaitMemory("here");
+    if (killed) {
+      receiver_->Signal(SIGKILL);
+    } else {
+      EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+    }
+    (void)receiver_->Wait();
+    receiver_.reset();
+    const Finished failed = move.Wait();
+    EXPECT_EQ(failed.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(failed.err, "web1 runs on here")) << failed.err;
+    EXPECT_TRUE(killed || absl::StrContains(failed.err, "the destination says: ")) << failed.err;
+    EXPECT_EQ(Info("here")["state"], "running");
+    EXPECT_TRUE(absl::StrContains(NextReport("here"), "errors=0 "));
+  }
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", "tcp:127.0.0.1:0")));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+}
+
+// The log and the record of the hand-over are in the run directory.
+TEST_F(FerriteMoveTest, FullDiskFailsTheMoveAndTheGuestRunsOn) {
+  const std::string here = directory_ + "/here";
+  ASSERT_TRUE(fs::create_directory(here));
+  if (mount("none", here.c_str(), "tmpfs", 0, "size=128k") != 0) {
+    GTEST_SKIP() << "A FULL DISK IS NOT TESTED: mounting a small tmpfs needs root: " << std::strerror(errno);
+  }
+  mounted_ = here;
+  RunGuest("here", "mode=step set=4M report_ms=10");
+  std::ofstream(here + "/filler") << std::string(256 << 10, 'x') << std::flush;
+  for (int i = 0; i < 2; ++i) {
+    const Finished failed = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", "tcp:127.0.0.1:0")));
+    EXPECT_EQ(failed.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(failed.err, "No space left on device")) << failed.err;
+    EXPECT_TRUE(absl::StrContains(failed.err, "web1 runs on here")) << failed.err;
+    const Finished received = receiver_->Wait();
+    receiver_.reset();
+    EXPECT_TRUE(absl::StrContains(received.err, "No space left on device")) << received.err;
+    // Much that would be logged.
+    for (int j = 0; j < 20; ++j) {
+      EXPECT_EQ(Ferrite("here", "pause web1").exit_code, kExitOk);
+      EXPECT_EQ(Ferrite("here", "resume web1").exit_code, kExitOk);
+    }
+    EXPECT_TRUE(absl::StrContains(NextReport("here"), "errors=0 "));
+  }
+  fs::remove(here + "/filler");
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", "tcp:127.0.0.1:0")));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+}
+
+// From here on this process, and what it runs, gets no userfaultfd: neither by the system call nor from the device.
+void LoseUserfaultfd() {
+  constexpr uint32_t kNewFromDevice = 0xaa00;  // USERFAULTFD_IOC_NEW
+  sock_filter filter[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 3, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[1])),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kNewFromDevice, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program = {.len = std::size(filter), .filter = filter};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+    _exit(125);
+  }
+}
+
+TEST_F(FerriteMoveTest, DestinationWithoutUserfaultfdSaysHowToGetItAndTakesPrecopy) {
+  RunGuest("here", "mode=step set=4M rate=2000 report_ms=10");
+  const std::string listen = "tcp:127.0.0.1:0";
+  const Finished refused =
+      Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", listen, LoseUserfaultfd), " --mode postcopy"));
+  EXPECT_EQ(refused.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(refused.err, "the destination cannot do post-copy")) << refused.err;
+  EXPECT_TRUE(absl::StrContains(refused.err, "vm.unprivileged_userfaultfd=1")) << refused.err;
+  EXPECT_TRUE(absl::StrContains(refused.err, "web1 runs on here")) << refused.err;
+  (void)receiver_->Wait();
+  const Finished moved =
+      Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", listen, LoseUserfaultfd), " --json"));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  EXPECT_TRUE(absl::StrContains(moved.out, "\"postcopy\":false")) << moved.out;
+  EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+}
+
+TEST_F(FerriteMoveTest, ReceiverWithoutItsDescriptorSaysSoAtOnce) {
+  const Finished receive = Ferrite("there", "receive --name web1 --listen tcp:127.0.0.1:0 --ready-fd 77");
+  EXPECT_EQ(receive.exit_code, kExitFailure);
+  EXPECT_EQ(receive.out, "");
+  EXPECT_TRUE(absl::StrContains(receive.err, "--ready-fd 77")) << receive.err;
+}
+
+TEST_F(FerriteMoveTest, ReceiverThatWaitsCanBeStopped) {
+  ASSERT_FALSE(StartReceiver("there", "tcp:127.0.0.1:0").empty());
+  const Finished move = Ferrite("there", "move web1 unix:/tmp/elsewhere");
+  EXPECT_TRUE(absl::StrContains(move.err, "no machine has arrived")) << move.err;
+  EXPECT_TRUE(absl::StrContains(Ferrite("there", "resume web1").err, "no machine has arrived"));
+  EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+  EXPECT_EQ(receiver_->Wait().exit_code, kExitFailure);
+  receiver_.reset();
+}
+
+TEST_F(FerriteMoveTest, WrongWordsAreNamed) {
+  const std::pair<const char*, const char*> wrong[] = {
+      {"move", "name"},
+      {"move web1", "say where to"},
+      {"move web1 web2", "web2"},
+      {"move web1 tcp:host", "tcp:host"},
+      {"move web1 unix:/x --mode teleport", "teleport"},
+      {"move web1 unix:/x --downtime-limit soon", "soon"},
+      {"move web1 unix:/x --timeout 0s", "0s"},
+      {"move web1 unix:/x --max-bandwidth fast", "fast"},
+      {"move web1 unix:/x --max-bandwidth 0", "the least is 64K"},
+      {"move web1 unix:/x --max-postcopy-bandwidth 1", "--max-postcopy-bandwidth"},
+      {"move web1 unix:/x --channels 17", "17"},
+      {"move web1 unix:/x --on-timeout wait", "wait"},
+      {"move web1 unix:/x --on-timeout postcopy", "--timeout"},
+      {"move web1 unix:/x --recover-for ever", "ever"},
+      {"recover", "name"},
+      {"recover web1 nowhere", "nowhere"},
+      {"recover web1 unix:/x --here", "not both"},
+      {"move web1 --status --cancel", "--status"},
+      {"receive --name web1", "--listen"},
+      {"receive --listen unix:/x", "--name"},
+      {"receive --name web1 --listen ether:0", "ether:0"},
+      {"receive --name web1 --listen unix:/x --disk root", "ID=PATH"},
+      {"receive --name a/b --listen unix:/x", "a/b"},
+  };
+  for (const auto& [words, named] : wrong) {
+    const Finished result = Ferrite("here", words);
+    EXPECT_EQ(result.exit_code, kExitUsage) << words << "\n" << result.err;
+    EXPECT_TRUE(absl::StrContains(result.err, named)) << words << "\n" << result.err;
+    EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << words << "\n" << result.err;
+  }
+}
+
+}  // namespace
+}  // namespace ferrite

@@ -1,0 +1,48 @@
+// The ferrite program as a child process, for tests.
+#ifndef FERRITE_VMM_APP_FERRITE_PROCESS_H_
+#define FERRITE_VMM_APP_FERRITE_PROCESS_H_
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "vmm/base/fd.h"
+
+namespace ferrite {
+
+struct Finished {
+  int exit_code = -1;  // -1: ended by a signal, or killed at the deadline
+  std::string out;
+  std::string err;
+};
+
+// Standard input is /dev/null; standard output and error are files without names, so that no reader is needed.
+class FerriteProcess {
+ public:
+  // `user` other than 0 runs it as that user, when this process may change users. `in_child` (may be null) runs before
+  // the program does.
+  explicit FerriteProcess(const std::vector<std::string>& words, uid_t user = 0,
+                          const std::function<void()>& in_child = nullptr);
+  FerriteProcess(const FerriteProcess&) = delete;
+  FerriteProcess& operator=(const FerriteProcess&) = delete;
+  // Kills it when it still runs.
+  ~FerriteProcess();
+
+  pid_t pid() const { return pid_; }
+  void Signal(int signal) const;
+  Finished Wait();
+
+ private:
+  pid_t pid_ = -1;
+  Fd out_;
+  Fd err_;
+};
+
+// Runs ferrite to its end.
+Finished RunFerrite(const std::vector<std::string>& words, uid_t user = 0);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_FERRITE_PROCESS_H_

@@ -1,0 +1,359 @@
+// The ferrite program as people use it: wrong input first, then whole machines on KVM.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "vmm/app/exit_codes.h"
+#include "vmm/app/ferrite_process.h"
+#include "vmm/base/fd.h"
+
+namespace ferrite {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+constexpr uid_t kNobody = 65'534;
+
+class FerriteTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/ferrite-test-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    directory_ = name;
+    base_ = directory_ + "/run";
+  }
+  void TearDown() override { fs::remove_all(directory_); }
+
+  static std::string Guest(absl::string_view name) { return absl::StrCat("tests/guest/", name); }
+  std::string Write(const std::string& name, const std::string& text) {
+    const std::string path = absl::StrCat(directory_, "/", name);
+    std::ofstream(path) << text;
+    return path;
+  }
+  std::vector<std::string> Words(absl::string_view words) {
+    std::vector<std::string> list = absl::StrSplit(words, ' ', absl::SkipEmpty());
+    list.push_back("--run-dir");
+    list.push_back(base_);
+    return list;
+  }
+  Finished Ferrite(absl::string_view words) { return RunFerrite(Words(words)); }
+
+  void ExpectNothingLeft() {
+    EXPECT_TRUE(!fs::exists(base_) || fs::is_empty(base_)) << fs::directory_iterator(base_)->path();
+  }
+  // The rule for every wrong input: one line that names the thing, an exit code that is not 0, nothing left behind.
+  void ExpectFails(const std::string& words, int exit_code, const std::string& named) {
+    const Finished result = Ferrite(words);
+    EXPECT_EQ(result.exit_code, exit_code) << words << "\n" << result.err;
+    EXPECT_TRUE(absl::StartsWith(result.err, "ferrite: ")) << words << "\n" << result.err;
+    EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << words << "\n" << result.err;
+    EXPECT_TRUE(absl::StrContains(result.err, named)) << words << "\n" << result.err;
+    EXPECT_EQ(result.out, "") << words;
+    ExpectNothingLeft();
+  }
+
+  std::string directory_;
+  std::string base_;
+};
+
+TEST_F(FerriteTest, WrongFilesAreNamed) {
+  const std::string kernel = Write("kernel", "no kernel");
+  const std::string missing = directory_ + "/missing";
+  ExpectFails("run --kernel " + missing, kExitFailure, missing);
+  ExpectFails("run --kernel " + directory_, kExitFailure, directory_ + " is a directory");
+  ExpectFails(absl::StrCat("run --kernel ", kernel, " --initrd ", missing), kExitFailure, missing);
+  ExpectFails(absl::StrCat("run --kernel ", kernel, " --initrd ", directory_), kExitFailure, "is a directory");
+  ExpectFails(absl::StrCat("run --kernel ", kernel, " --disk path=", missing), kExitFailure, missing);
+  ExpectFails(absl::StrCat("run --kernel ", kernel, " --disk path=", directory_), kExitFailure, "is a directory");
+}
+
+TEST_F(FerriteTest, MoreMemoryThanTheHostHasIsRefused) {
+  ExpectFails(absl::StrCat("run --mem 4T --kernel ", Write("kernel", "x")), kExitFailure, "--mem: 4T");
+}
+
+TEST_F(FerriteTest, UnknownMachinesHaveTheirOwnExitCode) {
+  for (const char* command : {"info", "pause", "resume", "balloon", "console", "events", "reset", "stop"}) {
+    ExpectFails(absl::StrCat(command, " nobody"), kExitNoSuchMachine, "no machine named nobody");
+  }
+}
+
+TEST_F(FerriteTest, ListOfNoMachinesIsEmpty) {
+  EXPECT_EQ(Json::parse(Ferrite("ps --json").out), Json::array());
+  EXPECT_EQ(Ferrite("ps").exit_code, kExitOk);
+}
+
+TEST_F(FerriteTest, OutputThatCannotBeWrittenIsAnError) {
+  for (const char* command : {"ps --json", "ps", "version", "doctor", "run --help"}) {
+    FerriteProcess ferrite(Words(command), /*user=*/0, [] { (void)dup2(open("/dev/full", O_WRONLY), STDOUT_FILENO); });
+    const Finished result = ferrite.Wait();
+    EXPECT_EQ(result.exit_code, kExitFailure) << command;
+    EXPECT_TRUE(absl::StrContains(result.err, "standard output")) << command << "\n" << result.err;
+  }
+}
+
+TEST_F(FerriteTest, RunDirectoryMustBeADirectory) {
+  base_ = Write("file", "x");
+  const Finished result = Ferrite("ps");
+  EXPECT_EQ(result.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(result.err, base_)) << result.err;
+}
+
+TEST_F(FerriteTest, VersionIsPrinted) {
+  EXPECT_TRUE(absl::StartsWith(Ferrite("version").out, "ferrite "));
+  EXPECT_TRUE(Json::parse(Ferrite("version --json").out).contains("version"));
+}
+
+TEST_F(FerriteTest, DoctorTellsOfThisHost) {
+  EXPECT_TRUE(Json::parse(Ferrite("doctor --json").out).contains("host_runs_linux"));
+  EXPECT_EQ(Ferrite("doctor").exit_code, kExitOk);
+}
+
+// ---- From here on with KVM ----
+
+class MachineTest : public FerriteTest {
+ protected:
+  void TearDown() override {
+    for (const std::string& name : detached_) {
+      (void)Ferrite("stop " + name);
+    }
+    ExpectNothingLeft();
+    FerriteTest::TearDown();
+  }
+
+  // A machine in the background that counts until it is stopped.
+  void Start(const std::string& name, const std::string& more = "") {
+    const Finished result =
+        Ferrite(absl::StrCat("run --detach --mem 64M --kernel ", Guest("count"), " --name ", name, " ", more));
+    ASSERT_EQ(result.exit_code, kExitOk) << result.err;
+    EXPECT_TRUE(absl::StartsWith(result.out, name + " ")) << result.out;
+    EXPECT_EQ(result.err, "");
+    detached_.push_back(name);
+  }
+  std::string State(const std::string& name) {
+    const Finished info = Ferrite("info --json " + name);
+    return info.exit_code == kExitOk ? Json::parse(info.out).value("state", "") : "";
+  }
+  // Until the machine, in the foreground, can be asked.
+  void WaitForMachine(const std::string& name) {
+    const absl::Time deadline = absl::Now() + kPatience;
+    while (State(name) != "running") {
+      ASSERT_LT(absl::Now(), deadline) << name;
+      std::this_thread::yield();
+    }
+  }
+
+  std::vector<std::string> detached_;
+};
+
+TEST_F(MachineTest, GuestThatPowersOffEndsTheRunWithAllItsOutput) {
+  const Finished result = Ferrite(absl::StrCat("run --mem 64M --kernel ", Guest("hello")));
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.out, "event=hello")) << result.out;
+  EXPECT_EQ(result.err, "");
+}
+
+TEST_F(MachineTest, WhatCannotStartIsNamedAndLeavesNothing) {
+  const std::string rubbish = Write("rubbish", std::string(100'000, 'x'));
+  const std::string hello = Guest("hello");
+  ExpectFails("run --kernel " + rubbish, kExitFailure, rubbish);
+  ExpectFails("run --detach --kernel " + rubbish, kExitFailure, rubbish);
+  ExpectFails(absl::StrCat("run --kernel ", hello, " --console unix:", directory_), kExitFailure, directory_);
+  ExpectFails(absl::StrCat("run --kernel ", hello, " --console unix:/", std::string(120, 'x')), kExitFailure,
+              "limit is 107");
+  ExpectFails(absl::StrCat("run --kernel ", hello, " --console file:", directory_), kExitFailure, "--console");
+  ExpectFails(absl::StrCat("run --kernel ", hello, " --log ", directory_), kExitFailure, "--log: open " + directory_);
+  const std::string nowhere = directory_ + "/nowhere";
+  ExpectFails(absl::StrCat("run --kernel ", hello, " --log ", nowhere, "/log"), kExitFailure, "--log: open " + nowhere);
+  EXPECT_FALSE(fs::exists(nowhere));
+  const std::string fifo = directory_ + "/fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  ExpectFails(absl::StrCat("run --kernel ", hello, " --log ", fifo), kExitFailure, "--log: " + fifo + " is not a");
+  ExpectFails(absl::StrCat("run --kernel ", hello, " --memory-backing hugetlb-1G --mem 64G"), kExitFailure, "");
+  const std::string base = base_;
+  base_ = absl::StrCat(directory_, "/", std::string(100, 'd'));
+  ExpectFails("run --kernel " + hello, kExitFailure, "limit is 107");
+  base_ = base;
+}
+
+TEST_F(MachineTest, DetachedMachineIsListedShownPausedResumedAndStopped) {
+  Start("one", "--balloon 0 --rng --cpus 2");
+  Start("two");
+  const Json list = Json::parse(Ferrite("ps --json").out);
+  ASSERT_EQ(list.size(), 2u);
+  EXPECT_EQ(list[0]["name"], "one");
+  EXPECT_EQ(list[1]["name"], "two");
+  const Json info = Json::parse(Ferrite("info one --json").out);
+  EXPECT_EQ(info["cpus"], 2);
+  EXPECT_EQ(info["memory_bytes"], 64 << 20);
+  EXPECT_EQ(info["state"], "running");
+  EXPECT_EQ(info["balloon"]["actual_bytes"], 0);
+  EXPECT_TRUE(absl::StrContains(Ferrite("info one").out, "64M (memfd)"));
+  EXPECT_TRUE(absl::StrContains(Ferrite("ps").out, "two"));
+
+  EXPECT_EQ(Ferrite("pause one").exit_code, kExitOk);
+  EXPECT_EQ(State("one"), "paused");
+  EXPECT_EQ(State("two"), "running");
+  EXPECT_EQ(Ferrite("resume one").exit_code, kExitOk);
+  EXPECT_EQ(State("one"), "running");
+  EXPECT_EQ(Ferrite("reset one").exit_code, kExitOk);
+  EXPECT_EQ(Ferrite("stop one").exit_code, kExitOk);
+  // The name is free as soon as `stop` returned.
+  Start("one");
+}
+
+TEST_F(MachineTest, LiveMachineKeepsItsName) {
+  Start("vm");
+  const Finished second = Ferrite(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count")));
+  EXPECT_EQ(second.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(second.err, "a machine named vm is running already")) << second.err;
+  EXPECT_EQ(State("vm"), "running");
+}
+
+TEST_F(MachineTest, DiskInUseIsRefusedAndTheFirstMachineRunsOn) {
+  const std::string image = Write("image", std::string(1 << 20, '\0'));
+  Start("vm", "--disk id=root,path=" + image);
+  const Finished second =
+      Ferrite(absl::StrCat("run --mem 64M --name other --disk path=", image, " --kernel ", Guest("count")));
+  EXPECT_EQ(second.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(second.err, image)) << second.err;
+  EXPECT_EQ(second.err.find('\n'), second.err.size() - 1) << second.err;
+  EXPECT_EQ(State("vm"), "running");
+  EXPECT_FALSE(fs::exists(base_ + "/other"));
+}
+
+TEST_F(MachineTest, BalloonWithoutADriverReachesNothing) {
+  Start("vm", "--balloon 0");
+  const Finished waited = Ferrite("balloon vm 16M --wait --timeout 1");
+  EXPECT_EQ(waited.exit_code, kExitDeadline) << waited.err;
+  EXPECT_EQ(Json::parse(Ferrite("balloon vm --json").out)["target_bytes"], 16 << 20);
+  EXPECT_EQ(Ferrite("balloon vm 65M").exit_code, kExitFailure);
+  Start("without");
+  EXPECT_TRUE(absl::StrContains(Ferrite("balloon without").err, "no balloon"));
+}
+
+TEST_F(MachineTest, KilledMonitorLeavesANameThatCanBeUsedAgain) {
+  Start("vm");
+  const int pid = Json::parse(Ferrite("info vm --json").out)["pid"];
+  const Fd monitor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  ASSERT_EQ(kill(pid, SIGKILL), 0);
+  pollfd polled = {monitor.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1);
+  EXPECT_EQ(Ferrite("info vm").exit_code, kExitNoSuchMachine);
+  Start("vm");
+  EXPECT_EQ(State("vm"), "running");
+}
+
+TEST_F(MachineTest, SignalsStopTheMachineAndLeaveNothing) {
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
+    WaitForMachine("vm");
+    run.Signal(signal);
+    const Finished result = run.Wait();
+    EXPECT_EQ(result.exit_code, kExitOk) << signal << "\n" << result.err;
+    EXPECT_EQ(result.err, "");
+    ExpectNothingLeft();
+  }
+}
+
+TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
+  ASSERT_TRUE(fs::create_directory(base_));
+  Fd lock(open(base_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(flock(lock.get(), LOCK_EX), 0);
+  FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
+  // It blocks the signals before it waits for the lock.
+  const absl::Time deadline = absl::Now() + kPatience;
+  const auto blocks_signals = [&] {
+    std::ifstream status(absl::StrCat("/proc/", run.pid(), "/status"));
+    for (std::string line; std::getline(status, line);) {
+      if (absl::StartsWith(line, "SigBlk:")) {
+        return std::stoull(line.substr(7), nullptr, 16) >> (SIGTERM - 1) & 1;
+      }
+    }
+    return 0ULL;
+  };
+  while (blocks_signals() == 0) {
+    ASSERT_LT(absl::Now(), deadline);
+    std::this_thread::yield();
+  }
+  run.Signal(SIGTERM);
+  lock.Reset();
+  const Finished result = run.Wait();
+  EXPECT_EQ(result.exit_code, kExitFailure) << result.err;
+  // Or, on a slow machine, that the lock was held for too long.
+  EXPECT_TRUE(absl::StrContains(result.err, "SIGTERM") || absl::StrContains(result.err, base_)) << result.err;
+  EXPECT_EQ(result.out, "");
+}
+
+TEST_F(MachineTest, EventsAreToldUntilTheEnd) {
+  Start("vm");
+  FerriteProcess events(Words("events vm --json"));
+  // The subscription is there when the first event after it is printed; a pause before it is told to nobody.
+  ASSERT_EQ(Ferrite("pause vm").exit_code, kExitOk);
+  ASSERT_EQ(Ferrite("stop vm").exit_code, kExitOk);
+  detached_.clear();
+  const Finished result = events.Wait();
+  if (result.exit_code == kExitOk) {
+    const std::vector<std::string> lines = absl::StrSplit(result.out, '\n', absl::SkipEmpty());
+    ASSERT_FALSE(lines.empty());
+    EXPECT_EQ(Json::parse(lines.back())["event"], "stopped");
+  } else {
+    EXPECT_EQ(result.exit_code, kExitNoSuchMachine) << result.err;
+  }
+}
+
+TEST_F(MachineTest, OutputGoesToAFile) {
+  const std::string path = directory_ + "/console";
+  const Finished result = Ferrite(absl::StrCat("run --mem 64M --console file:", path, " --kernel ", Guest("hello")));
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_EQ(result.out, "");
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  EXPECT_TRUE(absl::StrContains(text.str(), "event=hello")) << text.str();
+}
+
+TEST_F(MachineTest, LogStaysWhereItWasAskedFor) {
+  const std::string path = directory_ + "/log";
+  EXPECT_EQ(Ferrite(absl::StrCat("run --mem 64M --log ", path, " --kernel ", Guest("hello"))).exit_code, kExitOk);
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  EXPECT_TRUE(absl::StrContains(text.str(), "machine stopped: power-off")) << text.str();
+}
+
+TEST_F(MachineTest, UserWithoutPermissionIsToldSo) {
+  struct stat kvm = {};
+  if (geteuid() != 0 || stat("/dev/kvm", &kvm) != 0 || (kvm.st_mode & 07) != 0) {
+    GTEST_SKIP() << "needs root here and a /dev/kvm that is not everybody's";
+  }
+  ASSERT_EQ(chmod(directory_.c_str(), 0777), 0);
+  const std::string kernel = Write("kernel", "x");
+  const Finished result = RunFerrite(Words("run --kernel " + kernel), kNobody);
+  if (result.exit_code == 126 || result.exit_code == 127) {
+    GTEST_SKIP() << "cannot become another user here";
+  }
+  EXPECT_EQ(result.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(result.err, "/dev/kvm")) << result.err;
+  EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << result.err;
+  ExpectNothingLeft();
+}
+
+}  // namespace
+}  // namespace ferrite

@@ -1,0 +1,269 @@
+#include "vmm/app/host_probe.h"
+
+#include <fcntl.h>
+#include <linux/io_uring.h>
+#include <linux/landlock.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "vmm/base/fd.h"
+
+namespace ferrite {
+namespace {
+
+constexpr char kMemoryArea[] = "memory";
+constexpr char kIoArea[] = "I/O and fences";
+constexpr char kLimitsArea[] = "limits";
+
+std::string Size(uint64_t bytes) {
+  constexpr uint64_t kMiB = uint64_t{1} << 20;
+  constexpr uint64_t kGiB = uint64_t{1} << 30;
+  if (bytes >= kGiB) {
+    return absl::StrFormat("%.1f GiB", static_cast<double>(bytes) / kGiB);
+  }
+  return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / kMiB);
+}
+
+Finding HugePages(const std::string& name, uint64_t page_kib, std::string remedy) {
+  const std::string directory = absl::StrCat("/sys/kernel/mm/hugepages/hugepages-", page_kib, "kB/");
+  Finding finding{.area = kMemoryArea, .name = absl::StrCat("huge pages of ", name)};
+  uint64_t total = 0;
+  uint64_t free = 0;
+  if (!absl::SimpleAtoi(ReadFirstLine(directory + "nr_hugepages").value_or(""), &total) ||
+      !absl::SimpleAtoi(ReadFirstLine(directory + "free_hugepages").value_or(""), &free)) {
+    finding.state = FindingState::kMissing;
+    finding.value = "not supported";
+  } else {
+    finding.value = absl::StrCat(free, " free of ", total);
+    finding.state = free > 0 ? FindingState::kOk : total > 0 ? FindingState::kLimited : FindingState::kMissing;
+  }
+  if (finding.state != FindingState::kOk) {
+    finding.cost = absl::StrCat("no guests with --memory-backing hugetlb-", name.substr(0, 2),
+                                " (fewer TLB misses, fewer faults in a move)");
+    finding.remedy = std::move(remedy);
+  }
+  return finding;
+}
+
+// A file of /sys that lists choices, the chosen one in brackets.
+Finding TransparentHugePages(const std::string& name, const std::string& file, std::string cost) {
+  const std::string path = "/sys/kernel/mm/transparent_hugepage/" + file;
+  Finding finding{.area = kMemoryArea, .name = name};
+  const std::string line = ReadFirstLine(path).value_or("");
+  const std::pair<std::string, std::string> after = absl::StrSplit(line, absl::MaxSplits('[', 1));
+  const std::pair<std::string, std::string> chosen = absl::StrSplit(after.second, absl::MaxSplits(']', 1));
+  finding.value = chosen.first.empty() ? "not supported" : chosen.first;
+  if (chosen.first.empty() || chosen.first == "never" || chosen.first == "deny") {
+    finding.state = FindingState::kMissing;
+    finding.cost = std::move(cost);
+    finding.remedy = absl::StrCat("echo advise | sudo tee ", path);
+  }
+  return finding;
+}
+
+// The number of a line "name:   number kB" in /proc/meminfo, in bytes.
+std::optional<uint64_t> MemInfo(absl::string_view name) {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    absl::string_view rest = line;
+    if (absl::ConsumePrefix(&rest, name) && absl::ConsumePrefix(&rest, ":")) {
+      uint64_t kib = 0;
+      absl::ConsumeSuffix(&rest, "kB");
+      if (absl::SimpleAtoi(absl::StripAsciiWhitespace(rest), &kib)) {
+        return kib << 10;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+Finding IoUring() {
+  Finding finding{.area = kIoArea, .name = "io_uring"};
+  io_uring_params parameters = {};
+  const Fd ring(static_cast<int>(syscall(SYS_io_uring_setup, 1, &parameters)));
+  if (ring.valid()) {
+    finding.value = "works";
+    return finding;
+  }
+  const int error = errno;
+  finding.state = FindingState::kMissing;
+  finding.value = strerror(error);
+  finding.cost = "no disks";
+  finding.remedy = error == ENOSYS   ? "a kernel with CONFIG_IO_URING"
+                   : error == ENOMEM ? "a higher limit of locked memory (ulimit -l)"
+                                     : "sysctl kernel.io_uring_disabled=0, and a container that lets the call pass";
+  return finding;
+}
+
+Finding Tun() {
+  Finding finding{.area = kIoArea, .name = "/dev/net/tun", .value = "works"};
+  const Fd tun(open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  if (!tun.valid()) {
+    const int error = errno;
+    finding.state = FindingState::kMissing;
+    finding.value = strerror(error);
+    finding.cost = "no network for guests over tap devices";
+    finding.remedy = error == EACCES || error == EPERM ? "chmod 0666 /dev/net/tun, or run as root" : "modprobe tun";
+  }
+  return finding;
+}
+
+Finding Landlock() {
+  Finding finding{.area = kIoArea, .name = "Landlock"};
+  const long abi = syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+  if (abi > 0) {
+    finding.value = absl::StrCat("ABI ", abi);
+  } else {
+    finding.state = FindingState::kMissing;
+    finding.value = strerror(errno);
+    finding.cost = "the monitor cannot be kept from files that are not its own";
+    finding.remedy = "Linux 5.13 or newer with landlock in CONFIG_LSM or in lsm= of its command line";
+  }
+  return finding;
+}
+
+Finding Seccomp() {
+  Finding finding{.area = kIoArea, .name = "seccomp filters", .value = "works"};
+  const uint32_t action = SECCOMP_RET_KILL_PROCESS;
+  if (syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) != 0) {
+    finding.state = FindingState::kMissing;
+    finding.value = strerror(errno);
+    finding.cost = "the monitor cannot be kept from system calls that it does not need";
+    finding.remedy = "Linux 4.14 or newer with CONFIG_SECCOMP_FILTER";
+  }
+  return finding;
+}
+
+// Whether the limit of locked memory does not apply to this process.
+bool HasCapIpcLock() {
+  constexpr int kCapIpcLock = 14;
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    absl::string_view rest = line;
+    uint64_t effective = 0;
+    if (absl::ConsumePrefix(&rest, "CapEff:") && absl::SimpleHexAtoi(absl::StripAsciiWhitespace(rest), &effective)) {
+      return (effective >> kCapIpcLock) & 1;
+    }
+  }
+  return false;
+}
+
+Finding LockedMemory() {
+  Finding finding{.area = kLimitsArea, .name = "locked memory"};
+  rlimit limit = {};
+  getrlimit(RLIMIT_MEMLOCK, &limit);
+  finding.value = limit.rlim_cur == RLIM_INFINITY ? "no limit" : Size(limit.rlim_cur);
+  if (limit.rlim_cur != RLIM_INFINITY && HasCapIpcLock()) {
+    finding.value += ", but this user may pass it (CAP_IPC_LOCK)";
+  } else if (limit.rlim_cur != RLIM_INFINITY) {
+    finding.state = FindingState::kLimited;
+    finding.cost = "guests with more memory cannot be locked into RAM";
+    finding.remedy =
+        "ulimit -l unlimited (as root), LimitMEMLOCK=infinity in a systemd unit, or memlock in "
+        "/etc/security/limits.conf";
+  }
+  return finding;
+}
+
+Finding OpenFiles() {
+  // Sockets, disks, and three descriptors for each vCPU and queue: some hundreds for the largest machine.
+  constexpr rlim_t kEnough = 1024;
+  Finding finding{.area = kLimitsArea, .name = "open files"};
+  rlimit limit = {};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  finding.value = absl::StrCat(limit.rlim_cur, " (may be raised to ", limit.rlim_max, ")");
+  if (limit.rlim_cur < kEnough) {
+    finding.state = FindingState::kLimited;
+    finding.cost = "machines with many vCPUs, devices or clients";
+    finding.remedy = absl::StrCat("ulimit -n ", kEnough);
+  }
+  return finding;
+}
+
+Finding Processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  const int usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
+  return {.area = kLimitsArea,
+          .name = "processors",
+          .value = absl::StrCat(usable, " usable of ", sysconf(_SC_NPROCESSORS_ONLN))};
+}
+
+// The cgroup's own limit of memory (version 2); limits of the groups above it are not looked at.
+Finding CgroupMemory() {
+  Finding finding{.area = kLimitsArea, .name = "cgroup memory", .value = "no limit"};
+  absl::string_view path;
+  const std::string line = ReadFirstLine("/proc/self/cgroup").value_or("");
+  path = line;
+  uint64_t bytes = 0;
+  if (absl::ConsumePrefix(&path, "0::") &&
+      absl::SimpleAtoi(ReadFirstLine(absl::StrCat("/sys/fs/cgroup", path, "/memory.max")).value_or(""), &bytes)) {
+    finding.state = FindingState::kLimited;
+    finding.value = Size(bytes);
+    finding.cost = "all guests of this group together have no more memory";
+    finding.remedy = absl::StrCat("MemoryMax= of the systemd unit, or /sys/fs/cgroup", path, "/memory.max");
+  }
+  return finding;
+}
+
+}  // namespace
+
+std::optional<std::string> ReadFirstLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line)) {
+    return std::nullopt;
+  }
+  return line;
+}
+
+std::vector<Finding> ProbeMemory() {
+  const std::optional<uint64_t> available = MemInfo("MemAvailable");
+  const std::optional<uint64_t> total = MemInfo("MemTotal");
+  return {
+      {.area = kMemoryArea,
+       .name = "available",
+       .value = available && total ? absl::StrCat(Size(*available), " of ", Size(*total)) : "unknown"},
+      HugePages("2M", 2048, "echo COUNT | sudo tee /proc/sys/vm/nr_hugepages"),
+      HugePages("1G", 1048576,
+                "echo COUNT | sudo tee /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages, or hugepagesz=1G "
+                "hugepages=COUNT on the host's kernel command line"),
+      TransparentHugePages("transparent, shared memory", "shmem_enabled",
+                           "guests in shared memory (memfd, the default) run on 4 KiB pages"),
+      TransparentHugePages("transparent, private memory", "enabled",
+                           "guests with --memory-backing anon run on 4 KiB pages"),
+  };
+}
+
+std::vector<Finding> ProbeIo() { return {IoUring(), Tun(), Landlock(), Seccomp()}; }
+
+std::vector<Finding> ProbeLimits() {
+  utsname system = {};
+  uname(&system);
+  return {{.area = kLimitsArea, .name = "kernel", .value = absl::StrCat(system.sysname, " ", system.release)},
+          Processors(),
+          LockedMemory(),
+          OpenFiles(),
+          CgroupMemory()};
+}
+
+}  // namespace ferrite

@@ -1,0 +1,23 @@
+// What `ferrite doctor` finds out about the host's memory, I/O and limits.
+#ifndef FERRITE_VMM_APP_HOST_PROBE_H_
+#define FERRITE_VMM_APP_HOST_PROBE_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vmm/app/doctor.h"
+
+namespace ferrite {
+
+std::vector<Finding> ProbeMemory();
+// Disks, network, and the kernel's means to fence the monitor in.
+std::vector<Finding> ProbeIo();
+std::vector<Finding> ProbeLimits();
+
+// The first line of a file of /proc or /sys; absent when it cannot be read.
+std::optional<std::string> ReadFirstLine(const std::string& path);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_HOST_PROBE_H_

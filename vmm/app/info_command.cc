@@ -1,0 +1,92 @@
+// info
+#include <fmt/format.h>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/app/byte_size.h"
+#include "vmm/app/commands.h"
+#include "vmm/app/machine_json.h"
+#include "vmm/app/move_text.h"
+#include "vmm/app/text.h"
+
+namespace ferrite {
+namespace {
+
+std::string ArrivalText(const MoveStatus& arrival) {
+  if (!arrival.over) {
+    return absl::StrCat("not yet: ", migration::MoveStateName(arrival.progress.state));
+  }
+  if (!arrival.result.ok()) {
+    return std::string(arrival.result.message());
+  }
+  return arrival.report.postcopy ? "by post-copy" : "by pre-copy";
+}
+
+void PrintMachine(const MachineDescription& machine) {
+  const auto row = [](const char* key, const std::string& value) { fmt::print("{:<14} {}\n", key, value); };
+  row("name", machine.name);
+  row("state", std::string(MachineStateName(machine.state)));
+  row("pid", fmt::format("{} (ferrite {})", machine.pid, machine.version));
+  row("uptime", FormatUptime(machine.uptime));
+  if (machine.cpus == 0) {
+    row("waits", "for a machine that moves here");
+    return;
+  }
+  if (machine.first_entry_ns > 0) {
+    row("first entry", fmt::format("{:.1f} ms after the start", static_cast<double>(machine.first_entry_ns) / 1e6));
+  }
+  row("cpus", std::to_string(machine.cpus));
+  row("memory", fmt::format("{} ({}), {} in use on the host", FormatByteSize(machine.memory_bytes),
+                            machine.memory_backing, RoundedByteSize(machine.memory_resident_bytes)));
+  row("kernel", machine.kernel);
+  if (!machine.initrd.empty()) {
+    row("initrd", machine.initrd);
+  }
+  row("command line", machine.command_line);
+  for (const DiskConfig& disk : machine.disks) {
+    row("disk", fmt::format("{}: {}{}", disk.id, disk.path, disk.read_only ? " (read only)" : ""));
+  }
+  if (machine.rng) {
+    row("rng", "yes");
+  }
+  if (machine.has_balloon) {
+    row("balloon", fmt::format("{} given back, target {}", FormatByteSize(machine.balloon.actual_bytes),
+                               FormatByteSize(machine.balloon.target_bytes)));
+  }
+  if (machine.arrival.number != 0) {
+    row("arrived", ArrivalText(machine.arrival));
+    if (machine.arrival.over) {
+      fmt::print("{}", FormatArrival(machine.arrival.report));
+    }
+  }
+  if (machine.move.number != 0) {
+    row("last move", fmt::format("to {}: {}", machine.move.where,
+                                 !machine.move.over         ? FormatMoveProgress(machine.move)
+                                 : machine.move.result.ok() ? "done"
+                                                            : std::string(machine.move.result.message())));
+    if (machine.move.over && machine.move.result.ok()) {
+      fmt::print("{}", FormatMoveAccount(machine.move.report));
+    }
+  }
+  if (machine.console_dropped_bytes > 0) {
+    row("console", fmt::format("{} bytes of output were dropped", machine.console_dropped_bytes));
+  }
+}
+
+}  // namespace
+
+int InfoCommand(const CommandLine& line) {
+  return WithMachine(line, [&](ControlClient& client) -> int {
+    const auto machine = client.Describe();
+    if (!machine.ok()) {
+      return Fail(machine.status());
+    }
+    if (line.json) {
+      PrintJson(MachineJson(*machine), /*indented=*/true);
+    } else {
+      PrintMachine(*machine);
+    }
+    return kExitOk;
+  });
+}
+
+}  // namespace ferrite

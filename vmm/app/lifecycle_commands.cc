@@ -1,0 +1,49 @@
+// pause, resume, reset, stop.
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/app/commands.h"
+#include "vmm/base/fd.h"
+
+namespace ferrite {
+namespace {
+
+int Do(const CommandLine& line, absl::Status (ControlClient::*operation)()) {
+  return WithMachine(line, [&](ControlClient& client) {
+    const absl::Status status = (client.*operation)();
+    return status.ok() ? kExitOk : Fail(status);
+  });
+}
+
+}  // namespace
+
+int PauseCommand(const CommandLine& line) { return Do(line, &ControlClient::Pause); }
+int ResumeCommand(const CommandLine& line) { return Do(line, &ControlClient::Resume); }
+int ResetCommand(const CommandLine& line) { return Do(line, &ControlClient::Reset); }
+
+int StopCommand(const CommandLine& line) {
+  return WithMachine(line, [&](ControlClient& client) -> int {
+    const auto machine = client.Describe();
+    if (!machine.ok()) {
+      return Fail(machine.status());
+    }
+    // A descriptor of the process: its number may be another's by the time that we look. (glibc 2.36 declares no
+    // pidfd_open() to C++ without side effects, so the system call.)
+    const Fd monitor(static_cast<int>(syscall(SYS_pidfd_open, machine->pid, 0)));
+    const absl::Status status = client.Stop(line.force);
+    if (!status.ok() && status.code() != absl::StatusCode::kUnavailable) {
+      return Fail(status);
+    }
+    pollfd ended = {monitor.get(), POLLIN, 0};
+    if (monitor.valid() && poll(&ended, 1, static_cast<int>(absl::ToInt64Milliseconds(line.timeout))) == 0) {
+      return Fail(
+          absl::DeadlineExceededError(absl::StrCat("machine ", line.name, " is stopped, but its monitor (pid ",
+                                                   machine->pid, ") has not ended yet; kill it if it must go")));
+    }
+    return kExitOk;
+  });
+}
+
+}  // namespace ferrite

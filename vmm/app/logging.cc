@@ -1,0 +1,80 @@
+#include "vmm/app/logging.h"
+
+#include <fcntl.h>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+spdlog::sink_ptr StandardErrorSink() {
+  auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+  sink->set_level(spdlog::level::warn);
+  sink->set_pattern("ferrite: %l: %v");
+  return sink;
+}
+
+class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit FileSink(Fd file) : file_(std::move(file)) {}
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    if (write(file_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
+      spdlog::throw_spdlog_ex("write the log", errno);
+    }
+  }
+  void flush_() override {}
+
+ private:
+  const Fd file_;
+};
+
+// A FIFO would wait for its reader, a device may do anything.
+absl::StatusOr<Fd> OpenLog(const std::string& path) {
+  Fd file(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600));
+  if (!file.valid() && errno != ENXIO) {
+    return ErrnoStatus(absl::StrCat("open ", path));
+  }
+  struct stat info = {};
+  if (!file.valid() || fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
+  }
+  return file;
+}
+
+void Use(std::vector<spdlog::sink_ptr> sinks) {
+  auto logger = std::make_shared<spdlog::logger>("ferrite", sinks.begin(), sinks.end());
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+}  // namespace
+
+void LogToStandardError() { Use({StandardErrorSink()}); }
+
+absl::Status LogToFileToo(const std::string& path) {
+  FERRITE_ASSIGN_OR_RETURN(Fd opened, OpenLog(path));
+  auto file = std::make_shared<FileSink>(std::move(opened));
+  file->set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  Use({StandardErrorSink(), std::move(file)});
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite

@@ -1,0 +1,19 @@
+// Where Log() goes in this process.
+#ifndef FERRITE_VMM_APP_LOGGING_H_
+#define FERRITE_VMM_APP_LOGGING_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace ferrite {
+
+// Warnings and errors to standard error, each as one line "ferrite: warning: ...".
+void LogToStandardError();
+
+// Everything from info on to the file `path`, too, with times; appended and flushed line by line.
+absl::Status LogToFileToo(const std::string& path);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_LOGGING_H_

@@ -1,0 +1,79 @@
+#include "vmm/app/machine_files.h"
+
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "vmm/app/byte_size.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+absl::Status CheckFile(absl::string_view option, bool writable, const std::string& path) {
+  struct stat info = {};
+  if (stat(path.c_str(), &info) != 0) {
+    return ErrnoStatus(absl::StrCat(option, ": ", path));
+  }
+  if (S_ISDIR(info.st_mode)) {
+    return absl::InvalidArgumentError(absl::StrCat(option, ": ", path, " is a directory, not a file"));
+  }
+  if (access(path.c_str(), writable ? R_OK | W_OK : R_OK) != 0) {
+    return ErrnoStatus(absl::StrCat(option, ": ", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckHostMemory(uint64_t bytes) {
+  struct sysinfo info = {};
+  if (sysinfo(&info) != 0) {
+    return ErrnoStatus("read the host's memory size");
+  }
+  const uint64_t host = (info.totalram + info.totalswap) * info.mem_unit;
+  if (bytes > host) {
+    return absl::ResourceExhaustedError(absl::StrCat("--mem: ", FormatByteSize(bytes), " is more than this host has, ",
+                                                     RoundedByteSize(host), " with swap"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckFiles(const MachineConfig& config) {
+  FERRITE_RETURN_IF_ERROR(CheckFile("--kernel", /*writable=*/false, config.kernel_path));
+  if (!config.initrd_path.empty()) {
+    FERRITE_RETURN_IF_ERROR(CheckFile("--initrd", /*writable=*/false, config.initrd_path));
+  }
+  for (const DiskConfig& disk : config.disks) {
+    FERRITE_RETURN_IF_ERROR(CheckFile("--disk", /*writable=*/!disk.read_only, disk.path));
+  }
+  return CheckHostMemory(config.memory_bytes);
+}
+
+absl::Status MakePathsAbsolute(CommandLine& line) {
+  std::vector<std::string*> paths = {&line.run_dir, &line.run.log_path, &line.run.console.path,
+                                     &line.run.config.kernel_path, &line.run.config.initrd_path};
+  for (DiskConfig& disk : line.run.config.disks) {
+    paths.push_back(&disk.path);
+  }
+  for (std::string* path : paths) {
+    if (path->empty()) {
+      continue;
+    }
+    std::error_code error;
+    const std::filesystem::path absolute = std::filesystem::absolute(*path, error);
+    if (error) {
+      return ErrnoStatus(error.value(), absl::StrCat("resolve ", *path));
+    }
+    *path = absolute.string();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite

@@ -1,0 +1,20 @@
+// A look at the files and limits that a machine needs, before anything is made.
+#ifndef FERRITE_VMM_APP_MACHINE_FILES_H_
+#define FERRITE_VMM_APP_MACHINE_FILES_H_
+
+#include "absl/status/status.h"
+#include "vmm/app/command_line.h"
+#include "vmm/machine/machine_config.h"
+
+namespace ferrite {
+
+// Refuses what cannot work, with an error that names the option and the file: missing, a directory, not readable or not
+// writable; more memory than the host has at all.
+absl::Status CheckFiles(const MachineConfig& config);
+
+// Resolves the paths of `run`, --run-dir among them: a detached machine leaves the caller's directory.
+absl::Status MakePathsAbsolute(CommandLine& line);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_MACHINE_FILES_H_

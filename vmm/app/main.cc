@@ -1,0 +1,107 @@
+// The ferrite command.
+#include <fcntl.h>
+#include <malloc.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "vmm/app/command_line.h"
+#include "vmm/app/commands.h"
+#include "vmm/app/logging.h"
+
+namespace ferrite {
+namespace {
+
+void PrepareProcess() {
+  // A descriptor that we open must not become somebody's standard output.
+  while (true) {
+    const int fd = open("/dev/null", O_RDWR);
+    if (fd > STDERR_FILENO) {
+      close(fd);
+      break;
+    }
+    if (fd < 0) {
+      break;
+    }
+  }
+  // A reader that is gone is an error of write(), not the end.
+  (void)signal(SIGPIPE, SIG_IGN);
+  // One heap for the few allocations of all threads: each more would cost memory for every machine.
+  (void)mallopt(M_ARENA_MAX, 1);
+  LogToStandardError();
+}
+
+int Dispatch(const CommandLine& line) {
+  switch (line.command) {
+    case Command::kRun:
+      return RunCommand(line);
+    case Command::kReceive:
+      return ReceiveCommand(line);
+    case Command::kMove:
+      return MoveCommand(line);
+    case Command::kRecover:
+      return RecoverCommand(line);
+    case Command::kDoctor:
+      return DoctorCommand(line);
+    case Command::kPs:
+      return PsCommand(line);
+    case Command::kInfo:
+      return InfoCommand(line);
+    case Command::kPause:
+      return PauseCommand(line);
+    case Command::kResume:
+      return ResumeCommand(line);
+    case Command::kBalloon:
+      return BalloonCommand(line);
+    case Command::kConsole:
+      return ConsoleCommand(line);
+    case Command::kEvents:
+      return EventsCommand(line);
+    case Command::kReset:
+      return ResetCommand(line);
+    case Command::kStop:
+      return StopCommand(line);
+    case Command::kVersion:
+      return VersionCommand(line);
+  }
+  return kExitUsage;
+}
+
+// Standard output is buffered: that a disk is full may show only now.
+int Finish(int exit_code) {
+  const bool written = fflush(stdout) == 0 && ferror(stdout) == 0;
+  if (written || exit_code != kExitOk) {
+    return exit_code;
+  }
+  return Fail(absl::DataLossError("standard output could not be written"), kExitFailure);
+}
+
+int Main(std::vector<std::string> words) {
+  PrepareProcess();
+  const auto parsed = ParseCommandLine(std::move(words));
+  if (const auto* end = std::get_if<ParseEnd>(&parsed)) {
+    (void)fputs(end->text.c_str(), end->exit_code == kExitOk ? stdout : stderr);
+    return Finish(end->exit_code);
+  }
+  return Finish(Dispatch(std::get<CommandLine>(parsed)));
+}
+
+}  // namespace
+}  // namespace ferrite
+
+int main(int argc, char** argv) {
+  // What a library throws, out of memory among it, ends in one line, too.
+  try {
+    return ferrite::Main({argv + 1, argv + argc});
+  } catch (const std::exception& error) {
+    if (ferror(stdout) != 0) {
+      return ferrite::Finish(ferrite::kExitOk);
+    }
+    return ferrite::Fail(absl::InternalError(error.what()), ferrite::kExitFailure);
+  }
+}

@@ -1,0 +1,176 @@
+#include "vmm/app/monitor.h"
+
+#include <poll.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "devices/balloon/balloon.h"
+#include "vmm/app/logging.h"
+#include "vmm/app/text.h"
+#include "vmm/app/unused_memory.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+// The guest decides how often the balloon moves and how often it resets.
+constexpr int kMaxLogged = 1000;
+
+class DeviceBalloonPort final : public BalloonPort {
+ public:
+  explicit DeviceBalloonPort(Balloon& balloon) : balloon_(balloon) {}
+
+  BalloonFigures Figures() const override {
+    BalloonFigures figures;
+    figures.target_bytes = balloon_.target();
+    figures.actual_bytes = balloon_.actual();
+    if (const auto statistics = balloon_.statistics(); statistics.has_value()) {
+      figures.statistics_time = statistics->time;
+      for (const auto& value : statistics->values) {
+        if (const absl::string_view name = BalloonStatisticName(value.tag); !name.empty()) {
+          figures.statistics.emplace_back(std::string(name), value.value);
+        }
+      }
+    }
+    return figures;
+  }
+  absl::Status SetTarget(uint64_t bytes) override { return balloon_.SetTarget(bytes); }
+  absl::Status RequestStatistics() override { return balloon_.RequestStatistics(); }
+
+ private:
+  Balloon& balloon_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const RunOptions& run, const std::string& run_dir_option) {
+  FERRITE_ASSIGN_OR_RETURN(const std::string base, RunBase(run_dir_option));
+  FERRITE_ASSIGN_OR_RETURN(StopSignals signals, StopSignals::Create());
+  FERRITE_ASSIGN_OR_RETURN(EventFd ended, EventFd::Create());
+  std::unique_ptr<Monitor> monitor(new Monitor(std::move(signals), std::move(ended)));
+  monitor->name_ = run.config.name;
+  FERRITE_ASSIGN_OR_RETURN(monitor->kvm_, Kvm::Open());
+  FERRITE_ASSIGN_OR_RETURN(monitor->run_dir_, RunDir::Create(base, run.config.name));
+  FERRITE_RETURN_IF_ERROR(monitor->GoOn());
+  FERRITE_RETURN_IF_ERROR(run.log_path.empty() ? LogToFileToo(monitor->run_dir_->log_path())
+                                               : Annotate(LogToFileToo(run.log_path), "--log"));
+  FERRITE_ASSIGN_OR_RETURN(monitor->loop_, EventLoop::Create("devices"));
+  ConsoleHub::Options console_options;
+  console_options.sink = run.console;
+  console_options.leave = [monitor = monitor.get()] { monitor->ended_.Signal(); };
+  auto console = ConsoleHub::Create(std::move(console_options));
+  FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));
+  monitor->console_ = *std::move(console);
+  return monitor;
+}
+
+Monitor::~Monitor() {
+  Close();
+  mover_.reset();
+}
+
+std::function<void(const MachineEvent&)> Monitor::Listener() {
+  return [this](const MachineEvent& event) { OnEvent(event); };
+}
+
+void Monitor::OnEvent(const MachineEvent& event) {
+  absl::MutexLock lock(&mutex_);
+  if (event.kind != MachineEvent::Kind::kBalloon && logged_ < kMaxLogged) {
+    ++logged_;
+    Log().info("machine {}{}{}", MachineEventKindName(event.kind), event.text.empty() ? "" : ": ", event.text);
+  }
+  if (published_to_ != nullptr) {
+    published_to_->Publish(event);
+  }
+  if (event.kind == MachineEvent::Kind::kStopped) {
+    ended_.Signal();
+  }
+}
+
+ControlTarget Monitor::Target(Machine* machine) {
+  // Once: the server may be using it.
+  if (balloon_ == nullptr && machine != nullptr && machine->balloon() != nullptr) {
+    balloon_ = std::make_unique<DeviceBalloonPort>(*machine->balloon());
+  }
+  return {.name = name_,
+          .machine = machine,
+          .console = console_.get(),
+          .balloon = balloon_.get(),
+          .mover = mover_.get(),
+          .give_up = [this] { ended_.Signal(); },
+          .idle = ReleaseUnusedMemory};
+}
+
+absl::Status Monitor::Serve() {
+  FERRITE_ASSIGN_OR_RETURN(Fd listener, run_dir_->ListenOnControlSocket());
+  FERRITE_ASSIGN_OR_RETURN(server_, ControlServer::Create(std::move(listener), Target(machine_.get())));
+  absl::MutexLock lock(&mutex_);
+  published_to_ = server_.get();
+  return absl::OkStatus();
+}
+
+void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arrival) {
+  ControlTarget target = Target(&machine);
+  target.arrival = std::move(arrival);
+  server_->SetTarget(std::move(target));
+}
+
+void Monitor::SetMachine(std::unique_ptr<Machine> machine, const MoveStatus& arrival) {
+  machine_ = std::move(machine);
+  mover_ = std::make_unique<Mover>(*machine_, run_dir_->path(), [this](const MoveStatus& move) {
+    absl::MutexLock lock(&mutex_);
+    if (published_to_ != nullptr) {
+      published_to_->Publish(move);
+    }
+  });
+  mover_->SetArrival(arrival);
+  if (server_ != nullptr) {
+    server_->SetTarget(Target(machine_.get()));
+  }
+}
+
+absl::Status Monitor::GoOn() {
+  pollfd polled = {signals_.fd(), POLLIN, 0};
+  if (poll(&polled, 1, 0) != 1) {
+    return absl::OkStatus();
+  }
+  return absl::CancelledError(absl::StrCat(signals_.Take(), " ended it before the machine ran"));
+}
+
+void Monitor::WaitForEnd() {
+  ReleaseUnusedMemory();
+  pollfd polled[] = {{signals_.fd(), POLLIN, 0}, {ended_.fd(), POLLIN, 0}};
+  while (poll(polled, 2, -1) < 0) {
+    FERRITE_CHECK(errno == EINTR);
+  }
+  if (polled[0].revents != 0) {
+    Log().info("stopping the machine: {}", signals_.Take());
+  }
+}
+
+StopInfo Monitor::Stop() {
+  if (const absl::Status status = mover_->Allows("stop", /*force=*/true); !status.ok()) {
+    Log().warn("the monitor ends when the move does: {}", status.ToString());
+  }
+  // Too late is no error: then the move ends by itself.
+  (void)mover_->Cancel();
+  mover_->Leave();
+  mover_->Wait();
+  machine_->Stop();
+  StopInfo info = machine_->WaitUntilStopped();
+  Close();
+  return info;
+}
+
+void Monitor::Close() {
+  {
+    absl::MutexLock lock(&mutex_);
+    published_to_ = nullptr;
+  }
+  server_.reset();
+}
+
+}  // namespace ferrite

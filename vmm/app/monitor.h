@@ -1,0 +1,92 @@
+// The process around one machine: what `run` and `receive` have in common.
+#ifndef FERRITE_VMM_APP_MONITOR_H_
+#define FERRITE_VMM_APP_MONITOR_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "vmm/app/command_line.h"
+#include "vmm/app/stop_signals.h"
+#include "vmm/base/event_loop.h"
+#include "vmm/base/fd.h"
+#include "vmm/console/console_hub.h"
+#include "vmm/control/balloon_port.h"
+#include "vmm/control/run_dir.h"
+#include "vmm/control/server.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/machine/machine.h"
+#include "vmm/move/mover.h"
+
+namespace ferrite {
+
+// Run directory, log, console, device loop, control server, and the machine when there is one. Objects end in the
+// reverse order: clients first, then the machine, its console (which still prints what is buffered) and last the run
+// directory, so that the name is free when nothing is left.
+//
+// Threads: the main thread.
+class Monitor {
+ public:
+  // `run` as RunOptions says; `run_dir_option` is --run-dir. Made before any other thread (StopSignals).
+  static absl::StatusOr<std::unique_ptr<Monitor>> Create(const RunOptions& run, const std::string& run_dir_option);
+  ~Monitor();
+
+  Kvm& kvm() { return *kvm_; }
+  EventLoop& loop() { return *loop_; }
+  ConsoleHub& console() { return *console_; }
+  // Signalled when the machine has stopped, when somebody typed Ctrl-a x, and to end a monitor without a machine.
+  EventFd& ended() { return ended_; }
+  StopSignals& signals() { return signals_; }
+
+  // For Machine::SetListener(): what happens goes to the log, to the control server, and to ended().
+  std::function<void(const MachineEvent&)> Listener();
+
+  // Serves the control socket, with the machine or, before there is one, without it.
+  absl::Status Serve();
+  // Takes a machine whose listener is Listener(); it can be moved from here on. `arrival` is the move by which it came.
+  void SetMachine(std::unique_ptr<Machine> machine, const MoveStatus& arrival);
+  // Serves a machine that somebody else still owns and that cannot be moved. Before it goes, SetMachine() or Close().
+  // `arrival` tells how far it is.
+  void ServeArriving(Machine& machine, std::function<MoveStatus()> arrival);
+
+  // Between the steps of a start: CANCELLED when a signal asked for the end meanwhile.
+  absl::Status GoOn();
+  // Until ended() or a signal.
+  void WaitForEnd();
+  // Ends a move, the machine and the control server. A guest that was handed over gets its memory first. Returns how
+  // the machine stopped.
+  StopInfo Stop();
+  // Ends the control server.
+  void Close();
+  // Removes the run directory: for a process that ends without more ado.
+  void LeaveRunDir() { run_dir_.reset(); }
+
+ private:
+  Monitor(StopSignals signals, EventFd ended) : signals_(std::move(signals)), ended_(std::move(ended)) {}
+  void OnEvent(const MachineEvent& event);
+  ControlTarget Target(Machine* machine);
+
+  std::string name_;
+  StopSignals signals_;
+  EventFd ended_;
+  std::unique_ptr<Kvm> kvm_;
+  std::unique_ptr<RunDir> run_dir_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<ConsoleHub> console_;
+
+  absl::Mutex mutex_;
+  int logged_ ABSL_GUARDED_BY(mutex_) = 0;
+  ControlServer* published_to_ ABSL_GUARDED_BY(mutex_) = nullptr;
+
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<BalloonPort> balloon_;
+  std::unique_ptr<Mover> mover_;
+  std::unique_ptr<ControlServer> server_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_MONITOR_H_

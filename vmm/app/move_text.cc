@@ -1,0 +1,217 @@
+#include "vmm/app/move_text.h"
+
+#include <fmt/format.h>
+
+#include "vmm/app/byte_size.h"
+
+namespace ferrite {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double Ms(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
+
+std::string Bytes(double bytes) { return RoundedByteSize(static_cast<uint64_t>(bytes < 0 ? 0 : bytes)); }
+
+std::string WhoWaited(uint32_t vcpu) {
+  return vcpu == migration::WaitingFigures::kMonitor ? "monitor" : fmt::format("vCPU {}", vcpu);
+}
+
+const char* PlaceName(GuestPlace place) {
+  switch (place) {
+    case GuestPlace::kHereRunning:
+      return "here-running";
+    case GuestPlace::kHerePaused:
+      return "here-paused";
+    case GuestPlace::kHereStopped:
+      return "here-stopped";
+    case GuestPlace::kThere:
+      return "there";
+    case GuestPlace::kHandedOver:
+      break;
+  }
+  return "handed-over";
+}
+
+double Seconds(absl::Duration duration) { return absl::ToDoubleSeconds(duration); }
+
+Json WaitingJson(const migration::MoveReport& report) {
+  Json waiting = Json::array();
+  for (const migration::WaitingFigures& figures : report.waiting) {
+    Json one = {{"vcpu", nullptr},
+                {"count", figures.count},
+                {"p50_seconds", Seconds(figures.p50)},
+                {"p99_seconds", Seconds(figures.p99)},
+                {"max_seconds", Seconds(figures.max)},
+                {"sum_seconds", Seconds(figures.sum)}};
+    if (figures.vcpu != migration::WaitingFigures::kMonitor) {
+      one["vcpu"] = figures.vcpu;
+    }
+    waiting.push_back(std::move(one));
+  }
+  return waiting;
+}
+
+std::string FormatWaiting(const migration::MoveReport& report) {
+  std::string text;
+  for (const migration::WaitingFigures& figures : report.waiting) {
+    text += fmt::format("waiting        {}: {} times, p50 {:.3f} ms, p99 {:.3f} ms, max {:.3f} ms, sum {:.1f} ms\n",
+                        WhoWaited(figures.vcpu), figures.count, Ms(figures.p50), Ms(figures.p99), Ms(figures.max),
+                        Ms(figures.sum));
+  }
+  return text;
+}
+
+Json ReportJson(const migration::MoveReport& report) {
+  return {{"postcopy", report.postcopy},
+          {"total_seconds", Seconds(report.total)},
+          {"downtime_seconds", Seconds(report.downtime)},
+          {"downtime_parts",
+           {{"stop_seconds", Seconds(report.stop)},
+            {"last_pages_seconds", Seconds(report.last_pages)},
+            {"state_seconds", Seconds(report.state)},
+            {"send_seconds", Seconds(report.send)},
+            {"load_seconds", Seconds(report.load)},
+            {"run_seconds", Seconds(report.run)}}},
+          {"rounds", report.rounds},
+          {"data_pages", report.data_pages},
+          {"zero_pages", report.zero_pages},
+          {"skipped_pages", report.skipped_pages},
+          {"twice_pages", report.twice_pages},
+          {"bytes", report.bytes},
+          {"faults", report.faults},
+          {"minor_faults", report.minor_faults},
+          {"requested_pages", report.requested_pages},
+          {"prefetched_pages", report.prefetched_pages},
+          {"prefetch_hits", report.prefetch_hits},
+          {"duplicate_pages", report.duplicate_pages},
+          {"recoveries", report.recoveries},
+          {"waiting", WaitingJson(report)}};
+}
+
+}  // namespace
+
+std::string FormatMoveProgress(const MoveStatus& move) {
+  using migration::MoveState;
+  const migration::MoveProgress& progress = move.progress;
+  std::string text(migration::MoveStateName(progress.state));
+  if (progress.round > 0) {
+    text += fmt::format(", round {}", progress.round);
+  }
+  text += fmt::format(": {} sent", RoundedByteSize(progress.sent_bytes));
+  if (progress.round == 0 || migration::IsFinal(progress.state)) {
+    return text;
+  }
+  text += fmt::format(", {} left, {}/s", RoundedByteSize(progress.remaining_bytes), Bytes(progress.rate));
+  if (progress.state == MoveState::kActive || progress.state == MoveState::kDevice) {
+    if (progress.expected_downtime > absl::ZeroDuration()) {
+      text += fmt::format(", dirties {}/s, expected downtime {:.1f} ms", Bytes(progress.dirty_rate),
+                          Ms(progress.expected_downtime));
+    }
+    return text +
+           (progress.throttle_percent > 0 ? fmt::format(", throttled {}%", progress.throttle_percent) : std::string());
+  }
+  return text + fmt::format(", {} faults", progress.faults);
+}
+
+std::string FormatMoveAccount(const migration::MoveReport& report) {
+  std::string text = fmt::format(
+      "total          {:.1f} ms, {}, {} rounds\n", Ms(report.total),
+      report.postcopy ? "the guest went before its last memory (post-copy)" : "memory first (pre-copy)", report.rounds);
+  text += fmt::format(
+      "downtime       {:.2f} ms = stop {:.2f} + last pages {:.2f} + state {:.2f} + send {:.2f} + load {:.2f} + run "
+      "{:.2f}\n",
+      Ms(report.downtime), Ms(report.stop), Ms(report.last_pages), Ms(report.state), Ms(report.send), Ms(report.load),
+      Ms(report.run));
+  text += fmt::format("pages          {} data, {} zero, {} skipped, {} twice\n", report.data_pages, report.zero_pages,
+                      report.skipped_pages, report.twice_pages);
+  text += fmt::format("sent           {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
+  text += fmt::format("faults         {} demand, {} on pages that had arrived; {} pages asked for\n", report.faults,
+                      report.minor_faults, report.requested_pages);
+  text += fmt::format("prefetch       {} pages, {} hits\n", report.prefetched_pages, report.prefetch_hits);
+  if (report.recoveries > 0) {
+    text += fmt::format("recovered      {} times from a lost connection\n", report.recoveries);
+  }
+  return text + FormatWaiting(report);
+}
+
+std::string FormatArrival(const migration::MoveReport& report) {
+  std::string text =
+      fmt::format("pages          {} data, {} zero or not needed\n", report.data_pages, report.zero_pages);
+  text += fmt::format("received       {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
+  text += fmt::format("standstill     load {:.2f} ms, run {:.2f} ms\n", Ms(report.load), Ms(report.run));
+  text += fmt::format("faults         {} demand, {} on pages that had arrived\n", report.faults, report.minor_faults);
+  return text + FormatWaiting(report);
+}
+
+std::string FormatGuestPlace(const std::string& name, const MoveStatus& move) {
+  switch (move.guest) {
+    case GuestPlace::kHereRunning:
+      return fmt::format("{} runs on here", name);
+    case GuestPlace::kHerePaused:
+      return fmt::format("{} is here, paused", name);
+    case GuestPlace::kHereStopped:
+      return fmt::format("{} was here and has stopped", name);
+    case GuestPlace::kThere:
+      return fmt::format("{} runs at {}", name, move.where);
+    case GuestPlace::kHandedOver:
+      break;
+  }
+  return fmt::format(
+      "{} was handed over to {} and the connection is lost; here it stays paused and keeps its memory. `ferrite "
+      "recover "
+      "{}` goes on when the destination can be reached; `ferrite recover {} --here` takes it back when that is gone "
+      "for "
+      "good",
+      name, move.where, name, name);
+}
+
+Json MoveJson(const MoveStatus& move) {
+  if (move.number == 0) {
+    return nullptr;
+  }
+  const migration::MoveProgress& progress = move.progress;
+  Json json = {{"number", move.number},
+               {"destination", move.where},
+               {"state", std::string(migration::MoveStateName(progress.state))},
+               {"round", progress.round},
+               {"sent_bytes", progress.sent_bytes},
+               {"remaining_bytes", progress.remaining_bytes},
+               {"rate", progress.rate},
+               {"dirty_rate", progress.dirty_rate},
+               {"expected_downtime_seconds", absl::ToDoubleSeconds(progress.expected_downtime)},
+               {"throttle_percent", progress.throttle_percent},
+               {"faults", progress.faults},
+               {"over", move.over}};
+  if (move.over) {
+    json["ok"] = move.result.ok();
+    json["message"] = std::string(move.result.message());
+    json["guest"] = PlaceName(move.guest);
+    json["report"] = ReportJson(move.report);
+  }
+  return json;
+}
+
+Json ArrivalJson(const MoveStatus& arrival) {
+  if (arrival.number == 0) {
+    return nullptr;
+  }
+  const migration::MoveReport& report = arrival.report;
+  return {{"over", arrival.over},
+          {"state", std::string(migration::MoveStateName(arrival.progress.state))},
+          {"ok", arrival.over && arrival.result.ok()},
+          {"message", std::string(arrival.result.message())},
+          {"postcopy", report.postcopy},
+          {"data_pages", report.data_pages},
+          {"zero_pages", report.zero_pages},
+          {"duplicate_pages", report.duplicate_pages},
+          {"copied_pages", report.copied_pages},
+          {"bytes", report.bytes},
+          {"load_seconds", Seconds(report.load)},
+          {"run_seconds", Seconds(report.run)},
+          {"faults", report.faults},
+          {"minor_faults", report.minor_faults},
+          {"waiting", WaitingJson(report)}};
+}
+
+}  // namespace ferrite

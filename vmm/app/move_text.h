@@ -1,0 +1,30 @@
+// Moves as text for people, and as JSON.
+#ifndef FERRITE_VMM_APP_MOVE_TEXT_H_
+#define FERRITE_VMM_APP_MOVE_TEXT_H_
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "vmm/control/move_port.h"
+
+namespace ferrite {
+
+// One line: "active, round 2: 512 MiB sent, 12 MiB left, 1.2 GiB/s, dirties 80 MiB/s, expected downtime 9.8 ms".
+std::string FormatMoveProgress(const MoveStatus& move);
+
+// The account of a move, several lines, each with '\n' at its end. docs/move.md says how to read it.
+std::string FormatMoveAccount(const migration::MoveReport& report);
+
+// The same of a move to here, as far as it was measured here.
+std::string FormatArrival(const migration::MoveReport& report);
+
+// Where the guest is: one line.
+std::string FormatGuestPlace(const std::string& name, const MoveStatus& move);
+
+// Durations are seconds, rates bytes a second.
+nlohmann::ordered_json MoveJson(const MoveStatus& move);
+nlohmann::ordered_json ArrivalJson(const MoveStatus& arrival);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_MOVE_TEXT_H_

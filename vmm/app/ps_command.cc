@@ -1,0 +1,69 @@
+// ps
+#include <fmt/format.h>
+
+#include <array>
+#include <string>
+
+#include "vmm/app/byte_size.h"
+#include "vmm/app/commands.h"
+#include "vmm/app/machine_json.h"
+#include "vmm/app/text.h"
+
+namespace ferrite {
+namespace {
+
+// A machine that does not answer is still listed.
+constexpr absl::Duration kPatience = absl::Seconds(2);
+
+absl::StatusOr<MachineDescription> Ask(const FoundMachine& found) {
+  auto client = ControlClient::Connect(found.socket_path, kPatience);
+  if (!client.ok()) {
+    return client.status();
+  }
+  return (*client)->Describe();
+}
+
+using Row = std::array<std::string, 7>;
+
+void PrintRow(const Row& row) {
+  fmt::print("{:<20} {:>8} {:<12} {:>4} {:>10} {:>10} {:>9}\n", row[0], row[1], row[2], row[3], row[4], row[5], row[6]);
+}
+
+}  // namespace
+
+int PsCommand(const CommandLine& line) {
+  const auto base = RunBase(line.run_dir);
+  if (!base.ok()) {
+    return Fail(base.status(), kExitFailure);
+  }
+  const auto machines = ListMachines(*base);
+  if (!machines.ok()) {
+    return Fail(machines.status(), kExitFailure);
+  }
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  if (!line.json) {
+    PrintRow({"NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME"});
+  }
+  for (const FoundMachine& found : *machines) {
+    const auto machine = Ask(found);
+    const std::string pid = std::to_string(found.pid);
+    if (line.json) {
+      list.push_back(
+          machine.ok() ? MachineJson(*machine)
+                       : nlohmann::ordered_json({{"name", found.name}, {"state", "unreachable"}, {"pid", found.pid}}));
+    } else if (machine.ok()) {
+      PrintRow({found.name, pid, std::string(MachineStateName(machine->state)), std::to_string(machine->cpus),
+                RoundedByteSize(machine->memory_bytes), RoundedByteSize(machine->memory_resident_bytes),
+                FormatUptime(machine->uptime)});
+    } else {
+      // Starting, ending or stuck.
+      PrintRow({found.name, pid, "unreachable", "-", "-", "-", "-"});
+    }
+  }
+  if (line.json) {
+    PrintJson(list, /*indented=*/true);
+  }
+  return kExitOk;
+}
+
+}  // namespace ferrite

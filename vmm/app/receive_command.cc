@@ -1,0 +1,210 @@
+// receive
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "migration/session/destination.h"
+#include "migration/transport/socket.h"
+#include "vmm/app/commands.h"
+#include "vmm/app/monitor.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+#include "vmm/base/thread.h"
+#include "vmm/move/machine_arrival.h"
+
+namespace ferrite {
+namespace {
+
+// A guest that misses pages cannot always be stopped.
+constexpr absl::Duration kStopPatience = absl::Seconds(2);
+
+absl::Status TellReady(const CommandLine& line, const migration::Address& address) {
+  fmt::print("{} waits at {}\n", line.run.config.name, address.ToString());
+  (void)fflush(stdout);
+  if (line.receive.ready_fd < 0) {
+    return absl::OkStatus();
+  }
+  const std::string text = absl::StrCat(address.ToString(), "\n");
+  if (write(line.receive.ready_fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    return ErrnoStatus(absl::StrCat("--ready-fd ", line.receive.ready_fd));
+  }
+  if (line.receive.ready_fd > STDERR_FILENO) {
+    close(line.receive.ready_fd);
+  }
+  return absl::OkStatus();
+}
+
+MoveStatus ArrivalOf(const migration::Destination& session) {
+  MoveStatus arrival;
+  arrival.number = 1;
+  arrival.guest = GuestPlace::kHereRunning;
+  arrival.progress.state = session.state();
+  arrival.report = session.report();
+  return arrival;
+}
+
+// What clients may ask about a session, while there is one. Threads: any.
+class ArrivalView {
+ public:
+  void Set(const migration::Destination* session) {
+    const absl::MutexLock lock(&mutex_);
+    session_ = session;
+  }
+  MoveStatus Get() const {
+    const absl::MutexLock lock(&mutex_);
+    return session_ == nullptr ? MoveStatus() : ArrivalOf(*session_);
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  const migration::Destination* session_ ABSL_GUARDED_BY(mutex_) = nullptr;
+};
+
+// One incoming move, on a thread of its own.
+class Incoming {
+ public:
+  static absl::StatusOr<std::unique_ptr<Incoming>> Start(migration::DestinationFactory& factory,
+                                                         std::unique_ptr<migration::Listener> listener,
+                                                         std::shared_ptr<ArrivalView> view) {
+    FERRITE_ASSIGN_OR_RETURN(EventFd over, EventFd::Create());
+    FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(factory, {}));
+    view->Set(session.get());
+    std::unique_ptr<Incoming> incoming(
+        new Incoming(std::move(over), std::move(session), std::move(listener), std::move(view)));
+    incoming->thread_ = Thread("receive", [incoming = incoming.get()] {
+      incoming->result_ = incoming->session_->Run(*incoming->listener_);
+      incoming->over_.Signal();
+    });
+    return incoming;
+  }
+  ~Incoming() {
+    (void)session_->Cancel();
+    session_->Leave();
+    thread_.Join();
+    view_->Set(nullptr);
+  }
+
+  const EventFd& over() const { return over_; }
+  migration::Destination& session() { return *session_; }
+  // Waits for the end. A session that the guest still needs (post-copy that broke off) stays with this object.
+  absl::Status Finish() {
+    thread_.Join();
+    listener_.reset();
+    return result_;
+  }
+
+ private:
+  Incoming(EventFd over, std::unique_ptr<migration::Destination> session, std::unique_ptr<migration::Listener> listener,
+           std::shared_ptr<ArrivalView> view)
+      : over_(std::move(over)), session_(std::move(session)), listener_(std::move(listener)), view_(std::move(view)) {}
+
+  EventFd over_;
+  std::unique_ptr<migration::Destination> session_;
+  std::unique_ptr<migration::Listener> listener_;
+  const std::shared_ptr<ArrivalView> view_;
+  absl::Status result_;
+  Thread thread_;
+};
+
+// Until the move is over. False when it was asked to end before.
+bool WaitForArrival(Monitor& monitor, Incoming& incoming) {
+  pollfd polled[] = {
+      {incoming.over().fd(), POLLIN, 0}, {monitor.signals().fd(), POLLIN, 0}, {monitor.ended().fd(), POLLIN, 0}};
+  while (poll(polled, 3, -1) < 0) {
+    FERRITE_CHECK(errno == EINTR);
+  }
+  if (polled[0].revents != 0) {
+    return true;
+  }
+  if (polled[1].revents != 0) {
+    Log().info("ending: {}", monitor.signals().Take());
+    monitor.ended().Signal();
+  }
+  if (incoming.session().Cancel().ok()) {
+    return false;
+  }
+  // When the guest runs here already, it is the machine that ends, once all of it is here, or the source is gone.
+  incoming.session().Leave();
+  return true;
+}
+
+absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
+  if (line.receive.ready_fd >= 0 && fcntl(line.receive.ready_fd, F_GETFD) < 0) {
+    return ErrnoStatus(absl::StrCat("--ready-fd ", line.receive.ready_fd));
+  }
+  FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
+  FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(line.receive.listen));
+  const migration::Address address = listener->address();
+  FERRITE_RETURN_IF_ERROR(monitor->Serve());
+  const auto view = std::make_shared<ArrivalView>();
+  MachineArrival arrival(
+      {.kvm = monitor->kvm(),
+       .loop = monitor->loop(),
+       .console = &monitor->console(),
+       .built =
+           [&](Machine& machine) {
+             machine.SetListener(monitor->Listener());
+             monitor->ServeArriving(machine, [view] { return view->Get(); });
+           }},
+      {.name = line.run.config.name, .disk_paths = line.receive.disk_paths, .lock_memory = line.receive.lock_memory});
+  // Clients go before a machine that did not arrive.
+  const absl::Cleanup close = [&] { monitor->Close(); };
+  FERRITE_ASSIGN_OR_RETURN(auto incoming, Incoming::Start(arrival, std::move(listener), view));
+  FERRITE_RETURN_IF_ERROR(TellReady(line, address));
+  if (!WaitForArrival(*monitor, *incoming)) {
+    (void)incoming->Finish();
+    return absl::CancelledError("ended before a machine arrived");
+  }
+  const absl::Status result = incoming->Finish();
+  const bool runs_here = result.ok() || incoming->session().state() == migration::MoveState::kPostcopyPaused;
+  if (!runs_here) {
+    return absl::Status(result.code(), absl::StrCat("no machine arrived: ", result.message()));
+  }
+  MoveStatus arrived = ArrivalOf(incoming->session());
+  arrived.over = true;
+  arrived.result = result;
+  monitor->SetMachine(arrival.Take(), arrived);
+  if (result.ok()) {
+    Log().info("the machine has arrived");
+    incoming.reset();
+    monitor->WaitForEnd();
+    return monitor->Stop();
+  }
+  Log().error("{}", std::string(result.message()));
+  monitor->WaitForEnd();
+  absl::Notification stopped;
+  StopInfo info;
+  Thread stopper("stop", [&] {
+    info = monitor->Stop();
+    stopped.Notify();
+  });
+  if (!stopped.WaitForNotificationWithTimeout(kStopPatience)) {
+    // Somebody waits for a page that does not come. To let them go on without it would let a device write to a disk
+    // what the guest never meant: they end with the process.
+    Log().warn("the guest waits for memory that is missing: its monitor ends without it");
+    monitor->LeaveRunDir();
+    _exit(kExitOk);
+  }
+  stopper.Join();
+  return info;
+}
+
+}  // namespace
+
+int ReceiveCommand(const CommandLine& line) {
+  const auto info = Receive(line);
+  return info.ok() ? ReportEnd(line.run.config.name, *info) : Fail(info.status(), kExitFailure);
+}
+
+}  // namespace ferrite

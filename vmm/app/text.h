@@ -1,0 +1,20 @@
+// Text for people.
+#ifndef FERRITE_VMM_APP_TEXT_H_
+#define FERRITE_VMM_APP_TEXT_H_
+
+#include <string>
+
+#include "absl/time/time.h"
+#include "vmm/machine/machine.h"
+
+namespace ferrite {
+
+// "3d4h", "2h15m", "59s".
+std::string FormatUptime(absl::Duration uptime);
+
+// "running", "paused", "reset", "stopped", "balloon", "move".
+const char* MachineEventKindName(MachineEvent::Kind kind);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_TEXT_H_
