@@ -1,0 +1,170 @@
+#include "tests/integration/moving_payload.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "migration/transport/socket.h"
+#include "vmm/base/status.h"
+#include "vmm/base/thread.h"
+#include "vmm/move/machine_arrival.h"
+#include "vmm/move/machine_source.h"
+
+namespace ferrite {
+namespace {
+
+// MachineSource, whose words a test may change.
+class HookedSource final : public migration::SourcePort {
+ public:
+  HookedSource(Machine& machine, const std::string& directory, const MoveTry& attempt)
+      : port_(machine, directory), attempt_(attempt) {}
+
+  void SetSession(migration::Source* session) { session_ = session; }
+
+  GuestMemory& memory() override { return port_.memory(); }
+  absl::Status Describe(state::MachineDescription::Builder out) override {
+    FERRITE_RETURN_IF_ERROR(port_.Describe(out));
+    if (attempt_.on_describe) {
+      attempt_.on_describe(out);
+    }
+    return absl::OkStatus();
+  }
+  absl::Status StartDirtyTracking() override { return port_.StartDirtyTracking(); }
+  absl::Status CollectDirty(size_t index, PageBitmap& into) override { return port_.CollectDirty(index, into); }
+  void StopDirtyTracking() override { port_.StopDirtyTracking(); }
+  void AddUnneededPages(size_t index, PageBitmap& into) override { port_.AddUnneededPages(index, into); }
+  void InhibitBalloon() override { port_.InhibitBalloon(); }
+  void AllowBalloon() override { port_.AllowBalloon(); }
+  absl::Status Pause() override { return port_.Pause(); }
+  absl::Status Resume() override { return port_.Resume(); }
+  void SetThrottle(int percent) override { port_.SetThrottle(percent); }
+  absl::StatusOr<std::vector<uint8_t>> SaveState() override {
+    if (attempt_.on_save) {
+      attempt_.on_save(*session_);
+    }
+    auto blob = port_.SaveState();
+    if (blob.ok() && attempt_.on_package) {
+      attempt_.on_package(*blob);
+    }
+    return blob;
+  }
+  absl::Status ReleaseDisks() override { return port_.ReleaseDisks(); }
+  absl::Status AcquireDisks() override { return port_.AcquireDisks(); }
+  absl::Status RecordGrant(const migration::MoveId& id, uint64_t epoch, absl::string_view where) override {
+    return port_.RecordGrant(id, epoch, where);
+  }
+  void Moved(absl::string_view where) override { port_.Moved(where); }
+
+ private:
+  MachineSource port_;
+  const MoveTry& attempt_;
+  migration::Source* session_ = nullptr;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MovingPayload>> MovingPayload::Run(absl::string_view program, MachineConfig config) {
+  std::unique_ptr<MovingPayload> moving(new MovingPayload);
+  // Short: a socket's path has 107 bytes.
+  char name[] = "/tmp/ferrite-move-XXXXXX";
+  if (mkdtemp(name) == nullptr) {
+    return ErrnoStatus("make a directory");
+  }
+  moving->directory_ = name;
+  FERRITE_ASSIGN_OR_RETURN(moving->here_, PayloadMachine::Run(program, std::move(config)));
+  return moving;
+}
+
+MovingPayload::~MovingPayload() {
+  here_.reset();
+  std::error_code ignored;
+  std::filesystem::remove_all(directory_, ignored);
+}
+
+MoveResult MovingPayload::Move(const MoveTry& attempt) {
+  MoveResult result;
+  migration::Address address;
+  if (attempt.tcp) {
+    address = {.kind = migration::Address::Kind::kTcp, .host = "127.0.0.1", .port = "0", .path = ""};
+  } else {
+    address = {
+        .kind = migration::Address::Kind::kUnix, .host = "", .port = "", .path = absl::StrCat(directory_, "/socket")};
+  }
+  auto there = PayloadMachine::Await();
+  auto listener = migration::Listener::Create(address);
+  if (!there.ok() || !listener.ok()) {
+    result.source = there.ok() ? listener.status() : there.status();
+    return result;
+  }
+  MachineArrival arrival({.kvm = (*there)->host().kvm,
+                          .loop = (*there)->host().loop,
+                          .console = &(*there)->host().console,
+                          .built =
+                              [&](Machine& machine) {
+                                machine.SetListener((*there)->Listener());
+                                if (attempt.built) {
+                                  attempt.built(machine);
+                                }
+                              }},
+                         attempt.arrival);
+  migration::Address target = (*listener)->address();
+  if (attempt.relayed) {
+    auto relay = migration::Relay::Create(absl::StrCat(directory_, "/relay"), target);
+    if (!relay.ok()) {
+      result.source = relay.status();
+      return result;
+    }
+    relay_ = *std::move(relay);
+    target = relay_->address();
+  }
+  {
+    auto destination = migration::Destination::Create(arrival, {.silence = attempt.options.silence});
+    if (!destination.ok()) {
+      result.source = destination.status();
+      return result;
+    }
+    absl::Status received;
+    Thread receiver("test-receiver", [&] { received = (*destination)->Run(**listener); });
+    result = MoveTo(target, attempt);
+    if (!result.source.ok()) {
+      // It may still wait for a source.
+      (void)(*destination)->Cancel();
+      (*destination)->Leave();
+    }
+    receiver.Join();
+    result.destination = received;
+    result.destination_state = (*destination)->state();
+  }
+  relay_.reset();
+  if (result.source.ok() && result.destination.ok()) {
+    (*there)->Adopt(arrival.Take());
+    here_ = *std::move(there);
+  }
+  return result;
+}
+
+MoveResult MovingPayload::MoveTo(const migration::Address& address, const MoveTry& attempt) {
+  MoveResult result;
+  HookedSource port(here_->machine(), directory_, attempt);
+  migration::Source* running = nullptr;
+  auto source = migration::Source::Create(port, attempt.options, [&](const migration::MoveProgress& progress) {
+    if (attempt.during) {
+      attempt.during(*running, progress);
+    }
+  });
+  if (!source.ok()) {
+    result.source = source.status();
+    return result;
+  }
+  running = source->get();
+  port.SetSession(running);
+  result.source = (*source)->Run(address);
+  result.source_state = (*source)->state();
+  result.report = (*source)->report();
+  return result;
+}
+
+}  // namespace ferrite
