@@ -1,0 +1,86 @@
+"""nested_kvm_test: runs tests inside a software-emulated machine that has real kvm-amd (docs/testing.md)."""
+
+load("@rules_cc//cc:defs.bzl", "cc_test")
+
+_KERNEL = "@debian_kernel//:vmlinuz"
+
+# In the order of loading.
+_MODULES = [
+    "@debian_kernel//:modules/virt/lib/irqbypass.ko",
+    "@debian_kernel//:modules/arch/x86/kvm/kvm.ko",
+    "@debian_kernel//:modules/arch/x86/kvm/kvm-amd.ko",
+]
+
+def nested_kvm_test(name, tests, data = [], deadline = 240, memory = 1024, cpus = 1, modules = [], tags = [], **kwargs):
+    """One boot of the outer machine, in which `tests` run one after the other.
+
+    Each is a program that ends with 0 when it passed: a gtest binary (its cases are counted one by one) or a script. It
+    runs as root in the workspace's runfiles directory, as under Bazel, with /dev/kvm, /proc, /sys, a tmpfs at /tmp and
+    busybox's commands. TEST_TMPDIR is empty; what it leaves in TEST_UNDECLARED_OUTPUTS_DIR comes back, files *.log are
+    shown when something fails. A process that outlives it is a failure.
+
+    Args:
+      name: the test.
+      tests: labels of programs; their own data comes along. Tag cc_tests that need the outer machine "manual".
+      data: more runfiles for all of them.
+      deadline: seconds for all tests; then what ran is told and the machine is killed. The boot has its own.
+      memory: MiB of the outer machine.
+      cpus: of the outer machine.
+      modules: labels of more kernel modules to load, in order.
+      tags: added to the ones that every nested test has.
+      **kwargs: passed on to sh_test.
+    """
+    outer_machine_test(
+        name = name,
+        srcs = ["//tests/nested:outer_machine.py"],
+        tests = tests,
+        data = data,
+        deadline = deadline,
+        memory = memory,
+        cpus = cpus,
+        modules = modules,
+        tags = tags,
+        **kwargs
+    )
+
+def outer_machine_test(name, srcs, tests, data, deadline, memory, cpus, modules, tags, args = [], **kwargs):
+    """nested_kvm_test with a script of its own in `srcs`, which gets `args` and then the driver's arguments."""
+    native.sh_test(
+        name = name,
+        srcs = srcs,
+        args = args + _arguments(tests, modules, memory, cpus) + ["--deadline=%d" % deadline],
+        data = _data(tests, data, modules),
+        # Not cached; two of them at once would only make both slow.
+        tags = ["cpu:2", "external", "kvm", "nested", "no-sanitizer"] + tags,
+        size = "small",
+        # Ours is the deadline that counts: it tells what was running. Some time more for the boot and the way home.
+        timeout = "moderate" if deadline < 100 else "long" if deadline < 650 else "eternal",
+        **kwargs
+    )
+
+def outer_machine_binary(name, args, programs = [], data = [], memory = 1536, cpus = 2, modules = [], **kwargs):
+    """For `bazel run`: runs `programs` in the outer machine, or with --shell=TEXT in `args` gives a shell in it."""
+    native.sh_binary(
+        name = name,
+        srcs = ["//tests/nested:outer_machine.py"],
+        args = _arguments(programs, modules, memory, cpus) + args,
+        data = _data(programs, data, modules),
+        **kwargs
+    )
+
+def _arguments(programs, modules, memory, cpus):
+    return (["--kernel=$(rootpath %s)" % _KERNEL, "--init=$(rootpath //tests/nested:outer_init.sh)"] +
+            ["--module=$(rootpath %s)" % module for module in _MODULES + modules] +
+            ["--test=$(rootpath %s)" % program for program in programs] +
+            ["--memory=%d" % memory, "--cpus=%d" % cpus])
+
+def _data(programs, data, modules):
+    return programs + data + modules + _MODULES + [_KERNEL, "//tests/nested:outer_init.sh"]
+
+def nested_cc_test(name, **kwargs):
+    """A gtest binary for the `tests` of nested_kvm_test: built and checked with the rest, run only there."""
+    cc_test(
+        name = name,
+        tags = ["manual", "nested"],
+        **kwargs
+    )

@@ -1,0 +1,95 @@
+#!/bin/busybox sh
+# shellcheck shell=dash
+# Process 1 of the outer machine (outer_machine.py). ttyS0 is the console; ttyS1 carries the tests' output, and between
+# its lines what this script tells the driver, marked by a byte 2; ttyS2 takes the artifacts home as a tar stream.
+/bin/busybox mkdir -p /bin /sbin /proc /sys /dev /tmp /run /artifacts
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+ln -s /proc/self/fd /dev/fd
+hostname outer
+ip link set lo up
+stty -F /dev/ttyS1 raw -echo
+stty -F /dev/ttyS2 raw -echo
+
+while read -r module; do
+  insmod "$module" || echo "outer: insmod $module failed"
+done </nested/modules
+
+cd "$(cat /nested/directory)" || exit 1
+export GTEST_COLOR=no TEST_SRCDIR=/runfiles TEST_WORKSPACE=ferrite PATH="$PATH:$PWD/vmm/app"
+# What the driver adds: GTEST_FILTER and the like.
+# shellcheck source=/dev/null
+. /nested/environment
+
+if [ -e /nested/shell ]; then
+  cat /nested/shell
+  stty -F /dev/console sane
+  setsid cttyhack sh
+  poweroff -f
+fi
+
+tell() { printf '\002%s\n' "$*" >/dev/ttyS1; }
+
+# Only one of the two ends of this machine (all tests done, or the deadline) takes the artifacts home.
+finish() {
+  mkdir /tmp/finishing 2>/dev/null || return
+  tar -c -C /artifacts . >/dev/ttyS2
+  tell finished
+  poweroff -f
+}
+
+# Programs that run (not the kernel's threads, nor who has ended), by process id.
+programs() {
+  for process in /proc/[0-9]*; do
+    [ -e "$process/exe" ] && printf '%s ' "${process#/proc/}"
+  done
+}
+
+# What a test started ends with it. Someone who is about to end gets some seconds for it.
+kill_what_is_left() {
+  tries=50
+  while :; do
+    left=
+    for process in /proc/[0-9]*; do
+      case " $known " in *" ${process#/proc/} "*) continue ;; esac
+      [ -e "$process/exe" ] && left="$left ${process#/proc/}"
+    done
+    [ -z "$left" ] && return
+    [ $((tries -= 1)) -gt 0 ] || break
+    usleep 100000
+  done
+  for process in $left; do
+    tell "left $1 $process $(tr '\000' ' ' <"/proc/$process/cmdline")"
+    kill -KILL "$process"
+  done
+}
+
+# The driver's only word to us is that the deadline has come.
+(
+  read -r _ </dev/ttyS1
+  for process in $(programs); do
+    tell "process $process $(tr '\000' ' ' <"/proc/$process/cmdline")"
+  done
+  finish
+) &
+known="1 $!"
+
+while read -r name program; do
+  mkdir -p "/artifacts/$name" "/tmp/$name"
+  tell "begin $name"
+  TEST_TMPDIR="/tmp/$name" TEST_UNDECLARED_OUTPUTS_DIR="/artifacts/$name" GTEST_OUTPUT="xml:/artifacts/$name/test.xml" \
+    setsid "$program" </dev/null >/dev/ttyS1 2>&1
+  status=$?
+  kill_what_is_left "$name"
+  tell "end $name $status"
+  rm -rf "/tmp/$name"
+done </nested/tests
+finish

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "fails: no end of line follows" | tr -d '\n'
+exit 3
