@@ -1,0 +1,156 @@
+#include "bench/child_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/resource.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "bench/samples.h"
+#include "vmm/base/status.h"
+
+extern char** environ;
+
+namespace ferrite {
+
+absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(std::vector<std::string> arguments) {
+  int input[2];
+  int output[2];
+  if (pipe2(input, O_CLOEXEC) != 0 || pipe2(output, O_CLOEXEC) != 0) {
+    return ErrnoStatus("make pipes");
+  }
+  Fd child_input(input[0]);
+  Fd our_input(input[1]);
+  Fd our_output(output[0]);
+  Fd child_output(output[1]);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, child_input.get(), STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, child_output.get(), STDOUT_FILENO);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) {
+    argv.push_back(argument.data());
+  }
+  argv.push_back(nullptr);
+  const double started = Now();
+  pid_t pid = -1;
+  const int error = posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    return ErrnoStatus(error, absl::StrCat("start ", arguments[0]));
+  }
+  return std::unique_ptr<ChildProcess>(new ChildProcess(pid, std::move(our_input), std::move(our_output), started));
+}
+
+ChildProcess::~ChildProcess() {
+  if (pid_ > 0) {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+}
+
+absl::Status ChildProcess::ReadSome(absl::string_view wanted, absl::Time deadline) {
+  const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+  pollfd ready = {.fd = output_.get(), .events = POLLIN, .revents = 0};
+  if (left <= 0 || poll(&ready, 1, static_cast<int>(left)) <= 0) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("no \"", wanted,
+                     "\"; last output: ", pending_.substr(pending_.size() - std::min<size_t>(pending_.size(), 400))));
+  }
+  char buffer[4096];
+  const ssize_t bytes = read(output_.get(), buffer, sizeof(buffer));
+  if (bytes <= 0) {
+    return absl::UnavailableError(absl::StrCat("the process ended before \"", wanted, "\"; last output: ", pending_));
+  }
+  pending_.append(buffer, static_cast<size_t>(bytes));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> ChildProcess::WaitFor(absl::string_view text, absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  double read_at = Now();
+  for (;;) {
+    if (const size_t at = pending_.find(text.data(), 0, text.size()); at != std::string::npos) {
+      pending_.erase(0, at + text.size());
+      return read_at;
+    }
+    FERRITE_RETURN_IF_ERROR(ReadSome(text, deadline));
+    read_at = Now();
+  }
+}
+
+absl::StatusOr<std::string> ChildProcess::WaitForLine(absl::string_view text, absl::Duration timeout) {
+  const absl::Time deadline = absl::Now() + timeout;
+  for (;;) {
+    if (const size_t at = pending_.find(text.data(), 0, text.size()); at != std::string::npos) {
+      if (const size_t end = pending_.find('\n', at); end != std::string::npos) {
+        const size_t before = pending_.rfind('\n', at);
+        const size_t begin = before == std::string::npos ? 0 : before + 1;
+        std::string line = pending_.substr(begin, end - begin);
+        pending_.erase(0, end + 1);
+        return line;
+      }
+    }
+    FERRITE_RETURN_IF_ERROR(ReadSome(text, deadline));
+  }
+}
+
+absl::Status ChildProcess::Write(absl::string_view text) {
+  return write(input_.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())
+             ? absl::OkStatus()
+             : ErrnoStatus("write to the console");
+}
+
+absl::StatusOr<double> ChildProcess::WaitForEnd() {
+  int status = 0;
+  rusage usage = {};
+  if (wait4(pid_, &status, 0, &usage) != pid_) {
+    return ErrnoStatus("wait for the process");
+  }
+  pid_ = -1;
+  for (const timeval& time : {usage.ru_utime, usage.ru_stime}) {
+    cpu_seconds_ += static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return absl::InternalError(absl::StrCat("the process ended with status ", status));
+  }
+  return Now();
+}
+
+double ChildProcess::CpuSeconds() const {
+  if (pid_ < 0) {
+    return cpu_seconds_;
+  }
+  // utime and stime, fields 14 and 15 (proc(5)), in ticks; threads that ended count too. The name before them may hold
+  // anything but ends with the last parenthesis.
+  std::stringstream text;
+  text << std::ifstream(absl::StrCat("/proc/", pid_, "/stat")).rdbuf();
+  std::istringstream fields(text.str().substr(text.str().rfind(')') + 1));
+  std::string skipped;
+  for (int field = 3; field < 14; ++field) {
+    fields >> skipped;
+  }
+  double user = 0;
+  double system = 0;
+  fields >> user >> system;
+  return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+uint64_t ChildProcess::ResidentBytes() const {
+  uint64_t size = 0;
+  uint64_t resident = 0;
+  std::ifstream(absl::StrCat("/proc/", pid_, "/statm")) >> size >> resident;
+  return resident * static_cast<uint64_t>(getpagesize());
+}
+
+}  // namespace ferrite

@@ -1,0 +1,360 @@
+#include "bench/move_limits.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <linux/userfaultfd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <functional>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "bench/samples.h"
+#include "vmm/base/status.h"
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+namespace ferrite {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kHeader = 32;
+constexpr size_t kFrame = 2 << 20;
+
+absl::StatusOr<std::pair<Fd, Fd>> Connect(SocketKind kind) {
+  if (kind == SocketKind::kUnix) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+      return ErrnoStatus("socketpair");
+    }
+    return std::make_pair(Fd(ends[0]), Fd(ends[1]));
+  }
+  const Fd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  Fd client(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(address);
+  auto* const name = reinterpret_cast<sockaddr*>(&address);
+  if (!listener.valid() || !client.valid() || bind(listener.get(), name, length) != 0 ||
+      listen(listener.get(), 1) != 0 || getsockname(listener.get(), name, &length) != 0 ||
+      connect(client.get(), name, length) != 0) {
+    return ErrnoStatus("connect over loopback");
+  }
+  Fd server(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  const int on = 1;
+  for (const Fd* end : {&client, &server}) {
+    if (setsockopt(end->get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0) {
+      return ErrnoStatus("TCP_NODELAY");
+    }
+  }
+  return std::make_pair(std::move(client), std::move(server));
+}
+
+absl::StatusOr<Fd> MakeMemfd(uint64_t bytes) {
+  Fd fd(memfd_create("bench", MFD_CLOEXEC));
+  if (!fd.valid() || ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+    return ErrnoStatus("memfd_create");
+  }
+  return fd;
+}
+
+absl::StatusOr<Mapping> MapMemfd(const Fd& fd, uint64_t bytes) {
+  FERRITE_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Create("memfd", bytes, MAP_SHARED | MAP_NORESERVE, fd.get()));
+  // As a machine's memory while it moves.
+  if (madvise(mapping.data(), bytes, MADV_NOHUGEPAGE) != 0 && errno != EINVAL) {
+    return ErrnoStatus("MADV_NOHUGEPAGE");
+  }
+  return mapping;
+}
+
+absl::Status ReadAll(int fd, uint8_t* data, size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t n = recv(fd, data, bytes, 0);
+    if (n <= 0) {
+      return n == 0 ? absl::UnavailableError("the other process has ended") : ErrnoStatus("recv");
+    }
+    data += n;
+    bytes -= static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteFrame(int fd, uint8_t* header, const uint8_t* data, size_t bytes) {
+  iovec pieces[] = {{.iov_base = header, .iov_len = kHeader},
+                    {.iov_base = const_cast<uint8_t*>(data), .iov_len = bytes}};
+  msghdr message{};
+  message.msg_iov = pieces;
+  message.msg_iovlen = bytes > 0 ? 2 : 1;
+  while (message.msg_iovlen > 0) {
+    ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
+    if (n < 0) {
+      return ErrnoStatus("sendmsg");
+    }
+    while (message.msg_iovlen > 0 && static_cast<size_t>(n) >= message.msg_iov->iov_len) {
+      n -= static_cast<ssize_t>(message.msg_iov->iov_len);
+      ++message.msg_iov;
+      --message.msg_iovlen;
+    }
+    if (message.msg_iovlen > 0) {
+      message.msg_iov->iov_base = static_cast<uint8_t*>(message.msg_iov->iov_base) + n;
+      message.msg_iov->iov_len -= static_cast<size_t>(n);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// A process that runs `body`; killed with its owner when it has not ended.
+class Fork {
+ public:
+  explicit Fork(const std::function<absl::Status()>& body) : pid_(fork()) {
+    if (pid_ != 0) {
+      return;
+    }
+    const absl::Status status = body();
+    if (!status.ok()) {
+      std::fprintf(stderr, "move_bench: a limit's process: %s\n", status.ToString().c_str());
+    }
+    _exit(status.ok() ? 0 : 1);
+  }
+  ~Fork() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  Fork(const Fork&) = delete;
+  Fork& operator=(const Fork&) = delete;
+
+  absl::Status Wait() {
+    int status = 0;
+    if (pid_ < 0 || waitpid(std::exchange(pid_, -1), &status, 0) < 0 || status != 0) {
+      return absl::InternalError("a limit's process failed");
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  pid_t pid_;
+};
+
+// What one process measured, for the one that started it.
+template <typename T>
+class Result {
+ public:
+  Result() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) == 0) {
+      read_.Reset(ends[0]);
+      write_.Reset(ends[1]);
+    }
+  }
+  absl::Status Put(const T& value) {
+    return write(write_.get(), &value, sizeof(value)) == sizeof(value) ? absl::OkStatus() : ErrnoStatus("result");
+  }
+  absl::StatusOr<T> Take() {
+    T value;
+    write_.Reset();
+    return read(read_.get(), &value, sizeof(value)) == sizeof(value)
+               ? absl::StatusOr<T>(value)
+               : absl::InternalError("a limit's process gave no result");
+  }
+
+ private:
+  Fd read_;
+  Fd write_;
+};
+
+absl::Status SendStream(int fd, std::span<const uint8_t> source) {
+  // The page tables of shared memory are not inherited.
+  auto* const memory = const_cast<uint8_t*>(source.data());
+  if (madvise(memory, source.size(), MADV_POPULATE_READ) != 0) {
+    return ErrnoStatus("map the source");
+  }
+  std::array<uint8_t, kHeader> header{};
+  FERRITE_RETURN_IF_ERROR(ReadAll(fd, header.data(), 1));
+  for (size_t at = 0; at < source.size(); at += kFrame) {
+    FERRITE_RETURN_IF_ERROR(WriteFrame(fd, header.data(), source.data() + at, std::min(kFrame, source.size() - at)));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> ReceiveStream(int fd, uint64_t bytes, Target target) {
+  FERRITE_ASSIGN_OR_RETURN(const Fd memfd, MakeMemfd(bytes));
+  FERRITE_ASSIGN_OR_RETURN(const Mapping memory, MapMemfd(memfd, bytes));
+  if (target == Target::kWarm && madvise(memory.data(), bytes, MADV_POPULATE_WRITE) != 0) {
+    return ErrnoStatus("populate the target");
+  }
+  std::array<uint8_t, kHeader> header{};
+  const double start = Now();
+  if (write(fd, header.data(), 1) != 1) {
+    return ErrnoStatus("start the stream");
+  }
+  for (size_t at = 0; at < bytes; at += kFrame) {
+    FERRITE_RETURN_IF_ERROR(ReadAll(fd, header.data(), header.size()));
+    FERRITE_RETURN_IF_ERROR(ReadAll(fd, memory.data() + at, std::min<size_t>(kFrame, bytes - at)));
+  }
+  return Now() - start;
+}
+
+absl::StatusOr<Fd> OpenUserfault() {
+  Fd fd;
+  if (const Fd device(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)); device.valid()) {
+    fd.Reset(ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC));
+  }
+  if (!fd.valid()) {
+    fd.Reset(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC)));
+  }
+  uffdio_api api{.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM, .ioctls = 0};
+  if (!fd.valid() || ioctl(fd.get(), UFFDIO_API, &api) != 0) {
+    return ErrnoStatus("userfaultfd");
+  }
+  return fd;
+}
+
+// Answers requests until the other side has closed. The page's place in the source is the request's first word.
+absl::Status ServePages(int fd, std::span<const uint8_t> source) {
+  std::array<uint8_t, kHeader> header{};
+  while (ReadAll(fd, header.data(), header.size()).ok()) {
+    const uint64_t page = *reinterpret_cast<const uint64_t*>(header.data());
+    FERRITE_RETURN_IF_ERROR(WriteFrame(fd, header.data(), source.data() + page * kPage, kPage));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HandleFaults(int userfault, int socket, uint8_t* guest, uint8_t* alias, int pages) {
+  std::array<uint8_t, kHeader> header{};
+  for (int i = 0; i < pages; ++i) {
+    uffd_msg message;
+    if (read(userfault, &message, sizeof(message)) != sizeof(message)) {
+      return ErrnoStatus("read userfaultfd");
+    }
+    const uint64_t page = (message.arg.pagefault.address - reinterpret_cast<uint64_t>(guest)) / kPage;
+    *reinterpret_cast<uint64_t*>(header.data()) = page;
+    FERRITE_RETURN_IF_ERROR(WriteFrame(socket, header.data(), nullptr, 0));
+    FERRITE_RETURN_IF_ERROR(ReadAll(socket, header.data(), header.size()));
+    FERRITE_RETURN_IF_ERROR(ReadAll(socket, alias + page * kPage, kPage));
+    uffdio_continue request{};
+    request.range = {.start = reinterpret_cast<uint64_t>(guest + page * kPage), .len = kPage};
+    if (ioctl(userfault, UFFDIO_CONTINUE, &request) != 0) {
+      return ErrnoStatus("UFFDIO_CONTINUE");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<FaultSeconds> FetchPages(int socket, int pages) {
+  const uint64_t bytes = static_cast<uint64_t>(pages) * kPage;
+  FERRITE_ASSIGN_OR_RETURN(const Fd memfd, MakeMemfd(bytes));
+  FERRITE_ASSIGN_OR_RETURN(const Mapping guest, MapMemfd(memfd, bytes));
+  FERRITE_ASSIGN_OR_RETURN(const Mapping alias, MapMemfd(memfd, bytes));
+  FERRITE_ASSIGN_OR_RETURN(const Fd userfault, OpenUserfault());
+  uffdio_register region{};
+  region.range = {.start = reinterpret_cast<uint64_t>(guest.data()), .len = bytes};
+  region.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR;
+  if (ioctl(userfault.get(), UFFDIO_REGISTER, &region) != 0) {
+    return ErrnoStatus("UFFDIO_REGISTER");
+  }
+  std::vector<int> order(static_cast<size_t>(pages));
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937(1));
+  std::thread handler([&] {
+    const absl::Status status = HandleFaults(userfault.get(), socket, guest.data(), alias.data(), pages);
+    if (!status.ok()) {
+      std::fprintf(stderr, "move_bench: bare handler: %s\n", status.ToString().c_str());
+      _exit(1);
+    }
+  });
+  Samples waits;
+  for (const int page : order) {
+    const double start = Now();
+    *const_cast<volatile uint8_t*>(guest.data() + static_cast<size_t>(page) * kPage) = 1;
+    waits.Add(Now() - start);
+  }
+  handler.join();
+  return FaultSeconds{.p50 = waits.Quantile(0.5), .p99 = waits.Quantile(0.99)};
+}
+
+// Runs `server` on one end of a connection and `client` on the other, in a process each; returns the client's result.
+template <typename T>
+absl::StatusOr<T> Between(SocketKind kind, const std::function<absl::Status(int)>& server,
+                          const std::function<absl::StatusOr<T>(int)>& client) {
+  FERRITE_ASSIGN_OR_RETURN(auto ends, Connect(kind));
+  Result<T> result;
+  Fork serving([&] {
+    ends.second.Reset();
+    return server(ends.first.get());
+  });
+  ends.first.Reset();
+  Fork asking([&]() -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(const T value, client(ends.second.get()));
+    return result.Put(value);
+  });
+  ends.second.Reset();
+  FERRITE_RETURN_IF_ERROR(asking.Wait());
+  FERRITE_RETURN_IF_ERROR(serving.Wait());
+  return result.Take();
+}
+
+}  // namespace
+
+absl::StatusOr<Mapping> MakeIncompressible(uint64_t bytes) {
+  FERRITE_ASSIGN_OR_RETURN(const Fd memfd, MakeMemfd(bytes));
+  FERRITE_ASSIGN_OR_RETURN(Mapping mapping, MapMemfd(memfd, bytes));
+  if (madvise(mapping.data(), bytes, MADV_POPULATE_WRITE) != 0) {
+    return ErrnoStatus("populate the source");
+  }
+  std::mt19937_64 random(1);
+  auto* const words = reinterpret_cast<uint64_t*>(mapping.data());
+  std::generate(words, words + bytes / sizeof(uint64_t), std::ref(random));
+  return mapping;
+}
+
+absl::Status TouchFreeMemory(uint64_t bytes) {
+  Fork helper([&]() -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(const Mapping memory, Mapping::Create("touch", bytes, MAP_PRIVATE | MAP_ANONYMOUS));
+    return madvise(memory.data(), bytes, MADV_POPULATE_WRITE) == 0 ? absl::OkStatus() : ErrnoStatus("touch memory");
+  });
+  return helper.Wait();
+}
+
+absl::StatusOr<double> RawStreamSeconds(SocketKind kind, std::span<const uint8_t> source, Target target, bool spin) {
+  std::optional<Fork> spinner;
+  if (spin) {
+    spinner.emplace([]() -> absl::Status {
+      for (;;) {
+        __builtin_ia32_pause();
+      }
+    });
+  }
+  return Between<double>(
+      kind, [&](int fd) { return SendStream(fd, source); },
+      [&](int fd) { return ReceiveStream(fd, source.size(), target); });
+}
+
+absl::StatusOr<FaultSeconds> BareFaultSeconds(SocketKind kind, int pages) {
+  FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(static_cast<uint64_t>(pages) * kPage));
+  return Between<FaultSeconds>(
+      kind, [&](int fd) { return ServePages(fd, source.span()); }, [&](int fd) { return FetchPages(fd, pages); });
+}
+
+}  // namespace ferrite

@@ -1,0 +1,46 @@
+// What this host can do at most: the limits that a move is compared with, measured between two processes of their own.
+#ifndef FERRITE_BENCH_MOVE_LIMITS_H_
+#define FERRITE_BENCH_MOVE_LIMITS_H_
+
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/mapping.h"
+
+namespace ferrite {
+
+// Call all of them from a process with one thread: they fork.
+
+enum class SocketKind { kTcp, kUnix };
+
+// `bytes` of shared memory (memfd) with content that does not compress; every page is there.
+absl::StatusOr<Mapping> MakeIncompressible(uint64_t bytes);
+
+// Has a helper process touch `bytes` and end: free memory that the host took back is there again for a few seconds.
+absl::Status TouchFreeMemory(uint64_t bytes);
+
+enum class Target {
+  kWarm,   // memory whose pages are there and mapped
+  kFresh,  // a new memfd: each page is allocated and mapped by the read
+};
+// Seconds from the receiver's word to the last byte: `source` goes through one socket in frames of 2 MiB behind headers
+// of 32 bytes, as a move sends them, to its own place in a memfd of that size. `spin`: a third process uses as much of
+// the processors as it gets, as a vCPU that polls does.
+absl::StatusOr<double> RawStreamSeconds(SocketKind kind, std::span<const uint8_t> source, Target target, bool spin);
+
+// Waiting for a page as the faulting thread sees it.
+struct FaultSeconds {
+  double p50 = 0;
+  double p99 = 0;
+};
+// A bare handler: one thread reads the userfaultfd, asks over a socket, reads the page into a second mapping of the
+// memfd and shows it with UFFDIO_CONTINUE. One thread writes to `pages` pages in random order; nothing else is under
+// way.
+absl::StatusOr<FaultSeconds> BareFaultSeconds(SocketKind kind, int pages);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_BENCH_MOVE_LIMITS_H_
