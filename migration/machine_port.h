@@ -1,6 +1,6 @@
 // What a move needs from the machine that it moves: the only thing that migration/ knows of one.
 //
-// Implemented for ferrite's own Machine (vmm/control), for the C ABI, and by fakes in tests with no KVM at all.
+// Implemented for ferrite's own Machine (vmm/move), for the C ABI, and by fakes in tests with no KVM at all.
 #ifndef FERRITE_MIGRATION_MACHINE_PORT_H_
 #define FERRITE_MIGRATION_MACHINE_PORT_H_
 
@@ -69,7 +69,8 @@ class SourcePort {
   virtual void Moved(absl::string_view where) = 0;
 };
 
-// The machine at the destination, built from the source's description, and never run but by Run().
+// The machine at the destination, built from the source's description, and never run but by Run(). Threads: as of the
+// source, VcpuOfThread() besides memory().
 class DestinationPort {
  public:
   virtual ~DestinationPort() = default;
@@ -93,7 +94,7 @@ class DestinationPort {
   virtual absl::Status AcquireDisks() = 0;
   // Runs the vCPUs; devices are told that they arrived.
   virtual absl::Status Run() = 0;
-  // The vCPU whose thread has this id, for the accounts of waiting.
+  // The vCPU whose thread has this id, for the accounts of waiting. On any thread of the session's, at any time.
   virtual std::optional<uint32_t> VcpuOfThread(pid_t thread) = 0;
 };
 

@@ -251,7 +251,6 @@ class FakeDestinationPort final : public migration::DestinationPort {
   absl::Status LoadState(std::span<const uint8_t> blob) override {
     FERRITE_RETURN_IF_ERROR(Fail(FakeFailure::kLoadState));
     owner_.locked_while_receiving = owner_.locked;
-    owner_.guest_ = std::make_unique<FakeGuest>(*owner_.memory_, FakeGuestWork{});
     owner_.guest_->Load(blob);
     Call(owner_.on_load);
     return absl::OkStatus();
@@ -291,6 +290,7 @@ absl::StatusOr<std::unique_ptr<migration::DestinationPort>> FakeDestination::Bui
   }
   guest_.reset();
   FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(description.getMemory().getBytes(), backing_));
+  guest_ = std::make_unique<FakeGuest>(*memory_, FakeGuestWork{});
   return std::make_unique<FakeDestinationPort>(*this);
 }
 
