@@ -23,9 +23,8 @@ namespace {
 constexpr uint16_t kUrgentChannels = 2;
 // Discards that are told while the guest still runs need not be told while it stands still.
 constexpr int kEarlyDiscards = 3;
-// How long to wait for the other side's word of why a channel broke; while the guest stands still, hardly.
+// How long to wait for the other side's word of why a channel broke.
 constexpr absl::Duration kWords = absl::Seconds(1);
-constexpr absl::Duration kWordsWhilePaused = absl::Milliseconds(20);
 // A rate is measured over at least this time.
 constexpr absl::Duration kRateOver = absl::Milliseconds(100);
 // How long the destination may take for a step while the guest runs; building a machine may have to find huge pages.
@@ -513,25 +512,8 @@ void Source::ReadShut(stream::Control::Reader control, absl::Status& verdict) {
 }
 
 absl::Status Source::GiveUp(const absl::Status& reason) {
-  absl::Status why = reason;
-  if (peer_ != nullptr && !cancelled_ && !may_run_there_ && absl::IsUnavailable(reason)) {
-    peer_->AwaitFailure(paused_ ? kWordsWhilePaused : kWords);
-  }
-  // What the other side said comes before what we noticed of it.
-  if (peer_ != nullptr && !cancelled_ && peer_->said_why()) {
-    why = peer_->failure();
-  }
   if (may_run_there_) {
-    FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused) ||
-                  state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyPaused));
-    if (pages_ != nullptr) {
-      pages_->Shutdown();
-    }
-    if (peer_ != nullptr) {
-      peer_->Shutdown(why);
-    }
-    return absl::Status(why.code(), absl::StrCat("the guest was handed over to ", where_, ", then: ", why.message(),
-                                                 "; this side stays paused and keeps the guest's memory"));
+    return StandStill(reason);
   }
   // Exactly one of Cancel() and this change wins.
   for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice, MoveState::kPostcopyActive,
@@ -541,6 +523,13 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
     }
   }
   const bool cancelled = state_.get() == MoveState::kCancelling;
+  if (pages_ != nullptr) {
+    pages_->Shutdown();
+    (void)pages_->FinishPostcopy();
+  }
+  // The guest first: words can wait.
+  const absl::Status undone = RunHere();
+  const absl::Status why = cancelled ? reason : WordsFor(reason);
   if (peer_ != nullptr) {
     if (cancelled) {
       (void)peer_->Send([](stream::Control::Builder control) { control.initCancel().setMessage("cancelled"); });
@@ -549,11 +538,6 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
     }
     peer_->Shutdown(why);
   }
-  if (pages_ != nullptr) {
-    pages_->Shutdown();
-    (void)pages_->FinishPostcopy();
-  }
-  const absl::Status undone = RunHere();
   FERRITE_CHECK(cancelled ? state_.Change(MoveState::kCancelling, MoveState::kCancelled)
                           : state_.Change(MoveState::kFailing, MoveState::kFailed));
   if (!undone.ok()) {
@@ -562,6 +546,30 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
   }
   return cancelled ? absl::CancelledError("the move was cancelled; the guest runs on here")
                    : absl::Status(why.code(), absl::StrCat(why.message(), "; the guest runs on here"));
+}
+
+absl::Status Source::StandStill(const absl::Status& reason) {
+  const absl::Status why = peer_ != nullptr && peer_->said_why() ? peer_->failure() : reason;
+  FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused) ||
+                state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyPaused));
+  if (pages_ != nullptr) {
+    pages_->Shutdown();
+  }
+  if (peer_ != nullptr) {
+    peer_->Shutdown(why);
+  }
+  return absl::Status(why.code(), absl::StrCat("the guest was handed over to ", where_, ", then: ", why.message(),
+                                               "; this side stays paused and keeps the guest's memory"));
+}
+
+absl::Status Source::WordsFor(const absl::Status& reason) const {
+  if (peer_ == nullptr) {
+    return reason;
+  }
+  if (absl::IsUnavailable(reason)) {
+    peer_->AwaitFailure(kWords);
+  }
+  return peer_->said_why() ? peer_->failure() : reason;
 }
 
 absl::Status Source::RunHere() {

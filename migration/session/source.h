@@ -88,6 +88,9 @@ class Source {
   absl::Status End();
   // Undoes what was done, so that the guest is as it was before; behind GRANT only stands still.
   absl::Status GiveUp(const absl::Status& reason);
+  absl::Status StandStill(const absl::Status& reason);
+  // What the other side said of a failure comes before what was noticed of it here.
+  absl::Status WordsFor(const absl::Status& reason) const;
   absl::Status RunHere();
   // Tries to find the destination until it worked, there is nothing to recover, or the time is up.
   absl::Status KeepTrying(const Address& destination, const absl::Status& lost);
