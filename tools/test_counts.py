@@ -2,7 +2,9 @@
 """Counts test cases of one `bazel test` run: test_counts.py EVENTS BAZEL_STATUS.
 
 EVENTS is what --build_event_json_file wrote. gtest's XML gives the cases; a test that writes none (a script) is one case;
-a target that did not build, timed out or crashed is a failed one. The last line is `N passed, N failed, N skipped`.
+a target that did not build, timed out or crashed is a failed one. Of several attempts (--flaky_test_attempts) the last
+one counts; a target that passed in the end is named in a line `flaky: LABEL`. The last line is
+`N passed, N failed, N skipped`.
 """
 import json
 import sys
@@ -49,7 +51,7 @@ def read_events(path):
 
 def main():
     path, bazel_status = sys.argv[1], int(sys.argv[2])
-    tests, results, broken = set(), {}, []
+    tests, results, broken, tripped = set(), {}, [], set()
     for event in read_events(path):
         identity = event["id"]
         if "targetConfigured" in identity and "configured" in event:
@@ -60,7 +62,10 @@ def main():
             outputs = {o["name"]: o.get("uri", "") for o in event["testResult"].get("testActionOutput", [])}
             xml = urllib.parse.unquote(urllib.parse.urlparse(outputs.get("test.xml", "")).path)
             # Attempts of one shard come in order: the last one counts.
-            results[(key["label"], key.get("run", 1), key.get("shard", 1))] = (event["testResult"]["status"], xml)
+            shard = (key["label"], key.get("run", 1), key.get("shard", 1))
+            if shard in results and results[shard][0] != "PASSED":
+                tripped.add(key["label"])
+            results[shard] = (event["testResult"]["status"], xml)
         elif "targetCompleted" in identity:
             aborted = event.get("aborted", {}).get("reason", "")
             if (aborted and aborted != "SKIPPED") or ("completed" in event and not event["completed"].get("success")):
@@ -79,6 +84,9 @@ def main():
     if bazel_status not in (0, 4) and counts.failed == 0:
         counts.fail(f"bazel ended with status {bazel_status}")
 
+    failed_targets = {label for (label, _, _), (status, _) in results.items() if status != "PASSED"}
+    for label in sorted(tripped - failed_targets):
+        print(f"flaky: {label}")
     for name in counts.failures:
         print(f"failed: {name}")
     print(f"{counts.passed} passed, {counts.failed} failed, {counts.skipped} skipped")

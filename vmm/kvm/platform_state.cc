@@ -72,8 +72,9 @@ absl::Status LoadIrqchip(const KvmVm& vm, state::Irqchip::Reader in) {
   kvm_pit_state2 pit = FromBlob<kvm_pit_state2>(in.getPit());
   SwapTimeAndAge(pit);
   FERRITE_RETURN_IF_ERROR(vm.SetPit(pit));
-  // KVM raises and lowers the line of an irqfd in two steps, on a worker of its own. A state that was saved between them
-  // has a line that nobody here will lower, and the next edge on it would be lost: all our lines are edge-triggered.
+  // KVM raises and lowers the line of an irqfd in two steps, on a worker of its own. A state that was saved between
+  // them has a line that nobody here will lower, and the next edge on it would be lost: all our lines are
+  // edge-triggered.
   for (uint32_t gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; ++gsi) {
     FERRITE_RETURN_IF_ERROR(vm.LowerIrqLine(gsi));
   }
