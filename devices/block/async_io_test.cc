@@ -183,7 +183,7 @@ TEST_P(AsyncIoTest, ReportsWhatTheFileSaid) {
 }
 
 TEST_P(AsyncIoTest, AWriteThatBecomesShortGoesOnToItsError) {
-  // The kernel writes up to the limit, then says EFBIG.
+  // The kernel writes up to the limit, then says EFBIG; the signal that goes with it the program ignores, too.
   signal(SIGXFSZ, SIG_IGN);
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);

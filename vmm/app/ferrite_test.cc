@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -265,6 +266,36 @@ TEST_F(MachineTest, KilledMonitorLeavesANameThatCanBeUsedAgain) {
 TEST_F(MachineTest, SignalsStopTheMachineAndLeaveNothing) {
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
     FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
+// A limit of 1 MiB for what the program writes. (Its memory is anonymous, for a memfd is a file, too.)
+void LimitFileSize() {
+  const rlimit limit = {.rlim_cur = 1 << 20, .rlim_max = 1 << 20};
+  (void)setrlimit(RLIMIT_FSIZE, &limit);
+}
+
+TEST_F(MachineTest, DiskWriteBeyondTheLimitOfFilesCostsTheGuestAnErrorOnly) {
+  const std::string image = Write("image", "");
+  fs::resize_file(image, 4 << 20);
+  FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --memory-backing anon --disk path=", image,
+                                        " --kernel ", Guest("virtio"), " --cmdline rounds=2")),
+                     /*user=*/0, LimitFileSize);
+  const Finished result = run.Wait();
+  // The guest powered off: it got an answer to every request.
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.out, "what=status")) << result.out;
+  EXPECT_TRUE(absl::StrContains(result.err, image + ": File too large")) << result.err;
+  ExpectNothingLeft();
+}
+
+TEST_F(MachineTest, LimitOfFilesIsNamedByWhatDoesNotFit) {
+  FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("hello"))), /*user=*/0,
+                     LimitFileSize);
+  const Finished result = run.Wait();
+  EXPECT_EQ(result.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(result.err, "File too large")) << result.err;
+  EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << result.err;
+  ExpectNothingLeft();
+}
+
     WaitForMachine("vm");
     run.Signal(signal);
     const Finished result = run.Wait();

@@ -33,6 +33,8 @@ void PrepareProcess() {
   (void)signal(SIGPIPE, SIG_IGN);
   // One heap for the few allocations of all threads: each more would cost memory for every machine.
   (void)mallopt(M_ARENA_MAX, 1);
+  // So is a file that may not grow further (ulimit -f), a disk of the guest's among them.
+  (void)signal(SIGXFSZ, SIG_IGN);
   LogToStandardError();
 }
 

@@ -25,6 +25,15 @@ TEST(StatusTest, ErrnoBecomesCodeAndText) {
   EXPECT_TRUE(Annotate(absl::OkStatus(), "disk").ok());
 }
 
+TEST(StatusTest, LimitsOfTheProcessAreNamedWithTheirRemedy) {
+  EXPECT_EQ(ErrnoStatus(EMFILE, "open /a").message(),
+            "open /a: Too many open files; raise the limit of open files (ulimit -n)");
+  EXPECT_EQ(
+      ErrnoStatus(EFBIG, "write /a").message(),
+      "write /a: File too large; raise the limit of a file's size (ulimit -f), or use a file system that can hold "
+      "it");
+}
+
 TEST(FdTest, MovesAndCloses) {
   int raw = -1;
   {

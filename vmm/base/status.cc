@@ -8,7 +8,26 @@
 
 namespace ferrite {
 
-absl::Status ErrnoStatus(int error, absl::string_view what) { return absl::ErrnoToStatus(error, what); }
+namespace {
+
+// What to do about it, where it is the same whatever was tried.
+absl::string_view RemedyFor(int error) {
+  switch (error) {
+    case EMFILE:
+      return "; raise the limit of open files (ulimit -n)";
+    case EFBIG:
+      return "; raise the limit of a file's size (ulimit -f), or use a file system that can hold it";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+absl::Status ErrnoStatus(int error, absl::string_view what) {
+  const absl::Status status = absl::ErrnoToStatus(error, what);
+  return absl::Status(status.code(), absl::StrCat(status.message(), RemedyFor(error)));
+}
 
 absl::Status ErrnoStatus(absl::string_view what) { return ErrnoStatus(errno, what); }
 
