@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 
+#include "vmm/app/host_probe.h"
 #include "vmm/app/kvm_probe.h"
 
 namespace ferrite {
@@ -89,6 +91,17 @@ TEST(DoctorTest, RunsOnAnyHostAndSaysWhatEachMissingThingCosts) {
     EXPECT_EQ(finding.remedy.empty(), ok) << finding.name;
   }
   EXPECT_EQ(areas, (std::set<std::string>{"KVM", "userfaultfd", "memory", "I/O and fences", "limits"}));
+}
+
+// As AsyncIo::Create() has it.
+TEST(DoctorTest, WithoutIoUringDisksAreLimitedAndNotMissing) {
+  EXPECT_EQ(IoUringFinding(0).state, FindingState::kOk);
+  for (const int error : {ENOSYS, ENOMEM, EPERM}) {
+    const Finding finding = IoUringFinding(error);
+    EXPECT_EQ(finding.state, FindingState::kLimited);
+    EXPECT_THAT(finding.cost, HasSubstr("threads"));
+    EXPECT_THAT(finding.remedy, Not(IsEmpty()));
+  }
 }
 
 TEST(DoctorTest, WithoutKvmLinuxDoesNotRun) {

@@ -97,21 +97,9 @@ std::optional<uint64_t> MemInfo(absl::string_view name) {
 }
 
 Finding IoUring() {
-  Finding finding{.area = kIoArea, .name = "io_uring"};
   io_uring_params parameters = {};
   const Fd ring(static_cast<int>(syscall(SYS_io_uring_setup, 1, &parameters)));
-  if (ring.valid()) {
-    finding.value = "works";
-    return finding;
-  }
-  const int error = errno;
-  finding.state = FindingState::kMissing;
-  finding.value = strerror(error);
-  finding.cost = "no disks";
-  finding.remedy = error == ENOSYS   ? "a kernel with CONFIG_IO_URING"
-                   : error == ENOMEM ? "a higher limit of locked memory (ulimit -l)"
-                                     : "sysctl kernel.io_uring_disabled=0, and a container that lets the call pass";
-  return finding;
+  return IoUringFinding(ring.valid() ? 0 : errno);
 }
 
 Finding Tun() {
@@ -226,6 +214,20 @@ Finding CgroupMemory() {
 }
 
 }  // namespace
+
+Finding IoUringFinding(int error) {
+  Finding finding{.area = kIoArea, .name = "io_uring", .value = "works"};
+  if (error == 0) {
+    return finding;
+  }
+  finding.state = FindingState::kLimited;
+  finding.value = strerror(error);
+  finding.cost = "disks use threads, a system call for each request";
+  finding.remedy = error == ENOSYS   ? "a kernel with CONFIG_IO_URING"
+                   : error == ENOMEM ? "a higher limit of locked memory (ulimit -l)"
+                                     : "sysctl kernel.io_uring_disabled=0, and a container that lets the call pass";
+  return finding;
+}
 
 std::optional<std::string> ReadFirstLine(const std::string& path) {
   std::ifstream file(path);

@@ -15,6 +15,9 @@ std::vector<Finding> ProbeMemory();
 std::vector<Finding> ProbeIo();
 std::vector<Finding> ProbeLimits();
 
+// io_uring_setup(2) works (0), or says this errno value.
+Finding IoUringFinding(int error);
+
 // The first line of a file of /proc or /sys; absent when it cannot be read.
 std::optional<std::string> ReadFirstLine(const std::string& path);
 
