@@ -276,13 +276,14 @@ std::optional<uint8_t> Block::PrepareNext(Request& request) {
   return kBlockStatusOk;
 }
 
-uint8_t Block::GetId(const Request& request) {
+uint8_t Block::GetId(Request& request) {
   std::array<uint8_t, kBlockIdBytes> id = {};
   std::memcpy(id.data(), id_.data(), std::min(id_.size(), id.size()));
   if (request.chain->writable_bytes() < id.size() + sizeof(kBlockStatusOk)) {
     return Refuse(request, "the buffer is shorter than 20 bytes");
   }
   FERRITE_CHECK(request.chain->Write(0, id).ok());
+  request.data_bytes = id.size();
   return kBlockStatusOk;
 }
 
@@ -294,9 +295,13 @@ void Block::Complete(Request& request, uint8_t status) {
     chain.MarkWritten(0, request.data_bytes);
   }
   FERRITE_CHECK(chain.Write(status_offset, {&status, sizeof(status)}).ok());
-  // §2.7.8.2: that many bytes from the start were written, for certain.
-  const bool all_written = status == kBlockStatusOk || status_offset == 0;
-  transport().queue(kQueue).Push(chain.head(), all_written ? chain.writable_bytes() : 0);
+  // §2.7.8.2: that many bytes from the start were written, for certain. The status counts when nothing lies before it
+  // that was not.
+  const bool fills = status == kBlockStatusOk && request.header.type != kBlockWrite;
+  const uint64_t data_written = fills ? request.data_bytes : 0;
+  transport().queue(kQueue).Push(
+      chain.head(),
+      static_cast<uint32_t>(data_written == status_offset ? status_offset + sizeof(status) : data_written));
   notify_driver_ = true;
   request.chain.reset();
   free_requests_.push_back(&request);

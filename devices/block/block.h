@@ -63,7 +63,7 @@ class Block final : public virtio::Device {
   struct Request final : IoRequest {
     std::optional<virtio::Chain> chain;
     BlockRequestHeader header;
-    uint64_t data_bytes = 0;         // that the file moves
+    uint64_t data_bytes = 0;         // of a transfer or of the id
     std::vector<BlockRange> ranges;  // still to discard or to zero, the next one last
     bool write_through = false;      // still to be followed by a flush
   };
@@ -74,7 +74,7 @@ class Block final : public virtio::Device {
   std::optional<uint8_t> PrepareTransfer(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareRanges(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareNext(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  uint8_t GetId(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint8_t GetId(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Complete(Request& request, uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Completes what the file is done with, takes requests of several steps further, and tells the driver.
   void FinishRequests() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

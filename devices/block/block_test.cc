@@ -203,6 +203,36 @@ TEST_F(BlockTest, TheStatusMayShareASegmentWithTheData) {
   EXPECT_EQ(GuestText(where + 512, 1), std::string(1, '\0'));
 }
 
+// Virtio 1.2 §2.7.8.2: the used length is no more than what was written from the start of the buffers.
+TEST_F(BlockTest, TheUsedLengthCountsWhatWasWrittenAndNoMore) {
+  Start();
+  const std::string sector(512, 'x');
+  const BlockRange range = {.sector = 8, .sectors = 8};
+  uint32_t written = 0;
+  EXPECT_EQ(Run(Request(kBlockRead, 0).Writable(1024), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 1025u);
+  EXPECT_EQ(Run(Request(kBlockGetId, 0).Writable(20), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 21u);
+  EXPECT_EQ(Run(Request(kBlockWrite, 0).Readable(Bytes(sector)), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 1u);
+  EXPECT_EQ(Run(Request(kBlockFlush, 0), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 1u);
+  // With room before the status that the request does not fill.
+  EXPECT_EQ(Run(Request(kBlockGetId, 0).Writable(100), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 20u);
+  EXPECT_EQ(Run(Request(kBlockWrite, 0).Readable(Bytes(sector)).Writable(100), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 0u);
+  EXPECT_EQ(Run(Request(kBlockFlush, 0).Writable(100), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 0u);
+  EXPECT_EQ(Run(Request(kBlockDiscard, 0).ReadableObject(range).Writable(100), &written), kBlockStatusOk);
+  EXPECT_EQ(written, 0u);
+  // And what failed.
+  EXPECT_EQ(Run(Request(kBlockRead, kSectors).Writable(512), &written), kBlockStatusIoError);
+  EXPECT_EQ(written, 0u);
+  EXPECT_EQ(Run(Request(kBlockWrite, kSectors).Readable(Bytes(sector)), &written), kBlockStatusIoError);
+  EXPECT_EQ(written, 1u);
+}
+
 TEST_F(BlockTest, ContinuesShortReadsAndWrites) {
   Start();
   GuestAddress data;
