@@ -22,7 +22,7 @@ void Print(const WatchedEvent& event, bool json) {
     if (event.missed > 0) {
       fmt::print("({} events were missed)\n", event.missed);
     }
-    fmt::print("{} {:<8} {}\n", time, MachineEventKindName(event.event.kind), event.event.text);
+    fmt::print("{} {:<8} {}\n", time, MachineEventKindName(event.event.kind), IndentRest(event.event.text));
   }
   // Whoever reads a pipe wants each event when it happens.
   (void)fflush(stdout);

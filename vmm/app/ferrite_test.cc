@@ -388,3 +388,20 @@ TEST_F(MachineTest, UserWithoutPermissionIsToldSo) {
 
 }  // namespace
 }  // namespace ferrite
+TEST_F(MachineTest, GuestFaultIsToldOnceAndIsOneRecordOfTheLog) {
+  const std::string path = directory_ + "/log";
+  const Finished result =
+      Ferrite(absl::StrCat("run --mem 64M --log ", path, " --kernel ", Guest("fault"), " --cmdline do=triple-fault"));
+  EXPECT_EQ(result.exit_code, kExitGuestFault);
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  for (const std::string& told : {result.err, text.str()}) {
+    const std::vector<std::string> parts = absl::StrSplit(told, "rip ");
+    EXPECT_EQ(parts.size(), 2u) << told;
+  }
+  EXPECT_TRUE(absl::StrContains(text.str(), "info machine stopped: guest fault: vCPU 0: ")) << text.str();
+  for (const absl::string_view line : absl::StrSplit(text.str(), '\n', absl::SkipEmpty())) {
+    EXPECT_TRUE(absl::StartsWith(line, "20") || absl::StartsWith(line, "    ")) << line;
+  }
+}
+

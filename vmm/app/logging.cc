@@ -11,20 +11,40 @@
 #include <cerrno>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/app/text.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {
 
+// The pattern, and IndentRest().
+class RecordFormatter final : public spdlog::formatter {
+ public:
+  explicit RecordFormatter(std::string pattern) : pattern_(std::move(pattern)), inner_(pattern_) {}
+
+  void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& out) override {
+    const std::string text = IndentRest({message.payload.data(), message.payload.size()});
+    spdlog::details::log_msg indented = message;
+    indented.payload = {text.data(), text.size()};
+    inner_.format(indented, out);
+  }
+  std::unique_ptr<spdlog::formatter> clone() const override { return std::make_unique<RecordFormatter>(pattern_); }
+
+ private:
+  const std::string pattern_;
+  spdlog::pattern_formatter inner_;
+};
+
 spdlog::sink_ptr StandardErrorSink() {
   auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
   sink->set_level(spdlog::level::warn);
-  sink->set_pattern("ferrite: %l: %v");
+  sink->set_formatter(std::make_unique<RecordFormatter>("ferrite: %l: %v"));
   return sink;
 }
 
@@ -72,7 +92,7 @@ void LogToStandardError() { Use({StandardErrorSink()}); }
 absl::Status LogToFileToo(const std::string& path) {
   FERRITE_ASSIGN_OR_RETURN(Fd opened, OpenLog(path));
   auto file = std::make_shared<FileSink>(std::move(opened));
-  file->set_pattern("%Y-%m-%dT%H:%M:%S.%e %l %v");
+  file->set_formatter(std::make_unique<RecordFormatter>("%Y-%m-%dT%H:%M:%S.%e %l %v"));
   Use({StandardErrorSink(), std::move(file)});
   return absl::OkStatus();
 }

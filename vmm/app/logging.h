@@ -8,7 +8,8 @@
 
 namespace ferrite {
 
-// Warnings and errors to standard error, each as one line "ferrite: warning: ...".
+// Warnings and errors to standard error, each as one line "ferrite: warning: ...". Lines that follow the first of a
+// text, here and in a file, are indented.
 void LogToStandardError();
 
 // Everything from info on to the file `path`, too, with times; appended and flushed line by line.

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "absl/strings/str_replace.h"
+
 namespace ferrite {
 
 std::string FormatUptime(absl::Duration uptime) {
@@ -34,5 +36,7 @@ const char* MachineEventKindName(MachineEvent::Kind kind) {
   }
   return "balloon";
 }
+
+std::string IndentRest(absl::string_view text) { return absl::StrReplaceAll(text, {{"\n", "\n    "}}); }
 
 }  // namespace ferrite

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "vmm/machine/machine.h"
 
@@ -14,6 +15,10 @@ std::string FormatUptime(absl::Duration uptime);
 
 // "running", "paused", "reset", "stopped", "balloon", "move".
 const char* MachineEventKindName(MachineEvent::Kind kind);
+
+// `text` as one record of several lines: those after the first are indented, so that none can be taken for a record of
+// its own.
+std::string IndentRest(absl::string_view text);
 
 }  // namespace ferrite
 

@@ -2,7 +2,8 @@
 //
 //   Log().info("cpu {}: {}", index, message);
 //
-// One line a record. Never log on a path that the guest can drive at will without a limit (log once, or count).
+// One line a record; where a text has several, the others are indented (vmm/app/logging.h). Never log on a path that
+// the guest can drive at will without a limit (log once, or count).
 #ifndef FERRITE_VMM_BASE_LOG_H_
 #define FERRITE_VMM_BASE_LOG_H_
 

@@ -342,8 +342,6 @@ void MachineImpl::StopLocked(StopInfo info) {
   vcpu_threads_.clear();
   ChangeState(MachineState::kStopped);
   const std::string text = absl::StrCat(StopReasonName(info.reason), info.details.empty() ? "" : ": ", info.details);
-  const bool broken = info.reason == StopReason::kGuestFault || info.reason == StopReason::kError;
-  Log().log(broken ? spdlog::level::err : spdlog::level::info, "machine stopped: {}", text);
   {
     absl::MutexLock lock(&stop_mutex_);
     stop_info_ = std::move(info);
