@@ -9,11 +9,12 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "vmm/app/byte_size.h"
 #include "vmm/app/exit_codes.h"
+#include "vmm/base/byte_size.h"
 #include "vmm/base/status.h"
 #include "vmm/control/run_dir.h"
 #include "vmm/memory/guest_memory.h"
@@ -225,6 +226,17 @@ ParseEnd UsageError(const CLI::App& app, absl::string_view message) {
   return {kExitUsage, absl::StrCat("ferrite: ", line, " (`", command, " --help` shows the usage)\n")};
 }
 
+// As CLI::Range, which calls a word that is no number "not in range".
+auto InRange(int min, int max) {
+  return [min, max](const std::string& text) -> std::string {
+    int number = 0;
+    if (!absl::SimpleAtoi(text, &number)) {
+      return absl::StrCat("\"", absl::CHexEscape(text.substr(0, 40)), "\" is not a number from ", min, " to ", max);
+    }
+    return number < min || number > max ? absl::StrCat(number, " is not in the range ", min, " to ", max) : "";
+  };
+}
+
 // All commands, their options, help and examples; `line` and `words` get what is parsed.
 class Grammar {
  public:
@@ -281,7 +293,7 @@ class Grammar {
            "--timeout", [this](const int& seconds) { line_.timeout = absl::Seconds(seconds); },
            "How long to wait for the machine [30]")
         ->type_name("SECONDS")
-        ->check(CLI::Range(1, kMaxTimeoutSeconds));
+        ->check(InRange(1, kMaxTimeoutSeconds));
     return sub;
   }
 
@@ -324,7 +336,7 @@ class Grammar {
     sub->add_option("--ready-fd", line_.receive.ready_fd,
                     "Write the address to this file descriptor and close it when the monitor is ready")
         ->type_name("N")
-        ->check(CLI::Range(0, 1 << 20));
+        ->check(InRange(0, 1 << 20));
     sub->add_option("--log", line_.run.log_path, "Append the log to FILE, which stays [a file in the run directory]")
         ->type_name("FILE");
   }
@@ -348,7 +360,7 @@ class Grammar {
         ->type_name("SIZE");
     sub->add_option("--channels", line_.move.options.channels, "Connections for memory, 1 to 16 [1]")
         ->type_name("N")
-        ->check(CLI::Range(1, 16));
+        ->check(InRange(1, 16));
     sub->add_option("--timeout", words.timeout, "How long pre-copy may take [no limit]")->type_name("TIME");
     sub->add_option("--on-timeout", words.on_timeout, "What then: cancel or postcopy [cancel]")
         ->type_name("WHAT")
@@ -388,7 +400,7 @@ class Grammar {
     sub->add_option("--initrd", config.initrd_path, "Initial RAM disk")->type_name("FILE");
     sub->add_option("--cmdline", config.command_line, "Kernel command line")->type_name("TEXT");
     sub->add_option("--mem", words.memory, "Memory, 16M to 4T [512M]")->type_name("SIZE");
-    sub->add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")->type_name("N")->check(CLI::Range(1, kMaxCpus));
+    sub->add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")->type_name("N")->check(InRange(1, kMaxCpus));
     sub->add_option("--disk", words.disks, "[id=ID,]path=FILE[,ro]: a raw image as a virtio block device; repeatable")
         ->type_name("DISK")
         ->expected(1)

@@ -98,11 +98,32 @@ TEST_F(FerriteTest, UnknownMachinesHaveTheirOwnExitCode) {
 }
 
 TEST_F(FerriteTest, ListOfNoMachinesIsEmpty) {
+  ASSERT_TRUE(fs::create_directory(base_));
   EXPECT_EQ(Json::parse(Ferrite("ps --json").out), Json::array());
   EXPECT_EQ(Ferrite("ps").exit_code, kExitOk);
 }
 
+TEST_F(FerriteTest, RunDirectoryThatIsNotThereIsNoEmptyList) {
+  for (const char* command : {"ps", "ps --json"}) {
+    ExpectFails(command, kExitFailure, "run directory " + base_ + " does not exist");
+  }
+  ExpectFails("info vm", kExitNoSuchMachine, "no machine named vm: run directory " + base_ + " does not exist");
+}
+
+TEST_F(FerriteTest, LimitOfOpenFilesIsNamedWithItsRemedy) {
+  FerriteProcess ferrite(Words("run --mem 16M --console none --kernel " + Guest("hello")), /*user=*/0, [] {
+    const rlimit limit = {.rlim_cur = 6, .rlim_max = 6};
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+  });
+  const Finished result = ferrite.Wait();
+  EXPECT_EQ(result.exit_code, kExitFailure);
+  const std::vector<std::string> parts = absl::StrSplit(result.err, "ulimit -n");
+  EXPECT_EQ(parts.size(), 2u) << result.err;
+  ExpectNothingLeft();
+}
+
 TEST_F(FerriteTest, OutputThatCannotBeWrittenIsAnError) {
+  ASSERT_TRUE(fs::create_directory(base_));
   for (const char* command : {"ps --json", "ps", "version", "doctor", "run --help"}) {
     FerriteProcess ferrite(Words(command), /*user=*/0, [] { (void)dup2(open("/dev/full", O_WRONLY), STDOUT_FILENO); });
     const Finished result = ferrite.Wait();
@@ -113,9 +134,12 @@ TEST_F(FerriteTest, OutputThatCannotBeWrittenIsAnError) {
 
 TEST_F(FerriteTest, RunDirectoryMustBeADirectory) {
   base_ = Write("file", "x");
-  const Finished result = Ferrite("ps");
-  EXPECT_EQ(result.exit_code, kExitFailure);
-  EXPECT_TRUE(absl::StrContains(result.err, base_)) << result.err;
+  for (const char* command : {"ps", "info vm"}) {
+    const Finished result = Ferrite(command);
+    EXPECT_EQ(result.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(result.err, base_ + " is not a directory; choose another with --run-dir"))
+        << result.err;
+  }
 }
 
 TEST_F(FerriteTest, VersionIsPrinted) {
@@ -241,31 +265,6 @@ TEST_F(MachineTest, DiskInUseIsRefusedAndTheFirstMachineRunsOn) {
   EXPECT_FALSE(fs::exists(base_ + "/other"));
 }
 
-TEST_F(MachineTest, BalloonWithoutADriverReachesNothing) {
-  Start("vm", "--balloon 0");
-  const Finished waited = Ferrite("balloon vm 16M --wait --timeout 1");
-  EXPECT_EQ(waited.exit_code, kExitDeadline) << waited.err;
-  EXPECT_EQ(Json::parse(Ferrite("balloon vm --json").out)["target_bytes"], 16 << 20);
-  EXPECT_EQ(Ferrite("balloon vm 65M").exit_code, kExitFailure);
-  Start("without");
-  EXPECT_TRUE(absl::StrContains(Ferrite("balloon without").err, "no balloon"));
-}
-
-TEST_F(MachineTest, KilledMonitorLeavesANameThatCanBeUsedAgain) {
-  Start("vm");
-  const int pid = Json::parse(Ferrite("info vm --json").out)["pid"];
-  const Fd monitor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-  ASSERT_EQ(kill(pid, SIGKILL), 0);
-  pollfd polled = {monitor.get(), POLLIN, 0};
-  ASSERT_EQ(poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1);
-  EXPECT_EQ(Ferrite("info vm").exit_code, kExitNoSuchMachine);
-  Start("vm");
-  EXPECT_EQ(State("vm"), "running");
-}
-
-TEST_F(MachineTest, SignalsStopTheMachineAndLeaveNothing) {
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
-    FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
 // A limit of 1 MiB for what the program writes. (Its memory is anonymous, for a memfd is a file, too.)
 void LimitFileSize() {
   const rlimit limit = {.rlim_cur = 1 << 20, .rlim_max = 1 << 20};
@@ -297,6 +296,31 @@ TEST_F(MachineTest, LimitOfFilesIsNamedByWhatDoesNotFit) {
 }
 
     WaitForMachine("vm");
+TEST_F(MachineTest, BalloonWithoutADriverReachesNothing) {
+  Start("vm", "--balloon 0");
+  const Finished waited = Ferrite("balloon vm 16M --wait --timeout 1");
+  EXPECT_EQ(waited.exit_code, kExitDeadline) << waited.err;
+  EXPECT_EQ(Json::parse(Ferrite("balloon vm --json").out)["target_bytes"], 16 << 20);
+  EXPECT_EQ(Ferrite("balloon vm 65M").exit_code, kExitFailure);
+  Start("without");
+  EXPECT_TRUE(absl::StrContains(Ferrite("balloon without").err, "no balloon"));
+}
+
+TEST_F(MachineTest, KilledMonitorLeavesANameThatCanBeUsedAgain) {
+  Start("vm");
+  const int pid = Json::parse(Ferrite("info vm --json").out)["pid"];
+  const Fd monitor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  ASSERT_EQ(kill(pid, SIGKILL), 0);
+  pollfd polled = {monitor.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1);
+  EXPECT_EQ(Ferrite("info vm").exit_code, kExitNoSuchMachine);
+  Start("vm");
+  EXPECT_EQ(State("vm"), "running");
+}
+
+TEST_F(MachineTest, SignalsStopTheMachineAndLeaveNothing) {
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
     run.Signal(signal);
     const Finished result = run.Wait();
     EXPECT_EQ(result.exit_code, kExitOk) << signal << "\n" << result.err;

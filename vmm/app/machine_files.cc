@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/app/byte_size.h"
+#include "vmm/base/byte_size.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "vmm/app/byte_size.h"
+#include "vmm/base/byte_size.h"
 
 namespace ferrite {
 namespace {

@@ -4,10 +4,10 @@
 #include <array>
 #include <string>
 
-#include "vmm/app/byte_size.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/text.h"
+#include "vmm/base/byte_size.h"
 
 namespace ferrite {
 namespace {
@@ -35,6 +35,10 @@ int PsCommand(const CommandLine& line) {
   const auto base = RunBase(line.run_dir);
   if (!base.ok()) {
     return Fail(base.status(), kExitFailure);
+  }
+  // The usual one is made by the first machine; one that was named and is not there is a mistake.
+  if (const absl::Status there = CheckRunBase(*base); !there.ok() && !line.run_dir.empty()) {
+    return Fail(there, kExitFailure);
   }
   const auto machines = ListMachines(*base);
   if (!machines.ok()) {

@@ -71,9 +71,11 @@ absl::StatusOr<InitrdPlace> LoadInitrd(GuestMemory& memory, const std::string& p
   const uint64_t room = limit > kernel_end ? limit - kernel_end : 0;
   const uint64_t start = limit.value() >= file->size() ? (limit.value() - file->size()) & ~(kPageBytes - 1) : 0;
   if (start < kernel_end.value()) {
-    return absl::ResourceExhaustedError(absl::StrCat("initrd ", path, " does not fit: it has ", MiB(file->size()),
-                                                     ", between the kernel and the end of low memory there are ",
-                                                     MiB(room), "; give the machine more memory"));
+    const bool more_would_help = limit == LowRamEnd(memory) && limit < kMmioHoleStart;
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "initrd ", path, " does not fit: it has ", MiB(file->size()),
+        ", between the kernel and the highest address that it may have there are ", MiB(room),
+        more_would_help ? "; give the machine more memory" : ", whatever memory the machine has; use a smaller one"));
   }
   const InitrdPlace place{.address = GuestAddress(start), .bytes = file->size()};
   if (const absl::Status status = ReadIntoGuest(memory, *file, 0, place.bytes, place.address); !status.ok()) {

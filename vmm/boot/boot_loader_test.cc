@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -239,6 +240,22 @@ TEST_F(BootLoaderTest, InitrdThatWouldTouchTheKernelDoesNotFit) {
   EXPECT_EQ(Get<uint32_t>(Load().rsi + 0x218), 15 * kMiB);
   options_.initrd_path = File("initrd-2", std::vector<uint8_t>(kMiB + 1));
   EXPECT_THAT(Error(), HasSubstr("initrd " + options_.initrd_path + " does not fit: it has 1.0 MiB"));
+  EXPECT_THAT(Error(), HasSubstr("give the machine more memory"));
+}
+
+TEST_F(BootLoaderTest, MoreMemoryIsAdvisedOnlyWhereItWouldHelp) {
+  std::vector<uint8_t> kernel = MakeBzImage(4096, kMiB, 14 * kMiB);
+  PutAt<uint32_t>(kernel, 0x22c, 16 * kMiB - 1 - kPageBytes);  // the kernel's own limit
+  UseKernel(kernel);
+  options_.initrd_path = File("initrd", std::vector<uint8_t>(kMiB));
+  EXPECT_THAT(Error(), HasSubstr("whatever memory the machine has; use a smaller one"));
+  // Low memory can be no larger than this.
+  SetMemory(uint64_t{4} << 30);
+  UseKernel(MakeBzImage(4096, kMiB, 14 * kMiB));
+  const std::string sparse = File("large", {0});
+  std::filesystem::resize_file(sparse, uint64_t{3} << 30);
+  options_.initrd_path = sparse;
+  EXPECT_THAT(Error(), HasSubstr("whatever memory the machine has; use a smaller one"));
 }
 
 TEST_F(BootLoaderTest, KernelThatNeedsMoreMemoryDoesNotFit) {

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "vmm/base/byte_size.h"
 #include "vmm/base/log.h"
 #include "vmm/base/version.h"
 #include "vmm/control/move_rpc.h"
@@ -293,10 +293,8 @@ absl::Status ControlService::StartBalloon(uint64_t target_bytes) {
         absl::StrCat("balloon target of ", target_bytes, " bytes: it must be a multiple of ", kPageBytes));
   }
   if (const uint64_t memory_bytes = target_.machine->config().memory_bytes; target_bytes > memory_bytes) {
-    constexpr double kMiB = 1 << 20;
-    return absl::InvalidArgumentError(absl::StrFormat("balloon target of %.6g MiB is more than the machine's %.6g MiB",
-                                                      static_cast<double>(target_bytes) / kMiB,
-                                                      static_cast<double>(memory_bytes) / kMiB));
+    return absl::InvalidArgumentError(absl::StrCat("balloon target of ", FormatByteSize(target_bytes),
+                                                   " is more than the machine's ", FormatByteSize(memory_bytes)));
   }
   return target_.balloon->SetTarget(target_bytes);
 }
@@ -329,8 +327,8 @@ kj::Promise<absl::Status> ControlService::BalloonReaches(uint64_t target_bytes, 
   }
   if (absl::Now() >= deadline) {
     return absl::Status(absl::DeadlineExceededError(
-        absl::StrCat("the balloon holds ", figures.actual_bytes, " of ", target_bytes,
-                     " bytes at the deadline; the guest may be busy, paused, or have no balloon driver loaded")));
+        absl::StrCat("the balloon holds ", FormatByteSize(figures.actual_bytes), " of ", FormatByteSize(target_bytes),
+                     " at the deadline; the guest may be busy, paused, or have no balloon driver loaded")));
   }
   // The guest's driver moves in its own time, and its steps are no events of ours.
   return timer_.afterDelay(kBalloonPoll).then([this, target_bytes, deadline] {

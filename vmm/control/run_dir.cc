@@ -134,15 +134,7 @@ absl::Status MakeBase(const std::string& base, std::vector<std::string>& made) {
   } else if (errno != EEXIST) {
     return ErrnoStatus(absl::StrCat("make the run directory ", base));
   }
-  struct stat info = {};
-  if (stat(base.c_str(), &info) != 0) {
-    return ErrnoStatus(absl::StrCat("run directory ", base));
-  }
-  if (!S_ISDIR(info.st_mode)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("run directory ", base, " is not a directory; choose another with --run-dir"));
-  }
-  return absl::OkStatus();
+  return CheckRunBase(base);
 }
 
 // Makes the base and locks it. A monitor that ends may take one away that it made and that nobody uses.
@@ -208,6 +200,19 @@ absl::StatusOr<std::string> RunBase(absl::string_view option) {
   return Join(runtime, "ferrite");
 }
 
+absl::Status CheckRunBase(const std::string& base) {
+  struct stat info = {};
+  if (stat(base.c_str(), &info) != 0) {
+    return errno == ENOENT ? absl::NotFoundError(absl::StrCat("run directory ", base, " does not exist"))
+                           : ErrnoStatus(absl::StrCat("run directory ", base));
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("run directory ", base, " is not a directory; choose another with --run-dir"));
+  }
+  return absl::OkStatus();
+}
+
 RunDir::RunDir(std::string base, std::string name, std::string path, std::vector<std::string> made, Fd pid_file)
     : base_(std::move(base)),
       name_(std::move(name)),
@@ -262,10 +267,11 @@ RunDir::~RunDir() {
 
 absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base) {
   std::vector<FoundMachine> found;
-  struct stat info = {};
-  if (stat(base.c_str(), &info) != 0 && errno == ENOENT) {
+  const absl::Status there = CheckRunBase(base);
+  if (absl::IsNotFound(there)) {
     return found;
   }
+  FERRITE_RETURN_IF_ERROR(there);
   const auto base_lock = LockBase(base);
   if (absl::IsNotFound(base_lock.status())) {
     return found;
@@ -303,6 +309,11 @@ absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base) 
 
 absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name) {
   FERRITE_RETURN_IF_ERROR(CheckMachineName(name));
+  const absl::Status there = CheckRunBase(base);
+  if (absl::IsNotFound(there)) {
+    return Annotate(there, absl::StrCat("no machine named ", name));
+  }
+  FERRITE_RETURN_IF_ERROR(there);
   const std::string path = Join(base, name);
   auto pid_file = OpenFile(Join(path, kPidFile), O_RDONLY | O_NOFOLLOW);
   if (!pid_file.ok() && !absl::IsNotFound(pid_file.status())) {

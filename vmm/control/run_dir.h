@@ -28,6 +28,9 @@ absl::Status CheckMachineName(absl::string_view name);
 // root, else $XDG_RUNTIME_DIR/ferrite. An error when there is none of them.
 absl::StatusOr<std::string> RunBase(absl::string_view option);
 
+// Whether the base directory is there: NOT_FOUND, or FAILED_PRECONDITION when it is something else, in words.
+absl::Status CheckRunBase(const std::string& base);
+
 // The directory of a machine that this process runs. Everything in it is removed with the object, and so are the
 // directories above it that it made, unless somebody uses them.
 //

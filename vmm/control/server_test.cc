@@ -191,7 +191,9 @@ TEST_F(ServerTest, BalloonIsSetAndWaitedFor) {
   EXPECT_EQ(client->Balloon()->target_bytes, 0u);
 
   balloon_.SetFrozen(true);
-  EXPECT_TRUE(absl::IsDeadlineExceeded(client->SetBalloon(kMiB * 32, absl::Milliseconds(50)).status()));
+  const absl::Status late = client->SetBalloon(kMiB * 32, absl::Milliseconds(50)).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(late));
+  EXPECT_TRUE(absl::StrContains(late.message(), "M of 32M at the deadline")) << late;
 }
 
 TEST_F(ServerTest, ConsoleIsAttachedThroughAPassedDescriptor) {

@@ -1,4 +1,4 @@
-#include "vmm/app/byte_size.h"
+#include "vmm/base/byte_size.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // Sizes as people write them: "512M".
-#ifndef FERRITE_VMM_APP_BYTE_SIZE_H_
-#define FERRITE_VMM_APP_BYTE_SIZE_H_
+#ifndef FERRITE_VMM_BASE_BYTE_SIZE_H_
+#define FERRITE_VMM_BASE_BYTE_SIZE_H_
 
 #include <cstdint>
 #include <string>
@@ -21,4 +21,4 @@ std::string RoundedByteSize(uint64_t bytes);
 
 }  // namespace ferrite
 
-#endif  // FERRITE_VMM_APP_BYTE_SIZE_H_
+#endif  // FERRITE_VMM_BASE_BYTE_SIZE_H_
