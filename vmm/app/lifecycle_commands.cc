@@ -38,6 +38,9 @@ int StopCommand(const CommandLine& line) {
     }
     pollfd ended = {monitor.get(), POLLIN, 0};
     if (monitor.valid() && poll(&ended, 1, static_cast<int>(absl::ToInt64Milliseconds(line.timeout))) == 0) {
+      if (!status.ok()) {
+        return Fail(status);  // nobody can say whether it was asked
+      }
       return Fail(
           absl::DeadlineExceededError(absl::StrCat("machine ", line.name, " is stopped, but its monitor (pid ",
                                                    machine->pid, ") has not ended yet; kill it if it must go")));

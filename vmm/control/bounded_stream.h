@@ -29,7 +29,9 @@ class BoundedStream final : public capnp::MessageStream {
   kj::Maybe<int> getSendBufferSize() override { return messages_.getSendBufferSize(); }
   kj::Promise<void> end() override { return messages_.end(); }
 
-  // Ends the stream when no message has come yet.
+  // Ends the stream.
+  void Drop() { Hang(nullptr); }
+  // Ends it when no message has come yet.
   void HangIfSilent();
 
  private:

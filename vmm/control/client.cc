@@ -6,6 +6,7 @@
 #include <kj/debug.h>
 
 #include <deque>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -132,10 +133,13 @@ class Sink final : public control::EventSink::Server {
 
 class RpcControlClient final : public ControlClient {
  public:
-  RpcControlClient(std::shared_ptr<kj::AsyncIoContext> context, Fd fd, absl::Duration timeout)
+  // `lost` says why when the connection ends.
+  RpcControlClient(std::shared_ptr<kj::AsyncIoContext> context, Fd fd, absl::Duration timeout,
+                   std::function<absl::Status()> lost)
       : context_(std::move(context)),
         timeout_(timeout),
         stream_(context_->lowLevelProvider->wrapUnixSocketFd(
+        lost_(std::move(lost)),
             fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC)),
         network_(*stream_, 1, capnp::rpc::twoparty::Side::CLIENT),
         rpc_(capnp::makeRpcClient(network_)),
@@ -284,7 +288,7 @@ class RpcControlClient final : public ControlClient {
         events_->waiting = kj::mv(pair.fulfiller);
         auto lost = network_.onDisconnect().then([this] {
           // The connection may have brought the last event with its end.
-          return events_->events.empty() ? EndedError() : absl::OkStatus();
+          return events_->events.empty() ? lost_() : absl::OkStatus();
         });
         return pair.promise.then([] { return absl::OkStatus(); }).exclusiveJoin(kj::mv(lost));
       }));
@@ -295,10 +299,6 @@ class RpcControlClient final : public ControlClient {
   }
 
  private:
-  static absl::Status EndedError() {
-    return absl::UnavailableError("the machine has ended, or its monitor dropped the connection");
-  }
-
   control::Control::Client Bootstrap() {
     capnp::MallocMessageBuilder message;
     auto server = message.initRoot<capnp::rpc::twoparty::VatId>();
@@ -332,7 +332,7 @@ class RpcControlClient final : public ControlClient {
     KJ_IF_MAYBE (exception, failure) {
       switch (exception->getType()) {
         case kj::Exception::Type::DISCONNECTED:
-          return EndedError();
+          return lost_();
         case kj::Exception::Type::UNIMPLEMENTED:
           return absl::UnimplementedError("this machine's monitor is of an older version and cannot do that");
         default:
@@ -345,6 +345,7 @@ class RpcControlClient final : public ControlClient {
   const std::shared_ptr<kj::AsyncIoContext> context_;
   const absl::Duration timeout_;
   kj::Own<kj::AsyncCapabilityStream> stream_;
+  const std::function<absl::Status()> lost_;
   capnp::TwoPartyVatNetwork network_;
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
   control::Control::Client control_;
@@ -353,18 +354,37 @@ class RpcControlClient final : public ControlClient {
 };
 
 }  // namespace
+absl::StatusOr<std::unique_ptr<ControlClient>> ConnectTo(const std::string& socket_path, absl::Duration timeout,
+                                                         std::function<absl::Status()> lost) {
+  FERRITE_ASSIGN_OR_RETURN(Fd fd, ConnectToUnixSocket(socket_path));
+  return std::make_unique<RpcControlClient>(ThreadContext(), std::move(fd), timeout, std::move(lost));
+}
+
+// Why a connection to the machine ended.
+absl::Status LostMachine(const std::string& base, const std::string& name) {
+  const auto found = FindMachine(base, name);
+  if (!found.ok()) {
+    return absl::UnavailableError(absl::StrCat("machine ", name, " has ended"));
+  }
+  return absl::UnavailableError(
+      absl::StrCat("the monitor of machine ", name, " (pid ", found->pid,
+                   ") lives, but dropped this connection: it is ending, or too many clients are connected; try again"));
+}
+
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(const std::string& socket_path,
                                                                       absl::Duration timeout) {
-  FERRITE_ASSIGN_OR_RETURN(Fd fd, ConnectToUnixSocket(socket_path));
-  return std::make_unique<RpcControlClient>(ThreadContext(), std::move(fd), timeout);
+  return ConnectTo(socket_path, timeout, [] {
+    return absl::UnavailableError("the machine has ended, or its monitor dropped the connection");
+  });
 }
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::ConnectToMachine(const std::string& base,
                                                                                absl::string_view name,
                                                                                absl::Duration timeout) {
   FERRITE_ASSIGN_OR_RETURN(const FoundMachine found, FindMachine(base, name));
-  auto client = Connect(found.socket_path, timeout);
+  auto client =
+      ConnectTo(found.socket_path, timeout, [base, name = std::string(name)] { return LostMachine(base, name); });
   if (absl::IsNotFound(client.status()) || client.status().code() == absl::StatusCode::kUnavailable) {
     return absl::UnavailableError(
         absl::StrCat("machine ", name, " (pid ", found.pid, ") is just starting or ending; try again"));

@@ -53,7 +53,7 @@ struct WatchedEvent {
 };
 
 // Calls block, for at most the timeout: DEADLINE_EXCEEDED. UNAVAILABLE when the machine has ended or dropped the
-// connection; else the machine's own error.
+// connection, and which of them where the machine was named; else the machine's own error.
 //
 // Threads: a client belongs to the thread that made it, where it shares an event loop with the thread's other clients.
 class ControlClient {

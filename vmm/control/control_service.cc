@@ -88,12 +88,30 @@ class ConsoleCapability final : public control::Console::Server {
   Fd fd_;
 };
 
+// While it lives its client is not idle.
+class Busy {
+ public:
+  Busy(std::shared_ptr<ClientActivity> activity, kj::Timer& timer) : activity_(std::move(activity)), timer_(timer) {
+    ++activity_->busy;
+  }
+  ~Busy() {
+    --activity_->busy;
+    activity_->idle_since = timer_.now();
+  }
+  KJ_DISALLOW_COPY(Busy);
+
+ private:
+  const std::shared_ptr<ClientActivity> activity_;
+  kj::Timer& timer_;
+};
+
 }  // namespace
 
 // A client's subscription: what is due to its sink, which gets one event at a time.
 class Watcher final : public control::Subscription::Server, private kj::TaskSet::ErrorHandler {
  public:
-  Watcher(std::list<Watcher*>& all, control::EventSink::Client sink) : all_(all), sink_(kj::mv(sink)), calls_(*this) {
+  Watcher(std::list<Watcher*>& all, control::EventSink::Client sink, kj::Own<Busy> busy)
+      : all_(all), busy_(kj::mv(busy)), sink_(kj::mv(sink)), calls_(*this) {
     all_.push_back(this);
   }
   ~Watcher() noexcept(false) { all_.remove(this); }
@@ -141,6 +159,7 @@ class Watcher final : public control::Subscription::Server, private kj::TaskSet:
   }
 
   std::list<Watcher*>& all_;
+  const kj::Own<Busy> busy_;
   control::EventSink::Client sink_;
   std::deque<TimedEvent> queue_;
   uint64_t missed_ = 0;
@@ -149,30 +168,38 @@ class Watcher final : public control::Subscription::Server, private kj::TaskSet:
   kj::TaskSet calls_;
 };
 
-ControlService::ControlService(const ControlTarget& target, WorkQueue& work, kj::Timer& timer)
-    : target_(target), work_(work), timer_(timer), started_(absl::Now()) {}
-
-ControlService::~ControlService() noexcept(false) = default;
-
-void ControlService::Deliver(const TimedEvent& event) {
-  for (Watcher* watcher : watchers_) {
+void ControlShared::Deliver(const TimedEvent& event) {
+  for (Watcher* watcher : watchers) {
     watcher->Push(event);
   }
 }
 
-void ControlService::AddMissed(uint64_t count) {
-  for (Watcher* watcher : watchers_) {
+void ControlShared::AddMissed(uint64_t count) {
+  for (Watcher* watcher : watchers) {
     watcher->AddMissed(count);
   }
 }
 
-kj::Promise<void> ControlService::AllTaken() {
+kj::Promise<void> ControlShared::AllTaken() {
   kj::Vector<kj::Promise<void>> each;
-  for (Watcher* watcher : watchers_) {
+  for (Watcher* watcher : watchers) {
     // A watcher that goes away breaks its promise.
     each.add(watcher->AllTaken().catch_([](kj::Exception&&) {}));
   }
   return kj::joinPromises(each.releaseAsArray());
+}
+
+ControlService::ControlService(ControlShared& shared, std::shared_ptr<ClientActivity> activity)
+    : shared_(shared), target_(shared.target), timer_(shared.timer), activity_(std::move(activity)) {}
+
+ControlService::~ControlService() noexcept(false) = default;
+
+capnp::Capability::Server::DispatchCallResult ControlService::dispatchCall(
+    uint64_t interface_id, uint16_t method_id, capnp::CallContext<capnp::AnyPointer, capnp::AnyPointer> context) {
+  auto busy = kj::heap<Busy>(activity_, timer_);
+  DispatchCallResult result = control::Control::Server::dispatchCall(interface_id, method_id, context);
+  result.promise = result.promise.attach(kj::mv(busy));
+  return result;
 }
 
 kj::Promise<void> ControlService::describe(DescribeContext context) {
@@ -180,7 +207,7 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   out.setName(ToKj(target_.name));
   out.setPid(static_cast<uint32_t>(getpid()));
   out.setVersion(kVersion);
-  out.setUptimeMs(static_cast<uint64_t>(absl::ToInt64Milliseconds(absl::Now() - started_)));
+  out.setUptimeMs(static_cast<uint64_t>(absl::ToInt64Milliseconds(absl::Now() - shared_.started)));
   if (target_.machine == nullptr) {
     out.setState(control::State::CREATED);
     return kj::READY_NOW;
@@ -226,7 +253,7 @@ kj::Promise<void> ControlService::RunOnMachine(Context context, const char* name
     FillError(NotHereYet(), context.getResults().initError());
     return kj::READY_NOW;
   }
-  return work_
+  return shared_.work
       .Run([name, operation, force, machine = target_.machine, mover = target_.mover] {
         const absl::Status allowed = mover == nullptr ? absl::OkStatus() : mover->Allows(name, force);
         return allowed.ok() ? operation(*machine) : allowed;
@@ -349,12 +376,13 @@ kj::Promise<void> ControlService::attachConsole(AttachConsoleContext context) {
 }
 
 kj::Promise<void> ControlService::watch(WatchContext context) {
-  if (watchers_.size() >= ControlServer::kMaxWatchers) {
+  if (shared_.watchers.size() >= ControlServer::kMaxWatchers) {
     FillError(absl::ResourceExhaustedError(absl::StrCat(ControlServer::kMaxWatchers, " clients watch this machine")),
               context.getResults().initError());
     return kj::READY_NOW;
   }
-  context.getResults().setSubscription(kj::heap<Watcher>(watchers_, context.getParams().getSink()));
+  context.getResults().setSubscription(
+      kj::heap<Watcher>(shared_.watchers, context.getParams().getSink(), kj::heap<Busy>(activity_, timer_)));
   return kj::READY_NOW;
 }
 
@@ -412,9 +440,8 @@ kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
     return kj::READY_NOW;
   }
   const bool force = context.getParams().getForce();
-  return work_.Run([mover, force] { return mover->TakeBack(force); }).then([context](absl::Status&& status) mutable {
-    FillError(status, context.getResults().initError());
-  });
+  return shared_.work.Run([mover, force] { return mover->TakeBack(force); })
+      .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
 }
 
 }  // namespace ferrite

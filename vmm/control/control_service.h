@@ -4,11 +4,14 @@
 
 #include <kj/timer.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <optional>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "proto/control.capnp.h"
 #include "vmm/control/server.h"
@@ -25,18 +28,35 @@ struct TimedEvent {
 
 class Watcher;
 
-// One for all clients. On the thread of the kj event loop only.
-class ControlService final : public control::Control::Server {
- public:
-  ControlService(const ControlTarget& target, WorkQueue& work, kj::Timer& timer);
-  ~ControlService() noexcept(false);
-
-  void SetTarget(ControlTarget target) { target_ = std::move(target); }
+// What all clients share. On the thread of the kj event loop only, as all of this.
+struct ControlShared {
   void Deliver(const TimedEvent& event);
   // `count` events before the next one were lost.
   void AddMissed(uint64_t count);
   // When the watchers have taken all that was delivered, or are gone.
   kj::Promise<void> AllTaken();
+
+  ControlTarget target;
+  WorkQueue& work;
+  kj::Timer& timer;
+  const absl::Time started = absl::Now();
+  std::list<Watcher*> watchers = {};  // each removes itself
+};
+
+// Whether a client would be missed.
+struct ClientActivity {
+  size_t busy = 0;  // calls that are being carried out, and subscriptions
+  kj::TimePoint idle_since;
+};
+
+// One for a client.
+class ControlService final : public control::Control::Server {
+ public:
+  ControlService(ControlShared& shared, std::shared_ptr<ClientActivity> activity);
+  ~ControlService() noexcept(false);
+
+  DispatchCallResult dispatchCall(uint64_t interface_id, uint16_t method_id,
+                                  capnp::CallContext<capnp::AnyPointer, capnp::AnyPointer> context) override;
 
  protected:
   kj::Promise<void> describe(DescribeContext context) override;
@@ -66,11 +86,10 @@ class ControlService final : public control::Control::Server {
   kj::Promise<void> StatisticsSince(absl::Time time, absl::Time deadline);
   kj::Promise<absl::Status> BalloonReaches(uint64_t target_bytes, absl::Time deadline);
 
-  ControlTarget target_;
-  WorkQueue& work_;
+  ControlShared& shared_;
+  const ControlTarget& target_;  // of shared_
   kj::Timer& timer_;
-  const absl::Time started_;
-  std::list<Watcher*> watchers_;  // each removes itself
+  const std::shared_ptr<ClientActivity> activity_;
 };
 
 }  // namespace ferrite

@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <deque>
 #include <functional>
+#include <list>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -61,14 +63,16 @@ std::string SummaryOf(const MoveStatus& move) {
 
 // One client. kj's objects refer to each other: the order of the members matters.
 struct Connection {
-  Connection(kj::Own<kj::AsyncCapabilityStream> stream, control::Control::Client bootstrap, kj::Timer& timer,
+  Connection(kj::Own<kj::AsyncCapabilityStream> stream, ControlShared& shared, kj::Timer& timer,
              kj::Function<void(const kj::Exception&)> failed)
-      : messages(kj::mv(stream), ControlServer::kMaxOpenCalls, kj::mv(failed)),
+      : activity(std::make_shared<ClientActivity>(ClientActivity{.idle_since = timer.now()})),
+        messages(kj::mv(stream), ControlServer::kMaxOpenCalls, kj::mv(failed)),
         // Descriptors are only sent, but the RPC system sends none unless it would take one.
         network(messages, 1, capnp::rpc::twoparty::Side::SERVER, Limits()),
-        rpc(capnp::makeRpcServer(network, kj::mv(bootstrap))),
+        rpc(capnp::makeRpcServer(network, kj::heap<ControlService>(shared, activity))),
         silence(timer.afterDelay(kFirstMessage).then([this] { messages.HangIfSilent(); }).eagerlyEvaluate(nullptr)) {}
 
+  const std::shared_ptr<ClientActivity> activity;
   BoundedStream messages;
   capnp::TwoPartyVatNetwork network;
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc;
@@ -78,18 +82,15 @@ struct Connection {
 // What lives on the control thread.
 class ServerLoop final : private kj::TaskSet::ErrorHandler {
  public:
-  ServerLoop(kj::AsyncIoContext& io, int listener, std::function<void()> idle, kj::Own<ControlService> service)
+  ServerLoop(kj::AsyncIoContext& io, int listener, std::function<void()> idle, ControlShared& shared)
       : io_(io),
         listener_(listener),
         idle_(std::move(idle)),
         listener_observer_(io.unixEventPort, listener, FdObserver::OBSERVE_READ),
-        service_(*service),
-        bootstrap_(kj::mv(service)),
+        shared_(shared),
         tasks_(*this) {
     tasks_.add(AcceptLoop());
   }
-
-  ControlService& service() { return service_; }
 
  private:
   kj::Promise<void> AcceptLoop() {
@@ -118,25 +119,47 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
       LogOnce("refused a client", fmt::format("user {} may not control this machine", peer.uid));
       return;
     }
-    if (connections_ >= ControlServer::kMaxClients) {
+    // Those that were dropped are still about to end their connection.
+    const bool room = clients_.size() < ControlServer::kMaxClients || DropLongestIdle();
+    if (!room || connections_ >= 2 * ControlServer::kMaxClients) {
       LogOnce("refused a client", fmt::format("{} are connected", connections_));
       return;
     }
     auto stream = io_.lowLevelProvider->wrapUnixSocketFd(
         client.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_NONBLOCK |
                               LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
-    auto connection = kj::heap<Connection>(kj::mv(stream), bootstrap_, io_.provider->getTimer(),
-                                           [this](const kj::Exception& exception) {
-                                             if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
-                                               LogOnce("dropped a client", Summary(exception));
-                                             }
-                                           });
+    auto connection =
+        kj::heap<Connection>(kj::mv(stream), shared_, io_.provider->getTimer(), [this](const kj::Exception& exception) {
+          if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
+            LogOnce("dropped a client", Summary(exception));
+          }
+        });
     ++connections_;
+    clients_.push_back(connection.get());
     auto gone = connection->network.onDisconnect();
-    tasks_.add(gone.attach(kj::mv(connection), kj::defer([this] { Gone(); })));
+    tasks_.add(gone.attach(kj::defer([this, client = connection.get()] { Gone(client); }), kj::mv(connection)));
   }
 
-  void Gone() {
+  // False when all are at something.
+  bool DropLongestIdle() {
+    Connection* longest = nullptr;
+    for (Connection* client : clients_) {
+      if (client->activity->busy == 0 &&
+          (longest == nullptr || client->activity->idle_since < longest->activity->idle_since)) {
+        longest = client;
+      }
+    }
+    if (longest == nullptr) {
+      return false;
+    }
+    LogOnce("dropped a client", fmt::format("{} are connected, and it was idle for the longest time", clients_.size()));
+    clients_.remove(longest);
+    longest->messages.Drop();
+    return true;
+  }
+
+  void Gone(Connection* client) {
+    clients_.remove(client);
     if (--connections_ == 0 && idle_) {
       idle_();
     }
@@ -153,9 +176,9 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   const int listener_;
   const std::function<void()> idle_;
   FdObserver listener_observer_;
-  ControlService& service_;  // bootstrap_ owns it
-  control::Control::Client bootstrap_;
-  size_t connections_ = 0;
+  ControlShared& shared_;
+  std::list<Connection*> clients_;  // but those that were dropped
+  size_t connections_ = 0;          // with those
   bool warned_ = false;
   kj::TaskSet tasks_;
 };
@@ -224,26 +247,26 @@ class RpcControlServer final : public ControlServer {
     KjLogRedirect log;
     auto io = kj::setupAsyncIo();
     {
-      ServerLoop loop(io, listener_.get(), target_.idle,
-                      kj::heap<ControlService>(target_, work_, io.provider->getTimer()));
+      ControlShared shared{.target = target_, .work = work_, .timer = io.provider->getTimer()};
+      ServerLoop loop(io, listener_.get(), target_.idle, shared);
       FdObserver wake(io.unixEventPort, wake_.fd(), FdObserver::OBSERVE_READ);
       started.Notify();
       bool ending = false;
       while (!ending) {
         wake.whenBecomesReadable().wait(io.waitScope);
         wake_.Drain();
-        ending = DeliverPublished(loop.service());
+        ending = DeliverPublished(shared);
       }
       // Watchers hear of the end before the connection goes, if they listen; the answers that are due go into the
       // sockets' buffers.
       auto patience = io.provider->getTimer().afterDelay(kLastWords);
-      loop.service().AllTaken().exclusiveJoin(kj::mv(patience)).wait(io.waitScope);
+      shared.AllTaken().exclusiveJoin(kj::mv(patience)).wait(io.waitScope);
       io.waitScope.poll();
     }
   }
 
   // Whether the server is to end.
-  bool DeliverPublished(ControlService& service) {
+  bool DeliverPublished(ControlShared& shared) {
     std::deque<TimedEvent> events;
     uint64_t missed = 0;
     bool ending = false;
@@ -256,11 +279,11 @@ class RpcControlServer final : public ControlServer {
       ending = ending_;
     }
     if (target.has_value()) {
-      service.SetTarget(*std::move(target));
+      shared.target = *std::move(target);
     }
-    service.AddMissed(missed);
+    shared.AddMissed(missed);
     for (const TimedEvent& event : events) {
-      service.Deliver(event);
+      shared.Deliver(event);
     }
     return ending;
   }

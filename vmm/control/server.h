@@ -33,7 +33,8 @@ struct ControlTarget {
 //
 // A client can cost only its own connection: one that sends rubbish, or more than kMaxOpenCalls calls without taking
 // the answers, or none within 10 s, is dropped, and its requests are not read while it does not read its answers. A
-// watcher that is slow misses events.
+// watcher that is slow misses events. When kMaxClients are connected, a new one takes the place of the one that has
+// been idle (no call in flight, no subscription) for the longest time; it is refused when there is none.
 class ControlServer {
  public:
   static constexpr size_t kMaxClients = 128;

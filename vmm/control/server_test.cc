@@ -277,18 +277,79 @@ TEST_F(ServerTest, AHundredClientsAreServed) {
   }
 }
 
-TEST_F(ServerTest, ClientsBeyondTheLimitAreRefusedUntilOthersLeave) {
-  std::vector<Fd> idle;
-  for (size_t i = 0; i < ControlServer::kMaxClients; ++i) {
-    idle.push_back(ConnectRaw());
+TEST_F(ServerTest, NewClientTakesThePlaceOfTheOneThatIsIdleForTheLongest) {
+  auto watcher = Connect();
+  ASSERT_TRUE(watcher->StartWatching().ok());
+  machine_.HoldPause(true);
+  absl::Status paused = absl::UnknownError("");
+  Thread pausing("pauser", [&] { paused = Connect()->Pause(); });
+  while (!machine_.pausing()) {
+    std::this_thread::yield();
+  }
+  const auto idle = Connect();
+  ASSERT_TRUE(idle->Describe().ok());
+  std::vector<std::unique_ptr<ControlClient>> others;
+  while (others.size() < ControlServer::kMaxClients - 3) {
+    others.push_back(Connect());
+    ASSERT_TRUE(others.back()->Describe().ok());
+  }
+  // All places are taken; another one is served all the same, and who is dropped is told the truth.
+  ExpectServes();
+  const absl::Status dropped = idle->Describe().status();
+  EXPECT_EQ(dropped.code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(absl::StrContains(dropped.message(), absl::StrCat("machine vm (pid ", getpid(), ") lives"))) << dropped;
+  for (auto& other : others) {
+    EXPECT_TRUE(other->Describe().ok());
+  }
+  // Who was at something is still there.
+  machine_.HoldPause(false);
+  pausing.Join();
+  EXPECT_TRUE(paused.ok()) << paused;
+  server_->Publish({MachineEvent::Kind::kReset, "x"});
+  EXPECT_TRUE(watcher->NextEvent().ok());
+}
+
+TEST_F(ServerTest, ManyMoreClientsThanPlacesDoNotLockOutAnother) {
+  std::vector<Fd> silent;
+  for (size_t i = 0; i < 3 * ControlServer::kMaxClients; ++i) {
+    silent.push_back(ConnectRaw());
+  }
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (!Connect()->Describe().ok()) {
+    ASSERT_LT(absl::Now(), deadline);
+  }
+  ExpectDropped(silent.front());
+}
+
+TEST_F(ServerTest, ClientIsRefusedWhenAllOthersAreAtSomethingUntilOneLeaves) {
+  std::vector<std::unique_ptr<ControlClient>> busy;
+  while (busy.size() < ControlServer::kMaxWatchers) {
+    busy.push_back(Connect());
+    ASSERT_TRUE(busy.back()->StartWatching().ok());
+  }
+  machine_.HoldPause(true);
+  while (busy.size() < ControlServer::kMaxClients) {
+    auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(20));
+    ASSERT_TRUE(client.ok());
+    busy.push_back(*std::move(client));
+    EXPECT_TRUE(absl::IsDeadlineExceeded(busy.back()->Pause()));
   }
   ExpectDropped(ConnectRaw());
-  idle.pop_back();
+  busy.erase(busy.begin());
   const absl::Time deadline = absl::Now() + kPatience;
   while (!Connect()->Describe().ok()) {
     ASSERT_LT(absl::Now(), deadline);
   }
 }
+  machine_.HoldPause(false);
+}
+
+TEST_F(ServerTest, EndOfTheMachineIsToldAsSuch) {
+  auto client = Connect();
+  ASSERT_TRUE(client->Describe().ok());
+  server_.reset();
+  dir_.reset();
+  EXPECT_EQ(client->Describe().status(), absl::UnavailableError("machine vm has ended"));
 
 TEST_F(ServerTest, ClientThatSaysNothingIsDropped) {
   const auto talker = Connect();
