@@ -87,7 +87,7 @@ struct Description {
   memoryBytes @6 :UInt64;
   memoryBacking @7 :Text;         # as --memory-backing
   memoryResidentBytes @8 :UInt64; # host memory that the guest's RAM uses now
-  firstEntryNs @9 :Int64;         # from the machine's creation to its first guest instruction; 0: not yet
+  firstEntryNs @9 :Int64;         # from startedNs to the first guest instruction; 0: not yet
   kernel @10 :Text;
   initrd @11 :Text;
   commandLine @12 :Text;
@@ -98,6 +98,7 @@ struct Description {
   consoleDroppedBytes @17 :UInt64;
   move @18 :Move;                 # the last move away from here; number 0: there was none
   arrival @19 :Move;              # the move by which it came here, as far as this side measured it; number 0: it was booted
+  startedNs @20 :Int64;           # on the monotonic clock: the start of the program, or where the machine arrived, its creation
 
   struct Disk {
     id @0 :Text;

@@ -232,6 +232,7 @@ TEST_F(MachineTest, DetachedMachineIsListedShownPausedResumedAndStopped) {
   EXPECT_EQ(info["state"], "running");
   EXPECT_EQ(info["balloon"]["actual_bytes"], 0);
   EXPECT_TRUE(absl::StrContains(Ferrite("info one").out, "64M (memfd)"));
+  EXPECT_TRUE(absl::StrContains(Ferrite("info one").out, "ms after the program's start"));
   EXPECT_TRUE(absl::StrContains(Ferrite("ps").out, "two"));
 
   EXPECT_EQ(Ferrite("pause one").exit_code, kExitOk);
@@ -295,7 +296,6 @@ TEST_F(MachineTest, LimitOfFilesIsNamedByWhatDoesNotFit) {
   ExpectNothingLeft();
 }
 
-    WaitForMachine("vm");
 TEST_F(MachineTest, BalloonWithoutADriverReachesNothing) {
   Start("vm", "--balloon 0");
   const Finished waited = Ferrite("balloon vm 16M --wait --timeout 1");
@@ -321,6 +321,7 @@ TEST_F(MachineTest, KilledMonitorLeavesANameThatCanBeUsedAgain) {
 TEST_F(MachineTest, SignalsStopTheMachineAndLeaveNothing) {
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
     FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
+    WaitForMachine("vm");
     run.Signal(signal);
     const Finished result = run.Wait();
     EXPECT_EQ(result.exit_code, kExitOk) << signal << "\n" << result.err;
@@ -393,6 +394,23 @@ TEST_F(MachineTest, LogStaysWhereItWasAskedFor) {
   EXPECT_TRUE(absl::StrContains(text.str(), "machine stopped: power-off")) << text.str();
 }
 
+TEST_F(MachineTest, GuestFaultIsToldOnceAndIsOneRecordOfTheLog) {
+  const std::string path = directory_ + "/log";
+  const Finished result =
+      Ferrite(absl::StrCat("run --mem 64M --log ", path, " --kernel ", Guest("fault"), " --cmdline do=triple-fault"));
+  EXPECT_EQ(result.exit_code, kExitGuestFault);
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  for (const std::string& told : {result.err, text.str()}) {
+    const std::vector<std::string> parts = absl::StrSplit(told, "rip ");
+    EXPECT_EQ(parts.size(), 2u) << told;
+  }
+  EXPECT_TRUE(absl::StrContains(text.str(), "info machine stopped: guest fault: vCPU 0: ")) << text.str();
+  for (const absl::string_view line : absl::StrSplit(text.str(), '\n', absl::SkipEmpty())) {
+    EXPECT_TRUE(absl::StartsWith(line, "20") || absl::StartsWith(line, "    ")) << line;
+  }
+}
+
 TEST_F(MachineTest, UserWithoutPermissionIsToldSo) {
   struct stat kvm = {};
   if (geteuid() != 0 || stat("/dev/kvm", &kvm) != 0 || (kvm.st_mode & 07) != 0) {
@@ -412,20 +430,3 @@ TEST_F(MachineTest, UserWithoutPermissionIsToldSo) {
 
 }  // namespace
 }  // namespace ferrite
-TEST_F(MachineTest, GuestFaultIsToldOnceAndIsOneRecordOfTheLog) {
-  const std::string path = directory_ + "/log";
-  const Finished result =
-      Ferrite(absl::StrCat("run --mem 64M --log ", path, " --kernel ", Guest("fault"), " --cmdline do=triple-fault"));
-  EXPECT_EQ(result.exit_code, kExitGuestFault);
-  std::stringstream text;
-  text << std::ifstream(path).rdbuf();
-  for (const std::string& told : {result.err, text.str()}) {
-    const std::vector<std::string> parts = absl::StrSplit(told, "rip ");
-    EXPECT_EQ(parts.size(), 2u) << told;
-  }
-  EXPECT_TRUE(absl::StrContains(text.str(), "info machine stopped: guest fault: vCPU 0: ")) << text.str();
-  for (const absl::string_view line : absl::StrSplit(text.str(), '\n', absl::SkipEmpty())) {
-    EXPECT_TRUE(absl::StartsWith(line, "20") || absl::StartsWith(line, "    ")) << line;
-  }
-}
-

@@ -32,7 +32,8 @@ void PrintMachine(const MachineDescription& machine) {
     return;
   }
   if (machine.first_entry_ns > 0) {
-    row("first entry", fmt::format("{:.1f} ms after the start", static_cast<double>(machine.first_entry_ns) / 1e6));
+    row("first entry", fmt::format("{:.1f} ms after {}", static_cast<double>(machine.first_entry_ns) / 1e6,
+                                   machine.arrival.number == 0 ? "the program's start" : "the machine was made here"));
   }
   row("cpus", std::to_string(machine.cpus));
   row("memory", fmt::format("{} ({}), {} in use on the host", FormatByteSize(machine.memory_bytes),

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -13,6 +14,7 @@
 #include "vmm/app/command_line.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/logging.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {
@@ -31,10 +33,10 @@ void PrepareProcess() {
   }
   // A reader that is gone is an error of write(), not the end.
   (void)signal(SIGPIPE, SIG_IGN);
-  // One heap for the few allocations of all threads: each more would cost memory for every machine.
-  (void)mallopt(M_ARENA_MAX, 1);
   // So is a file that may not grow further (ulimit -f), a disk of the guest's among them.
   (void)signal(SIGXFSZ, SIG_IGN);
+  // One heap for the few allocations of all threads: each more would cost memory for every machine.
+  (void)mallopt(M_ARENA_MAX, 1);
   LogToStandardError();
 }
 
@@ -83,23 +85,26 @@ int Finish(int exit_code) {
   return Fail(absl::DataLossError("standard output could not be written"), kExitFailure);
 }
 
-int Main(std::vector<std::string> words) {
+int Main(std::vector<std::string> words, int64_t started_ns) {
   PrepareProcess();
-  const auto parsed = ParseCommandLine(std::move(words));
+  auto parsed = ParseCommandLine(std::move(words));
   if (const auto* end = std::get_if<ParseEnd>(&parsed)) {
     (void)fputs(end->text.c_str(), end->exit_code == kExitOk ? stdout : stderr);
     return Finish(end->exit_code);
   }
-  return Finish(Dispatch(std::get<CommandLine>(parsed)));
+  auto& line = std::get<CommandLine>(parsed);
+  line.run.config.started_ns = started_ns;
+  return Finish(Dispatch(line));
 }
 
 }  // namespace
 }  // namespace ferrite
 
 int main(int argc, char** argv) {
+  const int64_t started_ns = ferrite::MonotonicNs();
   // What a library throws, out of memory among it, ends in one line, too.
   try {
-    return ferrite::Main({argv + 1, argv + argc});
+    return ferrite::Main({argv + 1, argv + argc}, started_ns);
   } catch (const std::exception& error) {
     if (ferror(stdout) != 0) {
       return ferrite::Finish(ferrite::kExitOk);

@@ -87,6 +87,7 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   machine.memory_bytes = in.getMemoryBytes();
   machine.memory_backing = Copy(in.getMemoryBacking());
   machine.memory_resident_bytes = in.getMemoryResidentBytes();
+  machine.started_ns = in.getStartedNs();
   machine.first_entry_ns = in.getFirstEntryNs();
   machine.kernel = Copy(in.getKernel());
   machine.initrd = Copy(in.getInitrd());
@@ -138,8 +139,8 @@ class RpcControlClient final : public ControlClient {
                    std::function<absl::Status()> lost)
       : context_(std::move(context)),
         timeout_(timeout),
-        stream_(context_->lowLevelProvider->wrapUnixSocketFd(
         lost_(std::move(lost)),
+        stream_(context_->lowLevelProvider->wrapUnixSocketFd(
             fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC)),
         network_(*stream_, 1, capnp::rpc::twoparty::Side::CLIENT),
         rpc_(capnp::makeRpcClient(network_)),
@@ -344,8 +345,8 @@ class RpcControlClient final : public ControlClient {
 
   const std::shared_ptr<kj::AsyncIoContext> context_;
   const absl::Duration timeout_;
-  kj::Own<kj::AsyncCapabilityStream> stream_;
   const std::function<absl::Status()> lost_;
+  kj::Own<kj::AsyncCapabilityStream> stream_;
   capnp::TwoPartyVatNetwork network_;
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
   control::Control::Client control_;
@@ -353,7 +354,6 @@ class RpcControlClient final : public ControlClient {
   control::Subscription::Client subscription_ = nullptr;
 };
 
-}  // namespace
 absl::StatusOr<std::unique_ptr<ControlClient>> ConnectTo(const std::string& socket_path, absl::Duration timeout,
                                                          std::function<absl::Status()> lost) {
   FERRITE_ASSIGN_OR_RETURN(Fd fd, ConnectToUnixSocket(socket_path));
@@ -371,6 +371,7 @@ absl::Status LostMachine(const std::string& base, const std::string& name) {
                    ") lives, but dropped this connection: it is ending, or too many clients are connected; try again"));
 }
 
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(const std::string& socket_path,
                                                                       absl::Duration timeout) {

@@ -219,6 +219,7 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   out.setMemoryBytes(config.memory_bytes);
   out.setMemoryBacking(ToKj(std::string(MemoryBackingName(config.memory_backing))));
   out.setMemoryResidentBytes(ResidentBytes(machine));
+  out.setStartedNs(machine.started_ns());
   out.setFirstEntryNs(machine.first_entry_ns());
   out.setKernel(ToKj(config.kernel_path));
   out.setInitrd(ToKj(config.initrd_path));

@@ -69,6 +69,7 @@ class FakeMachine final : public Machine {
   GuestMemory& memory() override { return *memory_; }
   Balloon* balloon() override { return nullptr; }
   void SetListener(std::function<void(const MachineEvent&)>) override {}
+  int64_t started_ns() const override { return 5678; }
   int64_t first_entry_ns() const override { return 1234; }
 
  private:

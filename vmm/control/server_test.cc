@@ -110,6 +110,7 @@ TEST_F(ServerTest, DescribesTheMachine) {
   EXPECT_EQ(description->cpus, 3u);
   EXPECT_EQ(description->memory_bytes, 64 * kMiB);
   EXPECT_EQ(description->memory_backing, "memfd");
+  EXPECT_EQ(description->started_ns, 5678);
   EXPECT_EQ(description->first_entry_ns, 1234);
   EXPECT_EQ(description->kernel, "/boot/vmlinuz");
   EXPECT_EQ(description->initrd, "");
@@ -340,7 +341,6 @@ TEST_F(ServerTest, ClientIsRefusedWhenAllOthersAreAtSomethingUntilOneLeaves) {
   while (!Connect()->Describe().ok()) {
     ASSERT_LT(absl::Now(), deadline);
   }
-}
   machine_.HoldPause(false);
 }
 
@@ -350,6 +350,7 @@ TEST_F(ServerTest, EndOfTheMachineIsToldAsSuch) {
   server_.reset();
   dir_.reset();
   EXPECT_EQ(client->Describe().status(), absl::UnavailableError("machine vm has ended"));
+}
 
 TEST_F(ServerTest, ClientThatSaysNothingIsDropped) {
   const auto talker = Connect();

@@ -130,7 +130,9 @@ class Machine {
   // before Boot() or LoadState().
   virtual void SetListener(std::function<void(const MachineEvent&)> listener) = 0;
 
-  // ns since Create() at which the first vCPU entered the guest; 0 before. For the start-up figures.
+  // For the start-up figures: config().started_ns, or when the machine was created, and how many ns after it the first
+  // vCPU entered the guest; 0 before it did.
+  virtual int64_t started_ns() const = 0;
   virtual int64_t first_entry_ns() const = 0;
 };
 

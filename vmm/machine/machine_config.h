@@ -38,6 +38,9 @@ struct MachineConfig {
   bool rng = false;
 
   bool reboot_on_reset = true;  // false: a reset by the guest stops the machine
+
+  // What the start-up figures count from, in ns of the monotonic clock; 0: the machine's creation.
+  int64_t started_ns = 0;
 };
 
 }  // namespace ferrite

@@ -108,8 +108,7 @@ MachineImpl::~MachineImpl() noexcept {
 
 void MachineImpl::OnEnter() {
   int64_t never = 0;
-  const std::chrono::nanoseconds since = std::chrono::steady_clock::now() - created_;
-  first_entry_ns_.compare_exchange_strong(never, since.count());
+  first_entry_ns_.compare_exchange_strong(never, MonotonicNs() - started_ns_);
 }
 
 void MachineImpl::OnGuestEnd(StopReason reason, std::string details) {

@@ -5,7 +5,6 @@
 #include <capnp/message.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
@@ -70,6 +70,7 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   GuestMemory& memory() override { return *memory_; }
   Balloon* balloon() override { return devices_->balloon(); }
   void SetListener(std::function<void(const MachineEvent&)> listener) override { listener_ = std::move(listener); }
+  int64_t started_ns() const override { return started_ns_; }
   int64_t first_entry_ns() const override { return first_entry_ns_.load(); }
 
  private:
@@ -79,7 +80,8 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
     std::string details;
   };
 
-  MachineImpl(const MachineConfig& config, Kvm& kvm) : config_(config), kvm_(kvm) {}
+  MachineImpl(const MachineConfig& config, Kvm& kvm)
+      : config_(config), kvm_(kvm), started_ns_(config.started_ns != 0 ? config.started_ns : MonotonicNs()) {}
   absl::Status Init(EventLoop& loop, SerialBackend* console);
   absl::Status MakeMemory();
   absl::Status MakeVcpus();
@@ -111,7 +113,7 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
 
   const MachineConfig config_;
   Kvm& kvm_;
-  const std::chrono::steady_clock::time_point created_ = std::chrono::steady_clock::now();
+  const int64_t started_ns_;
   std::atomic<int64_t> first_entry_ns_{0};
   std::function<void(const MachineEvent&)> listener_;
 

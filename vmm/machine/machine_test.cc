@@ -18,6 +18,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/kvm/kvm_abi.h"
 #include "vmm/machine/machine_harness.h"
 #include "vmm/memory/page_bitmap.h"
@@ -78,6 +79,16 @@ TEST_F(MachineTest, GuestRunsAndPowersOff) {
   EXPECT_TRUE(console_.Next("done").has_value());
   EXPECT_THAT(Errors(console_), IsEmpty());
   EXPECT_GT(machine->first_entry_ns(), 0);
+}
+
+TEST_F(MachineTest, FirstEntryCountsFromWhereItWasToldTo) {
+  constexpr int64_t kMinute = 60'000'000'000;
+  MachineConfig config = MachineHarness::Config("count", "reports=1");
+  config.started_ns = MonotonicNs() - kMinute;
+  const std::unique_ptr<Machine> machine = Start(config);
+  EXPECT_EQ(machine->WaitUntilStopped().reason, StopReason::kPowerOff);
+  EXPECT_EQ(machine->started_ns(), config.started_ns);
+  EXPECT_GT(machine->first_entry_ns(), kMinute);
 }
 
 class MachineCpusTest : public MachineTest, public testing::WithParamInterface<uint32_t> {
