@@ -51,6 +51,9 @@ class SourcePort {
   // After it returned nothing writes guest memory.
   virtual absl::Status Pause() = 0;
   virtual absl::Status Resume() = 0;
+  // The move is over, and the guest cannot run here now (its disks did not come back): undoes what Pause() did but for
+  // running it. What it lacks is the machine's own affair from here on.
+  virtual void StayPaused() = 0;
   // Lets each vCPU run only (100 - percent) of the time; 0 ends it.
   virtual void SetThrottle(int percent) = 0;
 
@@ -59,7 +62,7 @@ class SourcePort {
 
   // Paused: disks flushed and their locks released, so that the destination can take them.
   virtual absl::Status ReleaseDisks() = 0;
-  // Takes them back when the move failed.
+  // Takes them back when the move failed. May wait a few seconds for somebody else who has one.
   virtual absl::Status AcquireDisks() = 0;
 
   // Written to disk before GRANT is sent (DESIGN §5): from here on this machine never resumes by itself.

@@ -542,7 +542,8 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
                           : state_.Change(MoveState::kFailing, MoveState::kFailed));
   if (!undone.ok()) {
     return absl::Status(why.code(),
-                        absl::StrCat(why.message(), "; and ", undone.message(), ": the guest is paused at the source"));
+                        absl::StrCat(why.message(), "; the guest stays paused here, since this failed: ",
+                                     undone.message()));
   }
   return cancelled ? absl::CancelledError("the move was cancelled; the guest runs on here")
                    : absl::Status(why.code(), absl::StrCat(why.message(), "; the guest runs on here"));
@@ -586,6 +587,9 @@ absl::Status Source::RunHere() {
   }
   if (paused_ && status.ok()) {
     status = Annotate(port_.Resume(), "resume the guest");
+  } else if (paused_) {
+    // Not for good: who sees to the disk may resume it, or move it again.
+    port_.StayPaused();
   }
   return status;
 }

@@ -188,6 +188,7 @@ absl::Status FakeSourcePort::Pause() {
 }
 
 absl::Status FakeSourcePort::Resume() {
+  stays_paused = false;
   guest_.Pause();
   guest_.Run();
   return absl::OkStatus();
@@ -212,6 +213,7 @@ absl::Status FakeSourcePort::ReleaseDisks() {
 }
 
 absl::Status FakeSourcePort::AcquireDisks() {
+  FERRITE_RETURN_IF_ERROR(Fail(FakeFailure::kTakeDisksBack));
   disks_held = true;
   return absl::OkStatus();
 }

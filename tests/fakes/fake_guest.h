@@ -83,6 +83,7 @@ enum class FakeFailure {
   kCheckState,
   kLoadState,
   kAcquireDisks,  // at the destination
+  kTakeDisksBack,
   kRun,
 };
 
@@ -100,6 +101,7 @@ class FakeSourcePort final : public migration::SourcePort {
   void AllowBalloon() override { --inhibited; }
   absl::Status Pause() override;
   absl::Status Resume() override;
+  void StayPaused() override { stays_paused = true; }
   void SetThrottle(int percent) override { throttle = percent; }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
   absl::Status ReleaseDisks() override;
@@ -114,6 +116,7 @@ class FakeSourcePort final : public migration::SourcePort {
   int inhibited = 0;
   bool tracking = false;
   bool disks_held = true;
+  bool stays_paused = false;  // the last move left it so
   int throttle = 0;
   bool grant_recorded = false;
   std::string moved_to;

@@ -20,9 +20,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "devices/block/disk_image.h"
 #include "tests/integration/moving_payload.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/thread.h"
+#include "vmm/move/mover.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite {
@@ -294,6 +296,89 @@ TEST_F(MoveFailureTest, CutConnectionAfterTheGrantIsFoundAgain) {
   EXPECT_GE(result.report.recoveries, 1u);
   ExpectChecked();
   ExpectMoves();
+}
+
+// Moves of a machine with a disk that fail when the source has given the disk up: the destination refuses the package.
+class DiskTakeBackTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    MachineConfig config;
+    config.memory_bytes = 64 * kMiB;
+    config.command_line = "mode=step set=4M report_ms=10";
+    disk_ = absl::StrCat(testing::TempDir(), "/take-back.img");
+    std::ofstream(disk_).close();
+    ASSERT_EQ(truncate(disk_.c_str(), kMiB), 0);
+    config.disks = {{.id = "root", .path = disk_}};
+    auto moving = MovingPayload::Run("dirty", config);
+    ASSERT_TRUE(moving.ok()) << moving.status();
+    moving_ = *std::move(moving);
+  }
+  Machine& machine() { return moving_->here().machine(); }
+
+  // As somebody else would.
+  void Hold() {
+    auto image = DiskImage::Create(disk_, /*read_only=*/true);
+    ASSERT_TRUE(image.ok()) << image.status();
+    holder_ = *std::move(image);
+  }
+  MoveResult FailingMove(std::function<void()> on_take_back) {
+    return moving_->Move({.on_release = [this] { Hold(); },
+                          .on_take_back = std::move(on_take_back),
+                          .on_package = [](std::vector<uint8_t>& blob) { blob.clear(); }});
+  }
+  void ExpectMoves() {
+    const MoveResult result = moving_->Move({});
+    ASSERT_TRUE(result.source.ok()) << result.source;
+    ASSERT_TRUE(result.destination.ok()) << result.destination;
+    const auto check = moving_->here().Check();
+    EXPECT_TRUE(check.ok()) << check.status();
+  }
+
+  std::string disk_;
+  std::unique_ptr<DiskImage> holder_;
+  std::unique_ptr<MovingPayload> moving_;
+};
+
+TEST_F(DiskTakeBackTest, DiskThatSomebodyElseKeepsCostsNoMoreThanAPause) {
+  const MoveResult result = FailingMove(nullptr);
+  EXPECT_EQ(result.source_state, MoveState::kFailed);
+  EXPECT_TRUE(absl::StrContains(result.source.message(), "the guest stays paused here")) << result.source;
+  EXPECT_TRUE(absl::StrContains(result.source.message(), "is in use by")) << result.source;
+  EXPECT_FALSE(absl::StrContains(result.source.message(), "runs on")) << result.source;
+  EXPECT_EQ(machine().state(), MachineState::kPaused);
+  EXPECT_NE(access((moving_->directory() + "/grant").c_str(), F_OK), 0);
+  Mover mover(machine(), moving_->directory(), nullptr);
+  for (const absl::Status& refused : {machine().Resume(), mover.Start("unix:/nobody", {})}) {
+    EXPECT_TRUE(absl::StrContains(refused.message(), "is in use by")) << refused;
+  }
+  EXPECT_EQ(machine().state(), MachineState::kPaused);
+  holder_.reset();
+  ASSERT_EQ(machine().Resume(), absl::OkStatus());
+  ExpectMoves();
+}
+
+TEST_F(DiskTakeBackTest, DiskThatSomebodyElseHasForAMomentIsWaitedFor) {
+  Thread holder;
+  const MoveResult result = FailingMove([&] {
+    holder = Thread("holder", [this] {
+      absl::SleepFor(absl::Milliseconds(300));
+      holder_.reset();
+    });
+  });
+  holder.Join();
+  EXPECT_EQ(result.source_state, MoveState::kFailed);
+  EXPECT_EQ(machine().state(), MachineState::kRunning) << "R3: " << result.source;
+  ExpectMoves();
+}
+
+TEST_F(DiskTakeBackTest, StopOfTheMachineEndsTheWaitForADisk) {
+  Thread stopper;
+  const absl::Time start = absl::Now();
+  const MoveResult result =
+      FailingMove([&] { stopper = Thread("stopper", [this] { moving_->here().machine().Stop(); }); });
+  stopper.Join();
+  EXPECT_EQ(machine().state(), MachineState::kStopped) << result.source;
+  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
 }
 
 // A `ferrite receive` of its own process.

@@ -40,6 +40,7 @@ class HookedSource final : public migration::SourcePort {
   void AllowBalloon() override { port_.AllowBalloon(); }
   absl::Status Pause() override { return port_.Pause(); }
   absl::Status Resume() override { return port_.Resume(); }
+  void StayPaused() override { port_.StayPaused(); }
   void SetThrottle(int percent) override { port_.SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override {
     if (attempt_.on_save) {
@@ -51,8 +52,19 @@ class HookedSource final : public migration::SourcePort {
     }
     return blob;
   }
-  absl::Status ReleaseDisks() override { return port_.ReleaseDisks(); }
-  absl::Status AcquireDisks() override { return port_.AcquireDisks(); }
+  absl::Status ReleaseDisks() override {
+    FERRITE_RETURN_IF_ERROR(port_.ReleaseDisks());
+    if (attempt_.on_release) {
+      attempt_.on_release();
+    }
+    return absl::OkStatus();
+  }
+  absl::Status AcquireDisks() override {
+    if (attempt_.on_take_back) {
+      attempt_.on_take_back();
+    }
+    return port_.AcquireDisks();
+  }
   absl::Status RecordGrant(const migration::MoveId& id, uint64_t epoch, absl::string_view where) override {
     return port_.RecordGrant(id, epoch, where);
   }

@@ -32,6 +32,9 @@ struct MoveTry {
   std::function<void(state::MachineDescription::Builder)> on_describe;
   // Called while the machine stands still, before its state is saved: in the state `device`.
   std::function<void(migration::Source&)> on_save;
+  // Called when the source has released its disks, and before it takes them back.
+  std::function<void()> on_release;
+  std::function<void()> on_take_back;
   // Changes the package.
   std::function<void(std::vector<uint8_t>&)> on_package;
 };

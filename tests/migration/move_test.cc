@@ -199,6 +199,28 @@ INSTANTIATE_TEST_SUITE_P(All, FailureTest,
                                   (std::get<1>(info.param) == MoveMode::kPrecopy ? "Precopy" : "Postcopy");
                          });
 
+// Somebody else has a disk: then the guest cannot run here, but nothing of the move is left, and the next one works.
+TEST(TakeBackTest, GuestWhoseDisksDoNotComeBackStaysPausedAndCanMove) {
+  for (const MoveMode mode : {MoveMode::kPrecopy, MoveMode::kPostcopy}) {
+    FakeMove move({});
+    move.destination().failure = FakeFailure::kAcquireDisks;
+    move.port().failure = FakeFailure::kTakeDisksBack;
+    const FakeMoveResult failed = move.Move({.mode = mode});
+    EXPECT_EQ(failed.source_state, MoveState::kFailed);
+    EXPECT_FALSE(move.source_guest().running()) << "R2";
+    EXPECT_TRUE(move.port().stays_paused);
+    EXPECT_FALSE(move.port().tracking);
+    EXPECT_EQ(move.port().inhibited, 0);
+    const std::string message(failed.source.message());
+    EXPECT_NE(message.find("stays paused here"), std::string::npos) << message;
+    EXPECT_NE(message.find("take the disks back: injected"), std::string::npos) << message;
+    EXPECT_EQ(message.find("runs on"), std::string::npos) << message;
+    move.destination().failure = FakeFailure::kNone;
+    move.port().failure = FakeFailure::kNone;
+    ExpectMoved(move, move.Move({.mode = mode}));
+  }
+}
+
 class CancelTest : public testing::TestWithParam<MoveState> {};
 
 TEST_P(CancelTest, GuestRunsOnAndASecondMoveWorks) {

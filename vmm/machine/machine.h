@@ -71,7 +71,7 @@ class Machine {
 
   // created → paused: loads the kernel of the configuration and sets the vCPUs to its entry.
   virtual absl::Status Boot() = 0;
-  // paused → running. Running already is OK.
+  // paused → running. Running already is OK. Disks that are released are acquired first; on an error it stays paused.
   virtual absl::Status Resume() = 0;
   // running → paused: all vCPUs are out of KVM_RUN with their exits completed, the devices are quiesced, and nothing of
   // the monitor writes guest memory after it returned. Paused already is OK.
@@ -109,8 +109,9 @@ class Machine {
   virtual absl::Status ResumeArrived() = 0;
   // As Stop(), when the guest runs elsewhere now: kMoved, with `where` as the details.
   virtual void Leave(std::string where) = 0;
-  // Created or paused: all that the guest wrote is on the disks and their locks are given up; and they are opened and
-  // locked again. Both go on to the last disk and return the first error. A disk that is as asked for already is OK.
+  // All that the guest wrote is on the disks and their locks are given up, until they are opened and locked again. Not
+  // released while the machine runs. Both go on to the last disk and return the first error. A disk that is as asked for
+  // already is OK.
   virtual absl::Status ReleaseDisks() = 0;
   virtual absl::Status AcquireDisks() = 0;
   // Lets each vCPU run only (100 - percent) of the time, 0 to 99, in slices of 10 ms.

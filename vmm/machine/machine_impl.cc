@@ -241,6 +241,7 @@ absl::Status MachineImpl::Resume() {
   if (held_.has_value()) {
     return absl::FailedPreconditionError(absl::StrCat("cannot resume: ", *held_));
   }
+  FERRITE_RETURN_IF_ERROR(Annotate(AcquireDisksLocked(), "cannot resume"));
   ResumeLocked();
   return absl::OkStatus();
 }

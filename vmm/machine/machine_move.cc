@@ -136,9 +136,13 @@ absl::Status MachineImpl::ReleaseDisks() {
 
 absl::Status MachineImpl::AcquireDisks() {
   absl::MutexLock lock(&operation_mutex_);
-  if (state() != MachineState::kPaused && state() != MachineState::kCreated) {
+  if (state() == MachineState::kStopped) {
     return WrongState("acquire the disks");
   }
+  return AcquireDisksLocked();
+}
+
+absl::Status MachineImpl::AcquireDisksLocked() {
   absl::Status status;
   for (Block* disk : devices_->disks()) {
     absl::MutexLock disk_lock(&disk->mutex());

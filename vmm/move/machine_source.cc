@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "devices/balloon/balloon.h"
 #include "vmm/base/log.h"
 #include "vmm/base/status.h"
@@ -13,6 +14,13 @@
 #include "vmm/move/state_blob.h"
 
 namespace ferrite {
+namespace {
+
+// How long to wait for a disk that somebody else has, and between two looks at it.
+constexpr absl::Duration kDiskPatience = absl::Seconds(5);
+constexpr absl::Duration kBetweenTries = absl::Milliseconds(50);
+
+}  // namespace
 
 MachineSource::MachineSource(Machine& machine, std::string directory)
     : machine_(machine), directory_(std::move(directory)) {
@@ -88,11 +96,41 @@ absl::Status MachineSource::Resume() {
   if (!std::exchange(held_, false)) {
     return absl::OkStatus();
   }
+  EndHold();
+  return ran_ ? machine_.Resume() : absl::OkStatus();
+}
+
+void MachineSource::StayPaused() {
+  if (std::exchange(held_, false)) {
+    EndHold();
+  }
+}
+
+void MachineSource::EndHold() {
   if (const absl::Status status = RemoveGrantRecord(directory_); !status.ok()) {
     Log().warn("move: {}", status.ToString());
   }
   machine_.EndHold();
-  return ran_ ? machine_.Resume() : absl::OkStatus();
+}
+
+absl::Status MachineSource::AcquireDisks() {
+  const absl::Time deadline = absl::Now() + kDiskPatience;
+  for (;;) {
+    absl::Status status = machine_.AcquireDisks();
+    // A destination that refuses has let go before it says so, but a backup or a `qemu-img info` may look just now.
+    if (!absl::IsFailedPrecondition(status) || machine_.state() == MachineState::kStopped) {
+      return status;
+    }
+    const absl::MutexLock lock(&mutex_);
+    if (mutex_.AwaitWithTimeout(absl::Condition(&stop_trying_), kBetweenTries) || absl::Now() >= deadline) {
+      return status;
+    }
+  }
+}
+
+void MachineSource::StopTrying() {
+  const absl::MutexLock lock(&mutex_);
+  stop_trying_ = true;
 }
 
 absl::StatusOr<std::vector<uint8_t>> MachineSource::SaveState() {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "migration/machine_port.h"
 #include "vmm/machine/machine.h"
@@ -15,6 +17,9 @@ namespace ferrite {
 
 // A machine that its user paused stays paused when the move fails, and arrives paused when it does not. From Pause() on
 // the machine is held: nobody resumes it but Resume() (R2).
+//
+// Disks that a failed move could not take back stay released: the machine takes them when it is resumed, and Mover
+// before the next move.
 //
 // Threads: as migration::SourcePort says. For one move.
 class MachineSource final : public migration::SourcePort {
@@ -33,14 +38,20 @@ class MachineSource final : public migration::SourcePort {
   void AllowBalloon() override;
   absl::Status Pause() override;
   absl::Status Resume() override;
+  void StayPaused() override;
   void SetThrottle(int percent) override { machine_.SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
   absl::Status ReleaseDisks() override { return machine_.ReleaseDisks(); }
-  absl::Status AcquireDisks() override { return machine_.AcquireDisks(); }
+  absl::Status AcquireDisks() override;
   absl::Status RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
   void Moved(absl::string_view where) override { machine_.Leave(std::string(where)); }
 
+  // A disk that somebody else has is not waited for any more. Any thread.
+  void StopTrying();
+
  private:
+  void EndHold();
+
   Machine& machine_;
   const std::string directory_;
   bool held_ = false;
@@ -48,6 +59,9 @@ class MachineSource final : public migration::SourcePort {
   BalloonInhibitor::Token no_ballooning_;
   // By region: collected from the machine, and not yet by the move.
   std::vector<std::unique_ptr<PageBitmap>> dirty_;
+
+  absl::Mutex mutex_;
+  bool stop_trying_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace ferrite

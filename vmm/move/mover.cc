@@ -54,6 +54,7 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     return absl::FailedPreconditionError(
         absl::StrCat("cannot move: the machine is ", MachineStateName(machine_.state())));
   }
+  FERRITE_RETURN_IF_ERROR(Annotate(machine_.AcquireDisks(), "cannot move"));
   thread_.Join();
   auto port = std::make_unique<MachineSource>(machine_, run_directory_);
   FERRITE_ASSIGN_OR_RETURN(
@@ -109,6 +110,7 @@ absl::Status Mover::Recover(const std::string& where) {
 }
 
 absl::Status Mover::TakeBack(bool force) {
+  absl::Status status;
   {
     const absl::MutexLock start_lock(&start_mutex_);
     FERRITE_RETURN_IF_ERROR(CheckHandedOver());
@@ -125,20 +127,20 @@ absl::Status Mover::TakeBack(bool force) {
     }
     on_ = true;
     status_.over = false;
-    StartThread([force](migration::Source& source) {
-      const absl::Status status = source.TakeBack(force);
+    StartThread([force, &status](migration::Source& source) {
+      status = source.TakeBack(force);
       return status.ok() ? absl::AbortedError("the guest was taken back; it runs on here") : status;
     });
   }
   Wait();
-  const absl::MutexLock lock(&mutex_);
-  return status_.guest == GuestPlace::kHandedOver ? status_.result : absl::OkStatus();
+  return status;
 }
 
 void Mover::Leave() {
   const absl::MutexLock lock(&mutex_);
   if (source_ != nullptr) {
     source_->Leave();
+    port_->StopTrying();
   }
 }
 
@@ -239,7 +241,11 @@ absl::Status Mover::Cancel() {
   if (!on_) {
     return absl::FailedPreconditionError("the machine is not moving");
   }
-  return source_->Cancel();
+  absl::Status status = source_->Cancel();
+  if (!status.ok()) {
+    port_->StopTrying();
+  }
+  return status;
 }
 
 absl::Status Mover::StartPostcopy() {
