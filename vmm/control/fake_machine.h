@@ -54,7 +54,7 @@ class FakeMachine final : public Machine {
   absl::Status Describe(state::MachineDescription::Builder) override { return absl::OkStatus(); }
   absl::StatusOr<bool> Hold(std::string) override { return false; }
   void EndHold() override {}
-  absl::Status ResumeArrived() override { return Resume(); }
+  absl::Status Arrive(bool run) override { return run ? Resume() : absl::OkStatus(); }
   void Leave(std::string) override { Stop(); }
   absl::Status ReleaseDisks() override { return absl::OkStatus(); }
   absl::Status AcquireDisks() override { return absl::OkStatus(); }

@@ -105,13 +105,14 @@ class Machine {
   // are refused with `why`, until EndHold(), which starts nothing. Returns whether the guest ran.
   virtual absl::StatusOr<bool> Hold(std::string why) = 0;
   virtual void EndHold() = 0;
-  // Resume() of a machine that came here by a move: its devices are told.
-  virtual absl::Status ResumeArrived() = 0;
+  // A paused machine that came here by a move: ends its hold, and its devices are told when it is resumed first, which
+  // this does with `run`.
+  virtual absl::Status Arrive(bool run) = 0;
   // As Stop(), when the guest runs elsewhere now: kMoved, with `where` as the details.
   virtual void Leave(std::string where) = 0;
-  // All that the guest wrote is on the disks and their locks are given up, until they are opened and locked again. Not
-  // released while the machine runs. Both go on to the last disk and return the first error. A disk that is as asked for
-  // already is OK.
+  // All that the guest wrote is on the disks and their locks are given up, for good or until they are opened and locked
+  // again. Not released while the machine runs, not acquired when it is stopped. Both go on to the last disk and return
+  // the first error. A disk that is as asked for already is OK.
   virtual absl::Status ReleaseDisks() = 0;
   virtual absl::Status AcquireDisks() = 0;
   // Lets each vCPU run only (100 - percent) of the time, 0 to 99, in slices of 10 ms.

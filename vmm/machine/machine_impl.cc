@@ -243,6 +243,9 @@ absl::Status MachineImpl::Resume() {
   }
   FERRITE_RETURN_IF_ERROR(Annotate(AcquireDisksLocked(), "cannot resume"));
   ResumeLocked();
+  if (std::exchange(arrived_, false)) {
+    devices_->Arrived();
+  }
   return absl::OkStatus();
 }
 

@@ -58,7 +58,7 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   absl::Status Describe(state::MachineDescription::Builder out) override;
   absl::StatusOr<bool> Hold(std::string why) override;
   void EndHold() override;
-  absl::Status ResumeArrived() override;
+  absl::Status Arrive(bool run) override;
   void Leave(std::string where) override;
   absl::Status ReleaseDisks() override;
   absl::Status AcquireDisks() override;
@@ -129,6 +129,7 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
 
   mutable absl::Mutex operation_mutex_;
   std::optional<std::string> held_ ABSL_GUARDED_BY(operation_mutex_);  // and why
+  bool arrived_ ABSL_GUARDED_BY(operation_mutex_) = false;             // and the devices have not been told
   std::atomic<MachineState> state_{MachineState::kCreated};            // changed with operation_mutex_ held
 
   absl::Mutex stop_mutex_ ABSL_ACQUIRED_AFTER(operation_mutex_);

@@ -100,11 +100,16 @@ absl::StatusOr<bool> MachineImpl::Hold(std::string why) {
   return ran;
 }
 
-absl::Status MachineImpl::ResumeArrived() {
-  FERRITE_RETURN_IF_ERROR(Resume());
-  absl::MutexLock lock(&operation_mutex_);
-  devices_->Arrived();
-  return absl::OkStatus();
+absl::Status MachineImpl::Arrive(bool run) {
+  {
+    absl::MutexLock lock(&operation_mutex_);
+    if (state() != MachineState::kPaused) {
+      return WrongState("arrive");
+    }
+    held_.reset();
+    arrived_ = true;
+  }
+  return run ? Resume() : absl::OkStatus();
 }
 
 void MachineImpl::EndHold() {
@@ -123,7 +128,7 @@ void MachineImpl::Leave(std::string where) {
 
 absl::Status MachineImpl::ReleaseDisks() {
   absl::MutexLock lock(&operation_mutex_);
-  if (state() != MachineState::kPaused && state() != MachineState::kCreated) {
+  if (state() == MachineState::kRunning) {
     return WrongState("release the disks");
   }
   absl::Status status;

@@ -83,11 +83,7 @@ class ArrivalPort final : public migration::DestinationPort {
   }
 
   absl::Status Run() override {
-    machine_.EndHold();
-    if (stays_paused_) {
-      return absl::OkStatus();
-    }
-    const absl::Status status = machine_.ResumeArrived();
+    const absl::Status status = machine_.Arrive(/*run=*/!stays_paused_);
     if (!status.ok()) {
       GiveDisksBack();
     }
