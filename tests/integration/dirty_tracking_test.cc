@@ -26,18 +26,17 @@ class Follower {
   explicit Follower(GuestMemory& memory) : memory_(memory) {
     for (const auto& region : memory.regions()) {
       bitmaps_.push_back(std::make_unique<PageBitmap>(region->pages()));
-      pointers_.push_back(bitmaps_.back().get());
       copies_.emplace_back(region->bytes());
     }
   }
 
   // Copies the pages that were written since the last time; returns how many.
   absl::StatusOr<uint64_t> Follow(Machine& machine) {
-    if (absl::Status status = machine.CollectDirty(pointers_); !status.ok()) {
-      return status;
-    }
     uint64_t copied = 0;
     for (size_t i = 0; i < bitmaps_.size(); ++i) {
+      if (absl::Status status = machine.CollectDirty(i, *bitmaps_[i]); !status.ok()) {
+        return status;
+      }
       const uint8_t* from = memory_.regions()[i]->guest_mapping().data();
       for (auto page = bitmaps_[i]->FindSet(0); page.has_value(); page = bitmaps_[i]->FindSet(*page + 1)) {
         std::memcpy(copies_[i].data() + *page * kPageBytes, from + *page * kPageBytes, kPageBytes);
@@ -64,7 +63,6 @@ class Follower {
  private:
   GuestMemory& memory_;
   std::vector<std::unique_ptr<PageBitmap>> bitmaps_;
-  std::vector<PageBitmap*> pointers_;
   std::vector<std::vector<uint8_t>> copies_;
 };
 

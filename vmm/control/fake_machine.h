@@ -49,7 +49,7 @@ class FakeMachine final : public Machine {
   absl::Status CheckState(state::Machine::Reader) const override { return absl::OkStatus(); }
   absl::Status LoadState(state::Machine::Reader) override { return absl::OkStatus(); }
   absl::Status StartDirtyTracking() override { return absl::OkStatus(); }
-  absl::Status CollectDirty(std::span<PageBitmap* const>) override { return absl::OkStatus(); }
+  absl::Status CollectDirty(size_t, PageBitmap&) override { return absl::OkStatus(); }
   absl::Status StopDirtyTracking() override { return absl::OkStatus(); }
   absl::Status Describe(state::MachineDescription::Builder) override { return absl::OkStatus(); }
   absl::StatusOr<bool> Hold(std::string) override { return false; }

@@ -39,7 +39,7 @@ absl::Status DirtyTracker::Start() {
   }
   FERRITE_RETURN_IF_ERROR(SetLogging(true));
   on_ = true;
-  first_ = true;
+  first_.assign(memory_.regions().size(), true);
   return absl::OkStatus();
 }
 
@@ -58,31 +58,27 @@ absl::Status DirtyTracker::Stop() {
   return absl::OkStatus();
 }
 
-absl::Status DirtyTracker::Collect(std::span<PageBitmap* const> dirty) {
+absl::Status DirtyTracker::Collect(size_t index, PageBitmap& dirty) {
   absl::MutexLock lock(&mutex_);
   if (!on_) {
     return absl::FailedPreconditionError("dirty tracking is off");
   }
   const auto regions = memory_.regions();
-  FERRITE_CHECK(dirty.size() == regions.size());
-  const bool rings = vm_.dirty_mode() == DirtyMode::kRing;
-  if (rings) {
+  FERRITE_CHECK(index < regions.size());
+  MemoryRegion& region = *regions[index];
+  FERRITE_CHECK(dirty.pages() == region.pages());
+  if (vm_.dirty_mode() == DirtyMode::kRing) {
+    // The rings are the vCPUs', of all regions.
     FERRITE_RETURN_IF_ERROR(ReapRingsLocked());
+    reaped_[index]->TakeInto(dirty);
+  } else {
+    FERRITE_RETURN_IF_ERROR(CollectLog(static_cast<uint32_t>(index), dirty));
   }
-  for (uint32_t slot = 0; slot < regions.size(); ++slot) {
-    MemoryRegion& region = *regions[slot];
-    FERRITE_CHECK(dirty[slot]->pages() == region.pages());
-    if (rings) {
-      reaped_[slot]->TakeInto(*dirty[slot]);
-    } else {
-      FERRITE_RETURN_IF_ERROR(CollectLog(slot, *dirty[slot]));
-    }
-    region.own_writes().TakeInto(*dirty[slot]);
-    if (first_) {
-      dirty[slot]->SetRange(0, region.pages());
-    }
+  region.own_writes().TakeInto(dirty);
+  if (first_[index]) {
+    dirty.SetRange(0, region.pages());
+    first_[index] = false;
   }
-  first_ = false;
   return absl::OkStatus();
 }
 

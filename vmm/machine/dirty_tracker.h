@@ -3,7 +3,6 @@
 #define FERRITE_VMM_MACHINE_DIRTY_TRACKER_H_
 
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -25,7 +24,7 @@ class DirtyTracker {
   absl::Status MakeSlots();
 
   absl::Status Start();
-  absl::Status Collect(std::span<PageBitmap* const> dirty);
+  absl::Status Collect(size_t index, PageBitmap& dirty);
   absl::Status Stop();
 
   // Makes room in the dirty rings; by the vCPU thread whose ring is full.
@@ -42,7 +41,7 @@ class DirtyTracker {
 
   absl::Mutex mutex_;
   bool on_ ABSL_GUARDED_BY(mutex_) = false;
-  bool first_ ABSL_GUARDED_BY(mutex_) = false;  // nothing collected since Start()
+  std::vector<bool> first_ ABSL_GUARDED_BY(mutex_);  // by region: nothing collected since Start()
   // By region: what was reaped from the rings and not collected yet.
   std::vector<std::unique_ptr<PageBitmap>> reaped_ ABSL_GUARDED_BY(mutex_);
 };

@@ -8,7 +8,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -92,11 +91,12 @@ class Machine {
   virtual absl::Status LoadState(state::Machine::Reader in) = 0;
 
   // Dirty tracking, for a move. After StartDirtyTracking() every page counts as written; CollectDirty() adds the pages
-  // that vCPUs and the monitor wrote since the last collection to `dirty` (one bitmap for each of memory().regions(),
-  // in their order) and forgets them. A page that is written after the call returned is in the next collection; what
-  // is collected while the machine is paused is complete. One thread at a time calls the three.
+  // of memory().regions()[region] that vCPUs and the monitor wrote since the last collection of that region to `dirty`
+  // (of its size) and forgets them; other regions are not touched. A page that is written after the call returned is in
+  // the next collection; what is collected while the machine is paused is complete. One thread at a time calls the
+  // three.
   virtual absl::Status StartDirtyTracking() = 0;
-  virtual absl::Status CollectDirty(std::span<PageBitmap* const> dirty) = 0;
+  virtual absl::Status CollectDirty(size_t region, PageBitmap& dirty) = 0;
   virtual absl::Status StopDirtyTracking() = 0;
 
   // For a move. Describe() writes what another monitor needs to make the same machine; any state but stopped.

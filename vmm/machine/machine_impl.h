@@ -53,7 +53,9 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   absl::Status CheckState(state::Machine::Reader in) const override;
   absl::Status LoadState(state::Machine::Reader in) override;
   absl::Status StartDirtyTracking() override { return dirty_tracker_->Start(); }
-  absl::Status CollectDirty(std::span<PageBitmap* const> dirty) override { return dirty_tracker_->Collect(dirty); }
+  absl::Status CollectDirty(size_t region, PageBitmap& dirty) override {
+    return dirty_tracker_->Collect(region, dirty);
+  }
   absl::Status StopDirtyTracking() override { return dirty_tracker_->Stop(); }
   absl::Status Describe(state::MachineDescription::Builder out) override;
   absl::StatusOr<bool> Hold(std::string why) override;

@@ -412,8 +412,7 @@ class MachineDirtyTest : public MachineTest, public testing::WithParamInterface<
   static std::unique_ptr<PageBitmap> Collect(Machine& machine) {
     EXPECT_EQ(machine.memory().regions().size(), 1u);
     auto dirty = std::make_unique<PageBitmap>(machine.memory().regions()[0]->pages());
-    PageBitmap* const bitmaps[] = {dirty.get()};
-    EXPECT_EQ(machine.CollectDirty(bitmaps).ToString(), "OK");
+    EXPECT_EQ(machine.CollectDirty(0, *dirty).ToString(), "OK");
     return dirty;
   }
 

@@ -23,37 +23,21 @@ constexpr absl::Duration kBetweenTries = absl::Milliseconds(50);
 }  // namespace
 
 MachineSource::MachineSource(Machine& machine, std::string directory)
-    : machine_(machine), directory_(std::move(directory)) {
-  for (const auto& region : machine_.memory().regions()) {
-    dirty_.push_back(std::make_unique<PageBitmap>(region->pages()));
-  }
-}
+    : machine_(machine), directory_(std::move(directory)) {}
 
 MachineSource::~MachineSource() = default;
 
 absl::Status MachineSource::StartDirtyTracking() {
   FERRITE_RETURN_IF_ERROR(machine_.StartDirtyTracking());
   // The machine counts everything as written at first. The move has not read a page yet: none of that is news.
-  std::vector<std::unique_ptr<PageBitmap>> before;
-  std::vector<PageBitmap*> pointers;
-  for (const auto& region : machine_.memory().regions()) {
-    before.push_back(std::make_unique<PageBitmap>(region->pages()));
-    pointers.push_back(before.back().get());
+  const auto regions = machine_.memory().regions();
+  for (size_t i = 0; i < regions.size(); ++i) {
+    PageBitmap before(regions[i]->pages());
+    if (const absl::Status status = machine_.CollectDirty(i, before); !status.ok()) {
+      StopDirtyTracking();
+      return status;
+    }
   }
-  if (const absl::Status status = machine_.CollectDirty(pointers); !status.ok()) {
-    StopDirtyTracking();
-    return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status MachineSource::CollectDirty(size_t index, PageBitmap& into) {
-  std::vector<PageBitmap*> pointers;
-  for (const auto& bitmap : dirty_) {
-    pointers.push_back(bitmap.get());
-  }
-  FERRITE_RETURN_IF_ERROR(machine_.CollectDirty(pointers));
-  dirty_[index]->TakeInto(into);
   return absl::OkStatus();
 }
 

@@ -2,7 +2,6 @@
 #ifndef FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
 #define FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
 
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,7 +30,7 @@ class MachineSource final : public migration::SourcePort {
   GuestMemory& memory() override { return machine_.memory(); }
   absl::Status Describe(state::MachineDescription::Builder out) override { return machine_.Describe(out); }
   absl::Status StartDirtyTracking() override;
-  absl::Status CollectDirty(size_t index, PageBitmap& into) override;
+  absl::Status CollectDirty(size_t index, PageBitmap& into) override { return machine_.CollectDirty(index, into); }
   void StopDirtyTracking() override;
   void AddUnneededPages(size_t index, PageBitmap& into) override;
   void InhibitBalloon() override;
@@ -57,8 +56,6 @@ class MachineSource final : public migration::SourcePort {
   bool held_ = false;
   bool ran_ = false;  // before it was held
   BalloonInhibitor::Token no_ballooning_;
-  // By region: collected from the machine, and not yet by the move.
-  std::vector<std::unique_ptr<PageBitmap>> dirty_;
 
   absl::Mutex mutex_;
   bool stop_trying_ ABSL_GUARDED_BY(mutex_) = false;
