@@ -55,9 +55,17 @@ struct CpuidLeaf {
   edx @6 :UInt32;
 }
 
-# For a reset after the move: the files are looked for at the destination then, not before.
+# For a reset after the move.
 struct Boot {
-  kernelPath @0 :Text;
+  kernelPath @0 :Text;            # at the source
   initrdPath @1 :Text;
   commandLine @2 :Text;
+  kernel @3 :BootFile;            # what is in it; looked at when the machine boots again on a reset
+  initrd @4 :BootFile;
+}
+
+struct BootFile {
+  bytes @0 :UInt64;
+  sha256 @1 :Data;                # empty: not known, and the destination does not take the source's path
+  problem @2 :Text;               # why it is not
 }

@@ -20,6 +20,12 @@ struct OpenImage {
   uint64_t sectors = 0;
 };
 
+absl::Status NoImage(const std::string& path, const struct stat& info) {
+  return absl::InvalidArgumentError(absl::StrCat("disk image ", path, " is ",
+                                                 S_ISDIR(info.st_mode) ? "a directory" : "a special file",
+                                                 "; give a raw image file or a block device"));
+}
+
 absl::StatusOr<uint64_t> SizeOf(const Fd& fd, const std::string& path) {
   struct stat info = {};
   if (fstat(fd.get(), &info) != 0) {
@@ -35,9 +41,14 @@ absl::StatusOr<uint64_t> SizeOf(const Fd& fd, const std::string& path) {
     }
     return bytes;
   }
-  return absl::InvalidArgumentError(absl::StrCat("disk image ", path, " is ",
-                                                 S_ISDIR(info.st_mode) ? "a directory" : "a special file",
-                                                 "; give a raw image file or a block device"));
+  return NoImage(path, info);
+}
+
+absl::Status CannotOpen(int error, const std::string& path, bool read_only) {
+  const bool not_for_writing = !read_only && (error == EACCES || error == EPERM || error == EROFS);
+  return ErrnoStatus(
+      error, absl::StrCat("disk image ", path,
+                          not_for_writing ? " cannot be opened for writing (a read-only disk needs less)" : ""));
 }
 
 absl::StatusOr<OpenImage> Open(const std::string& path, bool read_only) {
@@ -45,11 +56,7 @@ absl::StatusOr<OpenImage> Open(const std::string& path, bool read_only) {
   OpenImage image;
   image.fd = Fd(open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!image.fd.valid()) {
-    const int error = errno;
-    const bool not_for_writing = !read_only && (error == EACCES || error == EPERM || error == EROFS);
-    return ErrnoStatus(
-        error, absl::StrCat("disk image ", path,
-                            not_for_writing ? " cannot be opened for writing (a read-only disk needs less)" : ""));
+    return CannotOpen(errno, path, read_only);
   }
   FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(image.fd, path));
   if (bytes == 0) {
@@ -78,8 +85,28 @@ absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::Create(std::string path, b
 }
 
 absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::CreateReleased(std::string path, bool read_only) {
-  FERRITE_ASSIGN_OR_RETURN(const OpenImage image, Open(path, read_only));
-  return std::unique_ptr<DiskImage>(new DiskImage(std::move(path), read_only, image.sectors));
+  FERRITE_ASSIGN_OR_RETURN(const Look look, LookAt(path, read_only));
+  return CreateReleased(std::move(path), read_only, look.sectors);
+}
+
+std::unique_ptr<DiskImage> DiskImage::CreateReleased(std::string path, bool read_only, uint64_t sectors) {
+  return std::unique_ptr<DiskImage>(new DiskImage(std::move(path), read_only, sectors));
+}
+
+absl::StatusOr<DiskImage::Look> DiskImage::LookAt(const std::string& path, bool read_only) {
+  // To open a device node may do something.
+  struct stat info = {};
+  if (stat(path.c_str(), &info) != 0) {
+    return CannotOpen(errno, path, read_only);
+  }
+  if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
+    return NoImage(path, info);
+  }
+  if (!read_only && faccessat(AT_FDCWD, path.c_str(), R_OK | W_OK, AT_EACCESS) != 0) {
+    return CannotOpen(errno, path, read_only);
+  }
+  FERRITE_ASSIGN_OR_RETURN(const OpenImage image, Open(path, /*read_only=*/true));
+  return Look{.sectors = image.sectors, .in_use = ImageIsLocked(image.fd.get(), /*for_writing=*/!read_only)};
 }
 
 absl::Status DiskImage::Release() {

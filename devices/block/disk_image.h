@@ -26,6 +26,16 @@ class DiskImage {
 
   // The same without the lock, and released: for a monitor that will take the disk over from the one that holds it now.
   static absl::StatusOr<std::unique_ptr<DiskImage>> CreateReleased(std::string path, bool read_only);
+  // And without a look at it: one of LookAt() gave its size.
+  static std::unique_ptr<DiskImage> CreateReleased(std::string path, bool read_only, uint64_t sectors);
+
+  struct Look {
+    uint64_t sectors = 0;
+    bool in_use = false;  // held by somebody else, as this one would hold it
+  };
+  // Refused as by Create(), but for what is in use. The image is opened for reading only, and what is neither a regular
+  // file nor a block device is not opened.
+  static absl::StatusOr<Look> LookAt(const std::string& path, bool read_only);
 
   const std::string& path() const { return path_; }
   bool read_only() const { return read_only_; }

@@ -147,6 +147,12 @@ absl::Status LockImage(int fd, absl::string_view path, bool for_writing) {
   return absl::OkStatus();
 }
 
+bool ImageIsLocked(int fd, bool for_writing) {
+  // A writer keeps out those who only say that they read.
+  return FindConflict(fd, for_writing ? F_RDLCK : F_WRLCK, kReads).has_value() &&
+         FindConflict(fd, for_writing ? F_RDLCK : F_WRLCK, kForbidsWriting).has_value();
+}
+
 void UnlockImage(int fd) { TryLock(fd, F_UNLCK, kWholeFile); }
 
 }  // namespace ferrite

@@ -20,6 +20,10 @@ namespace ferrite {
 absl::Status LockImage(int fd, absl::string_view path, bool for_writing);
 void UnlockImage(int fd);
 
+// Whether another open holds the image as LockImage() would now; what holds a lock of another kind, as any program may
+// on any file, does not count. `fd` is open for reading.
+bool ImageIsLocked(int fd, bool for_writing);
+
 }  // namespace ferrite
 
 #endif  // FERRITE_DEVICES_BLOCK_IMAGE_LOCK_H_

@@ -180,7 +180,6 @@ TEST_F(PeerBytesTest, AnyDescriptionIsRefusedOrBuilt) {
   ASSERT_TRUE(source_->machine().Describe(message.initRoot<stream::Control>().initMachine()).ok());
   std::vector<uint8_t> good = migration::EncodeControl(message);
   good.erase(good.begin(), good.begin() + migration::kControlHeaderBytes);
-  source_.reset();
   auto there = PayloadMachine::Await();
   ASSERT_TRUE(there.ok()) << there.status();
   Spoiler spoil;

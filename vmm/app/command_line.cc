@@ -151,6 +151,9 @@ absl::Status FinishReceive(const MoveWords& words, RunOptions& run, ReceiveOptio
       return absl::InvalidArgumentError(absl::StrCat("--disk: two paths for the id ", disk.first));
     }
   }
+  if (!receive.initrd_path.empty() && receive.kernel_path.empty()) {
+    return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
+  }
   auto console = ParseConsoleSink(words.console.empty() ? "stdio" : words.console);
   FERRITE_RETURN_IF_ERROR(Wrong("--console", console.status()));
   run.console = *std::move(console);
@@ -330,6 +333,11 @@ class Grammar {
         ->type_name("ID=PATH")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    sub->add_option("--kernel", line_.receive.kernel_path,
+                    "What a reset boots here [the source's kernel and initrd, if the same files are here]")
+        ->type_name("FILE");
+    sub->add_option("--initrd", line_.receive.initrd_path, "The initial RAM disk of that kernel [none]")
+        ->type_name("FILE");
     sub->add_option("--console", words.console, "Serial console: stdio, none, file:PATH or unix:PATH [stdio]")
         ->type_name("SINK");
     sub->add_flag("--mlock", line_.receive.lock_memory, "Lock the guest's memory in RAM once it is here");

@@ -49,6 +49,8 @@ struct RunOptions {
 struct ReceiveOptions {
   migration::Address listen;
   std::map<std::string, std::string> disk_paths;  // by id
+  std::string kernel_path;                        // empty: the source's
+  std::string initrd_path;                        // empty: none; not without kernel_path
   bool lock_memory = false;
   int ready_fd = -1;  // -1: none
 };

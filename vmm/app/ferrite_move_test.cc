@@ -356,6 +356,29 @@ TEST_F(FerriteMoveTest, ReceiverThatIsStoppedOrKilledLeavesTheGuestAndItMovesAga
   EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
 }
 
+TEST_F(FerriteMoveTest, ReceiverRefusesAKernelThatIsNotTheSourcesAndTakesItsOwn) {
+  fs::copy_file("tests/guest/dirty", directory_ + "/vmlinuz");
+  const Finished run = Ferrite(
+      "here", absl::StrCat("run --name web1 --kernel ", directory_, "/vmlinuz --mem 64M --detach --console none"));
+  ASSERT_EQ(run.exit_code, kExitOk) << run.err;
+  fs::remove(directory_ + "/vmlinuz");
+  const std::string listen = "tcp:127.0.0.1:0";
+  const Finished refused = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", listen)));
+  EXPECT_EQ(refused.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(refused.err, "the source cannot read its own any more")) << refused.err;
+  EXPECT_TRUE(absl::StrContains(refused.err, "ferrite receive --kernel FILE")) << refused.err;
+  (void)receiver_->Wait();
+  const Finished missing =
+      Ferrite("there", absl::StrCat("receive --name web1 --listen ", listen, " --kernel ", directory_, "/vmlinuz"));
+  EXPECT_EQ(missing.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(missing.err, "--kernel: ")) << missing.err;
+  const std::string address = StartReceiver("there", absl::StrCat(listen, " --kernel tests/guest/dirty"));
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  const Finished reset = Ferrite("there", "reset web1");
+  EXPECT_EQ(reset.exit_code, kExitOk) << "a guest that moved boots again: " << reset.err;
+}
+
 // The log and the record of the hand-over are in the run directory.
 TEST_F(FerriteMoveTest, FullDiskFailsTheMoveAndTheGuestRunsOn) {
   const std::string here = directory_ + "/here";
@@ -464,6 +487,7 @@ TEST_F(FerriteMoveTest, WrongWordsAreNamed) {
       {"receive --name web1 --listen ether:0", "ether:0"},
       {"receive --name web1 --listen unix:/x --disk root", "ID=PATH"},
       {"receive --name a/b --listen unix:/x", "a/b"},
+      {"receive --name web1 --listen unix:/x --initrd i", "--kernel"},
   };
   for (const auto& [words, named] : wrong) {
     const Finished result = Ferrite("here", words);

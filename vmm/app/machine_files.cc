@@ -30,6 +30,11 @@ absl::Status CheckFile(absl::string_view option, bool writable, const std::strin
   return absl::OkStatus();
 }
 
+absl::Status CheckBootFiles(const std::string& kernel, const std::string& initrd) {
+  FERRITE_RETURN_IF_ERROR(CheckFile("--kernel", /*writable=*/false, kernel));
+  return initrd.empty() ? absl::OkStatus() : CheckFile("--initrd", /*writable=*/false, initrd);
+}
+
 absl::Status CheckHostMemory(uint64_t bytes) {
   struct sysinfo info = {};
   if (sysinfo(&info) != 0) {
@@ -45,11 +50,12 @@ absl::Status CheckHostMemory(uint64_t bytes) {
 
 }  // namespace
 
+absl::Status CheckFiles(const ReceiveOptions& receive) {
+  return receive.kernel_path.empty() ? absl::OkStatus() : CheckBootFiles(receive.kernel_path, receive.initrd_path);
+}
+
 absl::Status CheckFiles(const MachineConfig& config) {
-  FERRITE_RETURN_IF_ERROR(CheckFile("--kernel", /*writable=*/false, config.kernel_path));
-  if (!config.initrd_path.empty()) {
-    FERRITE_RETURN_IF_ERROR(CheckFile("--initrd", /*writable=*/false, config.initrd_path));
-  }
+  FERRITE_RETURN_IF_ERROR(CheckBootFiles(config.kernel_path, config.initrd_path));
   for (const DiskConfig& disk : config.disks) {
     FERRITE_RETURN_IF_ERROR(CheckFile("--disk", /*writable=*/!disk.read_only, disk.path));
   }

@@ -17,6 +17,7 @@
 #include "migration/session/destination.h"
 #include "migration/transport/socket.h"
 #include "vmm/app/commands.h"
+#include "vmm/app/machine_files.h"
 #include "vmm/app/monitor.h"
 #include "vmm/base/log.h"
 #include "vmm/base/status.h"
@@ -143,21 +144,25 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   if (line.receive.ready_fd >= 0 && fcntl(line.receive.ready_fd, F_GETFD) < 0) {
     return ErrnoStatus(absl::StrCat("--ready-fd ", line.receive.ready_fd));
   }
+  FERRITE_RETURN_IF_ERROR(CheckFiles(line.receive));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(line.receive.listen));
   const migration::Address address = listener->address();
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   const auto view = std::make_shared<ArrivalView>();
-  MachineArrival arrival(
-      {.kvm = monitor->kvm(),
-       .loop = monitor->loop(),
-       .console = &monitor->console(),
-       .built =
-           [&](Machine& machine) {
-             machine.SetListener(monitor->Listener());
-             monitor->ServeArriving(machine, [view] { return view->Get(); });
-           }},
-      {.name = line.run.config.name, .disk_paths = line.receive.disk_paths, .lock_memory = line.receive.lock_memory});
+  MachineArrival arrival({.kvm = monitor->kvm(),
+                          .loop = monitor->loop(),
+                          .console = &monitor->console(),
+                          .built =
+                              [&](Machine& machine) {
+                                machine.SetListener(monitor->Listener());
+                                monitor->ServeArriving(machine, [view] { return view->Get(); });
+                              }},
+                         {.name = line.run.config.name,
+                          .disk_paths = line.receive.disk_paths,
+                          .kernel_path = line.receive.kernel_path,
+                          .initrd_path = line.receive.initrd_path,
+                          .lock_memory = line.receive.lock_memory});
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
   FERRITE_ASSIGN_OR_RETURN(auto incoming, Incoming::Start(arrival, std::move(listener), view));

@@ -22,6 +22,16 @@ absl::string_view NameOf(state::Device::Reader device) {
   return {name.begin(), name.size()};
 }
 
+absl::StatusOr<std::unique_ptr<DiskImage>> MakeImage(const DiskConfig& disk, bool elsewhere) {
+  if (!elsewhere) {
+    return DiskImage::Create(disk.path, disk.read_only);
+  }
+  if (disk.sectors != 0) {
+    return DiskImage::CreateReleased(disk.path, disk.read_only, disk.sectors);
+  }
+  return DiskImage::CreateReleased(disk.path, disk.read_only);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceSet>> DeviceSet::Create(const MachineConfig& config, const KvmVm& vm,
@@ -59,9 +69,7 @@ absl::Status DeviceSet::AddVirtioDevices(const MachineConfig& config, const KvmV
     FERRITE_RETURN_IF_ERROR(AddVirtio(std::move(balloon), vm, memory, loop));
   }
   for (const DiskConfig& disk : config.disks) {
-    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DiskImage> image,
-                             config.disks_elsewhere ? DiskImage::CreateReleased(disk.path, disk.read_only)
-                                                    : DiskImage::Create(disk.path, disk.read_only));
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DiskImage> image, MakeImage(disk, config.disks_elsewhere));
     FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<AsyncIo> io, AsyncIo::Create(loop, kBlockQueueSize));
     auto block = std::make_unique<Block>(disk.id, std::move(image), std::move(io));
     disks_.push_back(block.get());

@@ -15,6 +15,7 @@ struct DiskConfig {
   std::string id;  // "root"; device name "virtio-blk:root"
   std::string path;
   bool read_only = false;
+  uint64_t sectors = 0;  // with disks_elsewhere, where it is known: the disk is not even looked at
 };
 
 struct MachineConfig {
@@ -32,7 +33,7 @@ struct MachineConfig {
   std::string command_line;
 
   std::vector<DiskConfig> disks;
-  // The disks are looked at, but neither locked nor kept open until Machine::AcquireDisks(): another monitor has them.
+  // The disks are neither locked nor kept open until Machine::AcquireDisks(): another monitor has them.
   bool disks_elsewhere = false;
   std::optional<uint64_t> balloon_bytes;  // the target at start; no balloon device when absent
   bool rng = false;

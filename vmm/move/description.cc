@@ -17,6 +17,7 @@
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm_abi.h"
 #include "vmm/memory/guest_memory.h"
+#include "vmm/move/boot_files.h"
 
 namespace ferrite {
 namespace {
@@ -97,7 +98,7 @@ absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, M
   if (is_mapped) {
     path = mapped->second;
   }
-  const auto image = DiskImage::CreateReleased(path, disk.getReadOnly());
+  const auto image = DiskImage::LookAt(path, disk.getReadOnly());
   if (!image.ok()) {
     return absl::Status(
         image.status().code(),
@@ -105,7 +106,41 @@ absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, M
             "disk ", id, ": ", image.status().message(),
             is_mapped ? "" : absl::StrCat("; if it is elsewhere here, `ferrite receive --disk ", id, "=PATH`")));
   }
-  config.disks.push_back({.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly()});
+  if (!is_mapped && !image->in_use) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("disk ", id, ": ", path,
+                     " is not open here as the source's disk would be, so that it is not taken on the source's word; "
+                     "if it is the machine's disk, `ferrite receive --disk ",
+                     id, "=PATH`"));
+  }
+  config.disks.push_back(
+      {.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly(), .sectors = image->sectors});
+  return absl::OkStatus();
+}
+
+absl::Status ReadBoot(state::Boot::Reader boot, const ArrivalOptions& options, MachineConfig& config) {
+  FERRITE_ASSIGN_OR_RETURN(config.command_line, TextOf(boot.getCommandLine(), "kernel command line"));
+  if (!options.kernel_path.empty()) {
+    config.kernel_path = options.kernel_path;
+    config.initrd_path = options.initrd_path;
+    return absl::OkStatus();
+  }
+  if (!config.reboot_on_reset || boot.getKernelPath().size() == 0) {
+    return absl::OkStatus();
+  }
+  FERRITE_ASSIGN_OR_RETURN(config.kernel_path, TextOf(boot.getKernelPath(), "kernel path"));
+  FERRITE_ASSIGN_OR_RETURN(config.initrd_path, TextOf(boot.getInitrdPath(), "initrd path"));
+  absl::Status status = CheckBootFile("kernel", config.kernel_path, boot.getKernel());
+  if (status.ok() && !config.initrd_path.empty()) {
+    status = CheckBootFile("initrd", config.initrd_path, boot.getInitrd());
+  }
+  if (!status.ok()) {
+    return absl::Status(
+        status.code(),
+        absl::StrCat(status.message(),
+                     "; a reset would boot it: copy the source's, or name another with `ferrite receive --kernel FILE "
+                     "[--initrd FILE]`, or `ferrite run` the machine with --no-reboot"));
+  }
   return absl::OkStatus();
 }
 
@@ -142,9 +177,7 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
   config.cpus = described.getCpus();
   config.reboot_on_reset = described.getRebootOnReset();
   FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), config));
-  FERRITE_ASSIGN_OR_RETURN(config.kernel_path, TextOf(described.getBoot().getKernelPath(), "kernel path"));
-  FERRITE_ASSIGN_OR_RETURN(config.initrd_path, TextOf(described.getBoot().getInitrdPath(), "initrd path"));
-  FERRITE_ASSIGN_OR_RETURN(config.command_line, TextOf(described.getBoot().getCommandLine(), "kernel command line"));
+  FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), options, config));
   config.disks_elsewhere = true;
   for (const state::Disk::Reader disk : described.getDisks()) {
     FERRITE_RETURN_IF_ERROR(ReadDisk(disk, options, config));

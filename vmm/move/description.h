@@ -17,12 +17,16 @@ namespace ferrite {
 struct ArrivalOptions {
   std::string name;
   std::map<std::string, std::string> disk_paths;  // by the disk's id; others are where they are at the source
+  std::string kernel_path;                        // empty: the source's, with the source's initrd
+  std::string initrd_path;                        // of kernel_path; empty: none
   bool lock_memory = false;                       // once the guest has arrived
 };
 
-// The configuration that makes the described machine. The description is a peer's: every field is checked. Refused,
-// with the reason: processor features, vCPUs, memory and memory backings that this host does not have, devices and
-// disks that are not known, a disk that is not here.
+// The configuration that makes the described machine. The description is a peer's, and nobody knows whose peer: every
+// field is checked. Refused, with the reason: processor features, vCPUs, memory and memory backings that this host does
+// not have, devices and disks that are not known, a disk that is not here. A file that only the description names is
+// taken with a proof that the peer could have it anyway: a disk while somebody has it open as the source does, a kernel
+// and an initrd whose content the peer knows. What is not booted again on a reset is not looked at.
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
                                        const Kvm& kvm);
 

@@ -3,6 +3,8 @@
 #include <capnp/message.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +12,7 @@
 #include "devices/balloon/balloon.h"
 #include "vmm/base/log.h"
 #include "vmm/base/status.h"
+#include "vmm/move/boot_files.h"
 #include "vmm/move/grant_record.h"
 #include "vmm/move/state_blob.h"
 
@@ -20,12 +23,43 @@ namespace {
 constexpr absl::Duration kDiskPatience = absl::Seconds(5);
 constexpr absl::Duration kBetweenTries = absl::Milliseconds(50);
 
+// The destination's monitor works in another directory.
+std::string Absolute(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  return error ? path : absolute.string();
+}
+
 }  // namespace
 
 MachineSource::MachineSource(Machine& machine, std::string directory)
     : machine_(machine), directory_(std::move(directory)) {}
 
 MachineSource::~MachineSource() = default;
+
+absl::Status MachineSource::Describe(state::MachineDescription::Builder out) {
+  FERRITE_RETURN_IF_ERROR(machine_.Describe(out));
+  const MachineConfig& config = machine_.config();
+  for (auto disk : out.getDisks()) {
+    disk.setPath(Absolute(disk.getPath().cStr()));
+  }
+  if (config.kernel_path.empty()) {
+    return absl::OkStatus();
+  }
+  auto boot = out.getBoot();
+  boot.setKernelPath(Absolute(config.kernel_path));
+  if (!config.initrd_path.empty()) {
+    boot.setInitrdPath(Absolute(config.initrd_path));
+  }
+  if (config.reboot_on_reset) {
+    // As they are now: what a reset would boot here.
+    DescribeBootFile(config.kernel_path, boot.initKernel());
+    if (!config.initrd_path.empty()) {
+      DescribeBootFile(config.initrd_path, boot.initInitrd());
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status MachineSource::StartDirtyTracking() {
   FERRITE_RETURN_IF_ERROR(machine_.StartDirtyTracking());

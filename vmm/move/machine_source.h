@@ -28,7 +28,7 @@ class MachineSource final : public migration::SourcePort {
   ~MachineSource() override;
 
   GuestMemory& memory() override { return machine_.memory(); }
-  absl::Status Describe(state::MachineDescription::Builder out) override { return machine_.Describe(out); }
+  absl::Status Describe(state::MachineDescription::Builder out) override;
   absl::Status StartDirtyTracking() override;
   absl::Status CollectDirty(size_t index, PageBitmap& into) override { return machine_.CollectDirty(index, into); }
   void StopDirtyTracking() override;
