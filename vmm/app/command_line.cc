@@ -341,6 +341,8 @@ class Grammar {
     sub->add_option("--console", words.console, "Serial console: stdio, none, file:PATH or unix:PATH [stdio]")
         ->type_name("SINK");
     sub->add_flag("--mlock", line_.receive.lock_memory, "Lock the guest's memory in RAM once it is here");
+    sub->add_flag("--dirty-ring", line_.receive.dirty_ring,
+                  "Track dirty pages with KVM's ring in place of its log when it moves on");
     sub->add_option("--ready-fd", line_.receive.ready_fd,
                     "Write the address to this file descriptor and close it when the monitor is ready")
         ->type_name("N")

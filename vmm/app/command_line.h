@@ -52,6 +52,7 @@ struct ReceiveOptions {
   std::string kernel_path;                        // empty: the source's
   std::string initrd_path;                        // empty: none; not without kernel_path
   bool lock_memory = false;
+  bool dirty_ring = false;
   int ready_fd = -1;  // -1: none
 };
 

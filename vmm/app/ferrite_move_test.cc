@@ -372,7 +372,7 @@ TEST_F(FerriteMoveTest, ReceiverRefusesAKernelThatIsNotTheSourcesAndTakesItsOwn)
       Ferrite("there", absl::StrCat("receive --name web1 --listen ", listen, " --kernel ", directory_, "/vmlinuz"));
   EXPECT_EQ(missing.exit_code, kExitFailure);
   EXPECT_TRUE(absl::StrContains(missing.err, "--kernel: ")) << missing.err;
-  const std::string address = StartReceiver("there", absl::StrCat(listen, " --kernel tests/guest/dirty"));
+  const std::string address = StartReceiver("there", absl::StrCat(listen, " --dirty-ring --kernel tests/guest/dirty"));
   const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address));
   ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
   const Finished reset = Ferrite("there", "reset web1");

@@ -162,7 +162,8 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
                           .disk_paths = line.receive.disk_paths,
                           .kernel_path = line.receive.kernel_path,
                           .initrd_path = line.receive.initrd_path,
-                          .lock_memory = line.receive.lock_memory});
+                          .lock_memory = line.receive.lock_memory,
+                          .dirty_ring = line.receive.dirty_ring});
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
   FERRITE_ASSIGN_OR_RETURN(auto incoming, Incoming::Start(arrival, std::move(listener), view));

@@ -175,6 +175,7 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
   MachineConfig config;
   config.name = options.name;
   config.cpus = described.getCpus();
+  config.dirty_ring = options.dirty_ring;
   config.reboot_on_reset = described.getRebootOnReset();
   FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), config));
   FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), options, config));

@@ -20,6 +20,7 @@ struct ArrivalOptions {
   std::string kernel_path;                        // empty: the source's, with the source's initrd
   std::string initrd_path;                        // of kernel_path; empty: none
   bool lock_memory = false;                       // once the guest has arrived
+  bool dirty_ring = false;                        // MachineConfig's
 };
 
 // The configuration that makes the described machine. The description is a peer's, and nobody knows whose peer: every
