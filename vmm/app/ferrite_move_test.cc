@@ -185,6 +185,9 @@ TEST_F(FerriteMoveTest, FailedMoveSaysWhereTheGuestIs) {
   const std::string nobody = absl::StrCat("unix:", directory_, "/nobody");
   const Finished failed = Ferrite("here", absl::StrCat("move web1 ", nobody));
   EXPECT_EQ(failed.exit_code, kExitFailure);
+  EXPECT_FALSE(absl::StrContains(failed.out, "failed")) << failed.out;
+  EXPECT_EQ(failed.err.find('\n'), failed.err.size() - 1) << failed.err;
+  EXPECT_FALSE(absl::StrContains(failed.err, "the guest runs on here")) << "twice: " << failed.err;
   EXPECT_TRUE(absl::StrContains(failed.err, "nobody")) << failed.err;
   EXPECT_TRUE(absl::StrContains(failed.err, "web1 runs on here")) << failed.err;
   EXPECT_EQ(Info("here")["state"], "running");

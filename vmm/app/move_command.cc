@@ -14,6 +14,13 @@
 namespace ferrite {
 namespace {
 
+// Whether there is progress to tell: how it ended is told when it is over.
+bool Goes(migration::MoveState state) {
+  using migration::MoveState;
+  return state != MoveState::kNone && state != MoveState::kFailing && state != MoveState::kCancelling &&
+         !migration::IsFinal(state);
+}
+
 // Shows how a move goes: one line that changes on a terminal, else a line for each change of state or round.
 class ProgressPrinter {
  public:
@@ -25,7 +32,7 @@ class ProgressPrinter {
     } else if (live_) {
       fmt::print("\r\x1b[K{}", FormatMoveProgress(move));
       drawn_ = true;
-    } else if (move.progress.state != state_ || move.progress.round != round_) {
+    } else if (Goes(move.progress.state) && (move.progress.state != state_ || move.progress.round != round_)) {
       fmt::print("{}\n", FormatMoveProgress(move));
     }
     state_ = move.progress.state;
@@ -59,9 +66,7 @@ int ReportOver(const CommandLine& line, const MoveStatus& move) {
   if (move.result.ok()) {
     return kExitOk;
   }
-  const int code = Fail(move.result, kExitFailure);
-  fmt::print(stderr, "ferrite: {}\n", FormatGuestPlace(line.name, move));
-  return code;
+  return Fail(absl::Status(move.result.code(), FormatMoveFailure(line.name, move)), kExitFailure);
 }
 
 // Starts a move, or the rest of one, and shows it to its end.
@@ -106,9 +111,10 @@ int Status(const CommandLine& line, ControlClient& client) {
     PrintJson(MoveJson(*move), /*indented=*/false);
   } else if (move->number == 0) {
     fmt::print("{} has not been moved from here\n", line.name);
+  } else if (move->over && !move->result.ok()) {
+    fmt::print("to {}: {}\n", move->where, FormatMoveFailure(line.name, *move));
   } else if (move->over) {
-    fmt::print("to {}: {}\n{}\n{}", move->where, move->result.ok() ? "done" : std::string(move->result.message()),
-               FormatGuestPlace(line.name, *move), move->result.ok() ? FormatMoveAccount(move->report) : "");
+    fmt::print("to {}: done\n{}\n{}", move->where, FormatGuestPlace(line.name, *move), FormatMoveAccount(move->report));
   } else {
     fmt::print("to {}: {}\n", move->where, FormatMoveProgress(*move));
   }

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "vmm/base/byte_size.h"
 
 namespace ferrite {
@@ -62,6 +66,13 @@ std::string FormatWaiting(const migration::MoveReport& report) {
   return text;
 }
 
+std::string HandedOver(const std::string& name) {
+  return fmt::format(
+      "here it stays paused and keeps its memory. `ferrite recover {}` goes on when the destination can be reached; "
+      "`ferrite recover {} --here` takes it back when that is gone for good",
+      name, name);
+}
+
 Json ReportJson(const migration::MoveReport& report) {
   return {{"postcopy", report.postcopy},
           {"total_seconds", Seconds(report.total)},
@@ -95,14 +106,16 @@ std::string FormatMoveProgress(const MoveStatus& move) {
   using migration::MoveState;
   const migration::MoveProgress& progress = move.progress;
   std::string text(migration::MoveStateName(progress.state));
-  if (progress.round > 0) {
-    text += fmt::format(", round {}", progress.round);
+  if (migration::IsFinal(progress.state)) {
+    return text + fmt::format(": {} sent", RoundedByteSize(progress.sent_bytes));
   }
-  text += fmt::format(": {} sent", RoundedByteSize(progress.sent_bytes));
-  if (progress.round == 0 || migration::IsFinal(progress.state)) {
-    return text;
+  if (progress.round == 0) {
+    // Without rounds before it (post-copy) a guest stands still with all its memory left.
+    return text + (progress.remaining_bytes > 0 ? fmt::format(": {} left", RoundedByteSize(progress.remaining_bytes))
+                                                : std::string());
   }
-  text += fmt::format(", {} left, {}/s", RoundedByteSize(progress.remaining_bytes), Bytes(progress.rate));
+  text += fmt::format(", round {}: {} sent, {} left, {}/s", progress.round, RoundedByteSize(progress.sent_bytes),
+                      RoundedByteSize(progress.remaining_bytes), Bytes(progress.rate));
   if (progress.state == MoveState::kActive || progress.state == MoveState::kDevice) {
     if (progress.expected_downtime > absl::ZeroDuration()) {
       text += fmt::format(", dirties {}/s, expected downtime {:.1f} ms", Bytes(progress.dirty_rate),
@@ -157,13 +170,20 @@ std::string FormatGuestPlace(const std::string& name, const MoveStatus& move) {
     case GuestPlace::kHandedOver:
       break;
   }
-  return fmt::format(
-      "{} was handed over to {} and the connection is lost; here it stays paused and keeps its memory. `ferrite "
-      "recover "
-      "{}` goes on when the destination can be reached; `ferrite recover {} --here` takes it back when that is gone "
-      "for "
-      "good",
-      name, move.where, name, name);
+  return fmt::format("{} was handed over to {} and the connection is lost; {}", name, move.where, HandedOver(name));
+}
+
+std::string FormatMoveFailure(const std::string& name, const MoveStatus& move) {
+  // The move's own word of the place comes from where only "the guest" is known.
+  absl::string_view reason = move.result.message();
+  absl::ConsumeSuffix(&reason, "; the guest runs on here");
+  if (move.guest == GuestPlace::kHandedOver) {
+    absl::ConsumeSuffix(&reason, "; this side stays paused and keeps the guest's memory");
+    return absl::StrCat(reason, "; ", HandedOver(name));
+  }
+  return absl::StrContains(reason, "the guest stays paused here")
+             ? std::string(reason)
+             : absl::StrCat(reason, "; ", FormatGuestPlace(name, move));
 }
 
 Json MoveJson(const MoveStatus& move) {

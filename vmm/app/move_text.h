@@ -9,7 +9,8 @@
 
 namespace ferrite {
 
-// One line: "active, round 2: 512 MiB sent, 12 MiB left, 1.2 GiB/s, dirties 80 MiB/s, expected downtime 9.8 ms".
+// One line; how much was sent and is left as soon as memory goes: "active, round 2: 512 MiB sent, 12 MiB left, 1.2
+// GiB/s, dirties 80 MiB/s, expected downtime 9.8 ms".
 std::string FormatMoveProgress(const MoveStatus& move);
 
 // The account of a move, several lines, each with '\n' at its end. docs/move.md says how to read it.
@@ -20,6 +21,9 @@ std::string FormatArrival(const migration::MoveReport& report);
 
 // Where the guest is: one line.
 std::string FormatGuestPlace(const std::string& name, const MoveStatus& move);
+
+// Of a move that failed: why, where the guest is, and what to do about it where there is something.
+std::string FormatMoveFailure(const std::string& name, const MoveStatus& move);
 
 // Durations are seconds, rates bytes a second.
 nlohmann::ordered_json MoveJson(const MoveStatus& move);
