@@ -359,6 +359,47 @@ TEST_F(FerriteMoveTest, ReceiverThatIsStoppedOrKilledLeavesTheGuestAndItMovesAga
   EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
 }
 
+// A destination that never says that it has everything must not keep the source's monitor for ever.
+TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
+  for (const char* how : {"force", "signals"}) {
+    SCOPED_TRACE(how);
+    FerriteProcess source(
+        Words("here", absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --console none "
+                                   "--cmdline set=32M")));
+    const absl::Time deadline = absl::Now() + kPatience;
+    while (Ferrite("here", "info web1").exit_code != kExitOk && absl::Now() < deadline) {
+    }
+    const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+    FerriteProcess move(
+        Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 64K")));
+    while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+    }
+    const Finished refused = Ferrite("here", "stop web1");
+    EXPECT_EQ(refused.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(refused.err, "--force gives that up")) << refused.err;
+    if (absl::string_view(how) == "signals") {
+      source.Signal(SIGTERM);
+      const std::string log = directory_ + "/here/web1/ferrite.log";
+      for (std::string text; !absl::StrContains(text, "a signal ends it at once") && absl::Now() < deadline;) {
+        std::stringstream all;
+        all << std::ifstream(log).rdbuf();
+        text = all.str();
+      }
+      source.Signal(SIGTERM);
+      (void)source.Wait();
+    } else {
+      const Finished stop = Ferrite("here", "stop web1 --force");
+      EXPECT_EQ(stop.exit_code, kExitOk) << stop.err;
+      EXPECT_EQ(source.Wait().exit_code, kExitOk);
+      EXPECT_FALSE(fs::exists(directory_ + "/here/web1"));
+    }
+    (void)move.Wait();
+    receiver_->Signal(SIGKILL);
+    (void)receiver_->Wait();
+    receiver_.reset();
+  }
+}
+
 TEST_F(FerriteMoveTest, ReceiverRefusesAKernelThatIsNotTheSourcesAndTakesItsOwn) {
   fs::copy_file("tests/guest/dirty", directory_ + "/vmlinuz");
   const Finished run = Ferrite(

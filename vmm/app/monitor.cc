@@ -1,12 +1,14 @@
 #include "vmm/app/monitor.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
+#include "vmm/app/exit_codes.h"
 #include "vmm/app/logging.h"
 #include "vmm/app/text.h"
 #include "vmm/app/unused_memory.h"
@@ -152,13 +154,20 @@ void Monitor::WaitForEnd() {
 }
 
 StopInfo Monitor::Stop() {
-  if (const absl::Status status = mover_->Allows("stop", /*force=*/true); !status.ok()) {
-    Log().warn("the monitor ends when the move does: {}", status.ToString());
+  if (mover_->MustWait()) {
+    Log().warn("the monitor ends when the guest has all its memory at the destination; a signal ends it at once");
+    signals_.LetThrough();
   }
   // Too late is no error: then the move ends by itself.
   (void)mover_->Cancel();
   mover_->Leave();
-  mover_->Wait();
+  if (!mover_->Wait()) {
+    Log().warn("stopped by force: the destination does not get the rest of the guest's memory");
+    // The move's threads still wait for the destination: they end with the process.
+    Close();
+    LeaveRunDir();
+    _exit(kExitOk);
+  }
   machine_->Stop();
   StopInfo info = machine_->WaitUntilStopped();
   Close();

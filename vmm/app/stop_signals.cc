@@ -31,11 +31,15 @@ absl::StatusOr<StopSignals> StopSignals::Create() {
   return StopSignals(std::move(fd));
 }
 
+void StopSignals::LetThrough() {
+  const sigset_t set = Signals();
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
 std::string StopSignals::Take() {
   signalfd_siginfo info = {};
   const bool taken = read(fd_.get(), &info, sizeof(info)) == sizeof(info);
-  const sigset_t set = Signals();
-  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+  LetThrough();
   const char* name = taken ? sigabbrev_np(static_cast<int>(info.ssi_signo)) : nullptr;
   return name != nullptr ? std::string("SIG") + name : "a signal";
 }

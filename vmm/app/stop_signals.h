@@ -22,6 +22,8 @@ class StopSignals {
   // The name of the signal that came, after which the next one has its ordinary effect: a person who asks twice means
   // it.
   std::string Take();
+  // Gives the next signal its ordinary effect without one having come.
+  void LetThrough();
 
  private:
   explicit StopSignals(Fd fd) : fd_(std::move(fd)) {}

@@ -257,6 +257,9 @@ kj::Promise<void> ControlService::RunOnMachine(Context context, const char* name
   return shared_.work
       .Run([name, operation, force, machine = target_.machine, mover = target_.mover] {
         const absl::Status allowed = mover == nullptr ? absl::OkStatus() : mover->Allows(name, force);
+        if (allowed.ok() && force && mover != nullptr) {
+          mover->GiveUp();
+        }
         return allowed.ok() ? operation(*machine) : allowed;
       })
       .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });

@@ -56,6 +56,8 @@ class MovePort {
   // Whether `operation` ("pause", "stop") may be done to the machine now; FAILED_PRECONDITION that says why not.
   // `force`: memory that a destination may still need may go.
   virtual absl::Status Allows(absl::string_view operation, bool force) const = 0;
+  // The machine is ended by force: a guest that went over is not waited for any more, what it misses it never gets.
+  virtual void GiveUp() = 0;
 };
 
 }  // namespace ferrite

@@ -132,7 +132,7 @@ absl::Status Mover::TakeBack(bool force) {
       return status.ok() ? absl::AbortedError("the guest was taken back; it runs on here") : status;
     });
   }
-  Wait();
+  (void)Wait();
   return status;
 }
 
@@ -259,17 +259,21 @@ absl::Status Mover::StartPostcopy() {
 absl::Status Mover::Allows(absl::string_view operation, bool force) const {
   const absl::MutexLock lock(&mutex_);
   const migration::MoveState state = source_ == nullptr ? migration::MoveState::kNone : source_->state();
-  if (operation == "stop" && !force &&
-      (state == migration::MoveState::kPostcopyPaused || state == migration::MoveState::kPostcopyRecover)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cannot stop: the guest was handed over to ", status_.where,
-                     " and may still need its memory from here; --force gives that up"));
-  }
-  const bool granted = source_ != nullptr && on_ && source_->state() == migration::MoveState::kPostcopyActive;
   if (operation == "stop") {
-    return granted ? absl::FailedPreconditionError(absl::StrCat("cannot stop: the guest runs at ", status_.where,
-                                                                " and still needs its memory from here"))
-                   : absl::OkStatus();
+    if (force) {
+      return absl::OkStatus();
+    }
+    if (state == migration::MoveState::kPostcopyPaused || state == migration::MoveState::kPostcopyRecover) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("cannot stop: the guest was handed over to ", status_.where,
+                       " and may still need its memory from here; --force gives that up"));
+    }
+    if (on_ && state == migration::MoveState::kPostcopyActive) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("cannot stop: the guest runs at ", status_.where,
+                       " and still needs its memory from here; --force gives that up, and the guest with it"));
+    }
+    return absl::OkStatus();
   }
   if (on_) {
     return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the machine is moving to ",
@@ -278,10 +282,25 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
   return absl::OkStatus();
 }
 
-void Mover::Wait() {
+void Mover::GiveUp() {
   const absl::MutexLock lock(&mutex_);
-  const auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !on_; };
-  mutex_.Await(absl::Condition(&none));
+  given_up_ = true;
+}
+
+bool Mover::MustWait() const {
+  const absl::MutexLock lock(&mutex_);
+  return on_ && !given_up_ && source_->state() == migration::MoveState::kPostcopyActive;
+}
+
+bool Mover::Wait() {
+  const absl::MutexLock lock(&mutex_);
+  // In every other state the move ends soon: it is cancelled, or looks for its destination no longer. Tick() has this
+  // looked at again.
+  const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !on_ || (given_up_ && source_->state() == migration::MoveState::kPostcopyActive);
+  };
+  mutex_.Await(absl::Condition(&over));
+  return !on_;
 }
 
 }  // namespace ferrite
