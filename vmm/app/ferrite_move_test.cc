@@ -27,6 +27,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "devices/block/disk_image.h"
 #include "tests/fakes/relay.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
@@ -66,10 +67,10 @@ class FerriteMoveTest : public ::testing::Test {
     return list;
   }
 
-  void RunGuest(const std::string& side, const std::string& options) {
+  void RunGuest(const std::string& side, const std::string& options, const std::string& devices = "") {
     std::vector<std::string> words = Words(
         side, absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --cpus 2 --detach --console file:",
-                           directory_, "/", side, ".console"));
+                           directory_, "/", side, ".console", devices));
     words.push_back("--cmdline");
     words.push_back(options);
     const Finished result = RunFerrite(words);
@@ -357,6 +358,35 @@ TEST_F(FerriteMoveTest, ReceiverThatIsStoppedOrKilledLeavesTheGuestAndItMovesAga
   const Finished moved = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", "tcp:127.0.0.1:0")));
   ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
   EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+}
+
+TEST_F(FerriteMoveTest, GuestIsTakenBackPausedWhenSomebodyElseHasItsDisk) {
+  const std::string disk = directory_ + "/disk";
+  std::ofstream(disk).close();
+  fs::resize_file(disk, 1 << 20);
+  RunGuest("here", "mode=step set=32M report_ms=10", absl::StrCat(" --disk id=root,ro,path=", disk));
+  const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+  FerriteProcess move(Words(
+      "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 100ms")));
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  }
+  receiver_->Signal(SIGKILL);
+  (void)receiver_->Wait();
+  receiver_.reset();
+  EXPECT_EQ(move.Wait().exit_code, kExitFailure);
+  auto other = DiskImage::Create(disk, /*read_only=*/false);
+  ASSERT_TRUE(other.ok()) << other.status();
+  const Finished back = Ferrite("here", "recover web1 --here");
+  EXPECT_EQ(back.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(back.err, "is in use by")) << back.err;
+  EXPECT_TRUE(absl::StrContains(back.err, "stays paused here until `resume`")) << back.err;
+  EXPECT_FALSE(fs::exists(directory_ + "/here/web1/grant"));
+  EXPECT_TRUE(absl::StrContains(Ferrite("here", "resume web1").err, "is in use by"));
+  other->reset();
+  const Finished resumed = Ferrite("here", "resume web1");
+  EXPECT_EQ(resumed.exit_code, kExitOk) << resumed.err;
+  EXPECT_TRUE(absl::StrContains(NextReport("here"), "errors=0 ")) << "R1";
 }
 
 // A destination that never says that it has everything must not keep the source's monitor for ever.

@@ -133,6 +133,11 @@ absl::Status Mover::TakeBack(bool force) {
     });
   }
   (void)Wait();
+  const absl::MutexLock lock(&mutex_);
+  if (!status.ok() && status_.guest == GuestPlace::kHerePaused) {
+    return absl::Status(status.code(), absl::StrCat(status.message(),
+                                                    "; the guest is taken back but stays paused here until `resume`"));
+  }
   return status;
 }
 
