@@ -172,6 +172,10 @@ TEST_F(ArrivalTest, KernelWithoutProofIsRefused) {
   EXPECT_THAT(Refusal(), HasSubstr("the source does not say what is in it"));
   DescribeBootFile(directory_ + "/gone", described().getBoot().initKernel());
   EXPECT_THAT(Refusal(), HasSubstr("the source cannot read its own any more: " + directory_ + "/gone: No such file"));
+  const std::string huge = MakeFile("huge", "");
+  std::filesystem::resize_file(huge, uint64_t{5} << 30);
+  DescribeBootFile(huge, described().getBoot().initKernel());
+  EXPECT_THAT(Refusal(), HasSubstr("huge: more than 4 GiB"));
   described().getBoot().initKernel().initSha256(32);
   EXPECT_THAT(Refusal(), HasSubstr("/dev/null: no regular file"));
 }

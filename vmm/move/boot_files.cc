@@ -20,6 +20,8 @@ namespace {
 
 constexpr size_t kPieceBytes = size_t{1} << 18;
 constexpr size_t kMaxProblem = 1024;
+// No guest can boot more, and no peer shall have us read for hours.
+constexpr off_t kMaxBytes = off_t{4} << 30;
 
 absl::StatusOr<uint64_t> SizeOf(const std::string& path) {
   struct stat info = {};
@@ -28,6 +30,9 @@ absl::StatusOr<uint64_t> SizeOf(const std::string& path) {
   }
   if (!S_ISREG(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": no regular file"));
+  }
+  if (info.st_size > kMaxBytes) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": more than ", kMaxBytes >> 30, " GiB"));
   }
   return static_cast<uint64_t>(info.st_size);
 }

@@ -14,8 +14,8 @@ namespace ferrite {
 void DescribeBootFile(const std::string& path, state::BootFile::Builder out);
 
 // Whether the file at `path` here is the described one, byte for byte. A peer that can describe it knows what is in it,
-// and learns nothing by having the guest read it; of any other file it gets nothing. A file of another size, or that is
-// no regular one, is not opened. Errors name `what` ("kernel") and `path`.
+// and learns nothing by having the guest read it; of any other file it gets nothing. A file of another size, of more
+// than 4 GiB, or that is no regular one, is not opened. Errors name `what` ("kernel") and `path`.
 absl::Status CheckBootFile(absl::string_view what, const std::string& path, state::BootFile::Reader described);
 
 }  // namespace ferrite
