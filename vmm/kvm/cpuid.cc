@@ -60,6 +60,8 @@ constexpr FeatureBits kHidden[] = {
     {0x8000'0001, 0, kEcx,
      Bit(2) | Bit(10) | Bit(12) | Bit(15) | Bit(23) | Bit(24) | Bit(28)},  // SVM, IBS, SKINIT,
                                                                            // LWP, performance counters
+    // KVM's asynchronous page faults: those under way cannot be saved, and who waits for a page is to be seen waiting.
+    {0x4000'0001, 0, kEax, Bit(4) | Bit(10) | Bit(14)},
 };
 
 // Leaves that describe what is hidden: performance counters, RDT, SGX, processor trace, LBR, SVM, IBS, SEV, AMD's

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "vmm/base/log.h"
 #include "vmm/base/status.h"
 #include "vmm/kvm/blob.h"
 #include "vmm/kvm/cpuid.h"
@@ -135,6 +134,22 @@ absl::Status CheckVcpuFields(const Kvm& kvm, const KvmVcpu& vcpu, std::span<cons
   return absl::OkStatus();
 }
 
+// nullopt: the kernel lacks the register.
+absl::StatusOr<std::optional<uint64_t>> ReadMsr(const KvmVcpu& vcpu, uint32_t index) {
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<kvm_msr_entry> msrs, vcpu.GetMsrs({&index, 1}));
+  return msrs.empty() ? std::nullopt : std::optional<uint64_t>(msrs[0].data);
+}
+
+// KVM takes a value that is within a second of what this VM's TSC has for a try to synchronise, and keeps its own: a
+// young guest would go back. And where the host's TSC is unstable each vCPU has an offset of its own at each save.
+absl::Status RaiseTscTo(KvmVcpu& vcpu, uint64_t saved) {
+  FERRITE_ASSIGN_OR_RETURN(const std::optional<uint64_t> now, ReadMsr(vcpu, kMsrTsc));
+  const std::optional<uint64_t> offset = vcpu.GetTscOffset();
+  const auto behind = static_cast<int64_t>(saved - now.value_or(saved));
+  return behind > 0 && offset.has_value() ? vcpu.SetTscOffset(*offset + static_cast<uint64_t>(behind))
+                                          : absl::OkStatus();
+}
+
 // Sets the TSC so that it goes on from the saved value: the register first, which lets the kernel choose an offset for
 // this host; then, on all vCPUs but the first, the offset that is as far from the first one's as it was at the save.
 absl::Status LoadTsc(KvmVcpu& vcpu, TscAnchor& anchor, state::Vcpu::Reader in, const kvm_msr_entry& tsc) {
@@ -142,15 +157,29 @@ absl::Status LoadTsc(KvmVcpu& vcpu, TscAnchor& anchor, state::Vcpu::Reader in, c
   if (!refused.empty()) {
     return absl::InternalError("KVM_SET_MSRS refused the TSC");
   }
-  const std::optional<uint64_t> offset = vcpu.GetTscOffset();
-  if (!in.getHasTscOffset() || !offset.has_value()) {
-    return absl::OkStatus();
+  if (in.getHasTscOffset() && anchor.offset_shift.has_value() && vcpu.GetTscOffset().has_value()) {
+    FERRITE_RETURN_IF_ERROR(vcpu.SetTscOffset(in.getTscOffset() + *anchor.offset_shift));
   }
-  if (!anchor.offset_shift.has_value()) {
+  FERRITE_RETURN_IF_ERROR(RaiseTscTo(vcpu, tsc.data));
+  if (const std::optional<uint64_t> offset = vcpu.GetTscOffset();
+      in.getHasTscOffset() && offset.has_value() && !anchor.offset_shift.has_value()) {
     anchor.offset_shift = *offset - in.getTscOffset();
-    return absl::OkStatus();
   }
-  return vcpu.SetTscOffset(in.getTscOffset() + *anchor.offset_shift);
+  return absl::OkStatus();
+}
+
+// The capabilities of nested virtualisation, which no guest of ours has: KVM refuses them then, and they may differ
+// from host to host.
+bool IsVmxCapability(uint32_t msr) { return msr >= 0x480 && msr <= 0x493; }
+
+// Whether the guest would see another value than it had: a register that KVM refuses to set may hold the same already.
+absl::StatusOr<bool> IsLost(const KvmVcpu& vcpu, const kvm_msr_entry& wanted) {
+  if (IsVmxCapability(wanted.index)) {
+    return false;
+  }
+  FERRITE_ASSIGN_OR_RETURN(const std::optional<uint64_t> have, ReadMsr(vcpu, wanted.index));
+  // Zero is what a register that this kernel lacks would hold.
+  return wanted.data != have.value_or(0);
 }
 
 absl::Status LoadMsrs(KvmVcpu& vcpu, TscAnchor& anchor, state::Vcpu::Reader in) {
@@ -177,15 +206,16 @@ absl::Status LoadMsrs(KvmVcpu& vcpu, TscAnchor& anchor, state::Vcpu::Reader in) 
   FERRITE_ASSIGN_OR_RETURN(const std::vector<kvm_msr_entry> refused, vcpu.SetMsrs(entries));
   std::vector<std::string> names;
   for (const kvm_msr_entry& entry : refused) {
-    // Zero is what a register that this kernel lacks would hold.
-    if (entry.data != 0) {
+    FERRITE_ASSIGN_OR_RETURN(const bool lost, IsLost(vcpu, entry));
+    if (lost) {
       names.push_back(absl::StrCat(MsrName(entry.index), " = 0x", absl::Hex(entry.data)));
     }
   }
-  if (!names.empty()) {
-    Log().warn("vCPU {}: this host's KVM did not take the registers {}", vcpu.index(), absl::StrJoin(names, ", "));
-  }
-  return absl::OkStatus();
+  // R7: better no move than a guest whose registers have changed under it.
+  return names.empty() ? absl::OkStatus()
+                       : absl::FailedPreconditionError(absl::StrCat("vCPU ", vcpu.index(),
+                                                                    ": this host's KVM does not take the registers ",
+                                                                    absl::StrJoin(names, ", ")));
 }
 
 }  // namespace
@@ -193,10 +223,12 @@ absl::Status LoadMsrs(KvmVcpu& vcpu, TscAnchor& anchor, state::Vcpu::Reader in) 
 absl::Status SaveVcpu(const Kvm& kvm, const KvmVcpu& vcpu, state::Vcpu::Builder out) {
   out.setVersion(kVcpuStateVersion);
   out.setIndex(vcpu.index());
-  // KVM_GET_MP_STATE takes in INIT and SIPI that wait, which changes everything else: it is first. KVM_GET_VCPU_EVENTS
-  // is last because the other calls may turn a pending event into an injected one.
+  // Some calls change what others read. KVM_GET_MP_STATE takes in INIT and SIPI that wait: it is first.
+  // KVM_GET_VCPU_EVENTS puts what a pending exception brings into CR2 and DR6: before those are read.
   FERRITE_ASSIGN_OR_RETURN(const kvm_mp_state mp_state, vcpu.GetMpState());
   out.setMpState(mp_state.mp_state);
+  FERRITE_ASSIGN_OR_RETURN(const kvm_vcpu_events events, vcpu.GetEvents());
+  out.setEvents(BlobOf(events));
   FERRITE_ASSIGN_OR_RETURN(const kvm_regs regs, vcpu.GetRegs());
   out.setRegs(BlobOf(regs));
   FERRITE_ASSIGN_OR_RETURN(const kvm_sregs sregs, vcpu.GetSregs());
@@ -207,8 +239,6 @@ absl::Status SaveVcpu(const Kvm& kvm, const KvmVcpu& vcpu, state::Vcpu::Builder 
   out.setXcrs(BlobOf(xcrs));
   FERRITE_ASSIGN_OR_RETURN(const kvm_debugregs debug_registers, vcpu.GetDebugRegs());
   out.setDebugRegs(BlobOf(debug_registers));
-  FERRITE_ASSIGN_OR_RETURN(const kvm_lapic_state lapic, vcpu.GetLapic());
-  out.setLapic(BlobOf(lapic));
 
   FERRITE_ASSIGN_OR_RETURN(const std::vector<kvm_msr_entry> msrs, vcpu.GetMsrs(StateMsrs(kvm)));
   auto msr_list = out.initMsrs(msrs.size());
@@ -216,6 +246,11 @@ absl::Status SaveVcpu(const Kvm& kvm, const KvmVcpu& vcpu, state::Vcpu::Builder 
     msr_list[i].setIndex(msrs[i].index);
     msr_list[i].setValue(msrs[i].data);
   }
+  // A timer that expires clears its deadline and sets its interrupt in the local APIC. Read in this order it is in one
+  // of the two, or in both; in the other order it may be in none, and the guest would wait for its tick forever.
+  FERRITE_ASSIGN_OR_RETURN(const kvm_lapic_state lapic, vcpu.GetLapic());
+  out.setLapic(BlobOf(lapic));
+
   out.setTscKhz(vcpu.tsc_khz());
   const std::optional<uint64_t> tsc_offset = vcpu.GetTscOffset();
   out.setHasTscOffset(tsc_offset.has_value());
@@ -232,9 +267,6 @@ absl::Status SaveVcpu(const Kvm& kvm, const KvmVcpu& vcpu, state::Vcpu::Builder 
     cpuid_list[i].setEcx(entry.ecx);
     cpuid_list[i].setEdx(entry.edx);
   }
-
-  FERRITE_ASSIGN_OR_RETURN(const kvm_vcpu_events events, vcpu.GetEvents());
-  out.setEvents(BlobOf(events));
   return absl::OkStatus();
 }
 

@@ -31,8 +31,8 @@ absl::Status CheckVcpu(const Kvm& kvm, const KvmVcpu& vcpu, std::span<const kvm_
                        state::Vcpu::Reader in);
 
 // Applies `in`, for which CheckVcpu() was OK, to a vCPU as SaveVcpu() wants it; then the guest's TSC goes on from where
-// it was at the save. Registers whose value the kernel refuses are logged by name and left alone. An error is the
-// kernel's: the vCPU is then in between and must not run.
+// it was at the save, or a little later, and never back. FAILED_PRECONDITION names registers whose value the kernel
+// refuses, where it holds another one. After an error the vCPU is in between and must not run.
 absl::Status LoadVcpu(KvmVcpu& vcpu, TscAnchor& anchor, state::Vcpu::Reader in);
 
 }  // namespace ferrite
