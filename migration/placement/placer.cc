@@ -188,12 +188,15 @@ absl::StatusOr<uint64_t> Placer::ShowPoison(PageRun run) {
   uint64_t news = 0;
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     if (states_.Poison(unit)) {
-      FERRITE_RETURN_IF_ERROR(
-          userfault_->Poison(Guest({.first = unit * pages_per_unit_, .count = pages_per_unit_}), unit_bytes()));
+      FERRITE_RETURN_IF_ERROR(ResolvePoisoned(unit));
       news += pages_per_unit_;
     }
   }
   return news;
+}
+
+absl::Status Placer::ResolvePoisoned(uint64_t unit) {
+  return userfault_->Poison(Guest({.first = unit * pages_per_unit_, .count = pages_per_unit_}), unit_bytes());
 }
 
 absl::Status Placer::ResolvePresent(uint64_t unit) {

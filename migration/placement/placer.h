@@ -72,6 +72,8 @@ class Placer {
   absl::StatusOr<uint64_t> ShowZero(PageRun run);
   absl::StatusOr<uint64_t> ShowPoison(PageRun run);
 
+  // A fault on a unit that is poisoned.
+  absl::Status ResolvePoisoned(uint64_t unit);
   // A fault on a unit that is here: it is zero and was never mapped, or another thread has just shown it.
   absl::Status ResolvePresent(uint64_t unit);
 

@@ -57,14 +57,15 @@ absl::Status Destination::Run(Listener& listener) {
   if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("cancelled");
   }
-  const absl::Status status = RunPhases(listener);
+  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = kPreamblePatience}, LogDropped);
+  const absl::Status status = RunPhases(lobby);
   return status.ok() ? status : GiveUp(status);
 }
 
-absl::Status Destination::RunPhases(Listener& listener) {
-  FERRITE_RETURN_IF_ERROR(Annotate(AcceptControl(listener), "setup"));
-  FERRITE_RETURN_IF_ERROR(Annotate(Build(), "setup"));
-  FERRITE_RETURN_IF_ERROR(Annotate(AcceptChannels(listener), "setup"));
+absl::Status Destination::RunPhases(Lobby& lobby) {
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage machine, AwaitMachine(lobby));
+  FERRITE_RETURN_IF_ERROR(Annotate(Build(machine), "setup"));
+  FERRITE_RETURN_IF_ERROR(Annotate(AcceptChannels(lobby), "setup"));
   FERRITE_RETURN_IF_ERROR(Annotate(Prepare(), "advise"));
   if (!state_.Change(MoveState::kSetup, MoveState::kActive)) {
     return absl::CancelledError("cancelled");
@@ -80,7 +81,7 @@ absl::Status Destination::RunPhases(Listener& listener) {
     }
     Log().warn("receive: {}; waiting for the source to come back", std::string(status.message()));
     Break(status);
-    if (const absl::Status back = Recover(listener); !back.ok()) {
+    if (const absl::Status back = Recover(lobby); !back.ok()) {
       // Why the connection was lost says more than that nobody came back.
       status = revoked_ ? back : status;
       break;
@@ -98,33 +99,34 @@ absl::Status Destination::RunPhases(Listener& listener) {
   return status;
 }
 
-absl::StatusOr<Preamble> Destination::ReadPreamble(Stream& stream) {
+absl::StatusOr<Preamble> Destination::Understand(Lobby::Arrival& arrival) {
   std::array<uint8_t, kPreambleBytes> bytes;
-  // The patience of a stream begins with the first byte; here even that one is due at once.
-  FERRITE_RETURN_IF_ERROR(stream.AwaitReadable(kPreamblePatience));
-  stream.SetPatience(kPreamblePatience);
-  FERRITE_RETURN_IF_ERROR(stream.ReadAll(bytes));
+  std::copy(arrival.first_bytes.begin(), arrival.first_bytes.end(), bytes.begin());
   FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, DecodePreamble(bytes));
   FERRITE_RETURN_IF_ERROR(
       ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status());
-  stream.SetPatience(options_.silence);
+  arrival.stream->SetPatience(options_.silence);
   return preamble;
 }
 
-absl::Status Destination::AcceptControl(Listener& listener) {
+absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
   while (true) {
-    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, listener.Accept(cancel_));
-    const std::string who = stream->peer();
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(*stream);
+    FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival, lobby.Next(cancel_));
+    const std::string who = arrival.stream->peer();
+    const absl::StatusOr<Preamble> preamble = Understand(arrival);
     if (!preamble.ok() || preamble->role != ChannelRole::kControl) {
       LogDropped(who, preamble.ok() ? "it belongs to no move" : preamble.status().message());
       continue;
     }
     id_ = preamble->move_id;
-    SetPeer(std::move(stream));
-    const absl::Status greeted = Greet();
+    SetPeer(std::move(arrival.stream));
+    absl::Status greeted = Greet();
     if (greeted.ok()) {
-      return absl::OkStatus();
+      absl::StatusOr<ControlMessage> machine = peer_->Expect(stream::Control::MACHINE, options_.silence);
+      if (machine.ok() || peer_->said_why()) {
+        return machine;
+      }
+      greeted = machine.status();
     }
     LogDropped(who, greeted.message());
     peer_->SendError(greeted);
@@ -185,21 +187,24 @@ absl::Status Destination::CheckRegions(state::MachineDescription::Reader machine
   return absl::OkStatus();
 }
 
-absl::Status Destination::Build() {
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::MACHINE, options_.silence));
-  const absl::Status built = message.Read([&](stream::Control::Reader control) -> absl::Status {
+void Destination::SendRefuse(const absl::Status& reason) {
+  (void)peer_->Send(
+      [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(reason.message())); });
+}
+
+absl::Status Destination::Build(const ControlMessage& machine) {
+  const absl::Status built = machine.Read([&](stream::Control::Reader control) -> absl::Status {
     FERRITE_ASSIGN_OR_RETURN(port_, factory_.Build(control.getMachine()));
     return CheckRegions(control.getMachine());
   });
   if (!built.ok()) {
-    (void)peer_->Send(
-        [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(built.message())); });
+    SendRefuse(built);
     return built;
   }
   landscape_ = std::make_unique<Landscape>(port_->memory());
-  waits_ = std::make_unique<WaitAccounts>([this](pid_t thread) { return port_->VcpuOfThread(thread); });
   {
     const absl::MutexLock lock(&mutex_);
+    waits_ = std::make_unique<WaitAccounts>([this](pid_t thread) { return port_->VcpuOfThread(thread); });
     gate_ = std::make_unique<RoundGate>(page_channels_);
   }
 
@@ -207,6 +212,9 @@ absl::Status Destination::Build() {
   absl::Status able = features.status();
   for (size_t i = 0; able.ok() && i < landscape_->regions(); ++i) {
     able = Placer::CanArm(landscape_->region(i).backing(), *features);
+  }
+  if (able.ok() && (features_ & kFeaturePostcopy) == 0) {
+    able = absl::FailedPreconditionError("the source knows no post-copy");
   }
   postcopy_possible_ = able.ok();
   return peer_->Send([&](stream::Control::Builder control) {
@@ -220,7 +228,7 @@ absl::Status Destination::Build() {
   });
 }
 
-absl::Status Destination::AcceptChannels(Listener& listener) {
+absl::Status Destination::AcceptChannels(Lobby& lobby) {
   {
     const absl::MutexLock lock(&mutex_);
     page_.clear();
@@ -230,30 +238,35 @@ absl::Status Destination::AcceptChannels(Listener& listener) {
   }
   int due = page_channels_ + urgent_channels_;
   while (due > 0) {
-    absl::StatusOr<std::unique_ptr<Stream>> stream = listener.Accept(cancel_);
-    if (!stream.ok()) {
+    absl::StatusOr<Lobby::Arrival> arrival = lobby.Next(cancel_);
+    if (!arrival.ok()) {
       FERRITE_RETURN_IF_ERROR(peer_->failure());
-      return stream.status();
+      return arrival.status();
     }
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(**stream);
+    const absl::StatusOr<Preamble> preamble = Understand(*arrival);
     std::unique_ptr<Stream>* place = nullptr;
     if (preamble.ok() && preamble->move_id == id_ && preamble->role != ChannelRole::kControl) {
       std::vector<std::unique_ptr<Stream>>& channels = preamble->role == ChannelRole::kPage ? page_ : urgent_;
       place = preamble->index < channels.size() ? &channels[preamble->index] : nullptr;
     }
     if (place == nullptr || *place != nullptr) {
-      LogDropped((*stream)->peer(), preamble.ok() ? "it is no channel of this move" : preamble.status().message());
+      LogDropped(arrival->stream->peer(),
+                 preamble.ok() ? "it is no channel of this move" : preamble.status().message());
       continue;
     }
     const absl::MutexLock lock(&mutex_);
     FERRITE_RETURN_IF_ERROR(broken_);
-    *place = *std::move(stream);
+    *place = std::move(arrival->stream);
     --due;
   }
   return absl::OkStatus();
 }
 
 void Destination::StartReceivers(bool live) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    ended_channels_ = 0;
+  }
   for (const auto& stream : page_) {
     receivers_.emplace_back(absl::StrCat("mig-recv-", receivers_.size()),
                             [this, stream = stream.get(), live] { ReceivePages(*stream, live); });
@@ -291,6 +304,8 @@ void Destination::ReceivePages(Stream& stream, bool live) {
           OnPage();
         }
       } else if (header.count == kLastRound && live) {
+        const absl::MutexLock lock(&mutex_);
+        ++ended_channels_;
         return absl::OkStatus();
       } else {
         FERRITE_ASSIGN_OR_RETURN(const RoundGate::Next next, gate_->Arrive(header.count));
@@ -476,8 +491,7 @@ absl::Status Destination::OnGrant(const ControlMessage& message) {
   if (!ran.ok()) {
     // The source takes the guest back when it hears this, so the guest must not run here after it is said.
     FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kFailing));
-    (void)peer_->Send(
-        [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(ran.message())); });
+    SendRefuse(ran);
     return ran;
   }
   const absl::Duration run = absl::Now() - start;
@@ -500,9 +514,16 @@ void Destination::OnPage() {
 }
 
 absl::Status Destination::AwaitAllPages() {
+  uint64_t missing = 0;
   const absl::MutexLock lock(&mutex_);
   const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return all_pages_ || !broken_.ok(); };
-  mutex_.Await(absl::Condition(&done));
+  // When the source has sent all that it had, only answers to requests are still on their way.
+  while (!mutex_.AwaitWithTimeout(absl::Condition(&done), options_.silence)) {
+    const uint64_t before = std::exchange(missing, landscape_->missing());
+    if (ended_channels_ == page_.size() && missing == before) {
+      return absl::UnavailableError(absl::StrCat("the source ended, but ", missing, " host pages never came"));
+    }
+  }
   return all_pages_ ? absl::OkStatus() : broken_;
 }
 
@@ -586,7 +607,7 @@ bool Destination::MayComeBack() const {
   }
 }
 
-absl::Status Destination::Recover(Listener& listener) {
+absl::Status Destination::Recover(Lobby& lobby) {
   waiting_ = true;
   const absl::Cleanup waited = [this] { waiting_ = false; };
   const absl::Time hold_until = absl::Now() + options_.hold_for;
@@ -613,15 +634,15 @@ absl::Status Destination::Recover(Listener& listener) {
     if (ends) {
       return absl::CancelledError("the wait for the source was ended");
     }
-    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream,
-                             listener.Accept(cancel_, misses_pages ? absl::InfiniteFuture() : hold_until));
-    const std::string who = stream->peer();
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(*stream);
+    FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival,
+                             lobby.Next(cancel_, misses_pages ? absl::InfiniteFuture() : hold_until));
+    const std::string who = arrival.stream->peer();
+    const absl::StatusOr<Preamble> preamble = Understand(arrival);
     if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != id_) {
       LogDropped(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
       continue;
     }
-    const absl::Status resumed = Resume(std::move(stream), listener);
+    const absl::Status resumed = Resume(std::move(arrival.stream), lobby);
     if (resumed.ok()) {
       Log().info("receive: the source is back");
       return absl::OkStatus();
@@ -634,7 +655,7 @@ absl::Status Destination::Recover(Listener& listener) {
   }
 }
 
-absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Listener& listener) {
+absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
   SetPeer(std::move(stream));
   FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::RECOVER, options_.silence));
   const MoveState now = state_.get();
@@ -674,7 +695,7 @@ absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Listener& liste
     FERRITE_RETURN_IF_ERROR(OnGrant(word));
   }
   FERRITE_RETURN_IF_ERROR(SendMissing());
-  FERRITE_RETURN_IF_ERROR(AcceptChannels(listener));
+  FERRITE_RETURN_IF_ERROR(AcceptChannels(lobby));
   if (state_.Change(MoveState::kPostcopyPaused, MoveState::kPostcopyRecover)) {
     FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
   }
@@ -752,7 +773,12 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
       why = peer_->said_why() ? peer_->failure() : reason;
     }
     if (peer_->failure().ok()) {
-      peer_->SendError(why);
+      if (loaded_) {
+        // GRANT may be on its way. The source takes the guest back when it hears that it does not run here.
+        SendRefuse(why);
+      } else {
+        peer_->SendError(why);
+      }
     }
     peer_->Shutdown(why);
   }

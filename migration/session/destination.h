@@ -23,6 +23,7 @@
 #include "migration/session/page_receiver.h"
 #include "migration/session/round_gate.h"
 #include "migration/session/wait_accounts.h"
+#include "migration/transport/lobby.h"
 #include "migration/transport/socket.h"
 #include "migration/wire/preamble.h"
 #include "vmm/base/fd.h"
@@ -67,12 +68,13 @@ class Destination {
  private:
   Destination(DestinationFactory& factory, Options options, EventFd cancel);
 
-  absl::Status RunPhases(Listener& listener);
-  absl::Status AcceptControl(Listener& listener);
+  absl::Status RunPhases(Lobby& lobby);
+  // Drops whoever leaves before it has said what machine it brings.
+  absl::StatusOr<ControlMessage> AwaitMachine(Lobby& lobby);
   absl::Status Greet();
-  absl::Status Build();
+  absl::Status Build(const ControlMessage& machine);
   absl::Status CheckRegions(state::MachineDescription::Reader machine);
-  absl::Status AcceptChannels(Listener& listener);
+  absl::Status AcceptChannels(Lobby& lobby);
   void StartReceivers(bool live);
   absl::Status Prepare();
   absl::Status ReceiveUntilRunning();
@@ -89,14 +91,16 @@ class Destination {
   // Whether the source may come back for this move.
   bool MayComeBack() const;
   // Waits until the source is back, and goes on where the connection was lost (DESIGN §5).
-  absl::Status Recover(Listener& listener);
-  absl::Status Resume(std::unique_ptr<Stream> stream, Listener& listener);
+  absl::Status Recover(Lobby& lobby);
+  absl::Status Resume(std::unique_ptr<Stream> stream, Lobby& lobby);
   absl::Status SendMissing();
   // Over `urgent`, or without the source when it is empty.
   absl::Status ServeFaults(std::span<const std::unique_ptr<Stream>> urgent, bool ask_again);
   absl::Status GiveUp(const absl::Status& reason);
 
-  absl::StatusOr<Preamble> ReadPreamble(Stream& stream);
+  absl::StatusOr<Preamble> Understand(Lobby::Arrival& arrival);
+  // Says that the guest does not run here, and never will.
+  void SendRefuse(const absl::Status& reason);
   void ReceivePages(Stream& stream, bool live);
   // The control connection from here on; null: none.
   void SetPeer(std::unique_ptr<Stream> stream);
@@ -129,17 +133,18 @@ class Destination {
   std::unique_ptr<DestinationPort> port_;
   std::unique_ptr<Landscape> landscape_;
   std::unique_ptr<Userfault> userfault_;
-  std::unique_ptr<WaitAccounts> waits_;
   ReceiveFigures figures_;
-  std::unique_ptr<RoundGate> gate_;
   mutable absl::Mutex mutex_;
-  // Set by the thread of Run(), which reads them without the lock.
+  // Set by the thread of Run() under the lock; it, and the threads that it starts afterwards, read them without.
+  std::unique_ptr<WaitAccounts> waits_;
+  std::unique_ptr<RoundGate> gate_;
   std::vector<std::unique_ptr<Stream>> page_;
   std::vector<std::unique_ptr<Stream>> urgent_;
   absl::Duration load_ ABSL_GUARDED_BY(mutex_);
   absl::Duration run_ ABSL_GUARDED_BY(mutex_);
   absl::Status broken_ ABSL_GUARDED_BY(mutex_);
   bool all_pages_ ABSL_GUARDED_BY(mutex_) = false;
+  size_t ended_channels_ ABSL_GUARDED_BY(mutex_) = 0;  // whose pages have all come, after the switchover
   bool loading_ ABSL_GUARDED_BY(mutex_) = false;
   // As page_: set by the thread of Run(), with SetPeer().
   std::unique_ptr<ControlPeer> peer_;

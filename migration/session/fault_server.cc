@@ -164,7 +164,7 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<uint8_t>& reque
         return status;
       }
       case PageState::kPoisoned:
-        return placer.ShowPoison({.first = unit * per_unit, .count = per_unit}).status();
+        return placer.ResolvePoisoned(unit);
       case PageState::kAbsent:
       case PageState::kRequested:
       case PageState::kReceiving:

@@ -21,6 +21,7 @@ namespace {
 
 // Each is served by a thread at either end.
 constexpr uint16_t kUrgentChannels = 2;
+constexpr uint64_t kUnansweredDiscards = 32;
 // Discards that are told while the guest still runs need not be told while it stands still.
 constexpr int kEarlyDiscards = 3;
 // How long to wait for the other side's word of why a channel broke.
@@ -29,6 +30,8 @@ constexpr absl::Duration kWords = absl::Seconds(1);
 constexpr absl::Duration kRateOver = absl::Milliseconds(100);
 // How long the destination may take for a step while the guest runs; building a machine may have to find huge pages.
 constexpr absl::Duration kStepLimit = absl::Seconds(60);
+// How long it may take to find that it has everything, and to lock its memory, in times of MoveOptions::silence.
+constexpr int kShutFactor = 12;
 // And while it stands still: a limit for peers that hang, not the aim. On top come multiples of what was to be
 // expected.
 constexpr absl::Duration kStandstillLimit = absl::Seconds(3);
@@ -178,7 +181,7 @@ absl::Status Source::Setup(const Address& destination) {
       }
       pages_per_unit_.push_back(bytes / kPageBytes);
     }
-    postcopy_possible_ = accept.getPostcopy();
+    postcopy_possible_ = accept.getPostcopy() && (features_ & kFeaturePostcopy) != 0;
     if (!postcopy_possible_ && options_.mode == MoveMode::kPostcopy) {
       return absl::FailedPreconditionError(
           absl::StrCat("the destination cannot do post-copy: ", accept.getPostcopyReason().cStr()));
@@ -248,6 +251,7 @@ absl::Status Source::Rounds() {
   if (options_.mode == MoveMode::kPostcopy) {
     postcopy_ = true;
     ++round_;
+    PublishStart();
     FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [] { return true; }));
     return EndRound(/*last=*/false);
   }
@@ -359,25 +363,29 @@ absl::Status Source::SwitchoverPostcopy() {
 
 absl::Status Source::SendDiscards(bool wait) {
   const std::vector<RegionRun> stale = pages_->TakeStale();
-  size_t at = 0;
-  do {
-    const size_t count = std::min(kMaxRanges, stale.size() - at);
-    const bool last = at + count == stale.size();
-    if (count > 0 || wait) {
-      FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
-        auto discard = control.initDiscard();
-        auto ranges = discard.initRanges(static_cast<uint32_t>(count));
-        for (uint32_t i = 0; i < count; ++i) {
-          ranges[i].setRegion(stale[at + i].region);
-          ranges[i].setFirst(stale[at + i].first);
-          ranges[i].setCount(stale[at + i].count);
-        }
-        discard.setLast(last && wait);
-      }));
+  const std::span<const RegionRun> all(stale);
+  uint64_t messages = 0;
+  for (size_t at = 0; at < all.size() || (wait && messages == 0); at += kMaxRanges) {
+    const auto some = all.subspan(at, std::min(kMaxRanges, all.size() - at));
+    const bool is_last = at + some.size() == all.size();
+    // The other side queues what it did not get to: it is not sent more than it takes.
+    const bool asks = ++messages % kUnansweredDiscards == 0 || (is_last && wait);
+    FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+      auto discard = control.initDiscard();
+      auto ranges = discard.initRanges(static_cast<uint32_t>(some.size()));
+      for (uint32_t i = 0; i < some.size(); ++i) {
+        ranges[i].setRegion(some[i].region);
+        ranges[i].setFirst(some[i].first);
+        ranges[i].setCount(some[i].count);
+      }
+      discard.setLast(asks);
+    }));
+    if (asks) {
+      const auto answer = paused_ ? AwaitWhileStopped(stream::Control::DISCARDED) : Await(stream::Control::DISCARDED);
+      FERRITE_RETURN_IF_ERROR(answer.status());
     }
-    at += count;
-  } while (at < stale.size());
-  return wait ? Await(stream::Control::DISCARDED).status() : absl::OkStatus();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Source::AwaitArrival() {
@@ -468,7 +476,8 @@ absl::Status Source::End() {
   }
   FERRITE_RETURN_IF_ERROR(peer_->Send(
       [&](stream::Control::Builder control) { control.initEnd().setPagesSent(pages_->sent_bytes() / kPageBytes); }));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::SHUT));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message,
+                           peer_->Expect(stream::Control::SHUT, kShutFactor * options_.silence));
   absl::Status verdict;
   FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
     ReadShut(control, verdict);

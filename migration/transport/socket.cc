@@ -205,22 +205,29 @@ Listener::~Listener() {
   }
 }
 
-absl::StatusOr<std::unique_ptr<Stream>> Listener::Accept(const EventFd& cancel, absl::Time deadline) {
-  const std::string what = absl::StrCat("accept on ", address_.ToString());
-  while (true) {
-    FERRITE_RETURN_IF_ERROR(WaitFor(fd_.get(), POLLIN, cancel, deadline, what));
-    Endpoint peer;
-    peer.length = sizeof(peer.storage);
-    Fd fd(accept4(fd_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.length, SOCK_CLOEXEC));
-    if (!fd.valid()) {
-      // The peer may be gone again already; that is no reason to stop listening.
-      if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) {
-        continue;
-      }
-      return ErrnoStatus(what);
+absl::StatusOr<std::unique_ptr<Stream>> Listener::AcceptNow() {
+  Endpoint peer;
+  peer.length = sizeof(peer.storage);
+  Fd fd(accept4(fd_.get(), reinterpret_cast<sockaddr*>(&peer.storage), &peer.length, SOCK_CLOEXEC));
+  if (!fd.valid()) {
+    // The peer may be gone again already; that is no reason to stop listening.
+    if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) {
+      return nullptr;
     }
-    FERRITE_RETURN_IF_ERROR(Prepare(fd));
-    return MakeSocketStream(fd.Release(), NameOf(peer, address_));
+    return ErrnoStatus(absl::StrCat("accept on ", address_.ToString()));
+  }
+  FERRITE_RETURN_IF_ERROR(Prepare(fd));
+  return MakeSocketStream(fd.Release(), NameOf(peer, address_));
+}
+
+absl::StatusOr<std::unique_ptr<Stream>> Listener::Accept(const EventFd& cancel) {
+  while (true) {
+    FERRITE_RETURN_IF_ERROR(
+        WaitFor(fd_.get(), POLLIN, cancel, absl::InfiniteFuture(), absl::StrCat("accept on ", address_.ToString())));
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, AcceptNow());
+    if (stream != nullptr) {
+      return stream;
+    }
   }
 }
 

@@ -24,8 +24,12 @@ class Listener {
 
   // With the port that the kernel chose, if the port was 0.
   const Address& address() const { return address_; }
-  // CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at the deadline.
-  absl::StatusOr<std::unique_ptr<Stream>> Accept(const EventFd& cancel, absl::Time deadline = absl::InfiniteFuture());
+  // Readable when a connection waits.
+  int fd() const { return fd_.get(); }
+  // A connection that waits; null when there is none (any more).
+  absl::StatusOr<std::unique_ptr<Stream>> AcceptNow();
+  // Waits for one. CANCELLED as soon as `cancel` is signalled.
+  absl::StatusOr<std::unique_ptr<Stream>> Accept(const EventFd& cancel);
 
  private:
   Listener(Fd fd, Address address) : fd_(std::move(fd)), address_(std::move(address)) {}

@@ -422,6 +422,70 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
   EXPECT_EQ(there.guest()->errors(), 0u) << "R1";
 }
 
+// R4: a source that ends although pages are missing is asked for them again: nobody waits for ever without a word.
+TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Milliseconds(300)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
+  const std::vector<uint8_t> blob = guest.Save();
+  {
+    HostileSource source(sockets, kFeaturePostcopy | kFeatureRecovery);
+    (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kZero, .first_page = 100, .count = 20}));
+    source.SendRound(1, true);
+    source.SendPackage(blob, blob.size(), Crc32c(blob), true);
+    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::LOADED);
+    source.SendGrant(1);
+    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::RUNNING);
+    (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = kLastRound}));
+    (void)SendControl(*source.control, [](stream::Control::Builder out) { out.initEnd(); });
+    // It lives, and says nothing more, until the destination has had enough.
+    while (SendControl(*source.control, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+  const auto control = sockets.Dial(ChannelRole::kControl);
+  SendRecover(*control, 1, 1);
+  ASSERT_EQ(ReadControl(*control)->which(), stream::Control::STANDING);
+  EXPECT_EQ(ReadControl(*control)->which(), stream::Control::MISSING);
+  (*session)->Leave();
+  control->Shutdown();
+  receiver.Join();
+  EXPECT_EQ((*session)->state(), MoveState::kPostcopyPaused);
+  there.guest()->Pause();
+}
+
+// R2: GRANT may be on its way when the destination is told to end. It says that the guest never runs there, so that the
+// source can go on with it.
+TEST(CancelledDestinationTest, RefusesOnceTheStateIsLoaded) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Seconds(10)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
+  const std::vector<uint8_t> blob = guest.Save();
+  HostileSource source(sockets, kFeaturePostcopy | kFeatureRecovery);
+  source.SendRound(1, true);
+  source.SendPackage(blob, blob.size(), Crc32c(blob), true);
+  ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::LOADED);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  source.SendGrant(1);
+  const auto word = ReadControl(*source.control);
+  ASSERT_TRUE(word.ok()) << word.status();
+  EXPECT_EQ(word->which(), stream::Control::REFUSE);
+  receiver.Join();
+  EXPECT_EQ((*session)->state(), MoveState::kCancelled);
+  EXPECT_FALSE(there.guest()->running()) << "R2";
+}
+
 TEST(OldVersionTest, IsToldWhyItIsDropped) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
@@ -623,7 +687,11 @@ TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
 
 void Welcome(Stream& control) {
   EXPECT_TRUE(ReadControl(control).ok());
-  (void)SendControl(control, [](stream::Control::Builder out) { out.initWelcome().setVersion(1); });
+  (void)SendControl(control, [](stream::Control::Builder out) {
+    auto welcome = out.initWelcome();
+    welcome.setVersion(1);
+    welcome.setFeatures(kFeaturePostcopy);
+  });
   EXPECT_TRUE(ReadControl(control).ok());
 }
 
@@ -780,6 +848,39 @@ INSTANTIATE_TEST_SUITE_P(
                            },
                            "RUNNING where ACCEPT was due"}),
     [](const testing::TestParamInfo<Answer>& info) { return info.param.name; });
+
+// R2, R10: it has the guest, lives, and never says that it has all of it. The source does not wait for ever, and keeps
+// what it has.
+TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
+  Sockets sockets;
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.pages = 100});
+  guest.Run();
+  FakeSourcePort port(**memory, guest);
+  auto source = Source::Create(
+      port, {.mode = MoveMode::kPostcopy, .silence = absl::Milliseconds(100), .recover_for = absl::ZeroDuration()},
+      nullptr);
+  ASSERT_TRUE(source.ok());
+  Thread peer("peer", [&] {
+    const std::unique_ptr<Stream> control = sockets.Accept();
+    std::array<uint8_t, kPreambleBytes> preamble;
+    ASSERT_TRUE(control != nullptr && control->ReadAll(preamble).ok());
+    Receiving there(sockets, *control);
+    ASSERT_TRUE(there.AwaitPackage());
+    const Thread drain = there.DrainPages();
+    (void)SendControl(*control, [](stream::Control::Builder out) { out.initLoaded(); });
+    ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
+    (void)SendControl(*control, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
+    there.Live();
+  });
+  const absl::Status status = (*source)->Run(sockets.listener().address());
+  sockets.Cancel();
+  peer.Join();
+  EXPECT_NE(status.message().find("did not answer within"), absl::string_view::npos) << status;
+  EXPECT_EQ((*source)->state(), MoveState::kPostcopyPaused);
+  EXPECT_FALSE(guest.running()) << "R2";
+}
 
 }  // namespace
 }  // namespace ferrite::migration

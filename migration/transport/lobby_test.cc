@@ -1,0 +1,110 @@
+#include "migration/transport/lobby.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "migration/transport/address.h"
+#include "migration/transport/socket.h"
+#include "migration/transport/stream.h"
+#include "vmm/base/fd.h"
+
+namespace ferrite::migration {
+namespace {
+
+class LobbyTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto cancel = EventFd::Create();
+    ASSERT_TRUE(cancel.ok());
+    cancel_ = std::make_unique<EventFd>(*std::move(cancel));
+    auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    listener_ = *std::move(listener);
+  }
+
+  std::unique_ptr<Lobby> Make(absl::Duration patience, size_t most) {
+    return std::make_unique<Lobby>(*listener_, Lobby::Options{.first_bytes = 4, .patience = patience, .most = most},
+                                   [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
+  }
+  std::unique_ptr<Stream> Come() {
+    auto stream = Connect(listener_->address(), absl::Seconds(10), *cancel_);
+    EXPECT_TRUE(stream.ok()) << stream.status();
+    return *std::move(stream);
+  }
+  void Say(Stream& stream, const std::string& words) {
+    ASSERT_TRUE(stream.WriteAll({reinterpret_cast<const uint8_t*>(words.data()), words.size()}).ok());
+  }
+  std::string Next(Lobby& lobby) {
+    auto arrival = lobby.Next(*cancel_, absl::Now() + absl::Seconds(30));
+    EXPECT_TRUE(arrival.ok()) << arrival.status();
+    return arrival.ok() ? std::string(arrival->first_bytes.begin(), arrival->first_bytes.end()) : "";
+  }
+
+  std::unique_ptr<EventFd> cancel_;
+  std::unique_ptr<Listener> listener_;
+  std::vector<std::string> dropped_;
+};
+
+TEST_F(LobbyTest, SilentAndSlowOnesKeepNobodyWaiting) {
+  const auto lobby = Make(absl::Hours(1), 64);
+  std::vector<std::unique_ptr<Stream>> silent;
+  for (int i = 0; i < 20; ++i) {
+    silent.push_back(Come());
+  }
+  const auto slow = Come();
+  Say(*slow, "ab");
+  const auto honest = Come();
+  Say(*honest, "1234 and more");
+  EXPECT_EQ(Next(*lobby), "1234");
+  Say(*slow, "cd");
+  EXPECT_EQ(Next(*lobby), "abcd");
+  EXPECT_TRUE(dropped_.empty());
+}
+
+TEST_F(LobbyTest, WhatFollowsTheFirstBytesIsLeftInTheConnection) {
+  const auto lobby = Make(absl::Hours(1), 64);
+  const auto peer = Come();
+  Say(*peer, "1234rest");
+  auto arrival = lobby->Next(*cancel_);
+  ASSERT_TRUE(arrival.ok());
+  std::vector<uint8_t> rest(4);
+  ASSERT_TRUE(arrival->stream->ReadAll(rest).ok());
+  EXPECT_EQ(std::string(rest.begin(), rest.end()), "rest");
+}
+
+TEST_F(LobbyTest, WhoSaysNothingInTimeIsDropped) {
+  const auto lobby = Make(absl::Milliseconds(1), 64);
+  const auto silent = Come();
+  EXPECT_EQ(lobby->Next(*cancel_, absl::Now() + absl::Milliseconds(200)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  ASSERT_EQ(dropped_.size(), 1u);
+  EXPECT_EQ(dropped_[0], "it did not say who it is");
+  std::vector<uint8_t> byte(1);
+  EXPECT_FALSE(silent->ReadAll(byte).ok()) << "its connection is closed";
+}
+
+TEST_F(LobbyTest, TheOldestGoesWhenTooManyWait) {
+  const auto lobby = Make(absl::Hours(1), 2);
+  const auto first = Come();
+  const auto second = Come();
+  const auto third = Come();
+  EXPECT_EQ(lobby->Next(*cancel_, absl::Now() + absl::Milliseconds(200)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(dropped_, std::vector<std::string>{"too many others wait"});
+  Say(*second, "2222");
+  EXPECT_EQ(Next(*lobby), "2222");
+}
+
+TEST_F(LobbyTest, ACancelEndsTheWait) {
+  const auto lobby = Make(absl::Hours(1), 2);
+  cancel_->Signal();
+  EXPECT_EQ(lobby->Next(*cancel_).status().code(), absl::StatusCode::kCancelled);
+}
+
+}  // namespace
+}  // namespace ferrite::migration
