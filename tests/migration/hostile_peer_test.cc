@@ -726,7 +726,12 @@ class Receiving {
   // Whether it came.
   bool AwaitPackage() {
     for (auto message = ReadControl(control_); message.ok(); message = ReadControl(control_)) {
-      if (message->which() == stream::Control::DISCARD) {
+      bool asks = false;
+      (void)message->Read([&](stream::Control::Reader in) {
+        asks = in.isDiscard() && in.getDiscard().getLast();
+        return absl::OkStatus();
+      });
+      if (asks) {
         (void)SendControl(control_, [](stream::Control::Builder out) { out.setDiscarded(); });
       }
       if (message->which() == stream::Control::PACKAGE) {
