@@ -550,9 +550,9 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
   FERRITE_CHECK(cancelled ? state_.Change(MoveState::kCancelling, MoveState::kCancelled)
                           : state_.Change(MoveState::kFailing, MoveState::kFailed));
   if (!undone.ok()) {
-    return absl::Status(why.code(),
-                        absl::StrCat(why.message(), "; the guest stays paused here, since this failed: ",
-                                     undone.message()));
+    return absl::Status(
+        why.code(),
+        absl::StrCat(why.message(), "; the guest stays paused here, since this failed: ", undone.message()));
   }
   return cancelled ? absl::CancelledError("the move was cancelled; the guest runs on here")
                    : absl::Status(why.code(), absl::StrCat(why.message(), "; the guest runs on here"));

@@ -181,7 +181,7 @@ std::string FormatMoveFailure(const std::string& name, const MoveStatus& move) {
     absl::ConsumeSuffix(&reason, "; this side stays paused and keeps the guest's memory");
     return absl::StrCat(reason, "; ", HandedOver(name));
   }
-  return absl::StrContains(reason, "the guest stays paused here")
+  return move.guest == GuestPlace::kHerePaused && absl::StrContains(reason, "the guest stays paused here")
              ? std::string(reason)
              : absl::StrCat(reason, "; ", FormatGuestPlace(name, move));
 }

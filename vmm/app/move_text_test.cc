@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace ferrite {
 namespace {
@@ -44,6 +45,8 @@ TEST(MoveTextTest, FailureSaysOnceWhereTheGuestIs) {
   EXPECT_EQ(FormatMoveFailure("web1", move), "nobody there; web1 is here, paused");
   move.result = absl::FailedPreconditionError("no; the guest stays paused here, since this failed: disk");
   EXPECT_EQ(FormatMoveFailure("web1", move), move.result.message());
+  move.guest = GuestPlace::kHereStopped;
+  EXPECT_EQ(FormatMoveFailure("web1", move), absl::StrCat(move.result.message(), "; web1 was here and has stopped"));
   move.guest = GuestPlace::kHandedOver;
   move.result = absl::UnavailableError(
       "the guest was handed over to tcp:there:4000, then: gone; this side stays paused and keeps the guest's memory");
