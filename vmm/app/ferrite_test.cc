@@ -286,6 +286,18 @@ TEST_F(MachineTest, DiskWriteBeyondTheLimitOfFilesCostsTheGuestAnErrorOnly) {
   ExpectNothingLeft();
 }
 
+TEST_F(MachineTest, LogThatMayNotGrowIsToldOnceAndTheMachineRuns) {
+  const std::string path = Write("log", std::string(1 << 20, '\n'));
+  FerriteProcess run(
+      Words(absl::StrCat("run --name vm --mem 64M --memory-backing anon --log ", path, " --kernel ", Guest("hello"))),
+      /*user=*/0, LimitFileSize);
+  const Finished result = run.Wait();
+  EXPECT_EQ(result.exit_code, kExitOk);
+  EXPECT_TRUE(absl::StartsWith(result.err, "ferrite: warning: the log is not complete: write " + path)) << result.err;
+  EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.out, "event=hello")) << result.out;
+}
+
 TEST_F(MachineTest, LimitOfFilesIsNamedByWhatDoesNotFit) {
   FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("hello"))), /*user=*/0,
                      LimitFileSize);

@@ -1,6 +1,7 @@
 #include "vmm/app/logging.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
@@ -8,7 +9,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -50,21 +53,30 @@ spdlog::sink_ptr StandardErrorSink() {
 
 class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
-  explicit FileSink(Fd file) : file_(std::move(file)) {}
+  FileSink(std::string path, Fd file) : path_(std::move(path)), file_(std::move(file)) {}
 
  protected:
   void sink_it_(const spdlog::details::log_msg& message) override {
     spdlog::memory_buf_t line;
     formatter_->format(message, line);
     if (write(file_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
-      spdlog::throw_spdlog_ex("write the log", errno);
+      throw spdlog::spdlog_ex(std::string(ErrnoStatus(absl::StrCat("write ", path_)).message()));
     }
   }
   void flush_() override {}
 
  private:
+  const std::string path_;
   const Fd file_;
 };
+
+// Once: what cannot be written now cannot be written the next time, as a rule.
+void TellThatTheLogIsNotWritten(const std::string& why) {
+  static std::atomic<bool> told = false;
+  if (!told.exchange(true)) {
+    fmt::print(stderr, "ferrite: warning: the log is not complete: {}\n", why);
+  }
+}
 
 // A FIFO would wait for its reader, a device may do anything.
 absl::StatusOr<Fd> OpenLog(const std::string& path) {
@@ -82,6 +94,7 @@ absl::StatusOr<Fd> OpenLog(const std::string& path) {
 void Use(std::vector<spdlog::sink_ptr> sinks) {
   auto logger = std::make_shared<spdlog::logger>("ferrite", sinks.begin(), sinks.end());
   logger->flush_on(spdlog::level::info);
+  logger->set_error_handler(TellThatTheLogIsNotWritten);
   spdlog::set_default_logger(std::move(logger));
 }
 
@@ -91,7 +104,7 @@ void LogToStandardError() { Use({StandardErrorSink()}); }
 
 absl::Status LogToFileToo(const std::string& path) {
   FERRITE_ASSIGN_OR_RETURN(Fd opened, OpenLog(path));
-  auto file = std::make_shared<FileSink>(std::move(opened));
+  auto file = std::make_shared<FileSink>(path, std::move(opened));
   file->set_formatter(std::make_unique<RecordFormatter>("%Y-%m-%dT%H:%M:%S.%e %l %v"));
   Use({StandardErrorSink(), std::move(file)});
   return absl::OkStatus();
