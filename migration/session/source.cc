@@ -821,6 +821,18 @@ void Source::Leave() {
   }
 }
 
+void Source::Abandon() {
+  const absl::MutexLock lock(&mutex_);
+  leaving_ = true;
+  cancel_.Signal();
+  if (pages_ != nullptr) {
+    pages_->Shutdown();
+  }
+  if (control_ != nullptr) {
+    control_->Shutdown(absl::CancelledError("the guest's memory was given up here"));
+  }
+}
+
 absl::Status Source::Cancel() {
   if (state_.Change(MoveState::kNone, MoveState::kCancelled)) {
     return absl::OkStatus();

@@ -52,6 +52,9 @@ class Source {
   absl::Status TakeBack(bool force);
   // Ends the looking for the destination.
   void Leave();
+  // Gives up what the destination may still need from here: the connections are closed, and a guest that went over and
+  // misses pages is lost. Run() returns as after a connection that was lost for good.
+  void Abandon();
 
   // FAILED_PRECONDITION after GRANT.
   absl::Status Cancel();

@@ -1,14 +1,12 @@
 #include "vmm/app/monitor.h"
 
 #include <poll.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
-#include "vmm/app/exit_codes.h"
 #include "vmm/app/logging.h"
 #include "vmm/app/text.h"
 #include "vmm/app/unused_memory.h"
@@ -161,13 +159,7 @@ StopInfo Monitor::Stop() {
   // Too late is no error: then the move ends by itself.
   (void)mover_->Cancel();
   mover_->Leave();
-  if (!mover_->Wait()) {
-    Log().warn("stopped by force: the destination does not get the rest of the guest's memory");
-    // The move's threads still wait for the destination: they end with the process.
-    Close();
-    LeaveRunDir();
-    _exit(kExitOk);
-  }
+  mover_->Wait();
   machine_->Stop();
   StopInfo info = machine_->WaitUntilStopped();
   Close();

@@ -132,7 +132,7 @@ absl::Status Mover::TakeBack(bool force) {
       return status.ok() ? absl::AbortedError("the guest was taken back; it runs on here") : status;
     });
   }
-  (void)Wait();
+  Wait();
   const absl::MutexLock lock(&mutex_);
   if (!status.ok() && status_.guest == GuestPlace::kHerePaused) {
     return absl::Status(status.code(), absl::StrCat(status.message(),
@@ -289,23 +289,20 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
 
 void Mover::GiveUp() {
   const absl::MutexLock lock(&mutex_);
-  given_up_ = true;
+  if (on_) {
+    source_->Abandon();
+  }
 }
 
 bool Mover::MustWait() const {
   const absl::MutexLock lock(&mutex_);
-  return on_ && !given_up_ && source_->state() == migration::MoveState::kPostcopyActive;
+  return on_ && source_->state() == migration::MoveState::kPostcopyActive;
 }
 
-bool Mover::Wait() {
+void Mover::Wait() {
   const absl::MutexLock lock(&mutex_);
-  // In every other state the move ends soon: it is cancelled, or looks for its destination no longer. Tick() has this
-  // looked at again.
-  const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !on_ || (given_up_ && source_->state() == migration::MoveState::kPostcopyActive);
-  };
-  mutex_.Await(absl::Condition(&over));
-  return !on_;
+  const auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !on_; };
+  mutex_.Await(absl::Condition(&none));
 }
 
 }  // namespace ferrite

@@ -50,9 +50,8 @@ class Mover final : public MovePort {
 
   // Whether a guest that went over still gets its memory from here.
   bool MustWait() const;
-  // Returns true when no move is on, false when one is that GiveUp() left to itself: its threads go on, and only the
-  // end of the process ends them.
-  bool Wait();
+  // Returns when no move is on.
+  void Wait();
 
  private:
   // Runs `phase` of source_ on the thread of the move.
@@ -72,7 +71,6 @@ class Mover final : public MovePort {
 
   mutable absl::Mutex mutex_ ABSL_ACQUIRED_AFTER(start_mutex_);
   bool on_ ABSL_GUARDED_BY(mutex_) = false;
-  bool given_up_ ABSL_GUARDED_BY(mutex_) = false;
   MoveStatus status_ ABSL_GUARDED_BY(mutex_);
   MoveStatus arrival_ ABSL_GUARDED_BY(mutex_);
   // Of the last move; kept for what is left to ask of it.
