@@ -1,10 +1,12 @@
 #include "vmm/move/boot_files.h"
 
 #include <fcntl.h>
+#include <sha2.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdint>
 #include <vector>
@@ -12,7 +14,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "vmm/base/fd.h"
-#include "vmm/base/sha256.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -37,13 +38,16 @@ absl::StatusOr<uint64_t> SizeOf(const std::string& path) {
   return static_cast<uint64_t>(info.st_size);
 }
 
-// Of the first `bytes` of the file.
+using Sha256Digest = std::array<uint8_t, SHA256_DIGEST_LENGTH>;
+
+// Of the first `bytes` of the file. By libmd: OpenSSL's library would cost every monitor half a MiB of relocated pages.
 absl::StatusOr<Sha256Digest> DigestOf(const std::string& path, uint64_t bytes) {
   const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!file.valid()) {
     return ErrnoStatus(path);
   }
-  Sha256 hash;
+  SHA2_CTX hash;
+  SHA256Init(&hash);
   std::vector<uint8_t> piece(kPieceBytes);
   while (bytes > 0) {
     const ssize_t got = read(file.get(), piece.data(), std::min<uint64_t>(piece.size(), bytes));
@@ -53,10 +57,12 @@ absl::StatusOr<Sha256Digest> DigestOf(const std::string& path, uint64_t bytes) {
     if (got <= 0) {
       return got < 0 ? ErrnoStatus(path) : absl::FailedPreconditionError(absl::StrCat(path, " shrinks"));
     }
-    hash.Update(std::span(piece).first(static_cast<size_t>(got)));
+    SHA256Update(&hash, piece.data(), static_cast<size_t>(got));
     bytes -= static_cast<uint64_t>(got);
   }
-  return hash.Finish();
+  Sha256Digest digest;
+  SHA256Final(digest.data(), &hash);
+  return digest;
 }
 
 }  // namespace
