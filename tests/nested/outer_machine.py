@@ -126,7 +126,7 @@ def pack(root, initramfs):
 
 def qemu_command(arguments, initramfs, console, tests, results):
     """`console`, `tests` and `results`: the three serial ports. "chardev:stdio" is our own input and output."""
-    return ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=single", "-cpu", "EPYC,+svm",
+    return ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm",
             "-smp", str(arguments.cpus), "-m", str(arguments.memory), "-nodefaults", "-no-user-config",
             "-display", "none", "-no-reboot", "-kernel", arguments.kernel, "-initrd", initramfs,
             "-append", "console=ttyS0 quiet panic=-1 reboot=t mitigations=off random.trust_cpu=on",
