@@ -51,7 +51,7 @@ def outer_machine_test(name, srcs, tests, data, deadline, memory, cpus, modules,
         args = args + _arguments(tests, modules, memory, cpus) + ["--deadline=%d" % deadline],
         data = _data(tests, data, modules),
         # Not cached; two of them at once would only make both slow.
-        tags = ["cpu:2", "external", "kvm", "nested", "no-sanitizer"] + tags,
+        tags = ["cpu:%d" % cpus, "external", "kvm", "nested", "no-sanitizer"] + tags,
         size = "small",
         # Ours is the deadline that counts: it tells what was running. Some time more for the boot and the way home.
         timeout = "moderate" if deadline < 100 else "long" if deadline < 650 else "eternal",

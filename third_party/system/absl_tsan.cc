@@ -29,6 +29,7 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 #define UNLOCK MUTEX(6UnlockEv)
 #define AWAIT MUTEX(5AwaitERKNS0_9ConditionE)
 #define AWAIT_TIMEOUT MUTEX(16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE)
+#define AWAIT_DEADLINE MUTEX(17AwaitWithDeadlineERKNS0_9ConditionENS0_4TimeE)
 #define NOTIFY NOTIFICATION(6NotifyEv)
 #define WAIT NOTIFICATION_CONST(19WaitForNotificationEv)
 #define WAIT_TIMEOUT NOTIFICATION_CONST(30WaitForNotificationWithTimeoutENS0_8DurationE)
@@ -38,6 +39,7 @@ bool REAL(TRY_LOCK)(absl::Mutex* mutex);
 void REAL(UNLOCK)(absl::Mutex* mutex);
 void REAL(AWAIT)(absl::Mutex* mutex, const absl::Condition& condition);
 bool REAL(AWAIT_TIMEOUT)(absl::Mutex* mutex, const absl::Condition& condition, absl::Duration timeout);
+bool REAL(AWAIT_DEADLINE)(absl::Mutex* mutex, const absl::Condition& condition, absl::Time deadline);
 void REAL(NOTIFY)(absl::Notification* notification);
 void REAL(WAIT)(const absl::Notification* notification);
 bool REAL(WAIT_TIMEOUT)(const absl::Notification* notification, absl::Duration timeout);
@@ -81,6 +83,15 @@ bool WRAP(AWAIT_TIMEOUT)(absl::Mutex* mutex, const absl::Condition& condition, a
   __tsan_release(mutex);
   AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
   const bool met = REAL(AWAIT_TIMEOUT)(mutex, condition, timeout);
+  AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  __tsan_acquire(mutex);
+  return met;
+}
+
+bool WRAP(AWAIT_DEADLINE)(absl::Mutex* mutex, const absl::Condition& condition, absl::Time deadline) {
+  __tsan_release(mutex);
+  AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+  const bool met = REAL(AWAIT_DEADLINE)(mutex, condition, deadline);
   AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
   __tsan_acquire(mutex);
   return met;

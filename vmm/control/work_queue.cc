@@ -32,18 +32,25 @@ kj::Promise<absl::Status> WorkQueue::Run(kj::Function<absl::Status()> work) {
   return pair.promise.then([result] { return *result; });
 }
 
-void WorkQueue::Loop() {
+kj::Maybe<kj::Function<void()>> WorkQueue::Take() {
   const auto due = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !queue_.empty(); };
-  while (true) {
-    absl::ReleasableMutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&due));
-    if (queue_.empty()) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&due));
+  if (queue_.empty()) {
+    return nullptr;
+  }
+  kj::Function<void()> work = kj::mv(queue_.front());
+  queue_.pop_front();
+  return work;
+}
+
+void WorkQueue::Loop() {
+  for (;;) {
+    KJ_IF_MAYBE (work, Take()) {
+      (*work)();
+    } else {
       return;
     }
-    kj::Function<void()> work = kj::mv(queue_.front());
-    queue_.pop_front();
-    lock.Release();
-    work();
   }
 }
 

@@ -31,6 +31,8 @@ class WorkQueue {
  private:
   static constexpr size_t kMaxQueued = 64;
 
+  // Waits for work; null when there is none left and the queue is closed.
+  kj::Maybe<kj::Function<void()>> Take();
   void Loop();
 
   absl::Mutex mutex_;
