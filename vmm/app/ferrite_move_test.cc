@@ -255,7 +255,7 @@ TEST_F(FerriteMoveTest, MoveGoesOnAfterALostConnection) {
   auto relay = migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress(address));
   ASSERT_TRUE(relay.ok()) << relay.status();
   FerriteProcess move(Words("here", absl::StrCat("move web1 ", (*relay)->address().ToString(),
-                                                 " --mode postcopy --max-postcopy-bandwidth 16M")));
+                                                 " --mode postcopy --max-postcopy-bandwidth 4M")));
   const absl::Time deadline = absl::Now() + kPatience;
   while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
   }
