@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "migration/session/thread_class.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -115,6 +116,7 @@ bool ControlPeer::Fail(const absl::Status& reason) {
 }
 
 void ControlPeer::ReadLoop() {
+  BecomeUrgent();
   while (true) {
     absl::Status status = AwaitBytes();
     if (status.ok()) {

@@ -71,6 +71,7 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
     return absl::CancelledError("cancelled");
   }
   StartReceivers(/*live=*/false);
+  BecomeUrgent();
   absl::Status status = ReceiveUntilRunning();
   while (true) {
     if (status.ok()) {

@@ -79,13 +79,14 @@ absl::Status PageSource::SendRound(uint32_t number, const std::function<bool()>&
   pending_.Rewind();
   std::vector<absl::Status> results(senders_.size());
   std::vector<Thread> threads;
-  for (size_t channel = 1; channel < senders_.size(); ++channel) {
-    threads.emplace_back(absl::StrCat("mig-page-", channel),
-                         [&, channel] { results[channel] = SendShare(channel, number, stop); });
-  }
-  results[0] = SendShare(0, number, stop);
-  if (!results[0].ok()) {
-    Shutdown();
+  // On threads of their own: who stops the guest afterwards is in no class that waits.
+  for (size_t channel = 0; channel < senders_.size(); ++channel) {
+    threads.emplace_back(absl::StrCat("mig-page-", channel), [&, channel] {
+      results[channel] = SendShare(channel, number, stop);
+      if (!results[channel].ok()) {
+        Shutdown();
+      }
+    });
   }
   threads.clear();
   for (const absl::Status& result : results) {

@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "migration/session/thread_class.h"
 #include "migration/transport/socket.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/crc32c.h"
@@ -316,7 +317,10 @@ absl::Status Source::Rounds() {
   }
 }
 
-absl::Status Source::Switchover() { return postcopy_ ? SwitchoverPostcopy() : SwitchoverPrecopy(); }
+absl::Status Source::Switchover() {
+  BecomeUrgent();
+  return postcopy_ ? SwitchoverPostcopy() : SwitchoverPrecopy();
+}
 
 absl::Status Source::SwitchoverPrecopy() {
   switchover_ = absl::Now();

@@ -13,6 +13,7 @@ namespace ferrite::migration {
 namespace {
 
 constexpr int kUrgentNice = -10;
+constexpr int kBulkNice = 5;  // the guest goes first
 constexpr absl::Duration kUrgentSlice = absl::Microseconds(100);
 // The default is at most 2.8 ms.
 constexpr absl::Duration kBulkSlice = absl::Milliseconds(3);
@@ -50,6 +51,9 @@ void BecomeUrgent() {
   SetSlice(kUrgentSlice);
 }
 
-void BecomeBulk() { SetSlice(kBulkSlice); }
+void BecomeBulk() {
+  (void)setpriority(PRIO_PROCESS, 0, kBulkNice);
+  SetSlice(kBulkSlice);
+}
 
 }  // namespace ferrite::migration

@@ -9,8 +9,8 @@ namespace ferrite::migration {
 // does not wait for the end of the other's).
 void BecomeUrgent();
 
-// The calling thread copies for seconds without a rest, and nobody waits for any one page of it: it gets a slice that
-// is somewhat longer than the default, so that a vCPU that wakes does not wait for its end.
+// The calling thread copies for seconds without a rest, and nobody waits for any one page of it: it gets a lower
+// priority, for good, and a slice that is somewhat longer than the default, so that a vCPU does not wait for it.
 void BecomeBulk();
 
 }  // namespace ferrite::migration
