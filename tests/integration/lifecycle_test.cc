@@ -55,7 +55,7 @@ TEST(LifecycleTest, GuestRunsAndPowersOff) {
 }
 
 TEST(LifecycleTest, EveryVcpuRuns) {
-  auto machine = RunPayload("count", Config("reports=3 report_ms=20", 4));
+  auto machine = RunPayload("count", Config("reports=25 report_ms=20", 4));
   ASSERT_NE(machine, nullptr);
   const auto ready = machine->WaitFor("ready");
   ASSERT_TRUE(ready.ok()) << ready.status();
