@@ -137,7 +137,8 @@ class LinuxMoveTest : public ::testing::Test {
   // One move under load; the account.
   void MoveOnce(const std::string& mode, Json* report) {
     const Observation before = Observe();
-    const auto output = guest_->Move({"--json", "--mode", mode});
+    // One emulated processor serves the guest and the move: the rounds shall not have to converge to milliseconds.
+    const auto output = guest_->Move({"--json", "--mode", mode, "--downtime-limit", "2s"});
     ASSERT_TRUE(output.ok()) << output.status();
     // R10: who says that the guest has moved has heard it from where the guest runs now.
     EXPECT_EQ(Info()["state"], "running");
