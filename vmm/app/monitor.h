@@ -56,9 +56,9 @@ class Monitor {
   absl::Status GoOn();
   // Until ended() or a signal.
   void WaitForEnd();
-  // Ends a move, the machine and the control server. A guest that was handed over gets its memory first, unless a
-  // signal (another one, where one has come already) or `stop --force` ends the process. Returns how the machine
-  // stopped.
+  // Ends a move, the machine and the control server. A guest that was handed over gets its memory first, unless `stop
+  // --force` gave that up; a signal (another one, where one has come already) ends the process at once. Returns how the
+  // machine stopped.
   StopInfo Stop();
   // Ends the control server.
   void Close();
