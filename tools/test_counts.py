@@ -2,8 +2,9 @@
 """Counts test cases of one `bazel test` run: test_counts.py EVENTS BAZEL_STATUS.
 
 EVENTS is what --build_event_json_file wrote. gtest's XML gives the cases; a test that writes none (a script) is one case;
-a target that did not build, timed out or crashed is a failed one. Of several attempts (--flaky_test_attempts) the last
-one counts; a target that passed in the end is named in a line `flaky: LABEL`. The last line is
+a target that did not build, timed out or crashed, or that an interrupted run never came to, is a failed one (one that
+--test_tag_filters left out is not). Of several attempts (--flaky_test_attempts) the last one counts; a target that
+passed in the end is named in a line `flaky: LABEL`. The last line is
 `N passed, N failed, N skipped`.
 """
 import json
@@ -51,12 +52,12 @@ def read_events(path):
 
 def main():
     path, bazel_status = sys.argv[1], int(sys.argv[2])
-    tests, results, broken, tripped = set(), {}, [], set()
+    unfinished, results, broken, tripped = set(), {}, [], set()
     for event in read_events(path):
         identity = event["id"]
         if "targetConfigured" in identity and "configured" in event:
             if event["configured"].get("targetKind", "").endswith("_test rule"):
-                tests.add(identity["targetConfigured"]["label"])
+                unfinished.add(identity["targetConfigured"]["label"])
         elif "testResult" in identity and "testResult" in event:
             key = identity["testResult"]
             outputs = {o["name"]: o.get("uri", "") for o in event["testResult"].get("testActionOutput", [])}
@@ -70,6 +71,8 @@ def main():
             aborted = event.get("aborted", {}).get("reason", "")
             if (aborted and aborted != "SKIPPED") or ("completed" in event and not event["completed"].get("success")):
                 broken.append(identity["targetCompleted"]["label"])
+            elif not event.get("children"):  # built, and not among those to run
+                unfinished.discard(identity["targetCompleted"]["label"])
         elif "pattern" in identity and "aborted" in event:
             broken.append(" ".join(identity["pattern"].get("pattern", [])))
 
@@ -77,7 +80,7 @@ def main():
     for (label, _, _), (status, xml) in sorted(results.items()):
         counts.add_result(label, status, xml)
     tested = {label for label, _, _ in results}
-    for label in sorted(set(broken) | (tests - tested)):
+    for label in sorted(unfinished.union(broken)):
         if label not in tested:
             counts.fail(f"{label} (did not build or did not run)")
     # 4 is "no tests": with filters that is no failure. Any other status has to show in the counts.
