@@ -41,6 +41,8 @@ class FakeGuest {
   void Run();
   void Pause();
   bool running() const { return thread_.joinable(); }
+  // It stands still for this part of the time, 0 to 99 percent.
+  void SetThrottle(int percent) { throttle_ = percent; }
   pid_t thread_id() const { return thread_id_.load(); }
 
   uint64_t steps() const { return steps_.load(); }
@@ -65,6 +67,7 @@ class FakeGuest {
   std::atomic<uint64_t> steps_{0};
   std::atomic<uint64_t> errors_{0};
   std::atomic<bool> stop_{false};
+  std::atomic<int> throttle_{0};
   std::atomic<pid_t> thread_id_{0};
   Thread thread_;
 };
@@ -102,7 +105,10 @@ class FakeSourcePort final : public migration::SourcePort {
   absl::Status Pause() override;
   absl::Status Resume() override;
   void StayPaused() override { stays_paused = true; }
-  void SetThrottle(int percent) override { throttle = percent; }
+  void SetThrottle(int percent) override {
+    throttle = percent;
+    guest_.SetThrottle(percent);
+  }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
   absl::Status ReleaseDisks() override;
   absl::Status AcquireDisks() override;
