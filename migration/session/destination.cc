@@ -71,7 +71,7 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
     return absl::CancelledError("cancelled");
   }
   StartReceivers(/*live=*/false);
-  BecomeUrgent();
+  const Urgency urgency;
   absl::Status status = ReceiveUntilRunning();
   while (true) {
     if (status.ok()) {

@@ -109,6 +109,7 @@ absl::Status Source::RunPhases(const Address& destination) {
     return absl::CancelledError("cancelled");
   }
   Publish([](MoveProgress&) {});
+  const Urgency urgency;
   FERRITE_RETURN_IF_ERROR(Annotate(Switchover(), "switchover"));
   return Annotate(End(), postcopy_ ? "post-copy" : "end");
 }
@@ -318,7 +319,6 @@ absl::Status Source::Rounds() {
 }
 
 absl::Status Source::Switchover() {
-  BecomeUrgent();
   return postcopy_ ? SwitchoverPostcopy() : SwitchoverPrecopy();
 }
 
@@ -536,6 +536,7 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
     }
   }
   const bool cancelled = state_.get() == MoveState::kCancelling;
+  const Urgency urgency;
   if (pages_ != nullptr) {
     pages_->Shutdown();
     (void)pages_->FinishPostcopy();

@@ -12,11 +12,13 @@
 namespace ferrite::migration {
 namespace {
 
+// On top of the process's own.
 constexpr int kUrgentNice = -10;
 constexpr int kBulkNice = 5;  // the guest goes first
 constexpr absl::Duration kUrgentSlice = absl::Microseconds(100);
 // The default is at most 2.8 ms.
 constexpr absl::Duration kBulkSlice = absl::Milliseconds(3);
+constexpr absl::Duration kDefaultSlice = absl::ZeroDuration();
 
 // struct sched_attr of sched_setattr(2), in its first version; the kernel's header does not go together with <sched.h>.
 struct SchedulingAttributes {
@@ -44,16 +46,28 @@ void SetSlice(absl::Duration slice) {
   (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
+// Of the calling thread: setpriority(2) is about one thread on Linux.
+int Nice() { return getpriority(PRIO_PROCESS, 0); }
+
+void SetClass(int nice, absl::Duration slice) {
+  (void)setpriority(PRIO_PROCESS, 0, nice);
+  SetSlice(slice);
+}
+
+// What the first thread had that asked for a class; all later ones may descend from one that has got one.
+int ProcessNice() {
+  static const int nice = Nice();
+  return nice;
+}
+
 }  // namespace
 
-void BecomeUrgent() {
-  (void)setpriority(PRIO_PROCESS, 0, kUrgentNice);  // on Linux: of the calling thread
-  SetSlice(kUrgentSlice);
-}
+void BecomeUrgent() { SetClass(ProcessNice() + kUrgentNice, kUrgentSlice); }
 
-void BecomeBulk() {
-  (void)setpriority(PRIO_PROCESS, 0, kBulkNice);
-  SetSlice(kBulkSlice);
-}
+void BecomeBulk() { SetClass(ProcessNice() + kBulkNice, kBulkSlice); }
+
+Urgency::Urgency() : nice_(Nice()) { BecomeUrgent(); }
+
+Urgency::~Urgency() { SetClass(nice_, kDefaultSlice); }
 
 }  // namespace ferrite::migration
