@@ -425,7 +425,8 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
     } else {
       const Finished stop = Ferrite("here", "stop web1 --force");
       EXPECT_EQ(stop.exit_code, kExitOk) << stop.err;
-      EXPECT_EQ(source.Wait().exit_code, kExitOk);
+      const Finished ended = source.Wait();
+      EXPECT_EQ(ended.exit_code, kExitOk) << ended.err;
       EXPECT_FALSE(fs::exists(directory_ + "/here/web1"));
     }
     (void)move.Wait();

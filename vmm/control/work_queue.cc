@@ -29,7 +29,7 @@ kj::Promise<absl::Status> WorkQueue::Run(kj::Function<absl::Status()> work) {
     *result = work();
     fulfiller->fulfill();
   });
-  return pair.promise.then([result] { return *result; });
+  return pair.promise.then([result] { return std::move(*result); });
 }
 
 kj::Maybe<kj::Function<void()>> WorkQueue::Take() {
