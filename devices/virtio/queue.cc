@@ -36,7 +36,7 @@ absl::Status CheckAlignment(absl::string_view what, GuestAddress address, uint64
 
 absl::StatusOr<std::span<uint8_t>> RingMemory(const GuestMemory& memory, absl::string_view what, GuestAddress address,
                                               uint64_t bytes) {
-  auto slice = memory.Slice(address, bytes, Access::kRead);
+  auto slice = memory.Slice(address, bytes);
   if (!slice.ok()) {
     return Annotate(slice.status(), what);
   }

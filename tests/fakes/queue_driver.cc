@@ -15,7 +15,7 @@ using virtio::kDescriptorWrite;
 
 // The field of a ring that the device uses at the same time.
 std::atomic_ref<uint16_t> Field(const GuestMemory& memory, GuestAddress address) {
-  auto slice = memory.Slice(address, 2, Access::kRead);
+  auto slice = memory.Slice(address, 2);
   FERRITE_CHECK(slice.ok());
   return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(slice->data()));
 }

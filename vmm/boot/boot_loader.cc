@@ -36,8 +36,7 @@ GuestAddress LowRamEnd(const GuestMemory& memory) {
 
 absl::Status ReadIntoGuest(GuestMemory& memory, const ByteSource& file, uint64_t offset, uint64_t bytes,
                            GuestAddress address) {
-  FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> to, memory.Slice(address, bytes, Access::kWrite));
-  return file.Read(offset, to);
+  return memory.WriteInPlace(address, bytes, [&](std::span<uint8_t> to) { return file.Read(offset, to); });
 }
 
 // Returns the end of the kernel in memory.

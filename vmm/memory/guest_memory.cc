@@ -158,16 +158,20 @@ absl::Status GuestMemory::Fill(GuestAddress address, uint8_t value, uint64_t byt
   });
 }
 
-absl::StatusOr<std::span<uint8_t>> GuestMemory::Slice(GuestAddress address, uint64_t bytes, Access access) const {
+absl::StatusOr<std::span<uint8_t>> GuestMemory::Slice(GuestAddress address, uint64_t bytes) const {
   MemoryRegion* region = Find(address);
   if (region == nullptr || BytesHere(*region, address, bytes) < bytes) {
     return OutOfRange(address, bytes);
   }
-  const uint64_t offset = address - region->base();
-  if (access == Access::kWrite) {
-    region->MarkWritten(offset, bytes);
-  }
-  return region->guest_mapping().subspan(offset, bytes);
+  return region->guest_mapping().subspan(address - region->base(), bytes);
+}
+
+absl::Status GuestMemory::WriteInPlace(GuestAddress address, uint64_t bytes,
+                                       absl::FunctionRef<absl::Status(std::span<uint8_t>)> fill) {
+  FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> to, Slice(address, bytes));
+  const absl::Status filled = fill(to);
+  MarkWritten(address, bytes);
+  return filled;
 }
 
 void GuestMemory::MarkWritten(GuestAddress address, uint64_t bytes) {

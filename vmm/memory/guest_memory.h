@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vmm/memory/guest_address.h"
@@ -22,9 +23,6 @@ inline constexpr GuestAddress kMmioHoleStart{0xc000'0000};
 inline constexpr GuestAddress kMmioHoleEnd{0x1'0000'0000};
 // The largest guest: 46 bits of physical address are what the smallest of the hosts offer.
 inline constexpr uint64_t kMaxGuestMemoryBytes = uint64_t{1} << 42;
-
-// What the access is for; it decides whether the pages count as written.
-enum class Access { kRead, kWrite };
 
 // The guest's RAM. Regions are fixed once made.
 //
@@ -64,10 +62,12 @@ class GuestMemory {
     return Write(address, {reinterpret_cast<const uint8_t*>(&value), sizeof(T)});
   }
 
-  // Host memory of [address, address + bytes), for I/O without a copy; it must lie in one region. With kWrite the pages
-  // count as written now; a caller whose write lands later (a disk read in flight) calls MarkWritten() again when it
-  // has landed.
-  absl::StatusOr<std::span<uint8_t>> Slice(GuestAddress address, uint64_t bytes, Access access) const;
+  // Host memory of [address, address + bytes), for I/O without a copy; it must lie in one region. Whoever writes to it
+  // calls MarkWritten() when the bytes are there: a mark that comes before them can be collected without them.
+  absl::StatusOr<std::span<uint8_t>> Slice(GuestAddress address, uint64_t bytes) const;
+  // Has `fill` write to a Slice(), and marks it, also when `fill` failed.
+  absl::Status WriteInPlace(GuestAddress address, uint64_t bytes,
+                            absl::FunctionRef<absl::Status(std::span<uint8_t>)> fill);
 
   // The range must be RAM (as Slice() found it to be).
   void MarkWritten(GuestAddress address, uint64_t bytes);
