@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <span>
 #include <string>
@@ -16,6 +17,8 @@
 
 namespace ferrite {
 namespace {
+
+constexpr size_t kMaxPending = 64 << 10;
 
 bool WriteAll(int fd, const char* data, size_t size) {
   while (size > 0) {
@@ -41,7 +44,7 @@ class ConsoleSession {
     while (!left_) {
       const bool pending = !to_guest_.empty();
       pollfd polled[] = {{console_.get(), static_cast<short>(POLLIN | (pending ? POLLOUT : 0)), 0},
-                         {input_open && !pending ? STDIN_FILENO : -1, POLLIN, 0}};
+                         {input_open && (!pending || escapes_) ? STDIN_FILENO : -1, POLLIN, 0}};
       if (poll(polled, 2, -1) < 0) {
         FERRITE_CHECK(errno == EINTR);
         continue;
@@ -89,7 +92,8 @@ class ConsoleSession {
       const std::string help = EscapeHelp("leave the console, the machine runs on");
       (void)WriteAll(STDOUT_FILENO, help.data(), help.size());
     }
-    to_guest_ = std::move(result.to_guest);
+    // A terminal is read for its escape keys also while the guest takes nothing; then what is too much is lost.
+    to_guest_.append(result.to_guest, 0, kMaxPending - std::min(kMaxPending, to_guest_.size()));
     left_ = result.leave;
     return true;
   }

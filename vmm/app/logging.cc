@@ -4,13 +4,14 @@
 #include <fmt/format.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <climits>
+#include <cstdint>
 #include <cstdio>
 #include <memory>
 #include <mutex>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "vmm/app/text.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
@@ -44,8 +46,41 @@ class RecordFormatter final : public spdlog::formatter {
   spdlog::pattern_formatter inner_;
 };
 
-spdlog::sink_ptr StandardErrorSink() {
-  auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+// Threads that a guest, or a client, waits for log: none of them waits for who reads standard error.
+class StandardErrorSink final : public spdlog::sinks::base_sink<std::mutex> {
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (lost_ > 0 && Write(fmt::format("ferrite: warning: {} messages that nobody read are lost here\n", lost_))) {
+      lost_ = 0;
+    }
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    if (lost_ > 0 || !Write({line.data(), line.size()})) {
+      ++lost_;
+    }
+  }
+  void flush_() override {}
+
+ private:
+  static bool Write(absl::string_view text) {
+    // In pieces that a pipe takes whole or not at all.
+    while (!text.empty()) {
+      const absl::string_view piece = text.substr(0, PIPE_BUF);
+      const ssize_t written =
+          WriteWithoutWaiting(STDERR_FILENO, {reinterpret_cast<const uint8_t*>(piece.data()), piece.size()});
+      if (written < 0) {
+        return false;
+      }
+      text.remove_prefix(static_cast<size_t>(written));
+    }
+    return true;
+  }
+
+  uint64_t lost_ = 0;
+};
+
+spdlog::sink_ptr MakeStandardErrorSink() {
+  auto sink = std::make_shared<StandardErrorSink>();
   sink->set_level(spdlog::level::warn);
   sink->set_formatter(std::make_unique<RecordFormatter>("ferrite: %l: %v"));
   return sink;
@@ -100,13 +135,13 @@ void Use(std::vector<spdlog::sink_ptr> sinks) {
 
 }  // namespace
 
-void LogToStandardError() { Use({StandardErrorSink()}); }
+void LogToStandardError() { Use({MakeStandardErrorSink()}); }
 
 absl::Status LogToFileToo(const std::string& path) {
   FERRITE_ASSIGN_OR_RETURN(Fd opened, OpenLog(path));
   auto file = std::make_shared<FileSink>(path, std::move(opened));
   file->set_formatter(std::make_unique<RecordFormatter>("%Y-%m-%dT%H:%M:%S.%e %l %v"));
-  Use({StandardErrorSink(), std::move(file)});
+  Use({MakeStandardErrorSink(), std::move(file)});
   return absl::OkStatus();
 }
 

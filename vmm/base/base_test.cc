@@ -1,11 +1,14 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "absl/synchronization/notification.h"
 #include "vmm/base/event_loop.h"
@@ -16,6 +19,34 @@
 
 namespace ferrite {
 namespace {
+
+TEST(FdTest, WritesWithoutWaitingForAReader) {
+  int pipe_ends[2];
+  ASSERT_EQ(pipe2(pipe_ends, O_CLOEXEC), 0);
+  const Fd pipe_read(pipe_ends[0]);
+  const Fd pipe_write(pipe_ends[1]);
+  int socket_ends[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, socket_ends), 0);
+  const Fd socket_read(socket_ends[0]);
+  const Fd socket_write(socket_ends[1]);
+  const Fd terminal(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  ASSERT_EQ(unlockpt(terminal.get()), 0);
+  const Fd terminal_write(open(ptsname(terminal.get()), O_WRONLY | O_NOCTTY | O_CLOEXEC));
+  const std::vector<uint8_t> bytes(1000, 'x');
+  for (const Fd* fd : {&pipe_write, &socket_write, &terminal_write}) {
+    ssize_t n = 0;
+    do {
+      n = WriteWithoutWaiting(fd->get(), bytes);
+    } while (n > 0);
+    EXPECT_EQ(n, -1);
+    EXPECT_EQ(errno, EAGAIN);
+    EXPECT_EQ(fcntl(fd->get(), F_GETFL) & O_NONBLOCK, 0) << "others share these flags";
+  }
+  const Fd file(memfd_create("file", MFD_CLOEXEC));
+  EXPECT_EQ(WriteWithoutWaiting(file.get(), bytes), 1000);
+  EXPECT_EQ(WriteWithoutWaiting(file.get(), bytes), 1000);
+  EXPECT_EQ(lseek(file.get(), 0, SEEK_CUR), 2000);
+}
 
 TEST(StatusTest, ErrnoBecomesCodeAndText) {
   const absl::Status status = ErrnoStatus(ENOENT, "open /no/such");

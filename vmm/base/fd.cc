@@ -1,10 +1,15 @@
 #include "vmm/base/fd.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/status.h"
@@ -33,6 +38,32 @@ absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, int mode) {
     return ErrnoStatus(absl::StrCat("open ", path));
   }
   return fd;
+}
+
+Fd OpenForWritingWithoutWaiting(int fd) {
+  struct stat info = {};
+  if (fstat(fd, &info) != 0 || (!S_ISFIFO(info.st_mode) && isatty(fd) == 0)) {
+    return Fd();
+  }
+  const std::string path = absl::StrCat("/proc/self/fd/", fd);
+  return Fd(open(path.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+}
+
+ssize_t WriteWithoutWaiting(int fd, std::span<const uint8_t> bytes) {
+  const ssize_t sent = send(fd, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent >= 0 || errno != ENOTSOCK) {
+    return sent;
+  }
+  if (const Fd own = OpenForWritingWithoutWaiting(fd); own.valid()) {
+    return write(own.get(), bytes.data(), bytes.size());
+  }
+  // Of a pipe that takes anything at least this much fits.
+  pollfd polled = {.fd = fd, .events = POLLOUT, .revents = 0};
+  if (poll(&polled, 1, 0) != 1) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return write(fd, bytes.data(), std::min(bytes.size(), size_t{PIPE_BUF}));
 }
 
 absl::StatusOr<EventFd> EventFd::Create() {

@@ -2,7 +2,10 @@
 #ifndef FERRITE_VMM_BASE_FD_H_
 #define FERRITE_VMM_BASE_FD_H_
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -38,6 +41,15 @@ class Fd {
 
 // open(2), always with O_CLOEXEC. The error names the path.
 absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, int mode = 0);
+
+// For the pipe or terminal that `fd` writes to, a descriptor of an open file of its own, on which no write waits: the
+// flags of the one behind `fd` are shared with other processes. Empty for everything else, and for what may not be
+// opened anew. Who keeps it keeps the pipe open.
+Fd OpenForWritingWithoutWaiting(int fd);
+
+// As write(2), but EAGAIN in place of waiting for a reader, for what processes inherit: files, pipes, terminals,
+// sockets.
+ssize_t WriteWithoutWaiting(int fd, std::span<const uint8_t> bytes);
 
 // An eventfd(2): a 64-bit counter that wakes whoever waits for it. Non-blocking, close-on-exec. Any thread may call.
 class EventFd {

@@ -21,8 +21,8 @@
 namespace ferrite {
 namespace {
 
-// poll(2) says that a pipe is writable when so much fits: a write of that size does not block, even though standard
-// output, which is shared with other processes, stays in blocking mode.
+// poll(2) says that a pipe is writable when so much fits. Standard output that could not be opened anew stays in
+// blocking mode: a write of that size does not block.
 constexpr size_t kWriteBytes = 4096;
 constexpr size_t kMaxInput = 4096;
 
@@ -94,7 +94,7 @@ ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, Fd file)
   if (file.valid() || options_.sink.kind == ConsoleSink::Kind::kStdio) {
     Outlet& sink = outlets_.emplace_back();
     sink.is_sink = true;
-    sink.owned = std::move(file);
+    sink.owned = file.valid() ? std::move(file) : OpenForWritingWithoutWaiting(options_.output_fd);
     sink.fd = sink.owned.valid() ? sink.owned.get() : options_.output_fd;
     sink.is_socket = IsSocket(sink.fd);
   }
@@ -188,7 +188,8 @@ void ConsoleHub::Run() {
     bool any_pending = false;
     polled.clear();
     polled.push_back({wake_.fd(), POLLIN, 0});
-    polled.push_back({standard_input_open_ && room ? options_.input_fd : -1, POLLIN, 0});
+    const bool reads_input = standard_input_open_ && (room || (terminal_ != nullptr && !stopping));
+    polled.push_back({reads_input ? options_.input_fd : -1, POLLIN, 0});
     polled.push_back({stopping ? -1 : listener_.get(), POLLIN, 0});
     for (const Outlet& outlet : outlets_) {
       const bool pending = HasPending(outlet);
@@ -310,7 +311,7 @@ bool ConsoleHub::ReadClient(Outlet& outlet) {
 
 void ConsoleHub::ReadStandardInput() {
   uint8_t buffer[kMaxInput];
-  const ssize_t n = read(options_.input_fd, buffer, kMaxInput - input_.size());
+  const ssize_t n = read(options_.input_fd, buffer, terminal_ != nullptr ? sizeof(buffer) : kMaxInput - input_.size());
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
     return;
   }
@@ -325,7 +326,7 @@ void ConsoleHub::ReadStandardInput() {
     return;
   }
   EscapeFilter::Result result = escape_.Feed(typed);
-  input_ += result.to_guest;
+  input_.append(result.to_guest, 0, kMaxInput - input_.size());
   for (Outlet& outlet : outlets_) {
     if (result.help && outlet.is_sink) {
       outlet.notice += EscapeHelp("stop the machine");

@@ -42,7 +42,7 @@ absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text);
 // Output goes to the sink and to every attached client, from a buffer of the last kBufferBytes: whoever is further
 // behind loses the bytes between, and gets one line with their number in their place. A new client first gets the last
 // kReplayBytes. Input of the sink and of all clients is mixed into the port as it comes; while the port takes none, it
-// is not read.
+// is not read. A terminal is read all the same, for its escape keys; what else is typed then is lost.
 //
 // Threads: any may call the public methods; the destructor runs after everybody else is done. All I/O happens on one
 // thread, "console".

@@ -362,5 +362,38 @@ TEST_F(ConsoleHubTest, TerminalIsRawAndRestoredAndCtrlALeaves) {
   ReadUntil(master, "echo restored");
 }
 
+// Nobody reads the terminal, and the guest reads nothing: Ctrl-a x leaves all the same, and the end comes.
+TEST_F(ConsoleHubTest, StalledTerminalCanBeLeft) {
+  Pipe ended;
+  int master = -1;
+  const pid_t child = forkpty(&master, nullptr, nullptr, nullptr);
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ConsoleHub::Options options;
+    options.sink.kind = ConsoleSink::Kind::kStdio;
+    options.sink_patience = absl::Milliseconds(100);
+    absl::Notification left;
+    options.leave = [&] { left.Notify(); };
+    {
+      auto hub = ConsoleHub::Create(std::move(options));
+      FakePort port(**hub);
+      (*hub)->Transmit(Bytes("ready\n"));
+      if (!left.WaitForNotificationWithTimeout(absl::Milliseconds(kDeadlineMs))) {
+        _exit(1);
+      }
+      (*hub)->Transmit(Bytes(std::string(ConsoleHub::kBufferBytes / 2, 'x')));
+    }
+    WriteAll(ended.write.get(), "ended");
+    _exit(0);
+  }
+  const Fd terminal(master);
+  ReadUntil(master, "ready");
+  WriteAll(master, std::string(3000, 'k'));
+  WriteAll(master, std::string(3000, 'k'));
+  WriteAll(master, "\x01x");
+  ended.write.Reset();
+  EXPECT_EQ(ReadUntil(ended.read.get(), "ended"), "ended");
+}
+
 }  // namespace
 }  // namespace ferrite
