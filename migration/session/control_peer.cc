@@ -96,8 +96,16 @@ absl::Status ControlPeer::failure() const {
 }
 
 void ControlPeer::Interrupt(const absl::Status& reason) {
-  const absl::MutexLock lock(&mutex_);
-  interrupt_.Update(reason);
+  {
+    const absl::MutexLock lock(&mutex_);
+    interrupt_.Update(reason);
+  }
+  if (send_mutex_.TryLock()) {
+    send_mutex_.Unlock();
+  } else {
+    // A message that the peer does not read would be waited for.
+    stream_->Shutdown();
+  }
 }
 
 void ControlPeer::AwaitFailure(absl::Duration limit) const {

@@ -49,7 +49,8 @@ class ControlPeer {
 
   // Makes Next() fail with `reason` once the queue is empty, and ends the connection.
   void Shutdown(const absl::Status& reason);
-  // Makes Next() fail with `reason` once the queue is empty. The connection lasts: the peer can be told why.
+  // Makes Next() fail with `reason` once the queue is empty. The connection lasts, and the peer can be told why, unless
+  // a message is just being written: that may not end.
   void Interrupt(const absl::Status& reason);
   // The first reason why the connection ended; OK while it lasts.
   absl::Status failure() const;

@@ -20,7 +20,7 @@ namespace ferrite::migration {
 namespace {
 
 constexpr uint16_t kMaxChannels = 16;
-// Whoever connects says who it is at once.
+// Whoever connects says at once who it is, and what it brings: the next one waits behind it.
 constexpr absl::Duration kPreamblePatience = absl::Seconds(3);
 constexpr uint32_t kPackageVersion = 1;
 // How long to wait for the source's word of why a channel broke. It may wait for ours with the guest standing still.
@@ -32,8 +32,35 @@ bool SameId(capnp::Data::Reader id, const MoveId& ours) {
 
 uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
 
+// How long a source may take for a step of which this side only waits for the beginning.
+constexpr absl::Duration kStepLimit = absl::Seconds(60);
+// Strangers that are logged at once; of more, one in each kDropPause.
+constexpr int kMostDrops = 16;
+constexpr absl::Duration kDropPause = absl::Seconds(10);
+
+// Any thread may call. Strangers cannot fill the log.
 void LogDropped(const std::string& who, absl::string_view why) {
-  Log().warn("receive: dropped a connection from {}: {}", who, std::string(why));
+  static absl::Mutex mutex(absl::kConstInit);
+  static int credit = kMostDrops;
+  static uint64_t hidden = 0;
+  static absl::Time paid = absl::InfinitePast();
+  const absl::MutexLock lock(&mutex);
+  if (const absl::Time now = absl::Now(); now >= paid + kDropPause) {
+    credit = std::min(credit + 1, kMostDrops);
+    paid = now;
+  }
+  if (credit == 0) {
+    ++hidden;
+    return;
+  }
+  --credit;
+  const uint64_t more = std::exchange(hidden, 0);
+  Log().warn("receive: dropped a connection from {}: {}{}", who, std::string(why),
+             more > 0 ? absl::StrCat(" (and ", more, " others before)") : "");
+}
+
+absl::Status CheckVersion(const Preamble& preamble) {
+  return ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
 }
 
 }  // namespace
@@ -104,13 +131,22 @@ absl::StatusOr<Preamble> Destination::Understand(Lobby::Arrival& arrival) {
   std::array<uint8_t, kPreambleBytes> bytes;
   std::copy(arrival.first_bytes.begin(), arrival.first_bytes.end(), bytes.begin());
   FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, DecodePreamble(bytes));
-  FERRITE_RETURN_IF_ERROR(
-      ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status());
+  if (const absl::Status version = CheckVersion(preamble); !version.ok()) {
+    if (preamble.role == ChannelRole::kControl) {
+      // Its user reads why. The frame and this message are the same in all versions.
+      capnp::MallocMessageBuilder message;
+      message.initRoot<stream::Control>().initError().setMessage(std::string(version.message()));
+      arrival.stream->SetPatience(kPreamblePatience);
+      (void)arrival.stream->WriteAll(EncodeControl(message));
+    }
+    return version;
+  }
   arrival.stream->SetPatience(options_.silence);
   return preamble;
 }
 
 absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
+  const absl::Duration patience = std::min(kPreamblePatience, options_.silence);
   while (true) {
     FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival, lobby.Next(cancel_));
     const std::string who = arrival.stream->peer();
@@ -121,9 +157,9 @@ absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
     }
     id_ = preamble->move_id;
     SetPeer(std::move(arrival.stream));
-    absl::Status greeted = Greet();
+    absl::Status greeted = Greet(patience);
     if (greeted.ok()) {
-      absl::StatusOr<ControlMessage> machine = peer_->Expect(stream::Control::MACHINE, options_.silence);
+      absl::StatusOr<ControlMessage> machine = peer_->Expect(stream::Control::MACHINE, patience);
       if (machine.ok() || peer_->said_why()) {
         return machine;
       }
@@ -143,8 +179,8 @@ absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
   }
 }
 
-absl::Status Destination::Greet() {
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::HELLO, options_.silence));
+absl::Status Destination::Greet(absl::Duration patience) {
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::HELLO, patience));
   uint16_t version = 0;
   FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
     const auto hello = control.getHello();
@@ -154,6 +190,9 @@ absl::Status Destination::Greet() {
     FERRITE_ASSIGN_OR_RETURN(
         version, ChooseVersion(kOurVersions, {.lowest = hello.getLowestVersion(), .newest = hello.getVersion()}));
     features_ = hello.getFeatures() & kOurFeatures;
+    if (const auto kernel = Userfault::Probe(); !kernel.ok() || !kernel->poison) {
+      features_ &= ~uint64_t{kFeaturePoison};
+    }
     page_channels_ = hello.getPageChannels();
     urgent_channels_ = hello.getUrgentChannels();
     if (page_channels_ < 1 || page_channels_ > kMaxChannels || urgent_channels_ < 1 ||
@@ -238,8 +277,9 @@ absl::Status Destination::AcceptChannels(Lobby& lobby) {
     urgent_.resize(urgent_channels_);
   }
   int due = page_channels_ + urgent_channels_;
+  const absl::Time deadline = absl::Now() + kStepLimit;
   while (due > 0) {
-    absl::StatusOr<Lobby::Arrival> arrival = lobby.Next(cancel_);
+    absl::StatusOr<Lobby::Arrival> arrival = lobby.Next(cancel_, deadline);
     if (!arrival.ok()) {
       FERRITE_RETURN_IF_ERROR(peer_->failure());
       return arrival.status();
@@ -275,7 +315,7 @@ void Destination::StartReceivers(bool live) {
 }
 
 absl::Status Destination::Prepare() {
-  FERRITE_RETURN_IF_ERROR(peer_->Expect(stream::Control::ADVISE).status());
+  FERRITE_RETURN_IF_ERROR(peer_->Expect(stream::Control::ADVISE, kStepLimit).status());
   // R8: nothing is locked and nothing ballooned before the end. Locked memory would be filled right here, and then no
   // page would ever be missing.
   port_->InhibitBalloon();
@@ -325,7 +365,8 @@ void Destination::ReceivePages(Stream& stream, bool live) {
 
 absl::Status Destination::ReceiveUntilRunning() {
   while (state_.get() != MoveState::kPostcopyActive) {
-    absl::StatusOr<ControlMessage> message = peer_->Next();
+    // Rounds take what they take.
+    absl::StatusOr<ControlMessage> message = peer_->Next(loaded_ ? kStepLimit : absl::InfiniteDuration());
     if (!message.ok()) {
       const absl::MutexLock lock(&mutex_);
       return broken_.ok() ? message.status() : broken_;

@@ -71,7 +71,7 @@ class Destination {
   absl::Status RunPhases(Lobby& lobby);
   // Drops whoever leaves before it has said what machine it brings.
   absl::StatusOr<ControlMessage> AwaitMachine(Lobby& lobby);
-  absl::Status Greet();
+  absl::Status Greet(absl::Duration patience);
   absl::Status Build(const ControlMessage& machine);
   absl::Status CheckRegions(state::MachineDescription::Reader machine);
   absl::Status AcceptChannels(Lobby& lobby);

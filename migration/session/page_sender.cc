@@ -92,6 +92,7 @@ absl::Status PageSender::Flush() {
   }
   const absl::Status status = stream_.WriteAll(std::span<iovec>(pieces_));
   figures_.bytes.fetch_add(gathered_, std::memory_order_relaxed);
+  sent_bytes_ += gathered_;
   pieces_.clear();
   frames_ = 0;
   gathered_ = 0;

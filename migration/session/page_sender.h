@@ -39,6 +39,9 @@ class PageSender {
   absl::Status SendRoundEnd(uint32_t number);
   absl::Status Flush();
 
+  // Over this sender.
+  uint64_t sent_bytes() const { return sent_bytes_; }
+
  private:
   static constexpr size_t kMaxFrames = 128;
   static constexpr uint64_t kFlushBytes = 1 << 20;
@@ -53,6 +56,7 @@ class PageSender {
   size_t frames_ = 0;
   std::vector<iovec> pieces_;
   uint64_t gathered_ = 0;
+  uint64_t sent_bytes_ = 0;
 };
 
 }  // namespace ferrite::migration

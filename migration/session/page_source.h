@@ -46,6 +46,8 @@ class PageSource {
   // In place of all that: these, whole units, are what is still to be sent (recovery).
   void MakePending(const RegionRun& run) { pending_.pending(run.region).SetRange(run.first, run.count); }
 
+  // What is sent from here on is not held back, until StartPostcopy().
+  void LiftLimit();
   // The switchover is decided and nothing is collected any more: threads send what is asked for, and the rest by heat.
   void StartPostcopy();
   // Until everything was sent, or a channel failed.

@@ -16,6 +16,7 @@
 #include "migration/wire/preamble.h"
 #include "migration/wire/version.h"
 #include "vmm/base/status.h"
+#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 namespace {
@@ -37,6 +38,10 @@ constexpr int kShutFactor = 12;
 // expected.
 constexpr absl::Duration kStandstillLimit = absl::Seconds(3);
 constexpr int kStandstillFactor = 4;
+// A destination that says that it needs longer to load the state is refused: the guest would stand still for as long.
+constexpr absl::Duration kMaxLoad = absl::Seconds(10);
+// Threads whose waiting a destination may report.
+constexpr uint32_t kMaxWaits = 256;
 // Between two tries to find a destination again.
 constexpr absl::Duration kRecoveryPause = absl::Milliseconds(250);
 
@@ -51,6 +56,45 @@ void AddPages(const MoveReport& from, MoveReport& to) {
   to.prefetched_pages += from.prefetched_pages;
   to.prefetch_hits += from.prefetch_hits;
 }
+
+// Of the other side, which may say anything.
+absl::Duration FromPeer(uint64_t nanoseconds) {
+  return absl::Nanoseconds(static_cast<int64_t>(std::min<uint64_t>(nanoseconds, INT64_MAX)));
+}
+
+// Acts once, on a thread of its own, when it lives for longer than `limit`.
+class Watchdog {
+ public:
+  Watchdog(absl::Duration limit, std::function<void()> act)
+      : thread_("mig-src-watch", [this, limit, act = std::move(act)] {
+          {
+            const absl::MutexLock lock(&mutex_);
+            barked_ = !mutex_.AwaitWithTimeout(absl::Condition(&over_), limit);
+            if (!barked_) {
+              return;
+            }
+          }
+          act();
+        }) {}
+  ~Watchdog() { (void)Stop(); }
+
+  // Whether it acted.
+  bool Stop() {
+    {
+      const absl::MutexLock lock(&mutex_);
+      over_ = true;
+    }
+    thread_.Join();
+    const absl::MutexLock lock(&mutex_);
+    return barked_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  bool barked_ ABSL_GUARDED_BY(mutex_) = false;
+  Thread thread_;
+};
 
 kj::ArrayPtr<const kj::byte> Bytes(const MoveId& id) { return {id.data(), id.size()}; }
 
@@ -72,6 +116,13 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Create(SourcePort& port, MoveOpt
 Source::Source(SourcePort& port, MoveOptions options, std::function<void(const MoveProgress&)> on_progress,
                EventFd cancel, const MoveId& id)
     : port_(port), options_(options), on_progress_(std::move(on_progress)), cancel_(std::move(cancel)), id_(id) {}
+
+Source::~Source() {
+  // Its thread uses pages_.
+  std::unique_ptr<ControlPeer> control;
+  const absl::MutexLock lock(&mutex_);
+  control = std::move(control_);
+}
 
 absl::Status Source::Run(const Address& destination) {
   {
@@ -138,6 +189,10 @@ absl::Status Source::OpenControl(const Address& destination) {
         [this](const absl::Status&) {
           // Wake whatever of ours blocks.
           cancel_.Signal();
+          const absl::MutexLock pages_lock(&mutex_);
+          if (pages_ != nullptr) {
+            pages_->Shutdown();
+          }
         });
     peer_ = control_.get();
   }
@@ -211,9 +266,8 @@ absl::Status Source::OpenPages(const Address& destination) {
 
 absl::StatusOr<ControlMessage> Source::Await(stream::Control::Which which) { return peer_->Expect(which, kStepLimit); }
 
-absl::StatusOr<ControlMessage> Source::AwaitWhileStopped(stream::Control::Which which) {
-  const absl::Duration expected = options_.downtime_limit + load_estimate_;
-  return peer_->Expect(which, kStandstillLimit + kStandstillFactor * expected);
+absl::Duration Source::StandstillLimit() const {
+  return kStandstillLimit + kStandstillFactor * (options_.downtime_limit + load_estimate_);
 }
 
 absl::Status Source::Advise() {
@@ -228,14 +282,30 @@ absl::Status Source::Advise() {
     }
   }));
   FERRITE_ASSIGN_OR_RETURN(const ControlMessage ready, Await(stream::Control::READY));
-  return ready.Read([&](stream::Control::Reader control) {
-    load_estimate_ = absl::Nanoseconds(control.getReady().getLoadNanoseconds());
+  return ready.Read([&](stream::Control::Reader control) -> absl::Status {
+    load_estimate_ = FromPeer(control.getReady().getLoadNanoseconds());
+    if (load_estimate_ > kMaxLoad) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the destination says that it needs ", absl::FormatDuration(load_estimate_),
+                       " to load the machine's state, in which the guest would stand still; at most ",
+                       absl::FormatDuration(kMaxLoad), " are waited for"));
+    }
     return absl::OkStatus();
   });
 }
 
 bool Source::StopRound() const {
   return cancelled_ || postcopy_wanted_ || absl::Now() - started_ > options_.timeout || !peer_->failure().ok();
+}
+
+absl::Status Source::SendRound(const std::function<bool()>& stop) {
+  absl::Status status = pages_->SendRound(round_, stop);
+  if (!status.ok()) {
+    // The channels were shut down when the control connection was lost.
+    absl::Status lost = peer_->failure();
+    status = lost.ok() ? status : lost;
+  }
+  return status;
 }
 
 absl::Status Source::EndRound(bool last) {
@@ -254,7 +324,7 @@ absl::Status Source::Rounds() {
     postcopy_ = true;
     ++round_;
     PublishStart();
-    FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [] { return true; }));
+    FERRITE_RETURN_IF_ERROR(SendRound([] { return true; }));
     return EndRound(/*last=*/false);
   }
   ConvergenceLimits limits{.mode = options_.mode,
@@ -269,7 +339,7 @@ absl::Status Source::Rounds() {
     const absl::Time round_start = absl::Now();
     const uint64_t sent_before = pages_->sent_bytes();
     PublishStart();
-    FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [this] { return StopRound(); }));
+    FERRITE_RETURN_IF_ERROR(SendRound([this] { return StopRound(); }));
     FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/false));
     FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
     const RoundFigures now{.number = round_,
@@ -319,7 +389,26 @@ absl::Status Source::Rounds() {
 }
 
 absl::Status Source::Switchover() {
-  return postcopy_ ? SwitchoverPostcopy() : SwitchoverPrecopy();
+  // What is left is little, and the guest waits for it.
+  pages_->LiftLimit();
+  const absl::Status too_long =
+      absl::DeadlineExceededError(absl::StrCat("the destination lives, but the guest stood still for ",
+                                               absl::FormatDuration(StandstillLimit()), ", and that was not over yet"));
+  {
+    Watchdog watchdog(StandstillLimit(), [&] { EndStandstill(too_long); });
+    const absl::Status status = postcopy_ ? SwitchoverPostcopy() : SwitchoverPrecopy();
+    if (watchdog.Stop() && !peer_->said_why()) {
+      return too_long;
+    }
+    FERRITE_RETURN_IF_ERROR(status);
+  }
+  return Grant();
+}
+
+void Source::EndStandstill(const absl::Status& reason) {
+  const absl::MutexLock lock(&mutex_);
+  pages_->Shutdown();
+  control_->Interrupt(reason);
 }
 
 absl::Status Source::SwitchoverPrecopy() {
@@ -329,15 +418,14 @@ absl::Status Source::SwitchoverPrecopy() {
   const absl::Time stopped = absl::Now();
   FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
   ++round_;
-  FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [this] { return cancelled_.load(); }));
+  FERRITE_RETURN_IF_ERROR(SendRound([this] { return cancelled_.load(); }));
   FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/true));
   {
     const absl::MutexLock lock(&mutex_);
     report_.stop = stopped - switchover_;
     report_.last_pages = absl::Now() - stopped;
   }
-  FERRITE_RETURN_IF_ERROR(SendPackage());
-  return Grant();
+  return SendPackage();
 }
 
 absl::Status Source::SwitchoverPostcopy() {
@@ -353,7 +441,7 @@ absl::Status Source::SwitchoverPostcopy() {
   FERRITE_RETURN_IF_ERROR(SendDiscards(/*wait=*/false));
   // An empty round: the channels stop at its end until the destination is ready to place pages live.
   ++round_;
-  FERRITE_RETURN_IF_ERROR(pages_->SendRound(round_, [] { return true; }));
+  FERRITE_RETURN_IF_ERROR(SendRound([] { return true; }));
   FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/true));
   {
     const absl::MutexLock lock(&mutex_);
@@ -361,8 +449,7 @@ absl::Status Source::SwitchoverPostcopy() {
     report_.stop = stopped - switchover_;
     report_.last_pages = absl::Now() - stopped;
   }
-  FERRITE_RETURN_IF_ERROR(SendPackage());
-  return Grant();
+  return SendPackage();
 }
 
 absl::Status Source::SendDiscards(bool wait) {
@@ -385,8 +472,7 @@ absl::Status Source::SendDiscards(bool wait) {
       discard.setLast(asks);
     }));
     if (asks) {
-      const auto answer = paused_ ? AwaitWhileStopped(stream::Control::DISCARDED) : Await(stream::Control::DISCARDED);
-      FERRITE_RETURN_IF_ERROR(answer.status());
+      FERRITE_RETURN_IF_ERROR(Await(stream::Control::DISCARDED).status());
     }
   }
   return absl::OkStatus();
@@ -418,16 +504,17 @@ absl::Status Source::SendPackage() {
     serving_ = true;
     pages_->StartPostcopy();
   }
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage loaded, AwaitWhileStopped(stream::Control::LOADED));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage loaded, Await(stream::Control::LOADED));
   absl::Duration load;
   FERRITE_RETURN_IF_ERROR(loaded.Read([&](stream::Control::Reader control) {
-    load = absl::Nanoseconds(control.getLoaded().getLoadNanoseconds());
+    load = FromPeer(control.getLoaded().getLoadNanoseconds());
     return absl::OkStatus();
   }));
+  const absl::Duration took = absl::Now() - saved;
   const absl::MutexLock lock(&mutex_);
   report_.state = saved - start;
-  report_.load = load;
-  report_.send = absl::Now() - saved - load;
+  report_.load = std::min(load, took);
+  report_.send = took - report_.load;
   return absl::OkStatus();
 }
 
@@ -447,13 +534,10 @@ absl::Status Source::Grant() {
   const absl::Time start = absl::Now();
   FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
   may_run_there_ = true;
-  FERRITE_RETURN_IF_ERROR(SendGrant());
-  const absl::MutexLock lock(&mutex_);
-  report_.run = absl::Now() - start;
-  return absl::OkStatus();
+  return SendGrant(start);
 }
 
-absl::Status Source::SendGrant() {
+absl::Status Source::SendGrant(absl::Time start) {
   FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
     auto grant = control.initGrant();
     grant.setMoveId(Bytes(id_));
@@ -467,8 +551,10 @@ absl::Status Source::SendGrant() {
   }
   ran_there_ = true;
   {
+    const absl::Time runs = absl::Now();
     const absl::MutexLock lock(&mutex_);
-    report_.downtime = absl::Now() - switchover_;
+    report_.run = runs - start;
+    report_.downtime = runs - switchover_;
   }
   PublishStart();
   return absl::OkStatus();
@@ -514,13 +600,15 @@ void Source::ReadShut(stream::Control::Reader control, absl::Status& verdict) {
   report_.faults = figures.getFaults();
   report_.minor_faults = figures.getMinorFaults();
   report_.duplicate_pages = figures.getDuplicatePages();
-  for (const auto waiting : figures.getWaiting()) {
-    report_.waiting.push_back({.vcpu = waiting.getVcpu(),
-                               .count = waiting.getCount(),
-                               .p50 = absl::Nanoseconds(waiting.getP50()),
-                               .p99 = absl::Nanoseconds(waiting.getP99()),
-                               .max = absl::Nanoseconds(waiting.getMax()),
-                               .sum = absl::Nanoseconds(waiting.getSum())});
+  const auto waits = figures.getWaiting();
+  report_.waiting.clear();
+  for (uint32_t i = 0; i < std::min(waits.size(), kMaxWaits); ++i) {
+    report_.waiting.push_back({.vcpu = waits[i].getVcpu(),
+                               .count = waits[i].getCount(),
+                               .p50 = FromPeer(waits[i].getP50()),
+                               .p99 = FromPeer(waits[i].getP99()),
+                               .max = FromPeer(waits[i].getMax()),
+                               .sum = FromPeer(waits[i].getSum())});
   }
 }
 
@@ -673,6 +761,9 @@ absl::Status Source::StartAnew() {
       MoveReport figures;
       pages->FillReport(figures);
       AddPages(figures, earlier_);
+      // The last that is known, until there is a connection again.
+      progress_.remaining_bytes = pages->PendingBytes();
+      progress_.faults = pages->faults();
     }
   }
   peer_ = nullptr;
@@ -748,9 +839,10 @@ absl::Status Source::TryToRecover(const Address& destination) {
   if (granted) {
     ran_there_ = true;
   } else {
+    const absl::Time start = absl::Now();
     ++epoch_;
     FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
-    FERRITE_RETURN_IF_ERROR(SendGrant());
+    FERRITE_RETURN_IF_ERROR(SendGrant(start));
   }
   FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing());
   FERRITE_RETURN_IF_ERROR(OpenPages(destination));
@@ -851,7 +943,8 @@ absl::Status Source::Cancel() {
         pages_->Shutdown();
       }
       if (control_ != nullptr) {
-        control_->Shutdown(absl::CancelledError("cancelled"));
+        // The destination is told when the guest runs on here.
+        control_->Interrupt(absl::CancelledError("cancelled"));
       }
       return absl::OkStatus();
     }

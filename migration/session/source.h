@@ -41,6 +41,8 @@ class Source {
   static absl::StatusOr<std::unique_ptr<Source>> Create(SourcePort& port, MoveOptions options,
                                                         std::function<void(const MoveProgress&)> on_progress);
 
+  ~Source();
+
   // When a connection is lost behind GRANT, it looks for the destination again for MoveOptions::recover_for.
   absl::Status Run(const Address& destination);
   // As Run(), for a move that is postcopy-paused: compares with the destination, and sends what is missing there (R4).
@@ -84,10 +86,14 @@ class Source {
   absl::Status SwitchoverPrecopy();
   absl::Status SwitchoverPostcopy();
   absl::Status SendPackage();
+  // Of the guest, before GRANT; afterwards nobody can end it.
+  absl::Duration StandstillLimit() const;
+  void EndStandstill(const absl::Status& reason);
   // On a thread of the page channels.
   void OnPageFailure(const absl::Status& failure);
   absl::Status Grant();
-  absl::Status SendGrant();
+  // `start`: of what counts as starting the guest.
+  absl::Status SendGrant(absl::Time start);
   absl::Status End();
   // Undoes what was done, so that the guest is as it was before; behind GRANT only stands still.
   absl::Status GiveUp(const absl::Status& reason);
@@ -101,9 +107,8 @@ class Source {
   // Forgets the connections, and gets ready for others.
   absl::Status StartAnew();
   absl::StatusOr<bool> AskWhetherGranted(const Address& destination);
-  // Waits for the next step of the destination's, while the guest runs, or stands still.
+  // Waits for the next step of the destination's. While the guest stands still, Switchover() watches the time.
   absl::StatusOr<ControlMessage> Await(stream::Control::Which which);
-  absl::StatusOr<ControlMessage> AwaitWhileStopped(stream::Control::Which which);
   absl::StatusOr<std::vector<RegionRun>> AskWhatIsMissing();
   absl::Status Finished(const absl::Status& status);
 
@@ -111,6 +116,8 @@ class Source {
   absl::Status SendDiscards(bool wait);
   // Until the destination has placed all that was sent.
   absl::Status AwaitArrival();
+  // The round round_, over all channels.
+  absl::Status SendRound(const std::function<bool()>& stop);
   absl::Status EndRound(bool last);
   bool StopRound() const;
   void Publish(const std::function<void(MoveProgress&)>& change);

@@ -26,4 +26,11 @@ absl::Duration RateLimiter::Take(uint64_t bytes, absl::Time now) {
   return wait;
 }
 
+void RateLimiter::Correct(int64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  if (bytes_per_second_ != 0) {
+    free_at_ += absl::Seconds(static_cast<double>(bytes) / static_cast<double>(bytes_per_second_));
+  }
+}
+
 }  // namespace ferrite::migration

@@ -21,6 +21,8 @@ class RateLimiter {
   // Takes `bytes` at the time `now` and returns how long to wait before sending them. What was not used in the last 50
   // ms is lost, so that a pause does not end in a burst.
   absl::Duration Take(uint64_t bytes, absl::Time now);
+  // So much more (or less) was sent than taken.
+  void Correct(int64_t bytes);
 
  private:
   absl::Mutex mutex_;

@@ -30,6 +30,16 @@ TEST(RateLimiterTest, ForgetsWhatWasNotUsed) {
   EXPECT_GT(waited, absl::Milliseconds(900));
 }
 
+TEST(RateLimiterTest, TakesWhatWasSentInTheEnd) {
+  RateLimiter limiter(1'000'000);
+  const absl::Time now = absl::UnixEpoch();
+  (void)limiter.Take(1'000'000, now);
+  limiter.Correct(-900'000);
+  EXPECT_LE(limiter.Take(1, now), absl::Milliseconds(100));
+  limiter.Correct(900'000);
+  EXPECT_GT(limiter.Take(1, now), absl::Milliseconds(900));
+}
+
 TEST(RateLimiterTest, NoLimitNeverWaits) {
   RateLimiter limiter(0);
   EXPECT_EQ(limiter.Take(uint64_t{1} << 60, absl::UnixEpoch()), absl::ZeroDuration());

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <functional>
 #include <string>
@@ -486,6 +487,19 @@ TEST(CancelledDestinationTest, RefusesOnceTheStateIsLoaded) {
   EXPECT_FALSE(there.guest()->running()) << "R2";
 }
 
+// Empty when another message comes, or none.
+std::string ErrorFrom(Stream& stream) {
+  std::string words;
+  const auto answer = ReadControl(stream);
+  if (answer.ok() && answer->which() == stream::Control::ERROR) {
+    (void)answer->Read([&](stream::Control::Reader in) {
+      words = in.getError().getMessage().cStr();
+      return absl::OkStatus();
+    });
+  }
+  return words;
+}
+
 TEST(OldVersionTest, IsToldWhyItIsDropped) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
@@ -500,19 +514,16 @@ TEST(OldVersionTest, IsToldWhyItIsDropped) {
     hello.setPageChannels(1);
     hello.setUrgentChannels(1);
   });
-  const auto answer = ReadControl(*old);
-  std::string words;
-  if (answer.ok() && answer->which() == stream::Control::ERROR) {
-    EXPECT_TRUE(answer
-                    ->Read([&](stream::Control::Reader in) {
-                      words = in.getError().getMessage().cStr();
-                      return absl::OkStatus();
-                    })
-                    .ok());
-  }
+  EXPECT_NE(ErrorFrom(*old).find("version"), std::string::npos);
+  // One that says so where a source of ours does: in the preamble.
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  const auto newer = Connect(sockets.listener().address(), absl::Seconds(5), *cancel);
+  ASSERT_TRUE(newer.ok());
+  ASSERT_TRUE((*newer)->WriteAll(EncodePreamble({.lowest_version = 9, .version = 9})).ok());
+  EXPECT_NE(ErrorFrom(**newer).find("version"), std::string::npos);
   EXPECT_TRUE((*session)->Cancel().ok());
   receiver.Join();
-  EXPECT_NE(words.find("version"), std::string::npos) << words;
 }
 
 // R1, R6: the first one counts, also when the second is another one.
@@ -708,7 +719,7 @@ void Accept(Stream& control, uint64_t host_page, bool postcopy) {
 // A destination that behaves until the guest stands still.
 class Receiving {
  public:
-  Receiving(Sockets& sockets, Stream& control) : control_(control) {
+  Receiving(Sockets& sockets, Stream& control, uint64_t load_nanoseconds = 0) : control_(control) {
     Accept(control, 4096, true);
     for (int i = 0; i < 3; ++i) {
       std::unique_ptr<Stream> stream = sockets.Accept();
@@ -720,9 +731,32 @@ class Receiving {
       (preamble.ok() && preamble->role == ChannelRole::kPage ? page : urgent).push_back(std::move(stream));
     }
     EXPECT_TRUE(ReadControl(control).ok());  // ADVISE
-    (void)SendControl(control, [](stream::Control::Builder out) { out.initReady(); });
+    (void)SendControl(control,
+                      [&](stream::Control::Builder out) { out.initReady().setLoadNanoseconds(load_nanoseconds); });
   }
 
+  // Takes the rounds of a pre-copy, until the source asks whether they have arrived: what comes then is the last.
+  void AwaitSwitchover() {
+    std::atomic<bool> over = false;
+    Thread drain("drain", [&] {
+      std::vector<uint8_t> bytes(1 << 20);
+      while (!over) {
+        (void)SendControl(control_, [](stream::Control::Builder out) { out.initPing(); });
+        iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
+        if (page[0]->AwaitReadable(absl::Milliseconds(20)).ok() && !page[0]->ReadAtLeast({&piece, 1}, 1).ok()) {
+          break;
+        }
+      }
+    });
+    for (auto message = ReadControl(control_); message.ok(); message = ReadControl(control_)) {
+      if (message->which() == stream::Control::DISCARD) {
+        break;
+      }
+    }
+    over = true;
+    drain.Join();
+    (void)SendControl(control_, [](stream::Control::Builder out) { out.setDiscarded(); });
+  }
   // Whether it came.
   bool AwaitPackage() {
     for (auto message = ReadControl(control_); message.ok(); message = ReadControl(control_)) {
@@ -784,74 +818,89 @@ std::function<void(Sockets&, Stream&)> Asks(PageHeader request) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, HostileDestinationTest,
-    testing::Values(Answer{"ClosesAtOnce", [](Sockets&, Stream&) {}, "the guest runs on here"},
-                    Answer{"Rubbish",
-                           [](Sockets&, Stream& c) {
-                             (void)c.WriteAll(std::vector<uint8_t>(64, 7));
-                             ReadToTheEnd(c);
-                           },
-                           "no frame"},
-                    Answer{"OldVersion", WelcomesWith(0), "version"},
-                    Answer{"VersionThatNobodyOffered", WelcomesWith(9), "version"},
-                    Answer{"FrameOf4Gib",
-                           [](Sockets&, Stream& c) {
-                             (void)c.WriteAll(ControlHeaderOf(0xffff'fff8));
-                             ReadToTheEnd(c);
-                           },
-                           "are allowed"},
-                    Answer{"ClosesInTheMiddleOfAFrame",
-                           [](Sockets&, Stream& c) {
-                             // With nothing left unread: that would be a reset.
-                             EXPECT_TRUE(ReadControl(c).ok());
-                             (void)c.WriteAll(ControlHeaderOf(4096));
-                           },
-                           "closed the connection in the middle"},
-                    Answer{"StopsReading", [](Sockets& s, Stream& c) { Receiving(s, c).Live(); }, "stopped reading",
-                           MoveMode::kPrecopy},
-                    Answer{"RequestOutside", Asks({.first_page = kBytes / 4096, .count = 1}), "outside of region 0"},
-                    Answer{"RequestOverTheEnd", Asks({.first_page = 1, .count = 0xffff'ffff}), "outside of region 0"},
-                    Answer{"RequestOfNoRegion", Asks({.region = 5, .first_page = 0, .count = 1}), "no request"},
-                    Answer{"RequestOfNothing", Asks({.first_page = 0, .count = 0}), "no pages"},
-                    Answer{"RubbishOnUrgent",
-                           [](Sockets& s, Stream& c) {
-                             Receiving there(s, c);
-                             if (there.AwaitPackage()) {
-                               (void)there.urgent[1]->WriteAll(std::vector<uint8_t>(4096, 7));
-                               there.Live();
-                             }
-                           },
-                           "checksum"},
-                    Answer{"NeverLoads",
-                           [](Sockets& s, Stream& c) {
-                             Receiving there(s, c);
-                             if (there.AwaitPackage()) {
-                               const Thread drain = there.DrainPages();
-                               there.Live();
-                             }
-                           },
-                           "lives, but did not answer within"},
-                    Answer{"NeverAnswers", [](Sockets&, Stream& c) { ReadToTheEnd(c); }, "silent"},
-                    Answer{"Refuses",
-                           [](Sockets&, Stream& c) {
-                             Welcome(c);
-                             (void)SendControl(c, [](stream::Control::Builder out) {
-                               out.initRefuse().setReason("the CPU here lacks avx512f");
-                             });
-                             ReadToTheEnd(c);
-                           },
-                           "refuses: the CPU here lacks avx512f"},
-                    Answer{"AcceptsWithAbsurdPages", [](Sockets&, Stream& c) { Accept(c, 12345, true); }, "pages of"},
-                    Answer{"CannotServeFaults", [](Sockets&, Stream& c) { Accept(c, 4096, false); },
-                           "vm.unprivileged_userfaultfd=1"},
-                    Answer{"ClosesAfterAccept", [](Sockets&, Stream& c) { Accept(c, 4096, true); },
-                           "the guest runs on here"},
-                    Answer{"SaysRunningTooEarly",
-                           [](Sockets&, Stream& c) {
-                             Welcome(c);
-                             (void)SendControl(c, [](stream::Control::Builder out) { out.initRunning(); });
-                             ReadToTheEnd(c);
-                           },
-                           "RUNNING where ACCEPT was due"}),
+    testing::Values(
+        Answer{"ClosesAtOnce", [](Sockets&, Stream&) {}, "the guest runs on here"},
+        Answer{"Rubbish",
+               [](Sockets&, Stream& c) {
+                 (void)c.WriteAll(std::vector<uint8_t>(64, 7));
+                 ReadToTheEnd(c);
+               },
+               "no frame"},
+        Answer{"OldVersion", WelcomesWith(0), "version"},
+        Answer{"VersionThatNobodyOffered", WelcomesWith(9), "version"},
+        Answer{"FrameOf4Gib",
+               [](Sockets&, Stream& c) {
+                 (void)c.WriteAll(ControlHeaderOf(0xffff'fff8));
+                 ReadToTheEnd(c);
+               },
+               "are allowed"},
+        Answer{"ClosesInTheMiddleOfAFrame",
+               [](Sockets&, Stream& c) {
+                 // With nothing left unread: that would be a reset.
+                 EXPECT_TRUE(ReadControl(c).ok());
+                 (void)c.WriteAll(ControlHeaderOf(4096));
+               },
+               "closed the connection in the middle"},
+        Answer{"StopsReading", [](Sockets& s, Stream& c) { Receiving(s, c).Live(); }, "stopped reading",
+               MoveMode::kPrecopy},
+        Answer{"RequestOutside", Asks({.first_page = kBytes / 4096, .count = 1}), "outside of region 0"},
+        Answer{"RequestOverTheEnd", Asks({.first_page = 1, .count = 0xffff'ffff}), "outside of region 0"},
+        Answer{"RequestOfNoRegion", Asks({.region = 5, .first_page = 0, .count = 1}), "no request"},
+        Answer{"RequestOfNothing", Asks({.first_page = 0, .count = 0}), "no pages"},
+        Answer{"RubbishOnUrgent",
+               [](Sockets& s, Stream& c) {
+                 Receiving there(s, c);
+                 if (there.AwaitPackage()) {
+                   (void)there.urgent[1]->WriteAll(std::vector<uint8_t>(4096, 7));
+                   there.Live();
+                 }
+               },
+               "checksum"},
+        Answer{"NeverLoads",
+               [](Sockets& s, Stream& c) {
+                 Receiving there(s, c);
+                 if (there.AwaitPackage()) {
+                   const Thread drain = there.DrainPages();
+                   there.Live();
+                 }
+               },
+               "lives, but the guest stood still for 3.2s"},
+        // Little by little, so that no single write takes too long.
+        Answer{"HardlyReadsTheLastRound",
+               [](Sockets& s, Stream& c) {
+                 Receiving there(s, c);
+                 there.AwaitSwitchover();
+                 std::array<uint8_t, 4096> bytes;
+                 while (SendControl(c, [](stream::Control::Builder out) { out.initPing(); }).ok() &&
+                        there.page[0]->ReadAll(bytes).ok()) {
+                   absl::SleepFor(absl::Milliseconds(50));
+                 }
+               },
+               "lives, but the guest stood still for 3.2s", MoveMode::kPrecopy},
+        Answer{"NeedsAgesToLoad", [](Sockets& s, Stream& c) { Receiving(s, c, 1'000'000'000'000).Live(); },
+               "needs 16m40s to load"},
+        Answer{"NeedsMoreThanTimeCanSay", [](Sockets& s, Stream& c) { Receiving(s, c, ~uint64_t{0}).Live(); },
+               "to load the machine's state"},
+        Answer{"NeverAnswers", [](Sockets&, Stream& c) { ReadToTheEnd(c); }, "silent"},
+        Answer{"Refuses",
+               [](Sockets&, Stream& c) {
+                 Welcome(c);
+                 (void)SendControl(
+                     c, [](stream::Control::Builder out) { out.initRefuse().setReason("the CPU here lacks avx512f"); });
+                 ReadToTheEnd(c);
+               },
+               "refuses: the CPU here lacks avx512f"},
+        Answer{"AcceptsWithAbsurdPages", [](Sockets&, Stream& c) { Accept(c, 12345, true); }, "pages of"},
+        Answer{"CannotServeFaults", [](Sockets&, Stream& c) { Accept(c, 4096, false); },
+               "vm.unprivileged_userfaultfd=1"},
+        Answer{"ClosesAfterAccept", [](Sockets&, Stream& c) { Accept(c, 4096, true); }, "the guest runs on here"},
+        Answer{"SaysRunningTooEarly",
+               [](Sockets&, Stream& c) {
+                 Welcome(c);
+                 (void)SendControl(c, [](stream::Control::Builder out) { out.initRunning(); });
+                 ReadToTheEnd(c);
+               },
+               "RUNNING where ACCEPT was due"}),
     [](const testing::TestParamInfo<Answer>& info) { return info.param.name; });
 
 // R2, R10: it has the guest, lives, and never says that it has all of it. The source does not wait for ever, and keeps

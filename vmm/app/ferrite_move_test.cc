@@ -396,7 +396,8 @@ TEST_F(FerriteMoveTest, GuestIsTakenBackPausedWhenSomebodyElseHasItsDisk) {
 
 // A destination that never says that it has everything must not keep the source's monitor for ever.
 TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
-  for (const char* how : {"force", "signals"}) {
+  // R4: also when the connection is lost, and whether or not it is still looked for.
+  for (const absl::string_view how : {"force", "signals", "lost", "given up"}) {
     SCOPED_TRACE(how);
     FerriteProcess source(
         Words("here", absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --console none "
@@ -405,14 +406,21 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
     while (Ferrite("here", "info web1").exit_code != kExitOk && absl::Now() < deadline) {
     }
     const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
-    FerriteProcess move(
-        Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 64K")));
+    FerriteProcess move(Words(
+        "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 64K --recover-for ",
+                             how == "given up" ? "1ms" : "1h")));
     while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+    }
+    const bool lost = how == "lost" || how == "given up";
+    if (lost) {
+      receiver_->Signal(SIGKILL);
+      while (Info("here")["move"]["state"] == "postcopy-active" && absl::Now() < deadline) {
+      }
     }
     const Finished refused = Ferrite("here", "stop web1");
     EXPECT_EQ(refused.exit_code, kExitFailure);
     EXPECT_TRUE(absl::StrContains(refused.err, "--force gives that up")) << refused.err;
-    if (absl::string_view(how) == "signals") {
+    if (how != "force") {
       source.Signal(SIGTERM);
       const std::string log = directory_ + "/here/web1/ferrite.log";
       for (std::string text; !absl::StrContains(text, "a signal ends it at once") && absl::Now() < deadline;) {
@@ -420,6 +428,8 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
         all << std::ifstream(log).rdbuf();
         text = all.str();
       }
+    }
+    if (how == "signals") {
       source.Signal(SIGTERM);
       (void)source.Wait();
     } else {
@@ -433,6 +443,7 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
     receiver_->Signal(SIGKILL);
     (void)receiver_->Wait();
     receiver_.reset();
+    fs::remove_all(directory_ + "/there/web1");
   }
 }
 

@@ -153,8 +153,11 @@ void Monitor::WaitForEnd() {
 
 StopInfo Monitor::Stop() {
   if (mover_->MustWait()) {
-    Log().warn("the monitor ends when the guest has all its memory at the destination; a signal ends it at once");
+    Log().warn(
+        "the guest went over and may still need its memory from here: the monitor ends when it has all of it "
+        "(`ferrite recover` helps when the connection was lost); a signal ends it at once");
     signals_.LetThrough();
+    mover_->WaitUntilNotNeeded();
   }
   // Too late is no error: then the move ends by itself.
   (void)mover_->Cancel();

@@ -280,6 +280,10 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
     }
     return absl::OkStatus();
   }
+  if (Needed()) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the guest was handed over to ",
+                                                      status_.where, "; `ferrite recover` says what can be done"));
+  }
   if (on_) {
     return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the machine is moving to ",
                                                       status_.where, "; `ferrite move NAME --cancel` ends that"));
@@ -289,14 +293,35 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
 
 void Mover::GiveUp() {
   const absl::MutexLock lock(&mutex_);
+  given_up_ = true;
   if (on_) {
     source_->Abandon();
   }
 }
 
+bool Mover::Needed() const {
+  if (source_ == nullptr || given_up_) {
+    return false;
+  }
+  switch (source_->state()) {
+    case migration::MoveState::kPostcopyActive:
+    case migration::MoveState::kPostcopyPaused:
+    case migration::MoveState::kPostcopyRecover:
+      return true;
+    default:
+      return false;
+  }
+}
+
 bool Mover::MustWait() const {
   const absl::MutexLock lock(&mutex_);
-  return on_ && source_->state() == migration::MoveState::kPostcopyActive;
+  return Needed();
+}
+
+void Mover::WaitUntilNotNeeded() {
+  const absl::MutexLock lock(&mutex_);
+  const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !on_ && !Needed(); };
+  mutex_.Await(absl::Condition(&over));
 }
 
 void Mover::Wait() {

@@ -48,8 +48,10 @@ class Mover final : public MovePort {
 
   void SetArrival(MoveStatus arrival);
 
-  // Whether a guest that went over still gets its memory from here.
+  // Whether a guest that went over may still need its memory from here.
   bool MustWait() const;
+  // Returns when it does not, because it has all of it, was taken back, or was given up.
+  void WaitUntilNotNeeded();
   // Returns when no move is on.
   void Wait();
 
@@ -60,6 +62,7 @@ class Mover final : public MovePort {
   absl::Status CheckHandedOver() const;
   void Tick();
   void Publish();
+  bool Needed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   GuestPlace PlaceAfter(const absl::Status& result) const;
 
   Machine& machine_;
@@ -73,6 +76,7 @@ class Mover final : public MovePort {
   bool on_ ABSL_GUARDED_BY(mutex_) = false;
   MoveStatus status_ ABSL_GUARDED_BY(mutex_);
   MoveStatus arrival_ ABSL_GUARDED_BY(mutex_);
+  bool given_up_ ABSL_GUARDED_BY(mutex_) = false;
   // Of the last move; kept for what is left to ask of it.
   std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
