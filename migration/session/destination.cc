@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "migration/session/page_source.h"
@@ -19,45 +17,16 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint16_t kMaxChannels = 16;
 // Whoever connects says at once who it is, and what it brings: the next one waits behind it.
 constexpr absl::Duration kPreamblePatience = absl::Seconds(3);
 constexpr uint32_t kPackageVersion = 1;
 // How long to wait for the source's word of why a channel broke. It may wait for ours with the guest standing still.
 constexpr absl::Duration kWords = absl::Milliseconds(100);
 
-bool SameId(capnp::Data::Reader id, const MoveId& ours) {
-  return id.size() == ours.size() && std::memcmp(id.begin(), ours.data(), ours.size()) == 0;
-}
-
 uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
 
 // How long a source may take for a step of which this side only waits for the beginning.
 constexpr absl::Duration kStepLimit = absl::Seconds(60);
-// Strangers that are logged at once; of more, one in each kDropPause.
-constexpr int kMostDrops = 16;
-constexpr absl::Duration kDropPause = absl::Seconds(10);
-
-// Any thread may call. Strangers cannot fill the log.
-void LogDropped(const std::string& who, absl::string_view why) {
-  static absl::Mutex mutex(absl::kConstInit);
-  static int credit = kMostDrops;
-  static uint64_t hidden = 0;
-  static absl::Time paid = absl::InfinitePast();
-  const absl::MutexLock lock(&mutex);
-  if (const absl::Time now = absl::Now(); now >= paid + kDropPause) {
-    credit = std::min(credit + 1, kMostDrops);
-    paid = now;
-  }
-  if (credit == 0) {
-    ++hidden;
-    return;
-  }
-  --credit;
-  const uint64_t more = std::exchange(hidden, 0);
-  Log().warn("receive: dropped a connection from {}: {}{}", who, std::string(why),
-             more > 0 ? absl::StrCat(" (and ", more, " others before)") : "");
-}
 
 absl::Status CheckVersion(const Preamble& preamble) {
   return ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
@@ -84,7 +53,8 @@ absl::Status Destination::Run(Listener& listener) {
   if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("cancelled");
   }
-  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = kPreamblePatience}, LogDropped);
+  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = kPreamblePatience},
+              [this](const std::string& who, absl::string_view why) { drops_.Log(who, why); });
   const absl::Status status = RunPhases(lobby);
   return status.ok() ? status : GiveUp(status);
 }
@@ -152,7 +122,7 @@ absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
     const std::string who = arrival.stream->peer();
     const absl::StatusOr<Preamble> preamble = Understand(arrival);
     if (!preamble.ok() || preamble->role != ChannelRole::kControl) {
-      LogDropped(who, preamble.ok() ? "it belongs to no move" : preamble.status().message());
+      drops_.Log(who, preamble.ok() ? "it belongs to no move" : preamble.status().message());
       continue;
     }
     id_ = preamble->move_id;
@@ -165,7 +135,7 @@ absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
       }
       greeted = machine.status();
     }
-    LogDropped(who, greeted.message());
+    drops_.Log(who, greeted.message());
     peer_->SendError(greeted);
     SetPeer(nullptr);
     // Nothing of it is left; the next one may be the source that we wait for. A cancel says so before it signals:
@@ -184,7 +154,7 @@ absl::Status Destination::Greet(absl::Duration patience) {
   uint16_t version = 0;
   FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
     const auto hello = control.getHello();
-    if (!SameId(hello.getMoveId(), id_)) {
+    if (!IsOurs(hello.getMoveId())) {
       return absl::InvalidArgumentError("HELLO: the move's id is not the connection's");
     }
     FERRITE_ASSIGN_OR_RETURN(
@@ -291,7 +261,7 @@ absl::Status Destination::AcceptChannels(Lobby& lobby) {
       place = preamble->index < channels.size() ? &channels[preamble->index] : nullptr;
     }
     if (place == nullptr || *place != nullptr) {
-      LogDropped(arrival->stream->peer(),
+      drops_.Log(arrival->stream->peer(),
                  preamble.ok() ? "it is no channel of this move" : preamble.status().message());
       continue;
     }
@@ -515,8 +485,8 @@ absl::Status Destination::ServeFaults(std::span<const std::unique_ptr<Stream>> u
 absl::Status Destination::OnGrant(const ControlMessage& message) {
   FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
     epoch_ = control.getGrant().getEpoch();
-    return SameId(control.getGrant().getMoveId(), id_) ? absl::OkStatus()
-                                                       : absl::InvalidArgumentError("GRANT is for another move");
+    return IsOurs(control.getGrant().getMoveId()) ? absl::OkStatus()
+                                                  : absl::InvalidArgumentError("GRANT is for another move");
   }));
   if (!loaded_) {
     return absl::InvalidArgumentError("GRANT came before the state was loaded");
@@ -632,160 +602,6 @@ absl::Status Destination::AwaitHeard() {
       return absl::OkStatus();
     }
   }
-}
-
-bool Destination::MayComeBack() const {
-  if ((features_ & kFeatureRecovery) == 0 || cancelled_ || leaving_) {
-    return false;
-  }
-  switch (state_.get()) {
-    case MoveState::kPostcopyActive:
-      return true;
-    case MoveState::kDevice:
-      // Without a word of the source's: it may have sent GRANT.
-      return loaded_ && !peer_->failure().ok() && !peer_->said_why();
-    default:
-      return false;
-  }
-}
-
-absl::Status Destination::Recover(Lobby& lobby) {
-  waiting_ = true;
-  const absl::Cleanup waited = [this] { waiting_ = false; };
-  const absl::Time hold_until = absl::Now() + options_.hold_for;
-  while (true) {
-    const bool misses_pages = !settled_ && state_.get() != MoveState::kDevice;
-    if (misses_pages) {
-      (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
-    }
-    // Their threads have failed with the connection; what they had asked for, or were receiving, is asked for again.
-    StopFaults();
-    receivers_.clear();
-    SetPeer(nullptr);
-    // Whoever wants this to end says so before it signals: either it is seen here, or its signal is still to come.
-    cancel_.Drain();
-    const bool ends = cancelled_ || leaving_;
-    {
-      const absl::MutexLock lock(&mutex_);
-      broken_ = absl::OkStatus();
-    }
-    if (userfault_ != nullptr && !settled_) {
-      // Zero pages that nobody has touched yet are here, and fault all the same: also when nobody waits for the source.
-      FERRITE_RETURN_IF_ERROR(ServeFaults({}, /*ask_again=*/false));
-    }
-    if (ends) {
-      return absl::CancelledError("the wait for the source was ended");
-    }
-    FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival,
-                             lobby.Next(cancel_, misses_pages ? absl::InfiniteFuture() : hold_until));
-    const std::string who = arrival.stream->peer();
-    const absl::StatusOr<Preamble> preamble = Understand(arrival);
-    if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != id_) {
-      LogDropped(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
-      continue;
-    }
-    const absl::Status resumed = Resume(std::move(arrival.stream), lobby);
-    if (resumed.ok()) {
-      Log().info("receive: the source is back");
-      return absl::OkStatus();
-    }
-    if (revoked_ || state_.get() == MoveState::kFailing) {
-      return resumed;
-    }
-    LogDropped(who, resumed.message());
-    Break(resumed);
-  }
-}
-
-absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
-  SetPeer(std::move(stream));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::RECOVER, options_.silence));
-  const MoveState now = state_.get();
-  const bool granted =
-      now == MoveState::kPostcopyActive || now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover;
-  if (!granted && now != MoveState::kDevice) {
-    return absl::CancelledError(absl::StrCat("the move is ", MoveStateName(now)));
-  }
-  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
-    const auto recover = control.getRecover();
-    page_channels_ = recover.getPageChannels();
-    urgent_channels_ = recover.getUrgentChannels();
-    if (granted && recover.getEpoch() != epoch_) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("RECOVER: epoch ", recover.getEpoch(), ", but GRANT was of epoch ", epoch_));
-    }
-    if (!SameId(recover.getMoveId(), id_) || page_channels_ < 1 || page_channels_ > kMaxChannels ||
-        urgent_channels_ < 1 || urgent_channels_ > kMaxChannels) {
-      return absl::InvalidArgumentError(absl::StrCat("RECOVER: another move, or ", page_channels_, " page and ",
-                                                     urgent_channels_, " urgent channels"));
-    }
-    return absl::OkStatus();
-  }));
-  FERRITE_RETURN_IF_ERROR(
-      peer_->Send([&](stream::Control::Builder control) { control.initStanding().setGranted(granted); }));
-  if (!granted) {
-    FERRITE_ASSIGN_OR_RETURN(const ControlMessage word, peer_->Next(options_.silence));
-    if (word.which() == stream::Control::REVOKE) {
-      revoked_ = true;
-      (void)peer_->Send([](stream::Control::Builder control) { control.setRevoked(); });
-      return absl::CancelledError("the source took the guest back");
-    }
-    if (word.which() != stream::Control::GRANT) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the source sent ", ControlName(word.which()), " where GRANT or REVOKE was due"));
-    }
-    FERRITE_RETURN_IF_ERROR(OnGrant(word));
-  }
-  FERRITE_RETURN_IF_ERROR(SendMissing());
-  FERRITE_RETURN_IF_ERROR(AcceptChannels(lobby));
-  if (state_.Change(MoveState::kPostcopyPaused, MoveState::kPostcopyRecover)) {
-    FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
-  }
-  if (userfault_ != nullptr && !settled_) {
-    StopFaults();
-    FERRITE_RETURN_IF_ERROR(ServeFaults(urgent_, /*ask_again=*/true));
-    StartReceivers(/*live=*/true);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Destination::SendMissing() {
-  // Nothing is received at the moment: the states stand still, but for pages that faults ask for.
-  std::vector<RegionRun> missing;
-  const auto send = [&](bool last) {
-    const absl::Status status = peer_->Send([&](stream::Control::Builder control) {
-      auto message = control.initMissing();
-      message.setLast(last);
-      auto ranges = message.initRanges(static_cast<uint32_t>(missing.size()));
-      for (uint32_t i = 0; i < missing.size(); ++i) {
-        ranges[i].setRegion(missing[i].region);
-        ranges[i].setFirst(missing[i].first);
-        ranges[i].setCount(missing[i].count);
-      }
-    });
-    missing.clear();
-    return status;
-  };
-  for (size_t index = 0; index < landscape_->regions(); ++index) {
-    const PageStates& states = landscape_->states(index);
-    const uint64_t per_unit = landscape_->placer(index).pages_per_unit();
-    for (uint64_t unit = 0; unit < states.units(); ++unit) {
-      const PageState state = states.Get(unit);
-      if (state == PageState::kPresent || state == PageState::kPoisoned) {
-        continue;
-      }
-      const uint64_t page = unit * per_unit;
-      if (!missing.empty() && missing.back().region == index && missing.back().first + missing.back().count == page) {
-        missing.back().count += per_unit;
-        continue;
-      }
-      if (missing.size() == kMaxRanges) {
-        FERRITE_RETURN_IF_ERROR(send(/*last=*/false));
-      }
-      missing.push_back({.region = static_cast<uint16_t>(index), .first = page, .count = per_unit});
-    }
-  }
-  return send(/*last=*/true);
 }
 
 void Destination::Leave() {

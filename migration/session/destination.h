@@ -2,6 +2,7 @@
 #ifndef FERRITE_MIGRATION_SESSION_DESTINATION_H_
 #define FERRITE_MIGRATION_SESSION_DESTINATION_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -17,6 +18,7 @@
 #include "migration/fault/userfault.h"
 #include "migration/machine_port.h"
 #include "migration/session/control_peer.h"
+#include "migration/session/drop_log.h"
 #include "migration/session/fault_server.h"
 #include "migration/session/move_report.h"
 #include "migration/session/move_state.h"
@@ -66,6 +68,8 @@ class Destination {
   MoveReport report() const;
 
  private:
+  static constexpr uint16_t kMaxChannels = 16;
+
   Destination(DestinationFactory& factory, Options options, EventFd cancel);
 
   absl::Status RunPhases(Lobby& lobby);
@@ -98,6 +102,7 @@ class Destination {
   absl::Status ServeFaults(std::span<const std::unique_ptr<Stream>> urgent, bool ask_again);
   absl::Status GiveUp(const absl::Status& reason);
 
+  bool IsOurs(capnp::Data::Reader id) const { return std::equal(id.begin(), id.end(), id_.begin(), id_.end()); }
   absl::StatusOr<Preamble> Understand(Lobby::Arrival& arrival);
   // Says that the guest does not run here, and never will.
   void SendRefuse(const absl::Status& reason);
@@ -117,6 +122,7 @@ class Destination {
   std::atomic<bool> leaving_{false};
   std::atomic<bool> waiting_{false};  // for a source to come back
 
+  DropLog drops_;
   MoveId id_{};
   uint16_t page_channels_ = 0;
   uint16_t urgent_channels_ = 0;

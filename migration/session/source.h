@@ -73,6 +73,9 @@ class Source {
   MoveReport report() const;
 
  private:
+  // Each is served by a thread at either end.
+  static constexpr uint16_t kUrgentChannels = 2;
+
   Source(SourcePort& port, MoveOptions options, std::function<void(const MoveProgress&)> on_progress, EventFd cancel,
          const MoveId& id);
 
@@ -123,6 +126,7 @@ class Source {
   void Publish(const std::function<void(MoveProgress&)>& change);
   // Publishes, and measures the rate from here on.
   void PublishStart();
+  kj::ArrayPtr<const kj::byte> IdBytes() const { return {id_.data(), id_.size()}; }
   void ReadShut(stream::Control::Reader control, absl::Status& verdict);
 
   SourcePort& port_;

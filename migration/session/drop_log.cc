@@ -1,0 +1,33 @@
+#include "migration/session/drop_log.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "vmm/base/log.h"
+
+namespace ferrite::migration {
+
+void DropLog::Log(const std::string& who, absl::string_view why) {
+  if (const std::optional<uint64_t> hidden = Take(absl::Now()); hidden.has_value()) {
+    ferrite::Log().warn("receive: dropped a connection from {}: {}{}", who, std::string(why),
+                        *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string());
+  }
+}
+
+std::optional<uint64_t> DropLog::Take(absl::Time now) {
+  const absl::MutexLock lock(&mutex_);
+  if (now >= paid_ + kPause) {
+    credit_ = std::min(credit_ + 1, kMost);
+    paid_ = now;
+  }
+  if (credit_ == 0) {
+    ++hidden_;
+    return std::nullopt;
+  }
+  --credit_;
+  return std::exchange(hidden_, 0);
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,248 @@
+// The source behind GRANT, when a connection was lost (DESIGN §5).
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "migration/session/source.h"
+#include "migration/wire/version.h"
+#include "vmm/base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+// Between two tries to find a destination again.
+constexpr absl::Duration kRecoveryPause = absl::Milliseconds(250);
+
+}  // namespace
+
+absl::Status Source::Recover(const Address& destination) {
+  if (state_.get() != MoveState::kPostcopyPaused) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("there is nothing to recover: the move is ", MoveStateName(state_.get())));
+  }
+  if ((features_ & kFeatureRecovery) == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the monitor at ", where_, " is of a version that cannot go on after a lost connection"));
+  }
+  {
+    const absl::MutexLock lock(&mutex_);
+    leaving_ = false;
+  }
+  return Finished(KeepTrying(destination, absl::OkStatus()));
+}
+
+absl::Status Source::KeepTrying(const Address& destination, const absl::Status& lost) {
+  absl::Status status = lost.ok() ? absl::CancelledError("the search for the destination was ended") : lost;
+  absl::Time until = absl::Now() + options_.recover_for;
+  uint32_t recoveries = 0;
+  bool first = true;
+  while (state_.get() == MoveState::kPostcopyPaused && (features_ & kFeatureRecovery) != 0) {
+    Publish([](MoveProgress&) {});
+    const absl::Duration pause = std::exchange(first, false) ? absl::ZeroDuration() : kRecoveryPause;
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (mutex_.AwaitWithTimeout(absl::Condition(&leaving_), pause)) {
+        break;
+      }
+    }
+    const absl::Status now = TryToRecover(destination);
+    if (now.ok()) {
+      return now;
+    }
+    absl::Status given_up = GiveUp(now);
+    // Why it was lost says more than why it cannot be found.
+    if (lost.ok() || state_.get() != MoveState::kPostcopyPaused) {
+      status = std::move(given_up);
+    }
+    const absl::MutexLock lock(&mutex_);
+    if (std::exchange(recoveries, report_.recoveries) != report_.recoveries) {
+      until = absl::Now() + options_.recover_for;
+    }
+    if (absl::Now() >= until) {
+      break;
+    }
+  }
+  return status;
+}
+
+absl::Status Source::StartAnew() {
+  if (!state_.Change(MoveState::kPostcopyPaused, MoveState::kPostcopyRecover)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("there is nothing to recover: the move is ", MoveStateName(state_.get())));
+  }
+  std::unique_ptr<ControlPeer> control;
+  std::unique_ptr<PageSource> pages;
+  {
+    const absl::MutexLock lock(&mutex_);
+    control = std::move(control_);
+    pages = std::move(pages_);
+    if (pages != nullptr) {
+      MoveReport figures;
+      pages->FillReport(figures);
+      AddPages(figures, earlier_);
+      // The last that is known, until there is a connection again.
+      progress_.remaining_bytes = pages->PendingBytes();
+      progress_.faults = pages->faults();
+    }
+  }
+  peer_ = nullptr;
+  reached_ = false;
+  // Joins their threads, which may signal until then.
+  control.reset();
+  pages.reset();
+  cancel_.Drain();
+  const absl::MutexLock lock(&mutex_);
+  return leaving_ ? absl::CancelledError("the search for the destination was ended") : absl::OkStatus();
+}
+
+absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination) {
+  FERRITE_RETURN_IF_ERROR(OpenControl(destination));
+  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+    auto recover = control.initRecover();
+    recover.setMoveId(IdBytes());
+    recover.setEpoch(epoch_);
+    recover.setPageChannels(static_cast<uint16_t>(options_.channels));
+    recover.setUrgentChannels(kUrgentChannels);
+  }));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, Await(stream::Control::STANDING));
+  bool granted = false;
+  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+    granted = control.getStanding().getGranted();
+    return absl::OkStatus();
+  }));
+  return granted;
+}
+
+absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing() {
+  std::vector<RegionRun> runs;
+  const auto regions = port_.memory().regions();
+  uint64_t pages_left = 0;
+  for (const auto& region : regions) {
+    pages_left += region->pages();
+  }
+  bool last = false;
+  while (!last) {
+    FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, Await(stream::Control::MISSING));
+    FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
+      const auto missing = control.getMissing();
+      last = missing.getLast();
+      if (missing.getRanges().size() == 0 && !last) {
+        return absl::InvalidArgumentError("MISSING: nothing in it, and not the last one");
+      }
+      for (const auto range : missing.getRanges()) {
+        const RegionRun run{.region = range.getRegion(), .first = range.getFirst(), .count = range.getCount()};
+        if (run.region >= regions.size() || run.first >= regions[run.region]->pages() || run.count == 0 ||
+            run.count > regions[run.region]->pages() - run.first || run.first % pages_per_unit_[run.region] != 0 ||
+            run.count % pages_per_unit_[run.region] != 0 || run.count > pages_left) {
+          return absl::InvalidArgumentError(absl::StrCat("MISSING: pages ", run.first, "+", run.count, " of region ",
+                                                         run.region, " are no whole pages of it, or told twice"));
+        }
+        pages_left -= run.count;
+        runs.push_back(run);
+      }
+      return absl::OkStatus();
+    }));
+  }
+  return runs;
+}
+
+absl::Status Source::TryToRecover(const Address& destination) {
+  FERRITE_RETURN_IF_ERROR(StartAnew());
+  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(destination));
+  {
+    // It answers for this move, so it is there.
+    const absl::MutexLock lock(&mutex_);
+    destination_ = destination;
+    where_ = destination.ToString();
+  }
+  if (granted) {
+    ran_there_ = true;
+  } else {
+    const absl::Time start = absl::Now();
+    ++epoch_;
+    FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
+    FERRITE_RETURN_IF_ERROR(SendGrant(start));
+  }
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing());
+  FERRITE_RETURN_IF_ERROR(OpenPages(destination));
+  for (const RegionRun& run : missing) {
+    pages_->MakePending(run);
+  }
+  FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
+  {
+    const absl::MutexLock lock(&mutex_);
+    ++report_.recoveries;
+  }
+  serving_ = true;
+  pages_->StartPostcopy();
+  PublishStart();
+  return Annotate(End(), "post-copy");
+}
+
+absl::Status Source::TakeBack(bool force) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    leaving_ = false;
+  }
+  if (const absl::Status started = StartAnew(); !started.ok()) {
+    return state_.get() == MoveState::kPostcopyRecover ? GiveUp(started) : started;
+  }
+  const absl::StatusOr<bool> granted = AskWhetherGranted(destination_);
+  if (granted.ok() && *granted) {
+    return GiveUp(absl::FailedPreconditionError("the destination says that it has the guest"));
+  }
+  bool ended = false;
+  {
+    const absl::MutexLock lock(&mutex_);
+    ended = leaving_;
+  }
+  if (ended) {
+    return GiveUp(absl::CancelledError("the guest was not taken back: this was ended"));
+  }
+  if (granted.ok()) {
+    // Whether or not the answer comes: nobody but this side could grant it any more, and it will not.
+    (void)peer_->Send([](stream::Control::Builder control) { control.setRevoke(); });
+    (void)peer_->Expect(stream::Control::REVOKED, options_.silence);
+  } else if (reached_ && !force) {
+    // It was there to be connected to: it may run the guest, or have GRANT before it.
+    return GiveUp(absl::UnavailableError(
+        absl::StrCat("somebody listens there but does not say whether it has the guest: ", granted.status().message(),
+                     "; --force takes the guest back all the same")));
+  }
+  may_run_there_ = false;
+  FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kFailing));
+  if (peer_ != nullptr) {
+    peer_->Shutdown(absl::CancelledError("the guest was taken back"));
+  }
+  const absl::Status status = RunHere();
+  FERRITE_CHECK(state_.Change(MoveState::kFailing, MoveState::kFailed));
+  Publish([](MoveProgress&) {});
+  return status;
+}
+
+void Source::Leave() {
+  const absl::MutexLock lock(&mutex_);
+  leaving_ = true;
+  const MoveState now = state_.get();
+  if (now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover) {
+    cancel_.Signal();
+    if (control_ != nullptr) {
+      control_->Shutdown(absl::CancelledError("the search for the destination was ended"));
+    }
+  }
+}
+
+void Source::Abandon() {
+  const absl::MutexLock lock(&mutex_);
+  leaving_ = true;
+  cancel_.Signal();
+  if (pages_ != nullptr) {
+    pages_->Shutdown();
+  }
+  if (control_ != nullptr) {
+    control_->Shutdown(absl::CancelledError("the guest's memory was given up here"));
+  }
+}
+
+}  // namespace ferrite::migration
