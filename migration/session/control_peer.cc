@@ -15,6 +15,8 @@ namespace {
 
 // A peer that sends what nobody waits for is stopped before it fills our memory.
 constexpr size_t kMaxQueued = 256;
+// A message that is written for longer when the move is to end is one that the peer does not read.
+constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
 constexpr size_t kMaxQueuedBytes = size_t{2} * kMaxControlBytes;
 
 }  // namespace
@@ -42,9 +44,8 @@ ControlPeer::~ControlPeer() {
 absl::Status ControlPeer::Send(absl::FunctionRef<void(stream::Control::Builder)> fill) {
   capnp::MallocMessageBuilder message;
   fill(message.initRoot<stream::Control>());
-  const std::vector<uint8_t> frame = EncodeControl(message);
   const absl::MutexLock lock(&send_mutex_);
-  absl::Status status = stream_->WriteAll(frame);
+  absl::Status status = Write(message);
   if (!status.ok()) {
     // What the peer said before it went away explains more than that it went away.
     if (absl::Status known = failure(); !known.ok()) {
@@ -96,16 +97,24 @@ absl::Status ControlPeer::failure() const {
 }
 
 void ControlPeer::Interrupt(const absl::Status& reason) {
-  {
-    const absl::MutexLock lock(&mutex_);
-    interrupt_.Update(reason);
-  }
-  if (send_mutex_.TryLock()) {
-    send_mutex_.Unlock();
-  } else {
-    // A message that the peer does not read would be waited for.
+  const absl::MutexLock lock(&mutex_);
+  interrupt_.Update(reason);
+  const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&written), kWriteGrace)) {
     stream_->Shutdown();
   }
+}
+
+absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {
+  const std::vector<uint8_t> frame = EncodeControl(message);
+  const auto set_writing = [this](bool writing) {
+    const absl::MutexLock lock(&mutex_);
+    writing_ = writing;
+  };
+  set_writing(true);
+  absl::Status status = stream_->WriteAll(frame);
+  set_writing(false);
+  return status;
 }
 
 void ControlPeer::AwaitFailure(absl::Duration limit) const {
@@ -155,7 +164,7 @@ absl::Status ControlPeer::AwaitBytes() {
       if (send_mutex_.TryLock()) {
         capnp::MallocMessageBuilder message;
         message.initRoot<stream::Control>().initPing();
-        const absl::Status status = stream_->WriteAll(EncodeControl(message));
+        const absl::Status status = Write(message);
         send_mutex_.Unlock();
         FERRITE_RETURN_IF_ERROR(status);
       }

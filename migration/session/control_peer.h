@@ -50,7 +50,7 @@ class ControlPeer {
   // Makes Next() fail with `reason` once the queue is empty, and ends the connection.
   void Shutdown(const absl::Status& reason);
   // Makes Next() fail with `reason` once the queue is empty. The connection lasts, and the peer can be told why, unless
-  // a message is just being written: that may not end.
+  // it does not read a message that is being written: 100 ms later that is ended.
   void Interrupt(const absl::Status& reason);
   // The first reason why the connection ended; OK while it lasts.
   absl::Status failure() const;
@@ -70,6 +70,7 @@ class ControlPeer {
   // Waits until bytes are there; sends PING meanwhile.
   absl::Status AwaitBytes();
   bool Fail(const absl::Status& reason);
+  absl::Status Write(capnp::MallocMessageBuilder& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
 
   const Options options_;
   const std::unique_ptr<Stream> stream_;
@@ -80,6 +81,7 @@ class ControlPeer {
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status interrupt_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   std::atomic<bool> refused_{false};
   std::atomic<bool> said_why_{false};
   Thread reader_;
