@@ -321,6 +321,21 @@ TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
   while (Info("there")["arrival"]["state"] != "postcopy-paused" && absl::Now() < deadline) {
   }
   EXPECT_EQ(Info("there")["arrival"]["state"], "postcopy-paused");
+  // R2: its name is not used again where it was before somebody says so.
+  EXPECT_TRUE(absl::StrContains(Ferrite("here", "ps").out, absl::StrCat("handed over to ", address)));
+  const Json listed = Json::parse(Ferrite("here", "ps --json").out);
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0]["state"], "handed-over");
+  EXPECT_EQ(listed[0]["destination"], address);
+  for (const char* words : {"info web1", "recover web1", "recover web1 --here", "stop web1",
+                            "run --name web1 --kernel tests/guest/dirty --detach --console none"}) {
+    const Finished refused = Ferrite("here", words);
+    EXPECT_EQ(refused.exit_code, absl::StartsWith(words, "run") ? kExitFailure : kExitNoSuchMachine) << words;
+    EXPECT_TRUE(absl::StrContains(refused.err, absl::StrCat("handed over to ", address, " (epoch 1)"))) << refused.err;
+    EXPECT_TRUE(absl::StrContains(refused.err, "ferrite stop web1 --force")) << refused.err;
+  }
+  EXPECT_EQ(Ferrite("here", "stop web1 --force").exit_code, kExitOk);
+  EXPECT_EQ(Ferrite("here", "ps --json").out, "[]\n");
   EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
   EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
   receiver_.reset();

@@ -24,6 +24,14 @@ int ResumeCommand(const CommandLine& line) { return Do(line, &ControlClient::Res
 int ResetCommand(const CommandLine& line) { return Do(line, &ControlClient::Reset); }
 
 int StopCommand(const CommandLine& line) {
+  if (line.force) {
+    // There may be no monitor left to ask.
+    const auto base = RunBase(line.run_dir);
+    const absl::Status status = base.ok() ? ForgetHandedOver(*base, line.name) : base.status();
+    if (!absl::IsNotFound(status)) {
+      return status.ok() ? kExitOk : Fail(status, kExitFailure);
+    }
+  }
   return WithMachine(line, [&](ControlClient& client) -> int {
     const auto machine = client.Describe();
     if (!machine.ok()) {

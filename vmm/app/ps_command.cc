@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/text.h"
@@ -49,6 +50,18 @@ int PsCommand(const CommandLine& line) {
     PrintRow({"NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME"});
   }
   for (const FoundMachine& found : *machines) {
+    if (found.handed_over.has_value()) {
+      if (line.json) {
+        list.push_back({{"name", found.name},
+                        {"state", "handed-over"},
+                        {"pid", nullptr},
+                        {"destination", found.handed_over->where},
+                        {"epoch", found.handed_over->epoch}});
+      } else {
+        PrintRow({found.name, "-", absl::StrCat("handed over to ", found.handed_over->where), "-", "-", "-", "-"});
+      }
+      continue;
+    }
     const auto machine = Ask(found);
     const std::string pid = std::to_string(found.pid);
     if (line.json) {

@@ -29,6 +29,7 @@ constexpr char kSocketFile[] = "control.sock";
 constexpr char kPidFile[] = "ferrite.pid";
 constexpr char kLogFile[] = "ferrite.log";
 constexpr char kGrantFile[] = "grant";
+constexpr char kUnfinishedGrantFile[] = "grant.new";  // never said to anybody
 constexpr size_t kMaxNameLength = 64;
 // Changes of a base directory take milliseconds: a lock that is held for longer is not one of ours.
 constexpr absl::Duration kLockPatience = absl::Seconds(10);
@@ -99,10 +100,25 @@ bool IsOwn(const Fd& directory) {
 // Removes our files of a machine and, when nothing else is in it, its directory. The pid file goes last: as long as it
 // is there, whoever finds the directory knows what it is.
 void RemoveFiles(const Fd& directory, const std::string& path) {
-  for (const char* file : {kSocketFile, kLogFile, kGrantFile, kPidFile}) {
+  for (const char* file : {kSocketFile, kLogFile, kGrantFile, kUnfinishedGrantFile, kPidFile}) {
     (void)unlinkat(directory.get(), file, 0);
   }
   (void)rmdir(path.c_str());
+}
+
+// Of a machine whose monitor does not live.
+std::optional<GrantRecord> HandedOver(const Fd& directory) {
+  auto record = ReadGrantRecord(directory);
+  if (absl::IsNotFound(record.status())) {
+    return std::nullopt;
+  }
+  return record.ok() ? *std::move(record) : GrantRecord{.where = "an address that cannot be read any more"};
+}
+
+std::string HandedOverText(absl::string_view name, const GrantRecord& grant) {
+  return absl::StrCat("the monitor of machine ", name, " is gone, and its guest was handed over to ", grant.where,
+                      " (epoch ", grant.epoch, "): it runs there or nowhere, and memory that was not sent is lost; ",
+                      "`ferrite info` there tells. To forget it here: ferrite stop ", name, " --force");
 }
 
 // Those that are empty; `made` is in the order in which they were made.
@@ -243,9 +259,12 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, 
                                                  ReadPid(pid_file),
                                                  "); choose another --name, or end it with: ferrite stop ", name));
   }
-  (void)unlink(Join(path, kSocketFile).c_str());
-  (void)unlink(Join(path, kLogFile).c_str());
-  (void)unlink(Join(path, kGrantFile).c_str());
+  if (const auto grant = HandedOver(directory); grant.has_value()) {
+    return absl::FailedPreconditionError(HandedOverText(name, *grant));
+  }
+  for (const char* file : {kSocketFile, kLogFile, kUnfinishedGrantFile}) {
+    (void)unlinkat(directory.get(), file, 0);
+  }
   const std::string text = absl::StrCat(getpid(), "\n");
   if (ftruncate(pid_file.get(), 0) != 0 ||
       pwrite(pid_file.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
@@ -292,13 +311,18 @@ absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base) 
     if (!pid_file.valid()) {
       continue;
     }
+    std::optional<GrantRecord> handed_over;
     if (TryLock(pid_file)) {
-      if (IsOwn(*directory)) {
-        RemoveFiles(*directory, entry.path().string());
+      if (!IsOwn(*directory)) {
+        continue;
       }
-      continue;
+      handed_over = HandedOver(*directory);
+      if (!handed_over.has_value()) {
+        RemoveFiles(*directory, entry.path().string());
+        continue;
+      }
     }
-    found.push_back({name, ReadPid(pid_file), Join(entry.path().string(), kSocketFile)});
+    found.push_back({name, ReadPid(pid_file), Join(entry.path().string(), kSocketFile), std::move(handed_over)});
   }
   if (error && error != std::errc::no_such_file_or_directory) {
     return ErrnoStatus(error.value(), absl::StrCat("read the run directory ", base));
@@ -320,10 +344,28 @@ absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_v
     return pid_file.status();
   }
   if (!pid_file.ok() || !IsLocked(*pid_file)) {
+    const auto directory = OpenOwnDirectory(path);
+    if (const auto grant = pid_file.ok() && directory.ok() ? HandedOver(*directory) : std::nullopt; grant.has_value()) {
+      return absl::NotFoundError(HandedOverText(name, *grant));
+    }
     return absl::NotFoundError(
         absl::StrCat("no machine named ", name, " in ", base, "; `ferrite ps` lists those that run"));
   }
-  return FoundMachine{std::string(name), ReadPid(*pid_file), Join(path, kSocketFile)};
+  return FoundMachine{std::string(name), ReadPid(*pid_file), Join(path, kSocketFile), std::nullopt};
+}
+
+absl::Status ForgetHandedOver(const std::string& base, absl::string_view name) {
+  FERRITE_RETURN_IF_ERROR(CheckMachineName(name));
+  FERRITE_RETURN_IF_ERROR(CheckRunBase(base));
+  FERRITE_ASSIGN_OR_RETURN(const Fd base_lock, LockBase(base));
+  const std::string path = Join(base, name);
+  const auto directory = OpenOwnDirectory(path);
+  const Fd pid_file(directory.ok() ? openat(directory->get(), kPidFile, O_RDWR | O_NOFOLLOW | O_CLOEXEC) : -1);
+  if (!pid_file.valid() || !TryLock(pid_file) || !HandedOver(*directory).has_value()) {
+    return absl::NotFoundError(absl::StrCat("no machine named ", name, " was handed over by a monitor that is gone"));
+  }
+  RemoveFiles(*directory, path);
+  return absl::OkStatus();
 }
 
 }  // namespace ferrite

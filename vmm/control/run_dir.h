@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/unix_socket.h"
+#include "vmm/move/grant_record.h"
 
 namespace ferrite {
 
@@ -39,7 +41,8 @@ absl::Status CheckRunBase(const std::string& base);
 class RunDir {
  public:
   // Makes BASE (with its parents) and BASE/NAME, mode 0700, and takes the lock. What a monitor that was killed left
-  // there is removed first. ALREADY_EXISTS when a living one has the name.
+  // there is removed first. ALREADY_EXISTS when a living one has the name; FAILED_PRECONDITION when a killed one had
+  // handed its guest over: that guest may live elsewhere, and to forget it is for a person.
   static absl::StatusOr<std::unique_ptr<RunDir>> Create(const std::string& base, absl::string_view name);
   RunDir(const RunDir&) = delete;
   RunDir& operator=(const RunDir&) = delete;
@@ -63,19 +66,24 @@ class RunDir {
   Fd pid_file_;  // locked
 };
 
-// A living machine in a base directory.
+// A machine in a base directory: a living one, or what a killed monitor left of one that it had handed over.
 struct FoundMachine {
   std::string name;
   pid_t pid = 0;
   std::string socket_path;
+  std::optional<GrantRecord> handed_over;  // set: no monitor lives
 };
 
-// All living machines, by name. Removes what this user's killed monitors left; follows no symbolic link. A base that is
-// not there holds none.
+// All machines, by name. Removes what this user's killed monitors left, but for those that had handed their guest over;
+// follows no symbolic link. A base that is not there holds none.
 absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base);
 
-// NOT_FOUND, with what to do next, when no living machine has that name.
+// NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom.
 absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name);
+
+// Removes what a killed monitor left of a machine that it had handed over. NOT_FOUND when there is no such thing: no
+// such machine at all, or one that lives.
+absl::Status ForgetHandedOver(const std::string& base, absl::string_view name);
 
 }  // namespace ferrite
 

@@ -16,6 +16,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "vmm/base/thread.h"
+#include "vmm/move/grant_record.h"
 
 namespace ferrite {
 namespace {
@@ -33,7 +34,7 @@ class RunDirTest : public ::testing::Test {
   void TearDown() override { fs::remove_all(base_); }
 
   // A machine whose monitor was killed: it was made by a child that ended without running destructors.
-  void LeaveStale(const std::string& name) {
+  void LeaveStale(const std::string& name, const std::string& handed_over_to = "") {
     const pid_t child = fork();
     if (child == 0) {
       auto dir = RunDir::Create(base_, name);
@@ -41,6 +42,9 @@ class RunDirTest : public ::testing::Test {
         _exit(1);
       }
       std::ofstream((*dir)->log_path()) << "log";
+      if (!handed_over_to.empty() && !WriteGrantRecord((*dir)->path(), {}, 7, handed_over_to).ok()) {
+        _exit(1);
+      }
       _exit(0);
     }
     int status = 0;
@@ -142,6 +146,60 @@ TEST_F(RunDirTest, ListingRemovesWhatKilledMachinesLeftAndNothingElse) {
   EXPECT_TRUE(fs::exists(base_ + "/dead-with-notes/notes"));
   EXPECT_TRUE(fs::exists(base_ + "/unrelated/ferrite.log"));
   EXPECT_TRUE(fs::exists(base_ + "/file"));
+}
+
+// R2: a name of a guest that may run elsewhere is not used again before somebody says so.
+TEST_F(RunDirTest, KilledMachineThatWasHandedOverStaysUntilItIsForgotten) {
+  LeaveStale("vm", "tcp:there:4000");
+  LeaveStale("dead");
+  std::ofstream(base_ + "/dead/grant.new") << "move";
+  for (int i = 0; i < 2; ++i) {
+    const auto list = ListMachines(base_);
+    ASSERT_TRUE(list.ok()) << list.status();
+    ASSERT_EQ(list->size(), 1u);
+    EXPECT_EQ(list->front().name, "vm");
+    ASSERT_TRUE(list->front().handed_over.has_value());
+    EXPECT_EQ(list->front().handed_over->where, "tcp:there:4000");
+    EXPECT_EQ(list->front().handed_over->epoch, 7u);
+    EXPECT_FALSE(fs::exists(base_ + "/dead")) << "a record that was not finished was not sent either";
+    const absl::Status again = RunDir::Create(base_, "vm").status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(again)) << again;
+    const absl::Status found = FindMachine(base_, "vm").status();
+    EXPECT_TRUE(absl::IsNotFound(found)) << found;
+    for (const absl::Status& status : {again, found}) {
+      for (const char* words : {"is gone", "handed over to tcp:there:4000 (epoch 7)", "is lost", "stop vm --force"}) {
+        EXPECT_TRUE(absl::StrContains(status.message(), words)) << status;
+      }
+    }
+  }
+  EXPECT_TRUE(fs::exists(base_ + "/vm/ferrite.log"));
+  EXPECT_TRUE(absl::IsNotFound(ForgetHandedOver(base_, "dead")));
+  EXPECT_TRUE(ForgetHandedOver(base_, "vm").ok());
+  EXPECT_TRUE(fs::is_empty(base_));
+  EXPECT_TRUE(absl::IsNotFound(ForgetHandedOver(base_, "vm")));
+  EXPECT_TRUE(RunDir::Create(base_, "vm").ok());
+}
+
+TEST_F(RunDirTest, LivingMachineThatIsBeingHandedOverIsNotForgotten) {
+  auto dir = RunDir::Create(base_, "vm");
+  ASSERT_TRUE(dir.ok()) << dir.status();
+  ASSERT_TRUE(WriteGrantRecord((*dir)->path(), {}, 1, "unix:/there").ok());
+  EXPECT_TRUE(absl::IsNotFound(ForgetHandedOver(base_, "vm")));
+  const auto found = FindMachine(base_, "vm");
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_FALSE(found->handed_over.has_value());
+  dir->reset();
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
+TEST_F(RunDirTest, RecordThatCannotBeReadCountsAsOne) {
+  LeaveStale("vm", "tcp:there:4000");
+  std::ofstream(base_ + "/vm/grant") << "epoch";
+  EXPECT_TRUE(absl::IsFailedPrecondition(RunDir::Create(base_, "vm").status()));
+  const auto list = ListMachines(base_);
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(list->size(), 1u);
+  EXPECT_TRUE(ForgetHandedOver(base_, "vm").ok());
 }
 
 TEST_F(RunDirTest, ListingFollowsNoSymbolicLink) {

@@ -5,10 +5,15 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
 
@@ -47,6 +52,25 @@ absl::Status WriteGrantRecord(const std::string& directory, const migration::Mov
   }
   std::move(remove).Cancel();
   return SyncDirectory(directory);
+}
+
+absl::StatusOr<GrantRecord> ReadGrantRecord(const Fd& directory) {
+  // O_NONBLOCK: whatever else has the name must not hold us up.
+  const Fd file(openat(directory.get(), "grant", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!file.valid() && errno == ENOENT) {
+    return absl::NotFoundError("nothing was handed over");
+  }
+  char text[4096];
+  const ssize_t n = file.valid() ? read(file.get(), text, sizeof(text)) : -1;
+  const std::vector<absl::string_view> lines =
+      absl::StrSplit(absl::string_view(text, n > 0 ? static_cast<size_t>(n) : 0), '\n');
+  GrantRecord record;
+  if (lines.size() < 4 || !absl::StartsWith(lines[0], "move ") || !absl::StartsWith(lines[1], "epoch ") ||
+      !absl::SimpleAtoi(absl::StripPrefix(lines[1], "epoch "), &record.epoch) || !absl::StartsWith(lines[2], "to ")) {
+    return absl::DataLossError("the record of the hand-over cannot be read");
+  }
+  record.where = std::string(absl::StripPrefix(lines[2], "to "));
+  return record;
 }
 
 absl::Status RemoveGrantRecord(const std::string& directory) {

@@ -6,15 +6,24 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "migration/machine_port.h"
+#include "vmm/base/fd.h"
 
 namespace ferrite {
+
+struct GrantRecord {
+  uint64_t epoch = 0;
+  std::string where;  // the destination's address
+};
 
 // DIRECTORY/grant: three lines, "move HEX", "epoch N", "to ADDRESS". When Write returned OK the record is on the disk,
 // whole; when not (a full disk), there is none.
 absl::Status WriteGrantRecord(const std::string& directory, const migration::MoveId& id, uint64_t epoch,
                               absl::string_view where);
+// NOT_FOUND when there is none; DATA_LOSS when there is one that is not as Write leaves it. Follows no symbolic link.
+absl::StatusOr<GrantRecord> ReadGrantRecord(const Fd& directory);
 // None is OK.
 absl::Status RemoveGrantRecord(const std::string& directory);
 
