@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "migration/session/peer_text.h"
 #include "migration/session/thread_class.h"
 #include "vmm/base/status.h"
 
@@ -207,9 +208,10 @@ absl::Status ControlPeer::Dispatch(ControlMessage message) {
     case stream::Control::CANCEL: {
       std::string words;
       FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
-        words = message.which() == stream::Control::REFUSE   ? control.getRefuse().getReason().cStr()
-                : message.which() == stream::Control::CANCEL ? control.getCancel().getMessage().cStr()
-                                                             : control.getError().getMessage().cStr();
+        const capnp::Text::Reader said = message.which() == stream::Control::REFUSE   ? control.getRefuse().getReason()
+                                         : message.which() == stream::Control::CANCEL ? control.getCancel().getMessage()
+                                                                                      : control.getError().getMessage();
+        words = PeerText({said.begin(), said.size()});
         return absl::OkStatus();
       }));
       said_why_.store(true, std::memory_order_release);

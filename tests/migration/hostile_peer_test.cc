@@ -890,6 +890,15 @@ INSTANTIATE_TEST_SUITE_P(
                  ReadToTheEnd(c);
                },
                "refuses: the CPU here lacks avx512f"},
+        Answer{"RefusesInEscapeSequences",
+               [](Sockets&, Stream& c) {
+                 Welcome(c);
+                 (void)SendControl(c, [](stream::Control::Builder out) {
+                   out.initRefuse().setReason("no\x1b[2J\nferrite: web1 runs there");
+                 });
+                 ReadToTheEnd(c);
+               },
+               "refuses: no?[2J?ferrite: web1 runs there"},
         Answer{"AcceptsWithAbsurdPages", [](Sockets&, Stream& c) { Accept(c, 12345, true); }, "pages of"},
         Answer{"CannotServeFaults", [](Sockets&, Stream& c) { Accept(c, 4096, false); },
                "vm.unprivileged_userfaultfd=1"},
