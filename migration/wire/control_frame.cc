@@ -42,7 +42,8 @@ absl::Status Guard(absl::FunctionRef<absl::Status()> body) {
 
 absl::StatusOr<ControlHeader> DecodeControlHeader(std::span<const uint8_t, kControlHeaderBytes> bytes) {
   if (GetLittle<uint32_t>(&bytes[kMarkAt]) != kMark) {
-    return absl::DataLossError("control frame: this is no frame (wrong mark)");
+    return absl::DataLossError(
+        "control frame: what is at the other end does not speak ferrite's move protocol (wrong mark)");
   }
   if (GetLittle<uint32_t>(&bytes[kCrcAt]) != Crc32c(bytes.first<kCrcAt>())) {
     return absl::DataLossError("control frame: the header's checksum is wrong");

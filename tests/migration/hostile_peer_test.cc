@@ -215,7 +215,8 @@ INSTANTIATE_TEST_SUITE_P(
         Attack{"RubbishOnPages", [](HostileSource& s) { (void)s.page->WriteAll(std::vector<uint8_t>(4096, 0xee)); },
                "checksum"},
         Attack{"RubbishOnControl",
-               [](HostileSource& s) { (void)s.control->WriteAll(std::vector<uint8_t>(4096, 0xee)); }, "no frame"},
+               [](HostileSource& s) { (void)s.control->WriteAll(std::vector<uint8_t>(4096, 0xee)); },
+               "does not speak ferrite"},
         Attack{"ControlFrameOf4Gib", [](HostileSource& s) { (void)s.control->WriteAll(ControlHeaderOf(0xffff'fff8)); },
                "are allowed"},
         Attack{"ControlClosesInTheMiddleOfAFrame",
@@ -825,7 +826,7 @@ INSTANTIATE_TEST_SUITE_P(
                  (void)c.WriteAll(std::vector<uint8_t>(64, 7));
                  ReadToTheEnd(c);
                },
-               "no frame"},
+               "does not speak ferrite's move protocol (wrong mark)"},
         Answer{"OldVersion", WelcomesWith(0), "version"},
         Answer{"VersionThatNobodyOffered", WelcomesWith(9), "version"},
         Answer{"FrameOf4Gib",
