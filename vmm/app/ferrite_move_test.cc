@@ -317,7 +317,9 @@ TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
   while (Info("there")["arrival"]["state"] != "postcopy-active" && absl::Now() < deadline) {
   }
   kill(static_cast<pid_t>(Info("here")["pid"]), SIGKILL);
-  EXPECT_EQ(move.Wait().exit_code, kExitFailure);
+  const Finished ended = move.Wait();
+  EXPECT_EQ(ended.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(ended.err, "the monitor of machine web1 is gone")) << ended.err;
   while (Info("there")["arrival"]["state"] != "postcopy-paused" && absl::Now() < deadline) {
   }
   EXPECT_EQ(Info("there")["arrival"]["state"], "postcopy-paused");

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "vmm/base/status.h"
 #include "vmm/base/unix_socket.h"
 #include "vmm/control/move_rpc.h"
@@ -360,11 +361,23 @@ absl::StatusOr<std::unique_ptr<ControlClient>> ConnectTo(const std::string& sock
   return std::make_unique<RpcControlClient>(ThreadContext(), std::move(fd), timeout, std::move(lost));
 }
 
+// A monitor that is killed closes its connections before the kernel drops its lock. Only the lock tells: its process id
+// may be another namespace's.
+constexpr absl::Duration kEndPatience = absl::Seconds(1);
+constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
+
 // Why a connection to the machine ended.
 absl::Status LostMachine(const std::string& base, const std::string& name) {
-  const auto found = FindMachine(base, name);
+  const absl::Time deadline = absl::Now() + kEndPatience;
+  auto found = FindMachine(base, name);
+  while (found.ok() && absl::Now() < deadline) {
+    absl::SleepFor(kLockPoll);
+    found = FindMachine(base, name);
+  }
   if (!found.ok()) {
-    return absl::UnavailableError(absl::StrCat("machine ", name, " has ended"));
+    const auto grant = HandedOver(base, name);
+    return absl::UnavailableError(grant.has_value() ? HandedOverText(name, *grant)
+                                                    : absl::StrCat("machine ", name, " has ended"));
   }
   return absl::UnavailableError(
       absl::StrCat("the monitor of machine ", name, " (pid ", found->pid,

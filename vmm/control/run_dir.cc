@@ -107,18 +107,12 @@ void RemoveFiles(const Fd& directory, const std::string& path) {
 }
 
 // Of a machine whose monitor does not live.
-std::optional<GrantRecord> HandedOver(const Fd& directory) {
+std::optional<GrantRecord> GrantIn(const Fd& directory) {
   auto record = ReadGrantRecord(directory);
   if (absl::IsNotFound(record.status())) {
     return std::nullopt;
   }
   return record.ok() ? *std::move(record) : GrantRecord{.where = "an address that cannot be read any more"};
-}
-
-std::string HandedOverText(absl::string_view name, const GrantRecord& grant) {
-  return absl::StrCat("the monitor of machine ", name, " is gone, and its guest was handed over to ", grant.where,
-                      " (epoch ", grant.epoch, "): it runs there or nowhere, and memory that was not sent is lost; ",
-                      "`ferrite info` there tells. To forget it here: ferrite stop ", name, " --force");
 }
 
 // Those that are empty; `made` is in the order in which they were made.
@@ -259,7 +253,7 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, 
                                                  ReadPid(pid_file),
                                                  "); choose another --name, or end it with: ferrite stop ", name));
   }
-  if (const auto grant = HandedOver(directory); grant.has_value()) {
+  if (const auto grant = GrantIn(directory); grant.has_value()) {
     return absl::FailedPreconditionError(HandedOverText(name, *grant));
   }
   for (const char* file : {kSocketFile, kLogFile, kUnfinishedGrantFile}) {
@@ -316,7 +310,7 @@ absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base) 
       if (!IsOwn(*directory)) {
         continue;
       }
-      handed_over = HandedOver(*directory);
+      handed_over = GrantIn(*directory);
       if (!handed_over.has_value()) {
         RemoveFiles(*directory, entry.path().string());
         continue;
@@ -344,14 +338,28 @@ absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_v
     return pid_file.status();
   }
   if (!pid_file.ok() || !IsLocked(*pid_file)) {
-    const auto directory = OpenOwnDirectory(path);
-    if (const auto grant = pid_file.ok() && directory.ok() ? HandedOver(*directory) : std::nullopt; grant.has_value()) {
+    if (const auto grant = HandedOver(base, name); grant.has_value()) {
       return absl::NotFoundError(HandedOverText(name, *grant));
     }
     return absl::NotFoundError(
         absl::StrCat("no machine named ", name, " in ", base, "; `ferrite ps` lists those that run"));
   }
   return FoundMachine{std::string(name), ReadPid(*pid_file), Join(path, kSocketFile), std::nullopt};
+}
+
+std::optional<GrantRecord> HandedOver(const std::string& base, absl::string_view name) {
+  const auto directory = OpenOwnDirectory(Join(base, name));
+  if (!directory.ok()) {
+    return std::nullopt;
+  }
+  const Fd pid_file(openat(directory->get(), kPidFile, O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
+  return pid_file.valid() && !IsLocked(pid_file) ? GrantIn(*directory) : std::nullopt;
+}
+
+std::string HandedOverText(absl::string_view name, const GrantRecord& grant) {
+  return absl::StrCat("the monitor of machine ", name, " is gone, and its guest was handed over to ", grant.where,
+                      " (epoch ", grant.epoch, "): it runs there or nowhere, and memory that was not sent is lost; ",
+                      "`ferrite info` there tells. To forget it here: ferrite stop ", name, " --force");
 }
 
 absl::Status ForgetHandedOver(const std::string& base, absl::string_view name) {
@@ -361,7 +369,7 @@ absl::Status ForgetHandedOver(const std::string& base, absl::string_view name) {
   const std::string path = Join(base, name);
   const auto directory = OpenOwnDirectory(path);
   const Fd pid_file(directory.ok() ? openat(directory->get(), kPidFile, O_RDWR | O_NOFOLLOW | O_CLOEXEC) : -1);
-  if (!pid_file.valid() || !TryLock(pid_file) || !HandedOver(*directory).has_value()) {
+  if (!pid_file.valid() || !TryLock(pid_file) || !GrantIn(*directory).has_value()) {
     return absl::NotFoundError(absl::StrCat("no machine named ", name, " was handed over by a monitor that is gone"));
   }
   RemoveFiles(*directory, path);

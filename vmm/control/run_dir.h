@@ -81,6 +81,11 @@ absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base);
 // NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom.
 absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name);
 
+// To whom a monitor that is gone had handed that machine over; nothing when it did not, or lives.
+std::optional<GrantRecord> HandedOver(const std::string& base, absl::string_view name);
+// What that means, and what to do next.
+std::string HandedOverText(absl::string_view name, const GrantRecord& grant);
+
 // Removes what a killed monitor left of a machine that it had handed over. NOT_FOUND when there is no such thing: no
 // such machine at all, or one that lives.
 absl::Status ForgetHandedOver(const std::string& base, absl::string_view name);

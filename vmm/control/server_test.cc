@@ -352,6 +352,23 @@ TEST_F(ServerTest, EndOfTheMachineIsToldAsSuch) {
   EXPECT_EQ(client->Describe().status(), absl::UnavailableError("machine vm has ended"));
 }
 
+// The kernel closes the connections of a monitor that is killed before it drops its lock.
+TEST_F(ServerTest, EndOfTheMachineIsToldWhenTheLockIsDroppedAMomentLater) {
+  auto client = Connect();
+  ASSERT_TRUE(client->Describe().ok());
+  server_.reset();
+  absl::Notification told;
+  Thread kernel("kernel", [&] {
+    // Who does not wait has answered by then.
+    (void)told.WaitForNotificationWithTimeout(absl::Milliseconds(100));
+    dir_.reset();
+  });
+  const absl::Status status = client->Describe().status();
+  told.Notify();
+  kernel.Join();
+  EXPECT_EQ(status, absl::UnavailableError("machine vm has ended"));
+}
+
 TEST_F(ServerTest, ClientThatSaysNothingIsDropped) {
   const auto talker = Connect();
   ASSERT_TRUE(talker->Describe().ok());
