@@ -175,6 +175,35 @@ TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
   }
 }
 
+// The monitors are elsewhere: one is detached.
+TEST_F(FerriteMoveTest, SocketIsWhereTheUserIs) {
+  RunGuest("here", "mode=step set=32M report_ms=10");
+  const auto enter = [this] { ASSERT_EQ(chdir(directory_.c_str()), 0); };
+  EXPECT_EQ(StartReceiver("there", "unix:socket", enter), absl::StrCat("unix:", directory_, "/socket"));
+  auto relay =
+      migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress("unix:" + directory_ + "/socket"));
+  ASSERT_TRUE(relay.ok()) << relay.status();
+  const std::string slow = "--mode postcopy --max-postcopy-bandwidth 4M --recover-for 1ms";
+  FerriteProcess move(Words("here", absl::StrCat("move web1 unix:relay ", slow)), /*user=*/0, enter);
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  }
+  EXPECT_EQ(Info("here")["move"]["destination"], absl::StrCat("unix:", directory_, "/relay"));
+  relay->reset();
+  EXPECT_EQ(move.Wait().exit_code, kExitFailure);
+  const Finished recovered = FerriteProcess(Words("here", "recover web1 unix:socket"), /*user=*/0, enter).Wait();
+  EXPECT_EQ(recovered.exit_code, kExitOk) << recovered.err;
+  const std::string deep = absl::StrCat(directory_, "/", std::string(90, 'd'));
+  ASSERT_TRUE(fs::create_directory(deep));
+  for (const char* words :
+       {"move web1 unix:socket", "recover web1 unix:socket", "receive --name web2 --listen unix:socket"}) {
+    const Finished failed =
+        FerriteProcess(Words("here", words), /*user=*/0, [&] { ASSERT_EQ(chdir(deep.c_str()), 0); }).Wait();
+    EXPECT_EQ(failed.exit_code, kExitFailure) << words;
+    EXPECT_TRUE(absl::StrContains(failed.err, "a socket's has at most 107")) << failed.err;
+  }
+}
+
 TEST_F(FerriteMoveTest, PlainOutputEndsWithTheAccount) {
   RunGuest("here", "set=4M idle=1");
   const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");

@@ -48,6 +48,15 @@ absl::Status CheckHostMemory(uint64_t bytes) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::string> Absolute(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  if (error) {
+    return ErrnoStatus(error.value(), absl::StrCat("resolve ", path));
+  }
+  return absolute.string();
+}
+
 }  // namespace
 
 absl::Status CheckFiles(const ReceiveOptions& receive) {
@@ -72,14 +81,16 @@ absl::Status MakePathsAbsolute(CommandLine& line) {
     if (path->empty()) {
       continue;
     }
-    std::error_code error;
-    const std::filesystem::path absolute = std::filesystem::absolute(*path, error);
-    if (error) {
-      return ErrnoStatus(error.value(), absl::StrCat("resolve ", *path));
-    }
-    *path = absolute.string();
+    FERRITE_ASSIGN_OR_RETURN(*path, Absolute(*path));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<migration::Address> AbsoluteAddress(migration::Address address) {
+  if (address.kind == migration::Address::Kind::kUnix) {
+    FERRITE_ASSIGN_OR_RETURN(address.path, Absolute(address.path));
+  }
+  return migration::ParseAddress(address.ToString());
 }
 
 }  // namespace ferrite

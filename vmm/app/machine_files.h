@@ -3,6 +3,8 @@
 #define FERRITE_VMM_APP_MACHINE_FILES_H_
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "migration/transport/address.h"
 #include "vmm/app/command_line.h"
 #include "vmm/machine/machine_config.h"
 
@@ -16,6 +18,10 @@ absl::Status CheckFiles(const ReceiveOptions& receive);
 
 // Resolves the paths of `run`, --run-dir among them: a detached machine leaves the caller's directory.
 absl::Status MakePathsAbsolute(CommandLine& line);
+
+// ADDRESS as every process reads it: the path of "unix:PATH" from the root. INVALID_ARGUMENT, as ParseAddress(), when
+// that is too long for a socket.
+absl::StatusOr<migration::Address> AbsoluteAddress(migration::Address address);
 
 }  // namespace ferrite
 

@@ -5,11 +5,15 @@
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "migration/transport/address.h"
 #include "vmm/app/commands.h"
+#include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
+#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {
@@ -69,6 +73,16 @@ int ReportOver(const CommandLine& line, const MoveStatus& move) {
   return Fail(absl::Status(move.result.code(), FormatMoveFailure(line.name, move)), kExitFailure);
 }
 
+// Where the user means; the monitor works in another directory. Nowhere stays nowhere.
+absl::StatusOr<std::string> Destination(const CommandLine& line) {
+  if (line.move.address.empty()) {
+    return std::string();
+  }
+  FERRITE_ASSIGN_OR_RETURN(migration::Address address, migration::ParseAddress(line.move.address));
+  FERRITE_ASSIGN_OR_RETURN(address, AbsoluteAddress(std::move(address)));
+  return address.ToString();
+}
+
 // Starts a move, or the rest of one, and shows it to its end.
 int Follow(const CommandLine& line, ControlClient& client,
            const std::function<absl::StatusOr<uint64_t>(ControlClient&)>& start) {
@@ -124,12 +138,16 @@ int Status(const CommandLine& line, ControlClient& client) {
 }  // namespace
 
 int MoveCommand(const CommandLine& line) {
+  const auto destination = Destination(line);
+  if (!destination.ok()) {
+    return Fail(destination.status());
+  }
   return WithMachine(line, [&](ControlClient& client) -> int {
     absl::Status status;
     switch (line.move.action) {
       case MoveWish::Action::kMove:
         return Follow(line, client,
-                      [&](ControlClient& machine) { return machine.StartMove(line.move.address, line.move.options); });
+                      [&](ControlClient& machine) { return machine.StartMove(*destination, line.move.options); });
       case MoveWish::Action::kStatus:
         return Status(line, client);
       case MoveWish::Action::kCancel:
@@ -144,9 +162,13 @@ int MoveCommand(const CommandLine& line) {
 }
 
 int RecoverCommand(const CommandLine& line) {
+  const auto destination = Destination(line);
+  if (!destination.ok()) {
+    return Fail(destination.status());
+  }
   return WithMachine(line, [&](ControlClient& client) -> int {
     if (!line.move.here) {
-      return Follow(line, client, [&](ControlClient& machine) { return machine.RecoverMove(line.move.address); });
+      return Follow(line, client, [&](ControlClient& machine) { return machine.RecoverMove(*destination); });
     }
     if (const absl::Status status = client.TakeBack(line.force); !status.ok()) {
       return Fail(status);

@@ -145,8 +145,10 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
     return ErrnoStatus(absl::StrCat("--ready-fd ", line.receive.ready_fd));
   }
   FERRITE_RETURN_IF_ERROR(CheckFiles(line.receive));
+  // As it is told to people, who may be in another directory.
+  FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(line.receive.listen));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
-  FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(line.receive.listen));
+  FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   const auto view = std::make_shared<ArrivalView>();
