@@ -1,12 +1,30 @@
-// The bytes of version 1, as docs/wire_format.md writes them down. A change here is a change of the protocol: it needs
-// a new version, and these samples stay readable.
+// The bytes of version 1, as docs/wire_format.md writes them down: every message is encoded to them and read from them.
+// A change here is a change of the protocol: it needs a new version, and these samples stay readable.
+//
+// The samples are in version1_*.txt: a name, what it says, its bytes. Every field of a Cap'n Proto message is set, so
+// that a field that was added shows. When a new version is made on purpose, keep the files of the old one for reading
+// (WhatWasWrittenIsRead), name the new ones in kFiles, and write them with
+//   FERRITE_WRITE_SAMPLES=$PWD/tests/compat bazel run //tests/compat:wire_golden_test
+#include <capnp/dynamic.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <fstream>
+#include <numeric>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/page_header.h"
 #include "migration/wire/preamble.h"
+#include "vmm/move/state_blob.h"
 
 namespace ferrite::migration {
 namespace {
@@ -34,15 +52,285 @@ constexpr std::array<uint8_t, 32> kPreamble = {
     0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f,
 };
 
-const std::vector<uint8_t> kGrantFrame = {
-    0x46, 0x43, 0x54, 0x4c, 0x40, 0x00, 0x00, 0x00, 0x9c, 0xbc, 0xfc, 0x7b, 0x7d, 0x26, 0x63, 0xec,
-    0x00, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x01, 0x00,
-    0x0c, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x01, 0x00,
-    0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x82, 0x00, 0x00, 0x00,
-    0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f,
+using Bytes = std::vector<uint8_t>;
+
+struct Sample {
+  std::string name;
+  std::string text;
+  Bytes bytes;
 };
 
-TEST(WireGoldenTest, PageHeader) {
+// --- Messages with every field set ---
+
+// How many messages it takes for every member of the struct's union, and of those in its members.
+uint32_t Variants(capnp::StructSchema schema) {
+  uint32_t variants = 0;
+  for (const auto field : schema.getUnionFields()) {
+    variants += field.getType().isStruct() ? Variants(field.getType().asStruct()) : 1;
+  }
+  return std::max(variants, 1U);
+}
+
+class Filler {
+ public:
+  void Struct(capnp::DynamicStruct::Builder out, uint32_t variant) {
+    for (const auto field : out.getSchema().getNonUnionFields()) {
+      Field(out, field, 0);
+    }
+    for (const auto field : out.getSchema().getUnionFields()) {
+      const uint32_t variants = field.getType().isStruct() ? Variants(field.getType().asStruct()) : 1;
+      if (variant < variants) {
+        Field(out, field, variant);
+        return;
+      }
+      variant -= variants;
+    }
+  }
+
+ private:
+  void Field(capnp::DynamicStruct::Builder out, capnp::StructSchema::Field field, uint32_t variant) {
+    const capnp::Type type = field.getType();
+    if (type.isStruct()) {
+      Struct(out.init(field).as<capnp::DynamicStruct>(), variant);
+    } else if (type.isList()) {
+      const capnp::Type element = type.asList().getElementType();
+      const uint32_t size = element.isStruct() ? std::max(Variants(element.asStruct()), 2U) : 2;
+      auto list = out.init(field, size).as<capnp::DynamicList>();
+      for (uint32_t i = 0; i < size; ++i) {
+        if (element.isStruct()) {
+          Struct(list[i].as<capnp::DynamicStruct>(), i);
+        } else {
+          list.set(i, Number(~uint64_t{0}));
+        }
+      }
+    } else if (type.isData()) {
+      const std::array<uint8_t, 3> data = {next_++, next_++, next_++};
+      out.set(field, capnp::Data::Reader(data.data(), data.size()));
+    } else if (type.isText()) {
+      out.set(field, capnp::Text::Reader(absl::StrCat("text", next_++).c_str()));
+    } else if (type.isVoid()) {
+      out.set(field, capnp::VOID);
+    } else if (type.isBool()) {
+      out.set(field, true);
+    } else {
+      out.set(field, Number(type.isUInt8()    ? 0xff
+                            : type.isUInt16() ? 0xffff
+                            : type.isUInt32() ? 0xffff'ffff
+                                              : ~uint64_t{0}));
+    }
+  }
+
+  // In every byte of the number another one, so that a part which is lost or moved shows.
+  uint64_t Number(uint64_t mask) { return (0x0706'0504'0302'0100 + 0x0101'0101'0101'0101 * next_++) & mask; }
+
+  uint8_t next_ = 1;
+};
+
+// --- What it is encoded to, and read from ---
+
+template <size_t kSize>
+std::array<uint8_t, kSize> Head(const Bytes& bytes) {
+  std::array<uint8_t, kSize> head{};
+  std::copy_n(bytes.begin(), std::min(kSize, bytes.size()), head.begin());
+  return head;
+}
+
+std::string Text(const PageHeader& header) {
+  return absl::StrFormat("type %d flags %d region %d first %d count %d", header.type, header.flags, header.region,
+                         header.first_page, header.count);
+}
+
+std::vector<Sample> PageFrames() {
+  std::vector<Sample> samples;
+  const std::pair<const char*, PageHeader> rows[] = {
+      {"PAGES", {PageFrameType::kPages, 0, 1, 0x0102030405, 512}},
+      {"PAGES.requested", {PageFrameType::kPages, kFlagRequested, 2, 1, 1}},
+      {"PAGES.near", {PageFrameType::kPages, kFlagPrefetch, 1, 0x100000, 16}},
+      {"ZERO", {PageFrameType::kZero, 0, 1, 0x0102030405, 0x01020304}},
+      {"POISON", {PageFrameType::kPoison, 0, 0xfffe, 7, 1}},
+      {"ROUND", {PageFrameType::kRound, 0, 0, 0, 3}},
+      {"ROUND.last", {PageFrameType::kRound, 0, 0, 0, 0xffff'ffff}},
+      {"REQUEST", {PageFrameType::kRequest, 0, 1, 0x200, 512}},
+  };
+  for (const auto& [name, header] : rows) {
+    const auto bytes = EncodePageHeader(header);
+    samples.push_back({name, Text(header), Bytes(bytes.begin(), bytes.end())});
+  }
+  return samples;
+}
+
+absl::StatusOr<std::string> ReadPageFrame(const Bytes& bytes) {
+  const auto header = DecodePageHeader(Head<kPageHeaderBytes>(bytes));
+  return header.ok() ? absl::StatusOr<std::string>(Text(*header)) : header.status();
+}
+
+std::string Text(const Preamble& preamble) {
+  return absl::StrFormat(
+      "lowest %d newest %d role %d index %d move %s", preamble.lowest_version, preamble.version, preamble.role,
+      preamble.index,
+      absl::BytesToHexString({reinterpret_cast<const char*>(preamble.move_id.data()), preamble.move_id.size()}));
+}
+
+std::vector<Sample> Preambles() {
+  std::vector<Sample> samples;
+  MoveId id;
+  std::iota(id.begin(), id.end(), 0);
+  const std::pair<const char*, Preamble> rows[] = {
+      {"control", {1, 1, ChannelRole::kControl, 0, id}},
+      {"page", {1, 1, ChannelRole::kPage, 3, id}},
+      {"urgent", {1, 0x0203, ChannelRole::kUrgent, 0x0102, id}},
+  };
+  for (const auto& [name, preamble] : rows) {
+    const auto bytes = EncodePreamble(preamble);
+    samples.push_back({name, Text(preamble), Bytes(bytes.begin(), bytes.end())});
+  }
+  return samples;
+}
+
+absl::StatusOr<std::string> ReadPreamble(const Bytes& bytes) {
+  const auto preamble = DecodePreamble(Head<kPreambleBytes>(bytes));
+  return preamble.ok() ? absl::StatusOr<std::string>(Text(*preamble)) : preamble.status();
+}
+
+// One of every member but the first, which stands for those that are not known.
+std::vector<Sample> ControlFrames() {
+  std::vector<Sample> samples;
+  const auto schema = capnp::Schema::from<stream::Control>();
+  for (uint32_t i = 1; i < Variants(schema); ++i) {
+    capnp::MallocMessageBuilder message;
+    auto control = message.initRoot<stream::Control>();
+    Filler().Struct(control, i);
+    EXPECT_EQ(static_cast<uint32_t>(control.which()), i);
+    samples.push_back({schema.getUnionFields()[i].getProto().getName().cStr(), kj::str(control.asReader()).cStr(),
+                       EncodeControl(message)});
+  }
+  return samples;
+}
+
+absl::StatusOr<std::string> ReadControlFrame(const Bytes& bytes) {
+  const auto header = DecodeControlHeader(Head<kControlHeaderBytes>(bytes));
+  if (!header.ok()) {
+    return header.status();
+  }
+  std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
+  if (bytes.size() != kControlHeaderBytes + header->length) {
+    return absl::OutOfRangeError("another length");
+  }
+  std::copy(bytes.begin() + kControlHeaderBytes, bytes.end(), reinterpret_cast<uint8_t*>(payload.data()));
+  const auto message = ControlMessage::Parse(*header, std::move(payload));
+  if (!message.ok()) {
+    return message.status();
+  }
+  std::string text;
+  const absl::Status status = message->Read([&](stream::Control::Reader control) {
+    text = kj::str(control).cStr();
+    return absl::OkStatus();
+  });
+  return status.ok() ? absl::StatusOr<std::string>(text) : status;
+}
+
+std::vector<Sample> SavedStates() {
+  capnp::MallocMessageBuilder message;
+  auto machine = message.initRoot<state::Machine>();
+  Filler().Struct(machine, 0);
+  return {{"machine", kj::str(machine.asReader()).cStr(), EncodeState(message)}};
+}
+
+absl::StatusOr<std::string> ReadState(const Bytes& bytes) {
+  std::string text;
+  const absl::Status status = DecodeState(bytes, [&](state::Machine::Reader machine) {
+    text = kj::str(machine).cStr();
+    return absl::OkStatus();
+  });
+  return status.ok() ? absl::StatusOr<std::string>(text) : status;
+}
+
+// --- The files ---
+
+struct File {
+  const char* name;
+  std::vector<Sample> (*write)();
+  absl::StatusOr<std::string> (*read)(const Bytes& bytes);
+};
+
+const File kFiles[] = {
+    {"version1_pages.txt", PageFrames, ReadPageFrame},
+    {"version1_preambles.txt", Preambles, ReadPreamble},
+    {"version1_control.txt", ControlFrames, ReadControlFrame},
+    {"version1_state.txt", SavedStates, ReadState},
+};
+
+constexpr size_t kBytesInALine = 60;
+
+void WriteSamples(const std::string& path, const std::vector<Sample>& samples) {
+  std::ofstream out(path);
+  for (const Sample& sample : samples) {
+    out << sample.name << "\n" << sample.text << "\n";
+    for (size_t at = 0; at < sample.bytes.size(); at += kBytesInALine) {
+      out << "  "
+          << absl::BytesToHexString({reinterpret_cast<const char*>(sample.bytes.data()) + at,
+                                     std::min(kBytesInALine, sample.bytes.size() - at)})
+          << "\n";
+    }
+  }
+  ASSERT_TRUE(out.flush().good()) << path;
+}
+
+std::vector<Sample> ReadSamples(const std::string& path) {
+  std::vector<Sample> samples;
+  std::ifstream in(path);
+  std::string line;
+  while (std::getline(in, line)) {
+    absl::string_view hex = line;
+    if (absl::ConsumePrefix(&hex, "  ") && !samples.empty()) {
+      const std::string bytes = absl::HexStringToBytes(hex);
+      samples.back().bytes.insert(samples.back().bytes.end(), bytes.begin(), bytes.end());
+    } else {
+      samples.push_back({line, "", {}});
+      std::getline(in, samples.back().text);
+    }
+  }
+  return samples;
+}
+
+class WireGoldenTest : public testing::TestWithParam<File> {
+ protected:
+  void SetUp() override {
+    if (const char* directory = getenv("FERRITE_WRITE_SAMPLES"); directory != nullptr) {
+      WriteSamples(absl::StrCat(directory, "/", GetParam().name), GetParam().write());
+      GTEST_SKIP() << "the samples were written";
+    }
+    samples_ = ReadSamples(absl::StrCat("tests/compat/", GetParam().name));
+  }
+
+  std::vector<Sample> samples_;
+};
+
+TEST_P(WireGoldenTest, EverythingIsWrittenAsItWas) {
+  const std::vector<Sample> ours = GetParam().write();
+  ASSERT_EQ(ours.size(), samples_.size());
+  for (size_t i = 0; i < ours.size(); ++i) {
+    EXPECT_EQ(ours[i].name, samples_[i].name);
+    EXPECT_EQ(ours[i].bytes, samples_[i].bytes) << ours[i].name;
+  }
+}
+
+TEST_P(WireGoldenTest, WhatWasWrittenIsRead) {
+  EXPECT_FALSE(samples_.empty());
+  for (const Sample& sample : samples_) {
+    const auto text = GetParam().read(sample.bytes);
+    ASSERT_TRUE(text.ok()) << sample.name << ": " << text.status();
+    EXPECT_EQ(*text, sample.text) << sample.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, WireGoldenTest, testing::ValuesIn(kFiles), [](const auto& info) {
+  const std::string name = info.param.name;
+  return name.substr(0, name.find('.'));
+});
+
+// Two of the samples byte by byte.
+TEST(WireLayoutTest, PageHeader) {
   const PageHeader header{
       .type = PageFrameType::kPages, .flags = kFlagPrefetch, .region = 1, .first_page = 0x100000, .count = 16};
   EXPECT_EQ(EncodePageHeader(header), kPagesHeader);
@@ -51,31 +339,11 @@ TEST(WireGoldenTest, PageHeader) {
   EXPECT_EQ(*decoded, header);
 }
 
-TEST(WireGoldenTest, Preamble) {
+TEST(WireLayoutTest, Preamble) {
   Preamble preamble{.lowest_version = 1, .version = 1, .role = ChannelRole::kPage, .index = 3};
-  for (uint8_t i = 0; i < preamble.move_id.size(); ++i) {
-    preamble.move_id[i] = i;
-  }
+  std::iota(preamble.move_id.begin(), preamble.move_id.end(), 0);
   EXPECT_EQ(EncodePreamble(preamble), kPreamble);
   EXPECT_EQ(*DecodePreamble(kPreamble), preamble);
-}
-
-TEST(WireGoldenTest, GrantFrame) {
-  capnp::MallocMessageBuilder message;
-  auto grant = message.initRoot<stream::Control>().initGrant();
-  const uint8_t id[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  grant.setMoveId(kj::arrayPtr(id, sizeof(id)));
-  grant.setEpoch(1);
-  EXPECT_EQ(EncodeControl(message), kGrantFrame);
-  std::array<uint8_t, kControlHeaderBytes> head;
-  std::copy_n(kGrantFrame.begin(), head.size(), head.begin());
-  const auto header = DecodeControlHeader(head);
-  ASSERT_TRUE(header.ok()) << header.status();
-  std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
-  std::copy(kGrantFrame.begin() + kControlHeaderBytes, kGrantFrame.end(), reinterpret_cast<uint8_t*>(payload.data()));
-  const auto parsed = ControlMessage::Parse(*header, std::move(payload));
-  ASSERT_TRUE(parsed.ok()) << parsed.status();
-  EXPECT_EQ(parsed->which(), stream::Control::GRANT);
 }
 
 }  // namespace
