@@ -119,13 +119,33 @@ TEST_F(ArrivalTest, DiskThatTheSourceNamesIsTakenOnlyWhileItIsInUse) {
   const std::string refusal = Refusal();
   EXPECT_THAT(refusal, HasSubstr(disk_ + " is not open here as the source's disk would be"));
   EXPECT_THAT(refusal, HasSubstr("`ferrite receive --disk root=PATH`"));
-  EXPECT_EQ(Refusal({.disk_paths = {{"root", disk_}}}), "") << "the operator's word";
+  EXPECT_EQ(Refusal({.disk_paths = {{"root", disk_}}, .trust_disks = true}), "") << "the operator's word";
   // Somebody who only reads it holds it otherwise than the source of a disk to write to would.
   auto reader = DiskImage::Create(disk_, /*read_only=*/true);
   ASSERT_TRUE(reader.ok()) << reader.status();
   EXPECT_THAT(Refusal(), HasSubstr("is not open here"));
   described().getDisks()[0].setReadOnly(true);
   EXPECT_EQ(Refusal(), "");
+}
+
+// Of the same size, but not the same.
+TEST_F(ArrivalTest, AnotherDiskThanTheSourcesIsRefusedWhereThatShows) {
+  char name[] = "/dev/shm/ferrite-arrival-XXXXXX";
+  const int fd = mkstemp(name);
+  ASSERT_GE(fd, 0);
+  const absl::Cleanup remove = [&] {
+    close(fd);
+    unlink(name);
+  };
+  ASSERT_EQ(ftruncate(fd, kMiB), 0);
+  const std::string refusal = Refusal({.disk_paths = {{"root", name}}});
+  EXPECT_THAT(refusal,
+              HasSubstr(std::string(name) + " is on a file system of this host alone, and nobody has it open"));
+  EXPECT_THAT(refusal, HasSubstr("`ferrite receive --trust-disks`"));
+  EXPECT_EQ(Refusal({.disk_paths = {{"root", name}}, .trust_disks = true}), "");
+  EXPECT_EQ(Refusal({.disk_paths = {{"root", disk_}}}), "") << "the source's";
+  described().getDisks()[0].setReadOnly(true);
+  EXPECT_EQ(Refusal({.disk_paths = {{"root", name}}}), "") << "a copy of what is only read";
 }
 
 // A peer that names any file of the host must not have the guest write to it, nor keep its owner from it.
@@ -135,7 +155,7 @@ TEST_F(ArrivalTest, DiskIsNotOpenedForWritingBeforeItIsTaken) {
   const int fd = open(disk_.c_str(), O_RDONLY | O_CLOEXEC);
   ASSERT_GE(fd, 0);
   const absl::Cleanup close_it = [&] { close(fd); };
-  EXPECT_EQ(Refusal({.disk_paths = {{"root", disk_}}}), "");
+  EXPECT_EQ(Refusal({.disk_paths = {{"root", disk_}}, .trust_disks = true}), "");
   // A lease of this kind is given only when nobody has the file open for writing.
   EXPECT_EQ(fcntl(fd, F_SETLEASE, F_RDLCK), 0);
 }

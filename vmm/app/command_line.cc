@@ -333,6 +333,8 @@ class Grammar {
         ->type_name("ID=PATH")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    sub->add_flag("--trust-disks", line_.receive.trust_disks,
+                  "Take the disks of --disk also where it shows that nobody has them open");
     sub->add_option("--kernel", line_.receive.kernel_path,
                     "What a reset boots here [the source's kernel and initrd, if the same files are here]")
         ->type_name("FILE");

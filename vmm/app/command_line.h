@@ -49,6 +49,7 @@ struct RunOptions {
 struct ReceiveOptions {
   migration::Address listen;
   std::map<std::string, std::string> disk_paths;  // by id
+  bool trust_disks = false;                       // ArrivalOptions'
   std::string kernel_path;                        // empty: the source's
   std::string initrd_path;                        // empty: none; not without kernel_path
   bool lock_memory = false;

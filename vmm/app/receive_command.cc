@@ -162,6 +162,7 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
                               }},
                          {.name = line.run.config.name,
                           .disk_paths = line.receive.disk_paths,
+                          .trust_disks = line.receive.trust_disks,
                           .kernel_path = line.receive.kernel_path,
                           .initrd_path = line.receive.initrd_path,
                           .lock_memory = line.receive.lock_memory,

@@ -1,6 +1,9 @@
 #include "vmm/move/description.h"
 
+#include <linux/magic.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -86,6 +89,26 @@ absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
   return absl::OkStatus();
 }
 
+// Whether a lock on the file shows here whoever holds it: no other host can reach it but through this one's kernel. A
+// block device may be shared, and of a file system that is not known nothing is said.
+bool LocksShow(const std::string& path) {
+  struct stat info = {};
+  struct statfs system = {};
+  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || statfs(path.c_str(), &system) != 0) {
+    return false;
+  }
+  switch (static_cast<uint64_t>(system.f_type)) {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+      return true;
+    default:
+      return false;
+  }
+}
+
 absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, MachineConfig& config) {
   FERRITE_ASSIGN_OR_RETURN(std::string id, TextOf(disk.getId(), "disk id"));
   FERRITE_ASSIGN_OR_RETURN(std::string path, TextOf(disk.getPath(), "disk path"));
@@ -112,6 +135,14 @@ absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, M
                      " is not open here as the source's disk would be, so that it is not taken on the source's word; "
                      "if it is the machine's disk, `ferrite receive --disk ",
                      id, "=PATH`"));
+  }
+  // Copies of what is only read are as good.
+  if (is_mapped && !image->in_use && !disk.getReadOnly() && !options.trust_disks && LocksShow(path)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("disk ", id, ": ", path,
+                     " is on a file system of this host alone, and nobody has it open: it is not the disk that the "
+                     "source writes to, or that reaches it in a way which does not show here; if it is that disk, "
+                     "`ferrite receive --trust-disks`"));
   }
   config.disks.push_back(
       {.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly(), .sectors = image->sectors});

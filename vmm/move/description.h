@@ -17,6 +17,7 @@ namespace ferrite {
 struct ArrivalOptions {
   std::string name;
   std::map<std::string, std::string> disk_paths;  // by the disk's id; others are where they are at the source
+  bool trust_disks = false;                       // disk_paths are right also where it shows that nobody has them open
   std::string kernel_path;                        // empty: the source's, with the source's initrd
   std::string initrd_path;                        // of kernel_path; empty: none
   bool lock_memory = false;                       // once the guest has arrived
@@ -27,7 +28,9 @@ struct ArrivalOptions {
 // field is checked. Refused, with the reason: processor features, vCPUs, memory and memory backings that this host does
 // not have, devices and disks that are not known, a disk that is not here. A file that only the description names is
 // taken with a proof that the peer could have it anyway: a disk while somebody has it open as the source does, a kernel
-// and an initrd whose content the peer knows. What is not booted again on a reset is not looked at.
+// and an initrd whose content the peer knows. A disk of disk_paths to write to must be open likewise where that would
+// show: an image of a local file system that nobody has open is another disk. What is not booted again on a reset is
+// not looked at.
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
                                        const Kvm& kvm);
 
