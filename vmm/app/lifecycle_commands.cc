@@ -24,13 +24,11 @@ int ResumeCommand(const CommandLine& line) { return Do(line, &ControlClient::Res
 int ResetCommand(const CommandLine& line) { return Do(line, &ControlClient::Reset); }
 
 int StopCommand(const CommandLine& line) {
-  if (line.force) {
-    // There may be no monitor left to ask.
-    const auto base = RunBase(line.run_dir);
-    const absl::Status status = base.ok() ? ForgetHandedOver(*base, line.name) : base.status();
-    if (!absl::IsNotFound(status)) {
-      return status.ok() ? kExitOk : Fail(status, kExitFailure);
-    }
+  // There may be no monitor left to ask. One that lives is asked without the base's lock.
+  const auto base = RunBase(line.run_dir);
+  if (line.force && base.ok() && HandedOver(*base, line.name).has_value()) {
+    const absl::Status status = ForgetHandedOver(*base, line.name);
+    return status.ok() ? kExitOk : Fail(status, kExitFailure);
   }
   return WithMachine(line, [&](ControlClient& client) -> int {
     const auto machine = client.Describe();
