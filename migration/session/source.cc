@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "migration/session/peer_text.h"
 #include "migration/session/thread_class.h"
 #include "migration/transport/socket.h"
 #include "migration/wire/control_frame.h"
@@ -44,6 +45,8 @@ constexpr uint32_t kMaxWaits = 256;
 absl::Duration FromPeer(uint64_t nanoseconds) {
   return absl::Nanoseconds(static_cast<int64_t>(std::min<uint64_t>(nanoseconds, INT64_MAX)));
 }
+
+absl::string_view TextOf(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
 
 // Acts once, on a thread of its own, when it lives for longer than `limit`.
 class Watchdog {
@@ -222,7 +225,7 @@ absl::Status Source::Setup(const Address& destination) {
     postcopy_possible_ = accept.getPostcopy() && (features_ & kFeaturePostcopy) != 0;
     if (!postcopy_possible_ && options_.mode == MoveMode::kPostcopy) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the destination cannot do post-copy: ", accept.getPostcopyReason().cStr()));
+          absl::StrCat("the destination cannot do post-copy: ", PeerText(TextOf(accept.getPostcopyReason()))));
     }
     return absl::OkStatus();
   }));
@@ -573,7 +576,7 @@ absl::Status Source::End() {
 void Source::ReadShut(stream::Control::Reader control, absl::Status& verdict) {
   const auto shut = control.getShut();
   if (!shut.getOk()) {
-    verdict = absl::AbortedError(absl::StrCat("the destination says: ", shut.getMessage().cStr()));
+    verdict = absl::AbortedError(absl::StrCat("the destination says: ", PeerText(TextOf(shut.getMessage()))));
   }
   const auto figures = shut.getFigures();
   const absl::MutexLock lock(&mutex_);
