@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace ferrite {
 
@@ -40,7 +41,10 @@ struct BlockConfig {
   uint32_t max_write_zeroes_seg = 0;
   uint8_t write_zeroes_may_unmap = 0;
   uint8_t unused1[3] = {};
+  uint32_t max_secure_erase_sectors = 0;
 };
+// Without padding: the guest would read in it what lies on the monitor's stack.
+static_assert(std::has_unique_object_representations_v<BlockConfig>);
 static_assert(offsetof(BlockConfig, blk_size) == 20);
 static_assert(offsetof(BlockConfig, writeback) == 32);
 static_assert(offsetof(BlockConfig, max_discard_sectors) == 36);
