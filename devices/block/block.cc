@@ -18,12 +18,16 @@ constexpr uint16_t kQueueSizes[] = {kBlockQueueSize};
 
 // The header and the status take a descriptor each.
 constexpr uint32_t kMaxSegments = kBlockQueueSize - 2;
+constexpr uint32_t kMaxSegmentBytes = 16 << 10;
+static_assert(uint64_t{kMaxSegments} * kMaxSegmentBytes <= kMaxBlockTransferBytes);
 
 // One discard or write zeroes may take this long to be drained. Punching holes is quick; zeroes may have to be written.
 constexpr uint32_t kMaxDiscardSectors = (uint32_t{1} << 30) / kSectorBytes;
 constexpr uint32_t kMaxDiscardRanges = 16;
 constexpr uint32_t kMaxWriteZeroesSectors = (uint32_t{16} << 20) / kSectorBytes;
 constexpr uint32_t kMaxWriteZeroesRanges = 1;
+// The file has as much to do to forget this many bytes as to move one.
+constexpr uint64_t kDiscardedBytesPerByte = 64;
 
 // File systems work in pages: ask the guest to align to them.
 constexpr uint8_t kPhysicalBlockExponent = 3;
@@ -32,8 +36,8 @@ constexpr uint32_t kSectorsPerPage = 8;
 constexpr absl::Duration kLogPeriod = absl::Seconds(1);
 
 uint64_t FeaturesOf(const DiskImage& image) {
-  const uint64_t always = kBlockFeatureSegMax | kBlockFeatureBlockSize | kBlockFeatureFlush | kBlockFeatureTopology |
-                          kBlockFeatureConfigWriteback;
+  const uint64_t always = kBlockFeatureSizeMax | kBlockFeatureSegMax | kBlockFeatureBlockSize | kBlockFeatureFlush |
+                          kBlockFeatureTopology | kBlockFeatureConfigWriteback;
   return always | (image.read_only() ? kBlockFeatureReadOnly : kBlockFeatureDiscard | kBlockFeatureWriteZeroes);
 }
 
@@ -86,6 +90,7 @@ std::span<const uint16_t> Block::queue_sizes() const { return kQueueSizes; }
 void Block::ReadConfig(uint64_t offset, std::span<uint8_t> out) {
   BlockConfig config;
   config.capacity = image_->sectors();
+  config.size_max = kMaxSegmentBytes;
   config.seg_max = kMaxSegments;
   config.blk_size = kSectorBytes;
   config.physical_block_exp = kPhysicalBlockExponent;
@@ -123,7 +128,7 @@ absl::Status Block::ProcessQueue(uint16_t index) {
   virtio::Queue& queue = transport().queue(index);
   absl::Status status;
   // What the driver adds meanwhile waits for the next call, so that the loop gets to other devices.
-  for (uint16_t i = 0; i < queue.size() && status.ok(); ++i) {
+  for (uint16_t i = 0; i < queue.size() && status.ok() && TakesMore(index); ++i) {
     absl::StatusOr<std::optional<virtio::Chain>> chain = queue.Pop();
     if (!chain.ok()) {
       status = chain.status();
@@ -137,6 +142,8 @@ absl::Status Block::ProcessQueue(uint16_t index) {
   FinishRequests();
   return status;
 }
+
+bool Block::TakesMore(uint16_t /*index*/) const { return bytes_in_flight_ < kMaxBlockBytesInFlight; }
 
 absl::Status Block::StartRequest(virtio::Chain chain) {
   if (chain.writable_bytes() == 0) {
@@ -155,6 +162,7 @@ absl::Status Block::StartRequest(virtio::Chain chain) {
   if (const std::optional<uint8_t> status = Prepare(request); status.has_value()) {
     Complete(request, *status);
   } else {
+    bytes_in_flight_ += request.work_bytes;
     io_->Submit(request);
   }
   return absl::OkStatus();
@@ -164,6 +172,7 @@ std::optional<uint8_t> Block::Prepare(Request& request) {
   request.fd = image_->fd();
   request.header = {};
   request.data_bytes = 0;
+  request.work_bytes = 0;
   request.buffers.clear();
   request.ranges.clear();
   request.write_through = false;
@@ -206,7 +215,11 @@ std::optional<uint8_t> Block::PrepareTransfer(Request& request) {
   if (bytes == 0) {
     return kBlockStatusOk;
   }
+  if (bytes > kMaxBlockTransferBytes) {
+    return Refuse(request, absl::StrCat(bytes, " bytes are more than a request may move, ", kMaxBlockTransferBytes));
+  }
   request.data_bytes = bytes;
+  request.work_bytes = bytes;
   uint64_t left = bytes;
   if (write) {
     uint64_t skip = sizeof(BlockRequestHeader);
@@ -250,6 +263,7 @@ std::optional<uint8_t> Block::PrepareRanges(Request& request) {
       return Refuse(request, absl::StrCat("sectors ", range.sector, " and ", range.sectors,
                                           " more are past the end, or too many"));
     }
+    request.work_bytes += range.sectors * kSectorBytes / (zero ? 1 : kDiscardedBytesPerByte);
   }
   std::reverse(request.ranges.begin(), request.ranges.end());
   request.write_through = !writeback_;
@@ -309,6 +323,7 @@ void Block::Complete(Request& request, uint8_t status) {
 }
 
 void Block::FinishRequests() {
+  const bool was_full = !TakesMore(kQueue);
   for (bool submitted = true; submitted;) {
     submitted = false;
     while (IoRequest* done = io_->PopDone()) {
@@ -317,6 +332,7 @@ void Block::FinishRequests() {
                                                 ? Refuse(request, ErrnoStatus(request.error, image_->path()).message())
                                                 : PrepareNext(request);
       if (status.has_value()) {
+        bytes_in_flight_ -= request.work_bytes;
         Complete(request, *status);
       } else {
         io_->Submit(request);
@@ -329,6 +345,9 @@ void Block::FinishRequests() {
   }
   if (std::exchange(notify_driver_, false)) {
     transport().NotifyUsed(kQueue);
+  }
+  if (was_full && TakesMore(kQueue)) {
+    transport().RingDoorbell(kQueue);
   }
 }
 

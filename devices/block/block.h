@@ -26,6 +26,12 @@ namespace ferrite {
 // The queue's size, and so the most requests in flight: the depth for AsyncIo::Create().
 inline constexpr uint16_t kBlockQueueSize = 256;
 
+// A pause waits for what is in flight, so that is limited. A read or write moves this much at most; a driver that keeps
+// to size_max and seg_max stays below, and so does a Linux that does not know size_max.
+inline constexpr uint64_t kMaxBlockTransferBytes = uint64_t{4} << 20;
+// No request is taken from the queue while the file has this much to do: at most one request more is in flight.
+inline constexpr uint64_t kMaxBlockBytesInFlight = uint64_t{16} << 20;
+
 // Data moves between the file and the guest's memory without a copy, several requests at a time and done in any order.
 // In write-through (the driver has not negotiated FLUSH, or turned writeback off) a write is on the disk before it is
 // completed.
@@ -33,6 +39,8 @@ inline constexpr uint16_t kBlockQueueSize = 256;
 // A request that breaks the rules, or that the file refuses, ends with IOERR or UNSUPP in its status byte (§5.2.6.2)
 // and a line in the log, at most one a second. One without a byte for the status cannot be answered: the device needs a
 // reset then.
+//
+// Requests beyond kMaxBlockBytesInFlight wait in the queue, also over a pause and a save.
 //
 // Threads: as virtio::Device says; the image belongs to the device's mutex and is handed over (Release, Acquire) while
 // quiesced.
@@ -53,6 +61,7 @@ class Block final : public virtio::Device {
   void WriteConfig(uint64_t offset, std::span<const uint8_t> in) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Activate(uint64_t features) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status ProcessQueue(uint16_t index) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool TakesMore(uint16_t index) const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Drain() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Reset() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Save(state::VirtioMmio::Builder out) const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -64,6 +73,7 @@ class Block final : public virtio::Device {
     std::optional<virtio::Chain> chain;
     BlockRequestHeader header;
     uint64_t data_bytes = 0;         // of a transfer or of the id
+    uint64_t work_bytes = 0;         // its part of bytes_in_flight_
     std::vector<BlockRange> ranges;  // still to discard or to zero, the next one last
     bool write_through = false;      // still to be followed by a flush
   };
@@ -76,7 +86,8 @@ class Block final : public virtio::Device {
   std::optional<uint8_t> PrepareNext(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint8_t GetId(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Complete(Request& request, uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Completes what the file is done with, takes requests of several steps further, and tells the driver.
+  // Completes what the file is done with, takes requests of several steps further, tells the driver, and looks for more
+  // in the queue when there is room again.
   void FinishRequests() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   bool InCapacity(uint64_t sector, uint64_t sectors) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -92,6 +103,7 @@ class Block final : public virtio::Device {
   std::vector<std::unique_ptr<Request>> requests_ ABSL_GUARDED_BY(mutex_);
   std::vector<Request*> free_requests_ ABSL_GUARDED_BY(mutex_);
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t bytes_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   bool notify_driver_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Time next_log_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
   uint64_t not_logged_ ABSL_GUARDED_BY(mutex_) = 0;

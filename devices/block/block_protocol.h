@@ -11,6 +11,7 @@ namespace ferrite {
 inline constexpr uint32_t kBlockDeviceId = 2;
 
 // Feature bits (§5.2.3).
+inline constexpr uint64_t kBlockFeatureSizeMax = uint64_t{1} << 1;
 inline constexpr uint64_t kBlockFeatureSegMax = uint64_t{1} << 2;
 inline constexpr uint64_t kBlockFeatureReadOnly = uint64_t{1} << 5;
 inline constexpr uint64_t kBlockFeatureBlockSize = uint64_t{1} << 6;
@@ -23,7 +24,7 @@ inline constexpr uint64_t kBlockFeatureWriteZeroes = uint64_t{1} << 14;
 // struct virtio_blk_config (§5.2.4), as far as the features above reach.
 struct BlockConfig {
   uint64_t capacity = 0;  // in sectors of 512 bytes, as all sectors here
-  uint32_t size_max = 0;
+  uint32_t size_max = 0;  // bytes
   uint32_t seg_max = 0;
   uint8_t geometry[4] = {};
   uint32_t blk_size = 0;  // bytes

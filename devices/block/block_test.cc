@@ -51,6 +51,8 @@ class ImageFile {
                   static_cast<ssize_t>(out.size()));
     return out;
   }
+  // To `bytes`, the rest a hole.
+  void Grow(uint64_t bytes) const { FERRITE_CHECK(ftruncate(fd_.get(), static_cast<off_t>(bytes)) == 0); }
   void Write(uint64_t sector, const std::string& bytes) const {
     FERRITE_CHECK(pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(sector * kSectorBytes)) ==
                   static_cast<ssize_t>(bytes.size()));
@@ -128,6 +130,8 @@ TEST_F(BlockTest, OffersItsFeaturesAndConfiguration) {
   const auto config = harness_.driver();
   EXPECT_EQ(config.ReadConfig<uint64_t>(0), kSectors);
   EXPECT_EQ(config.ReadConfig<uint32_t>(offsetof(BlockConfig, seg_max)), kBlockQueueSize - 2u);
+  // Linux takes a limit of less than a page for a mistake of the device.
+  EXPECT_GE(config.ReadConfig<uint32_t>(offsetof(BlockConfig, size_max)), kPageBytes);
   EXPECT_EQ(config.ReadConfig<uint32_t>(offsetof(BlockConfig, blk_size)), 512u);
   EXPECT_EQ(config.ReadConfig<uint8_t>(offsetof(BlockConfig, writeback)), 1);
   EXPECT_EQ(config.ReadConfig<uint8_t>(offsetof(BlockConfig, write_zeroes_may_unmap)), 1);
@@ -267,6 +271,21 @@ TEST_F(BlockTest, RefusesWhatIsNotInsideOfTheDisk) {
   }
   EXPECT_EQ(Run(Request(kBlockRead, kSectors - 1).Writable(1024)), kBlockStatusIoError);
   EXPECT_EQ(Run(Request(kBlockRead, kSectors - 1).Writable(512)), kBlockStatusOk);
+  EXPECT_FALSE(harness_.driver().needs_reset());
+}
+
+TEST_F(BlockTest, RefusesWhatMovesTooMuch) {
+  file_.Grow(uint64_t{64} << 20);
+  Start();
+  const GuestAddress buffer(uint64_t{8} << 20);  // the test's half of memory
+  constexpr auto kMost = static_cast<uint32_t>(kMaxBlockTransferBytes);
+  EXPECT_EQ(Run(Request(kBlockRead, 0).WritableAt(buffer, kMost)), kBlockStatusOk);
+  EXPECT_EQ(Run(Request(kBlockWrite, 0).ReadableAt(buffer, kMost)), kBlockStatusOk);
+  uint32_t written = 1;
+  EXPECT_EQ(Run(Request(kBlockRead, 0).WritableAt(buffer, kMost).WritableAt(buffer, 512), &written),
+            kBlockStatusIoError);
+  EXPECT_EQ(written, 0u);
+  EXPECT_EQ(Run(Request(kBlockWrite, 0).ReadableAt(buffer, kMost).ReadableAt(buffer, 512)), kBlockStatusIoError);
   EXPECT_FALSE(harness_.driver().needs_reset());
 }
 
@@ -476,6 +495,108 @@ TEST_F(BlockTest, IsSavedAndLoaded) {
             absl::StrCat("virtio-blk:root: the state is of a disk of 2047 sectors, ", file_.path(), " has 2048"));
   state.getVirtioMmio().setRng();
   EXPECT_TRUE(absl::StrContains(harness_.transport().CheckState(state.asReader()).message(), "virtio-blk:root"));
+}
+
+// A pause waits for what is in flight: that is little, and the rest is there afterwards.
+class CrowdedBlockTest : public BlockTest {
+ protected:
+  static constexpr uint16_t kFit = kMaxBlockBytesInFlight / kMaxBlockTransferBytes;
+
+  void SetUp() override {
+    file_.Grow(uint64_t{64} << 20);
+    Start(virtio::kFeatureEventIndex);
+  }
+  void SubmitReads(uint16_t count) {
+    const GuestAddress buffer(uint64_t{8} << 20);
+    for (uint16_t i = 0; i < count; ++i) {
+      Request(kBlockRead, 0).WritableAt(buffer, kMaxBlockTransferBytes).Writable(1).Submit();
+    }
+  }
+  void FinishStarted() {
+    while (!io_->started().empty()) {
+      io_->Finish(0);
+    }
+  }
+};
+
+TEST_F(CrowdedBlockTest, WhatIsTooMuchWaitsInTheQueue) {
+  SubmitReads(kFit + 3);
+  harness_.Kick(0);
+  EXPECT_EQ(io_->started().size(), kFit);
+  // The device looks by itself when there is room, and not in a loop before.
+  EXPECT_FALSE(queue().NeedsKick());
+  io_->Finish(1);
+  io_->Finish(1);
+  EXPECT_EQ(io_->started().size(), kFit - 2u);
+  harness_.loop().RunReady();
+  EXPECT_EQ(io_->started().size(), kFit);
+  FinishStarted();
+  harness_.loop().RunReady();
+  EXPECT_EQ(io_->started().size(), 1u);
+  EXPECT_TRUE(queue().NeedsKick());
+  FinishStarted();
+  EXPECT_EQ(queue().used_index(), kFit + 3);
+}
+
+TEST_F(CrowdedBlockTest, WhatWaitsOutlastsAPauseAndASave) {
+  SubmitReads(kFit + 3);
+  harness_.Kick(0);
+  FinishStarted();
+  harness_.transport().Quiesce();
+  harness_.loop().RunReady();
+  EXPECT_TRUE(io_->started().empty());
+  EXPECT_EQ(queue().used_index(), kFit);
+
+  capnp::MallocMessageBuilder message;
+  auto state = message.initRoot<state::Device>();
+  harness_.transport().Save(state);
+  harness_.transport().Reset();
+  ASSERT_TRUE(harness_.transport().CheckState(state.asReader()).ok());
+  harness_.transport().LoadState(state.asReader());
+  harness_.transport().Resume();
+  harness_.loop().RunReady();
+  EXPECT_EQ(io_->started().size(), 3u);
+  FinishStarted();
+  EXPECT_EQ(queue().used_index(), kFit + 3);
+  EXPECT_TRUE(queue().NeedsKick());
+}
+
+TEST_F(CrowdedBlockTest, ZeroesAndDiscardsCountToo) {
+  const BlockRange zeroes = {.sector = 0, .sectors = (16 << 20) / kSectorBytes};
+  const BlockRange discard = {.sector = 0, .sectors = (64 << 20) / kSectorBytes};
+  for (int i = 0; i < 2; ++i) {
+    Request(kBlockWriteZeroes, 0).ReadableObject(zeroes).Writable(1).Submit();
+  }
+  for (int i = 0; i < 18; ++i) {
+    Request(kBlockDiscard, 0).ReadableObject(discard).Writable(1).Submit();
+  }
+  harness_.Kick(0);
+  EXPECT_EQ(io_->started().size(), 1u);
+  io_->Fail(0, EIO);
+  harness_.loop().RunReady();
+  EXPECT_EQ(io_->started().size(), 1u);
+  io_->Fail(0, EIO);
+  harness_.loop().RunReady();
+  EXPECT_EQ(io_->started().size(), 16u);
+  while (!io_->started().empty()) {
+    io_->Fail(0, EIO);
+    harness_.loop().RunReady();
+  }
+  EXPECT_EQ(queue().used_index(), 20);
+}
+
+// State of a driver that was never offered size_max.
+TEST_F(BlockTest, LoadsTheStateOfADriverWithoutSizeMax) {
+  Start(kBlockFeatureSizeMax);
+  harness_.transport().Quiesce();
+  capnp::MallocMessageBuilder message;
+  auto state = message.initRoot<state::Device>();
+  harness_.transport().Save(state);
+  harness_.transport().Reset();
+  ASSERT_TRUE(harness_.transport().CheckState(state.asReader()).ok());
+  harness_.transport().LoadState(state.asReader());
+  harness_.transport().Resume();
+  EXPECT_EQ(Run(Request(kBlockRead, 0).Writable(512)), kBlockStatusOk);
 }
 
 class HostileBlockTest : public BlockTest, public testing::WithParamInterface<HostileChain> {};

@@ -85,10 +85,17 @@ class Device {
   // is done: the transport calls again as long as chains are left (it handles the suppression of doorbells, too). Only
   // called between Activate() and Reset(), when not quiesced, for an enabled queue. An error goes to Fail().
   virtual absl::Status ProcessQueue(uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
+  // False after ProcessQueue() that left chains because the device has enough in flight: the transport does not call
+  // again by itself. The device calls RingDoorbell() once it takes chains again.
+  virtual bool TakesMore(uint16_t index) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    (void)index;
+    return true;
+  }
 
   // Returns once nothing of the device writes guest memory any more and no chain will be pushed by work in flight:
-  // waits for what is in flight and pushes it. ProcessQueue() is not called meanwhile. Never called on the loop's
-  // thread. A device that does all work in ProcessQueue() has nothing to do.
+  // waits for what is in flight and pushes it. Chains that it has not taken stay in the queue: ProcessQueue() is not
+  // called meanwhile. Never called on the loop's thread. A device that does all work in ProcessQueue() has nothing to
+  // do.
   virtual void Drain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
 
   // See ferrite::Device. Most have nothing to say.

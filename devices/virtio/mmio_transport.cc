@@ -325,7 +325,8 @@ void MmioTransport::HandleDoorbell(uint16_t index) {
     Fail(Annotate(status, absl::StrCat("queue ", index)));
     return;
   }
-  if (queue.EnableNotifications()) {
+  // One that is full looks again by itself, so until then the driver need not ring.
+  if (device_.TakesMore(index) && queue.EnableNotifications()) {
     RingDoorbell(index);
   }
 }
