@@ -33,8 +33,6 @@ constexpr uint64_t kDiscardedBytesPerByte = 64;
 constexpr uint8_t kPhysicalBlockExponent = 3;
 constexpr uint32_t kSectorsPerPage = 8;
 
-constexpr absl::Duration kLogPeriod = absl::Seconds(1);
-
 uint64_t FeaturesOf(const DiskImage& image) {
   const uint64_t always = kBlockFeatureSizeMax | kBlockFeatureSegMax | kBlockFeatureBlockSize | kBlockFeatureFlush |
                           kBlockFeatureTopology | kBlockFeatureConfigWriteback;
@@ -385,14 +383,11 @@ bool Block::InCapacity(uint64_t sector, uint64_t sectors) const {
 }
 
 uint8_t Block::Refuse(const Request& request, absl::string_view why) {
-  const absl::Time now = absl::Now();
-  if (now < next_log_) {
-    ++not_logged_;
+  const std::optional<uint64_t> not_logged = log_backoff_.Count(absl::Now());
+  if (!not_logged.has_value()) {
     return kBlockStatusIoError;
   }
-  next_log_ = now + kLogPeriod;
-  const std::string before = not_logged_ == 0 ? "" : absl::StrCat(" (and ", not_logged_, " failures before it)");
-  not_logged_ = 0;
+  const std::string before = *not_logged == 0 ? "" : absl::StrCat(" (and ", *not_logged, " failures before it)");
   Log().warn("{}: {} at sector {} failed: {}{}", name_, std::string(TypeName(request.header.type)),
              request.header.sector, std::string(why), before);
   return kBlockStatusIoError;

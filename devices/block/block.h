@@ -12,7 +12,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "devices/block/async_io.h"
 #include "devices/block/block_protocol.h"
 #include "devices/block/disk_image.h"
@@ -20,6 +19,7 @@
 #include "devices/virtio/device.h"
 #include "devices/virtio/queue.h"
 #include "proto/state.capnp.h"
+#include "vmm/base/log_backoff.h"
 
 namespace ferrite {
 
@@ -37,8 +37,8 @@ inline constexpr uint64_t kMaxBlockBytesInFlight = uint64_t{16} << 20;
 // completed.
 //
 // A request that breaks the rules, or that the file refuses, ends with IOERR or UNSUPP in its status byte (§5.2.6.2)
-// and a line in the log, at most one a second. One without a byte for the status cannot be answered: the device needs a
-// reset then.
+// and a line in the log, now and then when there are many (LogBackoff). One without a byte for the status cannot be
+// answered: the device needs a reset then.
 //
 // Requests beyond kMaxBlockBytesInFlight wait in the queue, also over a pause and a save.
 //
@@ -105,8 +105,7 @@ class Block final : public virtio::Device {
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   bool notify_driver_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Time next_log_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
-  uint64_t not_logged_ ABSL_GUARDED_BY(mutex_) = 0;
+  LogBackoff log_backoff_ ABSL_GUARDED_BY(mutex_);
   // Destroyed first: it calls back.
   const std::unique_ptr<AsyncIo> io_;
 };
