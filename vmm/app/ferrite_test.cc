@@ -424,6 +424,29 @@ TEST_F(MachineTest, GuestFaultIsToldOnceAndIsOneRecordOfTheLog) {
   }
 }
 
+TEST_F(MachineTest, GuestFaultOfADetachedMachineIsFoundInTheLogThatItLeaves) {
+  const std::string run =
+      absl::StrCat("run --detach --name vm --mem 64M --kernel ", Guest("fault"), " --cmdline do=triple-fault");
+  ASSERT_EQ(Ferrite(run).exit_code, kExitOk);
+  const std::string kept = base_ + "/vm.failed.log";
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (fs::exists(base_ + "/vm")) {
+    ASSERT_LT(absl::Now(), deadline);
+    std::this_thread::yield();
+  }
+  std::stringstream text;
+  text << std::ifstream(kept).rdbuf();
+  EXPECT_TRUE(absl::StrContains(text.str(), "machine stopped: guest fault: vCPU 0: ")) << text.str();
+  for (const char* command : {"info vm", "console vm"}) {
+    const Finished result = Ferrite(command);
+    EXPECT_EQ(result.exit_code, kExitNoSuchMachine);
+    EXPECT_TRUE(absl::StrContains(result.err, kept)) << result.err;
+  }
+  // The next machine of the name starts with nothing, and one that is stopped leaves nothing.
+  Start("vm");
+  EXPECT_FALSE(fs::exists(kept));
+}
+
 TEST_F(MachineTest, UserWithoutPermissionIsToldSo) {
   struct stat kvm = {};
   if (geteuid() != 0 || stat("/dev/kvm", &kvm) != 0 || (kvm.st_mode & 07) != 0) {

@@ -78,14 +78,15 @@ std::function<void(const MachineEvent&)> Monitor::Listener() {
 
 void Monitor::OnEvent(const MachineEvent& event) {
   absl::MutexLock lock(&mutex_);
-  if (event.kind != MachineEvent::Kind::kBalloon && logged_ < kMaxLogged) {
+  const bool last = event.kind == MachineEvent::Kind::kStopped;
+  if (last || (event.kind != MachineEvent::Kind::kBalloon && logged_ < kMaxLogged)) {
     ++logged_;
     Log().info("machine {}{}{}", MachineEventKindName(event.kind), event.text.empty() ? "" : ": ", event.text);
   }
   if (published_to_ != nullptr) {
     published_to_->Publish(event);
   }
-  if (event.kind == MachineEvent::Kind::kStopped) {
+  if (last) {
     ended_.Signal();
   }
 }

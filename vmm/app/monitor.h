@@ -62,6 +62,8 @@ class Monitor {
   StopInfo Stop();
   // Ends the control server.
   void Close();
+  // The log stays when the run directory goes.
+  void KeepLog() { run_dir_->KeepLog(); }
   // Removes the run directory: for a process that ends without more ado.
   void LeaveRunDir() { run_dir_.reset(); }
 

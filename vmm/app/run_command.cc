@@ -34,6 +34,10 @@ absl::StatusOr<StopInfo> RunMachine(const CommandLine& line, const std::function
     monitor->WaitForEnd();
   }
   StopInfo info = monitor->Stop();
+  if (line.run.detach && (info.reason == StopReason::kGuestFault || info.reason == StopReason::kError)) {
+    // Nobody reads what is printed; the log holds the same.
+    monitor->KeepLog();
+  }
   FERRITE_RETURN_IF_ERROR(resumed);
   return info;
 }

@@ -39,6 +39,10 @@ constexpr int kMakeAttempts = 20;
 
 std::string Join(absl::string_view directory, absl::string_view file) { return absl::StrCat(directory, "/", file); }
 
+std::string KeptLogPath(absl::string_view base, absl::string_view name) {
+  return Join(base, absl::StrCat(name, ".failed.log"));
+}
+
 // Open file description locks belong to the open file, not to the process: closing another descriptor of the same file
 // somewhere in the process does not drop them.
 struct flock WholeFile(short type) {
@@ -233,6 +237,11 @@ RunDir::RunDir(std::string base, std::string name, std::string path, std::vector
 std::string RunDir::socket_path() const { return Join(path_, kSocketFile); }
 std::string RunDir::log_path() const { return Join(path_, kLogFile); }
 
+void RunDir::KeepLog() const {
+  // Whoever cannot be told where it is cannot be told that it is lost, either.
+  (void)rename(log_path().c_str(), KeptLogPath(base_, name_).c_str());
+}
+
 absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, absl::string_view name) {
   FERRITE_RETURN_IF_ERROR(CheckMachineName(name));
   const std::string path = Join(base, name);
@@ -266,6 +275,7 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, 
     RemoveFiles(directory, path);
     return status;
   }
+  (void)unlink(KeptLogPath(base, name).c_str());
   std::move(remove).Cancel();
   return std::unique_ptr<RunDir>(new RunDir(base, std::string(name), path, std::move(made), std::move(pid_file)));
 }
@@ -341,8 +351,11 @@ absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_v
     if (const auto grant = HandedOver(base, name); grant.has_value()) {
       return absl::NotFoundError(HandedOverText(name, *grant));
     }
-    return absl::NotFoundError(
-        absl::StrCat("no machine named ", name, " in ", base, "; `ferrite ps` lists those that run"));
+    const std::string log = KeptLogPath(base, name);
+    return absl::NotFoundError(absl::StrCat("no machine named ", name, " in ", base,
+                                            access(log.c_str(), F_OK) == 0
+                                                ? absl::StrCat("; the last one failed, its log is ", log)
+                                                : "; `ferrite ps` lists those that run"));
   }
   return FoundMachine{std::string(name), ReadPid(*pid_file), Join(path, kSocketFile), std::nullopt};
 }

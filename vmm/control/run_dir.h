@@ -4,6 +4,7 @@
 //   BASE/NAME/ferrite.pid    the monitor's process id; a lock on this file, not the number, proves that it lives
 //   BASE/NAME/ferrite.log    the monitor's log
 //   BASE/NAME/grant          to whom the machine was handed over (vmm/move/grant_record.h)
+//   BASE/NAME.failed.log     the log of a machine that failed with nobody there to be told
 #ifndef FERRITE_VMM_CONTROL_RUN_DIR_H_
 #define FERRITE_VMM_CONTROL_RUN_DIR_H_
 
@@ -41,8 +42,9 @@ absl::Status CheckRunBase(const std::string& base);
 class RunDir {
  public:
   // Makes BASE (with its parents) and BASE/NAME, mode 0700, and takes the lock. What a monitor that was killed left
-  // there is removed first. ALREADY_EXISTS when a living one has the name; FAILED_PRECONDITION when a killed one had
-  // handed its guest over: that guest may live elsewhere, and to forget it is for a person.
+  // there is removed first, and so is a log that KeepLog() left. ALREADY_EXISTS when a living one has the name;
+  // FAILED_PRECONDITION when a killed one had handed its guest over: that guest may live elsewhere, and to forget it is
+  // for a person.
   static absl::StatusOr<std::unique_ptr<RunDir>> Create(const std::string& base, absl::string_view name);
   RunDir(const RunDir&) = delete;
   RunDir& operator=(const RunDir&) = delete;
@@ -52,6 +54,9 @@ class RunDir {
   const std::string& path() const { return path_; }
   std::string socket_path() const;
   std::string log_path() const;
+
+  // Has the log outlive the directory, as BASE/NAME.failed.log. Nothing when there is none.
+  void KeepLog() const;
 
   // Opens the control socket. Call it when the machine is ready for clients.
   absl::StatusOr<Fd> ListenOnControlSocket() { return ListenOnUnixSocket(socket_path()); }
@@ -78,7 +83,8 @@ struct FoundMachine {
 // follows no symbolic link. A base that is not there holds none.
 absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base);
 
-// NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom.
+// NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom, and
+// it names the log that KeepLog() left.
 absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name);
 
 // To whom a monitor that is gone had handed that machine over; nothing when it did not, or lives.

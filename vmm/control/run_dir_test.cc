@@ -101,6 +101,31 @@ TEST_F(RunDirTest, MakesTheBaseAndItsParentsAndRemovesWhatItMade) {
   EXPECT_TRUE(fs::exists(base_ + "/x/notes"));
 }
 
+TEST_F(RunDirTest, AKeptLogIsNamedUntilTheNextMachineOfItsName) {
+  const std::string kept = base_ + "/vm.failed.log";
+  for (const char* text : {"first", "second"}) {
+    auto dir = RunDir::Create(base_, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    EXPECT_FALSE(fs::exists(kept));
+    std::ofstream((*dir)->log_path()) << text;
+    (*dir)->KeepLog();
+    dir->reset();
+    EXPECT_FALSE(fs::exists(base_ + "/vm"));
+    std::string found;
+    std::ifstream(kept) >> found;
+    EXPECT_EQ(found, text);
+    const absl::Status status = FindMachine(base_, "vm").status();
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), kept)) << status;
+    EXPECT_TRUE(ListMachines(base_)->empty());
+  }
+  auto dir = RunDir::Create(base_, "vm");
+  ASSERT_TRUE(dir.ok()) << dir.status();
+  (*dir)->KeepLog();  // there is none
+  dir->reset();
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
 TEST_F(RunDirTest, LiveMachineRefusesASecondOfItsName) {
   auto first = RunDir::Create(base_, "vm");
   ASSERT_TRUE(first.ok()) << first.status();
