@@ -447,6 +447,25 @@ TEST_F(MachineTest, GuestFaultOfADetachedMachineIsFoundInTheLogThatItLeaves) {
   EXPECT_FALSE(fs::exists(kept));
 }
 
+TEST_F(MachineTest, ALackOfFilesIsNamedWithItsRemedyHoweverFarTheStartGets) {
+  int refused = 0;
+  bool ran = false;
+  for (rlim_t files = 10; files < 100 && !ran; files += 2) {
+    FerriteProcess ferrite(Words("run --mem 64M --console none --kernel " + Guest("hello")), /*user=*/0, [files] {
+      const rlimit limit = {.rlim_cur = files, .rlim_max = files};
+      (void)setrlimit(RLIMIT_NOFILE, &limit);
+    });
+    const Finished result = ferrite.Wait();
+    ran = result.exit_code == kExitOk;
+    if (!ran) {
+      ++refused;
+      EXPECT_TRUE(absl::StrContains(result.err, "ulimit -n")) << files << "\n" << result.err;
+    }
+  }
+  EXPECT_TRUE(ran);
+  EXPECT_GE(refused, 3);
+}
+
 TEST_F(MachineTest, UserWithoutPermissionIsToldSo) {
   struct stat kvm = {};
   if (geteuid() != 0 || stat("/dev/kvm", &kvm) != 0 || (kvm.st_mode & 07) != 0) {

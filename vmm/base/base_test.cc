@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -126,6 +127,28 @@ TEST(EventLoopTest, CallsBackUntilTheWatchIsGone) {
   event->Signal();
   (*loop)->RunAndWait([] {});
   EXPECT_EQ(calls, 1);
+}
+
+TEST(EventLoopTest, ALackOfFilesIsToldWithItsRemedy) {
+  const Fd next(dup(STDERR_FILENO));
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  int refusals = 0;
+  absl::Status status = absl::UnknownError("not tried");
+  // From a loop that gets no file to one that gets all it needs, for its watches too.
+  for (rlim_t limit = next.get() + 1; !status.ok() && limit < static_cast<rlim_t>(next.get()) + 20; ++limit) {
+    const rlimit lowered = {.rlim_cur = limit, .rlim_max = before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &lowered), 0);
+    status = EventLoop::Create("test-loop").status();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    if (!status.ok()) {
+      ++refusals;
+      EXPECT_NE(status.message().find("ulimit -n"), absl::string_view::npos) << status;
+      EXPECT_NE(status.message().find("test-loop"), absl::string_view::npos) << status;
+    }
+  }
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_GE(refusals, 1);
 }
 
 TEST(EventLoopTest, TimerRepeatsAndMayEndItself) {

@@ -5,9 +5,12 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/system/system_error.hpp>
 #include <chrono>
+#include <system_error>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
@@ -92,8 +95,11 @@ class StateWatch final : public EventLoop::Watch {
 
 class AsioLoop final : public EventLoop {
  public:
-  explicit AsioLoop(std::string thread_name)
-      : work_(context_.get_executor()), thread_(std::move(thread_name), [this] { context_.run(); }) {}
+  explicit AsioLoop(std::string thread_name) : work_(context_.get_executor()) {
+    // Asio opens its files now, where a lack of them can be told, and not with the first watch.
+    const boost::asio::posix::stream_descriptor descriptor(context_);
+    thread_ = Thread(std::move(thread_name), [this] { context_.run(); });
+  }
   ~AsioLoop() override {
     work_.reset();
     context_.stop();
@@ -151,7 +157,14 @@ class AsioLoop final : public EventLoop {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(std::string thread_name) {
-  return std::make_unique<AsioLoop>(std::move(thread_name));
+  const std::string what = absl::StrCat("make the event loop ", thread_name);
+  try {
+    return std::make_unique<AsioLoop>(std::move(thread_name));
+  } catch (const boost::system::system_error& error) {
+    return ErrnoStatus(error.code().value(), what);
+  } catch (const std::system_error& error) {
+    return ErrnoStatus(error.code().value(), what);
+  }
 }
 
 }  // namespace ferrite

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <list>
@@ -16,6 +17,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
@@ -208,7 +210,11 @@ class RpcControlServer final : public ControlServer {
         if (started.HasBeenNotified()) {
           Log().error("control: the server ended: {}", Summary(*exception));
         } else {
-          status = absl::InternalError(absl::StrCat("control server: ", Summary(*exception)));
+          // kj tells the errno by its text only.
+          const absl::string_view summary = Summary(*exception);
+          status = absl::StrContains(summary, strerror(EMFILE))
+                       ? ErrnoStatus(EMFILE, "start the control server")
+                       : absl::InternalError(absl::StrCat("control server: ", summary));
           started.Notify();
         }
       }
