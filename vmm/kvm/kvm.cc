@@ -1,8 +1,6 @@
 #include "vmm/kvm/kvm.h"
 
 #include <fcntl.h>
-#include <grp.h>
-#include <sys/stat.h>
 
 #include <cerrno>
 #include <cstring>
@@ -11,24 +9,10 @@
 #include "absl/strings/str_cat.h"
 #include "vmm/base/status.h"
 #include "vmm/kvm/kvm_ioctl.h"
+#include "vmm/kvm/permission_hint.h"
 
 namespace ferrite {
 namespace {
-
-// The group that owns the device, by name where it has one.
-std::string OwningGroup(const std::string& path) {
-  struct stat info;
-  if (stat(path.c_str(), &info) != 0) {
-    return "kvm";
-  }
-  struct group entry;
-  struct group* found = nullptr;
-  char buffer[4096];
-  if (getgrgid_r(info.st_gid, &entry, buffer, sizeof(buffer), &found) != 0 || found == nullptr) {
-    return absl::StrCat("with number ", info.st_gid);
-  }
-  return absl::StrCat("'", found->gr_name, "'");
-}
 
 absl::Status OpenError(const std::string& path, int error) {
   switch (error) {
@@ -40,10 +24,7 @@ absl::Status OpenError(const std::string& path, int error) {
                                               "virtualisation (VT-x, AMD-V) in the firmware or the outer machine"));
     case EACCES:
     case EPERM:
-      return absl::PermissionDeniedError(absl::StrCat(path, ": no permission; it belongs to the group ",
-                                                      OwningGroup(path),
-                                                      ": join it (usermod -aG GROUP USER, then log in again) or run "
-                                                      "as root"));
+      return absl::PermissionDeniedError(absl::StrCat(path, ": no permission; ", PermissionHint(path)));
     default:
       return ErrnoStatus(error, absl::StrCat("open ", path));
   }

@@ -21,7 +21,7 @@ namespace ferrite {
 class Kvm {
  public:
   // Opens `path` and reads the tables below. Errors say what to do: NOT_FOUND when KVM is not there, PERMISSION_DENIED
-  // names the group to join, UNIMPLEMENTED for another API version than 12. A missing required capability is no error
+  // (PermissionHint), UNIMPLEMENTED for another API version than 12. A missing required capability is no error
   // here, so that `doctor` can print the table: KvmVm::Create() refuses.
   static absl::StatusOr<std::unique_ptr<Kvm>> Open(const std::string& path = "/dev/kvm");
 
