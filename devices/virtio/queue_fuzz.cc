@@ -80,17 +80,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::vector<uint16_t> in_flight;
   for (int i = 0; i < 200; ++i) {
     queue.DisableNotifications();
-    auto chain = queue.Pop();
-    if (!chain.ok()) {
-      // The next one may be an honest chain by now; the queue has to bear being asked.
-      break;
-    }
-    if (chain->has_value()) {
+    // After an error the next one may be an honest chain; the queue has to bear being asked.
+    const auto chain = queue.Pop();
+    const bool popped = chain.ok() && chain->has_value();
+    if (popped) {
       CheckChain(**chain, queue.size());
       in_flight.push_back((*chain)->head());
     }
     FERRITE_CHECK(queue.in_flight() == in_flight.size() && in_flight.size() <= queue.size());
-    if (!in_flight.empty() && (i % 3 != 0 || !chain->has_value())) {
+    if (!in_flight.empty() && (i % 3 != 0 || !popped)) {
       queue.Push(in_flight.back(), i);
       in_flight.pop_back();
       queue.TakeInterruptNeeded();
