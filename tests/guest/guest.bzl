@@ -34,7 +34,7 @@ _FLAGS = [
 def _guest_program_impl(ctx):
     # The compiler is called directly: --copt (sanitizers, coverage) is for the monitor, not for its guests.
     toolchain = find_cpp_toolchain(ctx)
-    sources = ctx.files.srcs + ctx.files._runtime_srcs
+    sources = ctx.files.srcs + ([] if ctx.attr.bare else ctx.files._runtime_srcs)
     inputs = sources + ctx.files.hdrs + ctx.files._runtime_hdrs + [ctx.file._linker_script]
     program = ctx.actions.declare_file(ctx.label.name)
     args = ctx.actions.args()
@@ -56,10 +56,11 @@ def _guest_program_impl(ctx):
 
 guest_program = rule(
     implementation = _guest_program_impl,
-    doc = "A static ELF64 file made of `srcs` and the runtime; tests take it as `data`.",
+    doc = "A static ELF64 file made of `srcs` and, unless it is `bare`, the runtime; tests take it as `data`.",
     attrs = {
         "srcs": attr.label_list(allow_files = [".cc", ".S"], mandatory = True),
         "hdrs": attr.label_list(allow_files = [".h"]),
+        "bare": attr.bool(),
         "_runtime_srcs": attr.label(default = "//tests/guest:runtime_srcs"),
         "_runtime_hdrs": attr.label(default = "//tests/guest:runtime_hdrs"),
         "_linker_script": attr.label(default = "//tests/guest:guest.ld", allow_single_file = True),

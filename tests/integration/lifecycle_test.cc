@@ -54,6 +54,18 @@ TEST(LifecycleTest, GuestRunsAndPowersOff) {
   EXPECT_GT(machine->machine().first_entry_ns(), 0);
 }
 
+// The payload looks at the start info and at the mode that it is entered in.
+TEST(LifecycleTest, KernelIsEnteredByItsPvhEntry) {
+  auto machine = RunPayload("pvh", Config("answer=42"));
+  ASSERT_NE(machine, nullptr);
+  const auto line = machine->WaitFor("pvh");
+  ASSERT_TRUE(line.ok()) << line.status();
+  EXPECT_EQ(line->Number("answer"), 42u);
+  const auto stop = machine->WaitUntilStopped();
+  ASSERT_TRUE(stop.ok()) << stop.status();
+  EXPECT_EQ(stop->reason, StopReason::kPowerOff) << stop->details;
+}
+
 TEST(LifecycleTest, EveryVcpuRuns) {
   auto machine = RunPayload("count", Config("reports=25 report_ms=20", 4));
   ASSERT_NE(machine, nullptr);
