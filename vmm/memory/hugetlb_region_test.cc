@@ -47,6 +47,17 @@ TEST_F(HugetlbRegionTest, ReservesItsPagesAndUsesThemOnlyWhenTouched) {
   EXPECT_EQ(*region_->ResidentBytes(), kHugePage);
 }
 
+// Who makes the guest use it again has to know: the kernel drops the promise with the page.
+TEST_F(HugetlbRegionTest, WhatIsGivenBackIsAnybodys) {
+  const auto other = [] {
+    return MemoryRegion::Create("other", GuestAddress(0), kHugePage, MemoryBacking::kHugetlb2M).status();
+  };
+  std::fill_n(region_->guest_mapping().begin(), kPages * kHugePage, 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(other())) << other();
+  ASSERT_EQ(*region_->Discard(kHugePage, kHugePage), kHugePage);
+  EXPECT_TRUE(other().ok()) << other();
+}
+
 TEST_F(HugetlbRegionTest, BothMappingsShowTheSameMemoryInTheWholeRange) {
   for (uint64_t page = 0; page < kPages; ++page) {
     region_->alias_mapping()[page * kHugePage + 5] = static_cast<uint8_t>(page + 1);

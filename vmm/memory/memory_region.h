@@ -34,7 +34,8 @@ uint64_t HostPageBytes(MemoryBacking backing);
 class MemoryRegion {
  public:
   // Memory of `bytes` (a multiple of the host page size) at `base`. Nothing is touched: pages come when used, except
-  // that huge pages are reserved, so that a lack of them is an error here and not a SIGBUS later.
+  // that huge pages are reserved, so that a lack of them is an error here and not a SIGBUS later. Discard() gives the
+  // reservation up.
   static absl::StatusOr<std::unique_ptr<MemoryRegion>> Create(std::string name, GuestAddress base, uint64_t bytes,
                                                               MemoryBacking backing);
 
@@ -61,7 +62,8 @@ class MemoryRegion {
 
   // Gives the whole host pages inside [offset, offset + bytes) back to the host: they read as zero afterwards, and the
   // file has a hole there. Returns the number of bytes that were given back (0 when no whole host page lies inside).
-  // Counts as written.
+  // Counts as written. Huge pages go back to the pool unreserved: when somebody else has taken them, the next access to
+  // the range is a SIGBUS here and EFAULT from KVM_RUN.
   absl::StatusOr<uint64_t> Discard(uint64_t offset, uint64_t bytes);
 
   // Bytes of host memory in use now, from the kernel (mincore(2) for private memory, the file's blocks otherwise).
