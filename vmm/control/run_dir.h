@@ -83,8 +83,8 @@ struct FoundMachine {
 // follows no symbolic link. A base that is not there holds none.
 absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base);
 
-// NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom, and
-// it names the log that KeepLog() left.
+// NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom,
+// and it names the log that KeepLog() left.
 absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name);
 
 // To whom a monitor that is gone had handed that machine over; nothing when it did not, or lives.
