@@ -478,6 +478,10 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
     if (how == "signals") {
       source.Signal(SIGTERM);
       (void)source.Wait();
+      // It died with the word that the guest is elsewhere: the name is not free before somebody says so.
+      EXPECT_EQ(Ferrite("here", "run --name web1 --kernel tests/guest/dirty").exit_code, kExitFailure);
+      const Finished forgotten = Ferrite("here", "stop web1 --force");
+      EXPECT_EQ(forgotten.exit_code, kExitOk) << forgotten.err;
     } else {
       const Finished stop = Ferrite("here", "stop web1 --force");
       EXPECT_EQ(stop.exit_code, kExitOk) << stop.err;
