@@ -121,7 +121,9 @@ class Filler {
   }
 
   // In every byte of the number another one, so that a part which is lost or moved shows.
-  uint64_t Number(uint64_t mask) { return (0x0706'0504'0302'0100 + 0x0101'0101'0101'0101 * next_++) & mask; }
+  uint64_t Number(uint64_t mask) {
+    return (uint64_t{0x0706'0504'0302'0100} + uint64_t{0x0101'0101'0101'0101} * next_++) & mask;
+  }
 
   uint8_t next_ = 1;
 };
