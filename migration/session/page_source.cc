@@ -207,7 +207,8 @@ absl::Status PageSource::ServeRequests(size_t channel) {
         FERRITE_RETURN_IF_ERROR(sender.Flush());
         requested_pages_.fetch_add(wanted.count, std::memory_order_relaxed);
       }
-      if (extra >= per_unit && page + per_unit < pages) {
+      // Nobody asked for these: the limit is for them, too.
+      if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, absl::Now())) {
         const RegionRun near = pending_.ClaimRequested(request.region, page + per_unit, extra - per_unit);
         FERRITE_RETURN_IF_ERROR(sender.SendRun(near, kFlagPrefetch, per_unit));
         FERRITE_RETURN_IF_ERROR(sender.Flush());

@@ -17,6 +17,19 @@ void RateLimiter::SetRate(uint64_t bytes_per_second) {
 
 absl::Duration RateLimiter::Take(uint64_t bytes, absl::Time now) {
   const absl::MutexLock lock(&mutex_);
+  return TakeLocked(bytes, now);
+}
+
+bool RateLimiter::TryTake(uint64_t bytes, absl::Time now) {
+  const absl::MutexLock lock(&mutex_);
+  if (bytes_per_second_ != 0 && free_at_ > now) {
+    return false;
+  }
+  (void)TakeLocked(bytes, now);
+  return true;
+}
+
+absl::Duration RateLimiter::TakeLocked(uint64_t bytes, absl::Time now) {
   if (bytes_per_second_ == 0) {
     return absl::ZeroDuration();
   }

@@ -21,10 +21,14 @@ class RateLimiter {
   // Takes `bytes` at the time `now` and returns how long to wait before sending them. What was not used in the last 50
   // ms is lost, so that a pause does not end in a burst.
   absl::Duration Take(uint64_t bytes, absl::Time now);
+  // Takes `bytes` and returns true when that needs no waiting; else takes nothing.
+  bool TryTake(uint64_t bytes, absl::Time now);
   // So much more (or less) was sent than taken.
   void Correct(int64_t bytes);
 
  private:
+  absl::Duration TakeLocked(uint64_t bytes, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   absl::Mutex mutex_;
   uint64_t bytes_per_second_ ABSL_GUARDED_BY(mutex_);
   // When all that was taken so far has been sent at the allowed rate.

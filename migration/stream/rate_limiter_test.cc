@@ -40,6 +40,17 @@ TEST(RateLimiterTest, TakesWhatWasSentInTheEnd) {
   EXPECT_GT(limiter.Take(1, now), absl::Milliseconds(900));
 }
 
+TEST(RateLimiterTest, TriesOnlyWhatNeedsNoWaiting) {
+  RateLimiter limiter(1'000'000);
+  const absl::Time now = absl::UnixEpoch();
+  EXPECT_TRUE(limiter.TryTake(200'000, now));
+  EXPECT_FALSE(limiter.TryTake(1, now));
+  EXPECT_TRUE(limiter.TryTake(1, now + absl::Milliseconds(200)));
+  limiter.SetRate(0);
+  EXPECT_TRUE(limiter.TryTake(uint64_t{1} << 60, now));
+  EXPECT_TRUE(limiter.TryTake(1, now));
+}
+
 TEST(RateLimiterTest, NoLimitNeverWaits) {
   RateLimiter limiter(0);
   EXPECT_EQ(limiter.Take(uint64_t{1} << 60, absl::UnixEpoch()), absl::ZeroDuration());

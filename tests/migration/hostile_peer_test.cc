@@ -923,7 +923,7 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
   guest.Run();
   FakeSourcePort port(**memory, guest);
   auto source = Source::Create(
-      port, {.mode = MoveMode::kPostcopy, .silence = absl::Milliseconds(100), .recover_for = absl::ZeroDuration()},
+      port, {.mode = MoveMode::kPostcopy, .silence = absl::Milliseconds(250), .recover_for = absl::ZeroDuration()},
       nullptr);
   ASSERT_TRUE(source.ok());
   Thread peer("peer", [&] {

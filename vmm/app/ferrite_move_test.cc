@@ -40,6 +40,9 @@ using Json = nlohmann::json;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
 
+// What it touches comes at once, whatever the limit: so slowly that a move with a limit does not end meanwhile.
+constexpr char kSlowGuest[] = "mode=step set=32M report_ms=10 rate=500";
+
 class FerriteMoveTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -177,7 +180,7 @@ TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
 
 // The monitors are elsewhere: one is detached.
 TEST_F(FerriteMoveTest, SocketIsWhereTheUserIs) {
-  RunGuest("here", "mode=step set=32M report_ms=10");
+  RunGuest("here", kSlowGuest);
   const auto enter = [this] { ASSERT_EQ(chdir(directory_.c_str()), 0); };
   EXPECT_EQ(StartReceiver("there", "unix:socket", enter), absl::StrCat("unix:", directory_, "/socket"));
   auto relay =
@@ -279,7 +282,7 @@ TEST_F(FerriteMoveTest, SecondMoveAndPauseAreRefusedWhileOneIsOn) {
 
 // A path of its own for each side, so that the connections can be cut.
 TEST_F(FerriteMoveTest, MoveGoesOnAfterALostConnection) {
-  RunGuest("here", "mode=step set=32M report_ms=10");
+  RunGuest("here", kSlowGuest);
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   auto relay = migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress(address));
   ASSERT_TRUE(relay.ok()) << relay.status();
@@ -297,7 +300,7 @@ TEST_F(FerriteMoveTest, MoveGoesOnAfterALostConnection) {
 
 // R2: the guest runs again when a person says so, not before.
 TEST_F(FerriteMoveTest, GuestOfADestinationThatDiedIsTakenBack) {
-  RunGuest("here", "mode=step set=32M report_ms=10");
+  RunGuest("here", kSlowGuest);
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(Words(
       "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 500ms")));
@@ -338,7 +341,7 @@ TEST_F(FerriteMoveTest, GuestOfADestinationThatDiedIsTakenBack) {
 
 // A guest that misses pages can be ended where it runs, too.
 TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
-  RunGuest("here", "mode=step set=32M report_ms=10");
+  RunGuest("here", kSlowGuest);
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(
       Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M")));
@@ -415,7 +418,7 @@ TEST_F(FerriteMoveTest, GuestIsTakenBackPausedWhenSomebodyElseHasItsDisk) {
   const std::string disk = directory_ + "/disk";
   std::ofstream(disk).close();
   fs::resize_file(disk, 1 << 20);
-  RunGuest("here", "mode=step set=32M report_ms=10", absl::StrCat(" --disk id=root,ro,path=", disk));
+  RunGuest("here", kSlowGuest, absl::StrCat(" --disk id=root,ro,path=", disk));
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(Words(
       "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 100ms")));
@@ -445,9 +448,10 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
   // R4: also when the connection is lost, and whether or not it is still looked for.
   for (const absl::string_view how : {"force", "signals", "lost", "given up"}) {
     SCOPED_TRACE(how);
-    FerriteProcess source(
-        Words("here", absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --console none "
-                                   "--cmdline set=32M")));
+    std::vector<std::string> run = Words("here", "run --name web1 --kernel tests/guest/dirty --mem 64M --console none");
+    run.push_back("--cmdline");
+    run.push_back(kSlowGuest);
+    FerriteProcess source(run);
     const absl::Time deadline = absl::Now() + kPatience;
     while (Ferrite("here", "info web1").exit_code != kExitOk && absl::Now() < deadline) {
     }
