@@ -23,8 +23,10 @@ Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const C
   decision.throttle_percent = now.throttle_percent;
   // A short round measures latency, not the channel: the faster of two rounds is nearer to the truth.
   const double rate = before == nullptr ? RateOf(now) : std::max(RateOf(now), RateOf(*before));
-  decision.expected_downtime = limits.fixed_downtime + absl::Seconds(static_cast<double>(now.remaining_bytes) / rate);
-  if (decision.expected_downtime <= limits.downtime_limit || now.remaining_bytes == 0) {
+  const absl::Duration last_pages = absl::Seconds(static_cast<double>(now.remaining_bytes) / rate);
+  decision.expected_downtime = limits.fixed_downtime + last_pages;
+  const absl::Duration lowerable = now.throttle_percent == kMaxThrottle ? last_pages : decision.expected_downtime;
+  if (lowerable <= limits.downtime_limit || now.remaining_bytes == 0) {
     decision.step = NextStep::kSwitchover;
     return decision;
   }

@@ -49,7 +49,8 @@ struct Decision {
 //
 // The guest is stopped as soon as the rest fits the downtime limit. Rounds go on while each leaves at most 7/10 of what
 // the one before left. When they do not any more, auto turns to post-copy, and pre-copy throttles: 20 % first, then 10
-// % more each round that does not help, 99 % at most.
+// % more each round that does not help, 99 % at most. Then nothing more can be done, and what no round can lower (the
+// fixed part) does not count any more: the move ends although the limit cannot be kept.
 Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const ConvergenceLimits& limits);
 
 // bytes/s of a round, at least 1.

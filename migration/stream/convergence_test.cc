@@ -34,6 +34,8 @@ TEST(ConvergenceTest, DecidesByTable) {
   no_postcopy.postcopy_possible = false;
   ConvergenceLimits slow_load = automatic;
   slow_load.fixed_downtime = absl::Milliseconds(95);
+  ConvergenceLimits slow_precopy = slow_load;
+  slow_precopy.mode = MoveMode::kPrecopy;
   const Case cases[] = {
       {"nothing left", {}, false, Round(1000, 0), automatic, NextStep::kSwitchover, 0},
       {"the rest fits", {}, false, Round(1000, 9), automatic, NextStep::kSwitchover, 0},
@@ -45,6 +47,12 @@ TEST(ConvergenceTest, DecidesByTable) {
       {"pre-copy throttles", Round(1000, 300), true, Round(300, 290), precopy, NextStep::kThrottle, 20},
       {"and more", Round(300, 290, 20), true, Round(290, 280, 20), precopy, NextStep::kThrottle, 30},
       {"to an end", Round(300, 290, 95), true, Round(290, 280, 95), precopy, NextStep::kThrottle, 99},
+      {"throttles while the load does not fit", Round(1000, 9, 95), true, Round(1000, 9, 95), slow_precopy,
+       NextStep::kThrottle, 99},
+      {"goes over when nothing more can be done", Round(1000, 9, 99), true, Round(1000, 9, 99), slow_precopy,
+       NextStep::kSwitchover, 99},
+      {"but not with more than the limit", Round(1000, 101, 99), true, Round(1000, 101, 99), slow_precopy,
+       NextStep::kThrottle, 99},
       {"keeps a throttle that helps", Round(300, 290, 30), true, Round(290, 100, 30), precopy, NextStep::kRound, 30},
       {"auto without post-copy throttles", {}, false, Round(1000, 900), no_postcopy, NextStep::kThrottle, 20},
   };

@@ -123,7 +123,7 @@ class LinuxMoveTest : public ::testing::Test {
   // Starts a move that takes its time, and waits until it sends memory.
   void StartSlowMove(const std::string& bandwidth, std::unique_ptr<Program>* move) {
     ASSERT_EQ(guest_->StartReceiver(), absl::OkStatus());
-    auto started = guest_->StartMove({"--mode", "precopy", "--max-bandwidth", bandwidth});
+    auto started = guest_->StartMove({"--mode", "precopy", "--max-bandwidth", bandwidth, "--downtime-limit", "2s"});
     ASSERT_TRUE(started.ok()) << started.status();
     *move = std::move(*started);
     const absl::Time deadline = absl::Now() + kCommandDeadline;
