@@ -75,6 +75,16 @@ std::span<const uint8_t> Bytes(const std::string& text) {
 // The device with a fake AsyncIo; the test finishes each operation.
 class BlockTest : public testing::Test {
  protected:
+  // The device is quiesced.
+  void SaveResetAndLoad() {
+    capnp::MallocMessageBuilder message;
+    auto state = message.initRoot<state::Device>();
+    harness_.transport().Save(state);
+    harness_.transport().Reset();
+    ASSERT_TRUE(harness_.transport().CheckState(state.asReader()).ok());
+    harness_.transport().LoadState(state.asReader());
+  }
+
   void Start(uint64_t refused_features = 0, bool read_only = false) {
     auto io = std::make_unique<FakeAsyncIo>();
     io_ = io.get();
@@ -547,12 +557,7 @@ TEST_F(CrowdedBlockTest, WhatWaitsOutlastsAPauseAndASave) {
   EXPECT_TRUE(io_->started().empty());
   EXPECT_EQ(queue().used_index(), kFit);
 
-  capnp::MallocMessageBuilder message;
-  auto state = message.initRoot<state::Device>();
-  harness_.transport().Save(state);
-  harness_.transport().Reset();
-  ASSERT_TRUE(harness_.transport().CheckState(state.asReader()).ok());
-  harness_.transport().LoadState(state.asReader());
+  ASSERT_NO_FATAL_FAILURE(SaveResetAndLoad());
   harness_.transport().Resume();
   harness_.loop().RunReady();
   EXPECT_EQ(io_->started().size(), 3u);
@@ -589,12 +594,7 @@ TEST_F(CrowdedBlockTest, ZeroesAndDiscardsCountToo) {
 TEST_F(BlockTest, LoadsTheStateOfADriverWithoutSizeMax) {
   Start(kBlockFeatureSizeMax);
   harness_.transport().Quiesce();
-  capnp::MallocMessageBuilder message;
-  auto state = message.initRoot<state::Device>();
-  harness_.transport().Save(state);
-  harness_.transport().Reset();
-  ASSERT_TRUE(harness_.transport().CheckState(state.asReader()).ok());
-  harness_.transport().LoadState(state.asReader());
+  ASSERT_NO_FATAL_FAILURE(SaveResetAndLoad());
   harness_.transport().Resume();
   EXPECT_EQ(Run(Request(kBlockRead, 0).Writable(512)), kBlockStatusOk);
 }
