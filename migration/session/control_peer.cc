@@ -16,9 +16,9 @@ namespace {
 
 // A peer that sends what nobody waits for is stopped before it fills our memory.
 constexpr size_t kMaxQueued = 256;
+constexpr size_t kMaxQueuedBytes = size_t{2} * kMaxControlBytes;
 // A message that is written for longer when the move is to end is one that the peer does not read.
 constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
-constexpr size_t kMaxQueuedBytes = size_t{2} * kMaxControlBytes;
 
 }  // namespace
 

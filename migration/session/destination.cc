@@ -19,18 +19,13 @@ namespace {
 
 // Whoever connects says at once who it is, and what it brings: the next one waits behind it.
 constexpr absl::Duration kPreamblePatience = absl::Seconds(3);
+// How long a source may take for a step of which this side only waits for the beginning.
+constexpr absl::Duration kStepLimit = absl::Seconds(60);
 constexpr uint32_t kPackageVersion = 1;
 // How long to wait for the source's word of why a channel broke. It may wait for ours with the guest standing still.
 constexpr absl::Duration kWords = absl::Milliseconds(100);
 
 uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
-
-// How long a source may take for a step of which this side only waits for the beginning.
-constexpr absl::Duration kStepLimit = absl::Seconds(60);
-
-absl::Status CheckVersion(const Preamble& preamble) {
-  return ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
-}
 
 }  // namespace
 
@@ -101,7 +96,9 @@ absl::StatusOr<Preamble> Destination::Understand(Lobby::Arrival& arrival) {
   std::array<uint8_t, kPreambleBytes> bytes;
   std::copy(arrival.first_bytes.begin(), arrival.first_bytes.end(), bytes.begin());
   FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, DecodePreamble(bytes));
-  if (const absl::Status version = CheckVersion(preamble); !version.ok()) {
+  const absl::Status version =
+      ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
+  if (!version.ok()) {
     if (preamble.role == ChannelRole::kControl) {
       // Its user reads why. The frame and this message are the same in all versions.
       capnp::MallocMessageBuilder message;
