@@ -125,6 +125,13 @@ class ConsoleHubTest : public ::testing::Test {
     options.output_fd = out_.write.get();
     return options;
   }
+  // This process's own terminal; `left` is notified of Ctrl-a x.
+  static ConsoleHub::Options Terminal(absl::Notification& left) {
+    ConsoleHub::Options options;
+    options.sink.kind = ConsoleSink::Kind::kStdio;
+    options.leave = [&left] { left.Notify(); };
+    return options;
+  }
 
   Pipe in_;
   Pipe out_;
@@ -332,12 +339,9 @@ TEST_F(ConsoleHubTest, TerminalIsRawAndRestoredAndCtrlALeaves) {
   const pid_t child = forkpty(&master, nullptr, nullptr, nullptr);
   ASSERT_GE(child, 0);
   if (child == 0) {
-    ConsoleHub::Options options;
-    options.sink.kind = ConsoleSink::Kind::kStdio;
     absl::Notification left;
-    options.leave = [&] { left.Notify(); };
     {
-      auto hub = ConsoleHub::Create(std::move(options));
+      auto hub = ConsoleHub::Create(Terminal(left));
       FakePort port(**hub);
       (*hub)->Transmit(Bytes("ready\n"));
       const std::string typed = port.Read(3);
@@ -369,11 +373,9 @@ TEST_F(ConsoleHubTest, StalledTerminalCanBeLeft) {
   const pid_t child = forkpty(&master, nullptr, nullptr, nullptr);
   ASSERT_GE(child, 0);
   if (child == 0) {
-    ConsoleHub::Options options;
-    options.sink.kind = ConsoleSink::Kind::kStdio;
-    options.sink_patience = absl::Milliseconds(100);
     absl::Notification left;
-    options.leave = [&] { left.Notify(); };
+    ConsoleHub::Options options = Terminal(left);
+    options.sink_patience = absl::Milliseconds(100);
     {
       auto hub = ConsoleHub::Create(std::move(options));
       FakePort port(**hub);
