@@ -159,8 +159,11 @@ absl::Status PayloadConsole::Send(char command, absl::Duration timeout) {
     }
     absl::MutexLock lock(&mutex_);
     const auto has_room = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return room_ != room_before || stopped_; };
-    if (!mutex_.AwaitWithDeadline(absl::Condition(&has_room), deadline) || stopped_) {
+    if (!mutex_.AwaitWithDeadline(absl::Condition(&has_room), deadline)) {
       return absl::DeadlineExceededError("the payload takes no command");
+    }
+    if (stopped_) {
+      return absl::UnavailableError(absl::StrCat("the machine stopped before it took a command: ", failure_));
     }
   }
 }
