@@ -11,7 +11,17 @@ _MODULES = [
     "@debian_kernel//:modules/arch/x86/kvm/kvm-amd.ko",
 ]
 
-def nested_kvm_test(name, tests, data = [], deadline = 240, memory = 1024, cpus = 1, modules = [], tags = [], **kwargs):
+def nested_kvm_test(
+        name,
+        tests,
+        data = [],
+        deadline = 240,
+        memory = 1024,
+        cpus = 1,
+        modules = [],
+        args = [],
+        tags = [],
+        **kwargs):
     """One boot of the outer machine, in which `tests` run one after the other.
 
     Each is a program that ends with 0 when it passed: a gtest binary (its cases are counted one by one) or a script. It
@@ -27,6 +37,7 @@ def nested_kvm_test(name, tests, data = [], deadline = 240, memory = 1024, cpus 
       memory: MiB of the outer machine.
       cpus: of the outer machine.
       modules: labels of more kernel modules to load, in order.
+      args: more arguments of the driver (outer_machine.py).
       tags: added to the ones that every nested test has.
       **kwargs: passed on to sh_test.
     """
@@ -39,6 +50,7 @@ def nested_kvm_test(name, tests, data = [], deadline = 240, memory = 1024, cpus 
         memory = memory,
         cpus = cpus,
         modules = modules,
+        args = args,
         tags = tags,
         **kwargs
     )
@@ -51,7 +63,7 @@ def outer_machine_test(name, srcs, tests, data, deadline, memory, cpus, modules,
         args = args + _arguments(tests, modules, memory, cpus) + ["--deadline=%d" % deadline],
         data = _data(tests, data, modules),
         # Not cached; two of them at once would only make both slow.
-        tags = ["cpu:%d" % cpus, "external", "kvm", "nested", "no-sanitizer"] + tags,
+        tags = ["cpu:%d" % cpus, "external", "nested", "no-sanitizer"] + tags,
         size = "small",
         # Ours is the deadline that counts: it tells what was running. Some time more for the boot and the way home.
         timeout = "moderate" if deadline < 100 else "long" if deadline < 650 else "eternal",

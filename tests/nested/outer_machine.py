@@ -33,6 +33,7 @@ def parse_arguments():
     parser.add_argument("--kernel", required=True)
     parser.add_argument("--init", required=True)
     parser.add_argument("--module", action="append", default=[], help="a kernel module file, in the order of loading")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the programs")
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--deadline", type=int, default=240, help="seconds for all tests")
@@ -103,6 +104,7 @@ def stage(arguments, root, runfiles):
     write("modules", "".join(f"{os.path.normpath(os.path.join(workspace, module))}\n" for module in arguments.module))
     write("tests", "".join(f"{test_name(test)} {workspace}/{test}\n" for test in arguments.test))
     environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    environment.update(setting.split("=", 1) for setting in arguments.env)
     if "TESTBRIDGE_TEST_ONLY" in os.environ:
         environment["GTEST_FILTER"] = os.environ["TESTBRIDGE_TEST_ONLY"]
     write("environment", "".join(f"export {name}='{value}'\n" for name, value in environment.items()))

@@ -1,0 +1,24 @@
+"""Which boot of the outer machine each kvm_cc_test shares, where the host has no KVM (docs/testing.md)."""
+
+# Groups of about the same length, since two run at once.
+GROUPS = {
+    "machines": [
+        "//bench:memory_test",
+        "//tests/integration:arrival_test",
+        "//tests/integration:balloon_test",
+        "//tests/integration:dirty_tracking_test",
+        "//tests/integration:lifecycle_test",
+        "//tests/integration:memory_test",
+        "//tests/integration:peer_bytes_test",
+        "//tests/integration:save_load_test",
+        "//vmm/app:doctor_test",
+        "//vmm/app:ferrite_test",
+        "//vmm/kvm:kvm_test",
+        "//vmm/machine:machine_test",
+    ],
+    "moves": [
+        "//tests/integration:move_failure_test",
+        "//tests/integration:move_test",
+        "//vmm/app:ferrite_move_test",
+    ],
+}
