@@ -4,7 +4,8 @@
 EVENTS is what --build_event_json_file wrote. gtest's XML gives the cases; a test that writes none (a script) is one case;
 a target that did not build, timed out or crashed, or that an interrupted run never came to, is a failed one (one that
 --test_tag_filters left out is not). Of several attempts (--flaky_test_attempts) the last one counts; a target that
-passed in the end is named in a line `flaky: LABEL`. The last line is
+passed in the end is named in a line `flaky: LABEL`, and so is one whose XML says that it needed a second start
+(the attribute `flaky` of the outermost element, from tests/nested/outer_machine.py). The last line is
 `N passed, N failed, N skipped`.
 """
 import json
@@ -23,12 +24,16 @@ class Counts:
         self.failures.append(name)
 
     def add_result(self, label, status, xml_path):
-        """One run of one target (or shard): its cases, and one failure more when only the run as a whole failed."""
+        """One run of one target (or shard): its cases, and one failure more when only the run as a whole failed. Returns
+        whether the XML says that it was flaky."""
         failed_before = self.failed
+        cases, flaky = [], False
         try:
-            cases = list(ElementTree.parse(xml_path).getroot().iter("testcase")) if xml_path else []
+            if xml_path:
+                root = ElementTree.parse(xml_path).getroot()
+                cases, flaky = list(root.iter("testcase")), root.get("flaky") is not None
         except (OSError, ElementTree.ParseError):
-            cases = []
+            pass
         for case in cases:
             name = " ".join(filter(None, [label, case.get("classname"), case.get("name")]))
             if case.find("failure") is not None or case.find("error") is not None:
@@ -41,6 +46,7 @@ class Counts:
             self.fail(f"{label} ({status})")
         if status == "PASSED" and not cases:
             self.passed += 1
+        return flaky
 
 
 def read_events(path):
@@ -78,7 +84,8 @@ def main():
 
     counts = Counts()
     for (label, _, _), (status, xml) in sorted(results.items()):
-        counts.add_result(label, status, xml)
+        if counts.add_result(label, status, xml):
+            tripped.add(label)
     tested = {label for label, _, _ in results}
     for label in sorted(unfinished.union(broken)):
         if label not in tested:

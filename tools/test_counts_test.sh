@@ -1,6 +1,6 @@
 #!/bin/bash
 # What tools/test_counts.py makes of the events of a run in which one target passed, one passed at its second attempt,
-# one failed twice, one did not build, one was filtered out and one was never come to.
+# one needed a second start of its machine (and one that did failed), one failed twice, one did not build, one was filtered out and one was never come to.
 set -euo pipefail
 
 events="$TEST_TMPDIR/events"
@@ -13,6 +13,13 @@ completed() {
 result() {
   printf '{"id": {"testResult": {"label": "%s", "run": 1, "attempt": %s}}, "testResult": {"status": "%s"}}\n' "$@"
 }
+# with_xml LABEL STATUS RESULT-OF-THE-CASE: its XML tells of a second start.
+with_xml() {
+  local xml="$TEST_TMPDIR/${1#//a:}.xml"
+  printf '<testsuites flaky="start 2"><testsuite name="s"><testcase classname="s" name="c">%s</testcase></testsuite></testsuites>' "$3" >"$xml"
+  printf '{"id": {"testResult": {"label": "%s"}}, "testResult": {"status": "%s", "testActionOutput": [{"name": "test.xml", "uri": "file://%s"}]}}\n' \
+    "$1" "$2" "$xml"
+}
 {
   for label in //a:good //a:flaky //a:bad //a:broken //a:filtered //a:waiting; do configured "$label"; done
   completed //a:good '{"testSummary": {}}' true
@@ -23,12 +30,16 @@ result() {
   result //a:flaky 2 PASSED
   result //a:bad 1 FAILED
   result //a:bad 2 TIMEOUT
+  with_xml //a:second_start PASSED ''
+  with_xml //a:second_start_failed FAILED '<failure/>'
 } >"$events"
 expected='flaky: //a:flaky
+flaky: //a:second_start
 failed: //a:bad (TIMEOUT)
+failed: //a:second_start_failed s c
 failed: //a:broken (did not build or did not run)
 failed: //a:waiting (did not build or did not run)
-2 passed, 3 failed, 0 skipped'
+3 passed, 4 failed, 0 skipped'
 if found=$(python3 tools/test_counts.py "$events" 3); then
   echo "a run with failures was taken for a good one"
   exit 1

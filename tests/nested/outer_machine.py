@@ -8,10 +8,14 @@ they come from: `test|` what a program printed, `outer|` the outer machine's con
 files *.log of TEST_UNDECLARED_OUTPUTS_DIR (the consoles of their guests).
 """
 import argparse
+import contextlib
 import ctypes
+import json
 import os
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -21,25 +25,35 @@ import time
 import xml.etree.ElementTree as ElementTree
 
 MARK = b"\x02"  # begins what outer_init.sh tells us between lines of tests
-BOOT_SECONDS = 120  # from the start to the first test: the deadline counts from there
+# Of the machine's own time (OwnTime):
+BOOT_SECONDS = 90  # to the first heartbeat
 GRACE_SECONDS = 60  # from the deadline to the end: the artifacts come home
+STRIP_BYTES = 2 << 20  # a program that is larger is staged without what a debugger wants
+STANDSTILL_QUESTIONS = ["info status", "info registers", "info lapic", "info pic"]  # QEMU's answers are an artifact
+COMMAND_LINE = ["console=ttyS0", "quiet", "panic=-1", "reboot=t", "mitigations=off", "random.trust_cpu=on"]
 FORWARDED = ["GTEST_FILTER", "GTEST_REPEAT", "GTEST_ALSO_RUN_DISABLED_TESTS", "ASAN_OPTIONS", "TSAN_OPTIONS",
              "UBSAN_OPTIONS"]
 
 
-def parse_arguments():
+def make_parser():
     parser = argparse.ArgumentParser()
     parser.add_argument("--test", action="append", default=[], help="a program to run, as a path in the runfiles")
     parser.add_argument("--kernel", required=True)
     parser.add_argument("--init", required=True)
     parser.add_argument("--module", action="append", default=[], help="a kernel module file, in the order of loading")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the programs")
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--cpus", type=int, default=1)
-    parser.add_argument("--deadline", type=int, default=240, help="seconds for all tests")
-    parser.add_argument("--plain", action="store_true", help="show what the programs print as it is, and nothing else")
+    parser.add_argument("--deadline", type=int, default=240, help="seconds of the machine's own time for all tests")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the programs")
+    parser.add_argument("--starts", type=int, default=2, help="how often the machine may start, when it stands still")
+    parser.add_argument("--silence", type=int, default=20, help="seconds of its own time without a heartbeat until it does")
+    parser.add_argument("--append", default="", help="more of the machine's kernel command line")
+    parser.add_argument("--qemu", default="", help="more arguments of QEMU")
+    parser.add_argument("--plain", action="store_true", help="show what the programs print as it is, and at a failure only "
+                        "what it was, a file with all logs, and --advice")
+    parser.add_argument("--advice", default="", help="what to do about a failure")
     parser.add_argument("--shell", default="", help="no tests: a shell on the console, after showing this file")
-    return parser.parse_args()
+    return parser
 
 
 # --- what the machine is made of --------------------------------------------------------------------------------------
@@ -65,75 +79,118 @@ def shared_libraries(path):
     return libraries
 
 
-def stage(arguments, root, runfiles):
-    """Fills `root`, the file system of the machine."""
-    for directory in ["bin", "nested", "usr/lib", "usr/lib64", "usr/bin"]:
-        os.makedirs(os.path.join(root, directory))
-    for link in ["lib", "lib64"]:  # as Debian has it
-        os.symlink(f"usr/{link}", os.path.join(root, link))
-    shutil.copy("/bin/busybox", os.path.join(root, "bin/busybox"))
-    shutil.copy(arguments.init, os.path.join(root, "init"))
-    os.chmod(os.path.join(root, "init"), 0o755)
-    inside = os.path.join(root, "runfiles")
-    shutil.copytree(runfiles, inside, symlinks=False, ignore=shutil.ignore_patterns("MANIFEST", "*.py"))
-    copied = set()
-    for directory, _, names in os.walk(inside):
-        for name in names:
-            path = os.path.join(directory, name)
-            os.chmod(path, 0o755)
-            if name.endswith(".ko") or not is_elf(path):
-                continue
-            # ldd has to see the file where its relative RUNPATH holds.
-            for library in shared_libraries(os.path.join(runfiles, os.path.relpath(path, inside))):
-                library = os.path.normpath(library)
-                if library in copied or library.startswith(os.path.realpath(runfiles)):
-                    continue
-                copied.add(library)
-                target = root + (library if library.startswith("/usr") else "/usr" + library)
-                if library.startswith(runfiles):
-                    continue
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                shutil.copy(library, target)
+class Archive:
+    """A newc archive as the kernel unpacks it into the root file system. What comes twice is there once: hard links."""
 
-    def write(name, text):
-        with open(os.path.join(root, "nested", name), "w", encoding="utf-8") as file:
-            file.write(text)
+    def __init__(self, out):
+        self.out = out
+        self.inodes = {}  # of what is in it, by the path of the source
+        self.names = {""}
+        self.next = 1
 
-    workspace = os.path.join("/runfiles", os.environ.get("TEST_WORKSPACE", "ferrite"))
-    write("directory", workspace + "\n")
-    write("modules", "".join(f"{os.path.normpath(os.path.join(workspace, module))}\n" for module in arguments.module))
-    write("tests", "".join(f"{test_name(test)} {workspace}/{test}\n" for test in arguments.test))
-    environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
-    environment.update(setting.split("=", 1) for setting in arguments.env)
-    if "TESTBRIDGE_TEST_ONLY" in os.environ:
-        environment["GTEST_FILTER"] = os.environ["TESTBRIDGE_TEST_ONLY"]
-    write("environment", "".join(f"export {name}='{value}'\n" for name, value in environment.items()))
-    if arguments.shell:
-        shutil.copy(arguments.shell, os.path.join(root, "nested/shell"))
+    def add(self, name, mode, content=b"", links=1, inode=None):
+        parent = os.path.dirname(name)
+        if parent not in self.names:
+            self.add(parent, 0o040755)
+        self.names.add(name)
+        if inode is None:
+            inode, self.next = self.next, self.next + 1
+        encoded = name.encode() + b"\0"
+        fields = [inode, mode, 0, 0, links, 0, len(content), 0, 0, 0, 0, len(encoded), 0]
+        header = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
+        for part in [header, content]:
+            self.out.write(part)
+            self.out.write(b"\0" * (-len(part) % 4))
+        return inode
+
+    def add_file(self, name, source):
+        source = os.path.realpath(source)
+        if source in self.inodes:
+            self.add(name, 0o100755, links=2, inode=self.inodes[source])
+        else:
+            self.inodes[source] = self.add(name, 0o100755, read_program(source), links=2)
+
+    def close(self):
+        self.add("TRAILER!!!", 0)
 
 
-def test_name(path):
-    return os.path.basename(path)
+def read_program(path):
+    """A file as it is staged: a large program without its debug information."""
+    with open(path, "rb") as file:
+        content = file.read()
+    if len(content) < STRIP_BYTES or not content.startswith(b"\x7fELF") or b".debug_info" not in content:
+        return content
+    with tempfile.NamedTemporaryFile() as stripped:
+        subprocess.run(["strip", "--strip-debug", "-o", stripped.name, path], check=True)
+        with open(stripped.name, "rb") as file:
+            return file.read()
 
 
-def pack(root, initramfs):
-    """The file system as an uncompressed cpio: unpacking costs the emulated processor more than reading it."""
+def stage(arguments, initramfs, runfiles):
+    """Writes `initramfs`, the file system of the machine. Uncompressed: unpacking costs the emulated processor more than
+    reading it."""
     with open(initramfs, "wb") as out:
-        find = subprocess.Popen(["find", ".", "-print0"], cwd=root, stdout=subprocess.PIPE)
-        subprocess.run(["cpio", "--null", "-o", "-H", "newc", "--quiet", "-R", "0:0"], cwd=root, stdin=find.stdout,
-                       stdout=out, check=True)
-        if find.wait() != 0:
-            raise SystemExit("outer machine: cannot list the staged files")
+        archive = Archive(out)
+        for directory in ["usr/lib", "usr/lib64", "usr/bin"]:
+            archive.add(directory, 0o040755)
+        for link in ["lib", "lib64"]:  # as Debian has it
+            archive.add(link, 0o120777, f"usr/{link}".encode())
+        archive.add_file("bin/busybox", "/bin/busybox")
+        archive.add_file("init", arguments.init)
+        stage_runfiles(archive, runfiles)
+
+        def write(name, text):
+            archive.add(f"nested/{name}", 0o100644, text.encode())
+
+        workspace = os.path.join("/runfiles", os.environ.get("TEST_WORKSPACE", "ferrite"))
+        write("directory", workspace + "\n")
+        write("modules", "".join(f"{os.path.normpath(os.path.join(workspace, module))}\n" for module in arguments.module))
+        write("tests", "".join(f"{name} {workspace}/{test}\n" for test, name in test_names(arguments.test).items()))
+        environment = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+        if "TESTBRIDGE_TEST_ONLY" in os.environ:
+            environment["GTEST_FILTER"] = os.environ["TESTBRIDGE_TEST_ONLY"]
+        environment.update(setting.split("=", 1) for setting in arguments.env)
+        write("environment", "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()))
+        if arguments.shell:
+            archive.add_file("nested/shell", arguments.shell)
+        archive.close()
 
 
-def qemu_command(arguments, initramfs, console, tests, results):
-    """`console`, `tests` and `results`: the three serial ports. "chardev:stdio" is our own input and output."""
-    return ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm",
+def stage_runfiles(archive, runfiles):
+    """The runfiles, and the libraries that their programs need from this system."""
+    libraries = set()
+    for directory, directories, names in os.walk(runfiles, followlinks=True):
+        directories.sort()
+        for name in sorted(names):
+            path = os.path.join(directory, name)
+            if name == "MANIFEST" or name.endswith(".py") or not os.path.isfile(path):
+                continue
+            archive.add_file(os.path.join("runfiles", os.path.relpath(path, runfiles)), path)
+            # A library's own needs are among those of the programs that need it.
+            if not name.endswith(".ko") and ".so" not in name and is_elf(path):
+                libraries.update(os.path.normpath(library) for library in shared_libraries(path))
+    for library in sorted(libraries):
+        if not library.startswith((runfiles, os.path.realpath(runfiles))):
+            archive.add_file((library if library.startswith("/usr") else "/usr" + library).lstrip("/"), library)
+
+
+def runfiles_directory():
+    return os.environ.get("TEST_SRCDIR") or os.path.dirname(os.getcwd())
+
+
+def test_names(paths):
+    """What each test is called: the last part of its path, or all of it where two would be called the same."""
+    last = [os.path.basename(path) for path in paths]
+    return {path: name if last.count(name) == 1 else path.replace("/", "-") for path, name in zip(paths, last)}
+
+
+def qemu_command(arguments, initramfs, ports, more=(), command_line=""):
+    """`ports`: what the serial ports are. "chardev:stdio" is our own input and output."""
+    return ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", *shlex.split(arguments.qemu), "-cpu", "EPYC,+svm",
             "-smp", str(arguments.cpus), "-m", str(arguments.memory), "-nodefaults", "-no-user-config",
             "-display", "none", "-no-reboot", "-kernel", arguments.kernel, "-initrd", initramfs,
-            "-append", "console=ttyS0 quiet panic=-1 reboot=t mitigations=off random.trust_cpu=on",
-            "-chardev", "stdio,id=stdio,signal=off",
-            "-serial", console, "-serial", tests, "-serial", results]
+            "-append", " ".join(COMMAND_LINE + [arguments.append, command_line]),
+            "-chardev", "stdio,id=stdio,signal=off", *more] + [word for port in ports for word in ["-serial", port]]
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -143,23 +200,52 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no QEMU is left behind, however we end
 
 
+class OwnTime:
+    """A clock of seconds in which a process ran, slept or was stopped: time in which its threads waited for a processor of
+    the host does not count. A machine on a host that is overloaded is slow by this clock no more than on a quiet one."""
+
+    def __init__(self, process):
+        self.tasks = f"/proc/{process}/task"
+        self.started = time.monotonic()
+        self.waited = 0.0
+        self.delays = {}
+
+    def read(self):
+        delays = {}
+        try:
+            for task in os.listdir(self.tasks):
+                with open(f"{self.tasks}/{task}/schedstat", encoding="ascii") as file:
+                    delays[task] = int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError):
+            pass  # it is ending
+        self.waited += max((delay - self.delays.get(task, 0) for task, delay in delays.items()), default=0)
+        self.delays = delays
+        return time.monotonic() - self.started - self.waited
+
+
 class Run:
-    """What came back: the status of each test, in order, and which one was running when the machine ended."""
+    """What came back, from all starts of the machine: the status of each test that ended, and which one was running when
+    the machine ended."""
 
     def __init__(self):
-        self.booted = threading.Event()  # the first test began, or the machine ended
         self.status = {}
         self.seconds = {}
-        self.running = None
         self.left = []
-        self.finished = False
-        self.deadline_passed = False
+        self.starts = 0
+        self.own_seconds = 0.0  # that the tests took which ended
+
+    def begin_start(self):
+        self.starts += 1
+        self.began = self.running = None
+        self.finished = self.deadline_passed = self.stood_still = False
+
+    def show(self, line):
+        log("test", line)
 
     def hear(self, line, now):
         word, _, rest = line.partition(" ")
         if word == "begin":
             self.running, self.began = rest, now
-            self.booted.set()
             log("nested", f"{rest} begins")
         elif word == "end":
             name, _, status = rest.rpartition(" ")
@@ -197,55 +283,141 @@ def show_file(source, path, limit=200_000):
                 log(source, line)
 
 
-def listen(stream, run, started):
+def listen(stream, run):
     """Lines of ttyS1 until the machine ends."""
     for raw in stream:
         text, *told = raw.rstrip(b"\r\n").split(MARK)
         if text or not told:
-            log("test", text.decode("utf-8", "replace"))
+            run.show(text.decode("utf-8", "replace"))
         for message in told:
-            run.hear(message.decode("utf-8", "replace"), time.monotonic() - started)
-    run.booted.set()
+            run.hear(message.decode("utf-8", "replace"), time.monotonic())
 
 
-def run_machine(command, deadline, errors):
-    run, started = Run(), time.monotonic()
-    machine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                               preexec_fn=die_with_parent)
-    listener = threading.Thread(target=listen, args=(machine.stdout, run, started))
+class Monitor:
+    """QEMU's monitor, to ask it what its processor does."""
+
+    def __init__(self):
+        self.ours, self.theirs = socket.socketpair()
+        self.arguments = ["-chardev", f"socket,id=monitor,fd={self.theirs.fileno()}",
+                          "-mon", "chardev=monitor,mode=control"]
+        self.answers = self.ours.makefile("rb")
+        self.ours.settimeout(5)
+        self.ready = False
+
+    def execute(self, command, **arguments):
+        """What it returns; "" when it does not answer."""
+        try:
+            if not self.ready:
+                self.ready = True
+                self.execute("qmp_capabilities")
+            self.ours.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
+            for line in self.answers:
+                answer = json.loads(line)
+                if "return" in answer or "error" in answer:
+                    return answer.get("return", "")
+        except (OSError, ValueError):
+            pass
+        return ""
+
+    def ask(self, question):
+        answer = self.execute("human-monitor-command", **{"command-line": question})
+        return answer.replace("\r", "") or f"no answer to {question}\n"
+
+    def close(self):
+        self.answers.close()
+        self.ours.close()
+        self.theirs.close()
+
+
+def processor_seconds(process):
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0.0
+
+
+def watch(machine, run, heartbeat, deadline, silence):
+    """Returns when the machine has ended, stands still, or has used up its time; in `run` it says which."""
+    clock = OwnTime(machine.pid)
+    beats, beat_at, used_at_beat, tests_at = 0, 0.0, 0.0, None
+    ended = len(run.status)
+    while True:
+        try:
+            machine.wait(timeout=0.5)
+            return
+        except subprocess.TimeoutExpired:
+            now = clock.read()
+        heard = os.path.getsize(heartbeat)
+        if heard != beats:
+            beats, beat_at, used_at_beat = heard, now, processor_seconds(machine.pid)
+        if tests_at is None and run.began is not None:
+            tests_at = now - run.own_seconds
+        if len(run.status) != ended:
+            ended, run.own_seconds = len(run.status), now - tests_at
+        if now - beat_at > (silence if beats else BOOT_SECONDS):
+            run.stood_still = True
+            log("nested", f"the outer machine stands still: no heartbeat for {now - beat_at:.0f} s, of which QEMU ran "
+                f"{processor_seconds(machine.pid) - used_at_beat:.1f} s; running: {run.running or 'no test'}")
+            return
+        if tests_at is not None and now - tests_at > deadline:
+            run.deadline_passed = True
+            log("nested", f"the deadline of {deadline} s has passed; running: {run.running or 'no test'}")
+            return
+
+
+def run_machine(arguments, run, work, artifacts):
+    """One start of the machine, until all tests ended, it stands still or the time is up."""
+    run.begin_start()
+
+    def file(name):
+        return os.path.join(work, f"{name}.{run.starts}")
+
+    ports = [f"file:{file('console')}", "chardev:stdio", f"file:{file('results')}", f"file:{file('heartbeat')}"]
+    monitor = Monitor()
+    command = qemu_command(arguments, os.path.join(work, "initramfs"), ports, monitor.arguments,
+                           f"{arguments.append} OUTER_START={run.starts} OUTER_DONE={len(run.status)}")
+    for name in ["console", "results", "heartbeat"]:
+        open(file(name), "wb").close()
+    with open(file("qemu"), "wb") as errors:
+        machine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                                   pass_fds=[monitor.theirs.fileno()], preexec_fn=die_with_parent)
+    listener = threading.Thread(target=listen, args=(machine.stdout, run))
     listener.start()
     try:
-        if not run.booted.wait(BOOT_SECONDS):
-            log("nested", f"the outer machine has not booted in {BOOT_SECONDS} s")
-        machine.wait(timeout=deadline if run.booted.is_set() else 0)
-    except subprocess.TimeoutExpired:
-        run.deadline_passed = True
-        if run.booted.is_set():
-            log("nested", f"the deadline of {deadline} s has passed; running: {run.running or 'no test'}")
-        try:
+        watch(machine, run, file("heartbeat"), arguments.deadline, arguments.silence)
+        if run.stood_still:
+            with open(os.path.join(artifacts, f"standstill.{run.starts}.txt"), "w", encoding="utf-8") as out:
+                out.writelines(monitor.ask(question) for question in STANDSTILL_QUESTIONS)
+        elif run.deadline_passed:
             machine.stdin.write(b"deadline\n")
             machine.stdin.flush()
             machine.wait(timeout=GRACE_SECONDS)
-        except (subprocess.TimeoutExpired, BrokenPipeError):
-            log("nested", "the outer machine does not answer; killed")
+    except (subprocess.TimeoutExpired, BrokenPipeError):
+        log("nested", "the outer machine does not answer; killed")
     finally:
         machine.kill()
         machine.wait()
         listener.join()
-    return run
+        monitor.close()
+    unpack_artifacts(file("results"), artifacts, run)
+    shutil.copy(file("console"), os.path.join(artifacts, f"outer_console.{run.starts}.log"))
 
 
 # --- the results ------------------------------------------------------------------------------------------------------
 
 
-def unpack_artifacts(archive, directory):
+def unpack_artifacts(archives, directory, run):
+    """One archive for each test, one after the other."""
     try:
-        with tarfile.open(archive, "r:") as tar:
+        with tarfile.open(archives, "r:", ignore_zeros=True) as tar:
             for member in tar:
                 if member.isfile() or member.isdir():
                     tar.extract(member, directory)
     except (tarfile.TarError, EOFError, OSError) as error:
-        log("nested", f"the artifacts are not complete: {error}")
+        if run.finished:
+            log("nested", f"the artifacts are not complete: {error}")
 
 
 def own_case(suite_name, case_name, failure):
@@ -262,64 +434,105 @@ def suites_of(name, run, artifacts):
     status = run.status.get(name)
     failure = None
     if status is None:
-        reason = "the deadline passed" if run.deadline_passed else "the outer machine ended"
+        reason = "the outer machine ended"
+        if run.deadline_passed:
+            reason = "the deadline passed"
+        elif run.stood_still:
+            reason = f"the outer machine stood still (start {run.starts} of {run.starts})"
         failure = f"{reason} while it ran" if run.running == name else f"{reason} before it ran"
     elif status != 0:
         failure = f"exit status {status}"
     elif name in run.left:
         failure = "it left processes behind"
-    suites = []
+    suites, has_xml = [], False
     try:
         suites = list(ElementTree.parse(os.path.join(artifacts, name, "test.xml")).getroot().iter("testsuite"))
+        has_xml = True  # with no case in it when a filter left none
     except (OSError, ElementTree.ParseError):
         pass
     failed_cases = any(case.find("failure") is not None for suite in suites for case in suite.iter("testcase"))
-    if not suites or (failure and not failed_cases):
+    if not has_xml or (failure and not failed_cases):
         suites.append(own_case(name, "program", failure))
     return suites, failure
 
 
+def write_xml(arguments, run, artifacts):
+    """What Bazel reads. The attribute `flaky` is for tools/test_counts.py. Returns {test: why it failed}."""
+    joined, failures = ElementTree.Element("testsuites"), {}
+    for name in test_names(arguments.test).values():
+        suites, failure = suites_of(name, run, artifacts)
+        joined.extend(suites)
+        if failure:
+            failures[name] = failure
+    if run.starts > 1:
+        joined.set("flaky", f"the outer machine stood still; start {run.starts}")
+    if os.environ.get("XML_OUTPUT_FILE"):
+        ElementTree.ElementTree(joined).write(os.environ["XML_OUTPUT_FILE"], encoding="utf-8", xml_declaration=True)
+    return failures
+
+
+def show_logs(work, artifacts, starts):
+    show_file("qemu", os.path.join(work, f"qemu.{starts}"))
+    show_file("outer", os.path.join(work, f"console.{starts}"))
+    for directory, _, names in sorted(os.walk(artifacts)):
+        for name in sorted(names):
+            if name.endswith(".log") and not name.startswith("outer_console."):
+                path = os.path.join(directory, name)
+                show_file("inner " + os.path.relpath(path, artifacts), path)
+
+
+def tell_person(arguments, failures, work, artifacts, starts):
+    """What failed, unless the program has said it; a file with the rest; and what to do."""
+    global plain
+    plain = False
+    kept = tempfile.mkdtemp(prefix="ferrite-")
+    with open(os.path.join(kept, "log"), "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        show_logs(work, artifacts, starts)
+    shutil.copytree(artifacts, os.path.join(kept, "artifacts"))
+    for name, failure in failures.items() or [("the outer machine", "it ended before its time")]:
+        if not failure.startswith("exit status"):
+            print(f"{name} failed: {failure}")
+    print(f"The logs of the emulated machine and of what ran in it are in {kept}/log")
+    if arguments.advice:
+        print(arguments.advice)
+
+
+def run_tests(arguments, work):
+    artifacts = os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR") or os.path.join(work, "artifacts")
+    os.makedirs(artifacts, exist_ok=True)
+    run = Run()
+    while True:
+        run_machine(arguments, run, work, artifacts)
+        if not run.stood_still or run.starts >= arguments.starts:
+            break
+        log("nested", "FLAKY: the outer machine starts again from scratch, for the tests that have not ended")
+        if plain:
+            print("\nThe emulated machine stood still; it starts again from scratch.", flush=True)
+    failures = write_xml(arguments, run, artifacts)
+    if run.finished and not failures:
+        return 0
+    for name, failure in failures.items():
+        log("nested", f"FAILED: {name}: {failure}")
+    if plain:
+        tell_person(arguments, failures, work, artifacts, run.starts)
+    else:
+        show_logs(work, artifacts, run.starts)
+    return 1
+
+
 def main():
     global plain
-    arguments = parse_arguments()
+    arguments = make_parser().parse_args()
     plain = arguments.plain
-    runfiles = os.environ.get("TEST_SRCDIR") or os.path.dirname(os.getcwd())
     with tempfile.TemporaryDirectory(prefix="outer-", dir=os.environ.get("TEST_TMPDIR")) as work:
-        root, initramfs = os.path.join(work, "root"), os.path.join(work, "initramfs")
-        console, results = os.path.join(work, "console"), os.path.join(work, "results.tar")
-        stage(arguments, root, runfiles)
-        pack(root, initramfs)
-        shutil.rmtree(root)
+        initramfs = os.path.join(work, "initramfs")
+        stage(arguments, initramfs, runfiles_directory())
         if arguments.shell:
             with open(os.path.join(work, "qemu"), "wb") as errors:
-                return subprocess.call(qemu_command(arguments, initramfs, "chardev:stdio", "null", "null"), stderr=errors)
-        with open(os.path.join(work, "qemu"), "wb") as errors:
-            run = run_machine(qemu_command(arguments, initramfs, f"file:{console}", "chardev:stdio", f"file:{results}"),
-                              arguments.deadline, errors)
-        artifacts = os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR") or os.path.join(work, "artifacts")
-        unpack_artifacts(results, artifacts)
-        shutil.copy(console, os.path.join(artifacts, "outer_console.log"))
-
-        joined, failed = ElementTree.Element("testsuites"), not run.finished
-        for test in arguments.test:
-            suites, failure = suites_of(test_name(test), run, artifacts)
-            joined.extend(suites)
-            if failure:
-                failed = True
-                log("nested", f"FAILED: {test_name(test)}: {failure}")
-        if os.environ.get("XML_OUTPUT_FILE"):
-            ElementTree.ElementTree(joined).write(os.environ["XML_OUTPUT_FILE"], encoding="utf-8", xml_declaration=True)
-        if not failed:
-            return 0
-        plain = False
-        show_file("qemu", os.path.join(work, "qemu"))
-        show_file("outer", console)
-        for directory, _, names in sorted(os.walk(artifacts)):
-            for name in sorted(names):
-                if name.endswith(".log") and name != "outer_console.log":
-                    path = os.path.join(directory, name)
-                    show_file("inner " + os.path.relpath(path, artifacts), path)
-        return 1
+                ports = ["chardev:stdio", "null", "null", "null"]
+                command = qemu_command(arguments, initramfs, ports, command_line=arguments.append)
+                return subprocess.call(command, stderr=errors)
+        return run_tests(arguments, work)
 
 
 if __name__ == "__main__":
