@@ -20,7 +20,6 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/time/clock.h"
 #include "devices/block/async_io.h"
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
@@ -28,6 +27,7 @@
 #include "tests/fakes/virtio_harness.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -62,8 +62,8 @@ class RandomBlocks {
   std::uniform_int_distribution<uint64_t> any_;
 };
 
-double PerSecond(uint64_t operations, absl::Time start) {
-  return static_cast<double>(operations) / absl::ToDoubleSeconds(absl::Now() - start);
+double PerSecond(uint64_t operations, MonotonicTime start) {
+  return static_cast<double>(operations) / absl::ToDoubleSeconds(MonotonicTime::Now() - start);
 }
 
 double Median(std::vector<double> values) {
@@ -89,7 +89,7 @@ double RunBare(int fd, const Options& options, const Load& load) {
     io_uring_sqe_set_data(entry, buffer);
     ++submitted;
   };
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   for (uint16_t i = 0; i < load.depth; ++i) {
     submit(buffers.data() + size_t{i} * kBlockBytes);
   }
@@ -152,7 +152,7 @@ class DeviceRun {
       ++submitted;
     };
     queue.DisableInterrupts();
-    const absl::Time start = absl::Now();
+    const MonotonicTime start = MonotonicTime::Now();
     for (uint16_t i = 0; i < load.depth; ++i) {
       submit(i);
     }

@@ -14,8 +14,8 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "bench/samples.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 extern char** environ;
@@ -59,8 +59,8 @@ ChildProcess::~ChildProcess() {
   }
 }
 
-absl::Status ChildProcess::ReadSome(absl::string_view wanted, absl::Time deadline) {
-  const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+absl::Status ChildProcess::ReadSome(absl::string_view wanted, MonotonicTime deadline) {
+  const int64_t left = absl::ToInt64Milliseconds(deadline - MonotonicTime::Now());
   pollfd ready = {.fd = output_.get(), .events = POLLIN, .revents = 0};
   if (left <= 0 || poll(&ready, 1, static_cast<int>(left)) <= 0) {
     return absl::DeadlineExceededError(
@@ -77,7 +77,7 @@ absl::Status ChildProcess::ReadSome(absl::string_view wanted, absl::Time deadlin
 }
 
 absl::StatusOr<double> ChildProcess::WaitFor(absl::string_view text, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const MonotonicTime deadline = MonotonicTime::Now() + timeout;
   double read_at = Now();
   for (;;) {
     if (const size_t at = pending_.find(text.data(), 0, text.size()); at != std::string::npos) {
@@ -90,7 +90,7 @@ absl::StatusOr<double> ChildProcess::WaitFor(absl::string_view text, absl::Durat
 }
 
 absl::StatusOr<std::string> ChildProcess::WaitForLine(absl::string_view text, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const MonotonicTime deadline = MonotonicTime::Now() + timeout;
   for (;;) {
     if (const size_t at = pending_.find(text.data(), 0, text.size()); at != std::string::npos) {
       if (const size_t end = pending_.find('\n', at); end != std::string::npos) {

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 
@@ -44,7 +45,7 @@ class ChildProcess {
       : pid_(pid), input_(std::move(input)), output_(std::move(output)), started_(started) {}
 
   // Reads some more output, up to `deadline`; `wanted` is for the message.
-  absl::Status ReadSome(absl::string_view wanted, absl::Time deadline);
+  absl::Status ReadSome(absl::string_view wanted, MonotonicTime deadline);
 
   pid_t pid_;
   Fd input_;

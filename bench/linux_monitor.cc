@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "bench/samples.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/control/client.h"
 
@@ -76,7 +77,8 @@ class Ferrite final : public LinuxMonitor {
       FERRITE_ASSIGN_OR_RETURN(client_, ControlClient::ConnectToMachine(directory_, "bench"));
     }
     FERRITE_RETURN_IF_ERROR(client_->SetBalloon(bytes, absl::ZeroDuration()).status());
-    for (const absl::Time deadline = absl::Now() + kTimeout; absl::Now() < deadline; absl::SleepFor(kBalloonPoll)) {
+    for (const MonotonicTime deadline = MonotonicTime::Now() + kTimeout; MonotonicTime::Now() < deadline;
+         absl::SleepFor(kBalloonPoll)) {
       FERRITE_ASSIGN_OR_RETURN(const BalloonFigures figures, client_->Balloon());
       if (figures.actual_bytes == bytes) {
         return absl::OkStatus();
@@ -144,7 +146,8 @@ class Qemu final : public LinuxMonitor {
     const uint64_t kept = memory_bytes_ - bytes;
     FERRITE_RETURN_IF_ERROR(
         Ask(absl::StrCat(R"({"execute": "balloon", "arguments": {"value": )", kept, "}}"), R"("return")").status());
-    for (const absl::Time deadline = absl::Now() + kTimeout; absl::Now() < deadline; absl::SleepFor(kBalloonPoll)) {
+    for (const MonotonicTime deadline = MonotonicTime::Now() + kTimeout; MonotonicTime::Now() < deadline;
+         absl::SleepFor(kBalloonPoll)) {
       FERRITE_ASSIGN_OR_RETURN(const std::string answer,
                                Ask(R"({"execute": "query-balloon"})", R"({"return": {"actual": )"));
       const std::string digits = answer.substr(0, answer.find_first_not_of("0123456789"));

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -292,7 +292,7 @@ absl::StatusOr<bool> Balloon::TakeStatistics(virtio::Queue& queue) {
     return absl::InvalidArgumentError("a statistics buffer has memory for the device to write");
   }
   BalloonStatistics statistics;
-  statistics.time = absl::Now();
+  statistics.time = MonotonicTime::Now();
   const uint64_t count = std::min(chain->readable_bytes() / kStatisticBytes, kMaxStatistics);
   for (uint64_t i = 0; i < count; ++i) {
     std::array<uint8_t, kStatisticBytes> bytes;

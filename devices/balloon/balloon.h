@@ -11,11 +11,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "devices/balloon/balloon_pages.h"
 #include "devices/virtio/device.h"
 #include "proto/state.capnp.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
@@ -33,7 +33,7 @@ struct BalloonStatistics {
     bool operator==(const Value&) const = default;
   };
   // When the guest sent them; the past when they came with a loaded state.
-  absl::Time time = absl::InfinitePast();
+  MonotonicTime time = MonotonicTime::InfinitePast();
   std::vector<Value> values;
 };
 // "free_memory" for VIRTIO_BALLOON_S_MEMFREE (§5.5.6.4); empty for a tag that is not known.

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -383,7 +383,7 @@ bool Block::InCapacity(uint64_t sector, uint64_t sectors) const {
 }
 
 uint8_t Block::Refuse(const Request& request, absl::string_view why) {
-  const std::optional<uint64_t> not_logged = log_backoff_.Count(absl::Now());
+  const std::optional<uint64_t> not_logged = log_backoff_.Count(MonotonicTime::Now());
   if (!not_logged.has_value()) {
     return kBlockStatusIoError;
   }

@@ -61,11 +61,11 @@ void ControlPeer::SendError(const absl::Status& error) {
 }
 
 absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !queue_.empty() || !failure_.ok() || !interrupt_.ok();
   };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&ready), limit)) {
+  if (!mutex_.AwaitFor(absl::Condition(&ready), limit)) {
     return absl::DeadlineExceededError(
         absl::StrCat(options_.peer_name, " lives, but did not answer within ", absl::FormatDuration(limit)));
   }
@@ -93,15 +93,15 @@ void ControlPeer::Shutdown(const absl::Status& reason) {
 }
 
 absl::Status ControlPeer::failure() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   return failure_;
 }
 
 void ControlPeer::Interrupt(const absl::Status& reason) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   interrupt_.Update(reason);
   const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&written), kWriteGrace)) {
+  if (!mutex_.AwaitFor(absl::Condition(&written), kWriteGrace)) {
     stream_->Shutdown();
   }
 }
@@ -109,7 +109,7 @@ void ControlPeer::Interrupt(const absl::Status& reason) {
 absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {
   const std::vector<uint8_t> frame = EncodeControl(message);
   const auto set_writing = [this](bool writing) {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     writing_ = writing;
   };
   set_writing(true);
@@ -119,13 +119,13 @@ absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {
 }
 
 void ControlPeer::AwaitFailure(absl::Duration limit) const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto failed = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok(); };
-  mutex_.AwaitWithTimeout(absl::Condition(&failed), limit);
+  mutex_.AwaitFor(absl::Condition(&failed), limit);
 }
 
 bool ControlPeer::Fail(const absl::Status& reason) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (!failure_.ok()) {
     return false;
   }
@@ -226,7 +226,7 @@ absl::Status ControlPeer::Dispatch(ControlMessage message) {
     default:
       break;
   }
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   queued_bytes_ += message.bytes();
   if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedBytes) {
     return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));

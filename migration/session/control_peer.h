@@ -18,6 +18,7 @@
 #include "migration/transport/stream.h"
 #include "migration/wire/control_frame.h"
 #include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 
@@ -76,7 +77,7 @@ class ControlPeer {
   const std::unique_ptr<Stream> stream_;
   const std::function<void(const absl::Status&)> on_failure_;
   absl::Mutex send_mutex_;
-  mutable absl::Mutex mutex_;
+  mutable TimedMutex mutex_;
   std::deque<ControlMessage> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);

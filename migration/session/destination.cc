@@ -5,13 +5,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "migration/session/page_source.h"
 #include "migration/session/thread_class.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/version.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -141,7 +141,7 @@ absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
     if (cancelled_) {
       return absl::CancelledError("cancelled");
     }
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     broken_ = absl::OkStatus();
   }
 }
@@ -210,7 +210,7 @@ absl::Status Destination::Build(const ControlMessage& machine) {
   }
   landscape_ = std::make_unique<Landscape>(port_->memory());
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     waits_ = std::make_unique<WaitAccounts>([this](pid_t thread) { return port_->VcpuOfThread(thread); });
     gate_ = std::make_unique<RoundGate>(page_channels_);
   }
@@ -237,14 +237,14 @@ absl::Status Destination::Build(const ControlMessage& machine) {
 
 absl::Status Destination::AcceptChannels(Lobby& lobby) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     page_.clear();
     page_.resize(page_channels_);
     urgent_.clear();
     urgent_.resize(urgent_channels_);
   }
   int due = page_channels_ + urgent_channels_;
-  const absl::Time deadline = absl::Now() + kStepLimit;
+  const MonotonicTime deadline = MonotonicTime::Now() + kStepLimit;
   while (due > 0) {
     absl::StatusOr<Lobby::Arrival> arrival = lobby.Next(cancel_, deadline);
     if (!arrival.ok()) {
@@ -262,7 +262,7 @@ absl::Status Destination::AcceptChannels(Lobby& lobby) {
                  preamble.ok() ? "it is no channel of this move" : preamble.status().message());
       continue;
     }
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     FERRITE_RETURN_IF_ERROR(broken_);
     *place = std::move(arrival->stream);
     --due;
@@ -272,7 +272,7 @@ absl::Status Destination::AcceptChannels(Lobby& lobby) {
 
 void Destination::StartReceivers(bool live) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     ended_channels_ = 0;
   }
   for (const auto& stream : page_) {
@@ -308,11 +308,11 @@ void Destination::ReceivePages(Stream& stream, bool live) {
       FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver.ReceiveOne(live));
       if (header.type != PageFrameType::kRound) {
         if (live) {
-          waits_->End(header.region, header.first_page, header.count, absl::Now());
+          waits_->End(header.region, header.first_page, header.count, MonotonicTime::Now());
           OnPage();
         }
       } else if (header.count == kLastRound && live) {
-        const absl::MutexLock lock(&mutex_);
+        const TimedMutexLock lock(&mutex_);
         ++ended_channels_;
         return absl::OkStatus();
       } else {
@@ -335,7 +335,7 @@ absl::Status Destination::ReceiveUntilRunning() {
     // Rounds take what they take.
     absl::StatusOr<ControlMessage> message = peer_->Next(loaded_ ? kStepLimit : absl::InfiniteDuration());
     if (!message.ok()) {
-      const absl::MutexLock lock(&mutex_);
+      const TimedMutexLock lock(&mutex_);
       return broken_.ok() ? message.status() : broken_;
     }
     absl::Status status;
@@ -442,16 +442,16 @@ absl::Status Destination::ApplyPackage(std::span<const uint8_t> blob) {
   gate_->Open(postcopy_ ? RoundGate::Next::kLive : RoundGate::Next::kEnd);
   // Nothing may have been missing at all.
   OnPage();
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     FERRITE_RETURN_IF_ERROR(broken_);
     loading_ = true;
   }
   const absl::Status status = port_->LoadState(blob);
-  const absl::Duration load = absl::Now() - start;
+  const absl::Duration load = MonotonicTime::Now() - start;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     loading_ = false;
     load_ = load;
     FERRITE_RETURN_IF_ERROR(broken_);
@@ -474,7 +474,7 @@ absl::Status Destination::ServeFaults(std::span<const std::unique_ptr<Stream>> u
                                                {.on_failure = [this](const absl::Status& status) { Break(status); },
                                                 .on_page = [this] { OnPage(); }},
                                                ask_again));
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   faults_ = std::move(faults);
   return absl::OkStatus();
 }
@@ -488,7 +488,7 @@ absl::Status Destination::OnGrant(const ControlMessage& message) {
   if (!loaded_) {
     return absl::InvalidArgumentError("GRANT came before the state was loaded");
   }
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   // A cancel here and this change: one of them wins (R2).
   if (!state_.Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
     return absl::CancelledError("cancelled");
@@ -503,9 +503,9 @@ absl::Status Destination::OnGrant(const ControlMessage& message) {
     SendRefuse(ran);
     return ran;
   }
-  const absl::Duration run = absl::Now() - start;
+  const absl::Duration run = MonotonicTime::Now() - start;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     run_ = run;
   }
   return peer_->Send([&](stream::Control::Builder control) {
@@ -517,17 +517,17 @@ absl::Status Destination::OnGrant(const ControlMessage& message) {
 
 void Destination::OnPage() {
   if (landscape_->missing() == 0) {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     all_pages_ = true;
   }
 }
 
 absl::Status Destination::AwaitAllPages() {
   uint64_t missing = 0;
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return all_pages_ || !broken_.ok(); };
   // When the source has sent all that it had, only answers to requests are still on their way.
-  while (!mutex_.AwaitWithTimeout(absl::Condition(&done), options_.silence)) {
+  while (!mutex_.AwaitFor(absl::Condition(&done), options_.silence)) {
     const uint64_t before = std::exchange(missing, landscape_->missing());
     if (ended_channels_ == page_.size() && missing == before) {
       return absl::UnavailableError(absl::StrCat("the source ended, but ", missing, " host pages never came"));
@@ -651,7 +651,7 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
 void Destination::StopFaults() {
   std::unique_ptr<FaultServer> faults;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     faults = std::move(faults_);
     if (faults != nullptr) {
       fault_count_ += faults->faults();
@@ -669,12 +669,12 @@ void Destination::SetPeer(std::unique_ptr<Stream> stream) {
         [this](const absl::Status& reason) { Break(reason); });
   }
   // The one before ends without the lock: its thread may want it.
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   peer_.swap(peer);
 }
 
 void Destination::Break(const absl::Status& reason) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (broken_.ok()) {
     broken_ = reason;
   }
@@ -719,7 +719,7 @@ absl::Status Destination::Cancel() {
 }
 
 MoveReport Destination::report() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   MoveReport report;
   report.postcopy = postcopy_;
   report.load = load_;

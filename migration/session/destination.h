@@ -13,7 +13,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "migration/fault/userfault.h"
 #include "migration/machine_port.h"
@@ -30,6 +29,7 @@
 #include "migration/wire/preamble.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 
@@ -140,7 +140,7 @@ class Destination {
   std::unique_ptr<Landscape> landscape_;
   std::unique_ptr<Userfault> userfault_;
   ReceiveFigures figures_;
-  mutable absl::Mutex mutex_;
+  mutable TimedMutex mutex_;
   // Set by the thread of Run() under the lock; it, and the threads that it starts afterwards, read them without.
   std::unique_ptr<WaitAccounts> waits_;
   std::unique_ptr<RoundGate> gate_;

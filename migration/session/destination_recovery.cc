@@ -5,11 +5,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "migration/session/destination.h"
 #include "migration/session/page_source.h"
 #include "migration/wire/version.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -32,7 +32,7 @@ bool Destination::MayComeBack() const {
 absl::Status Destination::Recover(Lobby& lobby) {
   waiting_ = true;
   const absl::Cleanup waited = [this] { waiting_ = false; };
-  const absl::Time hold_until = absl::Now() + options_.hold_for;
+  const MonotonicTime hold_until = MonotonicTime::Now() + options_.hold_for;
   while (true) {
     const bool misses_pages = !settled_ && state_.get() != MoveState::kDevice;
     if (misses_pages) {
@@ -46,7 +46,7 @@ absl::Status Destination::Recover(Lobby& lobby) {
     cancel_.Drain();
     const bool ends = cancelled_ || leaving_;
     {
-      const absl::MutexLock lock(&mutex_);
+      const TimedMutexLock lock(&mutex_);
       broken_ = absl::OkStatus();
     }
     if (userfault_ != nullptr && !settled_) {
@@ -57,7 +57,7 @@ absl::Status Destination::Recover(Lobby& lobby) {
       return absl::CancelledError("the wait for the source was ended");
     }
     FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival,
-                             lobby.Next(cancel_, misses_pages ? absl::InfiniteFuture() : hold_until));
+                             lobby.Next(cancel_, misses_pages ? MonotonicTime::InfiniteFuture() : hold_until));
     const std::string who = arrival.stream->peer();
     const absl::StatusOr<Preamble> preamble = Understand(arrival);
     if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != id_) {

@@ -4,19 +4,19 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 
 void DropLog::Log(const std::string& who, absl::string_view why) {
-  if (const std::optional<uint64_t> hidden = Take(absl::Now()); hidden.has_value()) {
+  if (const std::optional<uint64_t> hidden = Take(MonotonicTime::Now()); hidden.has_value()) {
     ferrite::Log().warn("receive: dropped a connection from {}: {}{}", who, std::string(why),
                         *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string());
   }
 }
 
-std::optional<uint64_t> DropLog::Take(absl::Time now) {
+std::optional<uint64_t> DropLog::Take(MonotonicTime now) {
   const absl::MutexLock lock(&mutex_);
   if (now >= paid_ + kPause) {
     credit_ = std::min(credit_ + 1, kMost);

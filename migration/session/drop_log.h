@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 
@@ -22,13 +23,13 @@ class DropLog {
 
   void Log(const std::string& who, absl::string_view why);
   // How many were hidden since the last line, when a line may be written at `now`.
-  std::optional<uint64_t> Take(absl::Time now);
+  std::optional<uint64_t> Take(MonotonicTime now);
 
  private:
   absl::Mutex mutex_;
   int credit_ ABSL_GUARDED_BY(mutex_) = kMost;
   uint64_t hidden_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Time paid_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  MonotonicTime paid_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfinitePast();
 };
 
 }  // namespace ferrite::migration

@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include "vmm/base/monotonic.h"
+
 namespace ferrite::migration {
 namespace {
 
 TEST(DropLogTest, ManyAreCountedInFewLines) {
   DropLog log;
-  absl::Time now = absl::UnixEpoch();
+  MonotonicTime now = MonotonicTime();
   int lines = 0;
   for (int i = 0; i < 1000; ++i) {
     lines += log.Take(now).has_value() ? 1 : 0;

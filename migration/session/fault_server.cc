@@ -10,9 +10,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "migration/session/thread_class.h"
 #include "migration/wire/page_header.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -119,7 +119,7 @@ absl::Status FaultServer::Serve(Stream* stream) {
     }
     if ((wakeups & kAnswer) != 0) {
       FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver->ReceiveOne(/*live=*/true));
-      waits_.End(header.region, header.first_page, header.count, absl::Now());
+      waits_.End(header.region, header.first_page, header.count, MonotonicTime::Now());
       callbacks_.on_page();
     }
   }
@@ -150,7 +150,7 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<uint8_t>& reque
     const uint64_t page = (fault.address - start) / kPageBytes;
     const uint64_t unit = page / per_unit;
     // The account is opened before the page is looked for, or its arrival could be missed.
-    waits_.Begin(fault.thread, index, page, absl::Now());
+    waits_.Begin(fault.thread, index, page, MonotonicTime::Now());
     if (landscape_.states(index).Request(unit)) {
       faults_.fetch_add(1, std::memory_order_relaxed);
       AddRequest(index, unit, requests);
@@ -160,7 +160,7 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<uint8_t>& reque
       case PageState::kPresent: {
         minor_faults_.fetch_add(1, std::memory_order_relaxed);
         const absl::Status status = placer.ResolvePresent(unit);
-        waits_.End(index, page, 1, absl::Now());
+        waits_.End(index, page, 1, MonotonicTime::Now());
         return status;
       }
       case PageState::kPoisoned:

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
 #include "migration/stream/zero_page.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -88,7 +88,7 @@ absl::Status PageSender::Flush() {
   }
   if (limiter_ != nullptr) {
     // A cancel shuts the stream down, and ends the waiting and the write that follows.
-    stream_.Rest(limiter_->Take(gathered_, absl::Now()));
+    stream_.Rest(limiter_->Take(gathered_, MonotonicTime::Now()));
   }
   const absl::Status status = stream_.WriteAll(std::span<iovec>(pieces_));
   figures_.bytes.fetch_add(gathered_, std::memory_order_relaxed);

@@ -10,6 +10,7 @@
 #include "migration/session/thread_class.h"
 #include "migration/stream/fault_window.h"
 #include "migration/wire/page_header.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -162,7 +163,7 @@ absl::Status PageSource::SendRest(size_t channel) {
   while (true) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
-    page_[channel]->Rest(limiter_.Take(kMost, absl::Now()));
+    page_[channel]->Rest(limiter_.Take(kMost, MonotonicTime::Now()));
     const std::optional<RegionRun> run = pending_.ClaimHottest(kBulkPages);
     if (!run.has_value()) {
       return sender.SendRoundEnd(kLastRound);
@@ -208,7 +209,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
         requested_pages_.fetch_add(wanted.count, std::memory_order_relaxed);
       }
       // Nobody asked for these: the limit is for them, too.
-      if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, absl::Now())) {
+      if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, MonotonicTime::Now())) {
         const RegionRun near = pending_.ClaimRequested(request.region, page + per_unit, extra - per_unit);
         FERRITE_RETURN_IF_ERROR(sender.SendRun(near, kFlagPrefetch, per_unit));
         FERRITE_RETURN_IF_ERROR(sender.Flush());

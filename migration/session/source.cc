@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "migration/session/peer_text.h"
 #include "migration/session/thread_class.h"
 #include "migration/transport/socket.h"
@@ -15,8 +14,10 @@
 #include "migration/wire/crc32c.h"
 #include "migration/wire/preamble.h"
 #include "migration/wire/version.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {
@@ -54,8 +55,8 @@ class Watchdog {
   Watchdog(absl::Duration limit, std::function<void()> act)
       : thread_("mig-src-watch", [this, limit, act = std::move(act)] {
           {
-            const absl::MutexLock lock(&mutex_);
-            barked_ = !mutex_.AwaitWithTimeout(absl::Condition(&over_), limit);
+            const TimedMutexLock lock(&mutex_);
+            barked_ = !mutex_.AwaitFor(absl::Condition(&over_), limit);
             if (!barked_) {
               return;
             }
@@ -67,16 +68,16 @@ class Watchdog {
   // Whether it acted.
   bool Stop() {
     {
-      const absl::MutexLock lock(&mutex_);
+      const TimedMutexLock lock(&mutex_);
       over_ = true;
     }
     thread_.Join();
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     return barked_;
   }
 
  private:
-  absl::Mutex mutex_;
+  TimedMutex mutex_;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
   bool barked_ ABSL_GUARDED_BY(mutex_) = false;
   Thread thread_;
@@ -104,17 +105,17 @@ Source::Source(SourcePort& port, MoveOptions options, std::function<void(const M
 Source::~Source() {
   // Its thread uses pages_.
   std::unique_ptr<ControlPeer> control;
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   control = std::move(control_);
 }
 
 absl::Status Source::Run(const Address& destination) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     destination_ = destination;
     where_ = destination.ToString();
   }
-  started_ = absl::Now();
+  started_ = MonotonicTime::Now();
   if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("the move was cancelled; the guest runs on here");
   }
@@ -125,8 +126,8 @@ absl::Status Source::Run(const Address& destination) {
 
 absl::Status Source::Finished(const absl::Status& status) {
   {
-    const absl::MutexLock lock(&mutex_);
-    report_.total = absl::Now() - started_;
+    const TimedMutexLock lock(&mutex_);
+    report_.total = MonotonicTime::Now() - started_;
   }
   Publish([](MoveProgress&) {});
   return status;
@@ -166,14 +167,14 @@ absl::StatusOr<std::unique_ptr<Stream>> Source::OpenChannel(const Address& desti
 absl::Status Source::OpenControl(const Address& destination) {
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, OpenChannel(destination, ChannelRole::kControl, 0));
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     control_ = std::make_unique<ControlPeer>(
         std::move(stream),
         ControlPeer::Options{.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = options_.silence},
         [this](const absl::Status&) {
           // Wake whatever of ours blocks.
           cancel_.Signal();
-          const absl::MutexLock pages_lock(&mutex_);
+          const TimedMutexLock pages_lock(&mutex_);
           if (pages_ != nullptr) {
             pages_->Shutdown();
           }
@@ -242,7 +243,7 @@ absl::Status Source::OpenPages(const Address& destination) {
   for (uint16_t i = 0; i < kUrgentChannels; ++i) {
     FERRITE_ASSIGN_OR_RETURN(urgent.emplace_back(), OpenChannel(destination, ChannelRole::kUrgent, i));
   }
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   pages_ = std::make_unique<PageSource>(port_, pages_per_unit_, std::move(page), std::move(urgent), options_,
                                         [this](const absl::Status& failure) { OnPageFailure(failure); });
   return absl::OkStatus();
@@ -279,7 +280,7 @@ absl::Status Source::Advise() {
 }
 
 bool Source::StopRound() const {
-  return cancelled_ || postcopy_wanted_ || absl::Now() - started_ > options_.timeout || !peer_->failure().ok();
+  return cancelled_ || postcopy_wanted_ || MonotonicTime::Now() - started_ > options_.timeout || !peer_->failure().ok();
 }
 
 absl::Status Source::SendRound(const std::function<bool()>& stop) {
@@ -320,7 +321,7 @@ absl::Status Source::Rounds() {
   int throttle = 0;
   while (true) {
     ++round_;
-    const absl::Time round_start = absl::Now();
+    const MonotonicTime round_start = MonotonicTime::Now();
     const uint64_t sent_before = pages_->sent_bytes();
     PublishStart();
     FERRITE_RETURN_IF_ERROR(SendRound([this] { return StopRound(); }));
@@ -328,13 +329,13 @@ absl::Status Source::Rounds() {
     FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
     const RoundFigures now{.number = round_,
                            .bytes_sent = pages_->sent_bytes() - sent_before,
-                           .took = absl::Now() - round_start,
+                           .took = MonotonicTime::Now() - round_start,
                            .remaining_bytes = pages_->PendingBytes(),
                            .throttle_percent = throttle};
     const Decision decision = DecideNext(now, has_before ? &before : nullptr, limits);
     Publish([&](MoveProgress& progress) {
       mutex_.AssertHeld();
-      round_start_ = absl::InfiniteFuture();
+      round_start_ = MonotonicTime::InfiniteFuture();
       progress.rate = RateOf(now);
       progress.dirty_rate = static_cast<double>(now.remaining_bytes) / std::max(absl::ToDoubleSeconds(now.took), 1e-6);
       progress.expected_downtime = decision.expected_downtime;
@@ -351,7 +352,7 @@ absl::Status Source::Rounds() {
     if (decision.step == NextStep::kSwitchover) {
       return AwaitArrival();
     }
-    if (absl::Now() - started_ > options_.timeout) {
+    if (MonotonicTime::Now() - started_ > options_.timeout) {
       if (options_.on_timeout == OnTimeout::kPostcopy && postcopy_possible_) {
         postcopy_ = true;
         return absl::OkStatus();
@@ -390,24 +391,24 @@ absl::Status Source::Switchover() {
 }
 
 void Source::EndStandstill(const absl::Status& reason) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   pages_->Shutdown();
   control_->Interrupt(reason);
 }
 
 absl::Status Source::SwitchoverPrecopy() {
-  switchover_ = absl::Now();
+  switchover_ = MonotonicTime::Now();
   paused_ = true;
   FERRITE_RETURN_IF_ERROR(port_.Pause());
-  const absl::Time stopped = absl::Now();
+  const MonotonicTime stopped = MonotonicTime::Now();
   FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
   ++round_;
   FERRITE_RETURN_IF_ERROR(SendRound([this] { return cancelled_.load(); }));
   FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/true));
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     report_.stop = stopped - switchover_;
-    report_.last_pages = absl::Now() - stopped;
+    report_.last_pages = MonotonicTime::Now() - stopped;
   }
   return SendPackage();
 }
@@ -417,10 +418,10 @@ absl::Status Source::SwitchoverPostcopy() {
     FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
     FERRITE_RETURN_IF_ERROR(SendDiscards(/*wait=*/true));
   }
-  switchover_ = absl::Now();
+  switchover_ = MonotonicTime::Now();
   paused_ = true;
   FERRITE_RETURN_IF_ERROR(port_.Pause());
-  const absl::Time stopped = absl::Now();
+  const MonotonicTime stopped = MonotonicTime::Now();
   FERRITE_RETURN_IF_ERROR(pages_->CollectDirty().status());
   FERRITE_RETURN_IF_ERROR(SendDiscards(/*wait=*/false));
   // An empty round: the channels stop at its end until the destination is ready to place pages live.
@@ -428,10 +429,10 @@ absl::Status Source::SwitchoverPostcopy() {
   FERRITE_RETURN_IF_ERROR(SendRound([] { return true; }));
   FERRITE_RETURN_IF_ERROR(EndRound(/*last=*/true));
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     report_.postcopy = true;
     report_.stop = stopped - switchover_;
-    report_.last_pages = absl::Now() - stopped;
+    report_.last_pages = MonotonicTime::Now() - stopped;
   }
   return SendPackage();
 }
@@ -470,11 +471,11 @@ absl::Status Source::AwaitArrival() {
 }
 
 absl::Status Source::SendPackage() {
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   FERRITE_ASSIGN_OR_RETURN(const std::vector<uint8_t> blob, port_.SaveState());
   disks_released_ = true;
   FERRITE_RETURN_IF_ERROR(port_.ReleaseDisks());
-  const absl::Time saved = absl::Now();
+  const MonotonicTime saved = MonotonicTime::Now();
   FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
     auto package = control.initPackage();
     package.setVersion(1);
@@ -494,8 +495,8 @@ absl::Status Source::SendPackage() {
     load = FromPeer(control.getLoaded().getLoadNanoseconds());
     return absl::OkStatus();
   }));
-  const absl::Duration took = absl::Now() - saved;
-  const absl::MutexLock lock(&mutex_);
+  const absl::Duration took = MonotonicTime::Now() - saved;
+  const TimedMutexLock lock(&mutex_);
   report_.state = saved - start;
   report_.load = std::min(load, took);
   report_.send = took - report_.load;
@@ -503,7 +504,7 @@ absl::Status Source::SendPackage() {
 }
 
 void Source::OnPageFailure(const absl::Status& failure) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (control_ != nullptr && state_.get() == MoveState::kDevice) {
     // The guest stands still, and nobody but the thread of Run() can end that.
     control_->Interrupt(failure);
@@ -515,13 +516,13 @@ absl::Status Source::Grant() {
   if (!state_.Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
     return absl::CancelledError("cancelled");
   }
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
   may_run_there_ = true;
   return SendGrant(start);
 }
 
-absl::Status Source::SendGrant(absl::Time start) {
+absl::Status Source::SendGrant(MonotonicTime start) {
   FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
     auto grant = control.initGrant();
     grant.setMoveId(IdBytes());
@@ -535,8 +536,8 @@ absl::Status Source::SendGrant(absl::Time start) {
   }
   ran_there_ = true;
   {
-    const absl::Time runs = absl::Now();
-    const absl::MutexLock lock(&mutex_);
+    const MonotonicTime runs = MonotonicTime::Now();
+    const TimedMutexLock lock(&mutex_);
     report_.run = runs - start;
     report_.downtime = runs - switchover_;
   }
@@ -579,7 +580,7 @@ void Source::ReadShut(stream::Control::Reader control, absl::Status& verdict) {
     verdict = absl::AbortedError(absl::StrCat("the destination says: ", PeerText(TextOf(shut.getMessage()))));
   }
   const auto figures = shut.getFigures();
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   report_.rounds = round_;
   report_.faults = figures.getFaults();
   report_.minor_faults = figures.getMinorFaults();
@@ -681,7 +682,7 @@ absl::Status Source::RunHere() {
 }
 
 std::string Source::where() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   return where_;
 }
 
@@ -693,7 +694,7 @@ absl::Status Source::Cancel() {
     if (state_.Change(from, MoveState::kCancelling)) {
       cancelled_ = true;
       cancel_.Signal();
-      const absl::MutexLock lock(&mutex_);
+      const TimedMutexLock lock(&mutex_);
       if (pages_ != nullptr) {
         pages_->Shutdown();
       }
@@ -722,7 +723,7 @@ absl::Status Source::StartPostcopy() {
 
 void Source::Publish(const std::function<void(MoveProgress&)>& change) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     change(progress_);
   }
   if (on_progress_) {
@@ -734,13 +735,13 @@ void Source::PublishStart() {
   Publish([this](MoveProgress& progress) {
     mutex_.AssertHeld();
     progress.round = round_;
-    round_start_ = absl::Now();
+    round_start_ = MonotonicTime::Now();
     sent_before_ = pages_ == nullptr ? 0 : pages_->sent_bytes();
   });
 }
 
 MoveProgress Source::progress() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   MoveProgress progress = progress_;
   progress.state = state_.get();
   progress.sent_bytes = earlier_.bytes;
@@ -748,7 +749,7 @@ MoveProgress Source::progress() const {
     progress.sent_bytes += pages_->sent_bytes();
     progress.faults = pages_->faults();
     progress.remaining_bytes = progress.state == MoveState::kCompleted ? 0 : pages_->PendingBytes();
-    if (const absl::Duration took = absl::Now() - round_start_; took > kRateOver) {
+    if (const absl::Duration took = MonotonicTime::Now() - round_start_; took > kRateOver) {
       progress.rate = static_cast<double>(pages_->sent_bytes() - sent_before_) / absl::ToDoubleSeconds(took);
     }
   }
@@ -756,7 +757,7 @@ MoveProgress Source::progress() const {
 }
 
 MoveReport Source::report() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   MoveReport report = report_;
   if (pages_ != nullptr) {
     pages_->FillReport(report);

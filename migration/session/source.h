@@ -11,7 +11,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "migration/machine_port.h"
 #include "migration/session/control_peer.h"
@@ -21,6 +20,8 @@
 #include "migration/transport/address.h"
 #include "migration/wire/preamble.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 
@@ -96,7 +97,7 @@ class Source {
   void OnPageFailure(const absl::Status& failure);
   absl::Status Grant();
   // `start`: of what counts as starting the guest.
-  absl::Status SendGrant(absl::Time start);
+  absl::Status SendGrant(MonotonicTime start);
   absl::Status End();
   // Undoes what was done, so that the guest is as it was before; behind GRANT only stands still.
   absl::Status GiveUp(const absl::Status& reason);
@@ -137,11 +138,11 @@ class Source {
   MoveStateMachine state_;
   // Read and written by the thread of Run(), which reads it without the lock.
   std::string where_;
-  absl::Time started_;
+  MonotonicTime started_;
 
   Address destination_;
   uint64_t epoch_ = 1;  // of the last GRANT
-  absl::Time switchover_;
+  MonotonicTime switchover_;
   std::vector<uint64_t> pages_per_unit_;
   uint64_t features_ = 0;  // that both sides have
 
@@ -164,13 +165,13 @@ class Source {
   uint32_t round_ = 0;
   absl::Duration load_estimate_;  // the destination's own
 
-  mutable absl::Mutex mutex_;
+  mutable TimedMutex mutex_;
   // Set once in Setup(); Cancel() shuts it down.
   std::unique_ptr<ControlPeer> control_ ABSL_GUARDED_BY(mutex_);
   ControlPeer* peer_ = nullptr;  // the same, for the thread of Run()
   MoveProgress progress_ ABSL_GUARDED_BY(mutex_);
   // Of the round that is on, or of post-copy.
-  absl::Time round_start_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteFuture();
+  MonotonicTime round_start_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfiniteFuture();
   uint64_t sent_before_ ABSL_GUARDED_BY(mutex_) = 0;
   MoveReport report_ ABSL_GUARDED_BY(mutex_);
   MoveReport earlier_ ABSL_GUARDED_BY(mutex_);  // of page channels that are gone

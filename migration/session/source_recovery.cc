@@ -3,9 +3,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "migration/session/source.h"
 #include "migration/wire/version.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -26,7 +26,7 @@ absl::Status Source::Recover(const Address& destination) {
         absl::StrCat("the monitor at ", where_, " is of a version that cannot go on after a lost connection"));
   }
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     leaving_ = false;
   }
   return Finished(KeepTrying(destination, absl::OkStatus()));
@@ -34,15 +34,15 @@ absl::Status Source::Recover(const Address& destination) {
 
 absl::Status Source::KeepTrying(const Address& destination, const absl::Status& lost) {
   absl::Status status = lost.ok() ? absl::CancelledError("the search for the destination was ended") : lost;
-  absl::Time until = absl::Now() + options_.recover_for;
+  MonotonicTime until = MonotonicTime::Now() + options_.recover_for;
   uint32_t recoveries = 0;
   bool first = true;
   while (state_.get() == MoveState::kPostcopyPaused && (features_ & kFeatureRecovery) != 0) {
     Publish([](MoveProgress&) {});
     const absl::Duration pause = std::exchange(first, false) ? absl::ZeroDuration() : kRecoveryPause;
     {
-      const absl::MutexLock lock(&mutex_);
-      if (mutex_.AwaitWithTimeout(absl::Condition(&leaving_), pause)) {
+      const TimedMutexLock lock(&mutex_);
+      if (mutex_.AwaitFor(absl::Condition(&leaving_), pause)) {
         break;
       }
     }
@@ -55,11 +55,11 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
     if (lost.ok() || state_.get() != MoveState::kPostcopyPaused) {
       status = std::move(given_up);
     }
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (std::exchange(recoveries, report_.recoveries) != report_.recoveries) {
-      until = absl::Now() + options_.recover_for;
+      until = MonotonicTime::Now() + options_.recover_for;
     }
-    if (absl::Now() >= until) {
+    if (MonotonicTime::Now() >= until) {
       break;
     }
   }
@@ -74,7 +74,7 @@ absl::Status Source::StartAnew() {
   std::unique_ptr<ControlPeer> control;
   std::unique_ptr<PageSource> pages;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     control = std::move(control_);
     pages = std::move(pages_);
     if (pages != nullptr) {
@@ -92,7 +92,7 @@ absl::Status Source::StartAnew() {
   control.reset();
   pages.reset();
   cancel_.Drain();
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   return leaving_ ? absl::CancelledError("the search for the destination was ended") : absl::OkStatus();
 }
 
@@ -152,14 +152,14 @@ absl::Status Source::TryToRecover(const Address& destination) {
   FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(destination));
   {
     // It answers for this move, so it is there.
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     destination_ = destination;
     where_ = destination.ToString();
   }
   if (granted) {
     ran_there_ = true;
   } else {
-    const absl::Time start = absl::Now();
+    const MonotonicTime start = MonotonicTime::Now();
     ++epoch_;
     FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
     FERRITE_RETURN_IF_ERROR(SendGrant(start));
@@ -171,7 +171,7 @@ absl::Status Source::TryToRecover(const Address& destination) {
   }
   FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     ++report_.recoveries;
   }
   serving_ = true;
@@ -182,7 +182,7 @@ absl::Status Source::TryToRecover(const Address& destination) {
 
 absl::Status Source::TakeBack(bool force) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     leaving_ = false;
   }
   if (const absl::Status started = StartAnew(); !started.ok()) {
@@ -194,7 +194,7 @@ absl::Status Source::TakeBack(bool force) {
   }
   bool ended = false;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     ended = leaving_;
   }
   if (ended) {
@@ -222,7 +222,7 @@ absl::Status Source::TakeBack(bool force) {
 }
 
 void Source::Leave() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   leaving_ = true;
   const MoveState now = state_.get();
   if (now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover) {
@@ -234,7 +234,7 @@ void Source::Leave() {
 }
 
 void Source::Abandon() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   leaving_ = true;
   cancel_.Signal();
   if (pages_ != nullptr) {

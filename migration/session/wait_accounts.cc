@@ -2,13 +2,13 @@
 
 namespace ferrite::migration {
 
-void WaitAccounts::Begin(pid_t thread, size_t region, uint64_t page, absl::Time now) {
+void WaitAccounts::Begin(pid_t thread, size_t region, uint64_t page, MonotonicTime now) {
   const absl::MutexLock lock(&mutex_);
   waiting_[thread] = {.region = region, .page = page, .since = now};
   waiting_count_.store(static_cast<int>(waiting_.size()), std::memory_order_release);
 }
 
-void WaitAccounts::End(size_t region, uint64_t first, uint64_t count, absl::Time now) {
+void WaitAccounts::End(size_t region, uint64_t first, uint64_t count, MonotonicTime now) {
   if (waiting_count_.load(std::memory_order_acquire) == 0) {
     return;
   }

@@ -13,9 +13,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "migration/session/latency_histogram.h"
 #include "migration/session/move_report.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 
@@ -25,9 +25,9 @@ class WaitAccounts {
   // `vcpu_of` tells whose thread it is; threads that are no vCPU's are counted together.
   explicit WaitAccounts(std::function<std::optional<uint32_t>(pid_t)> vcpu_of) : vcpu_of_(std::move(vcpu_of)) {}
 
-  void Begin(pid_t thread, size_t region, uint64_t page, absl::Time now);
+  void Begin(pid_t thread, size_t region, uint64_t page, MonotonicTime now);
   // Pages [first, first + count) are there.
-  void End(size_t region, uint64_t first, uint64_t count, absl::Time now);
+  void End(size_t region, uint64_t first, uint64_t count, MonotonicTime now);
 
   std::vector<WaitingFigures> Figures() const;
 
@@ -35,7 +35,7 @@ class WaitAccounts {
   struct Waiting {
     size_t region;
     uint64_t page;
-    absl::Time since;
+    MonotonicTime since;
   };
 
   const std::function<std::optional<uint32_t>(pid_t)> vcpu_of_;

@@ -12,15 +12,15 @@ constexpr absl::Duration kBurst = absl::Milliseconds(50);
 void RateLimiter::SetRate(uint64_t bytes_per_second) {
   const absl::MutexLock lock(&mutex_);
   bytes_per_second_ = bytes_per_second;
-  free_at_ = absl::InfinitePast();
+  free_at_ = MonotonicTime::InfinitePast();
 }
 
-absl::Duration RateLimiter::Take(uint64_t bytes, absl::Time now) {
+absl::Duration RateLimiter::Take(uint64_t bytes, MonotonicTime now) {
   const absl::MutexLock lock(&mutex_);
   return TakeLocked(bytes, now);
 }
 
-bool RateLimiter::TryTake(uint64_t bytes, absl::Time now) {
+bool RateLimiter::TryTake(uint64_t bytes, MonotonicTime now) {
   const absl::MutexLock lock(&mutex_);
   if (bytes_per_second_ != 0 && free_at_ > now) {
     return false;
@@ -29,7 +29,7 @@ bool RateLimiter::TryTake(uint64_t bytes, absl::Time now) {
   return true;
 }
 
-absl::Duration RateLimiter::TakeLocked(uint64_t bytes, absl::Time now) {
+absl::Duration RateLimiter::TakeLocked(uint64_t bytes, MonotonicTime now) {
   if (bytes_per_second_ == 0) {
     return absl::ZeroDuration();
   }

@@ -7,6 +7,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 
@@ -20,19 +21,19 @@ class RateLimiter {
 
   // Takes `bytes` at the time `now` and returns how long to wait before sending them. What was not used in the last 50
   // ms is lost, so that a pause does not end in a burst.
-  absl::Duration Take(uint64_t bytes, absl::Time now);
+  absl::Duration Take(uint64_t bytes, MonotonicTime now);
   // Takes `bytes` and returns true when that needs no waiting; else takes nothing.
-  bool TryTake(uint64_t bytes, absl::Time now);
+  bool TryTake(uint64_t bytes, MonotonicTime now);
   // So much more (or less) was sent than taken.
   void Correct(int64_t bytes);
 
  private:
-  absl::Duration TakeLocked(uint64_t bytes, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration TakeLocked(uint64_t bytes, MonotonicTime now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   absl::Mutex mutex_;
   uint64_t bytes_per_second_ ABSL_GUARDED_BY(mutex_);
   // When all that was taken so far has been sent at the allowed rate.
-  absl::Time free_at_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  MonotonicTime free_at_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfinitePast();
 };
 
 }  // namespace ferrite::migration

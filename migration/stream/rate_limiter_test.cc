@@ -2,13 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include "vmm/base/monotonic.h"
+
 namespace ferrite::migration {
 namespace {
 
 TEST(RateLimiterTest, HoldsTheRateInVirtualTime) {
   RateLimiter limiter(1'000'000);
-  absl::Time now = absl::UnixEpoch() + absl::Hours(1);
-  const absl::Time start = now;
+  MonotonicTime now = MonotonicTime() + absl::Hours(1);
+  const MonotonicTime start = now;
   for (int i = 0; i < 1000; ++i) {
     now += limiter.Take(4096, now);
   }
@@ -18,7 +20,7 @@ TEST(RateLimiterTest, HoldsTheRateInVirtualTime) {
 
 TEST(RateLimiterTest, ForgetsWhatWasNotUsed) {
   RateLimiter limiter(1'000'000);
-  absl::Time now = absl::UnixEpoch();
+  MonotonicTime now = MonotonicTime();
   (void)limiter.Take(4096, now);
   now += absl::Hours(1);
   absl::Duration waited;
@@ -32,7 +34,7 @@ TEST(RateLimiterTest, ForgetsWhatWasNotUsed) {
 
 TEST(RateLimiterTest, TakesWhatWasSentInTheEnd) {
   RateLimiter limiter(1'000'000);
-  const absl::Time now = absl::UnixEpoch();
+  const MonotonicTime now = MonotonicTime();
   (void)limiter.Take(1'000'000, now);
   limiter.Correct(-900'000);
   EXPECT_LE(limiter.Take(1, now), absl::Milliseconds(100));
@@ -42,7 +44,7 @@ TEST(RateLimiterTest, TakesWhatWasSentInTheEnd) {
 
 TEST(RateLimiterTest, TriesOnlyWhatNeedsNoWaiting) {
   RateLimiter limiter(1'000'000);
-  const absl::Time now = absl::UnixEpoch();
+  const MonotonicTime now = MonotonicTime();
   EXPECT_TRUE(limiter.TryTake(200'000, now));
   EXPECT_FALSE(limiter.TryTake(1, now));
   EXPECT_TRUE(limiter.TryTake(1, now + absl::Milliseconds(200)));
@@ -53,10 +55,10 @@ TEST(RateLimiterTest, TriesOnlyWhatNeedsNoWaiting) {
 
 TEST(RateLimiterTest, NoLimitNeverWaits) {
   RateLimiter limiter(0);
-  EXPECT_EQ(limiter.Take(uint64_t{1} << 60, absl::UnixEpoch()), absl::ZeroDuration());
+  EXPECT_EQ(limiter.Take(uint64_t{1} << 60, MonotonicTime()), absl::ZeroDuration());
   limiter.SetRate(1);
-  (void)limiter.Take(10, absl::UnixEpoch());
-  EXPECT_GT(limiter.Take(1, absl::UnixEpoch()), absl::ZeroDuration());
+  (void)limiter.Take(10, MonotonicTime());
+  EXPECT_GT(limiter.Take(1, MonotonicTime()), absl::ZeroDuration());
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -21,19 +21,20 @@ constexpr absl::Duration kLongestPoll = absl::Hours(1);  // of one call: a times
 Lobby::Lobby(Listener& listener, Options options, std::function<void(const std::string&, absl::string_view)> on_dropped)
     : listener_(listener), options_(options), on_dropped_(std::move(on_dropped)) {}
 
-absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, absl::Time deadline) {
+absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime deadline) {
   const std::string what = absl::StrCat("accept on ", listener_.address().ToString());
   while (true) {
-    while (!waiting_.empty() && waiting_.front().deadline <= absl::Now()) {
+    while (!waiting_.empty() && waiting_.front().deadline <= MonotonicTime::Now()) {
       Drop(waiting_.begin(), "it did not say who it is");
     }
-    const absl::Time until = waiting_.empty() ? deadline : std::min(deadline, waiting_.front().deadline);
+    const MonotonicTime until = waiting_.empty() ? deadline : std::min(deadline, waiting_.front().deadline);
     std::vector<pollfd> polled = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
                                   {.fd = listener_.fd(), .events = POLLIN, .revents = 0}};
     for (const Waiting& one : waiting_) {
       polled.push_back({.fd = one.arrival.stream->fd(), .events = POLLIN, .revents = 0});
     }
-    const timespec left = absl::ToTimespec(std::clamp(until - absl::Now(), absl::ZeroDuration(), kLongestPoll));
+    const timespec left =
+        absl::ToTimespec(std::clamp(until - MonotonicTime::Now(), absl::ZeroDuration(), kLongestPoll));
     if (ppoll(polled.data(), polled.size(), &left, nullptr) < 0 && errno != EINTR) {
       return ErrnoStatus(absl::StrCat(what, ": poll"));
     }
@@ -55,7 +56,7 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, absl::Time dea
         Admit(std::move(stream));
       }
     }
-    if (absl::Now() >= deadline) {
+    if (MonotonicTime::Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(what, ": nobody came in time"));
     }
   }
@@ -68,7 +69,7 @@ void Lobby::Admit(std::unique_ptr<Stream> stream) {
   waiting_.push_back(
       {.arrival = {.stream = std::move(stream), .first_bytes = std::vector<uint8_t>(options_.first_bytes)},
        .have = 0,
-       .deadline = absl::Now() + options_.patience});
+       .deadline = MonotonicTime::Now() + options_.patience});
 }
 
 void Lobby::Drop(Place place, absl::string_view why) {

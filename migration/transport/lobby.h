@@ -16,6 +16,7 @@
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 
@@ -39,13 +40,13 @@ class Lobby {
 
   // The next connection whose first bytes are here. CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at
   // the deadline.
-  absl::StatusOr<Arrival> Next(const EventFd& cancel, absl::Time deadline = absl::InfiniteFuture());
+  absl::StatusOr<Arrival> Next(const EventFd& cancel, MonotonicTime deadline = MonotonicTime::InfiniteFuture());
 
  private:
   struct Waiting {
     Arrival arrival;
     size_t have = 0;
-    absl::Time deadline;
+    MonotonicTime deadline;
   };
   using Place = std::list<Waiting>::iterator;
 

@@ -7,11 +7,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 namespace {
@@ -40,7 +40,7 @@ class LobbyTest : public testing::Test {
     ASSERT_TRUE(stream.WriteAll({reinterpret_cast<const uint8_t*>(words.data()), words.size()}).ok());
   }
   std::string Next(Lobby& lobby) {
-    auto arrival = lobby.Next(*cancel_, absl::Now() + absl::Seconds(30));
+    auto arrival = lobby.Next(*cancel_, MonotonicTime::Now() + absl::Seconds(30));
     EXPECT_TRUE(arrival.ok()) << arrival.status();
     return arrival.ok() ? std::string(arrival->first_bytes.begin(), arrival->first_bytes.end()) : "";
   }
@@ -80,7 +80,7 @@ TEST_F(LobbyTest, WhatFollowsTheFirstBytesIsLeftInTheConnection) {
 TEST_F(LobbyTest, WhoSaysNothingInTimeIsDropped) {
   const auto lobby = Make(absl::Milliseconds(1), 64);
   const auto silent = Come();
-  EXPECT_EQ(lobby->Next(*cancel_, absl::Now() + absl::Milliseconds(200)).status().code(),
+  EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Milliseconds(200)).status().code(),
             absl::StatusCode::kDeadlineExceeded);
   ASSERT_EQ(dropped_.size(), 1u);
   EXPECT_EQ(dropped_[0], "it did not say who it is");
@@ -93,7 +93,7 @@ TEST_F(LobbyTest, TheOldestGoesWhenTooManyWait) {
   const auto first = Come();
   const auto second = Come();
   const auto third = Come();
-  EXPECT_EQ(lobby->Next(*cancel_, absl::Now() + absl::Milliseconds(200)).status().code(),
+  EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Milliseconds(200)).status().code(),
             absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(dropped_, std::vector<std::string>{"too many others wait"});
   Say(*second, "2222");

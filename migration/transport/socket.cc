@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -60,13 +60,13 @@ absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address, bool passi
 }
 
 // Waits until `fd` has one of `events`. CANCELLED or DEADLINE_EXCEEDED otherwise.
-absl::Status WaitFor(int fd, short events, const EventFd& cancel, absl::Time deadline, absl::string_view what) {
+absl::Status WaitFor(int fd, short events, const EventFd& cancel, MonotonicTime deadline, absl::string_view what) {
   while (true) {
     pollfd polled[2] = {{.fd = fd, .events = events, .revents = 0},
                         {.fd = cancel.fd(), .events = POLLIN, .revents = 0}};
     int timeout = -1;
-    if (deadline != absl::InfiniteFuture()) {
-      const absl::Duration left = deadline - absl::Now();
+    if (deadline != MonotonicTime::InfiniteFuture()) {
+      const absl::Duration left = deadline - MonotonicTime::Now();
       if (left <= absl::ZeroDuration()) {
         return absl::DeadlineExceededError(absl::StrCat(what, ": no answer in time"));
       }
@@ -97,7 +97,7 @@ absl::Status Prepare(const Fd& fd) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Fd> ConnectOne(const Endpoint& endpoint, const std::string& name, absl::Time deadline,
+absl::StatusOr<Fd> ConnectOne(const Endpoint& endpoint, const std::string& name, MonotonicTime deadline,
                               const EventFd& cancel) {
   Fd fd(socket(endpoint.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) {
@@ -168,7 +168,7 @@ std::string NameOf(const Endpoint& endpoint, const Address& fallback) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel) {
-  const absl::Time deadline = absl::Now() + limit;
+  const MonotonicTime deadline = MonotonicTime::Now() + limit;
   FERRITE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, Resolve(address, /*passive=*/false));
   absl::Status last = absl::NotFoundError(absl::StrCat(address.ToString(), ": no address"));
   for (const Endpoint& endpoint : endpoints) {
@@ -222,8 +222,8 @@ absl::StatusOr<std::unique_ptr<Stream>> Listener::AcceptNow() {
 
 absl::StatusOr<std::unique_ptr<Stream>> Listener::Accept(const EventFd& cancel) {
   while (true) {
-    FERRITE_RETURN_IF_ERROR(
-        WaitFor(fd_.get(), POLLIN, cancel, absl::InfiniteFuture(), absl::StrCat("accept on ", address_.ToString())));
+    FERRITE_RETURN_IF_ERROR(WaitFor(fd_.get(), POLLIN, cancel, MonotonicTime::InfiniteFuture(),
+                                    absl::StrCat("accept on ", address_.ToString())));
     FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, AcceptNow());
     if (stream != nullptr) {
       return stream;

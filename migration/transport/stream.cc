@@ -8,8 +8,8 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -102,7 +102,7 @@ class SocketStream final : public Stream {
   }
 
   void Rest(absl::Duration time) override {
-    const absl::Time end = absl::Now() + time;
+    const MonotonicTime end = MonotonicTime::Now() + time;
     while (time > absl::ZeroDuration()) {
       // POLLHUP needs not be asked for.
       pollfd polled{.fd = fd_.get(), .events = 0, .revents = 0};
@@ -110,7 +110,7 @@ class SocketStream final : public Stream {
       if (ppoll(&polled, 1, &limit, nullptr) > 0) {
         return;
       }
-      time = end - absl::Now();
+      time = end - MonotonicTime::Now();
     }
   }
 

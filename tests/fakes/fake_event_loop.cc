@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 
@@ -79,9 +79,9 @@ void FakeEventLoop::RunReady() {
 }
 
 bool FakeEventLoop::RunUntil(const std::function<bool()>& done, absl::Duration deadline) {
-  const absl::Time end = absl::Now() + deadline;
+  const MonotonicTime end = MonotonicTime::Now() + deadline;
   while (!done()) {
-    const absl::Duration left = end - absl::Now();
+    const absl::Duration left = end - MonotonicTime::Now();
     if (left <= absl::ZeroDuration()) {
       return false;
     }

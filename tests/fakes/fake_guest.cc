@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -82,12 +83,12 @@ void FakeGuest::Run() {
   thread_ = Thread("fake-guest", [this] {
     thread_id_ = gettid();
     while (!stop_.load(std::memory_order_relaxed)) {
-      const absl::Time begin = absl::Now();
+      const MonotonicTime begin = MonotonicTime::Now();
       for (uint64_t i = 0; i < work_.steps_between_yields; ++i) {
         Step();
       }
       if (const int percent = throttle_.load(std::memory_order_relaxed); percent > 0) {
-        absl::SleepFor((absl::Now() - begin) * percent / (100 - percent));
+        absl::SleepFor((MonotonicTime::Now() - begin) * percent / (100 - percent));
       } else {
         sched_yield();
       }

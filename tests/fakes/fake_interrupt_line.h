@@ -7,6 +7,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/bus/device.h"
 
 namespace ferrite {
@@ -15,18 +16,18 @@ namespace ferrite {
 class FakeInterruptLine final : public InterruptLine {
  public:
   void Trigger() override {
-    absl::MutexLock lock(&mutex_);
+    TimedMutexLock lock(&mutex_);
     ++count_;
   }
 
   uint64_t count() const {
-    absl::MutexLock lock(&mutex_);
+    TimedMutexLock lock(&mutex_);
     return count_;
   }
 
   // Returns the count and starts again at zero.
   uint64_t Take() {
-    absl::MutexLock lock(&mutex_);
+    TimedMutexLock lock(&mutex_);
     const uint64_t count = count_;
     count_ = 0;
     return count;
@@ -34,13 +35,13 @@ class FakeInterruptLine final : public InterruptLine {
 
   // Waits until it was triggered `count` times in all; false when that took longer than `deadline`.
   bool WaitFor(uint64_t count, absl::Duration deadline = absl::Seconds(30)) const {
-    absl::MutexLock lock(&mutex_);
+    TimedMutexLock lock(&mutex_);
     const auto reached = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return count_ >= count; };
-    return mutex_.AwaitWithTimeout(absl::Condition(&reached), deadline);
+    return mutex_.AwaitFor(absl::Condition(&reached), deadline);
   }
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable TimedMutex mutex_;
   uint64_t count_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

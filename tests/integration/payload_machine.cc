@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 #include "vmm/kvm/kvm_abi.h"
@@ -106,8 +107,8 @@ uint64_t PayloadLine::Number(absl::string_view name) const {
 }
 
 absl::StatusOr<PayloadLine> PayloadConsole::WaitFor(absl::string_view event, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
-  absl::MutexLock lock(&mutex_);
+  const MonotonicTime deadline = MonotonicTime::Now() + timeout;
+  TimedMutexLock lock(&mutex_);
   for (;;) {
     while (!lines_.empty()) {
       PayloadLine line = std::move(lines_.front());
@@ -123,29 +124,29 @@ absl::StatusOr<PayloadLine> PayloadConsole::WaitFor(absl::string_view event, abs
       return absl::UnavailableError(absl::StrCat("the machine stopped before event=", event, ": ", failure_));
     }
     const auto changed = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !lines_.empty() || stopped_; };
-    if (!mutex_.AwaitWithDeadline(absl::Condition(&changed), deadline)) {
+    if (!mutex_.AwaitUntil(absl::Condition(&changed), deadline)) {
       return absl::DeadlineExceededError(absl::StrCat("no event=", event, " from the payload"));
     }
   }
 }
 
 void PayloadConsole::SkipLines() {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   lines_.clear();
 }
 
 std::vector<std::string> PayloadConsole::errors() const {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   return errors_;
 }
 
 absl::Status PayloadConsole::Send(char command, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const MonotonicTime deadline = MonotonicTime::Now() + timeout;
   const uint8_t byte = static_cast<uint8_t>(command);
   for (;;) {
     uint64_t room_before = 0;
     {
-      absl::MutexLock lock(&mutex_);
+      TimedMutexLock lock(&mutex_);
       room_before = room_;
     }
     {
@@ -157,9 +158,9 @@ absl::Status PayloadConsole::Send(char command, absl::Duration timeout) {
         return absl::OkStatus();
       }
     }
-    absl::MutexLock lock(&mutex_);
+    TimedMutexLock lock(&mutex_);
     const auto has_room = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return room_ != room_before || stopped_; };
-    if (!mutex_.AwaitWithDeadline(absl::Condition(&has_room), deadline)) {
+    if (!mutex_.AwaitUntil(absl::Condition(&has_room), deadline)) {
       return absl::DeadlineExceededError("the payload takes no command");
     }
     if (stopped_) {
@@ -169,13 +170,13 @@ absl::Status PayloadConsole::Send(char command, absl::Duration timeout) {
 }
 
 void PayloadConsole::SetStopped(bool stopped, std::string why) {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   stopped_ = stopped;
   failure_ = std::move(why);
 }
 
 void PayloadConsole::Transmit(std::span<const uint8_t> bytes) {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   for (const uint8_t byte : bytes) {
     if (byte != '\n') {
       partial_.push_back(static_cast<char>(byte));
@@ -195,7 +196,7 @@ void PayloadConsole::SetReceiver(Receiver receiver) {
 }
 
 void PayloadConsole::ReceiverReady() {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   ++room_;
 }
 
@@ -316,19 +317,19 @@ absl::StatusOr<PayloadLine> PayloadMachine::Check() {
 }
 
 absl::StatusOr<StopInfo> PayloadMachine::WaitUntilStopped(absl::Duration timeout) {
-  absl::Mutex mutex;
+  TimedMutex mutex;
   bool stopped = false;
   bool late = false;
   StopInfo info;
   Thread waiter("stop-waiter", [&] {
     StopInfo result = machine_->WaitUntilStopped();
-    absl::MutexLock lock(&mutex);
+    TimedMutexLock lock(&mutex);
     info = std::move(result);
     stopped = true;
   });
   {
-    absl::MutexLock lock(&mutex);
-    late = !mutex.AwaitWithTimeout(absl::Condition(&stopped), timeout);
+    TimedMutexLock lock(&mutex);
+    late = !mutex.AwaitFor(absl::Condition(&stopped), timeout);
   }
   if (late) {
     machine_->Stop();

@@ -21,6 +21,7 @@
 #include "proto/state.capnp.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_config.h"
@@ -69,7 +70,7 @@ class PayloadConsole final : public SerialBackend {
   void ReceiverReady() override;
 
  private:
-  mutable absl::Mutex mutex_;
+  mutable TimedMutex mutex_;
   std::string partial_ ABSL_GUARDED_BY(mutex_);
   std::deque<PayloadLine> lines_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> errors_ ABSL_GUARDED_BY(mutex_);

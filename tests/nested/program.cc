@@ -13,16 +13,16 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {
 
 // Until fd has something to tell, in the sense of poll(2). False when the time is up.
-absl::StatusOr<bool> PollUntil(int fd, absl::Time until) {
+absl::StatusOr<bool> PollUntil(int fd, MonotonicTime until) {
   while (true) {
-    int64_t left = std::max<int64_t>(0, absl::ToInt64Milliseconds(until - absl::Now()));
+    int64_t left = std::max<int64_t>(0, absl::ToInt64Milliseconds(until - MonotonicTime::Now()));
     pollfd poll_fd = {.fd = fd, .events = POLLIN, .revents = 0};
     int ready = poll(&poll_fd, 1, static_cast<int>(std::min<int64_t>(left, 1'000'000)));
     if (ready > 0) {
@@ -102,7 +102,7 @@ Program::~Program() {
   }
 }
 
-absl::StatusOr<bool> Program::ReadMore(absl::Time until) {
+absl::StatusOr<bool> Program::ReadMore(MonotonicTime until) {
   FERRITE_ASSIGN_OR_RETURN(bool ready, PollUntil(output_.get(), until));
   if (!ready) {
     return absl::DeadlineExceededError("time is up");
@@ -120,7 +120,7 @@ absl::StatusOr<bool> Program::ReadMore(absl::Time until) {
 }
 
 absl::StatusOr<std::string> Program::ReadUntil(absl::string_view text, absl::Duration deadline) {
-  const absl::Time until = absl::Now() + deadline;
+  const MonotonicTime until = MonotonicTime::Now() + deadline;
   while (true) {
     if (size_t found = unread_.find(text.data(), 0, text.size()); found != std::string::npos) {
       std::string before = unread_.substr(0, found);
@@ -149,11 +149,11 @@ absl::Status Program::Write(absl::string_view text) {
 }
 
 absl::StatusOr<int> Program::Wait(absl::Duration deadline) {
-  const absl::Time until = absl::Now() + deadline;
+  const MonotonicTime until = MonotonicTime::Now() + deadline;
   // Its output first, so that it never waits for us. A child of it may hold the pipe open longer than it lives.
   pollfd fds[2] = {{output_.get(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
   while (true) {
-    int64_t left = std::max<int64_t>(0, absl::ToInt64Milliseconds(until - absl::Now()));
+    int64_t left = std::max<int64_t>(0, absl::ToInt64Milliseconds(until - MonotonicTime::Now()));
     int ready = poll(fds, 2, static_cast<int>(std::min<int64_t>(left, 1'000'000)));
     if (ready == 0 && left == 0) {
       return absl::DeadlineExceededError(absl::StrCat("the program has not ended; its output:\n", unread_));

@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 
@@ -40,7 +41,7 @@ class Program {
  private:
   Program(pid_t pid, Fd pidfd, Fd input, Fd output, Fd transcript);
   // Waits for more output or the end of it. False at the end.
-  absl::StatusOr<bool> ReadMore(absl::Time until);
+  absl::StatusOr<bool> ReadMore(MonotonicTime until);
 
   const pid_t pid_;
   const Fd pidfd_;

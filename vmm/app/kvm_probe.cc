@@ -12,9 +12,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "vmm/base/mapping.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/kvm_abi.h"
@@ -72,7 +72,7 @@ absl::StatusOr<double> MeasureRingZero(const Kvm& kvm) {
 
   absl::Duration best = absl::InfiniteDuration();
   for (int run = 0; run < kLoopRuns; ++run) {
-    const absl::Time start = absl::Now();
+    const MonotonicTime start = MonotonicTime::Now();
     int error;
     do {
       error = vcpu->Run();
@@ -83,7 +83,7 @@ absl::StatusOr<double> MeasureRingZero(const Kvm& kvm) {
     if (vcpu->run().exit_reason != KVM_EXIT_IO) {
       return absl::InternalError(absl::StrCat("KVM_RUN ended with exit ", vcpu->run().exit_reason));
     }
-    best = std::min(best, absl::Now() - start);
+    best = std::min(best, MonotonicTime::Now() - start);
   }
   return kLoopInstructions / std::max(absl::ToDoubleSeconds(best), 1e-9);
 }

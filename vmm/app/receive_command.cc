@@ -12,8 +12,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "migration/session/destination.h"
 #include "migration/transport/socket.h"
 #include "vmm/app/commands.h"
@@ -22,6 +21,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/move/machine_arrival.h"
 
 namespace ferrite {
@@ -192,13 +192,13 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   }
   Log().error("{}", std::string(result.message()));
   monitor->WaitForEnd();
-  absl::Notification stopped;
+  TimedNotification stopped;
   StopInfo info;
   Thread stopper("stop", [&] {
     info = monitor->Stop();
     stopped.Notify();
   });
-  if (!stopped.WaitForNotificationWithTimeout(kStopPatience)) {
+  if (!stopped.WaitFor(kStopPatience)) {
     // Somebody waits for a page that does not come. To let them go on without it would let a device write to a disk
     // what the guest never meant: they end with the process.
     Log().warn("the guest waits for memory that is missing: its monitor ends without it");

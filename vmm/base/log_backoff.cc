@@ -10,7 +10,7 @@ constexpr absl::Duration kLongestPause = absl::Hours(1);
 
 }  // namespace
 
-std::optional<uint64_t> LogBackoff::Count(absl::Time now) {
+std::optional<uint64_t> LogBackoff::Count(MonotonicTime now) {
   if (now < next_) {
     ++not_logged_;
     return std::nullopt;

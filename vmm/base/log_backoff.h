@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 
@@ -14,10 +15,10 @@ namespace ferrite {
 class LogBackoff {
  public:
   // It happened at `now`. When it is to be logged: how often it happened, without being logged, since the last line.
-  std::optional<uint64_t> Count(absl::Time now);
+  std::optional<uint64_t> Count(MonotonicTime now);
 
  private:
-  absl::Time next_ = absl::InfinitePast();
+  MonotonicTime next_ = MonotonicTime::InfinitePast();
   absl::Duration pause_ = absl::Seconds(1);
   uint64_t not_logged_ = 0;
 };

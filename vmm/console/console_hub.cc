@@ -13,8 +13,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/base/unix_socket.h"
 
@@ -178,7 +178,7 @@ void ConsoleHub::Wake() {
 
 void ConsoleHub::Run() {
   bool stopping = false;
-  absl::Time last_progress;
+  MonotonicTime last_progress;
   std::vector<pollfd> polled;
   while (true) {
     TakeNewClients();
@@ -202,7 +202,7 @@ void ConsoleHub::Run() {
     int timeout_ms = -1;
     if (stopping) {
       const absl::Duration patience = sink_pending ? options_.sink_patience : options_.client_patience;
-      const absl::Duration left = last_progress + patience - absl::Now();
+      const absl::Duration left = last_progress + patience - MonotonicTime::Now();
       if (!any_pending || left <= absl::ZeroDuration()) {
         break;
       }
@@ -218,7 +218,7 @@ void ConsoleHub::Run() {
       woken_ = false;
       if (stopping_ && !stopping) {
         stopping = true;
-        last_progress = absl::Now();
+        last_progress = MonotonicTime::Now();
       }
     }
     if (polled[1].revents != 0) {
@@ -234,7 +234,7 @@ void ConsoleHub::Run() {
       if (alive && (polled[i].events & POLLOUT) != 0 && events != 0) {
         const uint64_t before = outlet->position;
         alive = WriteSome(*outlet);
-        last_progress = outlet->position != before ? absl::Now() : last_progress;
+        last_progress = outlet->position != before ? MonotonicTime::Now() : last_progress;
       }
       if (!alive && !outlet->is_sink) {
         absl::MutexLock lock(&mutex_);

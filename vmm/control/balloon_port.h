@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 
@@ -17,7 +17,7 @@ struct BalloonFigures {
   uint64_t actual_bytes = 0;  // guest memory that is
   // By name, as the guest's driver reported last, and when; empty when it has not.
   std::vector<std::pair<std::string, uint64_t>> statistics;
-  absl::Time statistics_time = absl::InfinitePast();
+  MonotonicTime statistics_time = MonotonicTime::InfinitePast();
 };
 
 // Threads: any. No method waits for the guest.

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/base/unix_socket.h"
 #include "vmm/control/move_rpc.h"
@@ -368,9 +369,9 @@ constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
 
 // Why a connection to the machine ended.
 absl::Status LostMachine(const std::string& base, const std::string& name) {
-  const absl::Time deadline = absl::Now() + kEndPatience;
+  const MonotonicTime deadline = MonotonicTime::Now() + kEndPatience;
   auto found = FindMachine(base, name);
-  while (found.ok() && absl::Now() < deadline) {
+  while (found.ok() && MonotonicTime::Now() < deadline) {
     absl::SleepFor(kLockPoll);
     found = FindMachine(base, name);
   }

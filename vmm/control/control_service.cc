@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "vmm/base/byte_size.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/version.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
@@ -207,7 +207,7 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   out.setName(ToKj(target_.name));
   out.setPid(static_cast<uint32_t>(getpid()));
   out.setVersion(kVersion);
-  out.setUptimeMs(static_cast<uint64_t>(absl::ToInt64Milliseconds(absl::Now() - shared_.started)));
+  out.setUptimeMs(static_cast<uint64_t>(absl::ToInt64Milliseconds(MonotonicTime::Now() - shared_.started)));
   if (target_.machine == nullptr) {
     out.setState(control::State::CREATED);
     return kj::READY_NOW;
@@ -299,7 +299,7 @@ kj::Promise<void> ControlService::balloon(BalloonContext context) {
     return kj::READY_NOW;
   }
   kj::Promise<void> fresh = kj::READY_NOW;
-  const absl::Time now = absl::Now();
+  const MonotonicTime now = MonotonicTime::Now();
   if (target_.machine->state() == MachineState::kRunning && target_.balloon->RequestStatistics().ok()) {
     fresh = StatisticsSince(now, now + kStatisticsPatience);
   }
@@ -308,8 +308,8 @@ kj::Promise<void> ControlService::balloon(BalloonContext context) {
 }
 
 // Or at the deadline: older statistics are better than none.
-kj::Promise<void> ControlService::StatisticsSince(absl::Time time, absl::Time deadline) {
-  if (target_.balloon->Figures().statistics_time >= time || absl::Now() >= deadline) {
+kj::Promise<void> ControlService::StatisticsSince(MonotonicTime time, MonotonicTime deadline) {
+  if (target_.balloon->Figures().statistics_time >= time || MonotonicTime::Now() >= deadline) {
     return kj::READY_NOW;
   }
   return timer_.afterDelay(kBalloonPoll).then([this, time, deadline] { return StatisticsSince(time, deadline); });
@@ -340,7 +340,7 @@ kj::Promise<void> ControlService::setBalloon(SetBalloonContext context) {
   }
   kj::Promise<absl::Status> reached = absl::Status();
   if (wait_ms > 0) {
-    reached = BalloonReaches(target_bytes, absl::Now() + absl::Milliseconds(wait_ms));
+    reached = BalloonReaches(target_bytes, MonotonicTime::Now() + absl::Milliseconds(wait_ms));
   }
   return reached.then([this, context](absl::Status&& status) mutable {
     FillError(status, context.getResults().initError());
@@ -348,7 +348,7 @@ kj::Promise<void> ControlService::setBalloon(SetBalloonContext context) {
   });
 }
 
-kj::Promise<absl::Status> ControlService::BalloonReaches(uint64_t target_bytes, absl::Time deadline) {
+kj::Promise<absl::Status> ControlService::BalloonReaches(uint64_t target_bytes, MonotonicTime deadline) {
   const BalloonFigures figures = target_.balloon->Figures();
   if (figures.target_bytes != target_bytes) {
     return absl::Status(absl::AbortedError("the balloon's target was changed meanwhile"));
@@ -356,7 +356,7 @@ kj::Promise<absl::Status> ControlService::BalloonReaches(uint64_t target_bytes, 
   if (figures.actual_bytes == target_bytes) {
     return absl::Status();
   }
-  if (absl::Now() >= deadline) {
+  if (MonotonicTime::Now() >= deadline) {
     return absl::Status(absl::DeadlineExceededError(
         absl::StrCat("the balloon holds ", FormatByteSize(figures.actual_bytes), " of ", FormatByteSize(target_bytes),
                      " at the deadline; the guest may be busy, paused, or have no balloon driver loaded")));

@@ -11,9 +11,8 @@
 #include <optional>
 #include <string>
 
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "proto/control.capnp.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/control/server.h"
 #include "vmm/control/work_queue.h"
 
@@ -39,7 +38,7 @@ struct ControlShared {
   ControlTarget target;
   WorkQueue& work;
   kj::Timer& timer;
-  const absl::Time started = absl::Now();
+  const MonotonicTime started = MonotonicTime::Now();
   std::list<Watcher*> watchers = {};  // each removes itself
 };
 
@@ -83,8 +82,8 @@ class ControlService final : public control::Control::Server {
   // Null with the reason why there is nothing to move.
   MovePort* MoverOr(control::Error::Builder error) const;
   absl::Status StartBalloon(uint64_t target_bytes);
-  kj::Promise<void> StatisticsSince(absl::Time time, absl::Time deadline);
-  kj::Promise<absl::Status> BalloonReaches(uint64_t target_bytes, absl::Time deadline);
+  kj::Promise<void> StatisticsSince(MonotonicTime time, MonotonicTime deadline);
+  kj::Promise<absl::Status> BalloonReaches(uint64_t target_bytes, MonotonicTime deadline);
 
   ControlShared& shared_;
   const ControlTarget& target_;  // of shared_

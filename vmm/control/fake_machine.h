@@ -9,7 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/control/balloon_port.h"
 #include "vmm/machine/machine.h"
 
@@ -107,7 +107,7 @@ class FakeBalloon final : public BalloonPort {
   }
   absl::Status RequestStatistics() override {
     absl::MutexLock lock(&mutex_);
-    statistics_time_ = absl::Now();
+    statistics_time_ = MonotonicTime::Now();
     return absl::OkStatus();
   }
   absl::Status SetTarget(uint64_t bytes) override {
@@ -122,7 +122,7 @@ class FakeBalloon final : public BalloonPort {
   uint64_t target_ ABSL_GUARDED_BY(mutex_) = 0;
   mutable uint64_t actual_ ABSL_GUARDED_BY(mutex_) = 0;
   bool frozen_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Time statistics_time_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  MonotonicTime statistics_time_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfinitePast();
 };
 
 }  // namespace ferrite

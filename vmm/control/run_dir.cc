@@ -20,6 +20,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -76,12 +77,12 @@ pid_t ReadPid(const Fd& pid_file) {
 // Taken by whoever changes a base directory; dropped with the descriptor.
 absl::StatusOr<Fd> LockBase(const std::string& base) {
   FERRITE_ASSIGN_OR_RETURN(Fd fd, OpenFile(base, O_RDONLY | O_DIRECTORY));
-  const absl::Time deadline = absl::Now() + kLockPatience;
+  const MonotonicTime deadline = MonotonicTime::Now() + kLockPatience;
   while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EINTR && errno != EWOULDBLOCK) {
       return ErrnoStatus(absl::StrCat("lock ", base));
     }
-    if (absl::Now() >= deadline) {
+    if (MonotonicTime::Now() >= deadline) {
       return absl::UnavailableError(absl::StrCat("run directory ", base, " is locked by another process for ",
                                                  absl::FormatDuration(kLockPatience),
                                                  " already; end that or choose another --run-dir"));

@@ -1,8 +1,7 @@
 #include "vmm/kvm/platform_state.h"
 
-#include <ctime>
-
 #include "absl/strings/str_cat.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/kvm/blob.h"
 
@@ -25,15 +24,8 @@ absl::Status CheckChip(capnp::Data::Reader blob, uint32_t id, absl::string_view 
   return absl::OkStatus();
 }
 
-// The clock of kvm_pit_channel_state::count_load_time.
-int64_t MonotonicNs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
-
-// Turns count_load_time, a time on the host's clock, into the age of the count, which means the same on every host;
-// the other way round it is the same subtraction.
+// Turns count_load_time, a time on the host's monotonic clock, into the age of the count, which means the same on every
+// host; the other way round it is the same subtraction.
 void SwapTimeAndAge(kvm_pit_state2& pit) {
   const int64_t now = MonotonicNs();
   for (kvm_pit_channel_state& channel : pit.channels) {

@@ -44,7 +44,7 @@ std::string GuestLine::Text(const std::string& name) const {
 uint64_t GuestLine::Number(const std::string& name) const { return strtoull(Text(name).c_str(), nullptr, 0); }
 
 void GuestConsole::Transmit(std::span<const uint8_t> bytes) {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   for (const uint8_t byte : bytes) {
     if (byte == '\n') {
       lines_.push_back(ParseLine(std::exchange(partial_, "")));
@@ -70,12 +70,12 @@ bool GuestConsole::Type(const std::string& text) {
 }
 
 std::optional<GuestLine> GuestConsole::Next(const std::string& event, absl::Duration patience) {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   const auto is_event = [&](const GuestLine& line) { return line.event() == event; };
   const auto found = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     return std::any_of(lines_.begin() + static_cast<ptrdiff_t>(next_), lines_.end(), is_event);
   };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&found), patience)) {
+  if (!mutex_.AwaitFor(absl::Condition(&found), patience)) {
     return std::nullopt;
   }
   const auto line = std::find_if(lines_.begin() + static_cast<ptrdiff_t>(next_), lines_.end(), is_event);
@@ -84,19 +84,19 @@ std::optional<GuestLine> GuestConsole::Next(const std::string& event, absl::Dura
 }
 
 std::vector<GuestLine> GuestConsole::lines() const {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   return lines_;
 }
 
 size_t GuestConsole::line_count() const {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   return lines_.size();
 }
 
 bool GuestConsole::NewLine(size_t count, absl::Duration patience) const {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   const auto more = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return lines_.size() > count; };
-  return mutex_.AwaitWithTimeout(absl::Condition(&more), patience);
+  return mutex_.AwaitFor(absl::Condition(&more), patience);
 }
 
 MachineHarness::MachineHarness() : kvm_(ValueOrDie(Kvm::Open())), loop_(ValueOrDie(EventLoop::Create("devices"))) {}

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "devices/serial/serial_backend.h"
 #include "vmm/base/event_loop.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_config.h"
@@ -55,7 +56,7 @@ class GuestConsole final : public SerialBackend {
   // The receiver's lock is above the port's; the port transmits with a lock of its own held: two mutexes.
   absl::Mutex receiver_mutex_;
   Receiver receiver_ ABSL_GUARDED_BY(receiver_mutex_);
-  mutable absl::Mutex mutex_;
+  mutable TimedMutex mutex_;
   std::string partial_ ABSL_GUARDED_BY(mutex_);
   std::vector<GuestLine> lines_ ABSL_GUARDED_BY(mutex_);
   size_t next_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/machine/machine_impl.h"
 
@@ -170,11 +170,11 @@ absl::StatusOr<absl::Duration> MachineImpl::MeasureLoad() {
   }
   capnp::MallocMessageBuilder message;
   FERRITE_RETURN_IF_ERROR(SaveLocked(message.initRoot<state::Machine>()));
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   const state::Machine::Reader state = message.getRoot<state::Machine>().asReader();
   FERRITE_RETURN_IF_ERROR(CheckStateLocked(state));
   FERRITE_RETURN_IF_ERROR(Apply(state));
-  return absl::Now() - start;
+  return MonotonicTime::Now() - start;
 }
 
 std::optional<uint32_t> MachineImpl::VcpuOfThread(pid_t thread) const {

@@ -14,7 +14,7 @@ void VcpuThrottle::Set(int percent) {
   FERRITE_CHECK(percent >= 0 && percent < 100);
   int before = 0;
   {
-    absl::MutexLock lock(&mutex_);
+    TimedMutexLock lock(&mutex_);
     before = percent_;
     percent_ = percent;
   }
@@ -29,7 +29,7 @@ void VcpuThrottle::Loop() {
   for (;;) {
     absl::Duration still;
     {
-      absl::MutexLock lock(&mutex_);
+      TimedMutexLock lock(&mutex_);
       still = kSlice * percent_ / 100;
     }
     if (still == absl::ZeroDuration()) {
@@ -47,9 +47,9 @@ void VcpuThrottle::Loop() {
 }
 
 void VcpuThrottle::Pass(absl::Duration duration) {
-  absl::MutexLock lock(&mutex_);
+  TimedMutexLock lock(&mutex_);
   const auto changed = [this, before = percent_]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return percent_ != before; };
-  mutex_.AwaitWithTimeout(absl::Condition(&changed), duration);
+  mutex_.AwaitFor(absl::Condition(&changed), duration);
 }
 
 }  // namespace ferrite

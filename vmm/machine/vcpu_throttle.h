@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/machine/vcpu_thread.h"
 
 namespace ferrite {
@@ -30,7 +30,7 @@ class VcpuThrottle {
   void Pass(absl::Duration duration);
 
   const std::vector<VcpuThread*> vcpus_;
-  absl::Mutex mutex_;
+  TimedMutex mutex_;
   int percent_ ABSL_GUARDED_BY(mutex_) = 0;
   Thread thread_;
 };

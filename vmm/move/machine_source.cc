@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "devices/balloon/balloon.h"
 #include "vmm/base/log.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/move/boot_files.h"
 #include "vmm/move/grant_record.h"
@@ -132,22 +132,22 @@ void MachineSource::EndHold() {
 }
 
 absl::Status MachineSource::AcquireDisks() {
-  const absl::Time deadline = absl::Now() + kDiskPatience;
+  const MonotonicTime deadline = MonotonicTime::Now() + kDiskPatience;
   for (;;) {
     absl::Status status = machine_.AcquireDisks();
     // A destination that refuses has let go before it says so, but a backup or a `qemu-img info` may look just now.
     if (!absl::IsFailedPrecondition(status) || machine_.state() == MachineState::kStopped) {
       return status;
     }
-    const absl::MutexLock lock(&mutex_);
-    if (mutex_.AwaitWithTimeout(absl::Condition(&stop_trying_), kBetweenTries) || absl::Now() >= deadline) {
+    const TimedMutexLock lock(&mutex_);
+    if (mutex_.AwaitFor(absl::Condition(&stop_trying_), kBetweenTries) || MonotonicTime::Now() >= deadline) {
       return status;
     }
   }
 }
 
 void MachineSource::StopTrying() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   stop_trying_ = true;
 }
 

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "migration/machine_port.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/machine/machine.h"
 #include "vmm/memory/page_bitmap.h"
 
@@ -57,7 +57,7 @@ class MachineSource final : public migration::SourcePort {
   bool ran_ = false;  // before it was held
   BalloonInhibitor::Token no_ballooning_;
 
-  absl::Mutex mutex_;
+  TimedMutex mutex_;
   bool stop_trying_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

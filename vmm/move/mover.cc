@@ -41,7 +41,7 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
   }
   const absl::MutexLock start_lock(&start_mutex_);
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (on_ && !status_.over) {
       return absl::FailedPreconditionError(absl::StrCat("the machine is already moving, to ", status_.where));
     }
@@ -60,7 +60,7 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
   FERRITE_ASSIGN_OR_RETURN(
       auto source, migration::Source::Create(*port, options, [this](const migration::MoveProgress&) { Publish(); }));
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     // The session before the port that it uses.
     source_ = std::move(source);
     port_ = std::move(port);
@@ -76,7 +76,7 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
 }
 
 absl::Status Mover::CheckHandedOver() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (on_ && !status_.over) {
     return absl::FailedPreconditionError(absl::StrCat("the move to ", status_.where, " is still on"));
   }
@@ -91,7 +91,7 @@ absl::Status Mover::Recover(const std::string& where) {
   FERRITE_RETURN_IF_ERROR(CheckHandedOver());
   std::string to = where;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (to.empty()) {
       to = status_.where;
     }
@@ -99,7 +99,7 @@ absl::Status Mover::Recover(const std::string& where) {
   FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(to));
   thread_.Join();
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     on_ = true;
     status_.over = false;
     status_.result = absl::OkStatus();
@@ -115,7 +115,7 @@ absl::Status Mover::TakeBack(bool force) {
     const absl::MutexLock start_lock(&start_mutex_);
     FERRITE_RETURN_IF_ERROR(CheckHandedOver());
     thread_.Join();
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (source_->ran_there()) {
       for (const DiskConfig& disk : machine_.config().disks) {
         if (!disk.read_only) {
@@ -133,7 +133,7 @@ absl::Status Mover::TakeBack(bool force) {
     });
   }
   Wait();
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (!status.ok() && status_.guest == GuestPlace::kHerePaused) {
     return absl::Status(status.code(), absl::StrCat(status.message(),
                                                     "; the guest is taken back but stays paused here until `resume`"));
@@ -142,7 +142,7 @@ absl::Status Mover::TakeBack(bool force) {
 }
 
 void Mover::Leave() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (source_ != nullptr) {
     source_->Leave();
     port_->StopTrying();
@@ -156,7 +156,7 @@ void Mover::StartThread(std::function<absl::Status(migration::Source&)> phase) {
 void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
   migration::Source* source = nullptr;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     source = source_.get();
   }
   Thread ticker("move-tick", [this] { Tick(); });
@@ -168,7 +168,7 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     Log().warn("move: {}", result.ToString());
   }
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     status_.progress = source->progress();
     status_.report = source->report();
     status_.result = result;
@@ -178,13 +178,13 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
   }
   ticker.Join();
   Publish();
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   on_ = false;
 }
 
 GuestPlace Mover::PlaceAfter(const absl::Status& result) const {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (result.ok() && source_->state() == migration::MoveState::kCompleted) {
       return GuestPlace::kThere;
     }
@@ -205,8 +205,8 @@ GuestPlace Mover::PlaceAfter(const absl::Status& result) const {
 void Mover::Tick() {
   for (;;) {
     {
-      const absl::MutexLock lock(&mutex_);
-      if (mutex_.AwaitWithTimeout(absl::Condition(&status_.over), kTick)) {
+      const TimedMutexLock lock(&mutex_);
+      if (mutex_.AwaitFor(absl::Condition(&status_.over), kTick)) {
         return;
       }
     }
@@ -223,7 +223,7 @@ void Mover::Publish() {
 }
 
 MoveStatus Mover::status() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   MoveStatus status = status_;
   if (!status.over && source_ != nullptr) {
     status.progress = source_->progress();
@@ -232,17 +232,17 @@ MoveStatus Mover::status() const {
 }
 
 MoveStatus Mover::arrival() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   return arrival_;
 }
 
 void Mover::SetArrival(MoveStatus arrival) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   arrival_ = std::move(arrival);
 }
 
 absl::Status Mover::Cancel() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (!on_) {
     return absl::FailedPreconditionError("the machine is not moving");
   }
@@ -254,7 +254,7 @@ absl::Status Mover::Cancel() {
 }
 
 absl::Status Mover::StartPostcopy() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (!on_) {
     return absl::FailedPreconditionError("the machine is not moving");
   }
@@ -262,7 +262,7 @@ absl::Status Mover::StartPostcopy() {
 }
 
 absl::Status Mover::Allows(absl::string_view operation, bool force) const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const migration::MoveState state = source_ == nullptr ? migration::MoveState::kNone : source_->state();
   if (operation == "stop") {
     if (force) {
@@ -292,7 +292,7 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
 }
 
 void Mover::GiveUp() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   given_up_ = true;
   if (on_) {
     source_->Abandon();
@@ -314,18 +314,18 @@ bool Mover::Needed() const {
 }
 
 bool Mover::MustWait() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   return Needed();
 }
 
 void Mover::WaitUntilNotNeeded() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !on_ && !Needed(); };
   mutex_.Await(absl::Condition(&over));
 }
 
 void Mover::Wait() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !on_; };
   mutex_.Await(absl::Condition(&none));
 }

@@ -13,6 +13,7 @@
 #include "migration/session/source.h"
 #include "migration/transport/address.h"
 #include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/control/move_port.h"
 #include "vmm/machine/machine.h"
 #include "vmm/move/machine_source.h"
@@ -72,7 +73,7 @@ class Mover final : public MovePort {
   absl::Mutex start_mutex_;
   Thread thread_ ABSL_GUARDED_BY(start_mutex_);
 
-  mutable absl::Mutex mutex_ ABSL_ACQUIRED_AFTER(start_mutex_);
+  mutable TimedMutex mutex_ ABSL_ACQUIRED_AFTER(start_mutex_);
   bool on_ ABSL_GUARDED_BY(mutex_) = false;
   MoveStatus status_ ABSL_GUARDED_BY(mutex_);
   MoveStatus arrival_ ABSL_GUARDED_BY(mutex_);
