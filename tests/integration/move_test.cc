@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "devices/balloon/balloon.h"
 #include "tests/fakes/huge_page_pool.h"
+#include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"
 
 namespace ferrite {
@@ -23,6 +24,8 @@ using migration::MoveState;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
+// More than the 3 GiB that are below the hole, and no more than the host has.
+const uint64_t kAboveFourGib = ForPlace(5 * kGiB, 3 * kGiB + 256 * kMiB);
 
 std::unique_ptr<MovingPayload> Start(absl::string_view program, MachineConfig config) {
   auto moving = MovingPayload::Run(program, std::move(config));
@@ -129,16 +132,16 @@ INSTANTIATE_TEST_SUITE_P(
              .mode = MoveMode::kPrecopy,
              .backing = kAnon},
         Kind{.name = "PrecopyOneGib",
-             .options = "set=768M idle=1",
+             .options = ForPlace("set=768M idle=1", "set=64M idle=1"),
              .mode = MoveMode::kPrecopy,
              .tcp = true,
              .bytes = kGiB,
-             .data_pages = 768 * kMiB / kPageBytes},
+             .data_pages = ForPlace(768, 64) * kMiB / kPageBytes},
         Kind{.name = "PrecopyAboveFourGib",
              .options = "set=all stride=1024 mode=random rate=2000",
              .mode = MoveMode::kPrecopy,
              .cpus = 2,
-             .bytes = 5 * kGiB},
+             .bytes = kAboveFourGib},
         Kind{.name = "PrecopyHugePages",
              .options = "mode=step set=16M rate=5000",
              .mode = MoveMode::kPrecopy,
@@ -177,7 +180,7 @@ INSTANTIATE_TEST_SUITE_P(
              .backing = kAnon,
              .tcp = true},
         Kind{.name = "PostcopyOneGib",
-             .options = "mode=random set=256M",
+             .options = ForPlace("mode=random set=256M", "mode=random set=64M"),
              .mode = MoveMode::kPostcopy,
              .cpus = 2,
              .bytes = kGiB},
@@ -185,7 +188,7 @@ INSTANTIATE_TEST_SUITE_P(
              .options = "set=all stride=1024 mode=random",
              .mode = MoveMode::kPostcopy,
              .cpus = 2,
-             .bytes = 5 * kGiB},
+             .bytes = kAboveFourGib},
         Kind{.name = "PostcopyHugePages",
              .options = "mode=random set=16M",
              .mode = MoveMode::kPostcopy,
@@ -204,7 +207,11 @@ INSTANTIATE_TEST_SUITE_P(
              .mode = MoveMode::kAuto,
              .cpus = 2,
              .bandwidth = 64 * kMiB},
-        Kind{.name = "AutoOneGib", .options = "mode=step set=256M", .mode = MoveMode::kAuto, .cpus = 2, .bytes = kGiB},
+        Kind{.name = "AutoOneGib",
+             .options = ForPlace("mode=step set=256M", "mode=step set=64M"),
+             .mode = MoveMode::kAuto,
+             .cpus = 2,
+             .bytes = kGiB},
         Kind{.name = "AutoHugePages",
              .options = "mode=step set=16M",
              .mode = MoveMode::kAuto,
