@@ -54,9 +54,8 @@ absl::StatusOr<GuestAddress> LoadSegments(GuestMemory& memory, const KernelImage
     if (segment.file_bytes > 0) {
       FERRITE_RETURN_IF_ERROR(ReadIntoGuest(memory, file, segment.file_offset, segment.file_bytes, segment.address));
     }
-    if (image.clear_rest && segment.memory_bytes > segment.file_bytes) {
-      FERRITE_RETURN_IF_ERROR(
-          memory.Fill(segment.address + segment.file_bytes, 0, segment.memory_bytes - segment.file_bytes));
+    if (segment.zero_bytes > 0) {
+      FERRITE_RETURN_IF_ERROR(memory.Fill(segment.address + segment.file_bytes, 0, segment.zero_bytes));
     }
   }
   return end;
@@ -119,6 +118,10 @@ absl::StatusOr<BootEntry> LoadKernel(GuestMemory& memory, const BootOptions& opt
   auto image = ParseKernelImage(*file);
   if (!image.ok()) {
     return AboutFile(image.status(), kernel_name);
+  }
+  if (!image->passed_over.empty()) {
+    Log().warn("{} {}; it starts at its {} all the same", kernel_name, image->passed_over,
+               std::string(BootProtocolName(image->protocol)));
   }
   const auto kernel_end = LoadSegments(memory, *image, *file);
   if (!kernel_end.ok()) {

@@ -119,6 +119,26 @@ TEST_F(BootLoaderTest, BzImageIsEnteredInLongModeWithTheZeroPage) {
   EXPECT_EQ(Text(0xe'0000).substr(0, 8), "RSD PTR ");
 }
 
+TEST_F(BootLoaderTest, WhatABzImageLeavesOutOfItsLastParagraphIsZero) {
+  std::vector<uint8_t> kernel = MakeBzImage(8192, 4 * kMiB, 2 * kMiB);
+  kernel.resize(kernel.size() - 8);
+  UseKernel(kernel);
+  // What an earlier run of the guest left there.
+  ASSERT_TRUE(memory_->Fill(GuestAddress(4 * kMiB), 0xee, 0x3000).ok());
+  Load();
+  EXPECT_THAT(Bytes(4 * kMiB, 8184), Each(0xc0));
+  EXPECT_THAT(Bytes(4 * kMiB + 8184, 8), Each(0));
+  EXPECT_THAT(Bytes(4 * kMiB + 8192, 16), Each(0xee)) << "after the code";
+}
+
+TEST_F(BootLoaderTest, ElfWithBrokenNotesIsEnteredAtItsOwnEntry) {
+  UseKernel(MakeElf(MakeXenNote(kPvhNote, 0x42)));
+  const BootEntry entry = Load();
+  EXPECT_EQ(entry.protocol, BootProtocol::kElf64);
+  EXPECT_EQ(entry.rip, kMiB + 0x10);
+  EXPECT_EQ(entry.rsi, kZeroPageAddress.value());
+}
+
 TEST_F(BootLoaderTest, PageTablesMapFourGiBOntoThemselvesForUserModeToo) {
   UseKernel(MakeElf());
   const BootEntry entry = Load();

@@ -23,6 +23,7 @@ constexpr uint64_t kElfMaxCommandLineBytes = 2047;
 constexpr uint64_t kMaxProgramHeaders = 128;
 constexpr uint64_t kMaxNoteBytes = uint64_t{1} << 20;
 constexpr uint64_t kSectorBytes = 512;
+constexpr uint64_t kParagraphBytes = 16;
 constexpr uint64_t kHeadBytes = 1024;
 
 // Offsets in a bzImage, which are those of the zero page.
@@ -141,28 +142,30 @@ absl::StatusOr<KernelImage> ParseBzImage(const Head& head, const ByteSource& fil
   if ((head.Get<uint8_t>(kLoadFlagsOffset) & kLoadedHigh) == 0) {
     return Wrong("is a zImage that loads below 1 MiB; a bzImage is needed");
   }
-  const uint64_t header_end = kHeaderMagicOffset + head.Get<uint8_t>(kHeaderJumpOffset);
-  if (header_end < kInitSizeOffset + sizeof(uint32_t) || header_end > kSetupHeaderEnd) {
+  // What a longer header has past the zero page's room is not for us.
+  const uint64_t header_end =
+      std::min(kHeaderMagicOffset + head.Get<uint8_t>(kHeaderJumpOffset), uint64_t{kSetupHeaderEnd});
+  if (header_end < kInitSizeOffset + sizeof(uint32_t)) {
     return Wrong(absl::StrFormat("has a broken setup header (it ends at %#x)", header_end));
   }
 
   const uint64_t setup_sectors = head.Get<uint8_t>(kSetupSectorsOffset);
   const uint64_t setup_bytes = ((setup_sectors == 0 ? 4 : setup_sectors) + 1) * kSectorBytes;
-  const uint64_t code_bytes = uint64_t{head.Get<uint32_t>(kSystemSizeOffset)} * 16;
-  if (file.size() < setup_bytes + code_bytes) {
+  const uint64_t code_bytes = uint64_t{head.Get<uint32_t>(kSystemSizeOffset)} * kParagraphBytes;
+  // The last paragraph need not be whole: Linux fills it up, others end with their last byte.
+  if (file.size() + kParagraphBytes <= setup_bytes + code_bytes) {
     return Wrong(
         absl::StrCat("is truncated: its header promises ", setup_bytes + code_bytes, " bytes, it has ", file.size()));
   }
   if (code_bytes <= kEntry64Offset) {
     return Wrong("has no entry: its code is empty");
   }
+  const uint64_t file_bytes = std::min(code_bytes, file.size() - setup_bytes);
   // A relocatable kernel, too, unpacks itself to its preferred address when it was loaded below, so nothing is gained
   // by loading it anywhere else.
   const uint64_t address = head.Get<uint64_t>(kPreferredAddressOffset);
-  const uint64_t init_bytes = head.Get<uint32_t>(kInitSizeOffset);
-  if (address < kKernelMin.value() || address >= kMmioHoleStart.value() || code_bytes > init_bytes) {
-    return Wrong(absl::StrFormat("has a broken setup header (address %#x, %d bytes of code, %d in memory)", address,
-                                 code_bytes, init_bytes));
+  if (address < kKernelMin.value() || address >= kMmioHoleStart.value()) {
+    return Wrong(absl::StrFormat("has a broken setup header (it prefers the address %#x)", address));
   }
 
   const auto setup_header = head.bytes().subspan(kSetupSectorsOffset, header_end - kSetupSectorsOffset);
@@ -170,48 +173,49 @@ absl::StatusOr<KernelImage> ParseBzImage(const Head& head, const ByteSource& fil
       .protocol = BootProtocol::kLinux64,
       .entry = address + kEntry64Offset,
       .segments = {{.file_offset = setup_bytes,
-                    .file_bytes = code_bytes,
+                    .file_bytes = file_bytes,
+                    .zero_bytes = code_bytes - file_bytes,
                     .address = GuestAddress(address),
-                    .memory_bytes = init_bytes}},
-      .clear_rest = false,
+                    // The kernel says how much it needs from the start on; its own bytes it needs in any case.
+                    .memory_bytes = std::max<uint64_t>(code_bytes, head.Get<uint32_t>(kInitSizeOffset))}},
       .max_command_line_bytes = head.Get<uint32_t>(kCommandLineSizeOffset),
       .initrd_limit = GuestAddress(uint64_t{head.Get<uint32_t>(kInitrdAddressMaxOffset)} + 1),
       .setup_header = {setup_header.begin(), setup_header.end()},
   };
 }
 
-uint64_t AlignUp(uint64_t value, uint64_t alignment) { return (value + alignment - 1) / alignment * alignment; }
-
-// The PVH entry in the notes of `header`, a PT_NOTE, if there is one.
+// The PVH entry in the notes of `header`, a PT_NOTE, if there is one. INVALID_ARGUMENT says what is wrong with them.
+//
+// Linkers put notes of different alignment into one segment, whose own alignment then says nothing about where each
+// of them begins. They all begin at a multiple of 4, and this one's name has 4 bytes, so that its description follows
+// at once: it is found whatever surrounds it.
 absl::StatusOr<std::optional<uint64_t>> FindPvhEntry(const ByteSource& file, const Elf64_Phdr& header) {
   constexpr uint32_t kPhys32EntryType = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
   constexpr absl::string_view kName("Xen\0", 4);
+  constexpr size_t kNoteAlignment = 4;
+  constexpr size_t kDescriptionOffset = sizeof(Elf64_Nhdr) + kName.size();
   if (header.p_filesz > kMaxNoteBytes) {
     return Wrong(absl::StrCat("has ", header.p_filesz, " bytes of ELF notes; ", kMaxNoteBytes, " is the most"));
   }
   std::vector<uint8_t> notes(header.p_filesz);
-  FERRITE_RETURN_IF_ERROR(file.Read(header.p_offset, notes));
-  const uint64_t alignment = header.p_align == 8 ? 8 : 4;
-  // All sums stay far below 2^64: the lengths have 32 bits.
-  for (uint64_t at = 0; at + sizeof(Elf64_Nhdr) <= notes.size();) {
+  if (absl::Status status = file.Read(header.p_offset, notes); absl::IsInvalidArgument(status)) {
+    return Wrong(absl::StrCat("has ELF notes at offset ", header.p_offset, ", past its end"));
+  } else if (!status.ok()) {
+    return status;
+  }
+  for (size_t at = 0; at + kDescriptionOffset <= notes.size(); at += kNoteAlignment) {
     Elf64_Nhdr note;
     std::memcpy(&note, notes.data() + at, sizeof(note));
-    const uint64_t name = at + sizeof(note);
-    const uint64_t description = AlignUp(name + note.n_namesz, alignment);
-    const uint64_t end = description + note.n_descsz;
-    if (end > notes.size()) {
-      return Wrong("has broken ELF notes");
+    if (note.n_type != kPhys32EntryType || note.n_namesz != kName.size() ||
+        std::memcmp(notes.data() + at + sizeof(note), kName.data(), kName.size()) != 0) {
+      continue;
     }
-    if (note.n_type == kPhys32EntryType && note.n_namesz == kName.size() &&
-        std::memcmp(notes.data() + name, kName.data(), kName.size()) == 0) {
-      uint64_t entry = 0;
-      if (note.n_descsz != 4 && note.n_descsz != 8) {
-        return Wrong("has a broken PVH entry note");
-      }
-      std::memcpy(&entry, notes.data() + description, note.n_descsz);
-      return entry;
+    uint64_t entry = 0;
+    if ((note.n_descsz != 4 && note.n_descsz != 8) || note.n_descsz > notes.size() - at - kDescriptionOffset) {
+      return Wrong("has a broken PVH entry note");
     }
-    at = AlignUp(end, alignment);
+    std::memcpy(&entry, notes.data() + at + kDescriptionOffset, note.n_descsz);
+    return entry;
   }
   return std::nullopt;
 }
@@ -233,6 +237,7 @@ absl::StatusOr<KernelSegment> ParseSegment(const ByteSource& file, const Elf64_P
   }
   return KernelSegment{.file_offset = header.p_offset,
                        .file_bytes = header.p_filesz,
+                       .zero_bytes = header.p_memsz - header.p_filesz,
                        .address = GuestAddress(header.p_paddr),
                        .memory_bytes = header.p_memsz};
 }
@@ -259,6 +264,12 @@ absl::Status CheckElfHeader(const Head& head) {
   return absl::OkStatus();
 }
 
+bool IsLoaded(const KernelImage& image, uint64_t address) {
+  return std::any_of(image.segments.begin(), image.segments.end(), [&](const KernelSegment& segment) {
+    return address >= segment.address.value() && address - segment.address.value() < segment.memory_bytes;
+  });
+}
+
 absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
   FERRITE_RETURN_IF_ERROR(CheckElfHeader(head));
   const auto elf = head.Get<Elf64_Ehdr>(0);
@@ -273,10 +284,10 @@ absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
   KernelImage image{
       .protocol = BootProtocol::kElf64,
       .entry = elf.e_entry,
-      .clear_rest = true,
       .max_command_line_bytes = kElfMaxCommandLineBytes,
       .initrd_limit = kMmioHoleStart,
   };
+  std::optional<uint64_t> pvh_entry;
   for (const Elf64_Phdr& header : headers) {
     if (header.p_type == PT_INTERP) {
       return Wrong("is a program for user space (it names a dynamic linker), not a kernel");
@@ -285,20 +296,30 @@ absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
       FERRITE_ASSIGN_OR_RETURN(const KernelSegment segment, ParseSegment(file, header));
       image.segments.push_back(segment);
     }
-    if (header.p_type == PT_NOTE && image.protocol != BootProtocol::kPvh) {
-      FERRITE_ASSIGN_OR_RETURN(const std::optional<uint64_t> pvh_entry, FindPvhEntry(file, header));
-      if (pvh_entry.has_value()) {
-        image.protocol = BootProtocol::kPvh;
-        image.entry = *pvh_entry;
+    if (header.p_type == PT_NOTE && !pvh_entry.has_value()) {
+      auto found = FindPvhEntry(file, header);
+      if (found.ok()) {
+        pvh_entry = *found;
+      } else if (absl::IsInvalidArgument(found.status())) {
+        image.passed_over = std::string(found.status().message());
+      } else {
+        return found.status();
       }
     }
   }
-  const bool entry_is_loaded = std::any_of(image.segments.begin(), image.segments.end(), [&](const KernelSegment& s) {
-    return image.entry >= s.address.value() && image.entry - s.address.value() < s.memory_bytes;
-  });
-  if (!entry_is_loaded) {
-    return Wrong(absl::StrFormat("has no entry: its %s %#x lies in no loaded segment", BootProtocolName(image.protocol),
-                                 image.entry));
+  if (pvh_entry.has_value() && IsLoaded(image, *pvh_entry)) {
+    image.protocol = BootProtocol::kPvh;
+    image.entry = *pvh_entry;
+    image.passed_over.clear();
+    return image;
+  }
+  if (pvh_entry.has_value()) {
+    image.passed_over = absl::StrFormat("has a PVH entry %#x that lies in no loaded segment", *pvh_entry);
+  }
+  if (!IsLoaded(image, image.entry)) {
+    const std::string and_what = image.passed_over.empty() ? "" : absl::StrCat(", and it ", image.passed_over);
+    return Wrong(
+        absl::StrFormat("has no entry: its 64-bit ELF entry %#x lies in no loaded segment%s", image.entry, and_what));
   }
   return image;
 }

@@ -19,7 +19,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   bool entry_is_loaded = false;
   for (const KernelSegment& segment : image->segments) {
     FERRITE_CHECK(segment.file_offset <= size && segment.file_bytes <= size - segment.file_offset);
-    FERRITE_CHECK(segment.memory_bytes > 0 && segment.file_bytes <= segment.memory_bytes);
+    FERRITE_CHECK(segment.memory_bytes > 0 && segment.file_bytes + segment.zero_bytes <= segment.memory_bytes);
+    FERRITE_CHECK(segment.file_bytes + segment.zero_bytes >= segment.file_bytes);
     FERRITE_CHECK(segment.address >= kKernelMin);
     FERRITE_CHECK(segment.address.value() + segment.memory_bytes >= segment.address.value());
     entry_is_loaded |=

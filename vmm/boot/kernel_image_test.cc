@@ -14,6 +14,8 @@
 namespace ferrite {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 using Image = std::vector<uint8_t>;
@@ -53,6 +55,35 @@ TEST(KernelImageTest, BytesAfterTheKernelAreIgnored) {
   EXPECT_EQ(image->segments[0].file_bytes, 4096u);
 }
 
+// The header counts in paragraphs of 16 bytes; Linux fills the last one up, memtest86+ ends with its last byte.
+TEST(KernelImageTest, TheLastParagraphNeedNotBeWhole) {
+  for (const uint64_t missing : {1, 8, 15}) {
+    Image bytes = MakeBzImage();
+    bytes.resize(bytes.size() - missing);
+    const auto image = ParseKernelImage(MemorySource(bytes));
+    ASSERT_TRUE(image.ok()) << image.status();
+    EXPECT_EQ(image->segments[0].file_bytes, 4096 - missing);
+    EXPECT_EQ(image->segments[0].zero_bytes, missing);
+    EXPECT_EQ(image->segments[0].memory_bytes, 0x10'0000u);
+  }
+}
+
+TEST(KernelImageTest, AKernelThatNeedsNothingBesideItsCodeHasRoomForThat) {
+  Image bytes = MakeBzImage();
+  PutAt<uint32_t>(bytes, 0x260, 0);
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->segments[0].memory_bytes, 4096u);
+}
+
+TEST(KernelImageTest, OfALongSetupHeaderWhatTheZeroPageHasRoomForIsTaken) {
+  Image bytes = MakeBzImage();
+  PutAt<uint8_t>(bytes, 0x201, 0xff);
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->setup_header, Image(bytes.begin() + 0x1f1, bytes.begin() + 0x290));
+}
+
 TEST(KernelImageTest, ElfWithoutNotesStartsAtItsOwnEntry) {
   const Image bytes = MakeElf();
   const auto image = ParseKernelImage(MemorySource(bytes));
@@ -62,8 +93,9 @@ TEST(KernelImageTest, ElfWithoutNotesStartsAtItsOwnEntry) {
   ASSERT_EQ(image->segments.size(), 1u);
   EXPECT_EQ(image->segments[0].address, GuestAddress(0x10'0000));
   EXPECT_EQ(image->segments[0].file_bytes, 0x100u);
+  EXPECT_EQ(image->segments[0].zero_bytes, 0x100u);
   EXPECT_EQ(image->segments[0].memory_bytes, 0x200u);
-  EXPECT_TRUE(image->clear_rest);
+  EXPECT_EQ(image->passed_over, "");
   EXPECT_TRUE(image->setup_header.empty());
 }
 
@@ -86,6 +118,54 @@ TEST(KernelImageTest, PvhNoteOfEightBytesCounts) {
   const auto image = ParseKernelImage(MemorySource(bytes));
   ASSERT_TRUE(image.ok()) << image.status();
   EXPECT_EQ(image->entry, 0x10'0020u);
+}
+
+// As a linker makes them that merges .note.gnu.property (aligned to 8) and .note.Xen (to 4) into one segment.
+TEST(KernelImageTest, PvhNoteIsFoundAmongNotesOfAnyAlignment) {
+  const Image pvh = MakeXenNote(kPvhNote, 0x10'0020);
+  for (const uint64_t alignment : {0, 1, 4, 8, 16}) {
+    for (const bool property_first : {true, false}) {
+      Image notes;
+      PutAt<Elf64_Nhdr>(notes, 0, {.n_namesz = 4, .n_descsz = 16, .n_type = 5});  // NT_GNU_PROPERTY_TYPE_0
+      PutAt<uint32_t>(notes, 12, 0x0055'4e47);                                    // "GNU"
+      notes.resize(32);
+      const Image other = MakeXenNote(6, 0x1234);  // of 20 bytes: the next one begins at no multiple of 8
+      notes.insert(property_first ? notes.end() : notes.begin(), other.begin(), other.end());
+      notes.insert(property_first ? notes.end() : notes.begin() + 20, pvh.begin(), pvh.end());
+      Image bytes = MakeElf(notes);
+      PutAt<uint64_t>(bytes, kNotesHeaderOffset + offsetof(Elf64_Phdr, p_align), alignment);
+      const auto image = ParseKernelImage(MemorySource(bytes));
+      ASSERT_TRUE(image.ok()) << image.status();
+      EXPECT_EQ(image->protocol, BootProtocol::kPvh) << alignment << property_first;
+      EXPECT_EQ(image->entry, 0x10'0020u) << alignment << property_first;
+    }
+  }
+}
+
+// The kernel has a good 64-bit entry: nobody needs its notes.
+struct BrokenNotes {
+  std::string name;
+  std::function<Image()> make;
+  std::string passed_over;
+};
+
+void PrintTo(const BrokenNotes& broken, std::ostream* out) { *out << broken.name; }
+
+class BrokenNotesTest : public ::testing::TestWithParam<BrokenNotes> {};
+
+TEST_P(BrokenNotesTest, AreNoReasonToRefuse) {
+  Image bytes = GetParam().make();
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_EQ(image->protocol, BootProtocol::kElf64);
+  EXPECT_EQ(image->entry, 0x10'0010u);
+  EXPECT_EQ(image->passed_over, GetParam().passed_over);
+
+  // Without that entry they are, and both are told.
+  PutAt<uint64_t>(bytes, offsetof(Elf64_Ehdr, e_entry), 0x10'0200);
+  const auto refused = ParseKernelImage(MemorySource(bytes));
+  EXPECT_THAT(std::string(refused.status().message()),
+              AllOf(HasSubstr("has no entry: its 64-bit ELF entry 0x100200"), EndsWith(GetParam().passed_over)));
 }
 
 // R11: what is not a kernel for this machine is refused with the reason.
@@ -130,6 +210,10 @@ std::function<Image()> SegmentWith(size_t offset_in_header, T value) {
   return ElfWith<T>(kFirstHeaderOffset + offset_in_header, value);
 }
 
+std::function<Image()> NotesWith(size_t offset_in_header, uint64_t value) {
+  return ElfWith<uint64_t>(kNotesHeaderOffset + offset_in_header, value);
+}
+
 std::function<Image()> StartsWith(std::string start, size_t at = 0) {
   return [=] {
     Image image(4096);
@@ -166,18 +250,16 @@ INSTANTIATE_TEST_SUITE_P(
         WrongImage{"Text", StartsWith("#!/bin/sh"), "neither a bzImage nor an ELF kernel"},
         WrongImage{"OneByte", Cut(MakeBzImage(), 1), "has only 1 bytes"},
         WrongImage{"BzImageCutInHeader", Cut(MakeBzImage(), 0x210), "is truncated"},
-        WrongImage{"BzImageCutInCode", Cut(MakeBzImage(), 3 * 512 + 4095),
-                   "is truncated: its header promises 5632 bytes, it has 5631"},
+        WrongImage{"BzImageCutInCode", Cut(MakeBzImage(), 3 * 512 + 4080),
+                   "is truncated: its header promises 5632 bytes, it has 5616"},
         WrongImage{"BzImageOld", BzImageWith<uint16_t>(0x206, 0x020b), "has boot protocol 2.11"},
         WrongImage{"BzImage32Bit", BzImageWith<uint16_t>(0x236, 0), "is a 32-bit kernel"},
         WrongImage{"ZImage", BzImageWith<uint8_t>(0x211, 0), "is a zImage"},
         WrongImage{"BzImageShortHeader", BzImageWith<uint8_t>(0x201, 0x20), "broken setup header"},
-        WrongImage{"BzImageLongHeader", BzImageWith<uint8_t>(0x201, 0xff), "broken setup header"},
         WrongImage{"BzImageNoCode", BzImageWith<uint32_t>(0x1f4, 0), "has no entry"},
         WrongImage{"BzImageHugeCode", BzImageWith<uint32_t>(0x1f4, 0xffff'ffff), "is truncated"},
         WrongImage{"BzImageLow", BzImageWith<uint64_t>(0x258, 0x1000), "broken setup header"},
         WrongImage{"BzImageWraps", BzImageWith<uint64_t>(0x258, UINT64_MAX - 100), "broken setup header"},
-        WrongImage{"BzImageSmallInit", BzImageWith<uint32_t>(0x260, 100), "broken setup header"},
         WrongImage{"ElfCutInHeader", Cut(MakeElf(), 40), "is truncated"},
         WrongImage{"ElfCutInSegment", Cut(MakeElf(), 0x2ff), "is truncated: the segment at 0x100000"},
         WrongImage{"ElfArm64", ElfWith<uint16_t>(18, EM_AARCH64), "is an ELF for ARM64"},
@@ -194,19 +276,25 @@ INSTANTIATE_TEST_SUITE_P(
         WrongImage{"ElfHeadersOutside", ElfWith<uint64_t>(32, UINT64_MAX - 8), "is truncated"},
         WrongImage{"ElfEntryOutside", [] { Image image = MakeElf(); PutAt<uint64_t>(image, 24, 0x10'0200); return image; },
                    "has no entry: its 64-bit ELF entry 0x100200"},
-        WrongImage{"PvhEntryOutside", ElfWithNotes(MakeXenNote(kPvhNote, 0x42)), "has no entry: its PVH entry 0x42"},
         WrongImage{"SegmentLow", SegmentWith<uint64_t>(24, 0xf'f000), "the first MiB is not for kernels"},
         WrongImage{"SegmentWraps", SegmentWith<uint64_t>(40, UINT64_MAX - 0xfff), "broken ELF segment"},
         WrongImage{"SegmentOutside", SegmentWith<uint64_t>(8, UINT64_MAX), "is truncated"},
         WrongImage{"SegmentLongerInFile", SegmentWith<uint64_t>(40, 16), "broken ELF segment"},
-        WrongImage{"NothingToLoad", SegmentWith<uint32_t>(0, PT_NULL), "has no entry"},
-        WrongImage{"NoteNameTooLong", ElfWithNotes(BrokenNote(0, UINT32_MAX)), "has broken ELF notes"},
-        WrongImage{"NoteTooLong", ElfWithNotes(BrokenNote(4, UINT32_MAX)), "has broken ELF notes"},
-        WrongImage{"NoteTooShort", ElfWithNotes(BrokenNote(4, 2)), "broken PVH entry note"},
-        WrongImage{"NotesHuge", ElfWith<uint64_t>(kFirstHeaderOffset + sizeof(Elf64_Phdr) + 32, uint64_t{1} << 40),
-                   "of ELF notes"},
-        WrongImage{"NotesOutside", ElfWith<uint64_t>(kFirstHeaderOffset + sizeof(Elf64_Phdr) + 8, UINT64_MAX - 4),
-                   "is truncated"}),
+        WrongImage{"NothingToLoad", SegmentWith<uint32_t>(0, PT_NULL), "has no entry"}),
+    [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BrokenNotesTest,
+    ::testing::Values(BrokenNotes{"NameTooLong", ElfWithNotes(BrokenNote(0, UINT32_MAX)), ""},
+                      BrokenNotes{"TooLong", ElfWithNotes(BrokenNote(4, UINT32_MAX)), "has a broken PVH entry note"},
+                      BrokenNotes{"TooShort", ElfWithNotes(BrokenNote(4, 2)), "has a broken PVH entry note"},
+                      BrokenNotes{"Cut", ElfWithNotes(BrokenNote(4, 8)), "has a broken PVH entry note"},
+                      BrokenNotes{"EntryOutside", ElfWithNotes(MakeXenNote(kPvhNote, 0x42)),
+                                  "has a PVH entry 0x42 that lies in no loaded segment"},
+                      BrokenNotes{"Huge", NotesWith(offsetof(Elf64_Phdr, p_filesz), uint64_t{1} << 40),
+                                  "has 1099511627776 bytes of ELF notes; 1048576 is the most"},
+                      BrokenNotes{"Outside", NotesWith(offsetof(Elf64_Phdr, p_offset), UINT64_MAX - 4),
+                                  "has ELF notes at offset 18446744073709551611, past its end"}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -110,8 +110,9 @@ inline std::vector<uint8_t> MakeElf(const std::vector<uint8_t>& notes = {}) {
   return image;
 }
 
-// Offsets of fields in MakeElf()'s first program header.
+// Offsets of MakeElf()'s program headers.
 inline constexpr size_t kFirstHeaderOffset = sizeof(Elf64_Ehdr);
+inline constexpr size_t kNotesHeaderOffset = kFirstHeaderOffset + sizeof(Elf64_Phdr);
 
 }  // namespace ferrite
 
