@@ -141,7 +141,9 @@ absl::Status Block::ProcessQueue(uint16_t index) {
   return status;
 }
 
-bool Block::TakesMore(uint16_t /*index*/) const { return bytes_in_flight_ < kMaxBlockBytesInFlight; }
+bool Block::TakesMore(uint16_t /*index*/) const {
+  return bytes_in_flight_ < kMaxBlockBytesInFlight && in_pieces_ == nullptr;
+}
 
 absl::Status Block::StartRequest(virtio::Chain chain) {
   if (chain.writable_bytes() == 0) {
@@ -170,6 +172,7 @@ std::optional<uint8_t> Block::Prepare(Request& request) {
   request.fd = image_->fd();
   request.header = {};
   request.data_bytes = 0;
+  request.next_byte = 0;
   request.work_bytes = 0;
   request.buffers.clear();
   request.ranges.clear();
@@ -213,27 +216,31 @@ std::optional<uint8_t> Block::PrepareTransfer(Request& request) {
   if (bytes == 0) {
     return kBlockStatusOk;
   }
-  if (bytes > kMaxBlockTransferBytes) {
-    return Refuse(request, absl::StrCat(bytes, " bytes are more than a request may move, ", kMaxBlockTransferBytes));
-  }
   request.data_bytes = bytes;
-  request.work_bytes = bytes;
+  request.work_bytes = std::min(bytes, kMaxBlockTransferBytes);
+  request.write_through = write && !writeback_;
+  return PrepareNext(request);
+}
+
+void Block::PreparePiece(Request& request) {
+  const bool write = request.header.type == kBlockWrite;
+  const uint64_t bytes = std::min(request.data_bytes - request.next_byte, kMaxBlockTransferBytes);
+  uint64_t skip = request.next_byte + (write ? sizeof(BlockRequestHeader) : 0);
   uint64_t left = bytes;
+  request.buffers.clear();
   if (write) {
-    uint64_t skip = sizeof(BlockRequestHeader);
-    for (const std::span<const uint8_t> segment : chain.readable()) {
+    for (const std::span<const uint8_t> segment : request.chain->readable()) {
       AddBuffer(segment, skip, left, request.buffers);
     }
   } else {
-    uint64_t skip = 0;
-    for (const virtio::Chain::WritableSegment& segment : chain.writable()) {
+    for (const virtio::Chain::WritableSegment& segment : request.chain->writable()) {
       AddBuffer(segment.bytes, skip, left, request.buffers);
     }
   }
   request.kind = write ? IoRequest::Kind::kWrite : IoRequest::Kind::kRead;
-  request.offset = request.header.sector * kSectorBytes;
-  request.write_through = write && !writeback_;
-  return std::nullopt;
+  request.offset = request.header.sector * kSectorBytes + request.next_byte;
+  request.next_byte += bytes;
+  in_pieces_ = request.next_byte < request.data_bytes ? &request : nullptr;
 }
 
 std::optional<uint8_t> Block::PrepareRanges(Request& request) {
@@ -269,6 +276,10 @@ std::optional<uint8_t> Block::PrepareRanges(Request& request) {
 }
 
 std::optional<uint8_t> Block::PrepareNext(Request& request) {
+  if (request.next_byte < request.data_bytes) {
+    PreparePiece(request);
+    return std::nullopt;
+  }
   while (!request.ranges.empty()) {
     const BlockRange range = request.ranges.back();
     request.ranges.pop_back();
@@ -302,10 +313,6 @@ uint8_t Block::GetId(Request& request) {
 void Block::Complete(Request& request, uint8_t status) {
   const virtio::Chain& chain = *request.chain;
   const uint64_t status_offset = chain.writable_bytes() - sizeof(status);
-  if (request.header.type == kBlockRead && request.data_bytes > 0) {
-    // Also when it failed: a part may have landed.
-    chain.MarkWritten(0, request.data_bytes);
-  }
   FERRITE_CHECK(chain.Write(status_offset, {&status, sizeof(status)}).ok());
   // §2.7.8.2: that many bytes from the start were written, for certain. The status counts when nothing lies before it
   // that was not.
@@ -315,6 +322,22 @@ void Block::Complete(Request& request, uint8_t status) {
       chain.head(),
       static_cast<uint32_t>(data_written == status_offset ? status_offset + sizeof(status) : data_written));
   notify_driver_ = true;
+  Release(request);
+}
+
+void Block::PutBack(Request& request) {
+  transport().queue(kQueue).PutBack();
+  Release(request);
+}
+
+void Block::Release(Request& request) {
+  if (request.header.type == kBlockRead && request.next_byte > 0) {
+    // Also when it failed: a part may have landed.
+    request.chain->MarkWritten(0, request.next_byte);
+  }
+  if (in_pieces_ == &request) {
+    in_pieces_ = nullptr;
+  }
   request.chain.reset();
   free_requests_.push_back(&request);
   --in_flight_;
@@ -322,10 +345,16 @@ void Block::Complete(Request& request, uint8_t status) {
 
 void Block::FinishRequests() {
   const bool was_full = !TakesMore(kQueue);
-  for (bool submitted = true; submitted;) {
-    submitted = false;
+  for (bool look_again = true; look_again;) {
+    look_again = false;
+    bool submitted = false;
     while (IoRequest* done = io_->PopDone()) {
       auto& request = static_cast<Request&>(*done);
+      if (draining_ && in_pieces_ == &request && request.error == 0) {
+        bytes_in_flight_ -= request.work_bytes;
+        PutBack(request);
+        continue;
+      }
       const std::optional<uint8_t> status = request.error != 0
                                                 ? Refuse(request, ErrnoStatus(request.error, image_->path()).message())
                                                 : PrepareNext(request);
@@ -335,6 +364,8 @@ void Block::FinishRequests() {
       } else {
         io_->Submit(request);
         submitted = true;
+        // Not for a piece, of which there may be a thousand: the listener is called when it is done.
+        look_again |= request.kind != IoRequest::Kind::kRead && request.kind != IoRequest::Kind::kWrite;
       }
     }
     if (submitted) {
@@ -351,7 +382,9 @@ void Block::FinishRequests() {
 
 void Block::Drain() {
   const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return in_flight_ == 0; };
+  draining_ = true;
   mutex_.Await(absl::Condition(&idle));
+  draining_ = false;
 }
 
 void Block::Reset() {

@@ -26,8 +26,8 @@ namespace ferrite {
 // The queue's size, and so the most requests in flight: the depth for AsyncIo::Create().
 inline constexpr uint16_t kBlockQueueSize = 256;
 
-// A pause waits for what is in flight, so that is limited. A read or write moves this much at most; a driver that keeps
-// to size_max and seg_max stays below, and so does a Linux that does not know size_max.
+// A pause waits for what is in flight, so that is limited. A read or write moves this much at a time. A driver that
+// keeps to size_max and seg_max never asks for more, but only one that accepted those features has to (§5.2.5).
 inline constexpr uint64_t kMaxBlockTransferBytes = uint64_t{4} << 20;
 // No request is taken from the queue while the file has this much to do: at most one request more is in flight.
 inline constexpr uint64_t kMaxBlockBytesInFlight = uint64_t{16} << 20;
@@ -39,6 +39,10 @@ inline constexpr uint64_t kMaxBlockBytesInFlight = uint64_t{16} << 20;
 // A request that breaks the rules, or that the file refuses, ends with IOERR or UNSUPP in its status byte (§5.2.6.2)
 // and a line in the log, now and then when there are many (LogBackoff). One without a byte for the status cannot be
 // answered: the device needs a reset then.
+//
+// A read or write of more than kMaxBlockTransferBytes is done in pieces of that size, one after the other, and is one
+// request for the driver all the same. No other is taken meanwhile; so a pause, which waits for the piece that is in
+// flight, can put the request back into the queue, and it is done from its start afterwards.
 //
 // Requests beyond kMaxBlockBytesInFlight wait in the queue, also over a pause and a save.
 //
@@ -73,6 +77,7 @@ class Block final : public virtio::Device {
     std::optional<virtio::Chain> chain;
     BlockRequestHeader header;
     uint64_t data_bytes = 0;         // of a transfer or of the id
+    uint64_t next_byte = 0;          // of a transfer: where its next piece begins
     uint64_t work_bytes = 0;         // its part of bytes_in_flight_
     std::vector<BlockRange> ranges;  // still to discard or to zero, the next one last
     bool write_through = false;      // still to be followed by a flush
@@ -83,9 +88,14 @@ class Block final : public virtio::Device {
   std::optional<uint8_t> Prepare(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareTransfer(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareRanges(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PreparePiece(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareNext(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint8_t GetId(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Complete(Request& request, uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes back a request in pieces, none of which is in flight.
+  void PutBack(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Counts what a request had written into the guest's memory, and forgets it.
+  void Release(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Completes what the file is done with, takes requests of several steps further, tells the driver, and looks for more
   // in the queue when there is room again.
   void FinishRequests() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -104,6 +114,9 @@ class Block final : public virtio::Device {
   std::vector<Request*> free_requests_ ABSL_GUARDED_BY(mutex_);
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  // The request that has more pieces to come than the one in flight, and was taken from the queue last.
+  const Request* in_pieces_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool notify_driver_ ABSL_GUARDED_BY(mutex_) = false;
   LogBackoff log_backoff_ ABSL_GUARDED_BY(mutex_);
   // Destroyed first: it calls back.

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -88,7 +89,9 @@ class BlockTest : public testing::Test {
   void Start(uint64_t refused_features = 0, bool read_only = false) {
     auto io = std::make_unique<FakeAsyncIo>();
     io_ = io.get();
-    harness_.Attach(std::make_unique<Block>("root", file_.Open(read_only), std::move(io)));
+    auto device = std::make_unique<Block>("root", file_.Open(read_only), std::move(io));
+    device_ = device.get();
+    harness_.Attach(std::move(device));
     harness_.Start(harness_.driver().OfferedFeatures() & ~refused_features);
   }
 
@@ -130,6 +133,7 @@ class BlockTest : public testing::Test {
 
   ImageFile file_;
   FakeAsyncIo* io_ = nullptr;
+  Block* device_ = nullptr;
   VirtioHarness harness_;
   GuestAddress status_;
 };
@@ -281,21 +285,6 @@ TEST_F(BlockTest, RefusesWhatIsNotInsideOfTheDisk) {
   }
   EXPECT_EQ(Run(Request(kBlockRead, kSectors - 1).Writable(1024)), kBlockStatusIoError);
   EXPECT_EQ(Run(Request(kBlockRead, kSectors - 1).Writable(512)), kBlockStatusOk);
-  EXPECT_FALSE(harness_.driver().needs_reset());
-}
-
-TEST_F(BlockTest, RefusesWhatMovesTooMuch) {
-  file_.Grow(uint64_t{64} << 20);
-  Start();
-  const GuestAddress buffer(uint64_t{8} << 20);  // the test's half of memory
-  constexpr auto kMost = static_cast<uint32_t>(kMaxBlockTransferBytes);
-  EXPECT_EQ(Run(Request(kBlockRead, 0).WritableAt(buffer, kMost)), kBlockStatusOk);
-  EXPECT_EQ(Run(Request(kBlockWrite, 0).ReadableAt(buffer, kMost)), kBlockStatusOk);
-  uint32_t written = 1;
-  EXPECT_EQ(Run(Request(kBlockRead, 0).WritableAt(buffer, kMost).WritableAt(buffer, 512), &written),
-            kBlockStatusIoError);
-  EXPECT_EQ(written, 0u);
-  EXPECT_EQ(Run(Request(kBlockWrite, 0).ReadableAt(buffer, kMost).ReadableAt(buffer, 512)), kBlockStatusIoError);
   EXPECT_FALSE(harness_.driver().needs_reset());
 }
 
@@ -590,6 +579,135 @@ TEST_F(CrowdedBlockTest, ZeroesAndDiscardsCountToo) {
   EXPECT_EQ(queue().used_index(), 20);
 }
 
+// A driver that accepted neither size_max nor seg_max knows of no limit (§5.2.3, §5.2.5): 8 MiB at once.
+class LargeBlockTest : public BlockTest {
+ protected:
+  static constexpr uint32_t kBytes = uint32_t{8} << 20;
+  static constexpr uint32_t kPiece = kMaxBlockTransferBytes;
+  static constexpr GuestAddress kBuffer{uint64_t{8} << 20};  // the test's half of memory
+
+  void SetUp() override {
+    file_.Grow(uint64_t{64} << 20);
+    file_.Write(kPiece / kSectorBytes - 1, std::string(1024, 'm'));  // on both sides of the first piece's end
+    file_.Write(kBytes / kSectorBytes - 1, std::string(512, 'e'));
+    Start(kBlockFeatureSizeMax | kBlockFeatureSegMax);
+  }
+  PageBitmap& written_pages() { return harness_.memory().regions()[0]->own_writes(); }
+  static uint64_t BytesOf(const IoRequest& request) {
+    uint64_t bytes = 0;
+    for (const iovec& buffer : request.buffers) {
+      bytes += buffer.iov_len;
+    }
+    return bytes;
+  }
+  void ExpectTheFileInTheBuffer() {
+    EXPECT_TRUE(GuestText(kBuffer, kBytes) == file_.Read(0, kBytes / kSectorBytes));
+    EXPECT_TRUE(written_pages().Test(kBuffer.value() / kPageBytes));
+    EXPECT_TRUE(written_pages().Test((kBuffer + (kBytes - 1)).value() / kPageBytes));
+  }
+};
+
+TEST_F(LargeBlockTest, ReadsInPieces) {
+  written_pages().ClearAll();
+  Submit(Request(kBlockRead, 0).WritableAt(kBuffer, kBytes));
+  for (const uint64_t offset : {uint32_t{0}, kPiece}) {
+    ASSERT_EQ(io_->started().size(), 1u);
+    EXPECT_EQ(io_->started()[0]->offset, offset);
+    EXPECT_EQ(BytesOf(*io_->started()[0]), kPiece);
+    EXPECT_FALSE(queue().HasUsed());
+    io_->Finish(0);
+  }
+  uint32_t length = 0;
+  EXPECT_EQ(TakeStatus(&length), kBlockStatusOk);
+  EXPECT_EQ(length, kBytes + 1);
+  ExpectTheFileInTheBuffer();
+}
+
+TEST_F(LargeBlockTest, WritesInPiecesWhateverTheFraming) {
+  ASSERT_TRUE(harness_.memory().Fill(kBuffer, 0x77, kBytes).ok());
+  ASSERT_TRUE(harness_.memory().Fill(kBuffer + (kPiece - 256), 0x78, 512).ok());
+  constexpr uint32_t kCut = 3'000'001;
+  constexpr uint32_t kAll = kBytes - 512;
+  EXPECT_EQ(Run(Request(kBlockWrite, 1)
+                    .ReadableAt(kBuffer, kCut)
+                    .ReadableAt(kBuffer + kCut, kCut)
+                    .ReadableAt(kBuffer + 2 * kCut, kAll - 2 * kCut)),
+            kBlockStatusOk);
+  EXPECT_TRUE(file_.Read(1, kAll / kSectorBytes) == GuestText(kBuffer, kAll));
+  EXPECT_EQ(file_.Read(0, 1), ImageFile::Pattern(0, 1));
+  EXPECT_EQ(file_.Read(kBytes / kSectorBytes, 1), std::string(512, '\0'));
+}
+
+TEST_F(LargeBlockTest, WriteThroughFlushesAfterTheLastPiece) {
+  harness_.Start(virtio::kFeatureVersion1);
+  Submit(Request(kBlockWrite, 0).ReadableAt(kBuffer, kBytes));
+  for (const auto kind : {IoRequest::Kind::kWrite, IoRequest::Kind::kWrite, IoRequest::Kind::kFlush}) {
+    ASSERT_EQ(io_->started().size(), 1u);
+    EXPECT_EQ(io_->started()[0]->kind, kind);
+    EXPECT_FALSE(queue().HasUsed());
+    io_->Finish(0);
+  }
+  EXPECT_EQ(TakeStatus(), kBlockStatusOk);
+}
+
+TEST_F(LargeBlockTest, APieceThatFailsEndsIt) {
+  Submit(Request(kBlockRead, 0).WritableAt(kBuffer, kBytes));
+  io_->Fail(0, EIO);
+  uint32_t length = 1;
+  EXPECT_EQ(TakeStatus(&length), kBlockStatusIoError);
+  EXPECT_EQ(length, 0u);
+  EXPECT_EQ(Run(Request(kBlockRead, 0).WritableAt(kBuffer, kBytes)), kBlockStatusOk);
+  EXPECT_EQ(Run(Request(kBlockRead, 128 * 1024 - kBytes / kSectorBytes + 1).WritableAt(kBuffer, kBytes)),
+            kBlockStatusIoError)
+      << "past the end";
+}
+
+TEST_F(LargeBlockTest, WhatComesAfterItWaitsUntilItsLastPiece) {
+  Request(kBlockRead, 0).Writable(512).Writable(1).Submit();
+  const uint16_t large = Request(kBlockRead, 0).WritableAt(kBuffer, kBytes).Writable(1).Submit();
+  Request(kBlockRead, 0).Writable(512).Writable(1).Submit();
+  harness_.Kick(0);
+  ASSERT_EQ(io_->started().size(), 2u);
+  EXPECT_FALSE(queue().NeedsKick());
+  io_->Finish(1);
+  EXPECT_EQ(io_->started().size(), 2u);
+  harness_.loop().RunReady();
+  ASSERT_EQ(io_->started().size(), 3u);
+  io_->Finish(1);
+  EXPECT_EQ(queue().TakeUsed()->head, large);
+  io_->Finish(1);
+  io_->Finish(0);
+  EXPECT_EQ(queue().used_index(), 3);
+}
+
+// A pause waits for one piece, and the request is done anew afterwards, here or where the machine went.
+TEST_F(LargeBlockTest, APausePutsItBackIntoTheQueue) {
+  written_pages().ClearAll();
+  Submit(Request(kBlockRead, 0).WritableAt(kBuffer, kBytes));
+  std::thread completion;
+  {
+    absl::MutexLock lock(&device_->mutex());
+    // Gets no further than to the device's mutex before the pause waits.
+    completion = std::thread([this] { io_->Finish(0); });
+    device_->Drain();
+  }
+  completion.join();
+  EXPECT_TRUE(io_->started().empty());
+  EXPECT_FALSE(queue().HasUsed());
+  EXPECT_TRUE(written_pages().Test(kBuffer.value() / kPageBytes));
+  harness_.transport().Quiesce();
+  ASSERT_NO_FATAL_FAILURE(SaveResetAndLoad());
+  harness_.transport().Resume();
+  harness_.loop().RunReady();
+  ASSERT_EQ(io_->started().size(), 1u);
+  EXPECT_EQ(io_->started()[0]->offset, 0u);
+  io_->Finish(0);
+  io_->Finish(0);
+  EXPECT_EQ(TakeStatus(), kBlockStatusOk);
+  EXPECT_EQ(queue().used_index(), 1);
+  ExpectTheFileInTheBuffer();
+}
+
 // State of a driver that was never offered size_max.
 TEST_F(BlockTest, LoadsTheStateOfADriverWithoutSizeMax) {
   Start(kBlockFeatureSizeMax);
@@ -740,10 +858,49 @@ TEST_P(BlockEngineTest, AResetByTheDriverWaitsForWhatIsInFlight) {
   AwaitUsed(1);
 }
 
+class LargeBlockEngineTest : public BlockEngineTest {
+ protected:
+  static constexpr uint32_t kBytes = uint32_t{31} << 20;
+
+  void SetUp() override {
+    file_.Grow(kBytes);
+    for (uint64_t sector = kSectors; sector < kBytes / kSectorBytes; sector += 1000) {
+      file_.Write(sector, ImageFile::Pattern(sector, 1));
+    }
+    BlockEngineTest::SetUp();
+  }
+};
+
+TEST_P(LargeBlockEngineTest, ARequestInPiecesOutlastsPauses) {
+  const GuestAddress buffer(uint64_t{32} << 20);  // the test's half of memory
+  harness_->Start(harness_->driver().OfferedFeatures() & ~(kBlockFeatureSizeMax | kBlockFeatureSegMax));
+  harness_->queue(0)
+      .Chain()
+      .ReadableObject(BlockRequestHeader{.type = kBlockRead})
+      .WritableAt(buffer, kBytes)
+      .Writable(1)
+      .Submit();
+  harness_->Kick(0);
+  for (int round = 0; round < 3; ++round) {
+    harness_->transport().Quiesce();
+    harness_->memory().regions()[0]->own_writes().ClearAll();
+    loop_->RunAndWait([] {});
+    loop_->RunAndWait([] {});
+    EXPECT_TRUE(harness_->memory().regions()[0]->own_writes().Empty());
+    harness_->transport().Resume();
+  }
+  AwaitUsed(1);
+  const std::vector<uint8_t> content = harness_->arena().Read(buffer, kBytes);
+  EXPECT_TRUE(std::string(content.begin(), content.end()) == file_.Read(0, kBytes / kSectorBytes));
+}
+
+constexpr auto kEngineName = [](const testing::TestParamInfo<AsyncIo::Engine>& info) {
+  return info.param == AsyncIo::Engine::kIoUring ? "IoUring" : "Threads";
+};
 INSTANTIATE_TEST_SUITE_P(Engines, BlockEngineTest,
-                         testing::Values(AsyncIo::Engine::kIoUring, AsyncIo::Engine::kThreads), [](const auto& info) {
-                           return info.param == AsyncIo::Engine::kIoUring ? "IoUring" : "Threads";
-                         });
+                         testing::Values(AsyncIo::Engine::kIoUring, AsyncIo::Engine::kThreads), kEngineName);
+INSTANTIATE_TEST_SUITE_P(Engines, LargeBlockEngineTest,
+                         testing::Values(AsyncIo::Engine::kIoUring, AsyncIo::Engine::kThreads), kEngineName);
 
 }  // namespace
 }  // namespace ferrite

@@ -93,9 +93,9 @@ class Device {
   }
 
   // Returns once nothing of the device writes guest memory any more and no chain will be pushed by work in flight:
-  // waits for what is in flight and pushes it. Chains that it has not taken stay in the queue: ProcessQueue() is not
-  // called meanwhile. Never called on the loop's thread. A device that does all work in ProcessQueue() has nothing to
-  // do.
+  // waits for what is in flight and pushes it, or puts it back into its queue. Chains that it has not taken stay there:
+  // ProcessQueue() is not called meanwhile. Never called on the loop's thread. A device that does all work in
+  // ProcessQueue() has nothing to do.
   virtual void Drain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
 
   // See ferrite::Device. Most have nothing to say.

@@ -238,6 +238,11 @@ absl::Status Queue::AddSegment(Chain& chain, const Descriptor& descriptor) const
   return absl::OkStatus();
 }
 
+void Queue::PutBack() {
+  FERRITE_CHECK(enabled_ && in_flight() > 0);
+  --next_available_;
+}
+
 void Queue::Push(uint16_t head, uint64_t written) {
   FERRITE_CHECK(enabled_ && in_flight() > 0);
   const uint64_t offset = kRingOffset + kUsedElementBytes * (next_used_ % size());

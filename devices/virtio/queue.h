@@ -111,6 +111,9 @@ class Queue {
   // The next chain that the driver made available; nothing when there is none, or the queue is not enabled. Bounds: at
   // most size() segments in a chain, size() chains in flight, kMaxChainBytes in all.
   absl::StatusOr<std::optional<Chain>> Pop();
+  // Undoes the last Pop() that returned a chain, which has not been pushed: the chain is the next one again. Whatever
+  // was done for it is done anew, unless the device knows better.
+  void PutBack();
   // Gives the chain back; `written` is how many bytes of its writable part were written, from its start. Every chain is
   // given back once.
   void Push(uint16_t head, uint64_t written);

@@ -116,6 +116,25 @@ TEST_F(QueueTest, ManyRoundsWrapTheRings) {
   }
 }
 
+TEST_F(QueueTest, AChainThatIsPutBackComesAgain) {
+  Enable(/*event_index=*/true);
+  const uint16_t first = driver_->Chain().Writable(8).Submit();
+  const uint16_t second = driver_->Chain().Writable(8).Submit();
+  const Chain kept = PopOne();
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(PopOne().head(), second);
+    EXPECT_TRUE(IsEmpty());
+    queue_.PutBack();
+    EXPECT_EQ(queue_.in_flight(), 1);
+    EXPECT_TRUE(queue_.EnableNotifications()) << "look again";
+  }
+  queue_.Push(kept.head(), 0);
+  EXPECT_EQ(driver_->TakeUsed()->head, first);
+  queue_.Push(PopOne().head(), 8);
+  EXPECT_EQ(driver_->TakeUsed(), (QueueDriver::Used{second, 8}));
+  EXPECT_FALSE(queue_.EnableNotifications());
+}
+
 TEST_F(QueueTest, IndirectChainAfterDirectSegments) {
   Enable();
   const std::vector<uint8_t> content = Counting(4);
