@@ -25,12 +25,11 @@ constexpr uint16_t kStatisticsQueue = 2;
 // struct virtio_balloon_config (§5.5.4) as far as our features have it: num_pages, then actual.
 constexpr uint64_t kActualOffset = 4;
 
-// A longer list of page frames is refused: Linux sends 256 at once.
-constexpr uint64_t kMaxFramesPerChain = 32768;
 constexpr size_t kFramesAtOnce = 512;
 constexpr uint64_t kMaxStatistics = 64;
-// The share of one ProcessQueue().
+// The share of one ProcessQueue(), and of one list in it. Linux sends 256 frames at once, but nothing limits a list.
 constexpr int kChainsPerPass = 32;
+constexpr uint64_t kListBytesPerPass = 32768 * sizeof(uint32_t);
 
 // struct virtio_balloon_stat, 10 bytes without padding.
 constexpr size_t kStatisticBytes = 10;
@@ -164,6 +163,9 @@ void Balloon::Activate(uint64_t features) {
 }
 
 void Balloon::ResetQueue(uint16_t index) {
+  if (index < taken_bytes_.size()) {
+    taken_bytes_[index] = 0;
+  }
   if (index == kStatisticsQueue) {
     statistics_head_.reset();
     statistics_wanted_ = false;
@@ -177,6 +179,7 @@ void Balloon::Reset() {
   // The driver that comes next knows of no balloon: all memory is the guest's again.
   pages_.Clear();
   statistics_.reset();
+  taken_bytes_ = {};
   ResetQueue(kStatisticsQueue);
 }
 
@@ -210,7 +213,7 @@ absl::Status Balloon::ProcessQueue(uint16_t index) {
     switch (role) {
       case Role::kInflate:
       case Role::kDeflate:
-        took = TakePages(queue, role == Role::kInflate);
+        took = TakePages(index);
         break;
       case Role::kStatistics:
         took = TakeStatistics(queue);
@@ -235,19 +238,23 @@ absl::Status Balloon::ProcessQueue(uint16_t index) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Balloon::TakePages(virtio::Queue& queue, bool inflate) {
+absl::StatusOr<bool> Balloon::TakePages(uint16_t index) {
+  const bool inflate = index == kInflateQueue;
+  virtio::Queue& queue = transport().queue(index);
   FERRITE_ASSIGN_OR_RETURN(const std::optional<virtio::Chain> chain, queue.Pop());
   if (!chain.has_value()) {
     return false;
   }
   const uint64_t bytes = chain->readable_bytes();
-  if (chain->writable_bytes() != 0 || bytes % sizeof(uint32_t) != 0 || bytes > kMaxFramesPerChain * sizeof(uint32_t)) {
+  if (chain->writable_bytes() != 0 || bytes % sizeof(uint32_t) != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("a list of pages has ", bytes, " readable and ", chain->writable_bytes(), " writable bytes"));
   }
   std::array<uint32_t, kFramesAtOnce> frames;
-  for (uint64_t offset = 0; offset < bytes;) {
-    const size_t count = std::min<uint64_t>(frames.size(), (bytes - offset) / sizeof(uint32_t));
+  uint64_t& offset = taken_bytes_[index];
+  const uint64_t end = std::min(bytes, offset + kListBytesPerPass);
+  while (offset < end) {
+    const size_t count = std::min<uint64_t>(frames.size(), (end - offset) / sizeof(uint32_t));
     FERRITE_RETURN_IF_ERROR(chain->Read(offset, {reinterpret_cast<uint8_t*>(frames.data()), count * sizeof(uint32_t)}));
     for (size_t i = 0; i < count; ++i) {
       const bool in_ram = inflate ? pages_.Inflate(frames[i]) : pages_.Deflate(frames[i]);
@@ -261,6 +268,13 @@ absl::StatusOr<bool> Balloon::TakePages(virtio::Queue& queue, bool inflate) {
   if (inflate) {
     Reclaim();
   }
+  if (offset < bytes) {
+    // A pause may come before the rest, and a save: then the list is taken from its start again, which changes nothing,
+    // because the driver leaves its pages as they are until it is answered.
+    queue.PutBack();
+    return false;
+  }
+  offset = 0;
   queue.Push(chain->head(), 0);
   return true;
 }

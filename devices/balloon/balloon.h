@@ -2,6 +2,7 @@
 #ifndef FERRITE_DEVICES_BALLOON_BALLOON_H_
 #define FERRITE_DEVICES_BALLOON_BALLOON_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -110,8 +111,8 @@ class Balloon final : public virtio::Device {
   enum class Role { kInflate, kDeflate, kStatistics, kReporting, kNone };
 
   Role RoleOf(uint16_t index) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Each takes one chain of the queue; false when there is none.
-  absl::StatusOr<bool> TakePages(virtio::Queue& queue, bool inflate) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Each takes one chain of the queue; false when there is none, or it is left there to go on with later.
+  absl::StatusOr<bool> TakePages(uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<bool> TakeStatistics(virtio::Queue& queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<bool> TakeReport(virtio::Queue& queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Reclaim() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -129,6 +130,9 @@ class Balloon final : public virtio::Device {
   uint32_t actual_pages_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t reclaimed_ ABSL_GUARDED_BY(mutex_) = 0;
   bool bad_page_logged_ ABSL_GUARDED_BY(mutex_) = false;
+  // How many bytes of the next chain were taken, by queue (inflate, deflate): of a list that is long, each
+  // ProcessQueue() takes a share, and leaves the chain in the queue until it has all.
+  std::array<uint64_t, 2> taken_bytes_ ABSL_GUARDED_BY(mutex_) = {};
   BalloonPages pages_ ABSL_GUARDED_BY(mutex_);
   std::optional<BalloonStatistics> statistics_ ABSL_GUARDED_BY(mutex_);
   std::optional<uint16_t> statistics_head_ ABSL_GUARDED_BY(mutex_);  // the buffer that the driver left with us
