@@ -8,11 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -47,35 +45,36 @@ class RecordFormatter final : public spdlog::formatter {
 };
 
 // Threads that a guest, or a client, waits for log: none of them waits for who reads standard error.
+bool WriteToStandardError(absl::string_view text) {
+  // In pieces that a pipe takes whole or not at all.
+  while (!text.empty()) {
+    const absl::string_view piece = text.substr(0, PIPE_BUF);
+    const ssize_t written =
+        WriteWithoutWaiting(STDERR_FILENO, {reinterpret_cast<const uint8_t*>(piece.data()), piece.size()});
+    if (written < 0) {
+      return false;
+    }
+    text.remove_prefix(static_cast<size_t>(written));
+  }
+  return true;
+}
+
 class StandardErrorSink final : public spdlog::sinks::base_sink<std::mutex> {
  protected:
   void sink_it_(const spdlog::details::log_msg& message) override {
-    if (lost_ > 0 && Write(fmt::format("ferrite: warning: {} messages that nobody read are lost here\n", lost_))) {
+    if (lost_ > 0 &&
+        WriteToStandardError(fmt::format("ferrite: warning: {} messages that nobody read are lost here\n", lost_))) {
       lost_ = 0;
     }
     spdlog::memory_buf_t line;
     formatter_->format(message, line);
-    if (lost_ > 0 || !Write({line.data(), line.size()})) {
+    if (lost_ > 0 || !WriteToStandardError({line.data(), line.size()})) {
       ++lost_;
     }
   }
   void flush_() override {}
 
  private:
-  static bool Write(absl::string_view text) {
-    // In pieces that a pipe takes whole or not at all.
-    while (!text.empty()) {
-      const absl::string_view piece = text.substr(0, PIPE_BUF);
-      const ssize_t written =
-          WriteWithoutWaiting(STDERR_FILENO, {reinterpret_cast<const uint8_t*>(piece.data()), piece.size()});
-      if (written < 0) {
-        return false;
-      }
-      text.remove_prefix(static_cast<size_t>(written));
-    }
-    return true;
-  }
-
   uint64_t lost_ = 0;
 };
 
@@ -86,32 +85,65 @@ spdlog::sink_ptr MakeStandardErrorSink() {
   return sink;
 }
 
+// Goes on after an error (the disk was full): each message is a new try. Where some are missing a line says how many,
+// and standard error is told when that begins.
 class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   FileSink(std::string path, Fd file) : path_(std::move(path)), file_(std::move(file)) {}
 
  protected:
   void sink_it_(const spdlog::details::log_msg& message) override {
-    spdlog::memory_buf_t line;
-    formatter_->format(message, line);
-    if (write(file_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
-      throw spdlog::spdlog_ex(std::string(ErrnoStatus(absl::StrCat("write ", path_)).message()));
+    if (lost_ > 0) {
+      spdlog::details::log_msg notice = message;
+      const std::string text = fmt::format("{} messages are missing here: {}", lost_, why_);
+      notice.level = spdlog::level::warn;
+      notice.payload = {text.data(), text.size()};
+      // What was written of the first of them is no line of its own.
+      if (!Write(notice, ends_inside_a_line_ ? "\n" : "")) {
+        ++lost_;
+        return;
+      }
+      lost_ = 0;
+      ends_inside_a_line_ = false;
+    }
+    if (!Write(message, "")) {
+      lost_ = 1;
+      (void)WriteToStandardError(fmt::format("ferrite: warning: the log is not complete: {}\n", why_));
     }
   }
   void flush_() override {}
 
  private:
+  // The whole record, behind `before`, or false and why_.
+  bool Write(const spdlog::details::log_msg& message, absl::string_view before) {
+    spdlog::memory_buf_t record;
+    formatter_->format(message, record);
+    std::string text(before);
+    text.append(record.data(), record.size());
+    absl::string_view rest = text;
+    while (!rest.empty()) {
+      const ssize_t written = write(file_.get(), rest.data(), rest.size());
+      if (written < 0 && errno == EINTR) {
+        continue;
+      }
+      if (written <= 0) {
+        why_ = std::string(ErrnoStatus(absl::StrCat("write ", path_)).message());
+        if (rest.size() < text.size()) {
+          ends_inside_a_line_ = text[text.size() - rest.size() - 1] != '\n';
+        }
+        return false;
+      }
+      rest.remove_prefix(static_cast<size_t>(written));
+    }
+    return true;
+  }
+
   const std::string path_;
   const Fd file_;
+  uint64_t lost_ = 0;
+  std::string why_;
+  bool ends_inside_a_line_ = false;
 };
-
-// Once: what cannot be written now cannot be written the next time, as a rule.
-void TellThatTheLogIsNotWritten(const std::string& why) {
-  static std::atomic<bool> told = false;
-  if (!told.exchange(true)) {
-    fmt::print(stderr, "ferrite: warning: the log is not complete: {}\n", why);
-  }
-}
 
 // A FIFO would wait for its reader, a device may do anything.
 absl::StatusOr<Fd> OpenLog(const std::string& path) {
@@ -129,7 +161,6 @@ absl::StatusOr<Fd> OpenLog(const std::string& path) {
 void Use(std::vector<spdlog::sink_ptr> sinks) {
   auto logger = std::make_shared<spdlog::logger>("ferrite", sinks.begin(), sinks.end());
   logger->flush_on(spdlog::level::info);
-  logger->set_error_handler(TellThatTheLogIsNotWritten);
   spdlog::set_default_logger(std::move(logger));
 }
 

@@ -12,7 +12,9 @@ namespace ferrite {
 // text, here and in a file, are indented.
 void LogToStandardError();
 
-// Everything from info on to the file `path`, too, with times; appended and flushed line by line.
+// Everything from info on to the file `path`, too, with times; appended and flushed line by line. What cannot be
+// written is lost, but no more: the file goes on once it can, with a line that says how many messages are missing, and
+// standard error is told when it begins.
 absl::Status LogToFileToo(const std::string& path);
 
 }  // namespace ferrite

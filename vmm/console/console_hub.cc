@@ -26,9 +26,19 @@ namespace {
 constexpr size_t kWriteBytes = 4096;
 constexpr size_t kMaxInput = 4096;
 
-bool IsSocket(int fd) {
+mode_t TypeOf(int fd) {
   struct stat info = {};
-  return fstat(fd, &info) == 0 && S_ISSOCK(info.st_mode);
+  return fstat(fd, &info) == 0 ? info.st_mode & S_IFMT : 0;
+}
+
+// What is wrong with a file (its disk is full, is out of reach) is so until somebody mends it; a pipe, a terminal or a
+// socket whose other side is gone stays so.
+bool MayPass(bool is_regular_file, int error) { return is_regular_file || error == ENOMEM || error == ENOBUFS; }
+
+int MillisecondsUntil(int64_t ns) {
+  constexpr int64_t kNsPerMs = 1'000'000;
+  constexpr int64_t kMost = 60'000;
+  return static_cast<int>(std::clamp((ns - MonotonicNs()) / kNsPerMs + 1, int64_t{0}, kMost));
 }
 
 std::span<const uint8_t> AsBytes(const std::string& text) {
@@ -96,7 +106,8 @@ ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, Fd file)
     sink.is_sink = true;
     sink.owned = file.valid() ? std::move(file) : OpenForWritingWithoutWaiting(options_.output_fd);
     sink.fd = sink.owned.valid() ? sink.owned.get() : options_.output_fd;
-    sink.is_socket = IsSocket(sink.fd);
+    sink.is_socket = TypeOf(sink.fd) == S_IFSOCK;
+    sink.is_regular_file = TypeOf(sink.fd) == S_IFREG;
   }
   if (options_.sink.kind == ConsoleSink::Kind::kStdio) {
     auto terminal = RawTerminal::Create(options_.input_fd);
@@ -191,15 +202,20 @@ void ConsoleHub::Run() {
     const bool reads_input = standard_input_open_ && (room || (terminal_ != nullptr && !stopping));
     polled.push_back({reads_input ? options_.input_fd : -1, POLLIN, 0});
     polled.push_back({stopping ? -1 : listener_.get(), POLLIN, 0});
+    int timeout_ms = -1;
     for (const Outlet& outlet : outlets_) {
       const bool pending = HasPending(outlet);
       any_pending |= pending;
       sink_pending |= pending && outlet.is_sink;
+      const bool waits = pending && outlet.failing && MonotonicNs() < outlet.retry_ns;
+      if (waits) {
+        const int ms = MillisecondsUntil(outlet.retry_ns);
+        timeout_ms = timeout_ms < 0 ? ms : std::min(timeout_ms, ms);
+      }
       const bool reads = outlet.owned.valid() && outlet.is_socket && room;
-      const short events = static_cast<short>((pending ? POLLOUT : 0) | (reads ? POLLIN : 0));
+      const short events = static_cast<short>((pending && !waits ? POLLOUT : 0) | (reads ? POLLIN : 0));
       polled.push_back({events != 0 ? outlet.fd : -1, events, 0});
     }
-    int timeout_ms = -1;
     if (stopping) {
       const absl::Duration patience = sink_pending ? options_.sink_patience : options_.client_patience;
       const absl::Duration left = last_progress + patience - MonotonicTime::Now();
@@ -219,6 +235,9 @@ void ConsoleHub::Run() {
       if (stopping_ && !stopping) {
         stopping = true;
         last_progress = MonotonicTime::Now();
+        for (Outlet& outlet : outlets_) {
+          outlet.retry_ns = 0;
+        }
       }
     }
     if (polled[1].revents != 0) {
@@ -233,7 +252,7 @@ void ConsoleHub::Run() {
       }
       if (alive && (polled[i].events & POLLOUT) != 0 && events != 0) {
         const uint64_t before = outlet->position;
-        alive = WriteSome(*outlet);
+        alive = WriteSome(*outlet, stopping);
         last_progress = outlet->position != before ? MonotonicTime::Now() : last_progress;
       }
       if (!alive && !outlet->is_sink) {
@@ -253,50 +272,84 @@ void ConsoleHub::Run() {
 
 bool ConsoleHub::HasPending(const Outlet& outlet) {
   absl::MutexLock lock(&mutex_);
-  return !outlet.notice.empty() || outlet.position < ring_.end();
+  return !outlet.notice.empty() || outlet.dropped > 0 || outlet.position < ring_.end();
 }
 
-bool ConsoleHub::WriteSome(Outlet& outlet) {
+bool ConsoleHub::WriteSome(Outlet& outlet, bool stopping) {
   uint8_t buffer[kWriteBytes];
   size_t size = 0;
+  std::string notice = outlet.notice;
   {
     absl::MutexLock lock(&mutex_);
     if (outlet.position < ring_.begin()) {
       const uint64_t lost = ring_.begin() - outlet.position;
       outlet.position = ring_.begin();
-      outlet.notice += absl::StrCat("\r\n[ferrite] ", lost, " bytes of console output were dropped here\r\n");
+      outlet.dropped += lost;
       if (outlet.is_sink) {
         dropped_bytes_ += lost;
       }
     }
-    if (outlet.notice.empty()) {
+    if (notice.empty() && outlet.dropped == 0) {
       size = ring_.Read(outlet.position, buffer);
     }
   }
-  std::span<const uint8_t> out(buffer, size);
-  if (!outlet.notice.empty()) {
-    out = AsBytes(outlet.notice).first(std::min(outlet.notice.size(), kWriteBytes));
+  // Told as one number, however often it could not be told before.
+  const bool tells_dropped = notice.empty() && outlet.dropped > 0;
+  if (tells_dropped) {
+    notice = absl::StrCat("\r\n[ferrite] ", outlet.dropped, " bytes of console output were dropped here\r\n");
   }
+  const std::span<const uint8_t> out = notice.empty() ? std::span<const uint8_t>(buffer, size)
+                                                      : AsBytes(notice).first(std::min(notice.size(), kWriteBytes));
   const ssize_t n = outlet.is_socket ? send(outlet.fd, out.data(), out.size(), MSG_NOSIGNAL | MSG_DONTWAIT)
                                      : write(outlet.fd, out.data(), out.size());
   if (n < 0) {
-    if (errno == EAGAIN || errno == EINTR) {
-      return true;
-    }
-    if (outlet.is_sink && !outlet.is_socket) {
-      Log().warn(
-          "console output ends here: {}",
-          ErrnoStatus(absl::StrCat("write to ", options_.sink.path.empty() ? "standard output" : options_.sink.path))
-              .message());
-    }
-    return false;
+    return Endure(outlet, errno, stopping);
   }
-  if (!outlet.notice.empty()) {
-    outlet.notice.erase(0, static_cast<size_t>(n));
-  } else {
+  if (std::exchange(outlet.failing, false) && outlet.is_sink) {
+    Log().warn("console output goes on: {} takes it again", NameOf(outlet));
+  }
+  if (notice.empty()) {
     outlet.position += static_cast<uint64_t>(n);
+    return true;
+  }
+  outlet.notice = notice.substr(static_cast<size_t>(n));
+  if (tells_dropped && n > 0) {
+    outlet.dropped = 0;
   }
   return true;
+}
+
+bool ConsoleHub::Endure(Outlet& outlet, int error, bool stopping) {
+  if (error == EAGAIN || error == EINTR) {
+    return true;
+  }
+  const absl::Status status = ErrnoStatus(error, absl::StrCat("write to ", NameOf(outlet)));
+  if (MayPass(outlet.is_regular_file, error) && !stopping) {
+    if (!std::exchange(outlet.failing, true) && outlet.is_sink) {
+      Log().warn("console output waits: {}; the last {} KiB of it are kept until that has passed", status.message(),
+                 kBufferBytes >> 10);
+    }
+    outlet.retry_ns = MonotonicNs() + absl::ToInt64Nanoseconds(options_.retry_period);
+    return true;
+  }
+  if (outlet.is_sink && !outlet.is_socket) {
+    uint64_t missing = 0;
+    {
+      absl::MutexLock lock(&mutex_);
+      missing = ring_.end() - outlet.position;
+      dropped_bytes_ += missing;
+    }
+    Log().warn("console output ends here: {}; its next {} bytes are not there", status.message(),
+               missing + outlet.dropped);
+  }
+  return false;
+}
+
+std::string ConsoleHub::NameOf(const Outlet& outlet) const {
+  if (!outlet.is_sink) {
+    return "a client of the console";
+  }
+  return options_.sink.path.empty() ? "standard output" : options_.sink.path;
 }
 
 bool ConsoleHub::ReadClient(Outlet& outlet) {

@@ -44,6 +44,9 @@ absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text);
 // kReplayBytes. Input of the sink and of all clients is mixed into the port as it comes; while the port takes none, it
 // is not read. A terminal is read all the same, for its escape keys; what else is typed then is lost.
 //
+// A file that cannot be written to (its disk is full) is like a reader that is slow: it is tried again, now and then,
+// for as long as the console lives. The log says when it begins and when it is over. Only at the end does nobody wait.
+//
 // Threads: any may call the public methods; the destructor runs after everybody else is done. All I/O happens on one
 // thread, "console".
 class ConsoleHub final : public SerialBackend {
@@ -63,6 +66,8 @@ class ConsoleHub final : public SerialBackend {
     // How long the destructor waits for a sink, or a client, that does not take anything.
     absl::Duration sink_patience = absl::Seconds(5);
     absl::Duration client_patience = absl::Milliseconds(500);
+    // How soon to try again what could not be written to.
+    absl::Duration retry_period = absl::Seconds(1);
   };
   // Opens the sink. The error names its path.
   static absl::StatusOr<std::unique_ptr<ConsoleHub>> Create(Options options);
@@ -87,9 +92,13 @@ class ConsoleHub final : public SerialBackend {
     Fd owned;
     int fd = -1;
     bool is_socket = false;
+    bool is_regular_file = false;
     bool is_sink = false;
     uint64_t position = 0;
-    std::string notice;  // goes out before the next byte of output
+    std::string notice;    // goes out before the next byte of output
+    uint64_t dropped = 0;  // bytes before `position` that it was not told of yet
+    bool failing = false;  // the last write was an error that may pass
+    int64_t retry_ns = 0;  // by the monotonic clock: when to try again
   };
 
   ConsoleHub(Options options, EventFd wake, Fd listener, Fd file);
@@ -97,7 +106,10 @@ class ConsoleHub final : public SerialBackend {
   void Run();
   bool HasPending(const Outlet& outlet);
   // Writes once; false when the outlet is gone.
-  bool WriteSome(Outlet& outlet);
+  bool WriteSome(Outlet& outlet, bool stopping);
+  // After a write that failed with the errno value `error`; false when the outlet is gone.
+  bool Endure(Outlet& outlet, int error, bool stopping);
+  std::string NameOf(const Outlet& outlet) const;
   // Reads once into input_; false when the client is gone.
   bool ReadClient(Outlet& outlet);
   void ReadStandardInput();

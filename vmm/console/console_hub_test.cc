@@ -20,6 +20,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "tests/fakes/captured_log.h"
+#include "tests/fakes/full_file.h"
 #include "vmm/base/unix_socket.h"
 #include "vmm/console/escape_filter.h"
 
@@ -295,6 +297,56 @@ TEST_F(ConsoleHubTest, FileIsAppendedTo) {
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
   EXPECT_EQ(text.str(), "before\nafter\n");
+}
+
+TEST_F(ConsoleHubTest, AFileIsWrittenOnceThereIsRoomAgainAndTellsWhatIsMissing) {
+  const std::string path = directory_ + "/out";
+  FullFile file(path, /*room=*/10);
+  CapturedLog log;
+  auto hub = Make({.sink = {ConsoleSink::Kind::kFile, path}, .retry_period = absl::Milliseconds(1)});
+  hub->Transmit(Bytes("0123456789 and more"));
+  ASSERT_TRUE(log.WaitFor("console output waits: write to " + path)) << log.text();
+  const std::string later(ConsoleHub::kBufferBytes + 1000, 'x');
+  hub->Transmit(Bytes(later));
+  // Everybody else goes on meanwhile, and there are more tries that fail.
+  auto client = hub->Attach();
+  ASSERT_TRUE(client.ok());
+  EXPECT_EQ(ReadUntil(client->get(), "x").find_first_not_of('x'), std::string::npos);
+  file.MakeRoom();
+  ASSERT_TRUE(log.WaitFor("console output goes on: " + path)) << log.text();
+  const uint64_t dropped = hub->dropped_bytes();
+  hub.reset();
+  EXPECT_EQ(dropped, std::string(" and more").size() + 1000);
+  const std::string notice = absl::StrCat("\r\n[ferrite] ", dropped, " bytes of console output were dropped here\r\n");
+  EXPECT_TRUE(file.Appended() == absl::StrCat("0123456789", notice, later.substr(1000)))
+      << file.Appended().substr(0, 200);
+  EXPECT_EQ(log.text().find("waits"), log.text().rfind("waits")) << "told once: " << log.text();
+}
+
+TEST_F(ConsoleHubTest, TheEndDoesNotWaitForAFullDisk) {
+  const std::string path = directory_ + "/out";
+  FullFile file(path, /*room=*/10);
+  CapturedLog log;
+  auto hub =
+      Make({.sink = {ConsoleSink::Kind::kFile, path}, .sink_patience = absl::Hours(1), .retry_period = absl::Hours(1)});
+  hub->Transmit(Bytes("0123456789 and more"));
+  ASSERT_TRUE(log.WaitFor("console output waits"));
+  hub->Transmit(Bytes("!"));
+  hub.reset();
+  EXPECT_EQ(file.Appended(), "0123456789");
+  EXPECT_TRUE(absl::StrContains(log.text(), "its next 10 bytes are not there")) << log.text();
+}
+
+TEST_F(ConsoleHubTest, WhatBecameWritableIsWrittenAtTheEnd) {
+  const std::string path = directory_ + "/out";
+  FullFile file(path, /*room=*/10);
+  CapturedLog log;
+  auto hub = Make({.sink = {ConsoleSink::Kind::kFile, path}, .retry_period = absl::Hours(1)});
+  hub->Transmit(Bytes("0123456789 and more"));
+  ASSERT_TRUE(log.WaitFor("console output waits"));
+  file.MakeRoom();
+  hub.reset();
+  EXPECT_EQ(file.Appended(), "0123456789 and more");
 }
 
 TEST_F(ConsoleHubTest, WrongSinksAreNamed) {
