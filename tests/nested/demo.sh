@@ -7,7 +7,21 @@ PATH="$PWD/vmm/app:$PATH"
 kernel="$PWD/external/debian_kernel/vmlinuz" initrd="$PWD/tests/nested/guest.cpio.gz" disk="$PWD/tests/nested/disk.img"
 work=$(mktemp -d)
 monitors=
+part="the start"
+# Three lines when something went wrong: what, where the logs are, what to do. In the outer machine its driver has the
+# last two (outer_machine.py).
+tell_failure() {
+  echo
+  echo "demo: failed: $(cat "$work/why" 2>/dev/null || echo "a command ended with status $1") (in the part: $part)"
+  logs=${TEST_UNDECLARED_OUTPUTS_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/ferrite-demo-XXXXXX")}
+  cp "$work"/*.log "$logs" 2>/dev/null || true
+  [ -z "${OUTER_START-}" ] || return 0
+  echo "demo: the console of its guest and the logs of its monitors are in $logs"
+  echo "demo: try it again on a quieter host; if it fails again, \`bazel-bin/vmm/app/ferrite doctor\` tells what this host lacks"
+}
 cleanup() {
+  status=$?
+  [ "$status" = 0 ] || tell_failure "$status"
   # shellcheck disable=SC2086 # a list
   [ -z "$monitors" ] || kill $monitors 2>/dev/null || true
   rm -rf "$work"
@@ -20,7 +34,10 @@ mkfifo keyboard keyboard1 keyboard2 screen
 cat "$disk" >data.img
 [ "$(id -u)" = 0 ] || export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$work}"
 
-say() { printf '\n# %s\n' "$*"; }
+say() {
+  part=$*
+  printf '\n# %s\n' "$part"
+}
 show() {
   printf '$ %s\n' "$*"
   "$@"
@@ -40,7 +57,12 @@ show_top() {
 wait_for() {
   tries=3000
   while [ "$(grep -c "$2" console.log)" -lt "$1" ]; do
-    [ $((tries -= 1)) -gt 0 ] || { echo "demo: no '$2' from the guest; its console: " && cat console.log && exit 1; }
+    if [ -e ended ]; then
+      echo "no '$2' from the guest, whose monitor ended: $(tail -n 1 monitor.log)" >why
+    elif [ $((tries -= 1)) = 0 ]; then
+      echo "no '$2' from the guest in 5 minutes" >why
+    fi
+    [ ! -e why ] || exit 1
     sleep 0.1
   done
 }
@@ -52,7 +74,8 @@ in_guest() {
   grep -v '^tick' console.log | grep -B 1 'guest: status' | tail -n 2 | head -n 1
 }
 memory() {
-  echo "guest: $(in_guest "free -m | awk '/Mem:/ {print \$2 \" MiB, of it \" \$7 \" available\"}'")"
+  available=$(in_guest "free -m | awk '/Mem:/ {print \$2 \" MiB, of it \" \$7 \" available\"}'")
+  echo "guest: $available"
   echo "host:  $(ferrite info demo | sed -n 's/^memory *//p')"
 }
 ticks() { grep -c '^tick' console.log || true; }
@@ -66,14 +89,17 @@ printf '$ %s\n' "$*"
 monitors=$!
 exec 3>keyboard
 # No filter stands between that would hold lines back until it has many.
-while IFS= read -r line; do
-  line=${line%"$(printf '\r')"}
-  printf '%s\n' "$line" >>console.log
-  case "$line" in
-    *'Linux version'* | *'Hypervisor detected'* | *Memory:* | *'Brought up'* | *'clocksource: Switched'* | *'Run /init'* | \
-      'guest: ready') printf '  %.110s\n' "$line" ;;
-  esac
-done <screen &
+show_screen() {
+  while IFS= read -r line; do
+    line=${line%"$(printf '\r')"}
+    printf '%s\n' "$line" >>console.log
+    case "$line" in
+      *'Linux version'* | *'Hypervisor detected'* | *Memory:* | *'Brought up'* | *'clocksource: Switched'* | *'Run /init'* | \
+        'guest: ready') printf '  %.110s\n' "$line" ;;
+    esac
+  done
+}
+(show_screen <screen && { : >ended; } 2>/dev/null) &
 wait_for 1 'guest: ready'
 
 say "From a second command:"
@@ -120,7 +146,10 @@ move() {
   here=$there
   wait_for $(($(ticks) + 3)) '^tick'
 }
-work_done() { echo "guest: $(in_guest "load $1 | sed 's/ longest_gap.*//'")"; }
+work_done() {
+  work_is=$(in_guest "load $1 | sed 's/ longest_gap.*//'")
+  echo "guest: $work_is"
+}
 
 say "It works: two threads write and check 32 MiB, another writes and re-reads files, and it ticks on its screen."
 in_guest "mount /dev/vda /mnt; load run 32 2 /mnt >/dev/null & while usleep 100000; do echo tick; done & echo started" >/dev/null

@@ -492,7 +492,7 @@ def tell_person(arguments, failures, work, artifacts, starts):
     for name, failure in failures.items() or [("the outer machine", "it ended before its time")]:
         if not failure.startswith("exit status"):
             print(f"{name} failed: {failure}")
-    print(f"The logs of the emulated machine and of what ran in it are in {kept}/log")
+    print(f"The logs of the outer machine and of what ran in it are in {kept}/log")
     if arguments.advice:
         print(arguments.advice)
 
@@ -507,7 +507,7 @@ def run_tests(arguments, work):
             break
         log("nested", "FLAKY: the outer machine starts again from scratch, for the tests that have not ended")
         if plain:
-            print("\nThe emulated machine stood still; it starts again from scratch.", flush=True)
+            print("\nThe outer machine stood still; it starts again from scratch.", flush=True)
     failures = write_xml(arguments, run, artifacts)
     if run.finished and not failures:
         return 0
