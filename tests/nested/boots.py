@@ -181,8 +181,8 @@ def main():
                 machine.end()
     seconds = sorted(results.seconds)
     took = f", of {seconds[0]:.1f} to {seconds[-1]:.1f} s, median {seconds[len(seconds) // 2]:.1f} s" if seconds else ""
-    print(f"{len(seconds)} boots in {time.monotonic() - began:.0f} s{took}; {results.boots_with_one} of them stood still, "
-          f"{results.standstills} standstills in all")
+    print(f"{len(seconds)} boots in {time.monotonic() - began:.0f} s{took}; {results.boots_with_one} of them stood still; "
+          f"a heartbeat was missed {results.standstills} times in all")
     return 1 if len(seconds) < arguments.boots or results.standstills or results.broken else 0
 
 

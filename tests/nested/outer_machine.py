@@ -30,7 +30,10 @@ BOOT_SECONDS = 90  # to the first heartbeat
 GRACE_SECONDS = 60  # from the deadline to the end: the artifacts come home
 STRIP_BYTES = 2 << 20  # a program that is larger is staged without what a debugger wants
 STANDSTILL_QUESTIONS = ["info status", "info registers", "info lapic", "info pic"]  # QEMU's answers are an artifact
-COMMAND_LINE = ["console=ttyS0", "quiet", "panic=-1", "reboot=t", "mitigations=off", "random.trust_cpu=on"]
+# nohz=off highres=off: the timer interrupts at every tick, so that an interrupt which QEMU loses comes again with the next
+# (docs/testing.md).
+COMMAND_LINE = ["console=ttyS0", "quiet", "panic=-1", "reboot=t", "mitigations=off", "random.trust_cpu=on",
+                "nohz=off", "highres=off"]
 FORWARDED = ["GTEST_FILTER", "GTEST_REPEAT", "GTEST_ALSO_RUN_DISABLED_TESTS", "ASAN_OPTIONS", "TSAN_OPTIONS",
              "UBSAN_OPTIONS"]
 
@@ -186,8 +189,8 @@ def test_names(paths):
 
 def qemu_command(arguments, initramfs, ports, more=(), command_line=""):
     """`ports`: what the serial ports are. "chardev:stdio" is our own input and output."""
-    return ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", *shlex.split(arguments.qemu), "-cpu", "EPYC,+svm",
-            "-smp", str(arguments.cpus), "-m", str(arguments.memory), "-nodefaults", "-no-user-config",
+    return ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm",
+            *shlex.split(arguments.qemu), "-smp", str(arguments.cpus), "-m", str(arguments.memory), "-nodefaults", "-no-user-config",
             "-display", "none", "-no-reboot", "-kernel", arguments.kernel, "-initrd", initramfs,
             "-append", " ".join(COMMAND_LINE + [arguments.append, command_line]),
             "-chardev", "stdio,id=stdio,signal=off", *more] + [word for port in ports for word in ["-serial", port]]
@@ -536,4 +539,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
