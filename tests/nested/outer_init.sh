@@ -17,6 +17,9 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 ln -s /proc/self/fd /dev/fd
+mkdir -p /etc
+echo 'root:x:0:0:root:/root:/bin/sh' >/etc/passwd
+echo '127.0.0.1 localhost' >/etc/hosts
 hostname outer
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
