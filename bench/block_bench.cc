@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "bench/where.h"
 #include "devices/block/async_io.h"
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
@@ -200,8 +201,10 @@ absl::Status Measure(const Options& options) {
   FERRITE_ASSIGN_OR_RETURN(const Fd fd, OpenFile(options.file, O_RDWR | O_CREAT | O_EXCL, 0600));
   const absl::Cleanup remove = [&options] { unlink(options.file.c_str()); };
   Fill(fd, options.mib);
-  std::printf("block_bench: random %u-byte requests on %s (%lu MiB, in the page cache), %u rounds of %lu, medians\n",
-              kBlockBytes, options.file.c_str(), options.mib, options.rounds, options.operations);
+  std::printf(
+      "block_bench: random %u-byte requests on %s (%lu MiB, in the page cache), %u rounds of %lu, medians; %s\n",
+      kBlockBytes, options.file.c_str(), options.mib, options.rounds, options.operations,
+      WhereItRuns(Needs::kNothing).c_str());
   for (const AsyncIo::Engine engine : {AsyncIo::Engine::kIoUring, AsyncIo::Engine::kThreads}) {
     DeviceRun device(options, engine);
     for (const Load& load : {Load{false, 1}, Load{false, 32}, Load{true, 1}, Load{true, 32}}) {

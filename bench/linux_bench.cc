@@ -17,6 +17,7 @@
 #include "bench/linux_monitor.h"
 #include "bench/memory_use.h"
 #include "bench/samples.h"
+#include "bench/where.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -156,9 +157,8 @@ absl::Status Measure(int boots, int rounds) {
   absl::PrintF(
       "inputs: Debian's cloud kernel in nested, emulated KVM; 1 vCPU; QEMU 7.2's microvm program, aio=threads, its "
       "default cache; disk of 64 MiB in the outer machine's RAM; %d boots with %d MiB, %d rounds with %d MiB, a "
-      "balloon "
-      "of %d MiB; medians\n",
-      boots, kStartMemoryMib, rounds, kMemoryMib, kBalloonMib);
+      "balloon of %d MiB; medians; the outer machine: %s\n",
+      boots, kStartMemoryMib, rounds, kMemoryMib, kBalloonMib, WhereItRuns(Needs::kKvm));
   Starts starts[2];
   for (int boot = 0; boot < boots; ++boot) {
     FERRITE_RETURN_IF_ERROR(MeasureStart(NewFerrite, starts[0]));

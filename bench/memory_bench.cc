@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "bench/memory_use.h"
+#include "bench/where.h"
 
 namespace ferrite {
 namespace {
@@ -23,13 +24,16 @@ bool Print(const char* when, const MemoryUse& use) {
 }
 
 int Main() {
+  if (const auto status = CannotRunHere("memory_bench")) {
+    return *status;
+  }
   const auto memory = MeasureMonitorMemory();
   if (!memory.ok()) {
     (void)std::fprintf(stderr, "memory_bench: %s\n", memory.status().ToString().c_str());
     return 1;
   }
-  absl::PrintF("inputs: 128 MiB on a memfd (%.1f MiB of it in use), 1 vCPU, balloon, disk and rng at work\n",
-               static_cast<double>(memory->at_rest.guest_resident) / kMiBytes);
+  absl::PrintF("inputs: 128 MiB on a memfd (%.1f MiB of it in use), 1 vCPU, balloon, disk and rng at work; %s\n",
+               static_cast<double>(memory->at_rest.guest_resident) / kMiBytes, WhereItRuns(Needs::kKvm));
   const bool at_rest = Print("at rest", memory->at_rest);
   absl::PrintF("after info, pause, resume and balloon, with a watcher connected: RSS %.2f MiB\n",
                static_cast<double>(memory->in_commands.resident) / kMiBytes);

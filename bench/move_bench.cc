@@ -30,6 +30,7 @@
 #include "bench/child_process.h"
 #include "bench/move_limits.h"
 #include "bench/samples.h"
+#include "bench/where.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -327,15 +328,10 @@ absl::Status Measure(const Inputs& inputs) {
       limits[one.kind].stream_bytes = static_cast<double>(inputs.set * kMiB);
     }
   }
-  double load = 0;
-  (void)getloadavg(&load, 1);
   absl::PrintF(
       "inputs: %d rounds; guest of %d MiB on memfd, 1 vCPU, %d MiB filled with random words, of which %d MiB are "
-      "written "
-      "at full speed (page by page in order, or at random; idle and paused: not at all); 1 page channel; %d "
-      "processors, "
-      "load %.2f at the start\n",
-      inputs.rounds, inputs.memory, inputs.set, inputs.hot, sysconf(_SC_NPROCESSORS_ONLN), load);
+      "written at full speed (page by page in order, or at random; idle and paused: not at all); 1 page channel; %s\n",
+      inputs.rounds, inputs.memory, inputs.set, inputs.hot, WhereItRuns(Needs::kKvm));
   std::fflush(stdout);
   std::vector<Figures> figures(cases.size());
   {
@@ -385,6 +381,9 @@ std::string TextArgument(int argc, char** argv, absl::string_view name) {
 }  // namespace ferrite
 
 int main(int argc, char** argv) {
+  if (const auto status = ferrite::CannotRunHere("move_bench")) {
+    return *status;
+  }
   const auto number = [&](const char* name, int otherwise) {
     return static_cast<uint64_t>(ferrite::IntegerArgument(argc, argv, name, otherwise));
   };

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_format.h"
 #include "bench/samples.h"
+#include "bench/where.h"
 #include "tests/integration/payload_machine.h"
 
 namespace ferrite {
@@ -86,7 +87,12 @@ int MeasurePauses(uint32_t cpus, int rounds) {
 }  // namespace ferrite
 
 int main(int argc, char** argv) {
+  if (const auto status = ferrite::CannotRunHere("pause_bench")) {
+    return *status;
+  }
   const int rounds = ferrite::IntegerArgument(argc, argv, "rounds", 500);
+  absl::PrintF("inputs: %d rounds, 128 MiB, of which 64 MiB are written at random; %s\n", rounds,
+               ferrite::WhereItRuns(ferrite::Needs::kKvm));
   int status = 0;
   for (const uint32_t cpus : {1u, 2u}) {
     status |= ferrite::MeasurePauses(cpus, rounds);

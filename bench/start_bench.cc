@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "bench/child_process.h"
 #include "bench/samples.h"
+#include "bench/where.h"
 
 namespace ferrite {
 namespace {
@@ -132,8 +133,8 @@ absl::Status Measure(int rounds) {
   Samples to_end;
   Samples to_entry;
   Samples main_to_entry;
-  absl::PrintF("inputs: %d rounds, 1 vCPU, 128 MiB, memfd, payloads hello (output, end) and count (first entry)\n",
-               rounds);
+  absl::PrintF("inputs: %d rounds, 1 vCPU, 128 MiB, memfd, payloads hello (output, end) and count (first entry); %s\n",
+               rounds, WhereItRuns(Needs::kKvm));
   for (int i = 0; i < rounds; ++i) {
     for (const absl::Status& status :
          {MeasurePeer({"/bin/echo", "event=hello"}, empty), MeasurePeer({DataPath("bench/bare_kvm")}, bare),
@@ -156,6 +157,9 @@ absl::Status Measure(int rounds) {
 }  // namespace ferrite
 
 int main(int argc, char** argv) {
+  if (const auto status = ferrite::CannotRunHere("start_bench")) {
+    return *status;
+  }
   const absl::Status status = ferrite::Measure(ferrite::IntegerArgument(argc, argv, "rounds", 30));
   if (!status.ok()) {
     std::fprintf(stderr, "start_bench: %s\n", status.ToString().c_str());
