@@ -43,7 +43,6 @@ constexpr absl::Duration kQuiet = absl::Milliseconds(500);
 constexpr uint64_t kMiB = 1 << 20;
 constexpr double kMs = 1e3;
 constexpr double kUs = 1e6;
-constexpr int kBareFaults = 4096;
 
 struct Inputs {
   int rounds;
@@ -61,8 +60,7 @@ struct Case {
   SocketKind kind;
   bool paused = false;
 
-  const char* KindName() const { return kind == SocketKind::kTcp ? "tcp" : "unix"; }
-  std::string Name() const { return absl::StrCat(guest, " ", mode, " ", KindName()); }
+  std::string Name() const { return absl::StrCat(guest, " ", mode, " ", SocketKindName(kind)); }
 };
 
 // What the rounds of one case came to.
@@ -80,16 +78,6 @@ struct Figures {
   Samples source_cpu;
   Samples destination_cpu;
   double moved_bytes = 0;
-};
-
-// The limits of the same rounds, for one kind of socket.
-struct Limits {
-  double stream_bytes = 0;
-  Samples warm_ms;
-  Samples fresh_ms;
-  Samples fresh_beside_vcpu_ms;
-  Samples fault_p50_us;
-  Samples fault_p99_us;
 };
 
 class Directory {
@@ -240,29 +228,13 @@ class OneMove {
   std::unique_ptr<ChildProcess> destination_;
 };
 
-absl::Status MeasureLimits(SocketKind kind, std::span<const uint8_t> source, Limits& limits) {
-  const auto add = [&](Samples& samples, Target target, bool spin) -> absl::Status {
-    FERRITE_RETURN_IF_ERROR(TouchFreeMemory(source.size() + 256 * kMiB));
-    FERRITE_ASSIGN_OR_RETURN(const double seconds, RawStreamSeconds(kind, source, target, spin));
-    samples.Add(seconds * kMs);
-    return absl::OkStatus();
-  };
-  FERRITE_RETURN_IF_ERROR(add(limits.warm_ms, Target::kWarm, false));
-  FERRITE_RETURN_IF_ERROR(add(limits.fresh_ms, Target::kFresh, false));
-  FERRITE_RETURN_IF_ERROR(add(limits.fresh_beside_vcpu_ms, Target::kFresh, true));
-  FERRITE_ASSIGN_OR_RETURN(const FaultSeconds faults, BareFaultSeconds(kind, kBareFaults));
-  limits.fault_p50_us.Add(faults.p50 * kUs);
-  limits.fault_p99_us.Add(faults.p99 * kUs);
-  return absl::OkStatus();
-}
-
 void PrintGoal(const char* what, double value, const char* relation, double goal) {
   const bool most = relation[0] == '<';
   absl::PrintF("    %-58s %8.2f   goal %s %.2f   %s\n", what, value, relation, goal,
                (most ? value <= goal : value >= goal) ? "reached" : "MISSED");
 }
 
-void PrintCase(const Case& what, const Figures& figures, const Limits& limits) {
+void PrintCase(const Case& what, const Figures& figures, const MoveLimits& limits) {
   absl::PrintF("%s\n    total %s, %.2f GiB/s\n", what.Name(), figures.total_ms.Summary("ms"),
                figures.gib_per_second.Median());
   absl::PrintF("    processor time: source %.2f s, destination %.2f s%s\n", figures.source_cpu.Median(),
@@ -319,13 +291,12 @@ std::vector<Case> Cases() {
 }
 
 absl::Status Measure(const Inputs& inputs) {
-  const char* const kinds[] = {"tcp", "unix"};
   std::vector<Case> cases;
-  std::map<SocketKind, Limits> limits;
+  std::map<SocketKind, MoveLimits> limits;
   for (const Case& one : Cases()) {
     if (absl::StrContains(one.Name(), inputs.only)) {
       cases.push_back(one);
-      limits[one.kind].stream_bytes = static_cast<double>(inputs.set * kMiB);
+      (void)limits[one.kind];
     }
   }
   absl::PrintF(
@@ -338,7 +309,7 @@ absl::Status Measure(const Inputs& inputs) {
     FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(inputs.set * kMiB));
     for (int round = 0; round < inputs.rounds; ++round) {
       for (auto& [kind, of_kind] : limits) {
-        FERRITE_RETURN_IF_ERROR(MeasureLimits(kind, source.span(), of_kind));
+        FERRITE_RETURN_IF_ERROR(of_kind.Add(kind, source.span()));
         for (size_t i = 0; i < cases.size(); ++i) {
           if (cases[i].kind == kind) {
             FERRITE_RETURN_IF_ERROR(Annotate(OneMove(inputs, cases[i], figures[i]).Run(), cases[i].Name()));
@@ -347,19 +318,8 @@ absl::Status Measure(const Inputs& inputs) {
       }
     }
   }
-  for (const auto& limit : limits) {
-    const auto kind = limit.first;
-    const auto& of_kind = limit.second;
-    absl::PrintF("limits over %s, of %d MiB and %d pages\n", kinds[static_cast<int>(kind)], inputs.set, kBareFaults);
-    const auto print = [&](const char* what, const Samples& samples) {
-      absl::PrintF("    %s: %s, %.2f GiB/s\n", what, samples.Summary("ms"),
-                   of_kind.stream_bytes / static_cast<double>(1 << 30) / samples.Median() * kMs);
-    };
-    print("raw stream into mapped memory", of_kind.warm_ms);
-    print("raw stream into fresh memory", of_kind.fresh_ms);
-    print("raw stream into fresh memory beside a process that polls", of_kind.fresh_beside_vcpu_ms);
-    absl::PrintF("    a page through a bare handler: p50 %s, p99 %s\n", of_kind.fault_p50_us.Summary("us"),
-                 of_kind.fault_p99_us.Summary("us"));
+  for (const auto& [kind, of_kind] : limits) {
+    of_kind.Print(kind);
   }
   for (size_t i = 0; i < cases.size(); ++i) {
     PrintCase(cases[i], figures[i], limits[cases[i].kind]);

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -26,7 +27,7 @@
 #include <utility>
 #include <vector>
 
-#include "bench/samples.h"
+#include "absl/strings/str_format.h"
 #include "vmm/base/status.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -39,6 +40,9 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kHeader = 32;
 constexpr size_t kFrame = 2 << 20;
+constexpr uint64_t kSpareBytes = 256 << 20;
+constexpr double kMs = 1e3;
+constexpr double kUs = 1e6;
 
 absl::StatusOr<std::pair<Fd, Fd>> Connect(SocketKind kind) {
   if (kind == SocketKind::kUnix) {
@@ -123,16 +127,17 @@ absl::Status WriteFrame(int fd, uint8_t* header, const uint8_t* data, size_t byt
   return absl::OkStatus();
 }
 
-// A process that runs `body`; killed with its owner when it has not ended.
+// A process that runs `body`; killed with its owner, and with the benchmark, when it has not ended.
 class Fork {
  public:
   explicit Fork(const std::function<absl::Status()>& body) : pid_(fork()) {
     if (pid_ != 0) {
       return;
     }
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     const absl::Status status = body();
     if (!status.ok()) {
-      std::fprintf(stderr, "move_bench: a limit's process: %s\n", status.ToString().c_str());
+      std::fprintf(stderr, "bench: a limit's process: %s\n", status.ToString().c_str());
     }
     _exit(status.ok() ? 0 : 1);
   }
@@ -280,7 +285,7 @@ absl::StatusOr<FaultSeconds> FetchPages(int socket, int pages) {
   std::thread handler([&] {
     const absl::Status status = HandleFaults(userfault.get(), socket, guest.data(), alias.data(), pages);
     if (!status.ok()) {
-      std::fprintf(stderr, "move_bench: bare handler: %s\n", status.ToString().c_str());
+      std::fprintf(stderr, "bench: bare handler: %s\n", status.ToString().c_str());
       _exit(1);
     }
   });
@@ -316,6 +321,8 @@ absl::StatusOr<T> Between(SocketKind kind, const std::function<absl::Status(int)
 }
 
 }  // namespace
+
+const char* SocketKindName(SocketKind kind) { return kind == SocketKind::kTcp ? "tcp" : "unix"; }
 
 absl::StatusOr<Mapping> MakeIncompressible(uint64_t bytes) {
   FERRITE_ASSIGN_OR_RETURN(const Fd memfd, MakeMemfd(bytes));
@@ -355,6 +362,37 @@ absl::StatusOr<FaultSeconds> BareFaultSeconds(SocketKind kind, int pages) {
   FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(static_cast<uint64_t>(pages) * kPage));
   return Between<FaultSeconds>(
       kind, [&](int fd) { return ServePages(fd, source.span()); }, [&](int fd) { return FetchPages(fd, pages); });
+}
+
+absl::Status MoveLimits::Add(SocketKind kind, std::span<const uint8_t> source) {
+  const auto add = [&](Samples& samples, Target target, bool spin) -> absl::Status {
+    FERRITE_RETURN_IF_ERROR(TouchFreeMemory(source.size() + kSpareBytes));
+    FERRITE_ASSIGN_OR_RETURN(const double seconds, RawStreamSeconds(kind, source, target, spin));
+    samples.Add(seconds * kMs);
+    return absl::OkStatus();
+  };
+  stream_bytes = static_cast<double>(source.size());
+  FERRITE_RETURN_IF_ERROR(add(warm_ms, Target::kWarm, false));
+  FERRITE_RETURN_IF_ERROR(add(fresh_ms, Target::kFresh, false));
+  FERRITE_RETURN_IF_ERROR(add(fresh_beside_vcpu_ms, Target::kFresh, true));
+  FERRITE_ASSIGN_OR_RETURN(const FaultSeconds faults, BareFaultSeconds(kind, kFaults));
+  fault_p50_us.Add(faults.p50 * kUs);
+  fault_p99_us.Add(faults.p99 * kUs);
+  return absl::OkStatus();
+}
+
+void MoveLimits::Print(SocketKind kind) const {
+  absl::PrintF("limits over %s, of %d MiB and %d pages\n", SocketKindName(kind),
+               static_cast<uint64_t>(stream_bytes) >> 20, kFaults);
+  const auto print = [&](const char* what, const Samples& samples) {
+    absl::PrintF("    %s: %s, %.2f GiB/s\n", what, samples.Summary("ms"),
+                 stream_bytes / static_cast<double>(1 << 30) / samples.Median() * kMs);
+  };
+  print("raw stream into mapped memory", warm_ms);
+  print("raw stream into fresh memory", fresh_ms);
+  print("raw stream into fresh memory beside a process that polls", fresh_beside_vcpu_ms);
+  absl::PrintF("    a page through a bare handler: p50 %s, p99 %s\n", fault_p50_us.Summary("us"),
+               fault_p99_us.Summary("us"));
 }
 
 }  // namespace ferrite

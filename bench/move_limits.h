@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "bench/samples.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/mapping.h"
 
@@ -15,6 +16,7 @@ namespace ferrite {
 // Call all of them from a process with one thread: they fork.
 
 enum class SocketKind { kTcp, kUnix };
+const char* SocketKindName(SocketKind kind);  // "tcp"
 
 // `bytes` of shared memory (memfd) with content that does not compress; every page is there.
 absl::StatusOr<Mapping> MakeIncompressible(uint64_t bytes);
@@ -40,6 +42,23 @@ struct FaultSeconds {
 // memfd and shows it with UFFDIO_CONTINUE. One thread writes to `pages` pages in random order; nothing else is under
 // way.
 absl::StatusOr<FaultSeconds> BareFaultSeconds(SocketKind kind, int pages);
+
+// The limits of a benchmark's rounds, for one kind of socket.
+struct MoveLimits {
+  static constexpr int kFaults = 4096;
+
+  double stream_bytes = 0;
+  Samples warm_ms;
+  Samples fresh_ms;
+  Samples fresh_beside_vcpu_ms;
+  Samples fault_p50_us;
+  Samples fault_p99_us;
+
+  // Measures each once; `source` is MakeIncompressible()'s.
+  absl::Status Add(SocketKind kind, std::span<const uint8_t> source);
+  // On standard output.
+  void Print(SocketKind kind) const;
+};
 
 }  // namespace ferrite
 

@@ -1,0 +1,386 @@
+// The moving engine alone: a guest that is a thread (engine_guest.h) moves from one process to another, beside the
+// limits of this host measured in the same run, in turns. It needs no KVM, and so measures anywhere.
+//
+//   ./dev bench //bench:engine_bench [NAME=VALUE | --NAME=VALUE | --once | --json]...
+//
+//   size=1024          MiB of the guest; three quarters are filled, a quarter is written by a writer (a power of two)
+//   rounds=3           of everything
+//   case=TEXT          only cases whose names have all parts of TEXT: postcopy, idle-precopy-unix,
+//   random-postcopy-tcp-1 channels=1,4       page channels faulters=8         threads that read in the cases "readers"
+//   backing=memfd      or anon, hugetlb-2M, as ferrite's --memory-backing
+//   thp=0              1: transparent huge pages, as ferrite's --thp
+//   limits=1           0: without the limits
+//   --once             rounds=1 limits=0: one quick figure, to set two builds beside each other in turns
+//   --json             one object on standard output, and no table; {"error": TEXT} when something failed
+//
+// A case is GUEST-MODE-SOCKET-CHANNELS. Guests: idle (one write each 200 us), zeros (the same; its memory is all
+// zeros), sequential and random (they write at full speed), readers (threads that read what has not arrived, at
+// random).
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <bit>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
+#include "bench/child_process.h"
+#include "bench/engine_sides.h"
+#include "bench/move_limits.h"
+#include "bench/samples.h"
+#include "bench/where.h"
+#include "vmm/base/mapping.h"
+#include "vmm/base/status.h"
+#include "vmm/memory/memory_region.h"
+
+namespace ferrite {
+namespace {
+
+using Json = nlohmann::json;
+using migration::MoveMode;
+
+constexpr absl::Duration kTimeout = absl::Seconds(120);
+constexpr uint64_t kMiB = 1 << 20;
+
+struct Inputs {
+  uint64_t size = 1024;
+  int rounds = 3;
+  std::string only;
+  std::vector<int> channels = {1, 4};
+  uint32_t faulters = 8;
+  std::string backing = "memfd";
+  bool thp = false;
+  bool limits = true;
+  bool json = false;
+
+  uint64_t set_bytes() const { return size * kMiB / 4 * 3; }
+  uint64_t hot_bytes() const { return std::bit_floor(size * kMiB / 4); }
+  // Of a guest without a move.
+  uint32_t quiet_ms() const { return size < 256 ? 20 : 300; }
+};
+
+struct Case {
+  const char* guest;
+  const char* mode_name;
+  MoveMode mode;
+  GuestWork work;
+  bool zeros = false;
+  bool readers = false;
+  SocketKind kind = SocketKind::kTcp;
+  int channels = 1;
+
+  std::string Name() const { return absl::StrCat(guest, "-", mode_name, "-", SocketKindName(kind), "-", channels); }
+};
+
+constexpr Case kGuests[] = {
+    {.guest = "idle", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kIdle},
+    {.guest = "zeros", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kIdle, .zeros = true},
+    {.guest = "sequential", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kSequential},
+    {.guest = "random", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kRandom},
+    {.guest = "sequential", .mode_name = "postcopy", .mode = MoveMode::kPostcopy, .work = GuestWork::kSequential},
+    {.guest = "random", .mode_name = "postcopy", .mode = MoveMode::kPostcopy, .work = GuestWork::kRandom},
+    {.guest = "readers",
+     .mode_name = "postcopy",
+     .mode = MoveMode::kPostcopy,
+     .work = GuestWork::kIdle,
+     .readers = true},
+    {.guest = "random", .mode_name = "auto", .mode = MoveMode::kAuto, .work = GuestWork::kRandom},
+};
+
+bool Wanted(const Case& one, const std::string& only) {
+  const std::set<std::string> parts = absl::StrSplit(one.Name(), '-');
+  for (const std::string& part : std::vector<std::string>(absl::StrSplit(only, '-', absl::SkipEmpty()))) {
+    if (!parts.contains(part)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+absl::StatusOr<std::vector<Case>> Cases(const Inputs& inputs) {
+  std::vector<Case> cases;
+  for (const SocketKind kind : {SocketKind::kTcp, SocketKind::kUnix}) {
+    for (const int channels : inputs.channels) {
+      for (Case one : kGuests) {
+        one.kind = kind;
+        one.channels = channels;
+        if (Wanted(one, inputs.only)) {
+          cases.push_back(one);
+        }
+      }
+    }
+  }
+  if (cases.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("no case has all the parts of '", inputs.only, "'"));
+  }
+  return cases;
+}
+
+class Directory {
+ public:
+  Directory() { path_ = mkdtemp(path_.data()); }
+  ~Directory() {
+    (void)unlink(socket().c_str());
+    (void)rmdir(path_.c_str());
+  }
+  std::string socket() const { return path_ + "/socket"; }
+
+ private:
+  // Short: a socket's path has 107 bytes.
+  std::string path_ = "/tmp/engine-bench-XXXXXX";
+};
+
+// The next line that `process` says, which must be `what`.
+absl::StatusOr<Json> Hear(ChildProcess& process, const std::string& what) {
+  FERRITE_ASSIGN_OR_RETURN(const std::string line, process.WaitForLine("\"said\":", kTimeout));
+  Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const std::string said = json.is_object() ? json.value("said", std::string()) : "";
+  if (said == "failed") {
+    return absl::InternalError(json.value("error", line));
+  }
+  if (said != what) {
+    return absl::InternalError(absl::StrCat("expected '", what, "', heard ", line));
+  }
+  json.erase("said");
+  return json;
+}
+
+absl::StatusOr<std::unique_ptr<ChildProcess>> StartSide(const char* side, const SideTask& task) {
+  return ChildProcess::Start({"/proc/self/exe", "--side", side, ToJson(task).dump()});
+}
+
+// One move, all its figures by name.
+absl::StatusOr<Json> OneMove(const Inputs& inputs, const Case& what) {
+  const Directory directory;
+  SideTask task;
+  FERRITE_ASSIGN_OR_RETURN(task.memory.backing, ParseMemoryBacking(inputs.backing));
+  task.memory.bytes = inputs.size * kMiB;
+  task.memory.thp = inputs.thp;
+  task.plan = {.set_pages = inputs.set_bytes() / kPageBytes,
+               .hot_pages = inputs.hot_bytes() / kPageBytes,
+               .work = what.work,
+               .zeros = what.zeros,
+               .readers = what.readers ? inputs.faulters : 0};
+  task.mode = what.mode;
+  task.channels = what.channels;
+  task.quiet_ms = inputs.quiet_ms();
+  task.listen = what.kind == SocketKind::kTcp ? "tcp:127.0.0.1:0" : absl::StrCat("unix:", directory.socket());
+
+  FERRITE_RETURN_IF_ERROR(TouchFreeMemory(task.memory.bytes));
+  FERRITE_ASSIGN_OR_RETURN(const auto source, StartSide("source", task));
+  FERRITE_ASSIGN_OR_RETURN(Json figures, Hear(*source, "running"));
+  FERRITE_ASSIGN_OR_RETURN(const auto destination, StartSide("destination", task));
+  FERRITE_ASSIGN_OR_RETURN(const Json listening, Hear(*destination, "listening"));
+  // The destination's memory, and some.
+  FERRITE_RETURN_IF_ERROR(TouchFreeMemory(task.memory.bytes + task.memory.bytes / 4));
+  FERRITE_RETURN_IF_ERROR(source->Write(absl::StrCat(listening.value("address", std::string()), "\n")));
+  FERRITE_ASSIGN_OR_RETURN(const Json sent, Hear(*source, "done"));
+  FERRITE_ASSIGN_OR_RETURN(const Json received, Hear(*destination, "done"));
+  FERRITE_RETURN_IF_ERROR(source->WaitForEnd().status());
+  FERRITE_RETURN_IF_ERROR(destination->WaitForEnd().status());
+  figures.update(sent);
+  figures.update(received);
+  if (const uint64_t wrong = figures.value("wrong_pages", uint64_t{1}); wrong != 0) {
+    return absl::DataLossError(absl::StrCat("the guest found ", wrong, " pages that did not hold what they must"));
+  }
+  return figures;
+}
+
+// The rounds of one case.
+struct Rounds {
+  Case what;
+  std::vector<Json> moves;
+
+  double Median(const char* figure) const {
+    Samples samples;
+    for (const Json& move : moves) {
+      samples.Add(move.value(figure, 0.0));
+    }
+    return samples.Median();
+  }
+  Json Medians() const {
+    Json medians = Json::object();
+    for (const auto& [name, value] : moves.at(0).items()) {
+      medians[name] = Median(name.c_str());
+    }
+    return medians;
+  }
+};
+
+// How long the raw stream would have taken for as many bytes, as a part of what the move took.
+double OfRaw(const Rounds& rounds, const MoveLimits& limits, const Samples& raw_ms) {
+  return raw_ms.Median() * rounds.Median("bytes") / limits.stream_bytes / rounds.Median("total_ms");
+}
+
+void PrintTable(const std::vector<Rounds>& all, const std::map<SocketKind, MoveLimits>& limits) {
+  absl::PrintF(
+      "%-26s %8s %7s %6s %6s %7s %7s %7s %7s %8s %8s %8s %7s %7s %7s\n%-26s %8s %7s %6s %6s %7s %7s %7s %7s %8s %8s "
+      "%8s %7s %7s %7s\n",
+      "case", "total", "MiB", "fresh", "mapped", "still", "arrival", "longest", "faults", "wait p50", "wait p99",
+      "wait sum", "p50/", "CPU", "CPU", "", "ms", "sent", "x", "x", "ms", "gap ms", "gap ms", "", "us", "us", "ms",
+      "bare", "src s", "dst s");
+  for (const Rounds& rounds : all) {
+    const auto& limit = limits.find(rounds.what.kind);
+    const bool with = limit != limits.end();
+    const auto ratio = [&](double value) { return with ? absl::StrFormat("%.2f", value) : std::string("-"); };
+    const bool waited = rounds.Median("waits") > 0;
+    absl::PrintF("%-26s %8.1f %7.0f %6s %6s %7.2f %7.2f %7.2f %7.0f %8.1f %8.1f %8.1f %7s %7.2f %7.2f\n",
+                 rounds.what.Name(), rounds.Median("total_ms"), rounds.Median("bytes") / kMiB,
+                 ratio(with ? OfRaw(rounds, limit->second, limit->second.fresh_ms) : 0),
+                 ratio(with ? OfRaw(rounds, limit->second, limit->second.warm_ms) : 0), rounds.Median("standstill_ms"),
+                 rounds.Median("arrival_gap_ms"), rounds.Median("longest_gap_ms"), rounds.Median("faults"),
+                 rounds.Median("wait_p50_us"), rounds.Median("wait_p99_us"), rounds.Median("wait_sum_ms"),
+                 waited ? ratio(with ? rounds.Median("wait_p50_us") / limit->second.fault_p50_us.Median() : 0) : "-",
+                 rounds.Median("source_engine_cpu_s"), rounds.Median("destination_engine_cpu_s"));
+  }
+  absl::PrintF(
+      "fresh, mapped: the raw stream's time for as many bytes, into fresh and into mapped memory, in that of the move; "
+      "still: by the engine's account; gaps: between two writes of the guest, over the switch and in the whole move "
+      "(a page waited for included); waits: the guest's, by the destination's account, p50 also beside the bare "
+      "handler's; CPU: without the guest's threads\n");
+}
+
+Json LimitsJson(const MoveLimits& limits) {
+  return {{"stream_bytes", limits.stream_bytes},
+          {"warm_ms", limits.warm_ms.Median()},
+          {"fresh_ms", limits.fresh_ms.Median()},
+          {"fresh_beside_poller_ms", limits.fresh_beside_vcpu_ms.Median()},
+          {"bare_fault_p50_us", limits.fault_p50_us.Median()},
+          {"bare_fault_p99_us", limits.fault_p99_us.Median()}};
+}
+
+Json InputsJson(const Inputs& inputs, const std::string& where) {
+  return {{"size_mib", inputs.size},
+          {"set_mib", inputs.set_bytes() / kMiB},
+          {"hot_mib", inputs.hot_bytes() / kMiB},
+          {"rounds", inputs.rounds},
+          {"channels", inputs.channels},
+          {"faulters", inputs.faulters},
+          {"backing", inputs.backing},
+          {"thp", inputs.thp},
+          {"where", where}};
+}
+
+void PrintJson(const Inputs& inputs, const std::string& where, const std::vector<Rounds>& all,
+               const std::map<SocketKind, MoveLimits>& limits) {
+  Json out = {{"inputs", InputsJson(inputs, where)}, {"limits", Json::object()}, {"cases", Json::array()}};
+  for (const auto& [kind, of_kind] : limits) {
+    out["limits"][SocketKindName(kind)] = LimitsJson(of_kind);
+  }
+  for (const Rounds& rounds : all) {
+    Json one = {{"name", rounds.what.Name()}, {"median", rounds.Medians()}, {"rounds", rounds.moves}};
+    if (const auto limit = limits.find(rounds.what.kind); limit != limits.end()) {
+      one["of_fresh"] = OfRaw(rounds, limit->second, limit->second.fresh_ms);
+      one["of_mapped"] = OfRaw(rounds, limit->second, limit->second.warm_ms);
+    }
+    out["cases"].push_back(std::move(one));
+  }
+  std::printf("%s\n", out.dump().c_str());
+}
+
+absl::Status Measure(const Inputs& inputs) {
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<Case> cases, Cases(inputs));
+  FERRITE_RETURN_IF_ERROR(ParseMemoryBacking(inputs.backing).status());
+  std::vector<Rounds> all;
+  std::map<SocketKind, MoveLimits> limits;
+  for (const Case& one : cases) {
+    all.push_back({.what = one, .moves = {}});
+    if (inputs.limits) {
+      (void)limits[one.kind];
+    }
+  }
+  const std::string where = WhereItRuns(Needs::kNothing);
+  if (!inputs.json) {
+    absl::PrintF(
+        "inputs: %d rounds; guest of %d MiB on %s%s, %d MiB filled with random words (zeros: with zeros), of which a "
+        "writer writes %d MiB at full speed; %d readers; %s\n",
+        inputs.rounds, inputs.size, inputs.backing, inputs.thp ? " with huge pages" : "", inputs.set_bytes() / kMiB,
+        inputs.hot_bytes() / kMiB, inputs.faulters, where);
+    std::fflush(stdout);
+  }
+  for (int round = 0; round < inputs.rounds; ++round) {
+    for (auto& [kind, of_kind] : limits) {
+      FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(inputs.set_bytes()));
+      FERRITE_RETURN_IF_ERROR(of_kind.Add(kind, source.span()));
+    }
+    for (Rounds& rounds : all) {
+      if (isatty(STDERR_FILENO) != 0) {
+        absl::FPrintF(stderr, "round %d of %d: %s\n", round + 1, inputs.rounds, rounds.what.Name());
+      }
+      auto move = OneMove(inputs, rounds.what);
+      FERRITE_RETURN_IF_ERROR(Annotate(move.status(), rounds.what.Name()));
+      rounds.moves.push_back(*std::move(move));
+    }
+  }
+  if (inputs.json) {
+    PrintJson(inputs, where, all, limits);
+    return absl::OkStatus();
+  }
+  for (const auto& [kind, of_kind] : limits) {
+    of_kind.Print(kind);
+  }
+  PrintTable(all, limits);
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  if (argc == 4 && absl::string_view(argv[1]) == "--side") {
+    return RunSide(argv[2], argv[3]);
+  }
+  // NAME=VALUE is --NAME=VALUE. CLI11 takes them from the last to the first.
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    const std::string argument = argv[i];
+    arguments.push_back(argument[0] != '-' && argument.find('=') != std::string::npos ? "--" + argument : argument);
+  }
+  Inputs inputs;
+  bool once = false;
+  CLI::App app("The moving engine alone, two processes and a guest that is a thread, beside this host's limits");
+  app.add_option("--size", inputs.size, "MiB of the guest")->check(CLI::Range(16, 1 << 20))->capture_default_str();
+  app.add_option("--rounds", inputs.rounds, "Of everything")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--case", inputs.only, "Only cases whose names have all parts of this, as in postcopy-tcp");
+  app.add_option("--channels", inputs.channels, "Page channels, one number or more")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str();
+  app.add_option("--faulters", inputs.faulters, "Threads of the cases 'readers'")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--backing", inputs.backing, "memfd, anon or hugetlb-2M")->capture_default_str();
+  app.add_option("--thp", inputs.thp, "1: transparent huge pages")->capture_default_str();
+  app.add_option("--limits", inputs.limits, "0: without the limits")->capture_default_str();
+  app.add_flag("--once", once, "One round, without the limits");
+  app.add_flag("--json", inputs.json, "One JSON object, and no table");
+  try {
+    app.parse(arguments);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  if (once) {
+    inputs.rounds = 1;
+    inputs.limits = false;
+  }
+  const absl::Status status = Measure(inputs);
+  if (!status.ok()) {
+    if (inputs.json) {
+      std::printf("%s\n", Json({{"error", status.ToString()}}).dump().c_str());
+    }
+    std::fprintf(stderr, "engine_bench: %s\n", status.ToString().c_str());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace ferrite
+
+int main(int argc, char** argv) { return ferrite::Main(argc, argv); }

@@ -1,0 +1,115 @@
+#include "bench/engine_ports.h"
+
+#include <sys/types.h>
+
+#include <optional>
+#include <span>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+absl::Status SetThp(GuestMemory& memory, bool on) {
+  for (const auto& region : memory.regions()) {
+    FERRITE_RETURN_IF_ERROR(region->SetThp(on));
+  }
+  return absl::OkStatus();
+}
+
+class EngineDestinationPort final : public migration::DestinationPort {
+ public:
+  EngineDestinationPort(GuestMemory& memory, EngineGuest& guest, bool thp)
+      : memory_(memory), guest_(guest), thp_(thp) {}
+
+  GuestMemory& memory() override { return memory_; }
+  void InhibitBalloon() override {}
+  void AllowBalloon() override {}
+  absl::Status AllowThp() override { return thp_ ? SetThp(memory_, true) : absl::OkStatus(); }
+  absl::Status SetLocked(bool) override { return absl::OkStatus(); }
+  absl::Status CheckState(std::span<const uint8_t> state) override { return guest_.Check(state); }
+  absl::StatusOr<absl::Duration> MeasureLoad() override {
+    // Its own state is loaded in no time.
+    return absl::Microseconds(10);
+  }
+  absl::Status LoadState(std::span<const uint8_t> state) override {
+    guest_.Load(state);
+    return absl::OkStatus();
+  }
+  absl::Status AcquireDisks() override { return absl::OkStatus(); }
+  absl::Status Run() override {
+    guest_.Resume();
+    return absl::OkStatus();
+  }
+  // All threads of the guest's are one account.
+  std::optional<uint32_t> VcpuOfThread(pid_t thread) override {
+    return guest_.HasThread(thread) ? std::optional<uint32_t>(0) : std::nullopt;
+  }
+
+ private:
+  GuestMemory& memory_;
+  EngineGuest& guest_;
+  const bool thp_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory& what, bool thp) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<GuestMemory> memory, GuestMemory::Create(what.bytes, what.backing));
+  FERRITE_RETURN_IF_ERROR(SetThp(*memory, thp));
+  return memory;
+}
+
+absl::Status EngineSourcePort::Describe(state::MachineDescription::Builder out) {
+  out.setName("engine-bench");
+  out.setCpus(1);
+  out.initMemory().setBytes(memory_.total_bytes());
+  auto regions = out.initRegions(static_cast<uint32_t>(memory_.regions().size()));
+  for (uint32_t i = 0; i < regions.size(); ++i) {
+    const MemoryRegion& region = *memory_.regions()[i];
+    regions[i].setName(region.name());
+    regions[i].setBase(region.base().value());
+    regions[i].setBytes(region.bytes());
+    regions[i].setHostPageBytes(region.host_page_bytes());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status EngineSourcePort::StartDirtyTracking() {
+  for (const auto& region : memory_.regions()) {
+    PageBitmap before(region->pages());
+    region->own_writes().TakeInto(before);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status EngineSourcePort::CollectDirty(size_t index, PageBitmap& into) {
+  memory_.regions()[index]->own_writes().TakeInto(into);
+  return absl::OkStatus();
+}
+
+absl::Status EngineSourcePort::Pause() {
+  guest_.Pause();
+  return absl::OkStatus();
+}
+
+absl::Status EngineSourcePort::Resume() {
+  guest_.Resume();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<migration::DestinationPort>> EngineDestination::Build(
+    state::MachineDescription::Reader description) {
+  if (description.getMemory().getBytes() != what_.bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a machine of ", description.getMemory().getBytes(), " bytes, not of ", what_.bytes));
+  }
+  guest_.reset();
+  FERRITE_ASSIGN_OR_RETURN(memory_, MakeEngineMemory(what_, /*thp=*/false));
+  guest_ = std::make_unique<EngineGuest>(*memory_, plan_);
+  return std::make_unique<EngineDestinationPort>(*memory_, *guest_, what_.thp);
+}
+
+}  // namespace ferrite

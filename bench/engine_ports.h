@@ -1,0 +1,74 @@
+// The two ports that the engine needs, for a machine which is an EngineGuest and its memory: no KVM, devices or disks.
+#ifndef FERRITE_BENCH_ENGINE_PORTS_H_
+#define FERRITE_BENCH_ENGINE_PORTS_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "bench/engine_guest.h"
+#include "migration/machine_port.h"
+#include "vmm/memory/guest_memory.h"
+
+namespace ferrite {
+
+struct EngineMemory {
+  uint64_t bytes = 0;
+  MemoryBacking backing = MemoryBacking::kMemfd;
+  bool thp = false;  // transparent huge pages, but for the destination while the move is on
+};
+
+absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory& what, bool thp);
+
+class EngineSourcePort final : public migration::SourcePort {
+ public:
+  EngineSourcePort(GuestMemory& memory, EngineGuest& guest) : memory_(memory), guest_(guest) {}
+
+  GuestMemory& memory() override { return memory_; }
+  absl::Status Describe(state::MachineDescription::Builder out) override;
+  absl::Status StartDirtyTracking() override;
+  absl::Status CollectDirty(size_t index, PageBitmap& into) override;
+  void StopDirtyTracking() override {}
+  void AddUnneededPages(size_t, PageBitmap&) override {}
+  void InhibitBalloon() override {}
+  void AllowBalloon() override {}
+  absl::Status Pause() override;
+  absl::Status Resume() override;
+  void StayPaused() override {}
+  void SetThrottle(int percent) override { guest_.SetThrottle(percent); }
+  absl::StatusOr<std::vector<uint8_t>> SaveState() override { return guest_.Save(); }
+  absl::Status ReleaseDisks() override { return absl::OkStatus(); }
+  absl::Status AcquireDisks() override { return absl::OkStatus(); }
+  // Not written to disk: the benchmark has no other life than its processes'.
+  absl::Status RecordGrant(const migration::MoveId&, uint64_t, absl::string_view) override { return absl::OkStatus(); }
+  void Moved(absl::string_view) override {}
+
+ private:
+  GuestMemory& memory_;
+  EngineGuest& guest_;
+};
+
+// Owns what it builds.
+class EngineDestination final : public migration::DestinationFactory {
+ public:
+  EngineDestination(const EngineMemory& memory, const GuestPlan& plan) : what_(memory), plan_(plan) {}
+
+  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
+      state::MachineDescription::Reader description) override;
+
+  // Null before a machine was described.
+  EngineGuest* guest() { return guest_.get(); }
+
+ private:
+  const EngineMemory what_;
+  const GuestPlan plan_;
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<EngineGuest> guest_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_BENCH_ENGINE_PORTS_H_
