@@ -49,7 +49,7 @@ def emulated_test(name, tests, tags = [], **kwargs):
         tests = tests,
         args = _PLACE,
         memory = 4096,
-        deadline = 3000,
+        deadline = 1500,
         # One processor: the emulation of AMD-V on two is not to be relied on (docs/testing.md).
         cpus = 1,
         tags = ["emulated"] + tags,
