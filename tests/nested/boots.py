@@ -152,6 +152,7 @@ class Machine:
         self.stood_still.append(f"{kick} {'helped' if went_on else 'did not help'}")
 
     def end(self):
+        self.processor_seconds = outer_machine.processor_seconds(self.process.pid)
         self.process.kill()
         self.process.wait()
         self.listener.join()
@@ -181,8 +182,9 @@ def main():
                 machine.end()
     seconds = sorted(results.seconds)
     took = f", of {seconds[0]:.1f} to {seconds[-1]:.1f} s, median {seconds[len(seconds) // 2]:.1f} s" if seconds else ""
-    print(f"{len(seconds)} boots in {time.monotonic() - began:.0f} s{took}; {results.boots_with_one} of them stood still; "
-          f"a heartbeat was missed {results.standstills} times in all")
+    used = sum(machine.processor_seconds for machine in machines) / max(1, len(seconds))
+    print(f"{len(seconds)} boots in {time.monotonic() - began:.0f} s{took}; QEMU ran {used:.1f} s for each; "
+          f"{results.boots_with_one} of them stood still; a heartbeat was missed {results.standstills} times in all")
     return 1 if len(seconds) < arguments.boots or results.standstills or results.broken else 0
 
 
