@@ -127,6 +127,7 @@ struct MoveOptions {
   timeoutNs @5 :UInt64;           # of the rounds; 0: none
   postcopyOnTimeout @6 :Bool;     # else it is cancelled
   recoverForNs @7 :UInt64 = 30000000000; # how long a destination that was lost is looked for
+  patienceNs @8 :UInt64 = 60000000000; # for a step of the destination's while it is greeted and builds the machine
 
   enum Mode {
     auto @0;

@@ -10,6 +10,7 @@
 #include "migration/session/peer_text.h"
 #include "migration/session/thread_class.h"
 #include "vmm/base/status.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {
@@ -19,6 +20,8 @@ constexpr size_t kMaxQueued = 256;
 constexpr size_t kMaxQueuedBytes = size_t{2} * kMaxControlBytes;
 // A message that is written for longer when the move is to end is one that the peer does not read.
 constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
+// Between two PINGs on a quiet line at most, so that a silence that was made shorter counts soon.
+constexpr int64_t kPingPauseMs = 2500;
 
 }  // namespace
 
@@ -33,7 +36,10 @@ absl::string_view ControlName(stream::Control::Which which) {
 
 ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
                          std::function<void(const absl::Status&)> on_failure)
-    : options_(std::move(options)), stream_(std::move(stream)), on_failure_(std::move(on_failure)) {
+    : options_(std::move(options)),
+      silence_ms_(absl::ToInt64Milliseconds(options_.silence)),
+      stream_(std::move(stream)),
+      on_failure_(std::move(on_failure)) {
   reader_ = Thread(options_.thread_name, [this] { ReadLoop(); });
 }
 
@@ -60,14 +66,26 @@ void ControlPeer::SendError(const absl::Status& error) {
   (void)Send([&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
 }
 
+void ControlPeer::SendLastWords(const absl::Status& error) {
+  // Who is written to is told something already, or does not read.
+  if (!send_mutex_.TryLock()) {
+    return;
+  }
+  stream_->SetPatience(kWriteGrace);
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initError().setMessage(std::string(error.message()));
+  (void)Write(message);
+  send_mutex_.Unlock();
+}
+
 absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
   const TimedMutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !queue_.empty() || !failure_.ok() || !interrupt_.ok();
   };
   if (!mutex_.AwaitFor(absl::Condition(&ready), limit)) {
-    return absl::DeadlineExceededError(
-        absl::StrCat(options_.peer_name, " lives, but did not answer within ", absl::FormatDuration(limit)));
+    return absl::DeadlineExceededError(absl::StrCat(options_.peer_name, quiet_ ? "" : " lives, but",
+                                                    " did not answer within ", absl::FormatDuration(limit)));
   }
   if (queue_.empty()) {
     return failure_.ok() ? interrupt_ : failure_;
@@ -152,15 +170,19 @@ void ControlPeer::ReadLoop() {
 }
 
 absl::Status ControlPeer::AwaitBytes() {
-  // Three PINGs in the time after which a silent peer counts as gone.
-  const int step = static_cast<int>(std::max<int64_t>(absl::ToInt64Milliseconds(options_.silence) / 4, 1));
-  for (int quiet = 0; quiet < 4; ++quiet) {
+  int64_t silence = silence_ms_.load();
+  for (int64_t quiet = 0; quiet < silence; silence = silence_ms_.load()) {
+    // Three PINGs at least in the time after which a silent peer counts as gone.
+    const int64_t step = std::clamp<int64_t>(silence / 4, 1, kPingPauseMs);
     pollfd polled{.fd = stream_->fd(), .events = POLLIN, .revents = 0};
-    const int n = poll(&polled, 1, step);
+    const int n = poll(&polled, 1, static_cast<int>(step));
     if (n > 0) {
+      quiet_ = false;
       return absl::OkStatus();
     }
     if (n == 0) {
+      quiet += step;
+      quiet_ = quiet > step;
       // A message that is being written is as good as a PING, and must not be waited for here.
       if (send_mutex_.TryLock()) {
         capnp::MallocMessageBuilder message;
@@ -172,7 +194,7 @@ absl::Status ControlPeer::AwaitBytes() {
     }
   }
   return absl::UnavailableError(
-      absl::StrCat(options_.peer_name, " was silent for ", absl::FormatDuration(options_.silence)));
+      absl::StrCat(options_.peer_name, " was silent for ", absl::FormatDuration(absl::Milliseconds(silence))));
 }
 
 absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
@@ -226,13 +248,15 @@ absl::Status ControlPeer::Dispatch(ControlMessage message) {
     default:
       break;
   }
-  const TimedMutexLock lock(&mutex_);
-  queued_bytes_ += message.bytes();
-  if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedBytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));
+  {
+    const TimedMutexLock lock(&mutex_);
+    queued_bytes_ += message.bytes();
+    if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedBytes) {
+      return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));
+    }
+    queue_.push_back(std::move(message));
   }
-  queue_.push_back(std::move(message));
-  return absl::OkStatus();
+  return options_.on_message ? options_.on_message() : absl::OkStatus();
 }
 
 }  // namespace ferrite::migration

@@ -30,6 +30,8 @@ class ControlPeer {
     std::string thread_name;  // "mig-src-ctl"
     std::string peer_name;    // "the destination": for messages
     absl::Duration silence = absl::Seconds(10);
+    // Called on the reading thread when Next() has something; may be empty. An error ends the connection.
+    std::function<absl::Status()> on_message;
   };
 
   // `on_failure` is called at most once, on the reading thread, when the connection is lost, the peer is silent, or it
@@ -42,11 +44,16 @@ class ControlPeer {
   absl::Status Send(absl::FunctionRef<void(stream::Control::Builder)> fill);
   // Tells the peer why, as far as it can still be told.
   void SendError(const absl::Status& error);
+  // The same for one that may not read: takes 100 ms at most, and nothing is to be sent afterwards.
+  void SendLastWords(const absl::Status& error);
 
   // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first.
   absl::StatusOr<ControlMessage> Next(absl::Duration limit = absl::InfiniteDuration());
   // Next(), which must be `which`; DEADLINE_EXCEEDED when it did not come within `limit`.
   absl::StatusOr<ControlMessage> Expect(stream::Control::Which which, absl::Duration limit = absl::InfiniteDuration());
+
+  // From the next message on.
+  void SetSilence(absl::Duration silence) { silence_ms_.store(absl::ToInt64Milliseconds(silence)); }
 
   // Makes Next() fail with `reason` once the queue is empty, and ends the connection.
   void Shutdown(const absl::Status& reason);
@@ -74,6 +81,7 @@ class ControlPeer {
   absl::Status Write(capnp::MallocMessageBuilder& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
 
   const Options options_;
+  std::atomic<int64_t> silence_ms_;
   const std::unique_ptr<Stream> stream_;
   const std::function<void(const absl::Status&)> on_failure_;
   absl::Mutex send_mutex_;
@@ -83,6 +91,7 @@ class ControlPeer {
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status interrupt_ ABSL_GUARDED_BY(mutex_);
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> quiet_{false};  // PINGs were not answered
   std::atomic<bool> refused_{false};
   std::atomic<bool> said_why_{false};
   Thread reader_;

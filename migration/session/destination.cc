@@ -1,10 +1,12 @@
 #include "migration/session/destination.h"
 
 #include <algorithm>
-#include <array>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "migration/session/door.h"
+#include "migration/session/greeter.h"
 #include "migration/session/page_source.h"
 #include "migration/session/thread_class.h"
 #include "migration/wire/control_frame.h"
@@ -13,14 +15,11 @@
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {
 
-// Whoever connects says at once who it is, and what it brings: the next one waits behind it.
-constexpr absl::Duration kPreamblePatience = absl::Seconds(3);
-// How long a source may take for a step of which this side only waits for the beginning.
-constexpr absl::Duration kStepLimit = absl::Seconds(60);
 constexpr uint32_t kPackageVersion = 1;
 // How long to wait for the source's word of why a channel broke. It may wait for ours with the guest standing still.
 constexpr absl::Duration kWords = absl::Milliseconds(100);
@@ -48,7 +47,7 @@ absl::Status Destination::Run(Listener& listener) {
   if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("cancelled");
   }
-  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = kPreamblePatience},
+  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = options_.patience},
               [this](const std::string& who, absl::string_view why) { drops_.Log(who, why); });
   const absl::Status status = RunPhases(lobby);
   return status.ok() ? status : GiveUp(status);
@@ -56,18 +55,19 @@ absl::Status Destination::Run(Listener& listener) {
 
 absl::Status Destination::RunPhases(Lobby& lobby) {
   FERRITE_ASSIGN_OR_RETURN(const ControlMessage machine, AwaitMachine(lobby));
-  FERRITE_RETURN_IF_ERROR(Annotate(Build(machine), "setup"));
+  FERRITE_RETURN_IF_ERROR(Annotate(Attended(lobby, [&] { return Build(machine); }), "setup"));
   FERRITE_RETURN_IF_ERROR(Annotate(AcceptChannels(lobby), "setup"));
-  FERRITE_RETURN_IF_ERROR(Annotate(Prepare(), "advise"));
+  FERRITE_RETURN_IF_ERROR(Annotate(Attended(lobby, [this] { return Prepare(); }), "advise"));
   if (!state_.Change(MoveState::kSetup, MoveState::kActive)) {
     return absl::CancelledError("cancelled");
   }
+  peer_->SetSilence(options_.silence);
   StartReceivers(/*live=*/false);
   const Urgency urgency;
-  absl::Status status = ReceiveUntilRunning();
+  absl::Status status = Attended(lobby, [this] { return ReceiveUntilRunning(); });
   while (true) {
     if (status.ok()) {
-      status = ReceiveTheRest();
+      status = Attended(lobby, [this] { return ReceiveTheRest(); });
     }
     if (status.ok() || !MayComeBack()) {
       break;
@@ -92,89 +92,58 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   return status;
 }
 
-absl::StatusOr<Preamble> Destination::Understand(Lobby::Arrival& arrival) {
-  std::array<uint8_t, kPreambleBytes> bytes;
-  std::copy(arrival.first_bytes.begin(), arrival.first_bytes.end(), bytes.begin());
-  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, DecodePreamble(bytes));
-  const absl::Status version =
-      ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
-  if (!version.ok()) {
-    if (preamble.role == ChannelRole::kControl) {
-      // Its user reads why. The frame and this message are the same in all versions.
-      capnp::MallocMessageBuilder message;
-      message.initRoot<stream::Control>().initError().setMessage(std::string(version.message()));
-      arrival.stream->SetPatience(kPreamblePatience);
-      (void)arrival.stream->WriteAll(EncodeControl(message));
-    }
-    return version;
+absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
+  FERRITE_ASSIGN_OR_RETURN(ControlMessage machine, GreetUntilMachine(lobby));
+  // Nobody has news any more. What else was signalled is seen here, or its signal is still to come.
+  cancel_.Drain();
+  if (cancelled_) {
+    return absl::CancelledError("cancelled");
   }
-  arrival.stream->SetPatience(options_.silence);
-  return preamble;
+  const TimedMutexLock lock(&mutex_);
+  FERRITE_RETURN_IF_ERROR(broken_);
+  return machine;
 }
 
-absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
-  const absl::Duration patience = std::min(kPreamblePatience, options_.silence);
+absl::StatusOr<ControlMessage> Destination::GreetUntilMachine(Lobby& lobby) {
+  Greeter greeter(
+      {.patience = options_.patience}, drops_, [this] { cancel_.Signal(); },
+      [this](const absl::Status& reason) { Break(reason); });
   while (true) {
-    FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival, lobby.Next(cancel_));
-    const std::string who = arrival.stream->peer();
-    const absl::StatusOr<Preamble> preamble = Understand(arrival);
-    if (!preamble.ok() || preamble->role != ChannelRole::kControl) {
-      drops_.Log(who, preamble.ok() ? "it belongs to no move" : preamble.status().message());
-      continue;
-    }
-    id_ = preamble->move_id;
-    SetPeer(std::move(arrival.stream));
-    absl::Status greeted = Greet(patience);
-    if (greeted.ok()) {
-      absl::StatusOr<ControlMessage> machine = peer_->Expect(stream::Control::MACHINE, patience);
-      if (machine.ok() || peer_->said_why()) {
-        return machine;
-      }
-      greeted = machine.status();
-    }
-    drops_.Log(who, greeted.message());
-    peer_->SendError(greeted);
-    SetPeer(nullptr);
-    // Nothing of it is left; the next one may be the source that we wait for. A cancel says so before it signals:
-    // either it is seen here, or its signal is still to come.
+    // A cancel says so before it signals, like all that there is to see: it is seen here, or its signal is still to
+    // come.
     cancel_.Drain();
     if (cancelled_) {
       return absl::CancelledError("cancelled");
     }
-    const TimedMutexLock lock(&mutex_);
-    broken_ = absl::OkStatus();
+    FERRITE_ASSIGN_OR_RETURN(std::optional<Greeter::Chosen> chosen, greeter.Look());
+    if (chosen.has_value()) {
+      id_ = chosen->terms.id;
+      features_ = chosen->terms.features;
+      page_channels_ = chosen->terms.page_channels;
+      urgent_channels_ = chosen->terms.urgent_channels;
+      AdoptPeer(std::move(chosen->peer));
+      return std::move(chosen->machine);
+    }
+    absl::StatusOr<Lobby::Arrival> arrival = lobby.Next(cancel_, greeter.deadline());
+    if (!arrival.ok()) {
+      if (absl::IsCancelled(arrival.status()) || absl::IsDeadlineExceeded(arrival.status())) {
+        continue;
+      }
+      return arrival.status();
+    }
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(*arrival);
+    if (!preamble.ok() || preamble->role != ChannelRole::kControl) {
+      drops_.Log(arrival->stream->peer(), preamble.ok() ? "it belongs to no move" : preamble.status().message());
+      continue;
+    }
+    arrival->stream->SetPatience(options_.silence);
+    greeter.Admit(std::move(arrival->stream), preamble->move_id);
   }
 }
 
-absl::Status Destination::Greet(absl::Duration patience) {
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::HELLO, patience));
-  uint16_t version = 0;
-  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
-    const auto hello = control.getHello();
-    if (!IsOurs(hello.getMoveId())) {
-      return absl::InvalidArgumentError("HELLO: the move's id is not the connection's");
-    }
-    FERRITE_ASSIGN_OR_RETURN(
-        version, ChooseVersion(kOurVersions, {.lowest = hello.getLowestVersion(), .newest = hello.getVersion()}));
-    features_ = hello.getFeatures() & kOurFeatures;
-    if (const auto kernel = Userfault::Probe(); !kernel.ok() || !kernel->poison) {
-      features_ &= ~uint64_t{kFeaturePoison};
-    }
-    page_channels_ = hello.getPageChannels();
-    urgent_channels_ = hello.getUrgentChannels();
-    if (page_channels_ < 1 || page_channels_ > kMaxChannels || urgent_channels_ < 1 ||
-        urgent_channels_ > kMaxChannels) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("HELLO: ", page_channels_, " page and ", urgent_channels_, " urgent channels"));
-    }
-    return absl::OkStatus();
-  }));
-  return peer_->Send([&](stream::Control::Builder control) {
-    auto welcome = control.initWelcome();
-    welcome.setVersion(version);
-    welcome.setFeatures(features_);
-    welcome.setSoftware("ferrite");
-  });
+absl::Status Destination::Attended(Lobby& lobby, absl::FunctionRef<absl::Status()> phase) {
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<Doorman> doorman, Doorman::Create(lobby, id_, drops_));
+  return phase();
 }
 
 absl::Status Destination::CheckRegions(state::MachineDescription::Reader machine) {
@@ -244,24 +213,28 @@ absl::Status Destination::AcceptChannels(Lobby& lobby) {
     urgent_.resize(urgent_channels_);
   }
   int due = page_channels_ + urgent_channels_;
-  const MonotonicTime deadline = MonotonicTime::Now() + kStepLimit;
+  const MonotonicTime deadline = MonotonicTime::Now() + options_.patience;
   while (due > 0) {
     absl::StatusOr<Lobby::Arrival> arrival = lobby.Next(cancel_, deadline);
     if (!arrival.ok()) {
       FERRITE_RETURN_IF_ERROR(peer_->failure());
       return arrival.status();
     }
-    const absl::StatusOr<Preamble> preamble = Understand(*arrival);
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(*arrival);
     std::unique_ptr<Stream>* place = nullptr;
     if (preamble.ok() && preamble->move_id == id_ && preamble->role != ChannelRole::kControl) {
       std::vector<std::unique_ptr<Stream>>& channels = preamble->role == ChannelRole::kPage ? page_ : urgent_;
       place = preamble->index < channels.size() ? &channels[preamble->index] : nullptr;
     }
     if (place == nullptr || *place != nullptr) {
+      if (preamble.ok() && preamble->role == ChannelRole::kControl) {
+        TurnAway(*arrival->stream, kBusy);
+      }
       drops_.Log(arrival->stream->peer(),
                  preamble.ok() ? "it is no channel of this move" : preamble.status().message());
       continue;
     }
+    arrival->stream->SetPatience(options_.silence);
     const TimedMutexLock lock(&mutex_);
     FERRITE_RETURN_IF_ERROR(broken_);
     *place = std::move(arrival->stream);
@@ -282,7 +255,7 @@ void Destination::StartReceivers(bool live) {
 }
 
 absl::Status Destination::Prepare() {
-  FERRITE_RETURN_IF_ERROR(peer_->Expect(stream::Control::ADVISE, kStepLimit).status());
+  FERRITE_RETURN_IF_ERROR(peer_->Expect(stream::Control::ADVISE, options_.patience).status());
   // R8: nothing is locked and nothing ballooned before the end. Locked memory would be filled right here, and then no
   // page would ever be missing.
   port_->InhibitBalloon();
@@ -333,7 +306,7 @@ void Destination::ReceivePages(Stream& stream, bool live) {
 absl::Status Destination::ReceiveUntilRunning() {
   while (state_.get() != MoveState::kPostcopyActive) {
     // Rounds take what they take.
-    absl::StatusOr<ControlMessage> message = peer_->Next(loaded_ ? kStepLimit : absl::InfiniteDuration());
+    absl::StatusOr<ControlMessage> message = peer_->Next(loaded_ ? options_.patience : absl::InfiniteDuration());
     if (!message.ok()) {
       const TimedMutexLock lock(&mutex_);
       return broken_.ok() ? message.status() : broken_;
@@ -590,7 +563,7 @@ absl::Status Destination::TellThatAllIsHere() {
 absl::Status Destination::AwaitHeard() {
   // END may come before or after SHUT was sent.
   while (true) {
-    const absl::StatusOr<ControlMessage> message = peer_->Next(options_.silence);
+    const absl::StatusOr<ControlMessage> message = peer_->Next(options_.patience);
     if (!message.ok()) {
       // A source that does not say that it heard closes when it did.
       return (features_ & kFeatureRecovery) != 0 ? message.status() : absl::OkStatus();
@@ -668,6 +641,10 @@ void Destination::SetPeer(std::unique_ptr<Stream> stream) {
         ControlPeer::Options{.thread_name = "mig-dst-ctl", .peer_name = "the source", .silence = options_.silence},
         [this](const absl::Status& reason) { Break(reason); });
   }
+  AdoptPeer(std::move(peer));
+}
+
+void Destination::AdoptPeer(std::unique_ptr<ControlPeer> peer) {
   // The one before ends without the lock: its thread may want it.
   const TimedMutexLock lock(&mutex_);
   peer_.swap(peer);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "migration/fault/userfault.h"
@@ -47,6 +48,9 @@ class Destination {
  public:
   struct Options {
     absl::Duration silence = absl::Seconds(10);  // after which the source counts as gone
+    // How long a connection has to say who it is, a source to say what machine it brings, and then for each step in
+    // which this side waits for it. Until memory comes the source may also be silent for that long.
+    absl::Duration patience = absl::Seconds(60);
     // How long to wait for a source whose connection was lost when nothing was missing but its word: GRANT before the
     // guest runs here (it then never will), or that it heard that all is here (then that is so).
     absl::Duration hold_for = absl::Seconds(30);
@@ -68,19 +72,19 @@ class Destination {
   MoveReport report() const;
 
  private:
-  static constexpr uint16_t kMaxChannels = 16;
-
   Destination(DestinationFactory& factory, Options options, EventFd cancel);
 
   absl::Status RunPhases(Lobby& lobby);
-  // Drops whoever leaves before it has said what machine it brings.
+  // Greets whoever comes until one has said what machine it brings: the source of this move.
   absl::StatusOr<ControlMessage> AwaitMachine(Lobby& lobby);
-  absl::Status Greet(absl::Duration patience);
+  absl::StatusOr<ControlMessage> GreetUntilMachine(Lobby& lobby);
   absl::Status Build(const ControlMessage& machine);
   absl::Status CheckRegions(state::MachineDescription::Reader machine);
   absl::Status AcceptChannels(Lobby& lobby);
   void StartReceivers(bool live);
   absl::Status Prepare();
+  // Runs a phase of the move while sources of other moves are turned away.
+  absl::Status Attended(Lobby& lobby, absl::FunctionRef<absl::Status()> phase);
   absl::Status ReceiveUntilRunning();
   absl::Status OnRound(const ControlMessage& message);
   absl::Status OnDiscard(const ControlMessage& message);
@@ -103,12 +107,12 @@ class Destination {
   absl::Status GiveUp(const absl::Status& reason);
 
   bool IsOurs(capnp::Data::Reader id) const { return std::equal(id.begin(), id.end(), id_.begin(), id_.end()); }
-  absl::StatusOr<Preamble> Understand(Lobby::Arrival& arrival);
   // Says that the guest does not run here, and never will.
   void SendRefuse(const absl::Status& reason);
   void ReceivePages(Stream& stream, bool live);
   // The control connection from here on; null: none.
   void SetPeer(std::unique_ptr<Stream> stream);
+  void AdoptPeer(std::unique_ptr<ControlPeer> peer);
   // The connection is broken, or a thread failed: everything that waits ends with `reason`.
   void Break(const absl::Status& reason);
   void OnPage();

@@ -6,11 +6,14 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "migration/session/destination.h"
+#include "migration/session/door.h"
+#include "migration/session/greeter.h"
 #include "migration/session/page_source.h"
 #include "migration/wire/version.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 
@@ -59,11 +62,15 @@ absl::Status Destination::Recover(Lobby& lobby) {
     FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival,
                              lobby.Next(cancel_, misses_pages ? MonotonicTime::InfiniteFuture() : hold_until));
     const std::string who = arrival.stream->peer();
-    const absl::StatusOr<Preamble> preamble = Understand(arrival);
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(arrival);
     if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != id_) {
+      if (preamble.ok() && preamble->role == ChannelRole::kControl) {
+        TurnAway(*arrival.stream, kBusy);
+      }
       drops_.Log(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
       continue;
     }
+    arrival.stream->SetPatience(options_.silence);
     const absl::Status resumed = Resume(std::move(arrival.stream), lobby);
     if (resumed.ok()) {
       Log().info("receive: the source is back");
@@ -79,7 +86,7 @@ absl::Status Destination::Recover(Lobby& lobby) {
 
 absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
   SetPeer(std::move(stream));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::RECOVER, options_.silence));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::RECOVER, options_.patience));
   const MoveState now = state_.get();
   const bool granted =
       now == MoveState::kPostcopyActive || now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover;
@@ -104,7 +111,7 @@ absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
   FERRITE_RETURN_IF_ERROR(
       peer_->Send([&](stream::Control::Builder control) { control.initStanding().setGranted(granted); }));
   if (!granted) {
-    FERRITE_ASSIGN_OR_RETURN(const ControlMessage word, peer_->Next(options_.silence));
+    FERRITE_ASSIGN_OR_RETURN(const ControlMessage word, peer_->Next(options_.patience));
     if (word.which() == stream::Control::REVOKE) {
       revoked_ = true;
       (void)peer_->Send([](stream::Control::Builder control) { control.setRevoked(); });

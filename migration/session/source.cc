@@ -29,8 +29,6 @@ constexpr int kEarlyDiscards = 3;
 constexpr absl::Duration kWords = absl::Seconds(1);
 // A rate is measured over at least this time.
 constexpr absl::Duration kRateOver = absl::Milliseconds(100);
-// How long the destination may take for a step while the guest runs; building a machine may have to find huge pages.
-constexpr absl::Duration kStepLimit = absl::Seconds(60);
 // How long it may take to find that it has everything, and to lock its memory, in times of MoveOptions::silence.
 constexpr int kShutFactor = 12;
 // And while it stands still: a limit for peers that hang, not the aim. On top come multiples of what was to be
@@ -139,6 +137,7 @@ absl::Status Source::RunPhases(const Address& destination) {
   if (!state_.Change(MoveState::kSetup, MoveState::kActive)) {
     return absl::CancelledError("cancelled");
   }
+  peer_->SetSilence(options_.silence);
   Publish([](MoveProgress&) {});
   FERRITE_RETURN_IF_ERROR(Annotate(Rounds(), "pre-copy"));
   if (!state_.Change(MoveState::kActive, MoveState::kDevice)) {
@@ -164,13 +163,13 @@ absl::StatusOr<std::unique_ptr<Stream>> Source::OpenChannel(const Address& desti
   return stream;
 }
 
-absl::Status Source::OpenControl(const Address& destination) {
+absl::Status Source::OpenControl(const Address& destination, absl::Duration silence) {
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, OpenChannel(destination, ChannelRole::kControl, 0));
   {
     const TimedMutexLock lock(&mutex_);
     control_ = std::make_unique<ControlPeer>(
         std::move(stream),
-        ControlPeer::Options{.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = options_.silence},
+        ControlPeer::Options{.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = silence},
         [this](const absl::Status&) {
           // Wake whatever of ours blocks.
           cancel_.Signal();
@@ -185,7 +184,7 @@ absl::Status Source::OpenControl(const Address& destination) {
 }
 
 absl::Status Source::Setup(const Address& destination) {
-  FERRITE_RETURN_IF_ERROR(OpenControl(destination));
+  FERRITE_RETURN_IF_ERROR(OpenControl(destination, std::max(options_.silence, options_.patience)));
   FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
     auto hello = control.initHello();
     hello.setMoveId(IdBytes());
@@ -249,7 +248,9 @@ absl::Status Source::OpenPages(const Address& destination) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ControlMessage> Source::Await(stream::Control::Which which) { return peer_->Expect(which, kStepLimit); }
+absl::StatusOr<ControlMessage> Source::Await(stream::Control::Which which) {
+  return peer_->Expect(which, options_.patience);
+}
 
 absl::Duration Source::StandstillLimit() const {
   return kStandstillLimit + kStandstillFactor * (options_.downtime_limit + load_estimate_);

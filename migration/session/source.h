@@ -82,7 +82,7 @@ class Source {
 
   absl::Status RunPhases(const Address& destination);
   absl::Status Setup(const Address& destination);
-  absl::Status OpenControl(const Address& destination);
+  absl::Status OpenControl(const Address& destination, absl::Duration silence);
   absl::Status OpenPages(const Address& destination);
   absl::Status Advise();
   absl::Status Rounds();

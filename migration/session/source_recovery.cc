@@ -7,6 +7,7 @@
 #include "migration/wire/version.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {
@@ -97,7 +98,7 @@ absl::Status Source::StartAnew() {
 }
 
 absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination) {
-  FERRITE_RETURN_IF_ERROR(OpenControl(destination));
+  FERRITE_RETURN_IF_ERROR(OpenControl(destination, options_.silence));
   FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
     auto recover = control.initRecover();
     recover.setMoveId(IdBytes());
@@ -203,7 +204,7 @@ absl::Status Source::TakeBack(bool force) {
   if (granted.ok()) {
     // Whether or not the answer comes: nobody but this side could grant it any more, and it will not.
     (void)peer_->Send([](stream::Control::Builder control) { control.setRevoke(); });
-    (void)peer_->Expect(stream::Control::REVOKED, options_.silence);
+    (void)peer_->Expect(stream::Control::REVOKED, options_.patience);
   } else if (reached_ && !force) {
     // It was there to be connected to: it may run the guest, or have GRANT before it.
     return GiveUp(absl::UnavailableError(

@@ -23,6 +23,11 @@ Lobby::Lobby(Listener& listener, Options options, std::function<void(const std::
 
 absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime deadline) {
   const std::string what = absl::StrCat("accept on ", listener_.address().ToString());
+  if (!put_back_.empty()) {
+    Arrival arrival = std::move(put_back_.front());
+    put_back_.pop_front();
+    return arrival;
+  }
   while (true) {
     while (!waiting_.empty() && waiting_.front().deadline <= MonotonicTime::Now()) {
       Drop(waiting_.begin(), "it did not say who it is");

@@ -8,6 +8,7 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -41,6 +42,8 @@ class Lobby {
   // The next connection whose first bytes are here. CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at
   // the deadline.
   absl::StatusOr<Arrival> Next(const EventFd& cancel, MonotonicTime deadline = MonotonicTime::InfiniteFuture());
+  // An arrival that was for somebody else to take: the first that Next() returns.
+  void PutBack(Arrival arrival) { put_back_.push_back(std::move(arrival)); }
 
  private:
   struct Waiting {
@@ -58,6 +61,7 @@ class Lobby {
   Listener& listener_;
   const Options options_;
   const std::function<void(const std::string&, absl::string_view)> on_dropped_;
+  std::list<Arrival> put_back_;
   std::list<Waiting> waiting_;  // the one that came first is first
 };
 

@@ -632,7 +632,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, LateFrameTest, testing::Bool(),
 TEST(StrangersTest, OneThatOnlyAnswersPingIsDropped) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Milliseconds(400)});
+  auto session = Destination::Create(there, {.patience = absl::Milliseconds(400)});
   ASSERT_TRUE(session.ok());
   Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
@@ -655,6 +655,117 @@ TEST(StrangersTest, OneThatOnlyAnswersPingIsDropped) {
   receiver.Join();
 }
 
+// Slow is not hostile: an overloaded source is still the one that is waited for. Each of its steps takes longer than
+// one of a stranger may that says nothing (here a stranger is dropped meanwhile), and there is no other limit.
+TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
+  constexpr absl::Duration kSlow = absl::Milliseconds(150);
+  constexpr int kStrangers = 7;  // with the source they are as many as are greeted at a time
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.silence = absl::Milliseconds(100), .patience = absl::Seconds(20)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  const auto control = sockets.Dial(ChannelRole::kControl);
+  std::vector<std::unique_ptr<Stream>> strangers;
+  for (int i = 0; i < kStrangers; ++i) {
+    strangers.push_back(sockets.Dial(ChannelRole::kControl));
+  }
+  absl::SleepFor(kSlow);
+  (void)SendControl(*control, [](stream::Control::Builder out) {
+    auto hello = out.initHello();
+    hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+    hello.setVersion(1);
+    hello.setLowestVersion(1);
+    hello.setPageChannels(1);
+    hello.setUrgentChannels(1);
+  });
+  auto word = ReadControl(*control);
+  ASSERT_TRUE(word.ok()) << word.status();
+  EXPECT_EQ(word->which(), stream::Control::WELCOME);
+  absl::SleepFor(kSlow);
+  (void)SendControl(*control, [](stream::Control::Builder out) {
+    auto machine = out.initMachine();
+    machine.initMemory().setBytes(kBytes);
+    machine.initRegions(1)[0].setBytes(kBytes);
+  });
+  word = ReadControl(*control);
+  ASSERT_TRUE(word.ok()) << word.status();
+  EXPECT_EQ(word->which(), stream::Control::ACCEPT);
+  for (const auto& stranger : strangers) {
+    // The others know at once that they need not wait.
+    EXPECT_NE(ErrorFrom(*stranger).find("busy with another move"), std::string::npos);
+  }
+  absl::SleepFor(kSlow);
+  const auto page = sockets.Dial(ChannelRole::kPage);
+  absl::SleepFor(kSlow);
+  const auto urgent = sockets.Dial(ChannelRole::kUrgent);
+  absl::SleepFor(kSlow);
+  (void)SendControl(*control, [](stream::Control::Builder out) { out.initAdvise(); });
+  word = ReadControl(*control);
+  ASSERT_TRUE(word.ok()) << word.status();
+  EXPECT_EQ(word->which(), stream::Control::READY);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// R11: strangers that are greeted are few at a time, each for a limited time, and nobody waits behind them.
+TEST(StrangersTest, TooManyThatWaitToBeGreetedLoseTheirPlace) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  std::vector<std::unique_ptr<Stream>> strangers;
+  for (int i = 0; i < 12; ++i) {
+    strangers.push_back(sockets.Dial(ChannelRole::kControl));
+  }
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_NE(ErrorFrom(*strangers[static_cast<size_t>(i)]).find("too many others"), std::string::npos) << i;
+  }
+  const HostileSource source(sockets);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// Whoever comes while a move is on hears so, in every part of it, and the move takes no harm.
+TEST(BusyDestinationTest, TellsASecondSourceAtOnce) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  // Nothing here is over because of the time.
+  auto session = Destination::Create(there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  auto second_memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok() && second_memory.ok());
+  FakeGuest guest(**memory, {.pages = 100});
+  FakeGuest second_guest(**second_memory, {.pages = 100});
+  guest.Run();
+  second_guest.Run();
+  FakeSourcePort port(**memory, guest);
+  FakeSourcePort second_port(**second_memory, second_guest);
+  const auto try_second = [&](const char* when) {
+    auto second = Source::Create(second_port, {.silence = absl::Hours(1), .patience = absl::Hours(1)}, nullptr);
+    ASSERT_TRUE(second.ok());
+    const absl::Status status = (*second)->Run(sockets.listener().address());
+    EXPECT_NE(status.message().find("the destination is busy with another move"), absl::string_view::npos)
+        << when << ": " << status;
+    EXPECT_TRUE(second_guest.running());
+  };
+  there.on_run = [&] { try_second("after GRANT"); };
+  port.on_save = [&] { try_second("at the switchover"); };
+  auto source = Source::Create(port, {.mode = MoveMode::kPostcopy}, nullptr);
+  ASSERT_TRUE(source.ok());
+  const absl::Status moved = (*source)->Run(sockets.listener().address());
+  EXPECT_TRUE(moved.ok()) << moved;
+  receiver.Join();
+  EXPECT_TRUE(result.ok()) << result;
+  there.guest()->Pause();
+  EXPECT_EQ(there.guest()->CheckAll(), 0u);
+}
+
 // --- A hostile destination ---
 
 struct Answer {
@@ -663,6 +774,7 @@ struct Answer {
   std::function<void(Sockets&, Stream&)> run;
   const char* words;
   MoveMode mode = MoveMode::kPostcopy;
+  absl::Duration patience = absl::Seconds(60);
 };
 
 class HostileDestinationTest : public testing::TestWithParam<Answer> {};
@@ -677,7 +789,8 @@ TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   FakeSourcePort port(**memory, guest);
-  auto source = Source::Create(port, {.mode = GetParam().mode, .silence = absl::Seconds(1)}, nullptr);
+  auto source = Source::Create(
+      port, {.mode = GetParam().mode, .silence = absl::Seconds(1), .patience = GetParam().patience}, nullptr);
   Thread peer("peer", [&] {
     const std::unique_ptr<Stream> control = sockets.Accept();
     if (control != nullptr) {
@@ -882,7 +995,20 @@ INSTANTIATE_TEST_SUITE_P(
                "needs 16m40s to load"},
         Answer{"NeedsMoreThanTimeCanSay", [](Sockets& s, Stream& c) { Receiving(s, c, ~uint64_t{0}).Live(); },
                "to load the machine's state"},
-        Answer{"NeverAnswers", [](Sockets&, Stream& c) { ReadToTheEnd(c); }, "silent"},
+        Answer{"NeverAnswers",
+               [](Sockets&, Stream& c) {
+                 std::array<uint8_t, 256> bytes;
+                 while (c.ReadAll(bytes).ok()) {
+                 }
+               },
+               "1.5s", MoveMode::kPostcopy, absl::Milliseconds(1500)},
+        Answer{"LivesAndNeverAnswers",
+               [](Sockets&, Stream& c) {
+                 while (SendControl(c, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+                   absl::SleepFor(absl::Milliseconds(20));
+                 }
+               },
+               "lives, but did not answer within", MoveMode::kPostcopy, absl::Milliseconds(400)},
         Answer{"Refuses",
                [](Sockets&, Stream& c) {
                  Welcome(c);

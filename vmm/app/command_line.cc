@@ -52,6 +52,7 @@ struct MoveWords {
   std::string max_bandwidth;
   std::string max_postcopy_bandwidth;
   std::string recover_for;
+  std::string patience;
   std::string timeout;
   std::string on_timeout;
   bool status = false;
@@ -136,6 +137,20 @@ absl::Status FinishRun(const RunWords& words, RunOptions& run) {
   return absl::OkStatus();
 }
 
+absl::Status ReadDuration(absl::string_view option, const std::string& text, absl::Duration& out) {
+  if (text.empty()) {
+    return absl::OkStatus();
+  }
+  absl::Duration duration;
+  if (!absl::ParseDuration(text, &duration) || duration <= absl::ZeroDuration() ||
+      duration == absl::InfiniteDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, ": \"", absl::CHexEscape(text), "\" is no time; write it as 50ms, 2s or 10m"));
+  }
+  out = duration;
+  return absl::OkStatus();
+}
+
 absl::Status FinishReceive(const MoveWords& words, RunOptions& run, ReceiveOptions& receive) {
   FERRITE_RETURN_IF_ERROR(Wrong("--name", CheckMachineName(run.config.name)));
   auto listen = migration::ParseAddress(words.listen);
@@ -154,23 +169,10 @@ absl::Status FinishReceive(const MoveWords& words, RunOptions& run, ReceiveOptio
   if (!receive.initrd_path.empty() && receive.kernel_path.empty()) {
     return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
   }
+  FERRITE_RETURN_IF_ERROR(ReadDuration("--patience", words.patience, receive.patience));
   auto console = ParseConsoleSink(words.console.empty() ? "stdio" : words.console);
   FERRITE_RETURN_IF_ERROR(Wrong("--console", console.status()));
   run.console = *std::move(console);
-  return absl::OkStatus();
-}
-
-absl::Status ReadDuration(absl::string_view option, const std::string& text, absl::Duration& out) {
-  if (text.empty()) {
-    return absl::OkStatus();
-  }
-  absl::Duration duration;
-  if (!absl::ParseDuration(text, &duration) || duration <= absl::ZeroDuration() ||
-      duration == absl::InfiniteDuration()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(option, ": \"", absl::CHexEscape(text), "\" is no time; write it as 50ms, 2s or 10m"));
-  }
-  out = duration;
   return absl::OkStatus();
 }
 
@@ -217,6 +219,7 @@ absl::Status FinishMove(const MoveWords& words, MoveWish& move) {
   FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words.downtime_limit, move.options.downtime_limit));
   FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words.timeout, move.options.timeout));
   FERRITE_RETURN_IF_ERROR(ReadDuration("--recover-for", words.recover_for, move.options.recover_for));
+  FERRITE_RETURN_IF_ERROR(ReadDuration("--patience", words.patience, move.options.patience));
   FERRITE_RETURN_IF_ERROR(ReadBandwidth("--max-bandwidth", words.max_bandwidth, move.options.max_bandwidth));
   return ReadBandwidth("--max-postcopy-bandwidth", words.max_postcopy_bandwidth, move.options.max_postcopy_bandwidth);
 }
@@ -345,6 +348,10 @@ class Grammar {
     sub->add_flag("--mlock", line_.receive.lock_memory, "Lock the guest's memory in RAM once it is here");
     sub->add_flag("--dirty-ring", line_.receive.dirty_ring,
                   "Track dirty pages with KVM's ring in place of its log when it moves on");
+    sub->add_option("--patience", words.patience,
+                    "How long a source may take to say what machine it brings, and for each step until memory comes "
+                    "[60s]")
+        ->type_name("TIME");
     sub->add_option("--ready-fd", line_.receive.ready_fd,
                     "Write the address to this file descriptor and close it when the monitor is ready")
         ->type_name("N")
@@ -379,6 +386,9 @@ class Grammar {
         ->check(CLI::IsMember({"cancel", "postcopy"}));
     sub->add_option("--recover-for", words.recover_for,
                     "How long to look for the destination when the connection is lost after the guest went over [30s]")
+        ->type_name("TIME");
+    sub->add_option("--patience", words.patience,
+                    "How long the destination may take for each step until memory goes, as to build the machine [60s]")
         ->type_name("TIME");
     sub->add_flag("--status", words.status, "Show the move that is on, or the last one");
     sub->add_flag("--cancel", words.cancel, "Cancel the move that is on: the guest stays");

@@ -54,6 +54,7 @@ struct ReceiveOptions {
   std::string initrd_path;                        // empty: none; not without kernel_path
   bool lock_memory = false;
   bool dirty_ring = false;
+  absl::Duration patience = migration::MoveOptions().patience;
   int ready_fd = -1;  // -1: none
 };
 

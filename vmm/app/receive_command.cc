@@ -76,10 +76,11 @@ class ArrivalView {
 class Incoming {
  public:
   static absl::StatusOr<std::unique_ptr<Incoming>> Start(migration::DestinationFactory& factory,
+                                                         const migration::Destination::Options& options,
                                                          std::unique_ptr<migration::Listener> listener,
                                                          std::shared_ptr<ArrivalView> view) {
     FERRITE_ASSIGN_OR_RETURN(EventFd over, EventFd::Create());
-    FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(factory, {}));
+    FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(factory, options));
     view->Set(session.get());
     std::unique_ptr<Incoming> incoming(
         new Incoming(std::move(over), std::move(session), std::move(listener), std::move(view)));
@@ -169,7 +170,8 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
                           .dirty_ring = line.receive.dirty_ring});
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
-  FERRITE_ASSIGN_OR_RETURN(auto incoming, Incoming::Start(arrival, std::move(listener), view));
+  FERRITE_ASSIGN_OR_RETURN(auto incoming,
+                           Incoming::Start(arrival, {.patience = line.receive.patience}, std::move(listener), view));
   FERRITE_RETURN_IF_ERROR(TellReady(line, address));
   if (!WaitForArrival(*monitor, *incoming)) {
     (void)incoming->Finish();

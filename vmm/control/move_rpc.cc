@@ -191,6 +191,7 @@ void FillMoveOptions(const migration::MoveOptions& options, control::MoveOptions
   out.setTimeoutNs(options.timeout == absl::InfiniteDuration() ? 0 : static_cast<uint64_t>(Ns(options.timeout)));
   out.setPostcopyOnTimeout(options.on_timeout == migration::OnTimeout::kPostcopy);
   out.setRecoverForNs(static_cast<uint64_t>(Ns(options.recover_for)));
+  out.setPatienceNs(static_cast<uint64_t>(Ns(options.patience)));
 }
 
 migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
@@ -216,6 +217,7 @@ migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
   }
   options.on_timeout = in.getPostcopyOnTimeout() ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
   options.recover_for = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getRecoverForNs(), kMost)));
+  options.patience = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getPatienceNs(), kMost)));
   return options;
 }
 

@@ -1,0 +1,85 @@
+#include "migration/session/door.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+
+#include "absl/time/time.h"
+#include "migration/wire/control_frame.h"
+#include "migration/wire/version.h"
+#include "vmm/base/log.h"
+#include "vmm/base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+// Of who is sent away and does not read.
+constexpr absl::Duration kPatience = absl::Milliseconds(100);
+// A move has 33 channels at most, and may have lost as many that it opened before.
+constexpr size_t kMostKept = 128;
+
+}  // namespace
+
+void TurnAway(Stream& stream, absl::string_view why) {
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initError().setMessage(std::string(why));
+  stream.SetPatience(kPatience);
+  (void)stream.WriteAll(EncodeControl(message));
+}
+
+absl::StatusOr<Preamble> ReadPreamble(Lobby::Arrival& arrival) {
+  std::array<uint8_t, kPreambleBytes> bytes;
+  std::copy(arrival.first_bytes.begin(), arrival.first_bytes.end(), bytes.begin());
+  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, DecodePreamble(bytes));
+  const absl::Status version =
+      ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
+  if (!version.ok()) {
+    if (preamble.role == ChannelRole::kControl) {
+      TurnAway(*arrival.stream, version.message());
+    }
+    return version;
+  }
+  return preamble;
+}
+
+absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(Lobby& lobby, const MoveId& id, DropLog& drops) {
+  FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
+  return std::unique_ptr<Doorman>(new Doorman(lobby, id, drops, std::move(stop)));
+}
+
+Doorman::Doorman(Lobby& lobby, const MoveId& id, DropLog& drops, EventFd stop)
+    : lobby_(lobby), id_(id), drops_(drops), stop_(std::move(stop)), thread_("mig-dst-door", [this] { Serve(); }) {}
+
+Doorman::~Doorman() {
+  stop_.Signal();
+  thread_.Join();
+  for (Lobby::Arrival& arrival : kept_) {
+    lobby_.PutBack(std::move(arrival));
+  }
+}
+
+void Doorman::Serve() {
+  while (true) {
+    absl::StatusOr<Lobby::Arrival> arrival = lobby_.Next(stop_);
+    if (!arrival.ok()) {
+      if (!absl::IsCancelled(arrival.status())) {
+        // The move needs nobody at the door just now.
+        Log().warn("receive: other sources are not answered: {}", std::string(arrival.status().message()));
+      }
+      return;
+    }
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(*arrival);
+    if (preamble.ok() && preamble->move_id == id_ && kept_.size() < kMostKept) {
+      kept_.push_back(*std::move(arrival));
+      continue;
+    }
+    if (preamble.ok() && preamble->role == ChannelRole::kControl) {
+      TurnAway(*arrival->stream, kBusy);
+    }
+    drops_.Log(arrival->stream->peer(),
+               preamble.ok() ? "it is not of the move that is on" : preamble.status().message());
+  }
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,79 @@
+// The first words between a destination and the sources that come to it.
+#ifndef FERRITE_MIGRATION_SESSION_GREETER_H_
+#define FERRITE_MIGRATION_SESSION_GREETER_H_
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "migration/session/control_peer.h"
+#include "migration/session/drop_log.h"
+#include "migration/transport/stream.h"
+#include "migration/wire/control_frame.h"
+#include "migration/wire/preamble.h"
+#include "vmm/base/monotonic.h"
+
+namespace ferrite::migration {
+
+// Of each kind, that a source may open.
+constexpr uint16_t kMaxChannels = 16;
+
+// Greets whoever connects as a source, several at once, until one has said what machine it brings: one that is slow
+// keeps no other waiting. Each has a time in which to say all of it, and when too many came the first of them goes.
+// Each is served by the thread of its own connection.
+//
+// Threads: one.
+class Greeter {
+ public:
+  struct Options {
+    absl::Duration patience;  // from Admit() to MACHINE
+    size_t most = 8;          // at a time
+  };
+  // The move that a source offered, and the terms on which it was welcomed.
+  struct Terms {
+    MoveId id{};
+    uint64_t features = 0;  // that both sides have
+    uint16_t page_channels = 0;
+    uint16_t urgent_channels = 0;
+  };
+  struct Chosen {
+    std::unique_ptr<ControlPeer> peer;
+    ControlMessage machine;
+    Terms terms;
+  };
+
+  // `on_news` is called on other threads when Look() may find something, and `on_lost` on the thread of the chosen
+  // connection when that is lost, at most once. Both outlive the greeter, and the second one the connection.
+  Greeter(Options options, DropLog& drops, std::function<void()> on_news,
+          std::function<void(const absl::Status&)> on_lost);
+  // Those that were not chosen hear that the destination is busy.
+  ~Greeter();
+
+  void Admit(std::unique_ptr<Stream> stream, const MoveId& id);
+  // Drops who left, or had time enough. Returns the one that has said what machine it brings, if there is one; an error
+  // is a source's own word that its move is over.
+  absl::StatusOr<std::optional<Chosen>> Look();
+  // When the next one has had time enough.
+  MonotonicTime deadline() const;
+
+ private:
+  class Caller;
+  using Place = std::list<std::shared_ptr<Caller>>::iterator;
+
+  void Drop(Place place, const absl::Status& why);
+
+  const Options options_;
+  DropLog& drops_;
+  const std::function<void()> on_news_;
+  const std::function<void(const absl::Status&)> on_lost_;
+  std::list<std::shared_ptr<Caller>> callers_;  // the one that came first is first
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_GREETER_H_
