@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -21,13 +22,6 @@
 
 namespace ferrite::migration {
 namespace {
-
-// One place that a name stands for.
-struct Endpoint {
-  sockaddr_storage storage{};
-  socklen_t length = 0;
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-};
 
 absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address, bool passive) {
   std::vector<Endpoint> endpoints;
@@ -59,20 +53,12 @@ absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address, bool passi
   return endpoints;
 }
 
-// Waits until `fd` has one of `events`. CANCELLED or DEADLINE_EXCEEDED otherwise.
-absl::Status WaitFor(int fd, short events, const EventFd& cancel, MonotonicTime deadline, absl::string_view what) {
+// Waits until `fd` is readable; CANCELLED otherwise.
+absl::Status AwaitReadable(int fd, const EventFd& cancel, absl::string_view what) {
   while (true) {
-    pollfd polled[2] = {{.fd = fd, .events = events, .revents = 0},
+    pollfd polled[2] = {{.fd = fd, .events = POLLIN, .revents = 0},
                         {.fd = cancel.fd(), .events = POLLIN, .revents = 0}};
-    int timeout = -1;
-    if (deadline != MonotonicTime::InfiniteFuture()) {
-      const absl::Duration left = deadline - MonotonicTime::Now();
-      if (left <= absl::ZeroDuration()) {
-        return absl::DeadlineExceededError(absl::StrCat(what, ": no answer in time"));
-      }
-      timeout = static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
-    }
-    const int n = poll(polled, 2, timeout);
+    const int n = poll(polled, 2, -1);
     if (n < 0 && errno != EINTR) {
       return ErrnoStatus(absl::StrCat(what, ": poll"));
     }
@@ -84,6 +70,8 @@ absl::Status WaitFor(int fd, short events, const EventFd& cancel, MonotonicTime 
     }
   }
 }
+
+constexpr absl::Duration kLongestPoll = absl::Hours(1);  // of one call: a timespec has no infinity
 
 // Blocking from here on; small frames leave at once.
 absl::Status Prepare(const Fd& fd) {
@@ -97,26 +85,73 @@ absl::Status Prepare(const Fd& fd) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Fd> ConnectOne(const Endpoint& endpoint, const std::string& name, MonotonicTime deadline,
-                              const EventFd& cancel) {
-  Fd fd(socket(endpoint.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.valid()) {
-    return ErrnoStatus("socket");
+// The next place is tried, besides those that have not answered, after this (RFC 8305, section 5), or sooner, so that
+// each gets its turn in time.
+constexpr absl::Duration kNextAfter = absl::Milliseconds(250);
+
+std::string NameOf(const Endpoint& endpoint, const std::string& fallback) {
+  char host[NI_MAXHOST];
+  char port[NI_MAXSERV];
+  if (endpoint.storage.ss_family == AF_UNIX || getnameinfo(endpoint.get(), endpoint.length, host, sizeof(host), port,
+                                                           sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+    return fallback;
   }
-  const std::string what = absl::StrCat("connect to ", name);
-  if (connect(fd.get(), endpoint.get(), endpoint.length) < 0) {
-    if (errno != EINPROGRESS) {
-      return ErrnoStatus(what);
-    }
-    FERRITE_RETURN_IF_ERROR(WaitFor(fd.get(), POLLOUT, cancel, deadline, what));
-    int error = 0;
-    socklen_t length = sizeof(error);
-    if (getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &length) < 0 || error != 0) {
-      return ErrnoStatus(error, what);
+  return Address{.kind = Address::Kind::kTcp, .host = host, .port = port, .path = ""}.ToString();
+}
+
+// One try to connect.
+class Attempt {
+ public:
+  explicit Attempt(const Endpoint& endpoint)
+      : endpoint_(endpoint), fd_(socket(endpoint.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+    if (!fd_.valid() || (connect(fd_.get(), endpoint.get(), endpoint.length) < 0 && errno != EINPROGRESS)) {
+      error_ = errno;
+      fd_.Reset();
     }
   }
-  FERRITE_RETURN_IF_ERROR(Prepare(fd));
-  return fd;
+
+  const Endpoint& endpoint() const { return endpoint_; }
+  // Invalid when it failed.
+  Fd& fd() { return fd_; }
+  int error() const { return error_; }
+  // The kernel has decided.
+  void Finish() {
+    socklen_t length = sizeof(error_);
+    if (getsockopt(fd_.get(), SOL_SOCKET, SO_ERROR, &error_, &length) < 0) {
+      error_ = errno;
+    }
+    if (error_ != 0) {
+      fd_.Reset();
+    }
+  }
+
+ private:
+  Endpoint endpoint_;
+  Fd fd_;
+  int error_ = 0;
+};
+
+// Why none of them led anywhere: with the address of each, where there are several.
+absl::Status WhyNone(std::span<Attempt> attempts, const std::string& what, const std::string& name) {
+  if (attempts.empty()) {
+    return absl::NotFoundError(absl::StrCat(what, ": no address"));
+  }
+  bool silent = false;
+  std::string words;
+  absl::Status last;
+  for (Attempt& attempt : attempts) {
+    const bool waits = attempt.fd().valid();
+    silent |= waits;
+    last = ErrnoStatus(attempt.error(), "");
+    absl::StrAppend(&words, words.empty() ? "" : ", ",
+                    attempts.size() > 1 ? absl::StrCat(NameOf(attempt.endpoint(), name), " ") : "",
+                    waits ? "no answer in time" : strerror(attempt.error()));
+  }
+  words = absl::StrCat(what, ": ", words);
+  if (silent) {
+    return absl::DeadlineExceededError(words);
+  }
+  return attempts.size() == 1 ? ErrnoStatus(attempts.front().error(), what) : absl::Status(last.code(), words);
 }
 
 // Whether a socket file is there that nobody listens on.
@@ -155,44 +190,81 @@ absl::StatusOr<Fd> ListenOn(const Address& address, const Endpoint& endpoint) {
   return fd;
 }
 
-std::string NameOf(const Endpoint& endpoint, const Address& fallback) {
-  char host[NI_MAXHOST];
-  char port[NI_MAXSERV];
-  if (endpoint.storage.ss_family == AF_UNIX || getnameinfo(endpoint.get(), endpoint.length, host, sizeof(host), port,
-                                                           sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-    return fallback.ToString();
-  }
-  return Address{.kind = Address::Kind::kTcp, .host = host, .port = port, .path = ""}.ToString();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel) {
-  const MonotonicTime deadline = MonotonicTime::Now() + limit;
+  const MonotonicTime start = MonotonicTime::Now();
   FERRITE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, Resolve(address, /*passive=*/false));
-  absl::Status last = absl::NotFoundError(absl::StrCat(address.ToString(), ": no address"));
-  for (const Endpoint& endpoint : endpoints) {
-    absl::StatusOr<Fd> fd = ConnectOne(endpoint, address.ToString(), deadline, cancel);
-    if (fd.ok()) {
-      return MakeSocketStream(fd->Release(), address.ToString());
+  return ConnectToAny(endpoints, address.ToString(), limit - (MonotonicTime::Now() - start), cancel);
+}
+
+absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> endpoints, const std::string& name,
+                                                     absl::Duration limit, const EventFd& cancel) {
+  const std::string what = absl::StrCat("connect to ", name);
+  const MonotonicTime deadline = MonotonicTime::Now() + limit;
+  const absl::Duration pause = std::min(kNextAfter, limit / static_cast<int64_t>(endpoints.size() + 1));
+  std::vector<Attempt> attempts;
+  while (true) {
+    bool waits = false;
+    for (Attempt& attempt : attempts) {
+      waits |= attempt.fd().valid();
     }
-    last = fd.status();
-    if (absl::IsCancelled(last) || absl::IsDeadlineExceeded(last)) {
-      break;
+    const MonotonicTime now = MonotonicTime::Now();
+    const bool more = attempts.size() < endpoints.size();
+    if (now >= deadline || (!more && !waits)) {
+      return WhyNone(attempts, what, name);
+    }
+    if (more) {
+      attempts.emplace_back(endpoints[attempts.size()]);
+    }
+    // Until one of them is decided, or the next one is due.
+    const MonotonicTime until = attempts.size() < endpoints.size() ? std::min(deadline, now + pause) : deadline;
+    bool decided = !attempts.back().fd().valid();
+    while (!decided && MonotonicTime::Now() < until) {
+      std::vector<pollfd> polled = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0}};
+      for (Attempt& attempt : attempts) {
+        // One that failed has no descriptor, and is passed over.
+        polled.push_back({.fd = attempt.fd().get(), .events = POLLOUT, .revents = 0});
+      }
+      const timespec left =
+          absl::ToTimespec(std::clamp(until - MonotonicTime::Now(), absl::ZeroDuration(), kLongestPoll));
+      if (ppoll(polled.data(), polled.size(), &left, nullptr) < 0 && errno != EINTR) {
+        return ErrnoStatus(absl::StrCat(what, ": poll"));
+      }
+      if (polled[0].revents != 0) {
+        return absl::CancelledError(absl::StrCat(what, ": cancelled"));
+      }
+      for (size_t i = 0; i < attempts.size(); ++i) {
+        if (polled[i + 1].revents == 0) {
+          continue;
+        }
+        attempts[i].Finish();
+        if (attempts[i].fd().valid()) {
+          FERRITE_RETURN_IF_ERROR(Prepare(attempts[i].fd()));
+          return MakeSocketStream(attempts[i].fd().Release(), name);
+        }
+        decided = true;
+      }
     }
   }
-  return last;
 }
 
 absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(const Address& address) {
   FERRITE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, Resolve(address, /*passive=*/true));
-  FERRITE_ASSIGN_OR_RETURN(Fd fd, ListenOn(address, endpoints.front()));
+  absl::StatusOr<Fd> bound_fd = absl::NotFoundError(absl::StrCat(address.ToString(), ": no address"));
+  for (const Endpoint& endpoint : endpoints) {
+    bound_fd = ListenOn(address, endpoint);
+    if (bound_fd.ok()) {
+      break;
+    }
+  }
+  FERRITE_ASSIGN_OR_RETURN(Fd fd, std::move(bound_fd));
   Address actual = address;
   if (address.kind == Address::Kind::kTcp) {
     Endpoint bound;
     bound.length = sizeof(bound.storage);
     if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound.storage), &bound.length) == 0) {
-      FERRITE_ASSIGN_OR_RETURN(const Address named, ParseAddress(NameOf(bound, address)));
+      FERRITE_ASSIGN_OR_RETURN(const Address named, ParseAddress(NameOf(bound, address.ToString())));
       actual.port = named.port;
     }
   }
@@ -217,13 +289,12 @@ absl::StatusOr<std::unique_ptr<Stream>> Listener::AcceptNow() {
     return ErrnoStatus(absl::StrCat("accept on ", address_.ToString()));
   }
   FERRITE_RETURN_IF_ERROR(Prepare(fd));
-  return MakeSocketStream(fd.Release(), NameOf(peer, address_));
+  return MakeSocketStream(fd.Release(), NameOf(peer, address_.ToString()));
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> Listener::Accept(const EventFd& cancel) {
   while (true) {
-    FERRITE_RETURN_IF_ERROR(WaitFor(fd_.get(), POLLIN, cancel, MonotonicTime::InfiniteFuture(),
-                                    absl::StrCat("accept on ", address_.ToString())));
+    FERRITE_RETURN_IF_ERROR(AwaitReadable(fd_.get(), cancel, absl::StrCat("accept on ", address_.ToString())));
     FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, AcceptNow());
     if (stream != nullptr) {
       return stream;

@@ -2,7 +2,11 @@
 #ifndef FERRITE_MIGRATION_TRANSPORT_SOCKET_H_
 #define FERRITE_MIGRATION_TRANSPORT_SOCKET_H_
 
+#include <sys/socket.h>
+
 #include <memory>
+#include <span>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -12,13 +16,26 @@
 
 namespace ferrite::migration {
 
-// Connects within `limit`; DEADLINE_EXCEEDED after it, CANCELLED as soon as `cancel` is signalled (it stays so).
+// One place that a name stands for.
+struct Endpoint {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
+};
+
+// Connects within `limit`; DEADLINE_EXCEEDED after it, CANCELLED as soon as `cancel` is signalled (it stays so). A name
+// may stand for several places: one that does not answer keeps the next ones waiting for a quarter of a second at most.
 absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel);
+
+// The same, for places that are known. `name` is for messages.
+absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> endpoints, const std::string& name,
+                                                     absl::Duration limit, const EventFd& cancel);
 
 // Listens on an address. Threads: one thread accepts.
 class Listener {
  public:
-  // An old socket file at a unix path that nobody listens on is replaced.
+  // An old socket file at a unix path that nobody listens on is replaced. Of the places that a name stands for it is
+  // the first one that can be listened on.
   static absl::StatusOr<std::unique_ptr<Listener>> Create(const Address& address);
   ~Listener();
 

@@ -1,4 +1,7 @@
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
@@ -6,10 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/thread.h"
 
 namespace ferrite::migration {
@@ -128,6 +133,84 @@ TEST(SocketTest, ConnectsListensAndCancels) {
   cancel->Signal();
   EXPECT_EQ((*listener)->Accept(*cancel).status().code(), absl::StatusCode::kCancelled);
   rmdir(directory);
+}
+
+// A place that takes no connection and refuses none: a listener whose queue is full.
+class SilentPlace {
+ public:
+  SilentPlace() : listener_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    auto* in = reinterpret_cast<sockaddr_in*>(&endpoint_.storage);
+    in->sin_family = AF_INET;
+    in->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    endpoint_.length = sizeof(*in);
+    EXPECT_EQ(bind(listener_.get(), endpoint_.get(), endpoint_.length), 0);
+    EXPECT_EQ(listen(listener_.get(), 0), 0);
+    EXPECT_EQ(getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&endpoint_.storage), &endpoint_.length), 0);
+    // Until one of them is not answered.
+    pollfd polled{};
+    do {
+      queued_.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      (void)connect(queued_.back().get(), endpoint_.get(), endpoint_.length);
+      polled = {.fd = queued_.back().get(), .events = POLLOUT, .revents = 0};
+    } while (poll(&polled, 1, 50) == 1 && queued_.size() < 8);
+  }
+  const Endpoint& endpoint() const { return endpoint_; }
+
+ private:
+  Endpoint endpoint_;
+  Fd listener_;
+  std::vector<Fd> queued_;
+};
+
+Endpoint PlaceOf(const Listener& listener) {
+  Endpoint endpoint;
+  endpoint.length = sizeof(endpoint.storage);
+  EXPECT_EQ(getsockname(listener.fd(), reinterpret_cast<sockaddr*>(&endpoint.storage), &endpoint.length), 0);
+  return endpoint;
+}
+
+TEST(ConnectToAnyTest, SilentPlacesDoNotUseUpTheTime) {
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  const SilentPlace silent;
+  const std::vector<Endpoint> places = {silent.endpoint(), silent.endpoint(), PlaceOf(**listener)};
+  // The kernel itself would try a silent place for two minutes.
+  auto client = ConnectToAny(places, "name", absl::Hours(1), *cancel);
+  ASSERT_TRUE(client.ok()) << client.status();
+  auto server = (*listener)->Accept(*cancel);
+  ASSERT_TRUE(server.ok()) << server.status();
+  const uint8_t byte = 42;
+  ASSERT_TRUE((*client)->WriteAll({&byte, 1}).ok());
+  uint8_t got = 0;
+  ASSERT_TRUE((*server)->ReadAll({&got, 1}).ok());
+  EXPECT_EQ(got, 42);
+  // However little time there is, each gets a part of it.
+  EXPECT_TRUE(ConnectToAny(places, "name", absl::Milliseconds(200), *cancel).ok());
+}
+
+TEST(ConnectToAnyTest, SaysOfEachPlaceWhyItFailed) {
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  const SilentPlace silent;
+  Endpoint refuses;
+  {
+    auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    refuses = PlaceOf(**listener);
+  }
+  const auto all =
+      ConnectToAny(std::vector<Endpoint>{silent.endpoint(), refuses}, "name", absl::Milliseconds(50), *cancel);
+  EXPECT_EQ(all.status().code(), absl::StatusCode::kDeadlineExceeded) << all.status();
+  EXPECT_TRUE(absl::StrContains(all.status().message(), "no answer in time, tcp:127.0.0.1:")) << all.status();
+  EXPECT_TRUE(absl::StrContains(all.status().message(), "Connection refused")) << all.status();
+  // Where nobody is waited for any more, neither is the time.
+  const auto refused = ConnectToAny(std::vector<Endpoint>{refuses, refuses}, "name", absl::Hours(1), *cancel);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kUnavailable) << refused.status();
+  cancel->Signal();
+  const auto cancelled = ConnectToAny(std::vector<Endpoint>{silent.endpoint()}, "name", absl::Hours(1), *cancel);
+  EXPECT_EQ(cancelled.status().code(), absl::StatusCode::kCancelled) << cancelled.status();
 }
 
 }  // namespace
