@@ -104,6 +104,21 @@ TEST(DoctorTest, WithoutIoUringDisksAreLimitedAndNotMissing) {
   }
 }
 
+TEST(DoctorTest, LimitsOfControlGroupsAreToldWithTheirFile) {
+  constexpr uint64_t kHuge = uint64_t{2} << 20;
+  EXPECT_EQ(GroupMemoryFinding(std::nullopt).state, FindingState::kOk);
+  EXPECT_EQ(GroupHugePagesFinding("2M", kHuge, std::nullopt).state, FindingState::kOk);
+  const GroupLimit limit{.file = "/groups/x.max", .limit = 4 * kHuge, .used = 3 * kHuge};
+  EXPECT_EQ(GroupMemoryFinding(limit).value, "8.0 MiB, 6.0 MiB in use");
+  EXPECT_THAT(GroupMemoryFinding(limit).remedy, HasSubstr("/groups/x.max"));
+  const Finding some = GroupHugePagesFinding("2M", kHuge, limit);
+  EXPECT_EQ(some.state, FindingState::kLimited);
+  EXPECT_EQ(some.value, "1 left of 4");
+  EXPECT_THAT(some.remedy, HasSubstr("/groups/x.max"));
+  EXPECT_EQ(GroupHugePagesFinding("2M", kHuge, GroupLimit{.file = "f", .limit = 0, .used = 0}).state,
+            FindingState::kMissing);
+}
+
 TEST(DoctorTest, WithoutKvmLinuxDoesNotRun) {
   const KvmProbe probe = ProbeKvm("/nonexistent/kvm");
   EXPECT_FALSE(probe.runs_linux);

@@ -33,6 +33,8 @@ namespace {
 constexpr char kMemoryArea[] = "memory";
 constexpr char kIoArea[] = "I/O and fences";
 constexpr char kLimitsArea[] = "limits";
+constexpr uint64_t kHuge2M = uint64_t{2} << 20;
+constexpr uint64_t kHuge1G = uint64_t{1} << 30;
 
 std::string Size(uint64_t bytes) {
   constexpr uint64_t kMiB = uint64_t{1} << 20;
@@ -196,24 +198,30 @@ Finding Processors() {
           .value = absl::StrCat(usable, " usable of ", sysconf(_SC_NPROCESSORS_ONLN))};
 }
 
-// The cgroup's own limit of memory (version 2); limits of the groups above it are not looked at.
-Finding CgroupMemory() {
+}  // namespace
+
+Finding GroupMemoryFinding(const std::optional<GroupLimit>& limit) {
   Finding finding{.area = kLimitsArea, .name = "cgroup memory", .value = "no limit"};
-  absl::string_view path;
-  const std::string line = ReadFirstLine("/proc/self/cgroup").value_or("");
-  path = line;
-  uint64_t bytes = 0;
-  if (absl::ConsumePrefix(&path, "0::") &&
-      absl::SimpleAtoi(ReadFirstLine(absl::StrCat("/sys/fs/cgroup", path, "/memory.max")).value_or(""), &bytes)) {
+  if (limit.has_value()) {
     finding.state = FindingState::kLimited;
-    finding.value = Size(bytes);
+    finding.value = absl::StrCat(Size(limit->limit), ", ", Size(limit->used), " in use");
     finding.cost = "all guests of this group together have no more memory";
-    finding.remedy = absl::StrCat("MemoryMax= of the systemd unit, or /sys/fs/cgroup", path, "/memory.max");
+    finding.remedy = absl::StrCat("MemoryMax= of the systemd unit, or ", limit->file);
   }
   return finding;
 }
 
-}  // namespace
+Finding GroupHugePagesFinding(const std::string& name, uint64_t page_bytes, const std::optional<GroupLimit>& limit) {
+  Finding finding{.area = kLimitsArea, .name = absl::StrCat("cgroup huge pages of ", name), .value = "no limit"};
+  if (limit.has_value()) {
+    finding.state = limit->left() < page_bytes ? FindingState::kMissing : FindingState::kLimited;
+    finding.value = absl::StrCat(limit->left() / page_bytes, " left of ", limit->limit / page_bytes);
+    finding.cost = absl::StrCat("all guests of this group together have no more of them (--memory-backing hugetlb-",
+                                name, "), however many are free");
+    finding.remedy = absl::StrCat("echo max | sudo tee ", limit->file);
+  }
+  return finding;
+}
 
 Finding IoUringFinding(int error) {
   Finding finding{.area = kIoArea, .name = "io_uring", .value = "works"};
@@ -265,7 +273,9 @@ std::vector<Finding> ProbeLimits() {
           Processors(),
           LockedMemory(),
           OpenFiles(),
-          CgroupMemory()};
+          GroupMemoryFinding(MemoryGroupLimit(0)),
+          GroupHugePagesFinding("2M", kHuge2M, HugePageGroupLimit(kHuge2M)),
+          GroupHugePagesFinding("1G", kHuge1G, HugePageGroupLimit(kHuge1G))};
 }
 
 }  // namespace ferrite

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/status.h"
+#include "vmm/memory/memory_limits.h"
 
 namespace ferrite {
 namespace {
@@ -70,6 +71,7 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes,
                                                    HostPageBytes(backing), " (", MemoryBackingName(backing),
                                                    ") and at most ", kMaxGuestMemoryBytes >> 40, " TiB"));
   }
+  FERRITE_RETURN_IF_ERROR(CheckHugePageGroups(bytes, backing));
   const uint64_t low = std::min(bytes, kMmioHoleStart.value());
   std::vector<std::unique_ptr<MemoryRegion>> regions;
   FERRITE_ASSIGN_OR_RETURN(auto low_region, MemoryRegion::Create("ram-low", GuestAddress(0), low, backing));

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/status.h"
+#include "vmm/memory/memory_limits.h"
 
 namespace ferrite {
 namespace {
@@ -61,10 +62,13 @@ uint64_t FreeHugePages(uint64_t page_bytes) {
 
 absl::Status NotEnoughHugePages(absl::string_view what, uint64_t bytes, const BackingInfo& info) {
   const uint64_t page_bytes = info.host_page_bytes;
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "memory backing ", info.name, ": ", what, " needs ", bytes / page_bytes, " huge pages of ", page_bytes >> 20,
-      " MiB, ", FreeHugePages(page_bytes), " are free; reserve more by writing their total number to ",
-      HugePageDirectory(page_bytes), "/nr_hugepages"));
+  const absl::Status by_group = CheckHugePageGroups(bytes, info.backing);
+  return !by_group.ok() ? by_group
+                        : absl::ResourceExhaustedError(
+                              absl::StrCat("memory backing ", info.name, ": ", what, " needs ", bytes / page_bytes,
+                                           " huge pages of ", page_bytes >> 20, " MiB, ", FreeHugePages(page_bytes),
+                                           " are free; reserve more by writing their total number to ",
+                                           HugePageDirectory(page_bytes), "/nr_hugepages"));
 }
 
 absl::StatusOr<Fd> CreateMemfd(const std::string& what, uint64_t bytes, const BackingInfo& info) {

@@ -1,0 +1,165 @@
+#include "vmm/base/control_group.h"
+
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+
+namespace ferrite {
+namespace {
+
+// Version 1 has no word for "no limit": it is the largest number of whole pages.
+constexpr uint64_t kNoLimit = uint64_t{1} << 62;
+
+struct Hierarchy {
+  bool version2 = false;
+  std::vector<std::string> directories;  // the process's own group first, then those above it
+};
+
+std::vector<std::string> Lines(const std::string& path) {
+  std::ifstream file(path);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) {
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+// A number of bytes in a file, when it is there and a limit.
+std::optional<uint64_t> ReadBytes(const std::string& path) {
+  std::ifstream file(path);
+  std::string word;
+  uint64_t bytes = 0;
+  if (!(file >> word) || !absl::SimpleAtoi(word, &bytes) || bytes >= kNoLimit) {
+    return std::nullopt;
+  }
+  return bytes;
+}
+
+bool Holds(absl::string_view list, absl::string_view word) {
+  for (const absl::string_view one : absl::StrSplit(list, ',')) {
+    if (one == word) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// The path of the process's group in the hierarchy of a controller, or in that of version 2 for "".
+std::optional<std::string> GroupOf(absl::string_view controller, const std::vector<std::string>& groups) {
+  for (const std::string& line : groups) {
+    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() == 3 && (controller.empty() ? parts[0] == "0" && parts[1].empty() : Holds(parts[1], controller))) {
+      return parts[2];
+    }
+  }
+  return std::nullopt;
+}
+
+// Where groups that limit `controller` are to be found.
+std::vector<Hierarchy> HierarchiesOf(absl::string_view controller, const std::string& proc) {
+  const std::vector<std::string> groups = Lines(proc + "/cgroup");
+  std::vector<Hierarchy> found;
+  for (const std::string& line : Lines(proc + "/mountinfo")) {
+    // "36 35 0:33 ROOT MOUNT_POINT OPTIONS ... - TYPE SOURCE SUPER_OPTIONS"
+    const std::pair<std::string, std::string> halves = absl::StrSplit(line, absl::MaxSplits(" - ", 1));
+    const std::vector<std::string> mount = absl::StrSplit(halves.first, ' ');
+    const std::vector<std::string> system = absl::StrSplit(halves.second, ' ');
+    if (mount.size() < 5 || system.size() < 3) {
+      continue;
+    }
+    Hierarchy hierarchy{.version2 = system[0] == "cgroup2"};
+    if (!hierarchy.version2 && (system[0] != "cgroup" || !Holds(system[2], controller))) {
+      continue;
+    }
+    const std::optional<std::string> group = GroupOf(hierarchy.version2 ? "" : controller, groups);
+    if (!group.has_value() || absl::StartsWith(*group, "/..")) {
+      continue;  // outside of what is mounted here
+    }
+    const auto unescaped = [](const std::string& text) { return absl::StrReplaceAll(text, {{"\\040", " "}}); };
+    const std::string top = unescaped(mount[4]);
+    // In a container the mount may begin at the container's own group.
+    absl::string_view below = *group;
+    if (mount[3] != "/" && !absl::ConsumePrefix(&below, unescaped(mount[3]))) {
+      below = "";
+    }
+    std::string directory(absl::StripSuffix(absl::StrCat(top, below), "/"));
+    while (directory.size() > top.size()) {
+      hierarchy.directories.push_back(directory);
+      directory.resize(directory.rfind('/'));
+    }
+    hierarchy.directories.push_back(top);
+    found.push_back(std::move(hierarchy));
+  }
+  return found;
+}
+
+// As the kernel names a size of huge pages.
+std::string SizeName(uint64_t bytes) {
+  return bytes >= uint64_t{1} << 30   ? absl::StrCat(bytes >> 30, "GB")
+         : bytes >= uint64_t{1} << 20 ? absl::StrCat(bytes >> 20, "MB")
+                                      : absl::StrCat(bytes >> 10, "KB");
+}
+
+}  // namespace
+
+std::optional<GroupLimit> HugePageGroupLimit(uint64_t page_bytes, const std::string& proc) {
+  std::optional<GroupLimit> least;
+  for (const Hierarchy& hierarchy : HierarchiesOf("hugetlb", proc)) {
+    for (const std::string& directory : hierarchy.directories) {
+      for (const char* kind : {"", ".rsvd"}) {
+        const std::string prefix = absl::StrCat(directory, "/hugetlb.", SizeName(page_bytes), kind);
+        const std::string file = prefix + (hierarchy.version2 ? ".max" : ".limit_in_bytes");
+        const std::optional<uint64_t> limit = ReadBytes(file);
+        if (!limit.has_value()) {
+          continue;
+        }
+        const GroupLimit one{
+            .file = file,
+            .limit = *limit,
+            .used = ReadBytes(prefix + (hierarchy.version2 ? ".current" : ".usage_in_bytes")).value_or(0)};
+        if (!least.has_value() || one.left() < least->left()) {
+          least = one;
+        }
+      }
+    }
+  }
+  return least;
+}
+
+std::optional<GroupLimit> MemoryGroupLimit(uint64_t swap_bytes, const std::string& proc) {
+  std::optional<GroupLimit> least;
+  for (const Hierarchy& hierarchy : HierarchiesOf("memory", proc)) {
+    for (const std::string& directory : hierarchy.directories) {
+      const std::string file = directory + (hierarchy.version2 ? "/memory.max" : "/memory.limit_in_bytes");
+      std::optional<uint64_t> limit = ReadBytes(file);
+      if (!limit.has_value()) {
+        continue;
+      }
+      uint64_t swap = swap_bytes;
+      if (hierarchy.version2) {
+        swap = std::min(swap, ReadBytes(directory + "/memory.swap.max").value_or(swap));
+      } else if (const auto both = ReadBytes(directory + "/memory.memsw.limit_in_bytes"); both.has_value()) {
+        swap = std::min(swap, *both - std::min(*both, *limit));
+      }
+      const GroupLimit one{
+          .file = file,
+          .limit = *limit + swap,
+          .used =
+              ReadBytes(directory + (hierarchy.version2 ? "/memory.current" : "/memory.usage_in_bytes")).value_or(0)};
+      if (!least.has_value() || one.limit < least->limit) {
+        least = one;
+      }
+    }
+  }
+  return least;
+}
+
+}  // namespace ferrite

@@ -1,0 +1,25 @@
+// What keeps this process from having the memory that it wants.
+#ifndef FERRITE_VMM_MEMORY_MEMORY_LIMITS_H_
+#define FERRITE_VMM_MEMORY_MEMORY_LIMITS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "vmm/memory/memory_region.h"
+
+namespace ferrite {
+
+// RESOURCE_EXHAUSTED when a control group of this process does not allow that many more bytes of huge pages: they would
+// be missed only when the guest touches them. Other memory has no limit that is known beforehand. `proc` as of
+// HugePageGroupLimit().
+absl::Status CheckHugePageGroups(uint64_t bytes, MemoryBacking backing, const std::string& proc = "/proc/self");
+
+// RESOURCE_EXHAUSTED: memory of this side could not be had (EFAULT, ENOMEM), whoever wanted to use it. The message is
+// `what`, with what limits this process there.
+absl::Status OutOfOwnMemory(absl::string_view what, MemoryBacking backing);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MEMORY_MEMORY_LIMITS_H_
