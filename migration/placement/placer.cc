@@ -8,12 +8,21 @@
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/status.h"
+#include "vmm/memory/memory_limits.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
 
 namespace ferrite::migration {
+namespace {
+
+// Placing fails for what this side's memory lacks, whatever errno says of it.
+absl::Status OfOwnMemory(const absl::Status& status) {
+  return status.ok() ? status : absl::ResourceExhaustedError(status.message());
+}
+
+}  // namespace
 
 Placer::Placer(MemoryRegion& region, PageStates& states)
     : region_(region),
@@ -45,7 +54,15 @@ absl::Status Placer::Populate(std::span<uint8_t> memory) const {
   // An old kernel (before 5.14) lacks the advice; then each page is mapped by a fault.
   return madvise(memory.data(), memory.size(), MADV_POPULATE_WRITE) == 0 || errno == EINVAL
              ? absl::OkStatus()
-             : ErrnoStatus(absl::StrCat("map pages of ", region_.name()));
+             : OfOwnMemory(ErrnoStatus("map pages"));
+}
+
+absl::Status Placer::Explain(const absl::Status& error) const {
+  return absl::IsResourceExhausted(error)
+             ? OutOfOwnMemory(absl::StrCat("memory ", region_.name(), " (", MemoryBackingName(region_.backing()),
+                                           "): ", error.message()),
+                              region_.backing())
+             : error;
 }
 
 absl::StatusOr<std::span<uint8_t>> Placer::Landing(PageRun run) {
@@ -79,7 +96,10 @@ absl::Status Placer::LandZero(PageRun run) {
       if (end - first == pages_per_unit_) {
         FERRITE_RETURN_IF_ERROR(region_.Discard(first * kPageBytes, unit_bytes()).status());
       } else {
-        std::memset(Guest({.first = first, .count = end - first}).data(), 0, (end - first) * kPageBytes);
+        // Zero pages that count as present may have no page behind them, and not get one: that is no SIGBUS.
+        const std::span<uint8_t> part = Guest({.first = first, .count = end - first});
+        FERRITE_RETURN_IF_ERROR(Populate(part));
+        std::memset(part.data(), 0, part.size());
       }
     }
     states_.SetPresent(unit);
@@ -152,8 +172,8 @@ absl::StatusOr<std::span<uint8_t>> Placer::WideWindow(PageRun run) const {
 }
 
 absl::Status Placer::Show(PageRun run, const uint8_t* buffer) {
-  FERRITE_RETURN_IF_ERROR(has_alias_ ? userfault_->Continue(Guest(run), unit_bytes())
-                                     : userfault_->Copy(Guest(run), buffer, unit_bytes()));
+  FERRITE_RETURN_IF_ERROR(OfOwnMemory(has_alias_ ? userfault_->Continue(Guest(run), unit_bytes())
+                                                 : userfault_->Copy(Guest(run), buffer, unit_bytes())));
   const PageRun units = Units(run);
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     states_.Finish(unit);
@@ -202,12 +222,14 @@ absl::Status Placer::ResolvePoisoned(uint64_t unit) {
 absl::Status Placer::ResolvePresent(uint64_t unit) {
   const PageRun run{.first = unit * pages_per_unit_, .count = pages_per_unit_};
   if (!has_alias_) {
-    return userfault_->ZeroPage(Guest(run), unit_bytes());
+    return OfOwnMemory(userfault_->ZeroPage(Guest(run), unit_bytes()));
   }
-  // A hole gets its zero page through the alias; a page that is there is not changed by adding nothing to it.
+  // A hole gets its zero page through the alias; where there is no memory for it, that is an error here, and no SIGBUS.
+  FERRITE_RETURN_IF_ERROR(Populate(Window(run)));
+  // For the kernels that know no such advice; a page that is there is not changed by adding nothing to it.
   auto* first = reinterpret_cast<uint64_t*>(Window(run).data());
   __atomic_fetch_add(first, 0, __ATOMIC_RELAXED);
-  return userfault_->Continue(Guest(run), unit_bytes());
+  return OfOwnMemory(userfault_->Continue(Guest(run), unit_bytes()));
 }
 
 }  // namespace ferrite::migration

@@ -34,6 +34,10 @@ class Placer {
   // Whether `run` is whole host pages of the region.
   bool IsWhole(PageRun run) const;
 
+  // Memory that this side cannot have is RESOURCE_EXHAUSTED everywhere below, and where bytes are read to it. That
+  // error with the region's name, and what limits this process.
+  absl::Status Explain(const absl::Status& error) const;
+
   // --- Before the switchover ---
 
   // Where the bytes of `run` are to be read to: the guest's own memory, nothing is copied afterwards. It is mapped for

@@ -73,6 +73,10 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
       break;
     }
     Log().warn("receive: {}; waiting for the source to come back", std::string(status.message()));
+    if (!absl::IsUnavailable(status) && !absl::IsOutOfRange(status)) {
+      // What went wrong is not the connection: a person at the source is to read it.
+      peer_->SendLastWords(status);
+    }
     Break(status);
     if (const absl::Status back = Recover(lobby); !back.ok()) {
       // Why the connection was lost says more than that nobody came back.
@@ -83,7 +87,7 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   }
   if (settled_) {
     if (!status.ok()) {
-      // The guest is whole and runs here; the source stays paused until a person tells it so.
+      // The guest is here and whole; the source stays paused until a person tells it so.
       Log().warn("receive: the guest is here, but the source could not be told: {}", std::string(status.message()));
     }
     FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kCompleted));
@@ -442,11 +446,22 @@ absl::Status Destination::ServeFaults(std::span<const std::unique_ptr<Stream>> u
       stream->LimitBuffers(kPostcopyBufferBytes);
     }
   }
+  if (ask_again) {
+    // Who faulted on a page that could not be placed has been forgotten: it faults again.
+    for (size_t i = 0; i < landscape_->regions(); ++i) {
+      FERRITE_RETURN_IF_ERROR(userfault_->Wake(landscape_->region(i).guest_mapping()));
+    }
+  }
+  const auto on_failure = [this, connected = !urgent.empty()](const absl::Status& status) {
+    if (connected) {
+      Break(status);
+    } else {
+      Log().warn("receive: {}", std::string(status.message()));
+    }
+  };
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<FaultServer> faults,
                            FaultServer::Create(*userfault_, *landscape_, urgent, *waits_, figures_,
-                                               {.on_failure = [this](const absl::Status& status) { Break(status); },
-                                                .on_page = [this] { OnPage(); }},
-                                               ask_again));
+                                               {.on_failure = on_failure, .on_page = [this] { OnPage(); }}, ask_again));
   const TimedMutexLock lock(&mutex_);
   faults_ = std::move(faults);
   return absl::OkStatus();
@@ -585,7 +600,7 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
   (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
   if (state_.get() == MoveState::kPostcopyPaused) {
     return absl::Status(reason.code(),
-                        absl::StrCat(reason.message(), "; the guest runs here, without the pages that are missing"));
+                        absl::StrCat(reason.message(), "; the guest is here, without the pages that are missing"));
   }
   for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
     if (state_.Change(from, MoveState::kFailing)) {

@@ -130,7 +130,14 @@ absl::Status FaultServer::TakeFaults(Stream* stream) {
   FERRITE_ASSIGN_OR_RETURN(const size_t count, userfault_.Read(faults));
   std::vector<uint8_t> requests;
   for (size_t i = 0; i < count; ++i) {
-    FERRITE_RETURN_IF_ERROR(Handle(faults[i], requests));
+    const absl::Status status = Handle(faults[i], requests);
+    if (!status.ok() && stream != nullptr) {
+      return status;
+    }
+    if (!status.ok()) {
+      // There is no connection that could end. Who faulted waits until there is one again.
+      callbacks_.on_failure(status);
+    }
   }
   if (requests.empty() || stream == nullptr) {
     return absl::OkStatus();
@@ -161,7 +168,7 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<uint8_t>& reque
         minor_faults_.fetch_add(1, std::memory_order_relaxed);
         const absl::Status status = placer.ResolvePresent(unit);
         waits_.End(index, page, 1, MonotonicTime::Now());
-        return status;
+        return placer.Explain(status);
       }
       case PageState::kPoisoned:
         return placer.ResolvePoisoned(unit);

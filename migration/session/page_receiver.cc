@@ -45,7 +45,10 @@ absl::StatusOr<PageHeader> PageReceiver::ReceiveOne(bool live) {
   FERRITE_RETURN_IF_ERROR(Check(header, live));
   figures_.bytes.fetch_add(kPageHeaderBytes + header.data_bytes(), std::memory_order_relaxed);
   if (header.type != PageFrameType::kRound) {
-    FERRITE_RETURN_IF_ERROR(live ? Show(header) : Land(header));
+    const absl::Status status = live ? Show(header) : Land(header);
+    if (!status.ok()) {
+      return landscape_.placer(header.region).Explain(status);
+    }
   }
   return header;
 }

@@ -115,7 +115,7 @@ absl::Status Source::Run(const Address& destination) {
   }
   started_ = MonotonicTime::Now();
   if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
-    return absl::CancelledError("the move was cancelled; the guest runs on here");
+    return absl::CancelledError("the move was cancelled");
   }
   Publish([](MoveProgress&) {});
   absl::Status status = RunPhases(destination);
@@ -631,14 +631,13 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
   if (!undone.ok()) {
     return absl::Status(
         why.code(),
-        absl::StrCat(why.message(), "; the guest stays paused here, since this failed: ", undone.message()));
+        absl::StrCat(why.message(), "; the guest did not go on here, since this failed: ", undone.message()));
   }
-  return cancelled ? absl::CancelledError("the move was cancelled; the guest runs on here")
-                   : absl::Status(why.code(), absl::StrCat(why.message(), "; the guest runs on here"));
+  return cancelled ? absl::CancelledError("the move was cancelled") : why;
 }
 
 absl::Status Source::StandStill(const absl::Status& reason) {
-  const absl::Status why = peer_ != nullptr && peer_->said_why() ? peer_->failure() : reason;
+  const absl::Status why = WordsFor(reason);
   FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused) ||
                 state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyPaused));
   if (pages_ != nullptr) {
@@ -647,8 +646,10 @@ absl::Status Source::StandStill(const absl::Status& reason) {
   if (peer_ != nullptr) {
     peer_->Shutdown(why);
   }
-  return absl::Status(why.code(), absl::StrCat("the guest was handed over to ", where_, ", then: ", why.message(),
-                                               "; this side stays paused and keeps the guest's memory"));
+  const TimedMutexLock lock(&mutex_);
+  return absl::Status(why.code(),
+                      absl::StrCat("the guest was handed over to ", where_, ", then: ", why.message(),
+                                   abandoned_ ? "" : "; this side stays paused and keeps the guest's memory"));
 }
 
 absl::Status Source::WordsFor(const absl::Status& reason) const {
@@ -700,7 +701,7 @@ absl::Status Source::Cancel() {
         pages_->Shutdown();
       }
       if (control_ != nullptr) {
-        // The destination is told when the guest runs on here.
+        // The destination is told when the guest is this side's again.
         control_->Interrupt(absl::CancelledError("cancelled"));
       }
       return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,8 @@ namespace ferrite::migration {
 //
 // After Run() returned
 //   OK          the destination runs the guest, has all of it and has said so (R10); SourcePort::Moved() was called;
-//   an error    and state() is failed or cancelled: the guest runs (or stays paused, as it was) at the source, and
-//               another move may follow (R3);
+//   an error    and state() is failed or cancelled: the guest is at the source as it was (R3), or was ended meanwhile,
+//               and another move may follow. The Status does not say which: the machine knows;
 //   an error    and state() is postcopy-paused: GRANT went out, the destination may run the guest; this side keeps it
 //               paused, with all its memory, and never resumes by itself (R2, R4). Recover() tries to go on,
 //               TakeBack() ends it.
@@ -160,8 +161,9 @@ class Source {
   bool may_run_there_ = false;
 
   bool postcopy_ = false;
-  bool serving_ = false;  // pages flow behind the rounds
-  bool reached_ = false;  // somebody took a connection since StartAnew()
+  bool serving_ = false;             // pages flow behind the rounds
+  std::optional<uint64_t> missing_;  // 4 KiB pages, as the destination told after StartAnew()
+  bool reached_ = false;             // somebody took a connection since StartAnew()
   uint32_t round_ = 0;
   absl::Duration load_estimate_;  // the destination's own
 
@@ -176,6 +178,7 @@ class Source {
   MoveReport report_ ABSL_GUARDED_BY(mutex_);
   MoveReport earlier_ ABSL_GUARDED_BY(mutex_);  // of page channels that are gone
   bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
+  bool abandoned_ ABSL_GUARDED_BY(mutex_) = false;
   // The last member: its threads use the others.
   std::unique_ptr<PageSource> pages_;
 };

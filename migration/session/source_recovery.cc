@@ -1,4 +1,5 @@
 // The source behind GRANT, when a connection was lost (DESIGN §5).
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -14,6 +15,8 @@ namespace {
 
 // Between two tries to find a destination again.
 constexpr absl::Duration kRecoveryPause = absl::Milliseconds(250);
+// And at most, where they led to nothing although it was found.
+constexpr absl::Duration kLongestRecoveryPause = absl::Seconds(4);
 
 }  // namespace
 
@@ -36,11 +39,13 @@ absl::Status Source::Recover(const Address& destination) {
 absl::Status Source::KeepTrying(const Address& destination, const absl::Status& lost) {
   absl::Status status = lost.ok() ? absl::CancelledError("the search for the destination was ended") : lost;
   MonotonicTime until = MonotonicTime::Now() + options_.recover_for;
-  uint32_t recoveries = 0;
-  bool first = true;
+  // Time is given for progress: a connection that is found again and again, and lost before anything came of it, is
+  // none.
+  uint64_t least_missing = port_.memory().total_bytes() / kPageBytes;
+  bool ran_there = ran_there_;
+  absl::Duration pause;
   while (state_.get() == MoveState::kPostcopyPaused && (features_ & kFeatureRecovery) != 0) {
     Publish([](MoveProgress&) {});
-    const absl::Duration pause = std::exchange(first, false) ? absl::ZeroDuration() : kRecoveryPause;
     {
       const TimedMutexLock lock(&mutex_);
       if (mutex_.AwaitFor(absl::Condition(&leaving_), pause)) {
@@ -56,10 +61,14 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
     if (lost.ok() || state_.get() != MoveState::kPostcopyPaused) {
       status = std::move(given_up);
     }
-    const TimedMutexLock lock(&mutex_);
-    if (std::exchange(recoveries, report_.recoveries) != report_.recoveries) {
+    const bool progress =
+        std::exchange(ran_there, ran_there_.load()) != ran_there_ || missing_.value_or(least_missing) < least_missing;
+    if (progress) {
+      least_missing = missing_.value_or(least_missing);
       until = MonotonicTime::Now() + options_.recover_for;
     }
+    pause = missing_.has_value() && !progress ? std::min(std::max(2 * pause, kRecoveryPause), kLongestRecoveryPause)
+                                              : kRecoveryPause;
     if (MonotonicTime::Now() >= until) {
       break;
     }
@@ -88,6 +97,7 @@ absl::Status Source::StartAnew() {
     }
   }
   peer_ = nullptr;
+  missing_.reset();
   reached_ = false;
   // Joins their threads, which may signal until then.
   control.reset();
@@ -166,6 +176,10 @@ absl::Status Source::TryToRecover(const Address& destination) {
     FERRITE_RETURN_IF_ERROR(SendGrant(start));
   }
   FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing());
+  missing_ = 0;
+  for (const RegionRun& run : missing) {
+    *missing_ += run.count;
+  }
   FERRITE_RETURN_IF_ERROR(OpenPages(destination));
   for (const RegionRun& run : missing) {
     pages_->MakePending(run);
@@ -237,6 +251,7 @@ void Source::Leave() {
 void Source::Abandon() {
   const TimedMutexLock lock(&mutex_);
   leaving_ = true;
+  abandoned_ = true;
   cancel_.Signal();
   if (pages_ != nullptr) {
     pages_->Shutdown();

@@ -33,6 +33,13 @@ std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
   return buffers;
 }
 
+// Of a call that failed: the connection's affair, or that of our own memory.
+absl::Status Failed(int error, const std::string& what) {
+  const absl::Status status = ErrnoStatus(error, what);
+  return error == EFAULT || error == ENOMEM ? absl::ResourceExhaustedError(status.message())
+                                            : absl::UnavailableError(status.message());
+}
+
 class SocketStream final : public Stream {
  public:
   SocketStream(Fd fd, std::string peer) : fd_(std::move(fd)), peer_(std::move(peer)) { SetPatience(kDefaultPatience); }
@@ -57,7 +64,7 @@ class SocketStream final : public Stream {
         if (errno == EAGAIN) {
           return absl::UnavailableError(absl::StrCat(peer_, " stopped sending in the middle of a frame"));
         }
-        return absl::UnavailableError(ErrnoStatus(absl::StrCat("receive from ", peer_)).message());
+        return Failed(errno, absl::StrCat("receive from ", peer_));
       }
       if (n == 0) {
         return got == 0
@@ -85,7 +92,7 @@ class SocketStream final : public Stream {
         if (errno == EAGAIN) {
           return absl::UnavailableError(absl::StrCat(peer_, " stopped reading"));
         }
-        return absl::UnavailableError(ErrnoStatus(absl::StrCat("send to ", peer_)).message());
+        return Failed(errno, absl::StrCat("send to ", peer_));
       }
       buffers = Advance(buffers, static_cast<size_t>(n));
     }

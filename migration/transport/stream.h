@@ -23,7 +23,8 @@ namespace ferrite::migration {
 // There are no time limits in here: whoever watches over the move (PING, a deadline, a cancel) shuts the stream down.
 //
 // Errors: UNAVAILABLE, with the peer's address, when the connection broke or was shut down; OUT_OF_RANGE when the peer
-// closed it between two reads (at the first byte of a ReadAll).
+// closed it between two reads (at the first byte of a ReadAll); RESOURCE_EXHAUSTED when the memory that the bytes come
+// from or go to cannot be had: that is no property of the connection, which is of no more use all the same.
 class Stream {
  public:
   virtual ~Stream() = default;

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -87,6 +88,23 @@ TEST(StreamTest, GivesUpAPeerThatStopsInTheMiddle) {
   const std::vector<uint8_t> much(16 << 20);
   const absl::Status write = pair->second->WriteAll(much);
   EXPECT_NE(write.message().find("stopped reading"), absl::string_view::npos) << write;
+}
+
+// Whoever reads it off as a lost connection would try again for ever.
+TEST(StreamTest, TellsMemoryThatCannotBeHadFromABrokenConnection) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  void* const closed = mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(closed, MAP_FAILED);
+  const std::span<uint8_t> memory(static_cast<uint8_t*>(closed), 4096);
+  const absl::Status write = pair->first->WriteAll(std::span<const uint8_t>(memory));
+  EXPECT_EQ(write.code(), absl::StatusCode::kResourceExhausted) << write;
+  const std::array<uint8_t, 8> bytes{};
+  ASSERT_TRUE(pair->first->WriteAll(bytes).ok());
+  const absl::Status read = pair->second->ReadAll(memory.first(8));
+  EXPECT_EQ(read.code(), absl::StatusCode::kResourceExhausted) << read;
+  EXPECT_TRUE(absl::StrContains(read.message(), "Bad address")) << read;
+  munmap(closed, 4096);
 }
 
 TEST(StreamTest, ShutdownEndsAReadThatWaits) {

@@ -1,8 +1,12 @@
 // Connections that are lost after the guest was handed over (R2, R4, DESIGN §5). The guest proves them: each of its
 // steps checks a page (R1).
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
+#include <optional>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "tests/migration/move_harness.h"
@@ -208,6 +212,76 @@ TEST(RecoverTest, AtAWrongAddressChangesNothing) {
                   return source.Recover(move.relay().address());
                 });
   ExpectArrived(move, result);
+}
+
+// Memory that the destination cannot fill: of a region, from `first` on. As in a control group that allows no more.
+class ClosedMemory {
+ public:
+  ClosedMemory(GuestMemory& memory, uint64_t first, uint64_t pages) {
+    const auto& region = memory.regions()[0];
+    for (const std::span<uint8_t> mapping : {region->alias_mapping(), region->guest_mapping()}) {
+      if (!mapping.empty()) {
+        parts_.push_back(mapping.subspan(first * kPageBytes, pages * kPageBytes));
+        Protect(PROT_NONE);
+        break;
+      }
+    }
+  }
+  void Open() { Protect(PROT_READ | PROT_WRITE); }
+
+ private:
+  void Protect(int protection) {
+    for (const std::span<uint8_t> part : parts_) {
+      EXPECT_EQ(mprotect(part.data(), part.size(), protection), 0);
+    }
+  }
+  std::vector<std::span<uint8_t>> parts_;
+};
+
+// An error of this side's own that does not go away is no lost connection: it is told, tried again a few times, and
+// then a person decides. Nothing is lost by that.
+TEST(LocalErrorTest, EndsTheMoveAfterAWhileAndCanBeMended) {
+  FakeMove move({});
+  std::optional<ClosedMemory> closed;
+  move.destination().on_run = [&] { closed.emplace(*move.destination().memory(), 4096, 64); };
+  const absl::Duration limit = absl::Milliseconds(500);
+  absl::Time lost;
+  const FakeMoveResult result = move.Move(
+      {.mode = MoveMode::kPostcopy, .recover_for = limit},
+      [&](Source&, const MoveProgress& progress) {
+        if (progress.state == MoveState::kPostcopyPaused && lost == absl::Time()) {
+          lost = absl::Now();
+        }
+      },
+      [&](Source& source, const absl::Status& status) {
+        EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+        EXPECT_NE(status.message().find("the destination says: post-copy: memory ram-low (memfd): "),
+                  absl::string_view::npos)
+            << status;
+        EXPECT_NE(status.message().find("Bad address"), absl::string_view::npos) << status;
+        // Each try that brought something gives more time, but they are few.
+        EXPECT_LE(source.report().recoveries, 12u);
+        closed->Open();
+        return source.Recover(Address{.kind = Address::Kind::kUnix, .path = source.where().substr(5)});
+      });
+  ExpectArrived(move, result);
+}
+
+// The same before the guest was handed over: it stays, and the words say whose memory it was.
+TEST(LocalErrorTest, BeforeGrantIsToldAtTheSource) {
+  FakeMove move({});
+  std::optional<ClosedMemory> closed;
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPrecopy}, [&](Source&, const MoveProgress& progress) {
+    if (progress.state == MoveState::kActive && !closed.has_value()) {
+      const auto& region = move.destination().memory()->regions()[0];
+      EXPECT_EQ(mprotect(region->guest_mapping().data() + 4096 * kPageBytes, 64 * kPageBytes, PROT_NONE), 0);
+      closed.emplace(*move.destination().memory(), 4096, 64);
+    }
+  });
+  ExpectIsBack(move, result);
+  EXPECT_NE(result.source.message().find("the destination says: memory ram-low (memfd): "), absl::string_view::npos)
+      << result.source;
+  ExpectGuestIsWhole(move.source_guest());
 }
 
 // A state whose loading waits for a page does not wait for a source that is gone.

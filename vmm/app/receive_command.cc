@@ -203,7 +203,7 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   if (!stopped.WaitFor(kStopPatience)) {
     // Somebody waits for a page that does not come. To let them go on without it would let a device write to a disk
     // what the guest never meant: they end with the process.
-    Log().warn("the guest waits for memory that is missing: its monitor ends without it");
+    Log().warn("the guest cannot be stopped, as when it waits for memory that is missing: its monitor ends without it");
     monitor->LeaveRunDir();
     _exit(kExitOk);
   }
