@@ -35,7 +35,7 @@ interface Control {
   # away; `watch` tells how it goes, until an event whose `move` is over.
   startMove @9 (destination :Text, options :MoveOptions) -> (error :Error, number :UInt64);
   moveStatus @10 () -> (error :Error, move :Move);   # of the last one, or the one that is on
-  cancelMove @11 () -> (error :Error);    # returns when it has taken note; the guest then runs on here
+  cancelMove @11 () -> (error :Error);    # returns when it has taken note; the guest then stays here
   startPostcopy @12 () -> (error :Error); # likewise; ends the rounds of pre-copy
   # Of a guest that was handed over and whose connection was lost: looks for the destination again (an empty text: where
   # it was) and goes on, as startMove; or runs the guest here again, and returns when it does.
@@ -163,6 +163,7 @@ struct Move {
     hereStopped @2;
     there @3;                     # it runs at the destination, which has said so
     handedOver @4;                # it may run there, and does not here
+    therePaused @5;               # it is there, paused as it was here
   }
 
   struct Report {

@@ -342,12 +342,12 @@ class DiskTakeBackTest : public testing::Test {
 TEST_F(DiskTakeBackTest, DiskThatSomebodyElseKeepsCostsNoMoreThanAPause) {
   const MoveResult result = FailingMove(nullptr);
   EXPECT_EQ(result.source_state, MoveState::kFailed);
-  EXPECT_TRUE(absl::StrContains(result.source.message(), "the guest stays paused here")) << result.source;
+  EXPECT_TRUE(absl::StrContains(result.source.message(), "the guest did not go on here")) << result.source;
   EXPECT_TRUE(absl::StrContains(result.source.message(), "is in use by")) << result.source;
   EXPECT_FALSE(absl::StrContains(result.source.message(), "runs on")) << result.source;
   EXPECT_EQ(machine().state(), MachineState::kPaused);
   EXPECT_NE(access((moving_->directory() + "/grant").c_str(), F_OK), 0);
-  Mover mover(machine(), moving_->directory(), nullptr);
+  Mover mover(machine(), moving_->directory(), /*console_socket=*/"", nullptr);
   for (const absl::Status& refused : {machine().Resume(), mover.Start("unix:/nobody", {})}) {
     EXPECT_TRUE(absl::StrContains(refused.message(), "is in use by")) << refused;
   }

@@ -215,7 +215,7 @@ TEST(TakeBackTest, GuestWhoseDisksDoNotComeBackStaysPausedAndCanMove) {
     EXPECT_FALSE(move.port().tracking);
     EXPECT_EQ(move.port().inhibited, 0);
     const std::string message(failed.source.message());
-    EXPECT_NE(message.find("stays paused here"), std::string::npos) << message;
+    EXPECT_NE(message.find("did not go on here"), std::string::npos) << message;
     EXPECT_NE(message.find("take the disks back: injected"), std::string::npos) << message;
     EXPECT_EQ(message.find("runs on"), std::string::npos) << message;
     move.destination().failure = FakeFailure::kNone;

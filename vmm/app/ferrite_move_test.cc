@@ -28,9 +28,12 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "devices/block/disk_image.h"
+#include "migration/transport/address.h"
+#include "migration/transport/socket.h"
 #include "tests/fakes/relay.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
+#include "vmm/base/fd.h"
 
 namespace ferrite {
 namespace {
@@ -241,6 +244,44 @@ TEST_F(FerriteMoveTest, FailedMoveSaysWhereTheGuestIs) {
   EXPECT_EQ(self.exit_code, kExitFailure);
   EXPECT_TRUE(absl::StrContains(self.err, "own control socket")) << self.err;
   EXPECT_EQ(Info("here")["state"], "running");
+}
+
+TEST_F(FerriteMoveTest, GuestThatPoweredOffMeanwhileIsNotSaidToRunOn) {
+  const std::string console = absl::StrCat(directory_, "/con");
+  const std::string log = absl::StrCat(directory_, "/log");
+  std::vector<std::string> words = Words(
+      "here", absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --detach --console unix:", console,
+                           " --log ", log, " --cmdline"));
+  words.insert(words.end() - 2, "set=16M report_ms=10");
+  ASSERT_EQ(RunFerrite(words).exit_code, kExitOk);
+  const Finished self = Ferrite("here", absl::StrCat("move web1 unix:", console));
+  EXPECT_EQ(self.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(self.err, "own console socket")) << self.err;
+
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
+  FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
+  const absl::Time deadline = absl::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "active" && absl::Now() < deadline) {
+  }
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  auto keyboard = migration::Connect(*migration::ParseAddress(absl::StrCat("unix:", console)), kPatience, *cancel);
+  ASSERT_TRUE(keyboard.ok()) << keyboard.status();
+  const uint8_t key = 'q';  // check and power off
+  ASSERT_TRUE((*keyboard)->WriteAll({&key, 1}).ok());
+  const Finished moved = move.Wait();
+  EXPECT_EQ(moved.exit_code, kExitFailure);
+  EXPECT_FALSE(absl::StrContains(moved.err, "runs on here")) << moved.err;
+  const auto logged = [&] {
+    std::stringstream text;
+    text << std::ifstream(log).rdbuf();
+    return text.str();
+  };
+  while (!absl::StrContains(logged(), "the guest was here and has stopped") && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_TRUE(absl::StrContains(logged(), "the guest was here and has stopped")) << logged();
+  EXPECT_FALSE(absl::StrContains(logged(), "runs on here")) << logged();
 }
 
 TEST_F(FerriteMoveTest, CancelledMoveLeavesTheGuestAndEndsTheReceiver) {

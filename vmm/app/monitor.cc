@@ -52,6 +52,9 @@ absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const RunOptions& run, 
   FERRITE_ASSIGN_OR_RETURN(EventFd ended, EventFd::Create());
   std::unique_ptr<Monitor> monitor(new Monitor(std::move(signals), std::move(ended)));
   monitor->name_ = run.config.name;
+  if (run.console.kind == ConsoleSink::Kind::kUnix) {
+    monitor->console_socket_ = run.console.path;
+  }
   FERRITE_ASSIGN_OR_RETURN(monitor->kvm_, Kvm::Open());
   FERRITE_ASSIGN_OR_RETURN(monitor->run_dir_, RunDir::Create(base, run.config.name));
   FERRITE_RETURN_IF_ERROR(monitor->GoOn());
@@ -121,7 +124,7 @@ void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arriva
 
 void Monitor::SetMachine(std::unique_ptr<Machine> machine, const MoveStatus& arrival) {
   machine_ = std::move(machine);
-  mover_ = std::make_unique<Mover>(*machine_, run_dir_->path(), [this](const MoveStatus& move) {
+  mover_ = std::make_unique<Mover>(*machine_, run_dir_->path(), console_socket_, [this](const MoveStatus& move) {
     absl::MutexLock lock(&mutex_);
     if (published_to_ != nullptr) {
       published_to_->Publish(move);

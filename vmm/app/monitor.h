@@ -73,6 +73,7 @@ class Monitor {
   ControlTarget Target(Machine* machine);
 
   std::string name_;
+  std::string console_socket_;  // its path, if there is one
   StopSignals signals_;
   EventFd ended_;
   std::unique_ptr<Kvm> kvm_;

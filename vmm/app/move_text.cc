@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -31,6 +30,8 @@ const char* PlaceName(GuestPlace place) {
       return "here-stopped";
     case GuestPlace::kThere:
       return "there";
+    case GuestPlace::kTherePaused:
+      return "there-paused";
     case GuestPlace::kHandedOver:
       break;
   }
@@ -158,32 +159,17 @@ std::string FormatArrival(const migration::MoveReport& report) {
 }
 
 std::string FormatGuestPlace(const std::string& name, const MoveStatus& move) {
-  switch (move.guest) {
-    case GuestPlace::kHereRunning:
-      return fmt::format("{} runs on here", name);
-    case GuestPlace::kHerePaused:
-      return fmt::format("{} is here, paused", name);
-    case GuestPlace::kHereStopped:
-      return fmt::format("{} was here and has stopped", name);
-    case GuestPlace::kThere:
-      return fmt::format("{} runs at {}", name, move.where);
-    case GuestPlace::kHandedOver:
-      break;
-  }
-  return fmt::format("{} was handed over to {} and the connection is lost; {}", name, move.where, HandedOver(name));
+  const std::string place = DescribePlace(move.guest, name, move.where);
+  return move.guest == GuestPlace::kHandedOver ? absl::StrCat(place, "; ", HandedOver(name)) : place;
 }
 
 std::string FormatMoveFailure(const std::string& name, const MoveStatus& move) {
-  // The move's own word of the place comes from where only "the guest" is known.
   absl::string_view reason = move.result.message();
-  absl::ConsumeSuffix(&reason, "; the guest runs on here");
   if (move.guest == GuestPlace::kHandedOver) {
     absl::ConsumeSuffix(&reason, "; this side stays paused and keeps the guest's memory");
     return absl::StrCat(reason, "; ", HandedOver(name));
   }
-  return move.guest == GuestPlace::kHerePaused && absl::StrContains(reason, "the guest stays paused here")
-             ? std::string(reason)
-             : absl::StrCat(reason, "; ", FormatGuestPlace(name, move));
+  return absl::StrCat(reason, "; ", FormatGuestPlace(name, move));
 }
 
 Json MoveJson(const MoveStatus& move) {

@@ -36,17 +36,24 @@ TEST(MoveTextTest, ProgressTellsOfMemoryWhenThereIsSome) {
   EXPECT_EQ(FormatMoveProgress(round), "postcopy-active, round 2: 512 MiB sent, 12 MiB left, 1 MiB/s, 3 faults");
 }
 
+TEST(MoveTextTest, GuestThatWasPausedIsNotSaidToRun) {
+  MoveStatus move;
+  move.where = "tcp:there:4000";
+  move.guest = GuestPlace::kThere;
+  EXPECT_EQ(FormatGuestPlace("web1", move), "web1 runs at tcp:there:4000");
+  move.guest = GuestPlace::kTherePaused;
+  EXPECT_EQ(FormatGuestPlace("web1", move), "web1 is at tcp:there:4000, paused");
+}
+
 TEST(MoveTextTest, FailureSaysOnceWhereTheGuestIs) {
   MoveStatus move = In(MoveState::kFailed, 0);
   move.guest = GuestPlace::kHereRunning;
-  move.result = absl::UnavailableError("nobody there; the guest runs on here");
+  move.result = absl::UnavailableError("nobody there");
   EXPECT_EQ(FormatMoveFailure("web1", move), "nobody there; web1 runs on here");
   move.guest = GuestPlace::kHerePaused;
   EXPECT_EQ(FormatMoveFailure("web1", move), "nobody there; web1 is here, paused");
-  move.result = absl::FailedPreconditionError("no; the guest stays paused here, since this failed: disk");
-  EXPECT_EQ(FormatMoveFailure("web1", move), move.result.message());
   move.guest = GuestPlace::kHereStopped;
-  EXPECT_EQ(FormatMoveFailure("web1", move), absl::StrCat(move.result.message(), "; web1 was here and has stopped"));
+  EXPECT_EQ(FormatMoveFailure("web1", move), "nobody there; web1 was here and has stopped");
   move.guest = GuestPlace::kHandedOver;
   move.result = absl::UnavailableError(
       "the guest was handed over to tcp:there:4000, then: gone; this side stays paused and keeps the guest's memory");

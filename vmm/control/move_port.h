@@ -17,8 +17,12 @@ enum class GuestPlace {
   kHerePaused,
   kHereStopped,  // it ended by itself, or was ended
   kThere,        // it runs at the destination, which has said so (R10)
+  kTherePaused,  // it is there, paused as it was here
   kHandedOver,   // GRANT went out and its answer did not come: it may run at the destination, and does not here
 };
+
+// In words, as "web1 runs on here"; `who` is the guest, `where` its destination.
+std::string DescribePlace(GuestPlace place, absl::string_view who, absl::string_view where);
 
 // One move of a machine away from here.
 struct MoveStatus {

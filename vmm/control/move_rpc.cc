@@ -34,6 +34,8 @@ control::Move::Place ToRpc(GuestPlace place) {
       return control::Move::Place::HERE_STOPPED;
     case GuestPlace::kThere:
       return control::Move::Place::THERE;
+    case GuestPlace::kTherePaused:
+      return control::Move::Place::THERE_PAUSED;
     case GuestPlace::kHandedOver:
       break;
   }
@@ -50,6 +52,8 @@ GuestPlace FromRpc(control::Move::Place place) {
       return GuestPlace::kHereStopped;
     case control::Move::Place::THERE:
       return GuestPlace::kThere;
+    case control::Move::Place::THERE_PAUSED:
+      return GuestPlace::kTherePaused;
     case control::Move::Place::HANDED_OVER:
       break;
   }

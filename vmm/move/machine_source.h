@@ -45,6 +45,9 @@ class MachineSource final : public migration::SourcePort {
   absl::Status RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
   void Moved(absl::string_view where) override { machine_.Leave(std::string(where)); }
 
+  // Whether the guest ran when it was paused for the switchover. When the move is over.
+  bool ran() const { return ran_; }
+
   // A disk that somebody else has is not waited for any more. Any thread.
   void StopTrying();
 

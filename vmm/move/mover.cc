@@ -21,8 +21,11 @@ bool SameFile(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-Mover::Mover(Machine& machine, std::string run_directory, Listener listener)
-    : machine_(machine), run_directory_(std::move(run_directory)), listener_(std::move(listener)) {}
+Mover::Mover(Machine& machine, std::string run_directory, std::string console_socket, Listener listener)
+    : machine_(machine),
+      run_directory_(std::move(run_directory)),
+      console_socket_(std::move(console_socket)),
+      listener_(std::move(listener)) {}
 
 Mover::~Mover() {
   // Too late or nothing to cancel: then there is its end to wait for, or none.
@@ -32,13 +35,23 @@ Mover::~Mover() {
   thread_.Join();
 }
 
-absl::Status Mover::Start(const std::string& where, const migration::MoveOptions& options) {
-  FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(where));
-  if (address.kind == migration::Address::Kind::kUnix &&
-      SameFile(address.path, absl::StrCat(run_directory_, "/control.sock"))) {
-    return absl::InvalidArgumentError(
-        "that is this machine's own control socket; give the address of another monitor's `ferrite receive`");
+absl::StatusOr<migration::Address> Mover::ReadAddress(const std::string& where) const {
+  FERRITE_ASSIGN_OR_RETURN(migration::Address address, migration::ParseAddress(where));
+  if (address.kind == migration::Address::Kind::kUnix) {
+    for (const auto& [path, what] :
+         {std::pair<std::string, const char*>{absl::StrCat(run_directory_, "/control.sock"), "control"},
+          {console_socket_, "console"}}) {
+      if (SameFile(address.path, path)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "that is this machine's own ", what, " socket; give the address of another monitor's `ferrite receive`"));
+      }
+    }
   }
+  return address;
+}
+
+absl::Status Mover::Start(const std::string& where, const migration::MoveOptions& options) {
+  FERRITE_ASSIGN_OR_RETURN(const migration::Address address, ReadAddress(where));
   const absl::MutexLock start_lock(&start_mutex_);
   {
     const TimedMutexLock lock(&mutex_);
@@ -96,7 +109,7 @@ absl::Status Mover::Recover(const std::string& where) {
       to = status_.where;
     }
   }
-  FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(to));
+  FERRITE_ASSIGN_OR_RETURN(const migration::Address address, ReadAddress(to));
   thread_.Join();
   {
     const TimedMutexLock lock(&mutex_);
@@ -120,7 +133,7 @@ absl::Status Mover::TakeBack(bool force) {
       for (const DiskConfig& disk : machine_.config().disks) {
         if (!disk.read_only) {
           return absl::FailedPreconditionError(
-              absl::StrCat("the guest has run at ", status_.where, " and may have written to its disk ", disk.id,
+              absl::StrCat("the guest was taken over at ", status_.where, " and may have written to its disk ", disk.id,
                            ": its memory here is older than that. Stop it here and boot it anew, or recover the move"));
         }
       }
@@ -129,7 +142,7 @@ absl::Status Mover::TakeBack(bool force) {
     status_.over = false;
     StartThread([force, &status](migration::Source& source) {
       status = source.TakeBack(force);
-      return status.ok() ? absl::AbortedError("the guest was taken back; it runs on here") : status;
+      return status.ok() ? absl::AbortedError("the guest was taken back") : status;
     });
   }
   Wait();
@@ -163,9 +176,12 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
   const absl::Status result = phase(*source);
   const GuestPlace guest = PlaceAfter(result);
   if (result.ok()) {
-    Log().info("move: done, the guest runs there");
+    Log().info("move: done, {}", DescribePlace(guest, "the guest", source->where()));
+  } else if (guest == GuestPlace::kHandedOver) {
+    // The session's own words tell of it.
+    Log().warn("move: {}", std::string(result.message()));
   } else {
-    Log().warn("move: {}", result.ToString());
+    Log().warn("move: {}; {}", std::string(result.message()), DescribePlace(guest, "the guest", source->where()));
   }
   {
     const TimedMutexLock lock(&mutex_);
@@ -186,7 +202,7 @@ GuestPlace Mover::PlaceAfter(const absl::Status& result) const {
   {
     const TimedMutexLock lock(&mutex_);
     if (result.ok() && source_->state() == migration::MoveState::kCompleted) {
-      return GuestPlace::kThere;
+      return port_->ran() ? GuestPlace::kThere : GuestPlace::kTherePaused;
     }
     if (source_->state() == migration::MoveState::kPostcopyPaused) {
       return GuestPlace::kHandedOver;
@@ -268,15 +284,11 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
     if (force) {
       return absl::OkStatus();
     }
-    if (state == migration::MoveState::kPostcopyPaused || state == migration::MoveState::kPostcopyRecover) {
+    if (state == migration::MoveState::kPostcopyPaused || state == migration::MoveState::kPostcopyRecover ||
+        (on_ && state == migration::MoveState::kPostcopyActive)) {
       return absl::FailedPreconditionError(
           absl::StrCat("cannot stop: the guest was handed over to ", status_.where,
-                       " and may still need its memory from here; --force gives that up"));
-    }
-    if (on_ && state == migration::MoveState::kPostcopyActive) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("cannot stop: the guest runs at ", status_.where,
-                       " and still needs its memory from here; --force gives that up, and the guest with it"));
+                       " and may still need its memory from here; --force gives that up, and the guest with it"));
     }
     return absl::OkStatus();
   }

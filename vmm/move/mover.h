@@ -8,6 +8,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "migration/session/source.h"
@@ -30,8 +31,9 @@ class Mover final : public MovePort {
   using Listener = std::function<void(const MoveStatus&)>;
   static constexpr absl::Duration kTick = absl::Milliseconds(250);
 
-  // `machine` outlives the mover. `run_directory` is the machine's own: grants are recorded there.
-  Mover(Machine& machine, std::string run_directory, Listener listener);
+  // `machine` outlives the mover. `run_directory` is the machine's own: grants are recorded there. `console_socket` is
+  // where its console listens, if it does.
+  Mover(Machine& machine, std::string run_directory, std::string console_socket, Listener listener);
   // Cancels a move that can be cancelled, and waits for it.
   ~Mover() override;
 
@@ -61,6 +63,8 @@ class Mover final : public MovePort {
   void StartThread(std::function<absl::Status(migration::Source&)> phase) ABSL_EXCLUSIVE_LOCKS_REQUIRED(start_mutex_);
   void Run(const std::function<absl::Status(migration::Source&)>& phase);
   absl::Status CheckHandedOver() const;
+  // The address, if it is not one at which this monitor itself listens for something else.
+  absl::StatusOr<migration::Address> ReadAddress(const std::string& where) const;
   void Tick();
   void Publish();
   bool Needed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -68,6 +72,7 @@ class Mover final : public MovePort {
 
   Machine& machine_;
   const std::string run_directory_;
+  const std::string console_socket_;
   const Listener listener_;
 
   absl::Mutex start_mutex_;

@@ -1,0 +1,25 @@
+#include "vmm/control/move_port.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace ferrite {
+
+std::string DescribePlace(GuestPlace place, absl::string_view who, absl::string_view where) {
+  switch (place) {
+    case GuestPlace::kHereRunning:
+      return absl::StrCat(who, " runs on here");
+    case GuestPlace::kHerePaused:
+      return absl::StrCat(who, " is here, paused");
+    case GuestPlace::kHereStopped:
+      return absl::StrCat(who, " was here and has stopped");
+    case GuestPlace::kThere:
+      return absl::StrCat(who, " runs at ", where);
+    case GuestPlace::kTherePaused:
+      return absl::StrCat(who, " is at ", where, ", paused");
+    case GuestPlace::kHandedOver:
+      break;
+  }
+  return absl::StrCat(who, " was handed over to ", where, " and the connection is lost");
+}
+
+}  // namespace ferrite
