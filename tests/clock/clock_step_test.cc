@@ -28,8 +28,9 @@
 namespace ferrite {
 namespace {
 
-// What did not end by then waits for the wall clock.
-constexpr absl::Duration kPatience = absl::Seconds(60);
+// What did not end by then waits for the wall clock, which is wrong by an hour. All of it takes some seconds, but the
+// host of this emulated machine may have other things to do.
+constexpr absl::Duration kPatience = absl::Minutes(3);
 
 // An emulated processor (CPUID leaf 0x40000000), the host name that outer_init.sh gives, and its files at the root.
 bool InOuterMachine() {
@@ -74,7 +75,7 @@ class ClockStepTest : public testing::TestWithParam<absl::Duration> {
   void Restore() { SetWallTime(MonotonicTime::Now().since_origin() + offset_); }
 
   // Runs `body` on a thread of its own, and returns how long it took. When that is too long, the clock is set right so
-  // that it may end.
+  // that it may end, or else the whole test does.
   absl::Duration Took(const std::function<void()>& body) {
     const MonotonicTime start = MonotonicTime::Now();
     // Watched by poll(2) and not by what is tested.
@@ -87,6 +88,8 @@ class ClockStepTest : public testing::TestWithParam<absl::Duration> {
     if (poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))) != 1) {
       ADD_FAILURE() << "still not done after " << kPatience;
       Restore();
+      // Who took the wrong time for a duration sleeps for an hour whatever the clock says now.
+      FERRITE_CHECK(poll(&polled, 1, 10'000) == 1);
     }
     thread.Join();
     EXPECT_TRUE(stepped_) << "the clock was never set";
@@ -124,7 +127,6 @@ TEST_P(ClockStepTest, WaitForAConditionEndsInItsTime) {
   stepper.Join();
   EXPECT_FALSE(met);
   EXPECT_GE(took, kWait);
-  EXPECT_LT(took, kWait + absl::Seconds(10));
 }
 
 TEST_P(ClockStepTest, TimerOfTheEventLoopKeepsItsPeriod) {
@@ -149,7 +151,6 @@ TEST_P(ClockStepTest, TimerOfTheEventLoopKeepsItsPeriod) {
   });
   watch.reset();
   EXPECT_GE(took, kTimes * kPeriod);
-  EXPECT_LT(took, kTimes * kPeriod + absl::Seconds(10));
 }
 
 class ClockStepMoveTest : public ClockStepTest {
@@ -166,7 +167,8 @@ class ClockStepMoveTest : public ClockStepTest {
       result = move.Move({.mode = mode,
                           .downtime_limit = absl::Milliseconds(500),
                           .max_bandwidth = max_bandwidth,
-                          .max_postcopy_bandwidth = max_postcopy_bandwidth},
+                          .max_postcopy_bandwidth = max_postcopy_bandwidth,
+                          .silence = kPatience},
                          [&](migration::Source&, const migration::MoveProgress& progress) {
                            const bool sends = mode == migration::MoveMode::kPostcopy
                                                   ? progress.state == migration::MoveState::kPostcopyActive
