@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "vmm/base/log.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite {
 
@@ -36,7 +37,7 @@ class CapturedLog {
   class Sink final : public spdlog::sinks::sink {
    public:
     void log(const spdlog::details::log_msg& message) override {
-      absl::MutexLock lock(&mutex_);
+      TimedMutexLock lock(&mutex_);
       text_.append(message.payload.data(), message.payload.size()).append("\n");
     }
     void flush() override {}
@@ -44,17 +45,17 @@ class CapturedLog {
     void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
 
     std::string text() const {
-      absl::MutexLock lock(&mutex_);
+      TimedMutexLock lock(&mutex_);
       return text_;
     }
     bool WaitFor(absl::string_view part) const {
       const auto logged = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return absl::StrContains(text_, part); };
-      absl::MutexLock lock(&mutex_);
-      return mutex_.AwaitWithTimeout(absl::Condition(&logged), absl::Seconds(20));
+      TimedMutexLock lock(&mutex_);
+      return mutex_.AwaitFor(absl::Condition(&logged), absl::Seconds(20));
     }
 
    private:
-    mutable absl::Mutex mutex_;
+    mutable TimedMutex mutex_;
     std::string text_ ABSL_GUARDED_BY(mutex_);
   };
 
