@@ -26,7 +26,11 @@ namespace {
 using Json = nlohmann::json;
 using ::testing::HasSubstr;
 
-constexpr int kMoves = 10;
+// To and fro in each mode; linux_move_long_nested_test asks for more of them.
+int Moves() {
+  const char* moves = getenv("FERRITE_LINUX_MOVES");
+  return moves != nullptr ? std::atoi(moves) : 4;
+}
 
 // The emulated machine finds out the frequency of its time stamp counter with an error of some per cent, more of them
 // when its host is busy. A clock that was not restored is off by the guest's whole life or by the host's.
@@ -187,8 +191,10 @@ class LinuxMoveTest : public ::testing::Test {
 // In each mode: the guest finds its memory and its clock right (R1), one monitor has it and its disk (R2), and who says
 // that it has moved has heard it from there (R10).
 TEST_F(LinuxMoveTest, AutoToAndFro) {
+  const int moves = Moves();
+  ASSERT_GT(moves, 0);
   ASSERT_NO_FATAL_FAILURE(Start(1));
-  for (int i = 0; i < kMoves; ++i) {
+  for (int i = 0; i < moves; ++i) {
     SCOPED_TRACE(absl::StrCat("move ", i));
     Json report;
     ASSERT_NO_FATAL_FAILURE(MoveOnce("auto", &report));
@@ -198,8 +204,10 @@ TEST_F(LinuxMoveTest, AutoToAndFro) {
 }
 
 TEST_F(LinuxMoveTest, PrecopyToAndFro) {
+  const int moves = Moves();
+  ASSERT_GT(moves, 0);
   ASSERT_NO_FATAL_FAILURE(Start(1));
-  for (int i = 0; i < kMoves; ++i) {
+  for (int i = 0; i < moves; ++i) {
     SCOPED_TRACE(absl::StrCat("move ", i));
     Json report;
     ASSERT_NO_FATAL_FAILURE(MoveOnce("precopy", &report));
@@ -211,8 +219,10 @@ TEST_F(LinuxMoveTest, PrecopyToAndFro) {
 }
 
 TEST_F(LinuxMoveTest, PostcopyToAndFroWithTwoCpus) {
+  const int moves = Moves();
+  ASSERT_GT(moves, 0);
   ASSERT_NO_FATAL_FAILURE(Start(2));
-  for (int i = 0; i < kMoves; ++i) {
+  for (int i = 0; i < moves; ++i) {
     SCOPED_TRACE(absl::StrCat("move ", i));
     Json report;
     ASSERT_NO_FATAL_FAILURE(MoveOnce("postcopy", &report));
