@@ -184,16 +184,95 @@ absl::StatusOr<KernelImage> ParseBzImage(const Head& head, const ByteSource& fil
   };
 }
 
-// The PVH entry in the notes of `header`, a PT_NOTE, if there is one. INVALID_ARGUMENT says what is wrong with them.
+bool IsLoaded(const KernelImage& image, uint64_t address) {
+  return std::any_of(image.segments.begin(), image.segments.end(), [&](const KernelSegment& segment) {
+    return address >= segment.address.value() && address - segment.address.value() < segment.memory_bytes;
+  });
+}
+
+// The PVH entry notes among a segment's notes, looked at in one way.
+class PvhNotes {
+ public:
+  static constexpr size_t kMinAlignment = 4;
+
+  PvhNotes(std::span<const uint8_t> notes, const KernelImage& image) : notes_(notes), image_(image) {}
+
+  // Looks at every note, each beginning at the next multiple of `alignment`. False when that does not come out at the
+  // segment's end, so that what was found may be no notes at all.
+  bool Walk(size_t alignment) {
+    const auto aligned = [&](uint64_t bytes) { return (bytes + alignment - 1) & ~uint64_t{alignment - 1}; };
+    uint64_t at = 0;
+    while (at + sizeof(Elf64_Nhdr) <= notes_.size()) {
+      const Elf64_Nhdr note = Header(at);
+      const uint64_t end = aligned(at + sizeof(note) + note.n_namesz) + note.n_descsz;
+      if (end > notes_.size()) {
+        return false;
+      }
+      Look(at);
+      at = aligned(end);
+    }
+    const auto rest = notes_.subspan(std::min<uint64_t>(at, notes_.size()));
+    return std::all_of(rest.begin(), rest.end(), [](uint8_t byte) { return byte == 0; });
+  }
+
+  // Looks at every multiple of 4, where all notes begin whatever surrounds them.
+  void Scan() {
+    for (uint64_t at = 0; at + sizeof(Elf64_Nhdr) <= notes_.size(); at += kMinAlignment) {
+      Look(at);
+    }
+  }
+
+  // The first good entry, if there is one, or what is wrong with the first that is not.
+  absl::StatusOr<std::optional<uint64_t>> entry() const {
+    return entry_.has_value() || wrong_.ok() ? absl::StatusOr<std::optional<uint64_t>>(entry_) : wrong_;
+  }
+
+ private:
+  Elf64_Nhdr Header(uint64_t at) const {
+    Elf64_Nhdr note;
+    std::memcpy(&note, notes_.data() + at, sizeof(note));
+    return note;
+  }
+
+  void Look(uint64_t at) {
+    constexpr uint32_t kPhys32EntryType = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
+    constexpr absl::string_view kName("Xen\0", 4);
+    const Elf64_Nhdr note = Header(at);
+    const std::span<const uint8_t> rest = notes_.subspan(at + sizeof(note));
+    if (entry_.has_value() || note.n_type != kPhys32EntryType || note.n_namesz != kName.size() ||
+        rest.size() < kName.size() || std::memcmp(rest.data(), kName.data(), kName.size()) != 0) {
+      return;
+    }
+    // The name has 4 bytes: the description follows at once in either alignment.
+    const std::span<const uint8_t> description = rest.subspan(kName.size());
+    uint64_t entry = 0;
+    if ((note.n_descsz != 4 && note.n_descsz != 8) || note.n_descsz > description.size()) {
+      wrong_.Update(Wrong("has a broken PVH entry note"));
+      return;
+    }
+    std::memcpy(&entry, description.data(), note.n_descsz);
+    if (!IsLoaded(image_, entry)) {
+      wrong_.Update(Wrong(absl::StrFormat("has a PVH entry %#x that lies in no loaded segment", entry)));
+      return;
+    }
+    entry_ = entry;
+  }
+
+  const std::span<const uint8_t> notes_;
+  const KernelImage& image_;
+  std::optional<uint64_t> entry_;
+  absl::Status wrong_;
+};
+
+// The PVH entry in the notes of `header`, a PT_NOTE of `image`, if there is one. INVALID_ARGUMENT says what is wrong
+// with them.
 //
 // Linkers put notes of different alignment into one segment, whose own alignment then says nothing about where each
-// of them begins. They all begin at a multiple of 4, and this one's name has 4 bytes, so that its description follows
-// at once: it is found whatever surrounds it.
-absl::StatusOr<std::optional<uint64_t>> FindPvhEntry(const ByteSource& file, const Elf64_Phdr& header) {
-  constexpr uint32_t kPhys32EntryType = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
-  constexpr absl::string_view kName("Xen\0", 4);
-  constexpr size_t kNoteAlignment = 4;
-  constexpr size_t kDescriptionOffset = sizeof(Elf64_Nhdr) + kName.size();
+// of them begins. Only notes through which no alignment leads are searched for what looks like an entry: a description
+// may hold that, too.
+absl::StatusOr<std::optional<uint64_t>> FindPvhEntry(const ByteSource& file, const Elf64_Phdr& header,
+                                                     const KernelImage& image) {
+  constexpr size_t kMaxAlignment = 8;
   if (header.p_filesz > kMaxNoteBytes) {
     return Wrong(absl::StrCat("has ", header.p_filesz, " bytes of ELF notes; ", kMaxNoteBytes, " is the most"));
   }
@@ -203,21 +282,16 @@ absl::StatusOr<std::optional<uint64_t>> FindPvhEntry(const ByteSource& file, con
   } else if (!status.ok()) {
     return status;
   }
-  for (size_t at = 0; at + kDescriptionOffset <= notes.size(); at += kNoteAlignment) {
-    Elf64_Nhdr note;
-    std::memcpy(&note, notes.data() + at, sizeof(note));
-    if (note.n_type != kPhys32EntryType || note.n_namesz != kName.size() ||
-        std::memcmp(notes.data() + at + sizeof(note), kName.data(), kName.size()) != 0) {
-      continue;
-    }
-    uint64_t entry = 0;
-    if ((note.n_descsz != 4 && note.n_descsz != 8) || note.n_descsz > notes.size() - at - kDescriptionOffset) {
-      return Wrong("has a broken PVH entry note");
-    }
-    std::memcpy(&entry, notes.data() + at + kDescriptionOffset, note.n_descsz);
-    return entry;
+  PvhNotes walked(notes, image);
+  if (walked.Walk(PvhNotes::kMinAlignment)) {
+    return walked.entry();
   }
-  return std::nullopt;
+  if (PvhNotes wider(notes, image); header.p_align == kMaxAlignment && wider.Walk(kMaxAlignment)) {
+    return wider.entry();
+  }
+  PvhNotes scanned(notes, image);
+  scanned.Scan();
+  return scanned.entry();
 }
 
 absl::StatusOr<KernelSegment> ParseSegment(const ByteSource& file, const Elf64_Phdr& header) {
@@ -264,12 +338,6 @@ absl::Status CheckElfHeader(const Head& head) {
   return absl::OkStatus();
 }
 
-bool IsLoaded(const KernelImage& image, uint64_t address) {
-  return std::any_of(image.segments.begin(), image.segments.end(), [&](const KernelSegment& segment) {
-    return address >= segment.address.value() && address - segment.address.value() < segment.memory_bytes;
-  });
-}
-
 absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
   FERRITE_RETURN_IF_ERROR(CheckElfHeader(head));
   const auto elf = head.Get<Elf64_Ehdr>(0);
@@ -287,7 +355,6 @@ absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
       .max_command_line_bytes = kElfMaxCommandLineBytes,
       .initrd_limit = kMmioHoleStart,
   };
-  std::optional<uint64_t> pvh_entry;
   for (const Elf64_Phdr& header : headers) {
     if (header.p_type == PT_INTERP) {
       return Wrong("is a program for user space (it names a dynamic linker), not a kernel");
@@ -296,25 +363,24 @@ absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
       FERRITE_ASSIGN_OR_RETURN(const KernelSegment segment, ParseSegment(file, header));
       image.segments.push_back(segment);
     }
-    if (header.p_type == PT_NOTE && !pvh_entry.has_value()) {
-      auto found = FindPvhEntry(file, header);
-      if (found.ok()) {
-        pvh_entry = *found;
-      } else if (absl::IsInvalidArgument(found.status())) {
-        image.passed_over = std::string(found.status().message());
-      } else {
-        return found.status();
-      }
+  }
+  // All segments are known now: an entry that lies in none of them does not hide a good one.
+  for (const Elf64_Phdr& header : headers) {
+    if (header.p_type != PT_NOTE) {
+      continue;
     }
-  }
-  if (pvh_entry.has_value() && IsLoaded(image, *pvh_entry)) {
-    image.protocol = BootProtocol::kPvh;
-    image.entry = *pvh_entry;
-    image.passed_over.clear();
-    return image;
-  }
-  if (pvh_entry.has_value()) {
-    image.passed_over = absl::StrFormat("has a PVH entry %#x that lies in no loaded segment", *pvh_entry);
+    const auto found = FindPvhEntry(file, header, image);
+    if (found.ok() && found->has_value()) {
+      image.protocol = BootProtocol::kPvh;
+      image.entry = **found;
+      image.passed_over.clear();
+      return image;
+    }
+    if (absl::IsInvalidArgument(found.status())) {
+      image.passed_over = std::string(found.status().message());
+    } else if (!found.ok()) {
+      return found.status();
+    }
   }
   if (!IsLoaded(image, image.entry)) {
     const std::string and_what = image.passed_over.empty() ? "" : absl::StrCat(", and it ", image.passed_over);

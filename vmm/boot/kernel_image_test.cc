@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -139,6 +140,74 @@ TEST(KernelImageTest, PvhNoteIsFoundAmongNotesOfAnyAlignment) {
       EXPECT_EQ(image->protocol, BootProtocol::kPvh) << alignment << property_first;
       EXPECT_EQ(image->entry, 0x10'0020u) << alignment << property_first;
     }
+  }
+}
+
+Image Joined(std::initializer_list<Image> parts) {
+  Image joined;
+  for (const Image& part : parts) {
+    joined.insert(joined.end(), part.begin(), part.end());
+  }
+  return joined;
+}
+
+Image MakePropertyNote() {
+  Image note;
+  PutAt<Elf64_Nhdr>(note, 0, {.n_namesz = 4, .n_descsz = 16, .n_type = 5});  // NT_GNU_PROPERTY_TYPE_0
+  PutAt<uint32_t>(note, 12, 0x0055'4e47);                                    // "GNU"
+  note.resize(32);
+  return note;
+}
+
+// A note of another kind, whose description is `description`.
+Image MakeNoteOf(const Image& description) {
+  Image note = MakePropertyNote();
+  PutAt<uint32_t>(note, offsetof(Elf64_Nhdr, n_descsz), static_cast<uint32_t>(description.size()));
+  note.resize(16);
+  return Joined({note, description});
+}
+
+// Where an ELF with these notes is entered.
+uint64_t EntryWith(const Image& notes, uint64_t alignment) {
+  Image bytes = MakeElf(notes);
+  PutAt<uint64_t>(bytes, kNotesHeaderOffset + offsetof(Elf64_Phdr, p_align), alignment);
+  const auto image = ParseKernelImage(MemorySource(bytes));
+  EXPECT_TRUE(image.ok()) << image.status();
+  if (!image.ok()) {
+    return 0;
+  }
+  EXPECT_EQ(image->passed_over, "");
+  return image->entry;
+}
+
+TEST(KernelImageTest, PvhNoteIsFoundBehindABrokenOne) {
+  const Image good = MakeXenNote(kPvhNote, 0x10'0020);
+  for (const uint32_t bytes : {uint32_t{0}, uint32_t{2}, UINT32_MAX}) {
+    Image broken = MakeXenNote(kPvhNote, 0x10'0030);
+    PutAt(broken, offsetof(Elf64_Nhdr, n_descsz), bytes);
+    EXPECT_EQ(EntryWith(Joined({broken, good}), 4), 0x10'0020u) << bytes;
+  }
+  EXPECT_EQ(EntryWith(Joined({MakeXenNote(kPvhNote, 0x42), good}), 4), 0x10'0020u);
+}
+
+TEST(KernelImageTest, WhatADescriptionHoldsIsNoPvhNote) {
+  const Image good = MakeXenNote(kPvhNote, 0x10'0020);
+  const Image other = MakeNoteOf(MakeXenNote(kPvhNote, 0x10'0030));
+  ASSERT_EQ(other.size() % 8, 4u);
+  for (const uint64_t alignment : {4, 8}) {
+    EXPECT_EQ(EntryWith(other, alignment), 0x10'0010u) << "its own, " << alignment;
+    EXPECT_EQ(EntryWith(Joined({other, good}), alignment), 0x10'0020u) << alignment;
+  }
+  // As 8 has it, which 4 does not come through.
+  EXPECT_EQ(EntryWith(Joined({other, Image(4), good}), 8), 0x10'0020u);
+}
+
+TEST(KernelImageTest, PvhNoteIsFoundAmongNotesThatNoAlignmentLeadsThrough) {
+  const Image other = MakeXenNote(6, 0x1234);
+  const Image good = MakeXenNote(kPvhNote, 0x10'0020);
+  for (const uint64_t alignment : {4, 8}) {
+    EXPECT_EQ(EntryWith(Joined({other, Image(4), MakePropertyNote(), other, good}), alignment), 0x10'0020u)
+        << alignment;
   }
 }
 
