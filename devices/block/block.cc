@@ -159,7 +159,9 @@ absl::Status Block::StartRequest(virtio::Chain chain) {
   free_requests_.pop_back();
   ++in_flight_;
   request.chain.emplace(std::move(chain));
-  if (const std::optional<uint8_t> status = Prepare(request); status.has_value()) {
+  const std::optional<uint8_t> status = Prepare(request);
+  put_back_.reset();
+  if (status.has_value()) {
     Complete(request, *status);
   } else {
     bytes_in_flight_ += request.work_bytes;
@@ -217,6 +219,7 @@ std::optional<uint8_t> Block::PrepareTransfer(Request& request) {
     return kBlockStatusOk;
   }
   request.data_bytes = bytes;
+  request.next_byte = BytesDone(request);
   request.work_bytes = std::min(bytes, kMaxBlockTransferBytes);
   request.write_through = write && !writeback_;
   return PrepareNext(request);
@@ -325,7 +328,18 @@ void Block::Complete(Request& request, uint8_t status) {
   Release(request);
 }
 
+uint64_t Block::BytesDone(const Request& request) const {
+  const bool same = put_back_.has_value() && put_back_->head == request.chain->head() &&
+                    put_back_->header.type == request.header.type &&
+                    put_back_->header.sector == request.header.sector && put_back_->data_bytes == request.data_bytes;
+  return same ? put_back_->next_byte : 0;
+}
+
 void Block::PutBack(Request& request) {
+  put_back_ = {.head = request.chain->head(),
+               .header = request.header,
+               .data_bytes = request.data_bytes,
+               .next_byte = request.next_byte};
   transport().queue(kQueue).PutBack();
   Release(request);
 }
@@ -390,6 +404,7 @@ void Block::Drain() {
 void Block::Reset() {
   may_set_writeback_ = false;
   writeback_ = true;
+  put_back_.reset();
 }
 
 void Block::Save(state::VirtioMmio::Builder out) const {

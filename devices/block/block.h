@@ -42,7 +42,8 @@ inline constexpr uint64_t kMaxBlockBytesInFlight = uint64_t{16} << 20;
 //
 // A read or write of more than kMaxBlockTransferBytes is done in pieces of that size, one after the other, and is one
 // request for the driver all the same. No other is taken meanwhile; so a pause, which waits for the piece that is in
-// flight, can put the request back into the queue, and it is done from its start afterwards.
+// flight, can put the request back into the queue. Afterwards it goes on from there; only where a state was loaded,
+// which does not say how far it was, it is done from its start.
 //
 // Requests beyond kMaxBlockBytesInFlight wait in the queue, also over a pause and a save.
 //
@@ -83,6 +84,14 @@ class Block final : public virtio::Device {
     bool write_through = false;      // still to be followed by a flush
   };
 
+  // How far a transfer came that is in the queue again.
+  struct Progress {
+    uint16_t head;
+    BlockRequestHeader header;
+    uint64_t data_bytes;
+    uint64_t next_byte;
+  };
+
   absl::Status StartRequest(virtio::Chain chain) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // These return the request's status when it is over already, and nothing when it is ready to be submitted.
   std::optional<uint8_t> Prepare(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -92,6 +101,8 @@ class Block final : public virtio::Device {
   std::optional<uint8_t> PrepareNext(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint8_t GetId(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Complete(Request& request, uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How far `request` came already, a transfer that was taken from the queue just now.
+  uint64_t BytesDone(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes back a request in pieces, none of which is in flight.
   void PutBack(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Counts what a request had written into the guest's memory, and forgets it.
@@ -116,6 +127,8 @@ class Block final : public virtio::Device {
   uint64_t bytes_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   // The request that has more pieces to come than the one in flight, and was taken from the queue last.
   const Request* in_pieces_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  // Of what was put back, until the next request is taken: that one, unless the driver changed it meanwhile.
+  std::optional<Progress> put_back_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool notify_driver_ ABSL_GUARDED_BY(mutex_) = false;
   LogBackoff log_backoff_ ABSL_GUARDED_BY(mutex_);

@@ -600,6 +600,21 @@ class LargeBlockTest : public BlockTest {
     }
     return bytes;
   }
+  // Pauses while the piece that was started first is in flight, which is done then.
+  void PauseAfterThePiece() {
+    std::thread completion;
+    {
+      absl::MutexLock lock(&device_->mutex());
+      // Gets no further than to the device's mutex before the pause waits.
+      completion = std::thread([this] { io_->Finish(0); });
+      device_->Drain();
+    }
+    completion.join();
+    harness_.transport().Quiesce();
+  }
+  void WriteHeader(GuestAddress at, const BlockRequestHeader& header) {
+    ASSERT_TRUE(harness_.memory().Write(at, {reinterpret_cast<const uint8_t*>(&header), sizeof(header)}).ok());
+  }
   void ExpectTheFileInTheBuffer() {
     EXPECT_TRUE(GuestText(kBuffer, kBytes) == file_.Read(0, kBytes / kSectorBytes));
     EXPECT_TRUE(written_pages().Test(kBuffer.value() / kPageBytes));
@@ -680,22 +695,15 @@ TEST_F(LargeBlockTest, WhatComesAfterItWaitsUntilItsLastPiece) {
   EXPECT_EQ(queue().used_index(), 3);
 }
 
-// A pause waits for one piece, and the request is done anew afterwards, here or where the machine went.
+// A pause waits for one piece, and the request is in the queue again.
 TEST_F(LargeBlockTest, APausePutsItBackIntoTheQueue) {
   written_pages().ClearAll();
   Submit(Request(kBlockRead, 0).WritableAt(kBuffer, kBytes));
-  std::thread completion;
-  {
-    absl::MutexLock lock(&device_->mutex());
-    // Gets no further than to the device's mutex before the pause waits.
-    completion = std::thread([this] { io_->Finish(0); });
-    device_->Drain();
-  }
-  completion.join();
+  PauseAfterThePiece();
   EXPECT_TRUE(io_->started().empty());
   EXPECT_FALSE(queue().HasUsed());
   EXPECT_TRUE(written_pages().Test(kBuffer.value() / kPageBytes));
-  harness_.transport().Quiesce();
+  // Where the machine went, it is done anew.
   ASSERT_NO_FATAL_FAILURE(SaveResetAndLoad());
   harness_.transport().Resume();
   harness_.loop().RunReady();
@@ -705,6 +713,55 @@ TEST_F(LargeBlockTest, APausePutsItBackIntoTheQueue) {
   io_->Finish(0);
   EXPECT_EQ(TakeStatus(), kBlockStatusOk);
   EXPECT_EQ(queue().used_index(), 1);
+  ExpectTheFileInTheBuffer();
+}
+
+// However often the machine pauses, a request that takes longer than it runs in between is done some time.
+TEST_F(LargeBlockTest, PausesDoNotStarveIt) {
+  constexpr uint32_t kTimes = 4;
+  for (const uint32_t type : {kBlockRead, kBlockWrite}) {
+    SCOPED_TRACE(type);
+    const bool read = type == kBlockRead;
+    ASSERT_TRUE(harness_.memory().Fill(kBuffer, 0x77, kBytes).ok());
+    written_pages().ClearAll();
+    auto chain = Request(type, 0);
+    for (uint32_t i = 0; i < kTimes; ++i) {
+      read ? chain.WritableAt(kBuffer, kBytes) : chain.ReadableAt(kBuffer, kBytes);
+    }
+    Submit(std::move(chain));
+    for (uint64_t offset = 0; offset < uint64_t{kTimes} * kBytes; offset += kPiece) {
+      ASSERT_EQ(io_->started().size(), 1u);
+      ASSERT_EQ(io_->started()[0]->offset, offset);
+      ASSERT_EQ(BytesOf(*io_->started()[0]), kPiece);
+      PauseAfterThePiece();
+      harness_.transport().Resume();
+      harness_.loop().RunReady();
+    }
+    uint32_t length = 0;
+    EXPECT_EQ(TakeStatus(&length), kBlockStatusOk);
+    EXPECT_EQ(length, read ? kTimes * kBytes + 1 : 1);
+    EXPECT_TRUE(GuestText(kBuffer, kBytes) == file_.Read((kTimes - 1) * kBytes / kSectorBytes, kBytes / kSectorBytes));
+    EXPECT_EQ(written_pages().Test((kBuffer + (kBytes - 1)).value() / kPageBytes), read);
+  }
+}
+
+// Only the request that was put back goes on where it was: not the one after it, nor what a driver made of it.
+TEST_F(LargeBlockTest, WhatIsNotTheSameBeginsAtItsStart) {
+  const GuestAddress header{uint64_t{7} << 20};
+  const BlockRequestHeader first = {.type = kBlockRead};
+  const BlockRequestHeader second = {.type = kBlockRead, .sector = 8};
+  WriteHeader(header, first);
+  Submit(harness_.queue(0).Chain().ReadableAt(header, sizeof(first)).WritableAt(kBuffer, kBytes));
+  PauseAfterThePiece();
+  WriteHeader(header, second);
+  harness_.transport().Resume();
+  harness_.loop().RunReady();
+  ASSERT_EQ(io_->started().size(), 1u);
+  EXPECT_EQ(io_->started()[0]->offset, second.sector * kSectorBytes);
+  io_->Finish(0);
+  io_->Finish(0);
+  EXPECT_EQ(TakeStatus(), kBlockStatusOk);
+  EXPECT_EQ(Run(Request(kBlockRead, 0).WritableAt(kBuffer, kBytes)), kBlockStatusOk);
   ExpectTheFileInTheBuffer();
 }
 
