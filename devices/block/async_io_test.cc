@@ -17,6 +17,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite {
 namespace {
@@ -50,7 +51,7 @@ class AsyncIoTest : public testing::TestWithParam<Engine> {
 
   void Collect() {
     while (IoRequest* request = io_->PopDone()) {
-      absl::MutexLock lock(&mutex_);
+      TimedMutexLock lock(&mutex_);
       done_.push_back(request);
     }
   }
@@ -58,7 +59,7 @@ class AsyncIoTest : public testing::TestWithParam<Engine> {
   // Submits them together and waits until as many are done.
   void Run(const std::vector<IoRequest*>& requests) {
     {
-      absl::MutexLock lock(&mutex_);
+      TimedMutexLock lock(&mutex_);
       done_.clear();
     }
     loop_->RunAndWait([&] {
@@ -69,8 +70,8 @@ class AsyncIoTest : public testing::TestWithParam<Engine> {
       Collect();
     });
     const auto all_done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return done_.size() == requests.size(); };
-    absl::MutexLock lock(&mutex_);
-    ASSERT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&all_done), absl::Seconds(30))) << done_.size();
+    TimedMutexLock lock(&mutex_);
+    ASSERT_TRUE(mutex_.AwaitFor(absl::Condition(&all_done), absl::Seconds(30))) << done_.size();
   }
 
   IoRequest Make(Kind kind, uint64_t offset, std::vector<iovec> buffers = {}) {
@@ -91,7 +92,7 @@ class AsyncIoTest : public testing::TestWithParam<Engine> {
   Fd file_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<AsyncIo> io_;
-  absl::Mutex mutex_;
+  TimedMutex mutex_;
   std::vector<IoRequest*> done_ ABSL_GUARDED_BY(mutex_);
 };
 

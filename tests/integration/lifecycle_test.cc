@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/payload_machine.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {
@@ -132,9 +133,9 @@ TEST(LifecycleTest, GuestSeesAPauseByItsTimeStampCounterOnly) {
   ASSERT_TRUE(machine->WaitFor("dirty").ok());
   ASSERT_TRUE(machine->WaitFor("dirty").ok());
   ASSERT_TRUE(machine->machine().Pause().ok());
-  const absl::Time begin = absl::Now();
+  const MonotonicTime begin = MonotonicTime::Now();
   CopyOfMemory(machine->memory());
-  const absl::Duration paused = absl::Now() - begin;
+  const absl::Duration paused = MonotonicTime::Now() - begin;
   ASSERT_TRUE(machine->machine().Resume().ok());
   const auto check = machine->Check();
   ASSERT_TRUE(check.ok()) << check.status();

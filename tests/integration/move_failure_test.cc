@@ -23,6 +23,7 @@
 #include "devices/block/disk_image.h"
 #include "tests/integration/moving_payload.h"
 #include "vmm/app/ferrite_process.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 #include "vmm/move/mover.h"
 #include "vmm/move/state_blob.h"
@@ -373,12 +374,12 @@ TEST_F(DiskTakeBackTest, DiskThatSomebodyElseHasForAMomentIsWaitedFor) {
 
 TEST_F(DiskTakeBackTest, StopOfTheMachineEndsTheWaitForADisk) {
   Thread stopper;
-  const absl::Time start = absl::Now();
+  const MonotonicTime start = MonotonicTime::Now();
   const MoveResult result =
       FailingMove([&] { stopper = Thread("stopper", [this] { moving_->here().machine().Stop(); }); });
   stopper.Join();
   EXPECT_EQ(machine().state(), MachineState::kStopped) << result.source;
-  EXPECT_LT(absl::Now() - start, absl::Seconds(4));
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(4));
 }
 
 // A `ferrite receive` of its own process.

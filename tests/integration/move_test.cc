@@ -10,11 +10,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "devices/balloon/balloon.h"
 #include "tests/fakes/huge_page_pool.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {
@@ -298,14 +299,14 @@ TEST(MoveTest, NobodyRunsTheGuestBetweenTheMonitors) {
 
 // Until the guest's balloon has that size. Reports come all the time: none is missed.
 void AwaitBalloon(MovingPayload& moving, uint64_t bytes) {
-  const absl::Time deadline = absl::Now() + PayloadMachine::kTimeout;
+  const MonotonicTime deadline = MonotonicTime::Now() + PayloadMachine::kTimeout;
   while (true) {
     const auto line = moving.here().WaitFor("virtio");
     ASSERT_TRUE(line.ok()) << line.status();
     if (line->Number("balloon_pages") == bytes / kPageBytes) {
       return;
     }
-    ASSERT_LT(absl::Now(), deadline) << line->text();
+    ASSERT_LT(MonotonicTime::Now(), deadline) << line->text();
   }
 }
 

@@ -17,8 +17,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "tests/nested/linux_guest.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {
@@ -39,8 +40,8 @@ constexpr absl::Duration kClockSlack = absl::Seconds(2);
 
 // What `load` in the guest says, and when.
 struct Observation {
-  absl::Time asked;
-  absl::Time answered;
+  MonotonicTime asked;
+  MonotonicTime answered;
   std::map<std::string, uint64_t> figures;
   std::string line;
 
@@ -84,10 +85,10 @@ class LinuxMoveTest : public ::testing::Test {
 
   Observation Observe() {
     Observation seen;
-    seen.asked = absl::Now();
+    seen.asked = MonotonicTime::Now();
     // Errors are told in the line.
     seen.line = Run("load status; true");
-    seen.answered = absl::Now();
+    seen.answered = MonotonicTime::Now();
     for (const absl::string_view word : absl::StrSplit(seen.line, ' ')) {
       const std::pair<std::string, std::string> figure = absl::StrSplit(word, absl::MaxSplits('=', 1));
       uint64_t value = 0;
@@ -101,9 +102,10 @@ class LinuxMoveTest : public ::testing::Test {
   // The guest gets on with its memory and with its disk, and has found nothing wrong so far.
   void WorksOn() {
     const Observation first = Observe();
-    const absl::Time deadline = absl::Now() + kCommandDeadline;
+    const MonotonicTime deadline = MonotonicTime::Now() + kCommandDeadline;
     Observation now = Observe();
-    while (absl::Now() < deadline && (now.at("pages") == first.at("pages") || now.at("files") == first.at("files"))) {
+    while (MonotonicTime::Now() < deadline &&
+           (now.at("pages") == first.at("pages") || now.at("files") == first.at("files"))) {
       now = Observe();
     }
     ASSERT_GT(now.at("pages"), first.at("pages")) << now.line;
@@ -130,9 +132,9 @@ class LinuxMoveTest : public ::testing::Test {
     auto started = guest_->StartMove({"--mode", "precopy", "--max-bandwidth", bandwidth, "--downtime-limit", "2s"});
     ASSERT_TRUE(started.ok()) << started.status();
     *move = std::move(*started);
-    const absl::Time deadline = absl::Now() + kCommandDeadline;
+    const MonotonicTime deadline = MonotonicTime::Now() + kCommandDeadline;
     Json status = Info()["move"];
-    while (absl::Now() < deadline && (status.is_null() || status["state"] != "active")) {
+    while (MonotonicTime::Now() < deadline && (status.is_null() || status["state"] != "active")) {
       status = Info()["move"];
     }
     ASSERT_EQ(status["state"], "active");

@@ -34,6 +34,7 @@
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {
@@ -112,8 +113,8 @@ class FerriteMoveTest : public ::testing::Test {
   std::string NextReport(const std::string& side) {
     const std::string path = absl::StrCat(directory_, "/", side, ".console");
     const size_t before = fs::file_size(path);
-    const absl::Time deadline = absl::Now() + kPatience;
-    while (absl::Now() < deadline) {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (MonotonicTime::Now() < deadline) {
       std::stringstream text;
       text << std::ifstream(path).rdbuf();
       const std::string fresh = text.str().substr(std::min(before, text.str().size()));
@@ -158,8 +159,8 @@ TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
 
     // The source knows a moment before the destination has written its own account down.
     Json info = Info("there");
-    for (const absl::Time deadline = absl::Now() + kPatience;
-         info["arrival"]["over"] != true && absl::Now() < deadline;) {
+    for (const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+         info["arrival"]["over"] != true && MonotonicTime::Now() < deadline;) {
       info = Info("there");
     }
     EXPECT_EQ(info["state"], "running");
@@ -169,9 +170,9 @@ TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
     EXPECT_EQ(info["arrival"]["copied_pages"], 0) << "memfd: read in place";
     EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
     // The source's monitor ends by itself, and its run directory, which it made, goes with it.
-    const absl::Time deadline = absl::Now() + kPatience;
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
     while (fs::exists(directory_ + "/here")) {
-      ASSERT_LT(absl::Now(), deadline);
+      ASSERT_LT(MonotonicTime::Now(), deadline);
       std::this_thread::yield();
     }
     EXPECT_EQ(Ferrite("here", "info web1").exit_code, kExitNoSuchMachine);
@@ -191,8 +192,8 @@ TEST_F(FerriteMoveTest, SocketIsWhereTheUserIs) {
   ASSERT_TRUE(relay.ok()) << relay.status();
   const std::string slow = "--mode postcopy --max-postcopy-bandwidth 4M --recover-for 1ms";
   FerriteProcess move(Words("here", absl::StrCat("move web1 unix:relay ", slow)), /*user=*/0, enter);
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
   }
   EXPECT_EQ(Info("here")["move"]["destination"], absl::StrCat("unix:", directory_, "/relay"));
   relay->reset();
@@ -260,8 +261,8 @@ TEST_F(FerriteMoveTest, GuestThatPoweredOffMeanwhileIsNotSaidToRunOn) {
 
   const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
   FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Info("here")["move"]["state"] != "active" && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "active" && MonotonicTime::Now() < deadline) {
   }
   auto cancel = EventFd::Create();
   ASSERT_TRUE(cancel.ok());
@@ -277,7 +278,7 @@ TEST_F(FerriteMoveTest, GuestThatPoweredOffMeanwhileIsNotSaidToRunOn) {
     text << std::ifstream(log).rdbuf();
     return text.str();
   };
-  while (!absl::StrContains(logged(), "the guest was here and has stopped") && absl::Now() < deadline) {
+  while (!absl::StrContains(logged(), "the guest was here and has stopped") && MonotonicTime::Now() < deadline) {
     absl::SleepFor(absl::Milliseconds(10));
   }
   EXPECT_TRUE(absl::StrContains(logged(), "the guest was here and has stopped")) << logged();
@@ -292,8 +293,8 @@ TEST_F(FerriteMoveTest, CancelledMoveLeavesTheGuestAndEndsTheReceiver) {
   RunGuest("here", "set=16M report_ms=10");
   const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
   FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Ferrite("here", "move web1 --cancel").exit_code != kExitOk && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Ferrite("here", "move web1 --cancel").exit_code != kExitOk && MonotonicTime::Now() < deadline) {
   }
   const Finished cancelled = move.Wait();
   EXPECT_EQ(cancelled.exit_code, kExitFailure);
@@ -306,8 +307,8 @@ TEST_F(FerriteMoveTest, SecondMoveAndPauseAreRefusedWhileOneIsOn) {
   RunGuest("here", "set=16M report_ms=10");
   const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
   FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Info("here")["move"].is_null() && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("here")["move"].is_null() && MonotonicTime::Now() < deadline) {
   }
   const Finished second = Ferrite("here", "move web1 unix:/tmp/elsewhere");
   EXPECT_EQ(second.exit_code, kExitFailure);
@@ -333,8 +334,8 @@ TEST_F(FerriteMoveTest, MoveGoesOnAfterALostConnection) {
   ASSERT_TRUE(relay.ok()) << relay.status();
   FerriteProcess move(Words("here", absl::StrCat("move web1 ", (*relay)->address().ToString(),
                                                  " --mode postcopy --max-postcopy-bandwidth 4M")));
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
   }
   (*relay)->Cut();
   const Finished moved = move.Wait();
@@ -349,8 +350,8 @@ TEST_F(FerriteMoveTest, GuestOfADestinationThatDiedIsTakenBack) {
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(Words(
       "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 500ms")));
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
   }
   EXPECT_TRUE(absl::StrContains(Ferrite("here", "recover web1 --here").err, "still on"));
   receiver_->Signal(SIGKILL);
@@ -390,14 +391,14 @@ TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(
       Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M")));
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Info("there")["arrival"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("there")["arrival"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
   }
   kill(static_cast<pid_t>(Info("here")["pid"]), SIGKILL);
   const Finished ended = move.Wait();
   EXPECT_EQ(ended.exit_code, kExitFailure);
   EXPECT_TRUE(absl::StrContains(ended.err, "the monitor of machine web1 is gone")) << ended.err;
-  while (Info("there")["arrival"]["state"] != "postcopy-paused" && absl::Now() < deadline) {
+  while (Info("there")["arrival"]["state"] != "postcopy-paused" && MonotonicTime::Now() < deadline) {
   }
   EXPECT_EQ(Info("there")["arrival"]["state"], "postcopy-paused");
   // R2: its name is not used again where it was before somebody says so.
@@ -422,8 +423,8 @@ TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
 
 // Until the move is on and memory goes.
 void FerriteMoveTest::AwaitMemory(const std::string& side) {
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (MonotonicTime::Now() < deadline) {
     const Json move = Info(side)["move"];
     if (!move.is_null() && move["state"] == "active" && move["sent_bytes"] > 0) {
       return;
@@ -467,8 +468,8 @@ TEST_F(FerriteMoveTest, GuestIsTakenBackPausedWhenSomebodyElseHasItsDisk) {
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(Words(
       "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 100ms")));
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("here")["move"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
   }
   receiver_->Signal(SIGKILL);
   (void)receiver_->Wait();
@@ -497,19 +498,19 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
     run.push_back("--cmdline");
     run.push_back(kSlowGuest);
     FerriteProcess source(run);
-    const absl::Time deadline = absl::Now() + kPatience;
-    while (Ferrite("here", "info web1").exit_code != kExitOk && absl::Now() < deadline) {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (Ferrite("here", "info web1").exit_code != kExitOk && MonotonicTime::Now() < deadline) {
     }
     const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
     FerriteProcess move(Words(
         "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 64K --recover-for ",
                              how == "given up" ? "1ms" : "1h")));
-    while (Info("here")["move"]["state"] != "postcopy-active" && absl::Now() < deadline) {
+    while (Info("here")["move"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
     }
     const bool lost = how == "lost" || how == "given up";
     if (lost) {
       receiver_->Signal(SIGKILL);
-      while (Info("here")["move"]["state"] == "postcopy-active" && absl::Now() < deadline) {
+      while (Info("here")["move"]["state"] == "postcopy-active" && MonotonicTime::Now() < deadline) {
       }
     }
     const Finished refused = Ferrite("here", "stop web1");
@@ -518,7 +519,7 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
     if (how != "force") {
       source.Signal(SIGTERM);
       const std::string log = directory_ + "/here/web1/ferrite.log";
-      for (std::string text; !absl::StrContains(text, "a signal ends it at once") && absl::Now() < deadline;) {
+      for (std::string text; !absl::StrContains(text, "a signal ends it at once") && MonotonicTime::Now() < deadline;) {
         std::stringstream all;
         all << std::ifstream(log).rdbuf();
         text = all.str();

@@ -20,10 +20,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {
@@ -179,9 +180,9 @@ class MachineTest : public FerriteTest {
   }
   // Until the machine, in the foreground, can be asked.
   void WaitForMachine(const std::string& name) {
-    const absl::Time deadline = absl::Now() + kPatience;
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
     while (State(name) != "running") {
-      ASSERT_LT(absl::Now(), deadline) << name;
+      ASSERT_LT(MonotonicTime::Now(), deadline) << name;
       std::this_thread::yield();
     }
   }
@@ -348,7 +349,7 @@ TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
   ASSERT_EQ(flock(lock.get(), LOCK_EX), 0);
   FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
   // It blocks some signals before it waits for the lock. (All are blocked for a moment when it is spawned.)
-  const absl::Time deadline = absl::Now() + kPatience;
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
   const auto blocks_signals = [&] {
     std::ifstream status(absl::StrCat("/proc/", run.pid(), "/status"));
     for (std::string line; std::getline(status, line);) {
@@ -360,7 +361,7 @@ TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
     return false;
   };
   while (!blocks_signals()) {
-    ASSERT_LT(absl::Now(), deadline);
+    ASSERT_LT(MonotonicTime::Now(), deadline);
     std::this_thread::yield();
   }
   run.Signal(SIGTERM);
@@ -429,9 +430,9 @@ TEST_F(MachineTest, GuestFaultOfADetachedMachineIsFoundInTheLogThatItLeaves) {
       absl::StrCat("run --detach --name vm --mem 64M --kernel ", Guest("fault"), " --cmdline do=triple-fault");
   ASSERT_EQ(Ferrite(run).exit_code, kExitOk);
   const std::string kept = base_ + "/vm.failed.log";
-  const absl::Time deadline = absl::Now() + kPatience;
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
   while (fs::exists(base_ + "/vm")) {
-    ASSERT_LT(absl::Now(), deadline);
+    ASSERT_LT(MonotonicTime::Now(), deadline);
     std::this_thread::yield();
   }
   std::stringstream text;

@@ -22,6 +22,8 @@
 #include "absl/synchronization/notification.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/full_file.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/base/timed_mutex.h"
 #include "vmm/base/unix_socket.h"
 #include "vmm/console/escape_filter.h"
 
@@ -73,7 +75,7 @@ class FakePort {
  public:
   explicit FakePort(ConsoleHub& hub) : hub_(hub) {
     hub_.SetReceiver([this](std::span<const uint8_t> bytes) {
-      absl::MutexLock lock(&mutex_);
+      TimedMutexLock lock(&mutex_);
       const size_t n = std::min(bytes.size(), 16 - fifo_.size());
       fifo_.append(reinterpret_cast<const char*>(bytes.data()), n);
       return n;
@@ -86,9 +88,9 @@ class FakePort {
     std::string text;
     while (text.size() < size) {
       {
-        absl::MutexLock lock(&mutex_);
+        TimedMutexLock lock(&mutex_);
         const auto some = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !fifo_.empty(); };
-        if (!mutex_.AwaitWithTimeout(absl::Condition(&some), absl::Milliseconds(kDeadlineMs))) {
+        if (!mutex_.AwaitFor(absl::Condition(&some), absl::Milliseconds(kDeadlineMs))) {
           ADD_FAILURE() << "deadline; so far " << text;
           return text;
         }
@@ -102,7 +104,7 @@ class FakePort {
 
  private:
   ConsoleHub& hub_;
-  absl::Mutex mutex_;
+  TimedMutex mutex_;
   std::string fifo_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -279,9 +281,9 @@ TEST_F(ConsoleHubTest, ClientsAreLimitedAndTheirPlacesAreFreed) {
   EXPECT_TRUE(absl::IsResourceExhausted(hub->Attach().status()));
   // Our closing is seen by the console's thread; its answer to another client's input says that it has run.
   clients.pop_back();
-  const absl::Time deadline = absl::Now() + absl::Milliseconds(kDeadlineMs);
+  const MonotonicTime deadline = MonotonicTime::Now() + absl::Milliseconds(kDeadlineMs);
   absl::StatusOr<Fd> again = absl::UnknownError("");
-  while (!again.ok() && absl::Now() < deadline) {
+  while (!again.ok() && MonotonicTime::Now() < deadline) {
     again = hub->Attach();
     std::this_thread::yield();
   }

@@ -16,7 +16,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 #include "vmm/base/unix_socket.h"
 #include "vmm/control/client.h"
@@ -151,8 +152,8 @@ TEST_F(ServerTest, BlockedOperationHoldsUpNobodyElse) {
   absl::Status paused = absl::UnknownError("");
   Thread pausing("pauser", [&] { paused = Connect()->Pause(); });
   auto client = Connect();
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (!machine_.pausing() && absl::Now() < deadline) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (!machine_.pausing() && MonotonicTime::Now() < deadline) {
     EXPECT_TRUE(client->Describe().ok());
   }
   EXPECT_TRUE(machine_.pausing());
@@ -315,9 +316,9 @@ TEST_F(ServerTest, ManyMoreClientsThanPlacesDoNotLockOutAnother) {
   for (size_t i = 0; i < 3 * ControlServer::kMaxClients; ++i) {
     silent.push_back(ConnectRaw());
   }
-  const absl::Time deadline = absl::Now() + kPatience;
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
   while (!Connect()->Describe().ok()) {
-    ASSERT_LT(absl::Now(), deadline);
+    ASSERT_LT(MonotonicTime::Now(), deadline);
   }
   ExpectDropped(silent.front());
 }
@@ -337,9 +338,9 @@ TEST_F(ServerTest, ClientIsRefusedWhenAllOthersAreAtSomethingUntilOneLeaves) {
   }
   ExpectDropped(ConnectRaw());
   busy.erase(busy.begin());
-  const absl::Time deadline = absl::Now() + kPatience;
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
   while (!Connect()->Describe().ok()) {
-    ASSERT_LT(absl::Now(), deadline);
+    ASSERT_LT(MonotonicTime::Now(), deadline);
   }
   machine_.HoldPause(false);
 }
