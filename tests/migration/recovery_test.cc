@@ -10,6 +10,7 @@
 
 #include "absl/time/clock.h"
 #include "tests/migration/move_harness.h"
+#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 namespace {
@@ -243,18 +244,17 @@ class ClosedMemory {
 TEST(LocalErrorTest, EndsTheMoveAfterAWhileAndCanBeMended) {
   FakeMove move({});
   std::optional<ClosedMemory> closed;
-  move.destination().on_run = [&] { closed.emplace(*move.destination().memory(), 4096, 64); };
+  // From before anything fails.
+  MonotonicTime closed_at = MonotonicTime::InfiniteFuture();
+  move.destination().on_run = [&] {
+    closed_at = MonotonicTime::Now();
+    closed.emplace(*move.destination().memory(), 4096, 64);
+  };
   const absl::Duration limit = absl::Milliseconds(500);
-  absl::Time lost;
   const FakeMoveResult result = move.Move(
-      {.mode = MoveMode::kPostcopy, .recover_for = limit},
-      [&](Source&, const MoveProgress& progress) {
-        if (progress.state == MoveState::kPostcopyPaused && lost == absl::Time()) {
-          lost = absl::Now();
-        }
-      },
-      [&](Source& source, const absl::Status& status) {
+      {.mode = MoveMode::kPostcopy, .recover_for = limit}, nullptr, [&](Source& source, const absl::Status& status) {
         EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+        EXPECT_GE(MonotonicTime::Now() - closed_at, limit);
         EXPECT_NE(status.message().find("the destination says: post-copy: memory ram-low (memfd): "),
                   absl::string_view::npos)
             << status;
