@@ -67,15 +67,15 @@ void ControlPeer::SendError(const absl::Status& error) {
 }
 
 void ControlPeer::SendLastWords(const absl::Status& error) {
-  // Who is written to is told something already, or does not read.
-  if (!send_mutex_.TryLock()) {
-    return;
+  {
+    const TimedMutexLock lock(&mutex_);
+    if (!AwaitWritten()) {
+      return;  // it does not read
+    }
   }
+  // Also for a message that is begun meanwhile.
   stream_->SetPatience(kWriteGrace);
-  capnp::MallocMessageBuilder message;
-  message.initRoot<stream::Control>().initError().setMessage(std::string(error.message()));
-  (void)Write(message);
-  send_mutex_.Unlock();
+  SendError(error);
 }
 
 absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
@@ -118,10 +118,14 @@ absl::Status ControlPeer::failure() const {
 void ControlPeer::Interrupt(const absl::Status& reason) {
   const TimedMutexLock lock(&mutex_);
   interrupt_.Update(reason);
-  const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
-  if (!mutex_.AwaitFor(absl::Condition(&written), kWriteGrace)) {
+  if (!AwaitWritten()) {
     stream_->Shutdown();
   }
+}
+
+bool ControlPeer::AwaitWritten() {
+  const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
+  return mutex_.AwaitFor(absl::Condition(&written), kWriteGrace);
 }
 
 absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {

@@ -44,7 +44,7 @@ class ControlPeer {
   absl::Status Send(absl::FunctionRef<void(stream::Control::Builder)> fill);
   // Tells the peer why, as far as it can still be told.
   void SendError(const absl::Status& error);
-  // The same for one that may not read: takes 100 ms at most, and nothing is to be sent afterwards.
+  // The same for one that may not read: takes 100 ms at most for each write, and nothing is to be sent afterwards.
   void SendLastWords(const absl::Status& error);
 
   // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first.
@@ -78,6 +78,8 @@ class ControlPeer {
   // Waits until bytes are there; sends PING meanwhile.
   absl::Status AwaitBytes();
   bool Fail(const absl::Status& reason);
+  // Whether no message is being written, after 100 ms at most.
+  bool AwaitWritten() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Write(capnp::MallocMessageBuilder& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
 
   const Options options_;

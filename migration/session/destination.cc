@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "migration/session/door.h"
-#include "migration/session/greeter.h"
 #include "migration/session/page_source.h"
 #include "migration/session/thread_class.h"
 #include "migration/wire/control_frame.h"
@@ -97,7 +96,18 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
 }
 
 absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
-  FERRITE_ASSIGN_OR_RETURN(ControlMessage machine, GreetUntilMachine(lobby));
+  absl::StatusOr<ControlMessage> machine = absl::UnknownError("");
+  {
+    Greeter greeter(
+        {.patience = options_.patience}, drops_, [this] { cancel_.Signal(); },
+        [this](const absl::Status& reason) { Break(reason); });
+    machine = GreetUntilMachine(greeter, lobby);
+    greeter.SendAway(
+        machine.ok() ? absl::UnavailableError(kBusy)
+                     : absl::Status(machine.status().code(), absl::StrCat("the destination waits for nobody any more: ",
+                                                                          machine.status().message())));
+  }
+  FERRITE_RETURN_IF_ERROR(machine.status());
   // Nobody has news any more. What else was signalled is seen here, or its signal is still to come.
   cancel_.Drain();
   if (cancelled_) {
@@ -108,10 +118,7 @@ absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
   return machine;
 }
 
-absl::StatusOr<ControlMessage> Destination::GreetUntilMachine(Lobby& lobby) {
-  Greeter greeter(
-      {.patience = options_.patience}, drops_, [this] { cancel_.Signal(); },
-      [this](const absl::Status& reason) { Break(reason); });
+absl::StatusOr<ControlMessage> Destination::GreetUntilMachine(Greeter& greeter, Lobby& lobby) {
   while (true) {
     // A cancel says so before it signals, like all that there is to see: it is seen here, or its signal is still to
     // come.
@@ -119,8 +126,7 @@ absl::StatusOr<ControlMessage> Destination::GreetUntilMachine(Lobby& lobby) {
     if (cancelled_) {
       return absl::CancelledError("cancelled");
     }
-    FERRITE_ASSIGN_OR_RETURN(std::optional<Greeter::Chosen> chosen, greeter.Look());
-    if (chosen.has_value()) {
+    if (std::optional<Greeter::Chosen> chosen = greeter.Look(); chosen.has_value()) {
       id_ = chosen->terms.id;
       features_ = chosen->terms.features;
       page_channels_ = chosen->terms.page_channels;

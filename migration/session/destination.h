@@ -20,6 +20,7 @@
 #include "migration/session/control_peer.h"
 #include "migration/session/drop_log.h"
 #include "migration/session/fault_server.h"
+#include "migration/session/greeter.h"
 #include "migration/session/move_report.h"
 #include "migration/session/move_state.h"
 #include "migration/session/page_receiver.h"
@@ -77,7 +78,7 @@ class Destination {
   absl::Status RunPhases(Lobby& lobby);
   // Greets whoever comes until one has said what machine it brings: the source of this move.
   absl::StatusOr<ControlMessage> AwaitMachine(Lobby& lobby);
-  absl::StatusOr<ControlMessage> GreetUntilMachine(Lobby& lobby);
+  absl::StatusOr<ControlMessage> GreetUntilMachine(Greeter& greeter, Lobby& lobby);
   absl::Status Build(const ControlMessage& machine);
   absl::Status CheckRegions(state::MachineDescription::Reader machine);
   absl::Status AcceptChannels(Lobby& lobby);

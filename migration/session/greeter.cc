@@ -17,7 +17,7 @@
 namespace ferrite::migration {
 
 // One that connected as a source; lives on with a connection that was chosen. Threads: the greeter's; OnMessage() and
-// OnFailure() on that of the connection.
+// OnFailure() on that of the connection. The greeter's waits for no answer that is being sent.
 class Greeter::Caller : public std::enable_shared_from_this<Caller> {
  public:
   Caller(std::string who, const MoveId& id, MonotonicTime deadline, std::function<void()> on_news,
@@ -46,69 +46,73 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
 
   const std::string& who() const { return who_; }
   MonotonicTime deadline() const { return deadline_; }
+  bool said_hello() const { return said_hello_; }
   absl::Status failure() {
     const absl::MutexLock lock(&mutex_);
-    return peer_->failure();
+    return failure_;
   }
-  // Whether it was welcomed, and ended the move itself.
-  bool ended() {
+  void SendLastWords(const absl::Status& why) { peer()->SendLastWords(why); }
+  // Nothing before it has said what machine it brings, or when it is gone. What is lost afterwards is `on_lost`'s.
+  std::optional<Chosen> Take() {
     const absl::MutexLock lock(&mutex_);
-    return welcomed_ && peer_->said_why();
-  }
-  bool has_machine() {
-    const absl::MutexLock lock(&mutex_);
-    return machine_.has_value();
-  }
-  void SendLastWords(const absl::Status& why) {
-    // Not under the lock: the thread of the connection may be writing under it.
-    ControlPeer* peer = nullptr;
-    {
-      const absl::MutexLock lock(&mutex_);
-      peer = peer_.get();
+    if (!offer_.has_value() || !failure_.ok()) {
+      return std::nullopt;
     }
-    peer->SendLastWords(why);
-  }
-  Chosen Take() {
-    const absl::MutexLock lock(&mutex_);
     chosen_ = true;
-    if (const absl::Status lost = peer_->failure(); !lost.ok()) {
-      // Perhaps before it was chosen.
-      on_lost_(lost);
-    }
-    return {.peer = std::move(peer_), .machine = *std::move(machine_), .terms = terms_};
+    return Chosen{.peer = std::move(peer_), .machine = std::move(offer_->machine), .terms = offer_->terms};
   }
 
  private:
-  absl::Status OnMessage() {
-    // Not before Open() has returned.
+  struct Offer {
+    ControlMessage machine;
+    Terms terms;
+  };
+
+  // Not before Open() has returned. It outlives its own thread, which may use it without the lock.
+  ControlPeer* peer() {
     const absl::MutexLock lock(&mutex_);
-    const absl::Status status = Answer();
-    if (!status.ok() && peer_ != nullptr) {
-      peer_->SendLastWords(status);
-    }
-    return status;
+    return peer_.get();
   }
-  void OnFailure(const absl::Status& why) { chosen_ ? on_lost_(why) : on_news_(); }
-  absl::Status Answer() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    if (peer_ == nullptr || machine_.has_value()) {
+  absl::Status OnMessage() {
+    ControlPeer* const peer = this->peer();
+    if (peer == nullptr || said_all_) {
       // It goes, or what follows MACHINE is for whoever takes it.
       return absl::OkStatus();
     }
+    const absl::Status status = Answer(*peer);
+    if (!status.ok()) {
+      peer->SendLastWords(status);
+    }
+    return status;
+  }
+  void OnFailure(const absl::Status& why) {
+    bool chosen = false;
+    {
+      const absl::MutexLock lock(&mutex_);
+      failure_ = why;
+      chosen = chosen_;
+    }
+    chosen ? on_lost_(why) : on_news_();
+  }
+  absl::Status Answer(ControlPeer& peer) {
     FERRITE_ASSIGN_OR_RETURN(
         ControlMessage message,
-        peer_->Expect(welcomed_ ? stream::Control::MACHINE : stream::Control::HELLO, absl::ZeroDuration()));
-    if (!welcomed_) {
-      welcomed_ = true;
-      return Welcome(message);
+        peer.Expect(said_hello_ ? stream::Control::MACHINE : stream::Control::HELLO, absl::ZeroDuration()));
+    if (!said_hello_) {
+      said_hello_ = true;
+      return Welcome(peer, message);
     }
-    machine_ = std::move(message);
+    said_all_ = true;
+    {
+      const absl::MutexLock lock(&mutex_);
+      offer_ = Offer{.machine = std::move(message), .terms = terms_};
+    }
     on_news_();
     return absl::OkStatus();
   }
-  absl::Status Welcome(const ControlMessage& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  absl::Status Welcome(ControlPeer& peer, const ControlMessage& message) {
     uint16_t version = 0;
     FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
-      mutex_.AssertHeld();
       const auto hello = control.getHello();
       const auto id = hello.getMoveId();
       if (!std::equal(id.begin(), id.end(), terms_.id.begin(), terms_.id.end())) {
@@ -129,8 +133,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
       }
       return absl::OkStatus();
     }));
-    return peer_->Send([&](stream::Control::Builder control) {
-      mutex_.AssertHeld();
+    return peer.Send([&](stream::Control::Builder control) {
       auto welcome = control.initWelcome();
       welcome.setVersion(version);
       welcome.setFeatures(terms_.features);
@@ -142,11 +145,14 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   const MonotonicTime deadline_;
   const std::function<void()> on_news_;
   const std::function<void(const absl::Status&)> on_lost_;
-  std::atomic<bool> chosen_{false};
+  std::atomic<bool> said_hello_{false};
+  // Of the connection's thread.
+  bool said_all_ = false;
+  Terms terms_;
   absl::Mutex mutex_;
-  bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
-  Terms terms_ ABSL_GUARDED_BY(mutex_);
-  std::optional<ControlMessage> machine_ ABSL_GUARDED_BY(mutex_);
+  bool chosen_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::optional<Offer> offer_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<ControlPeer> peer_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -154,15 +160,25 @@ Greeter::Greeter(Options options, DropLog& drops, std::function<void()> on_news,
                  std::function<void(const absl::Status&)> on_lost)
     : options_(options), drops_(drops), on_news_(std::move(on_news)), on_lost_(std::move(on_lost)) {}
 
-Greeter::~Greeter() {
+Greeter::~Greeter() { SendAway(absl::CancelledError("the destination waits for nobody any more")); }
+
+void Greeter::SendAway(const absl::Status& why) {
   while (!callers_.empty()) {
-    Drop(callers_.begin(), absl::UnavailableError(kBusy));
+    Drop(callers_.begin(), why);
   }
 }
 
 void Greeter::Admit(std::unique_ptr<Stream> stream, const MoveId& id) {
-  if (callers_.size() == options_.most) {
-    Drop(callers_.begin(), absl::ResourceExhaustedError("too many others came before you said what you bring"));
+  if (callers_.size() >= options_.most) {
+    const Place silent =
+        std::find_if(callers_.begin(), callers_.end(), [](const auto& caller) { return !caller->said_hello(); });
+    if (silent == callers_.end()) {
+      constexpr absl::string_view kFull = "too many others are about to say what they bring";
+      TurnAway(*stream, kFull);
+      drops_.Log(stream->peer(), kFull);
+      return;
+    }
+    Drop(silent, absl::ResourceExhaustedError("too many others came before you said HELLO"));
   }
   const auto caller =
       std::make_shared<Caller>(stream->peer(), id, MonotonicTime::Now() + options_.patience, on_news_, on_lost_);
@@ -170,18 +186,15 @@ void Greeter::Admit(std::unique_ptr<Stream> stream, const MoveId& id) {
   caller->Open(std::move(stream), options_.patience);
 }
 
-absl::StatusOr<std::optional<Greeter::Chosen>> Greeter::Look() {
+std::optional<Greeter::Chosen> Greeter::Look() {
   for (Place place = callers_.begin(); place != callers_.end();) {
     const Place now = place++;
     const std::shared_ptr<Caller> caller = *now;
-    if (caller->has_machine()) {
+    if (std::optional<Chosen> chosen = caller->Take(); chosen.has_value()) {
       callers_.erase(now);
-      return caller->Take();
+      return chosen;
     }
-    if (absl::Status failure = caller->failure(); !failure.ok()) {
-      if (caller->ended()) {
-        return failure;
-      }
+    if (const absl::Status failure = caller->failure(); !failure.ok()) {
       Drop(now, failure);
     } else if (MonotonicTime::Now() >= caller->deadline()) {
       Drop(now,

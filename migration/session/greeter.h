@@ -9,7 +9,6 @@
 #include <optional>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "migration/session/control_peer.h"
 #include "migration/session/drop_log.h"
@@ -24,8 +23,8 @@ namespace ferrite::migration {
 constexpr uint16_t kMaxChannels = 16;
 
 // Greets whoever connects as a source, several at once, until one has said what machine it brings: one that is slow
-// keeps no other waiting. Each has a time in which to say all of it, and when too many came the first of them goes.
-// Each is served by the thread of its own connection.
+// keeps no other waiting. Each has a time in which to say all of it. When too many came the first that has not said
+// HELLO goes, and if all have, the one that comes. Each is served by the thread of its own connection.
 //
 // Threads: one.
 class Greeter {
@@ -48,16 +47,18 @@ class Greeter {
   };
 
   // `on_news` is called on other threads when Look() may find something, and `on_lost` on the thread of the chosen
-  // connection when that is lost, at most once. Both outlive the greeter, and the second one the connection.
+  // connection when that is lost after Look() returned it, at most once. Both outlive the greeter, and the second one
+  // the connection.
   Greeter(Options options, DropLog& drops, std::function<void()> on_news,
           std::function<void(const absl::Status&)> on_lost);
-  // Those that were not chosen hear that the destination is busy.
   ~Greeter();
 
   void Admit(std::unique_ptr<Stream> stream, const MoveId& id);
-  // Drops who left, or had time enough. Returns the one that has said what machine it brings, if there is one; an error
-  // is a source's own word that its move is over.
-  absl::StatusOr<std::optional<Chosen>> Look();
+  // Drops who left, said that its move is over, or had time enough. Returns the one that has said what machine it
+  // brings, if there is one.
+  std::optional<Chosen> Look();
+  // Tells all that are left why none of them was chosen, and drops them.
+  void SendAway(const absl::Status& why);
   // When the next one has had time enough.
   MonotonicTime deadline() const;
 

@@ -107,19 +107,23 @@ class Sockets {
 
 constexpr uint64_t kBytes = 4 << 20;
 
+void SendHello(Stream& control, uint64_t features = 0) {
+  EXPECT_TRUE(SendControl(control, [&](stream::Control::Builder out) {
+                auto hello = out.initHello();
+                hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+                hello.setVersion(1);
+                hello.setLowestVersion(1);
+                hello.setFeatures(features);
+                hello.setPageChannels(1);
+                hello.setUrgentChannels(1);
+              }).ok());
+}
+
 // Speaks the protocol up to READY; what comes then is the test's.
 class HostileSource {
  public:
   explicit HostileSource(Sockets& sockets, uint64_t features = 0) : control(sockets.Dial(ChannelRole::kControl)) {
-    EXPECT_TRUE(SendControl(*control, [&](stream::Control::Builder out) {
-                  auto hello = out.initHello();
-                  hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-                  hello.setVersion(1);
-                  hello.setLowestVersion(1);
-                  hello.setFeatures(features);
-                  hello.setPageChannels(1);
-                  hello.setUrgentChannels(1);
-                }).ok());
+    SendHello(*control, features);
     EXPECT_TRUE(ReadControl(*control).ok());
     EXPECT_TRUE(SendControl(*control, [](stream::Control::Builder out) {
                   auto machine = out.initMachine();
@@ -672,14 +676,7 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
     strangers.push_back(sockets.Dial(ChannelRole::kControl));
   }
   absl::SleepFor(kSlow);
-  (void)SendControl(*control, [](stream::Control::Builder out) {
-    auto hello = out.initHello();
-    hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-    hello.setVersion(1);
-    hello.setLowestVersion(1);
-    hello.setPageChannels(1);
-    hello.setUrgentChannels(1);
-  });
+  SendHello(*control);
   auto word = ReadControl(*control);
   ASSERT_TRUE(word.ok()) << word.status();
   EXPECT_EQ(word->which(), stream::Control::WELCOME);
@@ -725,6 +722,44 @@ TEST(StrangersTest, TooManyThatWaitToBeGreetedLoseTheirPlace) {
   }
   const HostileSource source(sockets);
   EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// R11: who was welcomed and ends its move has ended nobody else's, nor the wait for a source.
+TEST(StrangersTest, OneThatIsWelcomedAndGoesIsDropped) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  for (const bool cancels : {false, true}) {
+    const auto stranger = sockets.Dial(ChannelRole::kControl);
+    SendHello(*stranger);
+    auto word = ReadControl(*stranger);
+    ASSERT_TRUE(word.ok()) << word.status();
+    EXPECT_EQ(word->which(), stream::Control::WELCOME);
+    (void)SendControl(*stranger, [&](stream::Control::Builder out) {
+      cancels ? out.initCancel().setMessage("no more") : out.initError().setMessage("no more");
+    });
+    ReadToTheEnd(*stranger);
+  }
+  const HostileSource source(sockets);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// Who waits to be greeted when the destination ends hears that, not of another move.
+TEST(StrangersTest, HearWhyTheDestinationEnds) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  const auto stranger = sockets.Dial(ChannelRole::kControl);
+  SendHello(*stranger);
+  EXPECT_TRUE(ReadControl(*stranger).ok());
+  EXPECT_TRUE((*session)->Cancel().ok());
+  EXPECT_EQ(ErrorFrom(*stranger), "the destination waits for nobody any more: cancelled");
   receiver.Join();
 }
 

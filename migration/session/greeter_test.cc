@@ -1,0 +1,237 @@
+#include "migration/session/greeter.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "vmm/base/timed_mutex.h"
+
+namespace ferrite::migration {
+namespace {
+
+// What did not happen by then does not happen.
+constexpr absl::Duration kSoon = absl::Seconds(30);
+
+constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+
+void Send(Stream& stream, const std::function<void(stream::Control::Builder)>& fill) {
+  capnp::MallocMessageBuilder message;
+  fill(message.initRoot<stream::Control>());
+  EXPECT_TRUE(stream.WriteAll(EncodeControl(message)).ok());
+}
+void SayHello(Stream& stream) {
+  Send(stream, [](stream::Control::Builder out) {
+    auto hello = out.initHello();
+    hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
+    hello.setVersion(1);
+    hello.setLowestVersion(1);
+    hello.setPageChannels(1);
+    hello.setUrgentChannels(1);
+  });
+}
+void SayMachine(Stream& stream) {
+  Send(stream, [](stream::Control::Builder out) { out.initMachine(); });
+}
+void SayError(Stream& stream) {
+  Send(stream, [](stream::Control::Builder out) { out.initError().setMessage("no"); });
+}
+
+// The next message but PING: "WELCOME", the words of an ERROR, or nothing when the connection ended.
+std::string Hear(Stream& stream) {
+  while (true) {
+    std::array<uint8_t, kControlHeaderBytes> head;
+    if (!stream.ReadAll(head).ok()) {
+      return "";
+    }
+    const auto header = DecodeControlHeader(head);
+    EXPECT_TRUE(header.ok());
+    std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
+    EXPECT_TRUE(stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length}).ok());
+    const auto message = ControlMessage::Parse(*header, std::move(payload));
+    EXPECT_TRUE(message.ok());
+    if (message->which() == stream::Control::PING) {
+      continue;
+    }
+    std::string words(ControlName(message->which()));
+    if (message->which() == stream::Control::ERROR) {
+      (void)message->Read([&](stream::Control::Reader in) {
+        words = in.getError().getMessage().cStr();
+        return absl::OkStatus();
+      });
+    }
+    return words;
+  }
+}
+
+// Writes nothing before it is shut down.
+class StuckStream : public Stream {
+ public:
+  explicit StuckStream(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+
+  TimedNotification& writes() { return writes_; }
+
+  absl::Status ReadAll(std::span<uint8_t> out) override { return stream_->ReadAll(out); }
+  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
+    return stream_->ReadAtLeast(buffers, wanted);
+  }
+  absl::Status WriteAll(std::span<iovec>) override {
+    writes_.Notify();
+    ended_.WaitForNotification();
+    return absl::UnavailableError("shut down");
+  }
+  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
+  void Rest(absl::Duration time) override { stream_->Rest(time); }
+  void Shutdown() override {
+    if (!ended_.HasBeenNotified()) {
+      ended_.Notify();
+    }
+    stream_->Shutdown();
+  }
+  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
+  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
+  int fd() const override { return stream_->fd(); }
+  const std::string& peer() const override { return stream_->peer(); }
+
+ private:
+  const std::unique_ptr<Stream> stream_;
+  TimedNotification writes_;
+  absl::Notification ended_;
+};
+
+class GreeterTest : public testing::Test {
+ protected:
+  std::unique_ptr<Stream> Come() {
+    auto ends = MakeStreamPair();
+    EXPECT_TRUE(ends.ok());
+    greeter_.Admit(std::move(ends->first), kId);
+    return std::move(ends->second);
+  }
+  std::unique_ptr<Stream> ComeAndSayHello() {
+    std::unique_ptr<Stream> stream = Come();
+    SayHello(*stream);
+    EXPECT_EQ(Hear(*stream), "WELCOME");
+    return stream;
+  }
+  void AwaitNews(int count) {
+    const TimedMutexLock lock(&mutex_);
+    const auto came = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return news_ >= count; };
+    EXPECT_TRUE(mutex_.AwaitFor(absl::Condition(&came), kSoon));
+  }
+  void AwaitLoss() {
+    const TimedMutexLock lock(&mutex_);
+    const auto came = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return losses_ > 0; };
+    EXPECT_TRUE(mutex_.AwaitFor(absl::Condition(&came), kSoon));
+  }
+  int losses() {
+    const TimedMutexLock lock(&mutex_);
+    return losses_;
+  }
+
+  TimedMutex mutex_;
+  int news_ ABSL_GUARDED_BY(mutex_) = 0;
+  int losses_ ABSL_GUARDED_BY(mutex_) = 0;
+  const std::thread::id here_ = std::this_thread::get_id();
+  DropLog drops_;
+  Greeter greeter_{{.patience = absl::Hours(1), .most = 3},
+                   drops_,
+                   [this] {
+                     const TimedMutexLock lock(&mutex_);
+                     ++news_;
+                   },
+                   [this](const absl::Status&) {
+                     EXPECT_NE(std::this_thread::get_id(), here_);
+                     const TimedMutexLock lock(&mutex_);
+                     ++losses_;
+                   }};
+};
+
+TEST_F(GreeterTest, WhoEndsItsMoveDropsOnlyItself) {
+  const auto stranger = ComeAndSayHello();
+  const auto source = ComeAndSayHello();
+  SayError(*stranger);
+  AwaitNews(1);
+  EXPECT_FALSE(greeter_.Look().has_value());
+  SayMachine(*source);
+  AwaitNews(2);
+  EXPECT_TRUE(greeter_.Look().has_value());
+  EXPECT_EQ(losses(), 0);
+}
+
+TEST_F(GreeterTest, WhoIsGoneIsNotChosen) {
+  const auto source = ComeAndSayHello();
+  SayMachine(*source);
+  SayError(*source);
+  AwaitNews(2);
+  EXPECT_FALSE(greeter_.Look().has_value());
+  EXPECT_EQ(losses(), 0);
+}
+
+TEST_F(GreeterTest, LossOfTheChosenIsToldOnceOnItsThread) {
+  const auto source = ComeAndSayHello();
+  SayMachine(*source);
+  AwaitNews(1);
+  std::optional<Greeter::Chosen> chosen = greeter_.Look();
+  ASSERT_TRUE(chosen.has_value());
+  EXPECT_EQ(chosen->machine.which(), stream::Control::MACHINE);
+  EXPECT_EQ(chosen->terms.id, kId);
+  SayError(*source);
+  AwaitLoss();
+  chosen.reset();
+  EXPECT_EQ(losses(), 1);
+}
+
+// R11: who does not read what it is told keeps nobody waiting.
+TEST_F(GreeterTest, OneThatDoesNotReadKeepsNobodyWaiting) {
+  auto ends = MakeStreamPair();
+  ASSERT_TRUE(ends.ok());
+  auto stuck = std::make_unique<StuckStream>(std::move(ends->first));
+  TimedNotification& writes = stuck->writes();
+  greeter_.Admit(std::move(stuck), kId);
+  SayHello(*ends->second);
+  ASSERT_TRUE(writes.WaitFor(kSoon));
+  EXPECT_FALSE(greeter_.Look().has_value());
+  const auto source = ComeAndSayHello();
+  SayMachine(*source);
+  AwaitNews(1);
+  EXPECT_TRUE(greeter_.Look().has_value());
+}
+
+TEST_F(GreeterTest, TheFirstThatSaidNothingMakesRoom) {
+  const auto source = ComeAndSayHello();
+  const auto silent = Come();
+  const auto other = ComeAndSayHello();
+  const auto next = ComeAndSayHello();
+  EXPECT_EQ(Hear(*silent), "too many others came before you said HELLO");
+  // All have said HELLO.
+  const auto last = Come();
+  EXPECT_EQ(Hear(*last), "too many others are about to say what they bring");
+  SayMachine(*source);
+  // Of who was dropped there may be news, too.
+  std::optional<Greeter::Chosen> chosen;
+  for (int news = 1; !chosen.has_value() && !HasFailure(); ++news) {
+    AwaitNews(news);
+    chosen = greeter_.Look();
+  }
+}
+
+TEST_F(GreeterTest, WhoIsSentAwayHearsWhy) {
+  const auto source = ComeAndSayHello();
+  const auto silent = Come();
+  greeter_.SendAway(absl::CancelledError("cancelled here"));
+  EXPECT_EQ(Hear(*source), "cancelled here");
+  EXPECT_EQ(Hear(*silent), "cancelled here");
+  EXPECT_EQ(Hear(*silent), "");
+}
+
+}  // namespace
+}  // namespace ferrite::migration
