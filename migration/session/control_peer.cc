@@ -18,6 +18,9 @@ namespace {
 // A peer that sends what nobody waits for is stopped before it fills our memory.
 constexpr size_t kMaxQueued = 256;
 constexpr size_t kMaxQueuedBytes = size_t{2} * kMaxControlBytes;
+// Of a message that was announced, memory for so much more than what came of it is taken, or as much again: who only
+// announces one costs nothing.
+constexpr size_t kReadAhead = 64 << 10;
 // A message that is written for longer when the move is to end is one that the peer does not read.
 constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
 // Between two PINGs on a quiet line at most, so that a silence that was made shorter counts soon.
@@ -207,12 +210,19 @@ absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
     return absl::UnavailableError(status.message());
   }
   FERRITE_ASSIGN_OR_RETURN(const ControlHeader header, DecodeControlHeader(head));
-  std::vector<uint64_t> payload(header.length / sizeof(uint64_t));
-  if (const absl::Status status = stream_->ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header.length});
-      !status.ok()) {
-    return absl::UnavailableError(absl::IsOutOfRange(status)
-                                      ? absl::StrCat(status.message(), " in the middle of a frame")
-                                      : std::string(status.message()));
+  std::vector<uint64_t> payload;
+  const size_t words = header.length / sizeof(uint64_t);
+  while (payload.size() < words) {
+    const size_t read = payload.size();
+    const size_t piece = std::min(words - read, kReadAhead / sizeof(uint64_t));
+    payload.resize(read + piece);
+    if (const absl::Status status =
+            stream_->ReadAll({reinterpret_cast<uint8_t*>(payload.data() + read), piece * sizeof(uint64_t)});
+        !status.ok()) {
+      return absl::UnavailableError(absl::IsOutOfRange(status)
+                                        ? absl::StrCat(status.message(), " in the middle of a frame")
+                                        : std::string(status.message()));
+    }
   }
   return ControlMessage::Parse(header, std::move(payload));
 }
