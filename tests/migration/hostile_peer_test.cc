@@ -1085,9 +1085,9 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
   FakeGuest guest(**memory, {.pages = 100});
   guest.Run();
   FakeSourcePort port(**memory, guest);
+  // Longer than a busy host may keep a thread of either side from running.
   auto source = Source::Create(
-      port, {.mode = MoveMode::kPostcopy, .silence = absl::Milliseconds(250), .recover_for = absl::ZeroDuration()},
-      nullptr);
+      port, {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::ZeroDuration()}, nullptr);
   ASSERT_TRUE(source.ok());
   Thread peer("peer", [&] {
     const std::unique_ptr<Stream> control = sockets.Accept();
@@ -1099,6 +1099,8 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
     (void)SendControl(*control, [](stream::Control::Builder out) { out.initLoaded(); });
     ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
     (void)SendControl(*control, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
+    // What it is told meanwhile fits into no buffer.
+    const Thread hear("hear", [&] { ReadToTheEnd(*control); });
     there.Live();
   });
   const absl::Status status = (*source)->Run(sockets.listener().address());
