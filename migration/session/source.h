@@ -108,13 +108,14 @@ class Source {
   absl::Status RunHere();
   // Tries to find the destination until it worked, there is nothing to recover, or the time is up.
   absl::Status KeepTrying(const Address& destination, const absl::Status& lost);
-  absl::Status TryToRecover(const Address& destination);
+  // One try, of which each answer is to come before `until`; that moves on with what comes of it.
+  absl::Status TryToRecover(const Address& destination, MonotonicTime& until);
   // Forgets the connections, and gets ready for others.
   absl::Status StartAnew();
-  absl::StatusOr<bool> AskWhetherGranted(const Address& destination);
+  absl::StatusOr<bool> AskWhetherGranted(const Address& destination, absl::Duration limit);
   // Waits for the next step of the destination's. While the guest stands still, Switchover() watches the time.
   absl::StatusOr<ControlMessage> Await(stream::Control::Which which);
-  absl::StatusOr<std::vector<RegionRun>> AskWhatIsMissing();
+  absl::StatusOr<std::vector<RegionRun>> AskWhatIsMissing(absl::Duration limit);
   absl::Status Finished(const absl::Status& status);
 
   absl::StatusOr<std::unique_ptr<Stream>> OpenChannel(const Address& destination, ChannelRole role, uint16_t index);

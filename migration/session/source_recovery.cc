@@ -1,5 +1,6 @@
 // The source behind GRANT, when a connection was lost (DESIGN §5).
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,8 @@ namespace {
 constexpr absl::Duration kRecoveryPause = absl::Milliseconds(250);
 // And at most, where they led to nothing although it was found.
 constexpr absl::Duration kLongestRecoveryPause = absl::Seconds(4);
+// What a destination that was found has to answer in, however little is left of MoveOptions::recover_for.
+constexpr absl::Duration kLeastToAnswer = absl::Seconds(1);
 
 }  // namespace
 
@@ -41,7 +44,7 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
   MonotonicTime until = MonotonicTime::Now() + options_.recover_for;
   // Time is given for progress: a connection that is found again and again, and lost before anything came of it, is
   // none.
-  uint64_t least_missing = port_.memory().total_bytes() / kPageBytes;
+  std::optional<uint64_t> least_missing;
   bool ran_there = ran_there_;
   absl::Duration pause;
   while (state_.get() == MoveState::kPostcopyPaused && (features_ & kFeatureRecovery) != 0) {
@@ -52,7 +55,7 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
         break;
       }
     }
-    const absl::Status now = TryToRecover(destination);
+    const absl::Status now = TryToRecover(destination, until);
     if (now.ok()) {
       return now;
     }
@@ -61,10 +64,13 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
     if (lost.ok() || state_.get() != MoveState::kPostcopyPaused) {
       status = std::move(given_up);
     }
-    const bool progress =
-        std::exchange(ran_there, ran_there_.load()) != ran_there_ || missing_.value_or(least_missing) < least_missing;
+    const bool granted = std::exchange(ran_there, ran_there_.load()) != ran_there_;
+    const bool fewer = missing_.has_value() && least_missing.has_value() && *missing_ < *least_missing;
+    if (missing_.has_value()) {
+      least_missing = std::min(*missing_, least_missing.value_or(*missing_));
+    }
+    const bool progress = granted || fewer;
     if (progress) {
-      least_missing = missing_.value_or(least_missing);
       until = MonotonicTime::Now() + options_.recover_for;
     }
     pause = missing_.has_value() && !progress ? std::min(std::max(2 * pause, kRecoveryPause), kLongestRecoveryPause)
@@ -107,7 +113,7 @@ absl::Status Source::StartAnew() {
   return leaving_ ? absl::CancelledError("the search for the destination was ended") : absl::OkStatus();
 }
 
-absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination) {
+absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination, absl::Duration limit) {
   FERRITE_RETURN_IF_ERROR(OpenControl(destination, options_.silence));
   FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
     auto recover = control.initRecover();
@@ -116,7 +122,7 @@ absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination) {
     recover.setPageChannels(static_cast<uint16_t>(options_.channels));
     recover.setUrgentChannels(kUrgentChannels);
   }));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, Await(stream::Control::STANDING));
+  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::STANDING, limit));
   bool granted = false;
   FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
     granted = control.getStanding().getGranted();
@@ -125,7 +131,8 @@ absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination) {
   return granted;
 }
 
-absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing() {
+absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing(absl::Duration limit) {
+  const MonotonicTime deadline = MonotonicTime::Now() + limit;
   std::vector<RegionRun> runs;
   const auto regions = port_.memory().regions();
   uint64_t pages_left = 0;
@@ -134,7 +141,12 @@ absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing() {
   }
   bool last = false;
   while (!last) {
-    FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, Await(stream::Control::MISSING));
+    const absl::Duration left = deadline - MonotonicTime::Now();
+    if (left <= absl::ZeroDuration()) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("the destination lives, but did not say what is missing within ", absl::FormatDuration(limit)));
+    }
+    FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::MISSING, left));
     FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
       const auto missing = control.getMissing();
       last = missing.getLast();
@@ -158,9 +170,12 @@ absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing() {
   return runs;
 }
 
-absl::Status Source::TryToRecover(const Address& destination) {
+absl::Status Source::TryToRecover(const Address& destination, MonotonicTime& until) {
+  const auto limit = [&] {
+    return std::min(options_.patience, std::max(until - MonotonicTime::Now(), kLeastToAnswer));
+  };
   FERRITE_RETURN_IF_ERROR(StartAnew());
-  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(destination));
+  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(destination, limit()));
   {
     // It answers for this move, so it is there.
     const TimedMutexLock lock(&mutex_);
@@ -174,8 +189,9 @@ absl::Status Source::TryToRecover(const Address& destination) {
     ++epoch_;
     FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
     FERRITE_RETURN_IF_ERROR(SendGrant(start));
+    until = MonotonicTime::Now() + options_.recover_for;
   }
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing());
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing(limit()));
   missing_ = 0;
   for (const RegionRun& run : missing) {
     *missing_ += run.count;
@@ -192,7 +208,11 @@ absl::Status Source::TryToRecover(const Address& destination) {
   serving_ = true;
   pages_->StartPostcopy();
   PublishStart();
-  return Annotate(End(), "post-copy");
+  const MonotonicTime served_from = MonotonicTime::Now();
+  absl::Status status = Annotate(End(), "post-copy");
+  // It was not looked for meanwhile.
+  until += MonotonicTime::Now() - served_from;
+  return status;
 }
 
 absl::Status Source::TakeBack(bool force) {
@@ -203,7 +223,7 @@ absl::Status Source::TakeBack(bool force) {
   if (const absl::Status started = StartAnew(); !started.ok()) {
     return state_.get() == MoveState::kPostcopyRecover ? GiveUp(started) : started;
   }
-  const absl::StatusOr<bool> granted = AskWhetherGranted(destination_);
+  const absl::StatusOr<bool> granted = AskWhetherGranted(destination_, options_.patience);
   if (granted.ok() && *granted) {
     return GiveUp(absl::FailedPreconditionError("the destination says that it has the guest"));
   }

@@ -22,6 +22,7 @@
 #include "migration/wire/preamble.h"
 #include "migration/wire/version.h"
 #include "tests/fakes/fake_guest.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 
 namespace ferrite::migration {
@@ -847,18 +848,18 @@ TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
   EXPECT_EQ(port.inhibited, 0);
 }
 
-void Welcome(Stream& control) {
+void Welcome(Stream& control, uint64_t features = kFeaturePostcopy) {
   EXPECT_TRUE(ReadControl(control).ok());
-  (void)SendControl(control, [](stream::Control::Builder out) {
+  (void)SendControl(control, [&](stream::Control::Builder out) {
     auto welcome = out.initWelcome();
     welcome.setVersion(1);
-    welcome.setFeatures(kFeaturePostcopy);
+    welcome.setFeatures(features);
   });
   EXPECT_TRUE(ReadControl(control).ok());
 }
 
-void Accept(Stream& control, uint64_t host_page, bool postcopy) {
-  Welcome(control);
+void Accept(Stream& control, uint64_t host_page, bool postcopy, uint64_t features = kFeaturePostcopy) {
+  Welcome(control, features);
   (void)SendControl(control, [&](stream::Control::Builder out) {
     auto accept = out.initAccept();
     accept.initHostPageBytes(1).set(0, host_page);
@@ -870,8 +871,9 @@ void Accept(Stream& control, uint64_t host_page, bool postcopy) {
 // A destination that behaves until the guest stands still.
 class Receiving {
  public:
-  Receiving(Sockets& sockets, Stream& control, uint64_t load_nanoseconds = 0) : control_(control) {
-    Accept(control, 4096, true);
+  Receiving(Sockets& sockets, Stream& control, uint64_t load_nanoseconds = 0, uint64_t features = kFeaturePostcopy)
+      : control_(control) {
+    Accept(control, 4096, true, features);
     for (int i = 0; i < 3; ++i) {
       std::unique_ptr<Stream> stream = sockets.Accept();
       std::array<uint8_t, kPreambleBytes> bytes;
@@ -1108,6 +1110,66 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
   peer.Join();
   EXPECT_NE(status.message().find("did not answer within"), absl::string_view::npos) << status;
   EXPECT_EQ((*source)->state(), MoveState::kPostcopyPaused);
+  EXPECT_FALSE(guest.running()) << "R2";
+}
+
+// R4: a destination that is found again and tells what is missing without an end, alive all the while, takes no more
+// time than there is to look for one.
+TEST(EndlessMissingTest, IsLookedForNoLonger) {
+  Sockets sockets;
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.pages = 100});
+  guest.Run();
+  FakeSourcePort port(**memory, guest);
+  auto source = Source::Create(
+      port, {.mode = MoveMode::kPostcopy, .patience = absl::Seconds(60), .recover_for = absl::Milliseconds(200)},
+      nullptr);
+  ASSERT_TRUE(source.ok());
+  std::atomic<int> told = 0;
+  Thread peer("peer", [&] {
+    {
+      const std::unique_ptr<Stream> control = sockets.Accept();
+      std::array<uint8_t, kPreambleBytes> preamble;
+      ASSERT_TRUE(control != nullptr && control->ReadAll(preamble).ok());
+      Receiving there(sockets, *control, 0, kFeaturePostcopy | kFeatureRecovery);
+      ASSERT_TRUE(there.AwaitPackage());
+      const Thread drain = there.DrainPages();
+      (void)SendControl(*control, [](stream::Control::Builder out) { out.initLoaded(); });
+      ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
+      (void)SendControl(*control, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
+      control->Shutdown();
+      there.page[0]->Shutdown();
+    }
+    while (const std::unique_ptr<Stream> control = sockets.Accept()) {
+      std::array<uint8_t, kPreambleBytes> preamble;
+      if (!control->ReadAll(preamble).ok() || !ReadControl(*control).ok()) {
+        continue;
+      }
+      (void)SendControl(*control, [](stream::Control::Builder out) { out.initStanding().setGranted(true); });
+      for (uint64_t page = 0; SendControl(*control,
+                                          [&](stream::Control::Builder out) {
+                                            auto ranges = out.initMissing().initRanges(1);
+                                            ranges[0].setFirst(page);
+                                            ranges[0].setCount(1);
+                                          })
+                                  .ok();
+           ++page) {
+        ++told;
+        absl::SleepFor(absl::Milliseconds(100));
+      }
+    }
+  });
+  const MonotonicTime start = MonotonicTime::Now();
+  const absl::Status status = (*source)->Run(sockets.listener().address());
+  const absl::Duration took = MonotonicTime::Now() - start;
+  sockets.Cancel();
+  peer.Join();
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ((*source)->state(), MoveState::kPostcopyPaused);
+  EXPECT_GT(told, 0);
+  // All that it tells takes 100 s.
+  EXPECT_LT(took, absl::Seconds(20));
   EXPECT_FALSE(guest.running()) << "R2";
 }
 
