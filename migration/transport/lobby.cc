@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
@@ -15,6 +17,8 @@ namespace ferrite::migration {
 namespace {
 
 constexpr absl::Duration kLongestPoll = absl::Hours(1);  // of one call: a timespec has no infinity
+// After a connection that could not be accepted: nothing tells when the next one can be.
+constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
 
 }  // namespace
 
@@ -32,9 +36,14 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
     while (!waiting_.empty() && waiting_.front().deadline <= MonotonicTime::Now()) {
       Drop(waiting_.begin(), "it did not say who it is");
     }
-    const MonotonicTime until = waiting_.empty() ? deadline : std::min(deadline, waiting_.front().deadline);
+    MonotonicTime until = waiting_.empty() ? deadline : std::min(deadline, waiting_.front().deadline);
+    const bool accepts = MonotonicTime::Now() >= accept_again_;
+    if (!accepts) {
+      until = std::min(until, accept_again_);
+    }
+    // Readable all the time while it cannot be accepted: it is passed over until then.
     std::vector<pollfd> polled = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
-                                  {.fd = listener_.fd(), .events = POLLIN, .revents = 0}};
+                                  {.fd = accepts ? listener_.fd() : -1, .events = POLLIN, .revents = 0}};
     for (const Waiting& one : waiting_) {
       polled.push_back({.fd = one.arrival.stream->fd(), .events = POLLIN, .revents = 0});
     }
@@ -56,9 +65,13 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
       }
     }
     if (polled[1].revents != 0) {
-      FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, listener_.AcceptNow());
-      if (stream != nullptr) {
-        Admit(std::move(stream));
+      absl::StatusOr<std::unique_ptr<Stream>> stream = listener_.AcceptNow();
+      if (absl::IsUnavailable(stream.status())) {
+        OnNotAccepted(stream.status());
+      } else if (!stream.ok()) {
+        return stream.status();
+      } else if (*stream != nullptr) {
+        Admit(*std::move(stream));
       }
     }
     if (MonotonicTime::Now() >= deadline) {
@@ -75,6 +88,15 @@ void Lobby::Admit(std::unique_ptr<Stream> stream) {
       {.arrival = {.stream = std::move(stream), .first_bytes = std::vector<uint8_t>(options_.first_bytes)},
        .have = 0,
        .deadline = MonotonicTime::Now() + options_.patience});
+}
+
+void Lobby::OnNotAccepted(const absl::Status& why) {
+  const MonotonicTime now = MonotonicTime::Now();
+  accept_again_ = now + kAcceptPause;
+  if (const std::optional<uint64_t> not_logged = log_backoff_.Count(now); not_logged.has_value()) {
+    Log().warn("{}; it is tried again{}", why.message(),
+               *not_logged == 0 ? "" : absl::StrCat(" (and ", *not_logged, " failures before it)"));
+  }
 }
 
 void Lobby::Drop(Place place, absl::string_view why) {

@@ -17,12 +17,14 @@
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/log_backoff.h"
 #include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 
 // Accepts connections and waits for the first bytes of all of them at once: one that is silent, or slow, keeps no other
-// waiting. It is dropped when its time is up, or when too many others came after it. Threads: one.
+// waiting. It is dropped when its time is up, or when too many others came after it. What cannot be accepted for want
+// of descriptors or memory is tried again until it can, with a line in the log now and then. Threads: one.
 class Lobby {
  public:
   struct Options {
@@ -54,6 +56,8 @@ class Lobby {
   using Place = std::list<Waiting>::iterator;
 
   void Admit(std::unique_ptr<Stream> stream);
+  // Leaves the listener alone for a while.
+  void OnNotAccepted(const absl::Status& why);
   void Drop(Place place, absl::string_view why);
   // Whether all of its first bytes are here. Drops one that ended.
   bool Read(Place place);
@@ -63,6 +67,8 @@ class Lobby {
   const std::function<void(const std::string&, absl::string_view)> on_dropped_;
   std::list<Arrival> put_back_;
   std::list<Waiting> waiting_;  // the one that came first is first
+  MonotonicTime accept_again_ = MonotonicTime::InfinitePast();
+  LogBackoff log_backoff_;
 };
 
 }  // namespace ferrite::migration

@@ -1,15 +1,19 @@
 #include "migration/transport/lobby.h"
 
 #include <gtest/gtest.h>
+#include <time.h>
 
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
+#include "tests/fakes/captured_log.h"
+#include "tests/fakes/no_descriptors.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 
@@ -98,6 +102,46 @@ TEST_F(LobbyTest, TheOldestGoesWhenTooManyWait) {
   EXPECT_EQ(dropped_, std::vector<std::string>{"too many others wait"});
   Say(*second, "2222");
   EXPECT_EQ(Next(*lobby), "2222");
+}
+
+absl::Duration CpuTime() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return absl::DurationFromTimespec(now);
+}
+
+TEST_F(LobbyTest, WhoCannotBeAcceptedForWantOfDescriptorsIsAcceptedLater) {
+  const CapturedLog log;
+  const auto lobby = Make(absl::Hours(1), 64);
+  const auto peer = Come();
+  Say(*peer, "1234");
+  {
+    const NoDescriptors none;
+    EXPECT_TRUE(absl::IsUnavailable(listener_->AcceptNow().status()));
+    const absl::Duration before = CpuTime();
+    EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Seconds(1)).status().code(),
+              absl::StatusCode::kDeadlineExceeded)
+        << "it waits on";
+    EXPECT_LT(CpuTime() - before, absl::Milliseconds(200)) << "and does not spin";
+    cancel_->Signal();
+    EXPECT_EQ(lobby->Next(*cancel_).status().code(), absl::StatusCode::kCancelled);
+    cancel_->Drain();
+  }
+  EXPECT_TRUE(absl::StrContains(log.text(), "open files (ulimit -n); it is tried again\n")) << log.text();
+  EXPECT_EQ(Next(*lobby), "1234");
+}
+
+TEST_F(LobbyTest, WhoIsInAlreadyIsHeardWhileNobodyCanBeAccepted) {
+  const auto lobby = Make(absl::Hours(1), 64);
+  const auto inside = Come();
+  EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Milliseconds(200)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  const auto outside = Come();
+  const NoDescriptors none;
+  EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Milliseconds(200)).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  Say(*inside, "1234");
+  EXPECT_EQ(Next(*lobby), "1234");
 }
 
 TEST_F(LobbyTest, ACancelEndsTheWait) {

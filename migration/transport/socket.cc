@@ -286,7 +286,11 @@ absl::StatusOr<std::unique_ptr<Stream>> Listener::AcceptNow() {
     if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) {
       return nullptr;
     }
-    return ErrnoStatus(absl::StrCat("accept on ", address_.ToString()));
+    // Nor are errors of the network, which accept(2) passes on, nor that there is no room: only those of our own
+    // making.
+    const bool ours = errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT;
+    const absl::Status error = ErrnoStatus(absl::StrCat("accept on ", address_.ToString()));
+    return ours ? error : absl::UnavailableError(error.message());
   }
   FERRITE_RETURN_IF_ERROR(Prepare(fd));
   return MakeSocketStream(fd.Release(), NameOf(peer, address_.ToString()));

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -201,8 +202,9 @@ void ConsoleHub::Run() {
     polled.push_back({wake_.fd(), POLLIN, 0});
     const bool reads_input = standard_input_open_ && (room || (terminal_ != nullptr && !stopping));
     polled.push_back({reads_input ? options_.input_fd : -1, POLLIN, 0});
-    polled.push_back({stopping ? -1 : listener_.get(), POLLIN, 0});
-    int timeout_ms = -1;
+    const bool accepts = MonotonicNs() >= accept_again_ns_;
+    polled.push_back({stopping || !accepts ? -1 : listener_.get(), POLLIN, 0});
+    int timeout_ms = accepts ? -1 : MillisecondsUntil(accept_again_ns_);
     for (const Outlet& outlet : outlets_) {
       const bool pending = HasPending(outlet);
       any_pending |= pending;
@@ -393,6 +395,16 @@ void ConsoleHub::ReadStandardInput() {
 void ConsoleHub::AcceptSocketClient() {
   Fd client(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!client.valid()) {
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+      // No descriptors or no memory: nothing would tell when there are some again, and the listener stays readable.
+      const MonotonicTime now = MonotonicTime::Now();
+      accept_again_ns_ = MonotonicNs() + absl::ToInt64Nanoseconds(options_.retry_period);
+      if (const std::optional<uint64_t> not_logged = accept_backoff_.Count(now); not_logged.has_value()) {
+        Log().warn("console: {}; it is tried again{}",
+                   ErrnoStatus(absl::StrCat("accept on ", options_.sink.path)).message(),
+                   *not_logged == 0 ? "" : absl::StrCat(" (and ", *not_logged, " failures before it)"));
+      }
+    }
     return;
   }
   const bool busy = std::any_of(outlets_.begin(), outlets_.end(), [](const Outlet& o) { return o.is_sink; });

@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "devices/serial/serial_backend.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/log_backoff.h"
 #include "vmm/base/thread.h"
 #include "vmm/console/escape_filter.h"
 #include "vmm/console/output_ring.h"
@@ -66,7 +67,7 @@ class ConsoleHub final : public SerialBackend {
     // How long the destructor waits for a sink, or a client, that does not take anything.
     absl::Duration sink_patience = absl::Seconds(5);
     absl::Duration client_patience = absl::Milliseconds(500);
-    // How soon to try again what could not be written to.
+    // How soon to try again what could not be written to, and to accept a client that could not be accepted.
     absl::Duration retry_period = absl::Seconds(1);
   };
   // Opens the sink. The error names its path.
@@ -140,6 +141,8 @@ class ConsoleHub final : public SerialBackend {
   std::list<Outlet> outlets_;
   std::string input_;  // bounded; typed, but not yet taken by the port
   bool standard_input_open_ = false;
+  int64_t accept_again_ns_ = 0;  // by the monotonic clock: the socket is left alone until then
+  LogBackoff accept_backoff_;
   std::unique_ptr<RawTerminal> terminal_;
   EscapeFilter escape_;
 

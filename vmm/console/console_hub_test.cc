@@ -6,7 +6,9 @@
 #include <pty.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -22,6 +24,7 @@
 #include "absl/synchronization/notification.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/full_file.h"
+#include "tests/fakes/no_descriptors.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/timed_mutex.h"
 #include "vmm/base/unix_socket.h"
@@ -385,6 +388,32 @@ TEST_F(ConsoleHubTest, SocketServesOneClientAtATime) {
   ASSERT_TRUE(ListenOnUnixSocket(path).ok());
   ASSERT_TRUE(std::filesystem::exists(path));
   EXPECT_TRUE(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).ok());
+}
+
+TEST_F(ConsoleHubTest, ASocketClientIsAcceptedOnceThereAreDescriptorsAgain) {
+  const auto cpu_time = [] {
+    timespec now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return absl::DurationFromTimespec(now);
+  };
+  const CapturedLog log;
+  const std::string path = directory_ + "/sock";
+  auto hub = Make({.sink = {ConsoleSink::Kind::kUnix, path}, .retry_period = absl::Milliseconds(100)});
+  hub->Transmit(Bytes("boot\n"));
+  const Fd client(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  {
+    const NoDescriptors none;
+    const absl::Duration before = cpu_time();
+    ASSERT_EQ(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    pollfd polled = {client.get(), POLLIN, 0};
+    EXPECT_EQ(poll(&polled, 1, 500), 0) << "there is no room for it";
+    EXPECT_LT(cpu_time() - before, absl::Milliseconds(200)) << "it spins";
+    EXPECT_TRUE(log.WaitFor("raise the limit of open files (ulimit -n); it is tried again\n"));
+  }
+  EXPECT_EQ(ReadUntil(client.get(), "boot\n"), "boot\n");
 }
 
 // A process of its own, whose controlling terminal is a pty: raw mode needs the foreground.
