@@ -151,7 +151,8 @@ absl::Status Source::RunPhases(const Address& destination) {
 
 absl::StatusOr<std::unique_ptr<Stream>> Source::OpenChannel(const Address& destination, ChannelRole role,
                                                             uint16_t index) {
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, Connect(destination, options_.connect_limit, cancel_));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream,
+                           dialer_.Connect(destination, options_.connect_limit, cancel_));
   reached_ = true;
   const Preamble preamble{.lowest_version = kOurVersions.lowest,
                           .version = kOurVersions.newest,

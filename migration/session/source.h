@@ -19,6 +19,7 @@
 #include "migration/session/move_state.h"
 #include "migration/session/page_source.h"
 #include "migration/transport/address.h"
+#include "migration/transport/dialer.h"
 #include "migration/wire/preamble.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
@@ -143,6 +144,7 @@ class Source {
   MonotonicTime started_;
 
   Address destination_;
+  Dialer dialer_;       // of the thread of Run()
   uint64_t epoch_ = 1;  // of the last GRANT
   MonotonicTime switchover_;
   std::vector<uint64_t> pages_per_unit_;

@@ -23,7 +23,7 @@
 namespace ferrite::migration {
 namespace {
 
-absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address, bool passive) {
+absl::StatusOr<std::vector<Endpoint>> ResolveAs(const Address& address, bool passive) {
   std::vector<Endpoint> endpoints;
   if (address.kind == Address::Kind::kUnix) {
     Endpoint endpoint;
@@ -88,6 +88,11 @@ absl::Status Prepare(const Fd& fd) {
 // The next place is tried, besides those that have not answered, after this (RFC 8305, section 5), or sooner, so that
 // each gets its turn in time.
 constexpr absl::Duration kNextAfter = absl::Milliseconds(250);
+
+// What is left to connect, at least, when looking the name up took the time: getaddrinfo(3) heeds no limit.
+constexpr absl::Duration kLeastToConnect = absl::Seconds(2);
+// An error says so from here on.
+constexpr absl::Duration kSlowToResolve = absl::Seconds(1);
 
 std::string NameOf(const Endpoint& endpoint, const std::string& fallback) {
   char host[NI_MAXHOST];
@@ -192,10 +197,24 @@ absl::StatusOr<Fd> ListenOn(const Address& address, const Endpoint& endpoint) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel) {
+absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address) { return ResolveAs(address, /*passive=*/false); }
+
+absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel,
+                                                const Resolver& resolve) {
+  const std::string name = address.ToString();
   const MonotonicTime start = MonotonicTime::Now();
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, Resolve(address, /*passive=*/false));
-  return ConnectToAny(endpoints, address.ToString(), limit - (MonotonicTime::Now() - start), cancel);
+  const absl::StatusOr<std::vector<Endpoint>> endpoints = resolve(address);
+  const absl::Duration took = MonotonicTime::Now() - start;
+  // However long that took: what was found is tried.
+  const absl::Duration left = std::max(limit - took, std::min(limit, kLeastToConnect));
+  absl::StatusOr<std::unique_ptr<Stream>> stream =
+      endpoints.ok() ? ConnectToAny(*endpoints, name, left, cancel) : endpoints.status();
+  if (stream.ok() || absl::IsCancelled(stream.status()) || took < kSlowToResolve) {
+    return stream;
+  }
+  return absl::Status(stream.status().code(),
+                      absl::StrCat(stream.status().message(), " (resolving ", name, " took ",
+                                   absl::FormatDuration(absl::Trunc(took, absl::Milliseconds(100))), ")"));
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> endpoints, const std::string& name,
@@ -211,7 +230,7 @@ absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> e
     }
     const MonotonicTime now = MonotonicTime::Now();
     const bool more = attempts.size() < endpoints.size();
-    if (now >= deadline || (!more && !waits)) {
+    if ((now >= deadline && !attempts.empty()) || (!more && !waits)) {
       return WhyNone(attempts, what, name);
     }
     if (more) {
@@ -250,7 +269,7 @@ absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> e
 }
 
 absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(const Address& address) {
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, Resolve(address, /*passive=*/true));
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, ResolveAs(address, /*passive=*/true));
   absl::StatusOr<Fd> bound_fd = absl::NotFoundError(absl::StrCat(address.ToString(), ": no address"));
   for (const Endpoint& endpoint : endpoints) {
     bound_fd = ListenOn(address, endpoint);

@@ -4,9 +4,11 @@
 
 #include <sys/socket.h>
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -23,9 +25,17 @@ struct Endpoint {
   const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
 };
 
+// The places that an address stands for.
+using Resolver = std::function<absl::StatusOr<std::vector<Endpoint>>(const Address&)>;
+// The system's (getaddrinfo(3)), which neither a limit nor a cancel ends.
+absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address);
+
 // Connects within `limit`; DEADLINE_EXCEEDED after it, CANCELLED as soon as `cancel` is signalled (it stays so). A name
 // may stand for several places: one that does not answer keeps the next ones waiting for a quarter of a second at most.
-absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel);
+// `resolve` is waited for, however long it takes; what it finds has two seconds all the same, or `limit` if that is
+// less.
+absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel,
+                                                const Resolver& resolve = Resolve);
 
 // The same, for places that are known. `name` is for messages.
 absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> endpoints, const std::string& name,

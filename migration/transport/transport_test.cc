@@ -12,10 +12,13 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "migration/transport/address.h"
+#include "migration/transport/dialer.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 
 namespace ferrite::migration {
@@ -229,6 +232,76 @@ TEST(ConnectToAnyTest, SaysOfEachPlaceWhyItFailed) {
   cancel->Signal();
   const auto cancelled = ConnectToAny(std::vector<Endpoint>{silent.endpoint()}, "name", absl::Hours(1), *cancel);
   EXPECT_EQ(cancelled.status().code(), absl::StatusCode::kCancelled) << cancelled.status();
+}
+
+TEST(DialerTest, FurtherConnectionsGoWhereTheFirstOneWent) {
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  const SilentPlace silent;
+  std::vector<Endpoint> places = {silent.endpoint(), PlaceOf(**listener)};
+  int asked = 0;
+  Dialer dialer([&](const Address&) {
+    ++asked;
+    return places;
+  });
+  const Address name = *ParseAddress("tcp:name:1");
+  ASSERT_TRUE(dialer.Connect(name, absl::Hours(1), *cancel).ok());
+  EXPECT_EQ(asked, 1);
+  const MonotonicTime start = MonotonicTime::Now();
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(dialer.Connect(name, absl::Hours(1), *cancel).ok());
+  }
+  EXPECT_EQ(asked, 1);
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(4)) << "the silent place is not waited for again";
+  // Another name is another place.
+  ASSERT_TRUE(dialer.Connect(*ParseAddress("tcp:other:1"), absl::Hours(1), *cancel).ok());
+  EXPECT_EQ(asked, 2);
+}
+
+TEST(DialerTest, TheNameIsLookedUpAgainWhereNobodyAnswersAnyMore) {
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  std::vector<Endpoint> places = {PlaceOf(**listener)};
+  Dialer dialer([&](const Address&) { return places; });
+  const Address name = *ParseAddress("tcp:name:1");
+  ASSERT_TRUE(dialer.Connect(name, absl::Hours(1), *cancel).ok());
+  auto moved = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+  ASSERT_TRUE(moved.ok()) << moved.status();
+  places = {PlaceOf(**moved)};
+  listener->reset();
+  ASSERT_TRUE(dialer.Connect(name, absl::Hours(1), *cancel).ok());
+  EXPECT_TRUE((*moved)->Accept(*cancel).ok());
+}
+
+TEST(ConnectTest, WhatWasFoundSlowlyIsTriedAllTheSame) {
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  const SilentPlace silent;
+  Endpoint place = PlaceOf(**listener);
+  const auto slowly = [&](const Address&) -> absl::StatusOr<std::vector<Endpoint>> {
+    // Stands for a name server that does not answer.
+    absl::SleepFor(absl::Milliseconds(1100));
+    return std::vector<Endpoint>{place};
+  };
+  const Address name = *ParseAddress("tcp:name:1");
+  const auto stream = Connect(name, absl::Seconds(1), *cancel, slowly);
+  EXPECT_TRUE(stream.ok()) << stream.status();
+  place = silent.endpoint();
+  const absl::Status status = Connect(name, absl::Milliseconds(50), *cancel, slowly).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "no answer in time (resolving tcp:name:1 took 1.")) << status;
+  const absl::Status none = Connect(name, absl::Milliseconds(50), *cancel, [&](const Address& address) {
+                              (void)slowly(address);
+                              return absl::NotFoundError("tcp:name:1: Name or service not known");
+                            }).status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kNotFound) << none;
+  EXPECT_TRUE(absl::StrContains(none.message(), "not known (resolving tcp:name:1 took 1.")) << none;
 }
 
 }  // namespace
