@@ -7,7 +7,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
@@ -43,6 +42,24 @@ std::optional<uint64_t> ReadBytes(const std::string& path) {
   return bytes;
 }
 
+// Of a memory group's use: file pages, which go when others want the memory. Those of memfd and tmpfs are not among
+// them.
+uint64_t CachedFileBytes(const std::string& directory, bool version2) {
+  uint64_t sum = 0;
+  for (const std::string& line : Lines(directory + "/memory.stat")) {
+    const std::pair<absl::string_view, absl::string_view> field = absl::StrSplit(line, absl::MaxSplits(' ', 1));
+    absl::string_view name = field.first;
+    // Version 1 has a number of the group alone, too.
+    const bool with_those_below = version2 || absl::ConsumePrefix(&name, "total_");
+    uint64_t bytes = 0;
+    if (with_those_below && (name == "active_file" || name == "inactive_file") &&
+        absl::SimpleAtoi(field.second, &bytes)) {
+      sum += bytes;
+    }
+  }
+  return sum;
+}
+
 bool Holds(absl::string_view list, absl::string_view word) {
   for (const absl::string_view one : absl::StrSplit(list, ',')) {
     if (one == word) {
@@ -50,6 +67,31 @@ bool Holds(absl::string_view list, absl::string_view word) {
     }
   }
   return false;
+}
+
+// A field of mountinfo: white space and backslashes are in octal ("\040").
+std::string Unescaped(absl::string_view field) {
+  const auto digit = [&](size_t at) { return at < field.size() && field[at] >= '0' && field[at] <= '7'; };
+  std::string text;
+  for (size_t i = 0; i < field.size(); ++i) {
+    if (field[i] == '\\' && digit(i + 1) && digit(i + 2) && digit(i + 3)) {
+      text.push_back(static_cast<char>((field[i + 1] - '0') * 64 + (field[i + 2] - '0') * 8 + (field[i + 3] - '0')));
+      i += 3;
+    } else {
+      text.push_back(field[i]);
+    }
+  }
+  return text;
+}
+
+// Takes `directory` off the front of a path that is in it, or is it.
+bool ConsumeDirectory(absl::string_view* path, absl::string_view directory) {
+  absl::string_view rest = *path;
+  if (!absl::ConsumePrefix(&rest, directory) || (!rest.empty() && rest.front() != '/')) {
+    return false;
+  }
+  *path = rest;
+  return true;
 }
 
 // The path of the process's group in the hierarchy of a controller, or in that of version 2 for "".
@@ -83,11 +125,10 @@ std::vector<Hierarchy> HierarchiesOf(absl::string_view controller, const std::st
     if (!group.has_value() || absl::StartsWith(*group, "/..")) {
       continue;  // outside of what is mounted here
     }
-    const auto unescaped = [](const std::string& text) { return absl::StrReplaceAll(text, {{"\\040", " "}}); };
-    const std::string top = unescaped(mount[4]);
+    const std::string top = Unescaped(mount[4]);
     // In a container the mount may begin at the container's own group.
     absl::string_view below = *group;
-    if (mount[3] != "/" && !absl::ConsumePrefix(&below, unescaped(mount[3]))) {
+    if (mount[3] != "/" && !ConsumeDirectory(&below, Unescaped(mount[3]))) {
       below = "";
     }
     std::string directory(absl::StripSuffix(absl::StrCat(top, below), "/"));
@@ -143,18 +184,22 @@ std::optional<GroupLimit> MemoryGroupLimit(uint64_t swap_bytes, const std::strin
       if (!limit.has_value()) {
         continue;
       }
+      const uint64_t used =
+          ReadBytes(directory + (hierarchy.version2 ? "/memory.current" : "/memory.usage_in_bytes")).value_or(0);
       uint64_t swap = swap_bytes;
+      uint64_t swapped = 0;
       if (hierarchy.version2) {
         swap = std::min(swap, ReadBytes(directory + "/memory.swap.max").value_or(swap));
+        swapped = std::min(swap, ReadBytes(directory + "/memory.swap.current").value_or(0));
       } else if (const auto both = ReadBytes(directory + "/memory.memsw.limit_in_bytes"); both.has_value()) {
         swap = std::min(swap, *both - std::min(*both, *limit));
+        const uint64_t both_used = ReadBytes(directory + "/memory.memsw.usage_in_bytes").value_or(used);
+        swapped = std::min(swap, both_used - std::min(both_used, used));
       }
-      const GroupLimit one{
-          .file = file,
-          .limit = *limit + swap,
-          .used =
-              ReadBytes(directory + (hierarchy.version2 ? "/memory.current" : "/memory.usage_in_bytes")).value_or(0)};
-      if (!least.has_value() || one.limit < least->limit) {
+      const GroupLimit one{.file = file,
+                           .limit = *limit + swap,
+                           .used = used - std::min(used, CachedFileBytes(directory, hierarchy.version2)) + swapped};
+      if (!least.has_value() || one.left() < least->left()) {
         least = one;
       }
     }

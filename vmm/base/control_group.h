@@ -22,7 +22,8 @@ struct GroupLimit {
 //
 // Of huge pages of that size, the one that leaves least: of pages in use, or of pages that are reserved.
 std::optional<GroupLimit> HugePageGroupLimit(uint64_t page_bytes, const std::string& proc = "/proc/self");
-// Of memory, the least; `swap_bytes` of the host's are counted as far as the group may use them.
+// Of memory, likewise the one that leaves least; `swap_bytes` of the host's are counted as far as the group may use
+// them. Cached files do not count as used: they make room.
 std::optional<GroupLimit> MemoryGroupLimit(uint64_t swap_bytes, const std::string& proc = "/proc/self");
 
 }  // namespace ferrite

@@ -102,6 +102,54 @@ TEST_F(ControlGroupTest, MountThatBeginsBelowTheTop) {
   EXPECT_FALSE(MemoryGroupLimit(0, root_).has_value());
 }
 
+TEST_F(ControlGroupTest, AMountOfANamesakeIsNotThatOfTheGroup) {
+  // "/foo" is no directory above "/foobar".
+  Version2("/foobar", "/foo");
+  Write("groups/memory.max", "1000");
+  Write("groups/bar/memory.max", "500");
+  Write("groupsbar/memory.max", "200");
+  EXPECT_EQ(MemoryGroupLimit(0, root_)->file, Path("groups/memory.max"));
+  Version2("/foo", "/foo");
+  EXPECT_EQ(MemoryGroupLimit(0, root_)->file, Path("groups/memory.max"));
+}
+
+TEST_F(ControlGroupTest, NamesAreReadAsTheKernelWritesThem) {
+  const std::string name = "a b\tc\nd\\e\\0";
+  Write("cgroup", "0::/");
+  Write("mountinfo", absl::StrCat("35 22 0:30 / ", root_, "/a\\040b\\011c\\012d\\134e\\1340 rw - cgroup2 cgroup2 rw"));
+  Write(name + "/memory.max", "1000");
+  ASSERT_TRUE(MemoryGroupLimit(0, root_).has_value());
+  EXPECT_EQ(MemoryGroupLimit(0, root_)->file, Path(name + "/memory.max"));
+}
+
+TEST_F(ControlGroupTest, OfGroupsOfMemoryTheOneThatLeavesLeastCounts) {
+  Version2("/a");
+  Write("groups/a/memory.max", "1000");
+  Write("groups/a/memory.current", "100");
+  Write("groups/memory.max", "2000");
+  Write("groups/memory.current", "1500");
+  EXPECT_EQ(MemoryGroupLimit(0, root_)->file, Path("groups/memory.max"));
+  EXPECT_EQ(MemoryGroupLimit(0, root_)->left(), 500u);
+}
+
+TEST_F(ControlGroupTest, CachedFilesAndUsedSwapAreNotWhatIsLeft) {
+  Version2("/a");
+  Write("groups/a/memory.max", "1000");
+  Write("groups/a/memory.current", "600");
+  Write("groups/a/memory.swap.current", "50");
+  Write("groups/a/memory.stat", "anon 200\nshmem 100\ninactive_file 250\nactive_file 50");
+  EXPECT_EQ(MemoryGroupLimit(0, root_)->used, 300u);
+  EXPECT_EQ(MemoryGroupLimit(500, root_)->left(), 1150u);
+  Version1("/a");
+  Write("memory/a/memory.limit_in_bytes", "1000");
+  Write("memory/a/memory.usage_in_bytes", "600");
+  Write("memory/a/memory.memsw.limit_in_bytes", "1200");
+  Write("memory/a/memory.memsw.usage_in_bytes", "650");
+  Write("memory/a/memory.stat", "inactive_file 7\nactive_file 8\ntotal_inactive_file 70\ntotal_active_file 30");
+  EXPECT_EQ(MemoryGroupLimit(500, root_)->used, 550u);
+  EXPECT_EQ(MemoryGroupLimit(500, root_)->left(), 650u);
+}
+
 TEST_F(ControlGroupTest, SwapCountsAsFarAsTheGroupMayUseIt) {
   Version2("/a");
   Write("groups/a/memory.max", "1000");

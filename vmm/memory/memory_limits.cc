@@ -32,6 +32,19 @@ absl::Status CheckHugePageGroups(uint64_t bytes, MemoryBacking backing, const st
                                                    " MiB are needed, but ", Describe(*limit, page_bytes)));
 }
 
+absl::Status CheckMemoryGroups(uint64_t bytes, MemoryBacking backing, uint64_t swap_bytes, const std::string& proc) {
+  if (IsHuge(backing)) {
+    return absl::OkStatus();
+  }
+  const std::optional<GroupLimit> group = MemoryGroupLimit(swap_bytes, proc);
+  if (!group.has_value() || bytes <= group->left()) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the machine has ", bytes >> 20, " MiB of memory, more than is left to this monitor's control group: ",
+      group->left() >> 20, " of ", group->limit >> 20, " MiB (", group->file, ", MemoryMax= of a systemd unit)"));
+}
+
 absl::Status OutOfOwnMemory(absl::string_view what, MemoryBacking backing) {
   const uint64_t page_bytes = HostPageBytes(backing);
   const std::optional<GroupLimit> limit = IsHuge(backing) ? HugePageGroupLimit(page_bytes) : MemoryGroupLimit(0);

@@ -12,9 +12,13 @@
 namespace ferrite {
 
 // RESOURCE_EXHAUSTED when a control group of this process does not allow that many more bytes of huge pages: they would
-// be missed only when the guest touches them. Other memory has no limit that is known beforehand. `proc` as of
-// HugePageGroupLimit().
+// be missed only when the guest touches them. `proc` as of HugePageGroupLimit().
 absl::Status CheckHugePageGroups(uint64_t bytes, MemoryBacking backing, const std::string& proc = "/proc/self");
+
+// RESOURCE_EXHAUSTED when a control group of this process leaves less than that many bytes of small pages, with as much
+// of the host's swap as it may use.
+absl::Status CheckMemoryGroups(uint64_t bytes, MemoryBacking backing, uint64_t swap_bytes,
+                               const std::string& proc = "/proc/self");
 
 // RESOURCE_EXHAUSTED: memory of this side could not be had (EFAULT, ENOMEM), whoever wanted to use it. The message is
 // `what`, with what limits this process there.

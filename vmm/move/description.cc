@@ -16,11 +16,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "devices/block/disk_image.h"
-#include "vmm/base/control_group.h"
 #include "vmm/base/status.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm_abi.h"
 #include "vmm/memory/guest_memory.h"
+#include "vmm/memory/memory_limits.h"
 #include "vmm/move/boot_files.h"
 
 namespace ferrite {
@@ -87,13 +87,7 @@ absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
     return absl::ResourceExhaustedError(absl::StrCat("the machine has ", config.memory_bytes >> 20,
                                                      " MiB of memory, more than this host's ", host >> 20, " MiB"));
   }
-  const auto group = MemoryGroupLimit(info.totalswap * info.mem_unit);
-  if (HostPageBytes(config.memory_backing) == kPageBytes && group.has_value() && config.memory_bytes > group->limit) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the machine has ", config.memory_bytes >> 20, " MiB of memory, more than the ", group->limit >> 20,
-        " MiB that this monitor's control group may have (", group->file, ", MemoryMax= of a systemd unit)"));
-  }
-  return absl::OkStatus();
+  return CheckMemoryGroups(config.memory_bytes, config.memory_backing, info.totalswap * info.mem_unit);
 }
 
 // Whether a lock on the file shows here whoever holds it: no other host can reach it but through this one's kernel. A
