@@ -151,6 +151,18 @@ absl::Status ReadDuration(absl::string_view option, const std::string& text, abs
   return absl::OkStatus();
 }
 
+// What a loaded host may need for a step: less is no patience, and what is derived from it would round to nothing.
+constexpr absl::Duration kLeastPatience = absl::Seconds(1);
+
+absl::Status ReadPatience(const std::string& text, absl::Duration& out) {
+  FERRITE_RETURN_IF_ERROR(ReadDuration("--patience", text, out));
+  if (out < kLeastPatience) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--patience: \"", text, "\" is too short; the least is ", absl::FormatDuration(kLeastPatience)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status FinishReceive(const MoveWords& words, RunOptions& run, ReceiveOptions& receive) {
   FERRITE_RETURN_IF_ERROR(Wrong("--name", CheckMachineName(run.config.name)));
   auto listen = migration::ParseAddress(words.listen);
@@ -169,7 +181,7 @@ absl::Status FinishReceive(const MoveWords& words, RunOptions& run, ReceiveOptio
   if (!receive.initrd_path.empty() && receive.kernel_path.empty()) {
     return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
   }
-  FERRITE_RETURN_IF_ERROR(ReadDuration("--patience", words.patience, receive.patience));
+  FERRITE_RETURN_IF_ERROR(ReadPatience(words.patience, receive.patience));
   auto console = ParseConsoleSink(words.console.empty() ? "stdio" : words.console);
   FERRITE_RETURN_IF_ERROR(Wrong("--console", console.status()));
   run.console = *std::move(console);
@@ -219,7 +231,7 @@ absl::Status FinishMove(const MoveWords& words, MoveWish& move) {
   FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words.downtime_limit, move.options.downtime_limit));
   FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words.timeout, move.options.timeout));
   FERRITE_RETURN_IF_ERROR(ReadDuration("--recover-for", words.recover_for, move.options.recover_for));
-  FERRITE_RETURN_IF_ERROR(ReadDuration("--patience", words.patience, move.options.patience));
+  FERRITE_RETURN_IF_ERROR(ReadPatience(words.patience, move.options.patience));
   FERRITE_RETURN_IF_ERROR(ReadBandwidth("--max-bandwidth", words.max_bandwidth, move.options.max_bandwidth));
   return ReadBandwidth("--max-postcopy-bandwidth", words.max_postcopy_bandwidth, move.options.max_postcopy_bandwidth);
 }

@@ -188,6 +188,21 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
   }
 }
 
+TEST(CommandLineTest, PatienceOfLessThanASecondIsNone) {
+  for (const std::string command : {"move vm unix:/a --patience ", "receive --name vm --listen unix:/a --patience "}) {
+    for (const char* time : {"1ns", "999ms"}) {
+      const auto parsed = Parse(command + time);
+      const auto* end = std::get_if<ParseEnd>(&parsed);
+      ASSERT_NE(end, nullptr) << command << time;
+      EXPECT_EQ(end->exit_code, kExitUsage);
+      EXPECT_TRUE(
+          absl::StrContains(end->text, absl::StrCat("--patience: \"", time, "\" is too short; the least is 1s")))
+          << end->text;
+    }
+    (void)ParseOk(command + "1s");
+  }
+}
+
 TEST(CommandLineTest, EmptyValuesAreNamed) {
   const struct {
     std::vector<std::string> words;
