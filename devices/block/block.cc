@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/own_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -369,9 +370,10 @@ void Block::FinishRequests() {
         PutBack(request);
         continue;
       }
-      const std::optional<uint8_t> status = request.error != 0
-                                                ? Refuse(request, ErrnoStatus(request.error, image_->path()).message())
-                                                : PrepareNext(request);
+      const std::optional<uint8_t> status =
+          request.error != 0 ? Refuse(request, absl::StrCat(ErrnoStatus(request.error, image_->path()).message(),
+                                                            OwnMemoryWords(request.error)))
+                             : PrepareNext(request);
       if (status.has_value()) {
         bytes_in_flight_ -= request.work_bytes;
         Complete(request, *status);

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "capnp/message.h"
 #include "devices/block/fake_async_io.h"
+#include "tests/fakes/captured_log.h"
 #include "tests/fakes/queue_driver.h"
 #include "tests/fakes/virtio_harness.h"
 
@@ -384,6 +385,16 @@ TEST_F(BlockTest, FileErrorsAreIoErrors) {
   // Nothing is left of it.
   EXPECT_EQ(Run(Request(kBlockFlush, 0)), kBlockStatusOk);
   EXPECT_FALSE(harness_.driver().needs_reset());
+}
+
+TEST_F(BlockTest, MemoryThatCannotBeHadIsNotBlamedOnTheImage) {
+  Start();
+  const CapturedLog log;
+  Submit(Request(kBlockWrite, 0).Readable(Bytes(std::string(512, 'x'))));
+  io_->Fail(0, EFAULT);
+  EXPECT_EQ(TakeStatus(), kBlockStatusIoError);
+  EXPECT_TRUE(absl::StrContains(log.text(), "Bad address; a page of the guest's memory cannot be had on this host"))
+      << log.text();
 }
 
 TEST_F(BlockTest, AReadOnlyDiskIsNotWritten) {

@@ -36,8 +36,10 @@ std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
 // Of a call that failed: the connection's affair, or that of our own memory.
 absl::Status Failed(int error, const std::string& what) {
   const absl::Status status = ErrnoStatus(error, what);
-  return error == EFAULT || error == ENOMEM ? absl::ResourceExhaustedError(status.message())
-                                            : absl::UnavailableError(status.message());
+  return error == EFAULT || error == ENOMEM
+             ? absl::ResourceExhaustedError(
+                   absl::StrCat(status.message(), " (memory of this side cannot be had; the connection is in order)"))
+             : absl::UnavailableError(status.message());
 }
 
 class SocketStream final : public Stream {

@@ -102,6 +102,7 @@ TEST(StreamTest, TellsMemoryThatCannotBeHadFromABrokenConnection) {
   const std::span<uint8_t> memory(static_cast<uint8_t*>(closed), 4096);
   const absl::Status write = pair->first->WriteAll(std::span<const uint8_t>(memory));
   EXPECT_EQ(write.code(), absl::StatusCode::kResourceExhausted) << write;
+  EXPECT_TRUE(absl::StrContains(write.message(), "Bad address (memory of this side cannot be had; ")) << write;
   const std::array<uint8_t, 8> bytes{};
   ASSERT_TRUE(pair->first->WriteAll(bytes).ok());
   const absl::Status read = pair->second->ReadAll(memory.first(8));

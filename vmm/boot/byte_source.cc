@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/base/own_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -45,7 +46,9 @@ absl::Status FileSource::Read(uint64_t offset, std::span<uint8_t> out) const {
       if (errno == EINTR) {
         continue;
       }
-      return ErrnoStatus("cannot be read");
+      const int error = errno;
+      const absl::Status status = ErrnoStatus(error, "cannot be read");
+      return absl::Status(status.code(), absl::StrCat(status.message(), OwnMemoryWords(error)));
     }
     if (count == 0) {
       return absl::InvalidArgumentError("became shorter while it was read");

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "vmm/base/own_memory.h"
 
 namespace ferrite {
 namespace {
@@ -93,6 +94,7 @@ std::string DescribeRunError(int error, const kvm_run& run) {
   if ((error == EFAULT || error == EHWPOISON) && run.exit_reason == KVM_EXIT_MEMORY_FAULT) {
     absl::StrAppend(&text, ", ", DescribeExit(run));
   }
+  absl::StrAppend(&text, OwnMemoryWords(error));
   return text;
 }
 

@@ -95,7 +95,8 @@ TEST_P(DescribeExitTest, SaysTheExitsOwnFields) {
 TEST(DescribeRunErrorTest, SaysTheAddressWhereTheKernelDoes) {
   kvm_run run;
   memset(&run, 0, sizeof(run));
-  EXPECT_EQ(DescribeRunError(EFAULT, run), "KVM_RUN: Bad address");
+  EXPECT_THAT(DescribeRunError(EFAULT, run),
+              HasSubstr("KVM_RUN: Bad address; a page of the guest's memory cannot be had on this host"));
   run.exit_reason = KVM_EXIT_MEMORY_FAULT;
   const KvmMemoryFault fault = {.flags = 8, .gpa = 0x12345000, .size = 0x1000};
   memcpy(&run.hw, &fault, sizeof(fault));
