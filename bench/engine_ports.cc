@@ -43,6 +43,7 @@ class EngineDestinationPort final : public migration::DestinationPort {
     guest_.Resume();
     return absl::OkStatus();
   }
+  bool Ended() override { return false; }
   // All threads of the guest's are one account.
   std::optional<uint32_t> VcpuOfThread(pid_t thread) override {
     return guest_.HasThread(thread) ? std::optional<uint32_t>(0) : std::nullopt;

@@ -97,6 +97,8 @@ class DestinationPort {
   virtual absl::Status AcquireDisks() = 0;
   // Runs the vCPUs; devices are told that they arrived.
   virtual absl::Status Run() = 0;
+  // Whether the guest that Run() ran has ended meanwhile (powered off, died). At any time.
+  virtual bool Ended() = 0;
   // The vCPU whose thread has this id, for the accounts of waiting. On any thread of the session's, at any time.
   virtual std::optional<uint32_t> VcpuOfThread(pid_t thread) = 0;
 };

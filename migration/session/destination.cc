@@ -86,8 +86,8 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   }
   if (settled_) {
     if (!status.ok()) {
-      // The guest is here and whole; the source stays paused until a person tells it so.
-      Log().warn("receive: the guest is here, but the source could not be told: {}", std::string(status.message()));
+      // The guest came whole; the source stays paused until a person tells it so.
+      Log().warn("receive: {}, but the source could not be told: {}", GuestWords(), std::string(status.message()));
     }
     FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kCompleted));
     return absl::OkStatus();
@@ -595,6 +595,10 @@ absl::Status Destination::AwaitHeard() {
   }
 }
 
+absl::string_view Destination::GuestWords() const {
+  return port_->Ended() ? "the guest came, and has ended since" : "the guest is here";
+}
+
 void Destination::Leave() {
   leaving_ = true;
   if (waiting_) {
@@ -606,7 +610,7 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
   (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
   if (state_.get() == MoveState::kPostcopyPaused) {
     return absl::Status(reason.code(),
-                        absl::StrCat(reason.message(), "; the guest is here, without the pages that are missing"));
+                        absl::StrCat(reason.message(), "; ", GuestWords(), ", without the pages that are missing"));
   }
   for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
     if (state_.Change(from, MoveState::kFailing)) {

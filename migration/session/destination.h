@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "migration/fault/userfault.h"
 #include "migration/machine_port.h"
@@ -106,6 +107,8 @@ class Destination {
   // Over `urgent`, or without the source when it is empty.
   absl::Status ServeFaults(std::span<const std::unique_ptr<Stream>> urgent, bool ask_again);
   absl::Status GiveUp(const absl::Status& reason);
+  // Of a guest that ran here: whether it still is.
+  absl::string_view GuestWords() const;
 
   bool IsOurs(capnp::Data::Reader id) const { return std::equal(id.begin(), id.end(), id_.begin(), id_.end()); }
   // Says that the guest does not run here, and never will.

@@ -275,6 +275,7 @@ class FakeDestinationPort final : public migration::DestinationPort {
     Call(owner_.on_run);
     return absl::OkStatus();
   }
+  bool Ended() override { return owner_.guest_ended; }
   std::optional<uint32_t> VcpuOfThread(pid_t thread) override {
     return thread == owner_.guest_->thread_id() ? std::optional<uint32_t>(0) : std::nullopt;
   }

@@ -160,6 +160,7 @@ class FakeDestination final : public migration::DestinationFactory {
   int inhibited = 0;
   bool locked = true;
   bool thp_allowed = false;
+  std::atomic<bool> guest_ended{false};  // set by a test
   bool disks_held = false;
   bool locked_while_receiving = false;  // R8
 

@@ -90,6 +90,8 @@ class ArrivalPort final : public migration::DestinationPort {
     return status;
   }
 
+  bool Ended() override { return machine_.state() == MachineState::kStopped; }
+
   std::optional<uint32_t> VcpuOfThread(pid_t thread) override { return machine_.VcpuOfThread(thread); }
 
  private:
