@@ -284,7 +284,7 @@ TEST_F(FerriteMoveTest, GuestThatPoweredOffMeanwhileIsNotSaidToRunOn) {
   EXPECT_TRUE(absl::StrContains(logged(), "the guest was here and has stopped")) << logged();
   EXPECT_FALSE(absl::StrContains(logged(), "runs on here")) << logged();
   // It ends by itself, and tidies up.
-  while (fs::exists(absl::StrCat(directory_, "/here/web1")) && absl::Now() < deadline) {
+  while (fs::exists(absl::StrCat(directory_, "/here/web1")) && MonotonicTime::Now() < deadline) {
     absl::SleepFor(absl::Milliseconds(10));
   }
 }
