@@ -128,10 +128,11 @@ TEST(LifecycleTest, GuestSeesAPauseByItsTimeStampCounterOnly) {
   ASSERT_NE(machine, nullptr);
   ASSERT_TRUE(machine->WaitFor("dirty").ok());
   ASSERT_TRUE(machine->Send('z').ok());
-  // Between two new lines the guest has looked at its input.
+  // Between two new lines the guest has looked at its input; before the third it has forgotten the gaps.
   machine->console().SkipLines();
-  ASSERT_TRUE(machine->WaitFor("dirty").ok());
-  ASSERT_TRUE(machine->WaitFor("dirty").ok());
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(machine->WaitFor("dirty").ok());
+  }
   ASSERT_TRUE(machine->machine().Pause().ok());
   const MonotonicTime begin = MonotonicTime::Now();
   CopyOfMemory(machine->memory());
