@@ -1,5 +1,5 @@
-// Where a test runs: on this host's KVM, or in the outer machine (docs/testing.md), whose processor is emulated: one, some
-// thirty times slower, with less memory. tests/kvm_test.bzl sets FERRITE_TEST_PLACE there.
+// Where a test runs: on this host's KVM, or in the outer machine (docs/testing.md), whose processor is emulated: one,
+// some thirty times slower, with less memory. tests/kvm_test.bzl sets FERRITE_TEST_PLACE there.
 #ifndef FERRITE_TESTS_FAKES_TEST_PLACE_H_
 #define FERRITE_TESTS_FAKES_TEST_PLACE_H_
 
