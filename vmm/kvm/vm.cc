@@ -19,9 +19,6 @@ namespace {
 constexpr uint64_t kIdentityMapAddress = 0xfffb'c000;
 constexpr unsigned long kTssAddress = 0xfffb'd000;
 
-// 65536 entries: 256 MiB of written pages for each vCPU before it has to stop. The kernel's limit is the same today.
-constexpr uint32_t kMaxRingEntries = 65536;
-
 absl::Status EnableCap(int fd, uint32_t capability, uint64_t argument, absl::string_view name) {
   kvm_enable_cap request = {.cap = capability, .args = {argument}};
   return KvmIoctl(fd, KVM_ENABLE_CAP, &request, absl::StrCat("KVM_ENABLE_CAP of ", name));
@@ -29,7 +26,7 @@ absl::Status EnableCap(int fd, uint32_t capability, uint64_t argument, absl::str
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create(const Kvm& kvm, DirtyMode mode) {
+absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create(const Kvm& kvm, DirtyMode mode, uint32_t ring_entries) {
   FERRITE_RETURN_IF_ERROR(kvm.capabilities().CheckRequired());
   Fd fd(KvmIoctlRaw(kvm.fd(), KVM_CREATE_VM, 0));
   if (!fd.valid()) {
@@ -37,7 +34,7 @@ absl::StatusOr<std::unique_ptr<KvmVm>> KvmVm::Create(const Kvm& kvm, DirtyMode m
   }
   std::unique_ptr<KvmVm> vm(new KvmVm(kvm, std::move(fd), mode));
   FERRITE_RETURN_IF_ERROR(vm->CreateIrqchips());
-  FERRITE_RETURN_IF_ERROR(vm->SetUpDirtyTracking());
+  FERRITE_RETURN_IF_ERROR(vm->SetUpDirtyTracking(ring_entries));
   vm->EnableTripleFaultEvent();
   return vm;
 }
@@ -53,7 +50,7 @@ absl::Status KvmVm::CreateIrqchips() const {
   return KvmIoctl(fd(), KVM_CREATE_PIT2, &pit, "KVM_CREATE_PIT2");
 }
 
-absl::Status KvmVm::SetUpDirtyTracking() {
+absl::Status KvmVm::SetUpDirtyTracking(uint32_t ring_entries) {
   const KvmCapabilities& capabilities = kvm_.capabilities();
   if (mode_ == DirtyMode::kRing) {
     const uint32_t offered = capabilities.value(KVM_CAP_DIRTY_LOG_RING_ACQ_REL) / sizeof(kvm_dirty_gfn);
@@ -61,7 +58,7 @@ absl::Status KvmVm::SetUpDirtyTracking() {
       return absl::UnimplementedError(
           "this host's KVM has no dirty ring (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, Linux 6.1 or newer): use the dirty log");
     }
-    ring_entries_ = std::min(offered, kMaxRingEntries);
+    ring_entries_ = std::min(offered, ring_entries);
     // Without manual protect: with it the kernel would not protect the pages when the ring is turned on.
     return EnableCap(fd(), KVM_CAP_DIRTY_LOG_RING_ACQ_REL, ring_entries_ * sizeof(kvm_dirty_gfn), "the dirty ring");
   }

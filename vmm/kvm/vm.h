@@ -23,6 +23,9 @@ enum class DirtyMode {
   kRing  // a ring for each vCPU (KvmVcpu::dirty_ring()) and ResetDirtyRings()
 };
 
+// Written pages that a ring holds for its vCPU before that has to stop: 256 MiB. The kernel's limit is the same today.
+inline constexpr uint32_t kRingEntries = 65536;
+
 struct KvmMemorySlot {
   uint32_t slot = 0;
   GuestAddress base;
@@ -35,8 +38,9 @@ class KvmVm {
  public:
   // KVM_CREATE_VM with the complete in-kernel interrupt controllers (PICs, I/O APIC, local APICs) and the timer (PIT).
   // UNIMPLEMENTED when the host lacks a required capability; kRing on a host without it is one, too. `kvm` outlives
-  // the VM.
-  static absl::StatusOr<std::unique_ptr<KvmVm>> Create(const Kvm& kvm, DirtyMode mode);
+  // the VM. `ring_entries` (kRing): a power of two, 4096 or more, or what the kernel offers when that is less.
+  static absl::StatusOr<std::unique_ptr<KvmVm>> Create(const Kvm& kvm, DirtyMode mode,
+                                                       uint32_t ring_entries = kRingEntries);
 
   const Kvm& kvm() const { return kvm_; }
   int fd() const { return fd_.get(); }
@@ -85,7 +89,7 @@ class KvmVm {
   KvmVm(const Kvm& kvm, Fd fd, DirtyMode mode) : kvm_(kvm), fd_(std::move(fd)), mode_(mode) {}
 
   absl::Status CreateIrqchips() const;
-  absl::Status SetUpDirtyTracking();
+  absl::Status SetUpDirtyTracking(uint32_t ring_entries);
   void EnableTripleFaultEvent() const;
 
   const Kvm& kvm_;

@@ -24,8 +24,9 @@ struct MachineConfig {
   uint64_t memory_bytes = uint64_t{512} << 20;
   MemoryBacking memory_backing = MemoryBacking::kMemfd;
   bool transparent_huge_pages = false;
-  bool lock_memory = false;  // mlock(2) of guest RAM
-  bool dirty_ring = false;   // KVM's dirty ring in place of its dirty log
+  bool lock_memory = false;                    // mlock(2) of guest RAM
+  bool dirty_ring = false;                     // KVM's dirty ring in place of its dirty log
+  std::optional<uint32_t> dirty_ring_entries;  // kRingEntries when absent
 
   // Empty when the machine is to be loaded from a state, not booted.
   std::string kernel_path;

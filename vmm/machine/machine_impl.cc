@@ -30,7 +30,8 @@ absl::StatusOr<std::unique_ptr<Machine>> MachineImpl::Create(const MachineConfig
 
 absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
   FERRITE_RETURN_IF_ERROR(MakeMemory());
-  FERRITE_ASSIGN_OR_RETURN(vm_, KvmVm::Create(kvm_, config_.dirty_ring ? DirtyMode::kRing : DirtyMode::kLog));
+  FERRITE_ASSIGN_OR_RETURN(vm_, KvmVm::Create(kvm_, config_.dirty_ring ? DirtyMode::kRing : DirtyMode::kLog,
+                                              config_.dirty_ring_entries.value_or(kRingEntries)));
   FERRITE_RETURN_IF_ERROR(MakeVcpus());
   std::vector<KvmVcpu*> vcpus;
   for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
