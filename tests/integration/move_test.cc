@@ -40,6 +40,8 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 // More than the 3 GiB that are below the hole, and no more than the host has.
 const uint64_t kAboveFourGib = ForPlace(5 * kGiB, 3 * kGiB + 256 * kMiB);
+// The watch over the standstill follows it; a slow processor takes seconds for so many pages' states.
+const absl::Duration kDowntimeOfMany = ForPlace(absl::Milliseconds(50), absl::Seconds(2));
 
 std::unique_ptr<MovingPayload> Start(absl::string_view program, MachineConfig config) {
   auto moving = MovingPayload::Run(program, std::move(config));
@@ -67,6 +69,7 @@ struct Kind {
   bool tcp = false;
   uint64_t bytes = 128 * kMiB;
   uint64_t bandwidth = 0;
+  absl::Duration downtime_limit = absl::Milliseconds(50);
   // Of what the guest has filled.
   uint64_t data_pages = 0;
   uint64_t zero_pages = 0;
@@ -95,15 +98,11 @@ TEST_P(GuestMovesTest, ThereAndBack) {
   uint64_t writes = 0;
   for (int i = 0; i < 2; ++i) {
     SCOPED_TRACE(absl::StrCat("move ", i));
-    const MoveResult result = moving->Move(
-        {.options =
-             {.mode = kind.mode,
-              // The watch over the standstill follows it; a slow processor takes seconds for so many pages' states.
-              .downtime_limit = kind.bytes == kAboveFourGib ? ForPlace(absl::Milliseconds(50), absl::Seconds(2))
-                                                            : absl::Milliseconds(50),
-              .max_bandwidth = kind.bandwidth,
-              .max_postcopy_bandwidth = kind.bandwidth},
-         .tcp = kind.tcp});
+    const MoveResult result = moving->Move({.options = {.mode = kind.mode,
+                                                        .downtime_limit = kind.downtime_limit,
+                                                        .max_bandwidth = kind.bandwidth,
+                                                        .max_postcopy_bandwidth = kind.bandwidth},
+                                            .tcp = kind.tcp});
     ExpectMoved(*moving, result);
     if (HasFatalFailure()) {
       return;
@@ -160,7 +159,8 @@ INSTANTIATE_TEST_SUITE_P(
                          .options = "set=all stride=1024 mode=random rate=2000",
                          .mode = MoveMode::kPrecopy,
                          .cpus = 2,
-                         .bytes = kAboveFourGib},
+                         .bytes = kAboveFourGib,
+                         .downtime_limit = kDowntimeOfMany},
                     Kind{.name = "PrecopyHugePages",
                          .options = "mode=step set=16M rate=5000",
                          .mode = MoveMode::kPrecopy,
@@ -207,7 +207,8 @@ INSTANTIATE_TEST_SUITE_P(
                          .options = "set=all stride=1024 mode=random",
                          .mode = MoveMode::kPostcopy,
                          .cpus = 2,
-                         .bytes = kAboveFourGib},
+                         .bytes = kAboveFourGib,
+                         .downtime_limit = kDowntimeOfMany},
                     Kind{.name = "PostcopyHugePages",
                          .options = "mode=random set=16M",
                          .mode = MoveMode::kPostcopy,
