@@ -50,6 +50,7 @@ class Ferrite final : public LinuxMonitor {
   absl::Status Start(const GuestOptions& options) override {
     std::vector<std::string> arguments = {DataPath("vmm/app/ferrite"),
                                           "run",
+                                          "--debuggable",  // for memory_use.h
                                           "--run-dir",
                                           options.directory,
                                           "--name",

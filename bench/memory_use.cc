@@ -106,10 +106,11 @@ absl::StatusOr<MonitorMemory> MeasureMonitorMemory() {
   std::ofstream(disk).flush();
   std::filesystem::resize_file(disk, kDiskBytes, error);
   const std::string ferrite = DataPath("vmm/app/ferrite");
-  FERRITE_ASSIGN_OR_RETURN(const auto monitor,
-                           ChildProcess::Start({ferrite, "run", "--run-dir", directory, "--name", "bench", "--kernel",
-                                                DataPath("tests/guest/virtio"), "--mem", "128M", "--balloon", "0",
-                                                "--rng", "--disk", absl::StrCat("path=", disk), "--console", "stdio"}));
+  FERRITE_ASSIGN_OR_RETURN(
+      const auto monitor,
+      ChildProcess::Start({ferrite, "run", "--debuggable", "--run-dir", directory, "--name", "bench", "--kernel",
+                           DataPath("tests/guest/virtio"), "--mem", "128M", "--balloon", "0", "--rng", "--disk",
+                           absl::StrCat("path=", disk), "--console", "stdio"}));
   // Until all devices have done something.
   FERRITE_RETURN_IF_ERROR(monitor->WaitFor("event=ready", kTimeout).status());
   const auto work = [&]() -> absl::Status {

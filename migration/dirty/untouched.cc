@@ -1,6 +1,5 @@
 #include "migration/dirty/untouched.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,7 +7,7 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/fd.h"
+#include "vmm/base/page_map.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -45,14 +44,13 @@ absl::Status AddHoles(const MemoryRegion& region, PageBitmap& out) {
 
 absl::Status AddUnmapped(const MemoryRegion& region, PageBitmap& out) {
   constexpr uint64_t kPresentOrSwapped = uint64_t{3} << 62;
-  FERRITE_ASSIGN_OR_RETURN(const Fd pagemap, OpenFile("/proc/self/pagemap", O_RDONLY));
+  FERRITE_ASSIGN_OR_RETURN(const int page_map, OwnPageMap());
   const uint64_t first_page = reinterpret_cast<uint64_t>(region.guest_mapping().data()) / kPageBytes;
   std::array<uint64_t, 8192> entries;
   for (uint64_t page = 0; page < region.pages(); page += entries.size()) {
     const uint64_t count = std::min<uint64_t>(entries.size(), region.pages() - page);
     const ssize_t want = static_cast<ssize_t>(count * sizeof(uint64_t));
-    if (pread(pagemap.get(), entries.data(), want, static_cast<off_t>((first_page + page) * sizeof(uint64_t))) !=
-        want) {
+    if (pread(page_map, entries.data(), want, static_cast<off_t>((first_page + page) * sizeof(uint64_t))) != want) {
       return ErrnoStatus(absl::StrCat("read the page map of ", region.name()));
     }
     for (uint64_t i = 0; i < count; ++i) {

@@ -13,6 +13,7 @@ GROUPS = {
         "//tests/integration:save_load_test",
         "//vmm/app:doctor_test",
         "//vmm/app:ferrite_test",
+        "//vmm/app:hiding_test",
         "//vmm/kvm:kvm_test",
         "//vmm/machine:machine_test",
     ],

@@ -327,6 +327,12 @@ class Grammar {
   }
   void Force(CLI::App* sub, const char* what) { sub->add_flag("--force", line_.force, what); }
 
+  void Debuggable(CLI::App* sub) {
+    sub->add_flag(
+        "--debuggable", line_.run.debuggable,
+        "Let other processes of this user look into the monitor and the guest's memory: debuggers, and cores");
+  }
+
   void AddBalloon(std::string& size) {
     CLI::App* sub = Name(Add(Command::kBalloon, "balloon",
                              "Show or set a machine's balloon: the guest memory that is given back to the host",
@@ -370,6 +376,7 @@ class Grammar {
         ->check(InRange(0, 1 << 20));
     sub->add_option("--log", line_.run.log_path, "Append the log to FILE, which stays [a file in the run directory]")
         ->type_name("FILE");
+    Debuggable(sub);
   }
 
   void AddMove(MoveWords& words) {
@@ -455,6 +462,7 @@ class Grammar {
     sub->add_flag("--detach", line_.run.detach, "Return when the machine runs, and print its name and process id");
     sub->add_option("--log", line_.run.log_path, "Append the log to FILE, which stays [a file in the run directory]")
         ->type_name("FILE");
+    Debuggable(sub);
     Json(sub);
   }
 

@@ -42,10 +42,11 @@ struct RunOptions {
   MachineConfig config;
   ConsoleSink console;
   bool detach = false;
-  std::string log_path;  // empty: the run directory's
+  std::string log_path;     // empty: the run directory's
+  bool debuggable = false;  // HideProcess() is left out
 };
 
-// What `receive` was told beside the name, the console and the log, which are RunOptions'.
+// What `receive` was told beside the name, the console, the log and `debuggable`, which are RunOptions'.
 struct ReceiveOptions {
   migration::Address listen;
   std::map<std::string, std::string> disk_paths;  // by id

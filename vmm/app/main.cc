@@ -9,11 +9,13 @@
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "vmm/app/command_line.h"
 #include "vmm/app/commands.h"
+#include "vmm/app/hiding.h"
 #include "vmm/app/logging.h"
 #include "vmm/base/monotonic.h"
 
@@ -114,9 +116,11 @@ int Main(std::vector<std::string> words, int64_t started_ns) {
 
 int main(int argc, char** argv) {
   const int64_t started_ns = ferrite::MonotonicNs();
+  std::vector<std::string> words(argv + 1, argv + argc);
+  ferrite::HideCommandLine(argc, argv);
   // What a library throws, out of memory among it, ends in one line, too.
   try {
-    return ferrite::Main({argv + 1, argv + argc}, started_ns);
+    return ferrite::Main(std::move(words), started_ns);
   } catch (const std::exception& error) {
     if (ferror(stdout) != 0) {
       return ferrite::Finish(ferrite::kExitOk);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
+#include "vmm/app/hiding.h"
 #include "vmm/app/logging.h"
 #include "vmm/app/text.h"
 #include "vmm/app/unused_memory.h"
@@ -47,6 +48,9 @@ class DeviceBalloonPort final : public BalloonPort {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const RunOptions& run, const std::string& run_dir_option) {
+  if (!run.debuggable) {
+    FERRITE_RETURN_IF_ERROR(HideProcess());
+  }
   FERRITE_ASSIGN_OR_RETURN(const std::string base, RunBase(run_dir_option));
   FERRITE_ASSIGN_OR_RETURN(StopSignals signals, StopSignals::Create());
   FERRITE_ASSIGN_OR_RETURN(EventFd ended, EventFd::Create());

@@ -1,0 +1,39 @@
+#include "vmm/app/hiding.h"
+
+#include <sys/prctl.h>
+
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/string_view.h"
+#include "vmm/base/page_map.h"
+#include "vmm/base/status.h"
+
+namespace ferrite {
+namespace {
+
+constexpr absl::string_view kSecret = "--cmdline";
+
+void Overwrite(char* text) { memset(text, '*', strlen(text)); }
+
+}  // namespace
+
+absl::Status HideProcess() {
+  FERRITE_RETURN_IF_ERROR(OwnPageMap().status());
+  if (prctl(PR_SET_DUMPABLE, 0) != 0) {
+    return ErrnoStatus("prctl(PR_SET_DUMPABLE)");
+  }
+  return absl::OkStatus();
+}
+
+void HideCommandLine(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (argv[i] == kSecret && i + 1 < argc) {
+      Overwrite(argv[++i]);
+    } else if (absl::StartsWith(argv[i], kSecret) && argv[i][kSecret.size()] == '=') {
+      Overwrite(argv[i] + kSecret.size() + 1);
+    }
+  }
+}
+
+}  // namespace ferrite
