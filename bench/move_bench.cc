@@ -154,9 +154,9 @@ class OneMove {
     FERRITE_RETURN_IF_ERROR(source_->WaitFor("event=filled", kTimeout).status());
     const std::string listen =
         case_.kind == SocketKind::kTcp ? "tcp:127.0.0.1:0" : absl::StrCat("unix:", directory_.path(), "/socket");
-    FERRITE_ASSIGN_OR_RETURN(destination_,
-                             ChildProcess::Start({Program(), "receive", "--run-dir", Side("there"), "--name", "bench",
-                                                  "--listen", listen, "--console", "stdio"}));
+    FERRITE_ASSIGN_OR_RETURN(destination_, ChildProcess::Start({Program(), "receive", "--run-dir", Side("there"),
+                                                                "--name", "bench", "--listen", listen, "--kernel",
+                                                                DataPath("tests/guest/dirty"), "--console", "stdio"}));
     FERRITE_ASSIGN_OR_RETURN(const std::string line, destination_->WaitForLine(" waits at ", kTimeout));
     address_ = line.substr(line.rfind(' ') + 1);
     return absl::OkStatus();

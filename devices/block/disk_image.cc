@@ -51,10 +51,18 @@ absl::Status CannotOpen(int error, const std::string& path, bool read_only) {
                           not_for_writing ? " cannot be opened for writing (a read-only disk needs less)" : ""));
 }
 
-absl::StatusOr<OpenImage> Open(const std::string& path, bool read_only) {
-  // O_NONBLOCK: opening a FIFO must not wait for its other end.
+absl::StatusOr<OpenImage> Open(const PinnedFile& file, bool read_only) {
+  const std::string& path = file.path();
+  // To open a device node, or a FIFO, may do something.
+  struct stat info = {};
+  if (fstat(file.fd(), &info) != 0) {
+    return ErrnoStatus(absl::StrCat("disk image ", path));
+  }
+  if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
+    return NoImage(path, info);
+  }
   OpenImage image;
-  image.fd = Fd(open(path.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  image.fd = file.Open((read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK);
   if (!image.fd.valid()) {
     return CannotOpen(errno, path, read_only);
   }
@@ -85,27 +93,24 @@ absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::Create(std::string path, b
 }
 
 absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::CreateReleased(std::string path, bool read_only) {
-  FERRITE_ASSIGN_OR_RETURN(const Look look, LookAt(path, read_only));
-  return CreateReleased(std::move(path), read_only, look.sectors);
+  auto file = PinnedFile::Find(std::move(path), PinnedFile::Links::kAll);
+  if (!file.ok()) {
+    return absl::Status(file.status().code(), absl::StrCat("disk image ", file.status().message()));
+  }
+  FERRITE_ASSIGN_OR_RETURN(const Look look, LookAt(*file, read_only));
+  return CreateReleased(std::make_shared<PinnedFile>(*std::move(file)), read_only, look.sectors);
 }
 
-std::unique_ptr<DiskImage> DiskImage::CreateReleased(std::string path, bool read_only, uint64_t sectors) {
-  return std::unique_ptr<DiskImage>(new DiskImage(std::move(path), read_only, sectors));
+std::unique_ptr<DiskImage> DiskImage::CreateReleased(std::shared_ptr<const PinnedFile> file, bool read_only,
+                                                     uint64_t sectors) {
+  return std::unique_ptr<DiskImage>(new DiskImage(std::move(file), read_only, sectors));
 }
 
-absl::StatusOr<DiskImage::Look> DiskImage::LookAt(const std::string& path, bool read_only) {
-  // To open a device node may do something.
-  struct stat info = {};
-  if (stat(path.c_str(), &info) != 0) {
-    return CannotOpen(errno, path, read_only);
+absl::StatusOr<DiskImage::Look> DiskImage::LookAt(const PinnedFile& file, bool read_only) {
+  FERRITE_ASSIGN_OR_RETURN(const OpenImage image, Open(file, /*read_only=*/true));
+  if (!read_only && file.Access(R_OK | W_OK) != 0) {
+    return CannotOpen(errno, file.path(), read_only);
   }
-  if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
-    return NoImage(path, info);
-  }
-  if (!read_only && faccessat(AT_FDCWD, path.c_str(), R_OK | W_OK, AT_EACCESS) != 0) {
-    return CannotOpen(errno, path, read_only);
-  }
-  FERRITE_ASSIGN_OR_RETURN(const OpenImage image, Open(path, /*read_only=*/true));
   return Look{.sectors = image.sectors, .in_use = ImageIsLocked(image.fd.get(), /*for_writing=*/!read_only)};
 }
 
@@ -114,7 +119,7 @@ absl::Status DiskImage::Release() {
     return absl::OkStatus();
   }
   if (!read_only_ && fdatasync(fd_.get()) != 0) {
-    return ErrnoStatus(absl::StrCat("disk image ", path_, " cannot be written out"));
+    return ErrnoStatus(absl::StrCat("disk image ", path(), " cannot be written out"));
   }
   // Not left to close(): a child that was forked and has not called exec yet still shares this open.
   UnlockImage(fd_.get());
@@ -126,13 +131,13 @@ absl::Status DiskImage::Acquire() {
   if (held()) {
     return absl::OkStatus();
   }
-  FERRITE_ASSIGN_OR_RETURN(OpenImage image, Open(path_, read_only_));
-  FERRITE_RETURN_IF_ERROR(LockImage(image.fd.get(), path_, !read_only_));
+  FERRITE_ASSIGN_OR_RETURN(OpenImage image, Open(*file_, read_only_));
+  FERRITE_RETURN_IF_ERROR(LockImage(image.fd.get(), path(), !read_only_));
   // Once more under the lock: the holder before may have changed it.
-  FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(image.fd, path_));
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(image.fd, path()));
   if (bytes != sectors_ * kSectorBytes) {
     return absl::FailedPreconditionError(
-        absl::StrCat("disk image ", path_, " had ", sectors_ * kSectorBytes, " bytes and has ", bytes, " now"));
+        absl::StrCat("disk image ", path(), " had ", sectors_ * kSectorBytes, " bytes and has ", bytes, " now"));
   }
   fd_ = std::move(image.fd);
   return absl::OkStatus();

@@ -10,12 +10,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/pinned_file.h"
 
 namespace ferrite {
 
 inline constexpr uint64_t kSectorBytes = 512;
 
-// Either held (open, locked as image_lock.h says, fd() valid) or released (closed; another monitor may hold it).
+// Either held (open, locked as image_lock.h says, fd() valid) or released (closed; another monitor may hold it). It is
+// the file that its path stood for when it was looked up first, also when it is acquired again: what somebody puts in
+// its place meanwhile is another disk.
 //
 // Threads: one at a time.
 class DiskImage {
@@ -27,7 +30,8 @@ class DiskImage {
   // The same without the lock, and released: for a monitor that will take the disk over from the one that holds it now.
   static absl::StatusOr<std::unique_ptr<DiskImage>> CreateReleased(std::string path, bool read_only);
   // And without a look at it: one of LookAt() gave its size.
-  static std::unique_ptr<DiskImage> CreateReleased(std::string path, bool read_only, uint64_t sectors);
+  static std::unique_ptr<DiskImage> CreateReleased(std::shared_ptr<const PinnedFile> file, bool read_only,
+                                                   uint64_t sectors);
 
   struct Look {
     uint64_t sectors = 0;
@@ -35,9 +39,9 @@ class DiskImage {
   };
   // Refused as by Create(), but for what is in use. The image is opened for reading only, and what is neither a regular
   // file nor a block device is not opened.
-  static absl::StatusOr<Look> LookAt(const std::string& path, bool read_only);
+  static absl::StatusOr<Look> LookAt(const PinnedFile& file, bool read_only);
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_->path(); }
   bool read_only() const { return read_only_; }
   // In 512-byte sectors, at least 1. Fixed for the life of the object.
   uint64_t sectors() const { return sectors_; }
@@ -48,15 +52,15 @@ class DiskImage {
   // held → released: all that was written is on the disk, then the lock is given up. On an error (the disk did not take
   // what was written) it stays held. Released already is OK.
   absl::Status Release();
-  // released → held: opens and locks again; refused as by Create(), and when the size is another one now. Held already
-  // is OK.
+  // released → held: opens the same file and locks it again; refused as by Create(), and when the size is another one
+  // now. Held already is OK.
   absl::Status Acquire();
 
  private:
-  DiskImage(std::string path, bool read_only, uint64_t sectors)
-      : path_(std::move(path)), read_only_(read_only), sectors_(sectors) {}
+  DiskImage(std::shared_ptr<const PinnedFile> file, bool read_only, uint64_t sectors)
+      : file_(std::move(file)), read_only_(read_only), sectors_(sectors) {}
 
-  const std::string path_;
+  const std::shared_ptr<const PinnedFile> file_;
   const bool read_only_;
   const uint64_t sectors_;
   Fd fd_;

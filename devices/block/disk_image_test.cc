@@ -192,6 +192,38 @@ TEST_F(DiskImageTest, IsHandedOver) {
   EXPECT_TRUE((*source)->Acquire().ok());
 }
 
+// Between the look and the use, by whoever may write to the directory: with a link to what he may not open himself, or
+// another file of that size.
+TEST_F(DiskImageTest, WhatIsPutInItsPlaceIsNotTaken) {
+  for (const bool read_only : {false, true}) {
+    for (const bool link : {false, true}) {
+      SCOPED_TRACE(absl::StrCat(read_only, link));
+      const std::string path = MakeFile("image", 1 << 20);
+      const std::string moved = absl::StrCat(directory_, "/moved");
+      const std::string other = MakeFile("other", 1 << 20);
+      auto destination = DiskImage::CreateReleased(path, read_only);
+      ASSERT_TRUE(destination.ok()) << destination.status();
+      auto source = DiskImage::Create(path, read_only);
+      ASSERT_TRUE(source.ok()) << source.status();
+      ASSERT_EQ((*source)->Release(), absl::OkStatus());
+
+      ASSERT_EQ(rename(path.c_str(), moved.c_str()), 0);
+      ASSERT_EQ(link ? symlink(other.c_str(), path.c_str()) : rename(other.c_str(), path.c_str()), 0);
+      const auto taken = [&](DiskImage& disk) {
+        EXPECT_EQ(disk.Acquire(), absl::OkStatus());
+        EXPECT_EQ(ErrorOf(path, /*read_only=*/false), "") << "what is there now is nobody's";
+        EXPECT_TRUE(absl::StrContains(ErrorOf(moved, /*read_only=*/false), "in use"));
+        EXPECT_EQ(disk.Release(), absl::OkStatus());
+      };
+      taken(**destination);
+      taken(**source);
+      unlink(path.c_str());
+      unlink(moved.c_str());
+      unlink(other.c_str());
+    }
+  }
+}
+
 TEST_F(DiskImageTest, IsNotTakenBackWithAnotherSize) {
   auto disk = DiskImage::Create(path_, false);
   ASSERT_TRUE(disk.ok()) << disk.status();

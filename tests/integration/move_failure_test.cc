@@ -119,7 +119,7 @@ TEST_F(MoveFailureTest, RefusalsNameTheReasonAndTheGuestRunsOn) {
          devices[0].setName("serial0");
          devices[0].setVersion(1);
        }},
-      {"/nowhere/root.img",
+      {"disk root: its image cannot be used here",
        [](Description out) {
          auto disks = out.initDisks(1);
          disks[0].setId("root");
@@ -390,7 +390,7 @@ class Receiver {
     EXPECT_EQ(pipe(ready), 0);
     process_ = std::make_unique<FerriteProcess>(std::vector<std::string>{
         "receive", "--name", "guest", "--listen", absl::StrCat("unix:", directory, "/receiver"), "--console", "none",
-        "--run-dir", directory, "--ready-fd", absl::StrCat(ready[1])});
+        "--run-dir", directory, "--kernel", PayloadPath("dirty"), "--ready-fd", absl::StrCat(ready[1])});
     close(ready[1]);
     std::string address;
     char c = 0;

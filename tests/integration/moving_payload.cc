@@ -76,6 +76,20 @@ class HookedSource final : public migration::SourcePort {
   migration::Source* session_ = nullptr;
 };
 
+// As `receive` is told of the machine's own files, where the test says nothing of them.
+ArrivalOptions WithFiles(ArrivalOptions options, const MachineConfig& config) {
+  if (options.disk_from.empty()) {
+    for (const DiskConfig& disk : config.disks) {
+      options.disk_paths.emplace(disk.id, disk.path);
+    }
+  }
+  if (options.boot_from.empty() && options.kernel_path.empty()) {
+    options.kernel_path = config.kernel_path;
+    options.initrd_path = config.initrd_path;
+  }
+  return options;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MovingPayload>> MovingPayload::Run(absl::string_view program, MachineConfig config) {
@@ -111,17 +125,22 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     result.source = there.ok() ? listener.status() : there.status();
     return result;
   }
-  MachineArrival arrival({.kvm = (*there)->host().kvm,
-                          .loop = (*there)->host().loop,
-                          .console = &(*there)->host().console,
-                          .built =
-                              [&](Machine& machine) {
-                                machine.SetListener((*there)->Listener());
-                                if (attempt.built) {
-                                  attempt.built(machine);
-                                }
-                              }},
-                         attempt.arrival);
+  auto created = MachineArrival::Create({.kvm = (*there)->host().kvm,
+                                         .loop = (*there)->host().loop,
+                                         .console = &(*there)->host().console,
+                                         .built =
+                                             [&](Machine& machine) {
+                                               machine.SetListener((*there)->Listener());
+                                               if (attempt.built) {
+                                                 attempt.built(machine);
+                                               }
+                                             }},
+                                        WithFiles(attempt.arrival, here_->machine().config()));
+  if (!created.ok()) {
+    result.source = created.status();
+    return result;
+  }
+  MachineArrival& arrival = **created;
   migration::Address target = (*listener)->address();
   if (attempt.relayed) {
     auto relay = migration::Relay::Create(absl::StrCat(directory_, "/relay"), target);

@@ -14,7 +14,7 @@
 #include "migration/session/source.h"
 #include "tests/fakes/relay.h"
 #include "tests/integration/payload_machine.h"
-#include "vmm/move/description.h"
+#include "vmm/move/arrival_options.h"
 
 namespace ferrite {
 
@@ -23,6 +23,7 @@ struct MoveTry {
   bool tcp = false;
   // Through a relay, relay() during the move.
   bool relayed = false;
+  // Without a disk, or a kernel, of its own it names the source's.
   ArrivalOptions arrival;
   // Called on the source's thread as the move makes progress.
   std::function<void(migration::Source&, const migration::MoveProgress&)> during;

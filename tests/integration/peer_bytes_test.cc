@@ -187,7 +187,9 @@ TEST_F(PeerBytesTest, AnyDescriptionIsRefusedOrBuilt) {
   int refused = 0;
   for (int i = 0; i < 300; ++i) {
     SCOPED_TRACE(i);
-    MachineArrival arrival({.kvm = (*there)->host().kvm, .loop = (*there)->host().loop}, {.name = "guest"});
+    const auto arrival = MachineArrival::Create({.kvm = (*there)->host().kvm, .loop = (*there)->host().loop},
+                                                {.name = "guest", .disk_from = {directory_}});
+    ASSERT_TRUE(arrival.ok()) << arrival.status();
     const std::vector<uint8_t> payload = i == 0 ? good : spoil(good);
     if (payload.empty()) {
       continue;
@@ -195,7 +197,8 @@ TEST_F(PeerBytesTest, AnyDescriptionIsRefusedOrBuilt) {
     absl::Status status;
     if (const auto received = Receive(payload); received.ok()) {
       status = received->Read([&](stream::Control::Reader control) {
-        return control.isMachine() ? arrival.Build(control.getMachine()).status() : absl::InternalError("no MACHINE");
+        return control.isMachine() ? (*arrival)->Build(control.getMachine()).status()
+                                   : absl::InternalError("no MACHINE");
       });
     } else {
       status = received.status();

@@ -28,8 +28,9 @@ cleanup() {
 }
 trap cleanup EXIT
 cd "$work"
-ln -s "$kernel" vmlinuz
-ln -s "$initrd" guest.cpio.gz
+# No links: `receive --boot-from` follows none.
+cat "$kernel" >vmlinuz
+cat "$initrd" >guest.cpio.gz
 mkfifo keyboard keyboard1 keyboard2 screen
 cat "$disk" >data.img
 [ "$(id -u)" = 0 ] || export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$work}"
@@ -133,9 +134,9 @@ here=
 move() {
   there=$1 number=$2
   shift 2
-  printf '$ ferrite receive --name demo --listen tcp:127.0.0.1:0%s &\n' "$there"
+  printf '$ ferrite receive --name demo --listen tcp:127.0.0.1:0 --disk-from . --boot-from .%s &\n' "$there"
   # shellcheck disable=SC2086 # none, or --run-dir and its directory
-  ferrite receive --name demo --listen tcp:127.0.0.1:0 $there <"keyboard$number" >screen 2>>monitor.log &
+  ferrite receive --name demo --listen tcp:127.0.0.1:0 --disk-from . --boot-from . $there <"keyboard$number" >screen 2>>monitor.log &
   monitors="$monitors $!"
   exec 4>"keyboard$number"
   wait_for "$number" 'demo waits at'

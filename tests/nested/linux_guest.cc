@@ -108,7 +108,8 @@ absl::StatusOr<Finished> LinuxGuest::Command(absl::string_view command,
 }
 
 absl::Status LinuxGuest::StartReceiver(const std::vector<std::string>& arguments) {
-  std::vector<std::string> all = {"receive", "--name", name_, "--listen", "tcp:127.0.0.1:0"};
+  std::vector<std::string> all = {"receive", "--name",   name_,   "--listen",    "tcp:127.0.0.1:0",         "--kernel",
+                                  kKernel,   "--initrd", kInitrd, "--disk-from", Environment("TEST_TMPDIR")};
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::filesystem::create_directories(Base(true));
   FERRITE_ASSIGN_OR_RETURN(receiver_, Program::Start(FerriteCommand(all, Base(true)), transcript_));

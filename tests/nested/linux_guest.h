@@ -47,7 +47,8 @@ class LinuxGuest {
   // Host memory that the monitor holds: its anonymous pages, and the pages of its memfds (the guest's RAM).
   absl::StatusOr<uint64_t> HostMemoryBytes() const;
 
-  // A move to another monitor, step by step, or all of it. `ferrite receive` with the console on a pipe:
+  // A move to another monitor, step by step, or all of it. `ferrite receive` with the console on a pipe, which may have
+  // the guest's files:
   absl::Status StartReceiver(const std::vector<std::string>& arguments = {});
   // `ferrite move` to that one.
   absl::StatusOr<std::unique_ptr<Program>> StartMove(const std::vector<std::string>& arguments);

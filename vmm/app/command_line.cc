@@ -325,6 +325,10 @@ class Grammar {
       }
     }
   }
+  // One value each time.
+  static CLI::Option* Repeatable(CLI::Option* option) {
+    return option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  }
   void Force(CLI::App* sub, const char* what) { sub->add_flag("--force", line_.force, what); }
 
   void Debuggable(CLI::App* sub) {
@@ -345,22 +349,29 @@ class Grammar {
 
   void AddReceive(MoveWords& words) {
     CLI::App* sub = Add(Command::kReceive, "receive", "Wait for a machine that moves here, then run it as `run` does",
-                        "ferrite receive --name web1 --listen tcp:0.0.0.0:4000 --disk root=/images/root.img");
+                        "ferrite receive --name web1 --listen tcp:0.0.0.0:4000 --disk root=/images/root.img "
+                        "--kernel vmlinuz");
     sub->add_option("--name", line_.run.config.name, "The machine's name here")->required()->type_name("NAME");
     sub->add_option("--listen", words.listen, "tcp:HOST:PORT (port 0: any free one) or unix:PATH")
         ->required()
         ->type_name("ADDRESS");
-    sub->add_option("--disk", words.disks, "ID=PATH: where a disk is here [where it is at the source]; repeatable")
-        ->type_name("ID=PATH")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    Repeatable(sub->add_option("--disk", words.disks, "ID=PATH: where a disk is here; repeatable"))
+        ->type_name("ID=PATH");
+    Repeatable(
+        sub->add_option("--disk-from", line_.receive.disk_from,
+                        "Take other disks where they are at the source, if that is below DIR [none]; repeatable"))
+        ->type_name("DIR");
     sub->add_flag("--trust-disks", line_.receive.trust_disks,
                   "Take the disks of --disk also where it shows that nobody has them open");
     sub->add_option("--kernel", line_.receive.kernel_path,
-                    "What a reset boots here [the source's kernel and initrd, if the same files are here]")
+                    "What a reset boots here [the source's kernel and initrd, if --boot-from allows them]")
         ->type_name("FILE");
     sub->add_option("--initrd", line_.receive.initrd_path, "The initial RAM disk of that kernel [none]")
         ->type_name("FILE");
+    Repeatable(sub->add_option("--boot-from", line_.receive.boot_from,
+                               "Without --kernel: boot the source's kernel and initrd, if the same files are below DIR "
+                               "[none]; repeatable"))
+        ->type_name("DIR");
     sub->add_option("--console", words.console, "Serial console: stdio, none, file:PATH or unix:PATH [stdio]")
         ->type_name("SINK");
     sub->add_flag("--mlock", line_.receive.lock_memory, "Lock the guest's memory in RAM once it is here");
@@ -442,10 +453,9 @@ class Grammar {
     sub->add_option("--cmdline", config.command_line, "Kernel command line")->type_name("TEXT");
     sub->add_option("--mem", words.memory, "Memory, 16M to 4T [512M]")->type_name("SIZE");
     sub->add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")->type_name("N")->check(InRange(1, kMaxCpus));
-    sub->add_option("--disk", words.disks, "[id=ID,]path=FILE[,ro]: a raw image as a virtio block device; repeatable")
-        ->type_name("DISK")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    Repeatable(sub->add_option("--disk", words.disks,
+                               "[id=ID,]path=FILE[,ro]: a raw image as a virtio block device; repeatable"))
+        ->type_name("DISK");
     sub->add_option("--balloon", words.balloon,
                     "Give it a balloon device; SIZE of the guest's memory is given back from the start, 0 for none")
         ->type_name("SIZE");

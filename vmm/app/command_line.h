@@ -49,10 +49,13 @@ struct RunOptions {
 // What `receive` was told beside the name, the console, the log and `debuggable`, which are RunOptions'.
 struct ReceiveOptions {
   migration::Address listen;
-  std::map<std::string, std::string> disk_paths;  // by id
-  bool trust_disks = false;                       // ArrivalOptions'
-  std::string kernel_path;                        // empty: the source's
-  std::string initrd_path;                        // empty: none; not without kernel_path
+  // ArrivalOptions'.
+  std::map<std::string, std::string> disk_paths;
+  std::vector<std::string> disk_from;
+  bool trust_disks = false;
+  std::string kernel_path;
+  std::string initrd_path;  // not without kernel_path
+  std::vector<std::string> boot_from;
   bool lock_memory = false;
   bool dirty_ring = false;
   absl::Duration patience = migration::MoveOptions().patience;

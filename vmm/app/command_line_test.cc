@@ -220,6 +220,7 @@ TEST(CommandLineTest, EmptyValuesAreNamed) {
       {{"run", "--kernel", "k", "--log", ""}, "--log"},
       {{"run", "--kernel", "k", "--run-dir", ""}, "--run-dir"},
       {{"receive", "--name", "vm", "--listen", ""}, "--listen"},
+      {{"receive", "--name", "vm", "--listen", "unix:/a", "--disk-from", ""}, "--disk-from"},
       {{"receive", "--name", "vm", "--listen", "unix:/a", "--console", ""}, "--console"},
       {{"move", "vm", ""}, "address"},
       {{"move", "vm", "unix:/a", "--timeout", ""}, "--timeout"},
@@ -235,6 +236,16 @@ TEST(CommandLineTest, EmptyValuesAreNamed) {
   }
   const auto parsed = ParseCommandLine({"run", "--kernel", "k", "--cmdline", ""});
   EXPECT_NE(std::get_if<CommandLine>(&parsed), nullptr);
+}
+
+TEST(CommandLineTest, ReceiveIsToldWhichFilesAMachineMayHave) {
+  const auto parsed = ParseCommandLine({"receive", "--name", "vm", "--listen", "unix:/a", "--disk", "root=/a=b",
+                                        "--disk-from", "/images", "--disk-from", "more", "--boot-from", "/boot"});
+  const auto* line = std::get_if<CommandLine>(&parsed);
+  ASSERT_NE(line, nullptr);
+  EXPECT_EQ(line->receive.disk_paths, (std::map<std::string, std::string>{{"root", "/a=b"}}));
+  EXPECT_EQ(line->receive.disk_from, (std::vector<std::string>{"/images", "more"}));
+  EXPECT_EQ(line->receive.boot_from, (std::vector<std::string>{"/boot"}));
 }
 
 TEST(CommandLineTest, KernelCommandLineIsLimited) {

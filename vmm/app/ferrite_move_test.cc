@@ -53,6 +53,10 @@ class FerriteMoveTest : public ::testing::Test {
     char name[] = "/tmp/ferrite-test-XXXXXX";
     ASSERT_NE(mkdtemp(name), nullptr);
     directory_ = name;
+    // The test's own may be a link, and --boot-from follows none.
+    kernel_ = directory_ + "/vmlinuz";
+    fs::copy_file("tests/guest/dirty", kernel_);
+    fs::permissions(kernel_, fs::perms::owner_all);
   }
   void TearDown() override {
     for (const char* side : {"here", "there"}) {
@@ -76,17 +80,22 @@ class FerriteMoveTest : public ::testing::Test {
 
   void RunGuest(const std::string& side, const std::string& options, const std::string& devices = "") {
     std::vector<std::string> words = Words(
-        side, absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --cpus 2 --detach --console file:",
-                           directory_, "/", side, ".console", devices));
+        side, absl::StrCat("run --name web1 --kernel ", kernel_,
+                           " --mem 64M --cpus 2 --detach --console file:", directory_, "/", side, ".console", devices));
     words.push_back("--cmdline");
     words.push_back(options);
     const Finished result = RunFerrite(words);
     ASSERT_EQ(result.exit_code, kExitOk) << result.err;
   }
 
-  // Returns the address at which it waits, once it does.
+  // Returns the address at which it waits, once it does. It may have the files in the test's directory.
   std::string StartReceiver(const std::string& side, const std::string& listen,
                             const std::function<void()>& in_child = nullptr) {
+    return StartReceiverWith(side, absl::StrCat(listen, " --disk-from ", directory_, " --boot-from ", directory_),
+                             in_child);
+  }
+  std::string StartReceiverWith(const std::string& side, const std::string& listen,
+                                const std::function<void()>& in_child = nullptr) {
     int ready[2];
     EXPECT_EQ(pipe(ready), 0);
     receiver_ = std::make_unique<FerriteProcess>(
@@ -131,6 +140,7 @@ class FerriteMoveTest : public ::testing::Test {
   void AwaitMemory(const std::string& side);
 
   std::string directory_;
+  std::string kernel_;
   std::string mounted_;
   std::unique_ptr<FerriteProcess> receiver_;
 };
@@ -250,9 +260,9 @@ TEST_F(FerriteMoveTest, FailedMoveSaysWhereTheGuestIs) {
 TEST_F(FerriteMoveTest, GuestThatPoweredOffMeanwhileIsNotSaidToRunOn) {
   const std::string console = absl::StrCat(directory_, "/con");
   const std::string log = absl::StrCat(directory_, "/log");
-  std::vector<std::string> words = Words(
-      "here", absl::StrCat("run --name web1 --kernel tests/guest/dirty --mem 64M --detach --console unix:", console,
-                           " --log ", log, " --cmdline"));
+  std::vector<std::string> words =
+      Words("here", absl::StrCat("run --name web1 --kernel ", kernel_, " --mem 64M --detach --console unix:", console,
+                                 " --log ", log, " --cmdline"));
   words.insert(words.end() - 2, "set=16M report_ms=10");
   ASSERT_EQ(RunFerrite(words).exit_code, kExitOk);
   const Finished self = Ferrite("here", absl::StrCat("move web1 unix:", console));
@@ -494,7 +504,8 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
   // R4: also when the connection is lost, and whether or not it is still looked for.
   for (const absl::string_view how : {"force", "signals", "lost", "given up"}) {
     SCOPED_TRACE(how);
-    std::vector<std::string> run = Words("here", "run --name web1 --kernel tests/guest/dirty --mem 64M --console none");
+    std::vector<std::string> run =
+        Words("here", absl::StrCat("run --name web1 --kernel ", kernel_, " --mem 64M --console none"));
     run.push_back("--cmdline");
     run.push_back(kSlowGuest);
     FerriteProcess source(run);
@@ -548,26 +559,97 @@ TEST_F(FerriteMoveTest, SourceThatIsWaitedForCanBeEndedByForceOrASecondSignal) {
 }
 
 TEST_F(FerriteMoveTest, ReceiverRefusesAKernelThatIsNotTheSourcesAndTakesItsOwn) {
-  fs::copy_file("tests/guest/dirty", directory_ + "/vmlinuz");
-  const Finished run = Ferrite(
-      "here", absl::StrCat("run --name web1 --kernel ", directory_, "/vmlinuz --mem 64M --detach --console none"));
-  ASSERT_EQ(run.exit_code, kExitOk) << run.err;
-  fs::remove(directory_ + "/vmlinuz");
+  RunGuest("here", "mode=step set=4M report_ms=10");
   const std::string listen = "tcp:127.0.0.1:0";
-  const Finished refused = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", listen)));
-  EXPECT_EQ(refused.exit_code, kExitFailure);
-  EXPECT_TRUE(absl::StrContains(refused.err, "the source cannot read its own any more")) << refused.err;
-  EXPECT_TRUE(absl::StrContains(refused.err, "ferrite receive --kernel FILE")) << refused.err;
-  (void)receiver_->Wait();
+  // As on another host.
+  const auto refused_with = [&](const std::string& options, const std::string& why) {
+    const Finished refused = Ferrite("here", absl::StrCat("move web1 ", StartReceiverWith("there", listen + options)));
+    EXPECT_EQ(refused.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(refused.err, "its kernel and initrd cannot be used here")) << refused.err;
+    EXPECT_TRUE(absl::StrContains(refused.err, "`ferrite receive --kernel FILE [--initrd FILE]`")) << refused.err;
+    EXPECT_TRUE(absl::StrContains(refused.err, "`--boot-from DIR`")) << refused.err;
+    EXPECT_FALSE(absl::StrContains(refused.err, kernel_)) << refused.err;
+    (void)Ferrite("there", "stop web1");
+    const Finished received = receiver_->Wait();
+    EXPECT_EQ(received.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(received.err, absl::StrCat(kernel_, why))) << received.err;
+  };
+  refused_with("", " is below no directory");
+  const std::string boot_from = absl::StrCat(" --boot-from ", directory_);
+  fs::rename(kernel_, kernel_ + "-of-the-source");
+  refused_with(boot_from, ": No such file or directory");
+  std::ofstream(kernel_) << "another";
+  refused_with(boot_from, " here is not the source's");
+  fs::remove(kernel_);
   const Finished missing =
-      Ferrite("there", absl::StrCat("receive --name web1 --listen ", listen, " --kernel ", directory_, "/vmlinuz"));
+      Ferrite("there", absl::StrCat("receive --name web1 --listen ", listen, " --kernel ", kernel_));
   EXPECT_EQ(missing.exit_code, kExitFailure);
   EXPECT_TRUE(absl::StrContains(missing.err, "--kernel: ")) << missing.err;
-  const std::string address = StartReceiver("there", absl::StrCat(listen, " --dirty-ring --kernel tests/guest/dirty"));
+  const std::string address =
+      StartReceiverWith("there", absl::StrCat(listen, " --dirty-ring --kernel tests/guest/dirty"));
   const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address));
   ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
   const Finished reset = Ferrite("there", "reset web1");
   EXPECT_EQ(reset.exit_code, kExitOk) << "a guest that moved boots again: " << reset.err;
+}
+
+// A source that may write to the image's directory makes it a link to a file of the destination's user, in the middle
+// of the move: the destination goes on with the image that it looked at.
+TEST_F(FerriteMoveTest, ImageThatBecomesALinkMeanwhileIsNotFollowed) {
+  const std::string disk = directory_ + "/disk";
+  const std::string secret = directory_ + "/secret";
+  for (const std::string& file : {disk, secret}) {
+    std::ofstream(file).close();
+    fs::resize_file(file, 1 << 20);
+  }
+  RunGuest("here", "mode=step set=8M idle=1", absl::StrCat(" --disk id=root,path=", disk));
+  std::unique_ptr<FerriteProcess> source;
+  for (const bool named : {false, true}) {
+    SCOPED_TRACE(named);
+    // There, and back.
+    const std::string from = named ? "there" : "here";
+    const std::string to = named ? "here" : "there";
+    source = std::move(receiver_);
+    const std::string address =
+        named ? StartReceiverWith(to, absl::StrCat("tcp:127.0.0.1:0 --boot-from ", directory_, " --disk root=", disk))
+              : StartReceiver(to, "tcp:127.0.0.1:0");
+    FerriteProcess move(Words(from, absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 4M")));
+    AwaitMemory(from);
+    const std::string moved = directory_ + "/moved";
+    fs::rename(disk, moved);
+    fs::create_symlink(secret, disk);
+    const Finished result = move.Wait();
+    ASSERT_EQ(result.exit_code, kExitOk) << result.err;
+    EXPECT_TRUE(DiskImage::Create(secret, /*read_only=*/false).ok()) << "nobody has it";
+    EXPECT_FALSE(DiskImage::Create(moved, /*read_only=*/false).ok()) << "the guest has it";
+    fs::remove(disk);
+    fs::rename(moved, disk);
+    // The source's monitor ends by itself, and with it goes the directory.
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (fs::exists(absl::StrCat(directory_, "/", from, "/web1"))) {
+      ASSERT_LT(MonotonicTime::Now(), deadline);
+      std::this_thread::yield();
+    }
+  }
+}
+
+// The owner of the kernel's file writes to it, or puts a link in its place, after the move.
+TEST_F(FerriteMoveTest, ResetAfterAMoveBootsTheFilesThatCameOrEndsTheGuest) {
+  RunGuest("here", "mode=step set=4M report_ms=10");
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", "tcp:127.0.0.1:0")));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  fs::rename(kernel_, kernel_ + "-moved");
+  fs::create_symlink("/etc/passwd", kernel_);
+  const Finished reset = Ferrite("there", "reset web1");
+  EXPECT_EQ(reset.exit_code, kExitOk) << reset.err;
+  std::ofstream(kernel_ + "-moved", std::ios::in | std::ios::out) << "no kernel any more";
+  const Finished refused = Ferrite("there", "reset web1");
+  EXPECT_EQ(refused.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(refused.err, "has other content now than when the machine came here")) << refused.err;
+  const Finished ended = receiver_->Wait();
+  receiver_.reset();
+  EXPECT_EQ(ended.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(ended.err, "has other content now")) << ended.err;
 }
 
 // The log and the record of the hand-over are in the run directory.

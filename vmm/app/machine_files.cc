@@ -59,10 +59,6 @@ absl::StatusOr<std::string> Absolute(const std::string& path) {
 
 }  // namespace
 
-absl::Status CheckFiles(const ReceiveOptions& receive) {
-  return receive.kernel_path.empty() ? absl::OkStatus() : CheckBootFiles(receive.kernel_path, receive.initrd_path);
-}
-
 absl::Status CheckFiles(const MachineConfig& config) {
   FERRITE_RETURN_IF_ERROR(CheckBootFiles(config.kernel_path, config.initrd_path));
   for (const DiskConfig& disk : config.disks) {

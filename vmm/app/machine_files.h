@@ -13,8 +13,6 @@ namespace ferrite {
 // Refuses what cannot work, with an error that names the option and the file: missing, a directory, not readable or not
 // writable; more memory than the host has at all.
 absl::Status CheckFiles(const MachineConfig& config);
-// The same of what `receive` is told of.
-absl::Status CheckFiles(const ReceiveOptions& receive);
 
 // Resolves the paths of `run`, --run-dir among them: a detached machine leaves the caller's directory.
 absl::Status MakePathsAbsolute(CommandLine& line);

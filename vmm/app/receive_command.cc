@@ -145,33 +145,35 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   if (line.receive.ready_fd >= 0 && fcntl(line.receive.ready_fd, F_GETFD) < 0) {
     return ErrnoStatus(absl::StrCat("--ready-fd ", line.receive.ready_fd));
   }
-  FERRITE_RETURN_IF_ERROR(CheckFiles(line.receive));
   // As it is told to people, who may be in another directory.
   FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(line.receive.listen));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
+  const auto view = std::make_shared<ArrivalView>();
+  FERRITE_ASSIGN_OR_RETURN(
+      const auto arrival, MachineArrival::Create({.kvm = monitor->kvm(),
+                                                  .loop = monitor->loop(),
+                                                  .console = &monitor->console(),
+                                                  .built =
+                                                      [&](Machine& machine) {
+                                                        machine.SetListener(monitor->Listener());
+                                                        monitor->ServeArriving(machine, [view] { return view->Get(); });
+                                                      }},
+                                                 {.name = line.run.config.name,
+                                                  .disk_paths = line.receive.disk_paths,
+                                                  .disk_from = line.receive.disk_from,
+                                                  .trust_disks = line.receive.trust_disks,
+                                                  .kernel_path = line.receive.kernel_path,
+                                                  .initrd_path = line.receive.initrd_path,
+                                                  .boot_from = line.receive.boot_from,
+                                                  .lock_memory = line.receive.lock_memory,
+                                                  .dirty_ring = line.receive.dirty_ring}));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
-  const auto view = std::make_shared<ArrivalView>();
-  MachineArrival arrival({.kvm = monitor->kvm(),
-                          .loop = monitor->loop(),
-                          .console = &monitor->console(),
-                          .built =
-                              [&](Machine& machine) {
-                                machine.SetListener(monitor->Listener());
-                                monitor->ServeArriving(machine, [view] { return view->Get(); });
-                              }},
-                         {.name = line.run.config.name,
-                          .disk_paths = line.receive.disk_paths,
-                          .trust_disks = line.receive.trust_disks,
-                          .kernel_path = line.receive.kernel_path,
-                          .initrd_path = line.receive.initrd_path,
-                          .lock_memory = line.receive.lock_memory,
-                          .dirty_ring = line.receive.dirty_ring});
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
   FERRITE_ASSIGN_OR_RETURN(auto incoming,
-                           Incoming::Start(arrival, {.patience = line.receive.patience}, std::move(listener), view));
+                           Incoming::Start(*arrival, {.patience = line.receive.patience}, std::move(listener), view));
   FERRITE_RETURN_IF_ERROR(TellReady(line, address));
   if (!WaitForArrival(*monitor, *incoming)) {
     (void)incoming->Finish();
@@ -185,7 +187,7 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   MoveStatus arrived = ArrivalOf(incoming->session());
   arrived.over = true;
   arrived.result = result;
-  monitor->SetMachine(arrival.Take(), arrived);
+  monitor->SetMachine(arrival->Take(), arrived);
   if (result.ok()) {
     Log().info("the machine has arrived");
     incoming.reset();

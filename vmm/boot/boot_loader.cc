@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "vmm/base/log.h"
+#include "vmm/base/sha256.h"
 #include "vmm/base/status.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/boot_params.h"
@@ -61,10 +62,41 @@ absl::StatusOr<GuestAddress> LoadSegments(GuestMemory& memory, const KernelImage
   return end;
 }
 
+absl::Status OtherContent() {
+  return absl::FailedPreconditionError(
+      "has other content now than when the machine came here with it, so that it is not booted");
+}
+
+bool HasItsContent(const BootFile& file, std::span<const uint8_t> bytes) {
+  return !file.content.has_value() || (bytes.size() == file.content->bytes && Sha256Of(bytes) == file.content->sha256);
+}
+
+// The kernel is read at several places, more than once: what has to be in it is looked at in a copy, which nobody
+// changes between the look and the use.
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenKernel(const BootFile& kernel) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<FileSource> file, FileSource::Open("kernel", kernel.file));
+  if (!kernel.content.has_value()) {
+    return file;
+  }
+  const std::string name = absl::StrCat("kernel ", kernel.file.path());
+  if (file->size() != kernel.content->bytes) {
+    return AboutFile(OtherContent(), name);
+  }
+  auto copy = CopySource::Read(*file);
+  if (!copy.ok()) {
+    return AboutFile(copy.status(), name);
+  }
+  if (!HasItsContent(kernel, (*copy)->bytes())) {
+    return AboutFile(OtherContent(), name);
+  }
+  return *std::move(copy);
+}
+
 // Puts the initrd as high as it may be, so that the kernel has the room below it for itself.
-absl::StatusOr<InitrdPlace> LoadInitrd(GuestMemory& memory, const std::string& path, GuestAddress kernel_end,
+absl::StatusOr<InitrdPlace> LoadInitrd(GuestMemory& memory, const BootFile& initrd, GuestAddress kernel_end,
                                        GuestAddress limit) {
-  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSource> file, FileSource::Open("initrd", path));
+  const std::string& path = initrd.file.path();
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSource> file, FileSource::Open("initrd", initrd.file));
   limit = std::min(limit, LowRamEnd(memory));
   const uint64_t room = limit > kernel_end ? limit - kernel_end : 0;
   const uint64_t start = limit.value() >= file->size() ? (limit.value() - file->size()) & ~(kPageBytes - 1) : 0;
@@ -76,7 +108,12 @@ absl::StatusOr<InitrdPlace> LoadInitrd(GuestMemory& memory, const std::string& p
         more_would_help ? "; give the machine more memory" : ", whatever memory the machine has; use a smaller one"));
   }
   const InitrdPlace place{.address = GuestAddress(start), .bytes = file->size()};
-  if (const absl::Status status = ReadIntoGuest(memory, *file, 0, place.bytes, place.address); !status.ok()) {
+  const absl::Status status = memory.WriteInPlace(place.address, place.bytes, [&](std::span<uint8_t> to) {
+    FERRITE_RETURN_IF_ERROR(file->Read(0, to));
+    // In the guest's memory, which nobody else writes to now.
+    return HasItsContent(initrd, to) ? absl::OkStatus() : OtherContent();
+  });
+  if (!status.ok()) {
     return AboutFile(status, absl::StrCat("initrd ", path));
   }
   return place;
@@ -113,8 +150,8 @@ absl::StatusOr<BootEntry> LoadKernel(GuestMemory& memory, const BootOptions& opt
     return absl::ResourceExhaustedError(
         absl::StrCat("a kernel needs more than 1 MiB of memory, the machine has ", MiB(LowRamEnd(memory).value())));
   }
-  const std::string kernel_name = absl::StrCat("kernel ", options.kernel_path);
-  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSource> file, FileSource::Open("kernel", options.kernel_path));
+  const std::string kernel_name = absl::StrCat("kernel ", options.kernel->file.path());
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file, OpenKernel(*options.kernel));
   auto image = ParseKernelImage(*file);
   if (!image.ok()) {
     return AboutFile(image.status(), kernel_name);
@@ -129,9 +166,8 @@ absl::StatusOr<BootEntry> LoadKernel(GuestMemory& memory, const BootOptions& opt
   }
 
   BootContents contents{.memory_map = BuildMemoryMap(memory), .setup_header = std::move(image->setup_header)};
-  if (!options.initrd_path.empty()) {
-    FERRITE_ASSIGN_OR_RETURN(contents.initrd,
-                             LoadInitrd(memory, options.initrd_path, *kernel_end, image->initrd_limit));
+  if (options.initrd != nullptr) {
+    FERRITE_ASSIGN_OR_RETURN(contents.initrd, LoadInitrd(memory, *options.initrd, *kernel_end, image->initrd_limit));
   }
   FERRITE_RETURN_IF_ERROR(WriteCommandLine(memory, options.command_line, image->max_command_line_bytes));
   FERRITE_ASSIGN_OR_RETURN(const std::vector<uint8_t> acpi_tables, BuildAcpiTables(options.platform));

@@ -11,9 +11,15 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "vmm/base/pinned_file.h"
+#include "vmm/base/sha256.h"
+#include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/test_images.h"
 
@@ -56,16 +62,42 @@ class BootLoaderTest : public ::testing::Test {
     return path;
   }
 
-  void UseKernel(const std::vector<uint8_t>& image) { options_.kernel_path = File("kernel", image); }
+  void UseKernel(const std::vector<uint8_t>& image) { kernel_path_ = File("kernel", image); }
+
+  absl::StatusOr<BootEntry> Try() {
+    const auto find = [this](const std::string& path, std::optional<BootFile>& file) -> absl::Status {
+      if (pinned_) {
+        return absl::OkStatus();
+      }
+      file.reset();
+      if (path.empty()) {
+        return absl::OkStatus();
+      }
+      auto found = PinnedFile::Find(path, PinnedFile::Links::kAll);
+      if (found.ok()) {
+        file = BootFile{.file = *std::move(found), .content = std::nullopt};
+      }
+      return found.status();
+    };
+    if (absl::Status status = find(kernel_path_, kernel_); !status.ok()) {
+      return status;
+    }
+    if (absl::Status status = find(initrd_path_, initrd_); !status.ok()) {
+      return status;
+    }
+    options_.kernel = &*kernel_;
+    options_.initrd = initrd_.has_value() ? &*initrd_ : nullptr;
+    return LoadKernel(*memory_, options_);
+  }
 
   BootEntry Load() {
-    auto entry = LoadKernel(*memory_, options_);
+    auto entry = Try();
     EXPECT_TRUE(entry.ok()) << entry.status();
     return entry.ok() ? *entry : BootEntry{};
   }
 
   std::string Error() {
-    const auto entry = LoadKernel(*memory_, options_);
+    const auto entry = Try();
     EXPECT_FALSE(entry.ok());
     const std::string message(entry.status().message());
     EXPECT_EQ(message.find('\n'), std::string::npos);
@@ -92,6 +124,12 @@ class BootLoaderTest : public ::testing::Test {
   std::vector<std::string> files_;
   std::unique_ptr<GuestMemory> memory_;
   BootOptions options_;
+  std::string kernel_path_;
+  std::string initrd_path_;
+  // Found by each Try(), unless it is to keep what it has.
+  bool pinned_ = false;
+  std::optional<BootFile> kernel_;
+  std::optional<BootFile> initrd_;
 };
 
 TEST_F(BootLoaderTest, BzImageIsEnteredInLongModeWithTheZeroPage) {
@@ -182,7 +220,7 @@ TEST_F(BootLoaderTest, ElfIsEnteredLikeLinuxWithAHeaderOfOurs) {
 
 TEST_F(BootLoaderTest, PvhIsEnteredIn32BitsWithStartInfo) {
   UseKernel(MakeElf(MakeXenNote(kPvhNote, kMiB + 0x20)));
-  options_.initrd_path = File("initrd", std::vector<uint8_t>(5000, 0x11));
+  initrd_path_ = File("initrd", std::vector<uint8_t>(5000, 0x11));
   options_.command_line = "console=ttyS0";
   const BootEntry entry = Load();
   EXPECT_EQ(entry.protocol, BootProtocol::kPvh);
@@ -239,7 +277,7 @@ TEST_F(BootLoaderTest, E820TellsOfHoleAndHighMemory) {
 
 TEST_F(BootLoaderTest, InitrdLiesAtTheTopOfLowMemory) {
   UseKernel(MakeBzImage());
-  options_.initrd_path = File("initrd", std::vector<uint8_t>(5000, 0x11));
+  initrd_path_ = File("initrd", std::vector<uint8_t>(5000, 0x11));
   const BootEntry entry = Load();
   EXPECT_EQ(Get<uint32_t>(entry.rsi + 0x218), 16 * kMiB - 8192);
   EXPECT_EQ(Get<uint32_t>(entry.rsi + 0x21c), 5000u);
@@ -250,16 +288,16 @@ TEST_F(BootLoaderTest, InitrdStaysBelowWhatTheKernelCanReach) {
   std::vector<uint8_t> kernel = MakeBzImage();
   PutAt<uint32_t>(kernel, 0x22c, 8 * kMiB - 1);
   UseKernel(kernel);
-  options_.initrd_path = File("initrd", std::vector<uint8_t>(4096, 0x11));
+  initrd_path_ = File("initrd", std::vector<uint8_t>(4096, 0x11));
   EXPECT_EQ(Get<uint32_t>(Load().rsi + 0x218), 8 * kMiB - 4096);
 }
 
 TEST_F(BootLoaderTest, InitrdThatWouldTouchTheKernelDoesNotFit) {
   UseKernel(MakeBzImage(4096, kMiB, 14 * kMiB));  // leaves 1 MiB
-  options_.initrd_path = File("initrd", std::vector<uint8_t>(kMiB));
+  initrd_path_ = File("initrd", std::vector<uint8_t>(kMiB));
   EXPECT_EQ(Get<uint32_t>(Load().rsi + 0x218), 15 * kMiB);
-  options_.initrd_path = File("initrd-2", std::vector<uint8_t>(kMiB + 1));
-  EXPECT_THAT(Error(), HasSubstr("initrd " + options_.initrd_path + " does not fit: it has 1.0 MiB"));
+  initrd_path_ = File("initrd-2", std::vector<uint8_t>(kMiB + 1));
+  EXPECT_THAT(Error(), HasSubstr("initrd " + initrd_path_ + " does not fit: it has 1.0 MiB"));
   EXPECT_THAT(Error(), HasSubstr("give the machine more memory"));
 }
 
@@ -267,14 +305,14 @@ TEST_F(BootLoaderTest, MoreMemoryIsAdvisedOnlyWhereItWouldHelp) {
   std::vector<uint8_t> kernel = MakeBzImage(4096, kMiB, 14 * kMiB);
   PutAt<uint32_t>(kernel, 0x22c, 16 * kMiB - 1 - kPageBytes);  // the kernel's own limit
   UseKernel(kernel);
-  options_.initrd_path = File("initrd", std::vector<uint8_t>(kMiB));
+  initrd_path_ = File("initrd", std::vector<uint8_t>(kMiB));
   EXPECT_THAT(Error(), HasSubstr("whatever memory the machine has; use a smaller one"));
   // Low memory can be no larger than this.
   SetMemory(uint64_t{4} << 30);
   UseKernel(MakeBzImage(4096, kMiB, 14 * kMiB));
   const std::string sparse = File("large", {0});
   std::filesystem::resize_file(sparse, uint64_t{3} << 30);
-  options_.initrd_path = sparse;
+  initrd_path_ = sparse;
   EXPECT_THAT(Error(), HasSubstr("whatever memory the machine has; use a smaller one"));
 }
 
@@ -282,7 +320,7 @@ TEST_F(BootLoaderTest, KernelThatNeedsMoreMemoryDoesNotFit) {
   UseKernel(MakeBzImage(4096, 8 * kMiB, 8 * kMiB));
   Load();
   UseKernel(MakeBzImage(4096, 8 * kMiB, 8 * kMiB + 1));
-  EXPECT_EQ(LoadKernel(*memory_, options_).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Try().status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(Error(), HasSubstr("does not fit: it takes memory up to 16.0 MiB, the machine has 16.0 MiB"));
 }
 
@@ -322,22 +360,22 @@ TEST_F(BootLoaderTest, CommandLineWithAZeroByteIsRefused) {
 }
 
 TEST_F(BootLoaderTest, WrongFilesAreNamedWithTheReason) {
-  options_.kernel_path = directory_ + "/none";
-  EXPECT_EQ(LoadKernel(*memory_, options_).status().code(), absl::StatusCode::kNotFound);
+  kernel_path_ = directory_ + "/none";
+  EXPECT_EQ(Try().status().code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Error(), HasSubstr(directory_ + "/none: No such file or directory"));
-  options_.kernel_path = directory_;
+  kernel_path_ = directory_;
   EXPECT_EQ(Error(), "kernel " + directory_ + " is a directory");
-  options_.kernel_path = File("empty", {});
-  EXPECT_EQ(Error(), "kernel " + options_.kernel_path + " is empty");
-  options_.kernel_path = "/dev/null";
+  kernel_path_ = File("empty", {});
+  EXPECT_EQ(Error(), "kernel " + kernel_path_ + " is empty");
+  kernel_path_ = "/dev/null";
   EXPECT_EQ(Error(), "kernel /dev/null is not a regular file");
-  options_.kernel_path = File("text", std::vector<uint8_t>(4096, 'x'));
-  EXPECT_EQ(Error(), "kernel " + options_.kernel_path + " is neither a bzImage nor an ELF kernel");
+  kernel_path_ = File("text", std::vector<uint8_t>(4096, 'x'));
+  EXPECT_EQ(Error(), "kernel " + kernel_path_ + " is neither a bzImage nor an ELF kernel");
 
   UseKernel(MakeBzImage());
-  options_.initrd_path = directory_;
+  initrd_path_ = directory_;
   EXPECT_EQ(Error(), "initrd " + directory_ + " is a directory");
-  options_.initrd_path = File("empty-initrd", {});
+  initrd_path_ = File("empty-initrd", {});
   EXPECT_THAT(Error(), EndsWith("is empty"));
 }
 
@@ -345,7 +383,7 @@ TEST_F(BootLoaderTest, FifoIsRefusedWithoutWaitingForAWriter) {
   const std::string path = directory_ + "/fifo";
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   files_.push_back(path);
-  options_.kernel_path = path;
+  kernel_path_ = path;
   EXPECT_THAT(Error(), EndsWith("is not a regular file"));
 }
 
@@ -354,7 +392,7 @@ TEST_F(BootLoaderTest, UnreadableFileIsRefused) {
     GTEST_SKIP() << "root may read everything";
   }
   UseKernel(MakeBzImage());
-  ASSERT_EQ(chmod(options_.kernel_path.c_str(), 0), 0);
+  ASSERT_EQ(chmod(kernel_path_.c_str(), 0), 0);
   EXPECT_THAT(Error(), HasSubstr("Permission denied"));
 }
 
@@ -368,6 +406,54 @@ TEST_F(BootLoaderTest, LoadingAgainGivesTheSame) {
   ASSERT_TRUE(memory_->Fill(kAcpiTablesStart, 0xff, 64).ok());
   Load();
   EXPECT_EQ(Bytes(0x1000, 2 * kMiB), first);
+}
+
+// As a reset does: by name, what is there now would be loaded.
+TEST_F(BootLoaderTest, WhatIsPutInThePlaceOfTheFilesIsNotLoaded) {
+  UseKernel(MakeBzImage());
+  initrd_path_ = File("initrd", std::vector<uint8_t>(5000, 0x11));
+  const BootEntry first = Load();
+  const uint64_t initrd = Get<uint32_t>(first.rsi + 0x218);
+  pinned_ = true;
+  const std::string secret = File("secret", std::vector<uint8_t>(5000, 0x77));
+  ASSERT_EQ(unlink(initrd_path_.c_str()), 0);
+  ASSERT_EQ(symlink(secret.c_str(), initrd_path_.c_str()), 0);
+  ASSERT_EQ(rename(File("no-kernel", std::vector<uint8_t>(5000)).c_str(), kernel_path_.c_str()), 0);
+  ASSERT_TRUE(memory_->Fill(GuestAddress(initrd), 0, 5000).ok());
+  EXPECT_EQ(Load().rip, first.rip);
+  EXPECT_THAT(Bytes(initrd, 5000), Each(0x11));
+}
+
+// The owner of a file may write to it, wherever its name leads.
+TEST_F(BootLoaderTest, OtherContentThanTheFilesHaveToHaveIsNotBooted) {
+  const std::vector<uint8_t> kernel = MakeBzImage();
+  const std::vector<uint8_t> initrd(5000, 0x11);
+  const auto content = [](const std::vector<uint8_t>& bytes) {
+    return BootFile::Content{.bytes = bytes.size(), .sha256 = Sha256Of(bytes)};
+  };
+  UseKernel(kernel);
+  initrd_path_ = File("initrd", initrd);
+  Load();
+  pinned_ = true;
+  kernel_->content = content(kernel);
+  initrd_->content = content(initrd);
+  Load();
+  const std::string why = " has other content now than when the machine came here with it, so that it is not booted";
+  std::vector<uint8_t> other = kernel;
+  other.back() ^= 1;
+  File("kernel", other);
+  EXPECT_EQ(Error(), "kernel " + kernel_path_ + why);
+  other.resize(other.size() + 16);
+  File("kernel", other);
+  EXPECT_EQ(Error(), "kernel " + kernel_path_ + why);
+  File("kernel", kernel);
+  Load();
+  for (const size_t bytes : {4999, 5000, 5001}) {
+    File("initrd", std::vector<uint8_t>(bytes, 0x12));
+    EXPECT_EQ(Error(), "initrd " + initrd_path_ + why);
+  }
+  File("initrd", initrd);
+  Load();
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/own_memory.h"
@@ -12,15 +13,22 @@
 
 namespace ferrite {
 
-absl::StatusOr<std::unique_ptr<FileSource>> FileSource::Open(absl::string_view what, const std::string& path) {
-  const std::string name = absl::StrCat(what, " ", path);
-  // Non-blocking, so that a FIFO is refused below and not waited for.
-  auto fd = OpenFile(path, O_RDONLY | O_NONBLOCK);
-  if (!fd.ok()) {
-    return Annotate(fd.status(), what);
+namespace {
+
+absl::Status CheckRange(uint64_t size, uint64_t offset, uint64_t bytes) {
+  if (offset > size || bytes > size - offset) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("is truncated: ", bytes, " bytes at offset ", offset, " are missing from its ", size, " bytes"));
   }
-  struct stat info;
-  if (fstat(fd->get(), &info) != 0) {
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<FileSource>> FileSource::Open(absl::string_view what, const PinnedFile& file) {
+  const std::string name = absl::StrCat(what, " ", file.path());
+  struct stat info = {};
+  if (fstat(file.fd(), &info) != 0) {
     return ErrnoStatus(name);
   }
   if (S_ISDIR(info.st_mode)) {
@@ -32,14 +40,15 @@ absl::StatusOr<std::unique_ptr<FileSource>> FileSource::Open(absl::string_view w
   if (info.st_size == 0) {
     return absl::InvalidArgumentError(absl::StrCat(name, " is empty"));
   }
-  return std::unique_ptr<FileSource>(new FileSource(*std::move(fd), static_cast<uint64_t>(info.st_size)));
+  Fd fd = file.Open(O_RDONLY);
+  if (!fd.valid()) {
+    return ErrnoStatus(name);
+  }
+  return std::unique_ptr<FileSource>(new FileSource(std::move(fd), static_cast<uint64_t>(info.st_size)));
 }
 
 absl::Status FileSource::Read(uint64_t offset, std::span<uint8_t> out) const {
-  if (offset > size_ || out.size() > size_ - offset) {
-    return absl::InvalidArgumentError(absl::StrCat("is truncated: ", out.size(), " bytes at offset ", offset,
-                                                   " are missing from its ", size_, " bytes"));
-  }
+  FERRITE_RETURN_IF_ERROR(CheckRange(size_, offset, out.size()));
   while (!out.empty()) {
     const ssize_t count = pread(fd_.get(), out.data(), out.size(), static_cast<off_t>(offset));
     if (count < 0) {
@@ -56,6 +65,19 @@ absl::Status FileSource::Read(uint64_t offset, std::span<uint8_t> out) const {
     offset += static_cast<uint64_t>(count);
     out = out.subspan(static_cast<size_t>(count));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<CopySource>> CopySource::Read(const ByteSource& from) {
+  FERRITE_ASSIGN_OR_RETURN(Mapping bytes,
+                           Mapping::Create("memory for a file", from.size(), MAP_PRIVATE | MAP_ANONYMOUS));
+  FERRITE_RETURN_IF_ERROR(from.Read(0, bytes.span()));
+  return std::unique_ptr<CopySource>(new CopySource(std::move(bytes)));
+}
+
+absl::Status CopySource::Read(uint64_t offset, std::span<uint8_t> out) const {
+  FERRITE_RETURN_IF_ERROR(CheckRange(size(), offset, out.size()));
+  std::memcpy(out.data(), bytes_.data() + offset, out.size());
   return absl::OkStatus();
 }
 

@@ -13,6 +13,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/mapping.h"
+#include "vmm/base/pinned_file.h"
 
 namespace ferrite {
 
@@ -38,8 +40,8 @@ class ByteSource {
 class FileSource : public ByteSource {
  public:
   // Errors: open(2)'s, with the path; INVALID_ARGUMENT for an empty file, a directory or anything else that is not a
-  // regular file. `what` names the file's part in the message: "kernel".
-  static absl::StatusOr<std::unique_ptr<FileSource>> Open(absl::string_view what, const std::string& path);
+  // regular file, which is not opened. `what` names the file's part in the message: "kernel".
+  static absl::StatusOr<std::unique_ptr<FileSource>> Open(absl::string_view what, const PinnedFile& file);
 
   uint64_t size() const override { return size_; }
   absl::Status Read(uint64_t offset, std::span<uint8_t> out) const override;
@@ -49,6 +51,21 @@ class FileSource : public ByteSource {
 
   Fd fd_;
   uint64_t size_;
+};
+
+// The bytes that another source had when it was read: they do not change any more.
+class CopySource : public ByteSource {
+ public:
+  static absl::StatusOr<std::unique_ptr<CopySource>> Read(const ByteSource& from);
+
+  std::span<const uint8_t> bytes() const { return bytes_.span(); }
+  uint64_t size() const override { return bytes_.size(); }
+  absl::Status Read(uint64_t offset, std::span<uint8_t> out) const override;
+
+ private:
+  explicit CopySource(Mapping bytes) : bytes_(std::move(bytes)) {}
+
+  Mapping bytes_;
 };
 
 }  // namespace ferrite

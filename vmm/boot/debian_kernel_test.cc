@@ -2,8 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
+#include <utility>
 
+#include "vmm/base/pinned_file.h"
+#include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/boot_loader.h"
 
@@ -14,10 +18,19 @@ std::string kernel_path;
 
 constexpr uint64_t kMiB = 1 << 20;
 
+absl::StatusOr<BootEntry> Load(GuestMemory& memory, const std::string& command_line) {
+  auto file = PinnedFile::Find(kernel_path, PinnedFile::Links::kAll);
+  if (!file.ok()) {
+    return file.status();
+  }
+  const BootFile kernel{.file = *std::move(file), .content = std::nullopt};
+  return LoadKernel(memory, {.kernel = &kernel, .command_line = command_line});
+}
+
 TEST(DebianKernelTest, LoadsByIts64BitEntry) {
   auto memory = GuestMemory::Create(128 * kMiB, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok()) << memory.status();
-  const auto entry = LoadKernel(**memory, {.kernel_path = kernel_path, .command_line = "console=ttyS0"});
+  const auto entry = Load(**memory, "console=ttyS0");
   ASSERT_TRUE(entry.ok()) << entry.status();
   EXPECT_EQ(entry->protocol, BootProtocol::kLinux64);
   EXPECT_EQ(entry->rip % kPageBytes, 0x200u);
@@ -27,7 +40,7 @@ TEST(DebianKernelTest, LoadsByIts64BitEntry) {
 TEST(DebianKernelTest, DoesNotFitIntoALittleMachine) {
   auto memory = GuestMemory::Create(32 * kMiB, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok()) << memory.status();
-  const auto entry = LoadKernel(**memory, {.kernel_path = kernel_path});
+  const auto entry = Load(**memory, "");
   EXPECT_EQ(entry.status().code(), absl::StatusCode::kResourceExhausted) << entry.status();
 }
 

@@ -26,8 +26,8 @@ absl::StatusOr<std::unique_ptr<DiskImage>> MakeImage(const DiskConfig& disk, boo
   if (!elsewhere) {
     return DiskImage::Create(disk.path, disk.read_only);
   }
-  if (disk.sectors != 0) {
-    return DiskImage::CreateReleased(disk.path, disk.read_only, disk.sectors);
+  if (disk.file != nullptr) {
+    return DiskImage::CreateReleased(disk.file, disk.read_only, disk.sectors);
   }
   return DiskImage::CreateReleased(disk.path, disk.read_only);
 }

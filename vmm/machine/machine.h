@@ -61,8 +61,8 @@ struct MachineEvent {
 // Save and LoadState take turns. vCPU i runs on a thread named "vcpu-i".
 class Machine {
  public:
-  // Makes the VM, its memory, vCPUs and devices; opens and locks the disks. Nothing runs. `console` (may be null) and
-  // `kvm` outlive the machine. `loop` runs the devices' work.
+  // Makes the VM, its memory, vCPUs and devices; finds the kernel and the initrd, opens and locks the disks. Nothing
+  // runs. `console` (may be null) and `kvm` outlive the machine. `loop` runs the devices' work.
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineConfig& config, Kvm& kvm, EventLoop& loop,
                                                          SerialBackend* console);
   // Stops the machine when it was not.
@@ -75,7 +75,8 @@ class Machine {
   // running → paused: all vCPUs are out of KVM_RUN with their exits completed, the devices are quiesced, and nothing of
   // the monitor writes guest memory after it returned. Paused already is OK.
   virtual absl::Status Pause() = 0;
-  // As if the reset button was pressed: devices and vCPUs to power-on, kernel loaded anew; paused stays paused.
+  // As if the reset button was pressed: devices and vCPUs to power-on, kernel and initrd loaded anew, from the very
+  // files that were found first; paused stays paused. When that fails midway, the machine is stopped with the error.
   virtual absl::Status Reset() = 0;
   // → stopped; vCPU threads have ended. Idempotent.
   virtual void Stop() = 0;
@@ -110,9 +111,9 @@ class Machine {
   virtual absl::Status Arrive(bool run) = 0;
   // As Stop(), when the guest runs elsewhere now: kMoved, with `where` as the details.
   virtual void Leave(std::string where) = 0;
-  // All that the guest wrote is on the disks and their locks are given up, for good or until they are opened and locked
-  // again. Not released while the machine runs, not acquired when it is stopped. Both go on to the last disk and return
-  // the first error. A disk that is as asked for already is OK.
+  // All that the guest wrote is on the disks and their locks are given up, for good or until the same files are opened
+  // and locked again. Not released while the machine runs, not acquired when it is stopped. Both go on to the last disk
+  // and return the first error. A disk that is as asked for already is OK.
   virtual absl::Status ReleaseDisks() = 0;
   virtual absl::Status AcquireDisks() = 0;
   // Lets each vCPU run only (100 - percent) of the time, 0 to 99, in slices of 10 ms.

@@ -3,10 +3,13 @@
 #define FERRITE_VMM_MACHINE_MACHINE_CONFIG_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "vmm/base/pinned_file.h"
+#include "vmm/boot/boot_file.h"
 #include "vmm/memory/memory_region.h"
 
 namespace ferrite {
@@ -15,7 +18,9 @@ struct DiskConfig {
   std::string id;  // "root"; device name "virtio-blk:root"
   std::string path;
   bool read_only = false;
-  uint64_t sectors = 0;  // with disks_elsewhere, where it is known: the disk is not even looked at
+  // With disks_elsewhere, where the image was found before: it is not looked at once more.
+  std::shared_ptr<const PinnedFile> file;
+  uint64_t sectors = 0;
 };
 
 struct MachineConfig {
@@ -31,6 +36,9 @@ struct MachineConfig {
   // Empty when the machine is to be loaded from a state, not booted.
   std::string kernel_path;
   std::string initrd_path;  // empty: none
+  // The files themselves. Null: they are found when the machine is made, and are the same from then on.
+  std::shared_ptr<const BootFile> kernel;
+  std::shared_ptr<const BootFile> initrd;
   std::string command_line;
 
   std::vector<DiskConfig> disks;

@@ -1,12 +1,16 @@
 #include "vmm/machine/machine_impl.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
 #include "vmm/base/log.h"
+#include "vmm/base/pinned_file.h"
 #include "vmm/base/status.h"
+#include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_loader.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/platform_state.h"
@@ -21,9 +25,28 @@ absl::StatusOr<std::unique_ptr<Machine>> Machine::Create(const MachineConfig& co
   return MachineImpl::Create(config, kvm, loop, console);
 }
 
+namespace {
+
+absl::Status FindBootFile(absl::string_view what, const std::string& path, std::shared_ptr<const BootFile>& file) {
+  if (path.empty() || file != nullptr) {
+    return absl::OkStatus();
+  }
+  auto found = PinnedFile::Find(path, PinnedFile::Links::kAll);
+  if (!found.ok()) {
+    return absl::Status(found.status().code(), absl::StrCat(what, " ", found.status().message()));
+  }
+  file = std::make_shared<BootFile>(BootFile{.file = *std::move(found), .content = std::nullopt});
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Machine>> MachineImpl::Create(const MachineConfig& config, Kvm& kvm, EventLoop& loop,
                                                              SerialBackend* console) {
-  std::unique_ptr<MachineImpl> machine(new MachineImpl(config, kvm));
+  MachineConfig found = config;
+  FERRITE_RETURN_IF_ERROR(FindBootFile("kernel", found.kernel_path, found.kernel));
+  FERRITE_RETURN_IF_ERROR(FindBootFile("initrd", found.initrd_path, found.initrd));
+  std::unique_ptr<MachineImpl> machine(new MachineImpl(found, kvm));
   FERRITE_RETURN_IF_ERROR(machine->Init(loop, console));
   return machine;
 }
@@ -203,8 +226,8 @@ absl::Status MachineImpl::LoadKernelAndEnter() {
     return absl::FailedPreconditionError("the machine has no kernel to boot");
   }
   FERRITE_ASSIGN_OR_RETURN(const BootEntry entry,
-                           LoadKernel(*memory_, {.kernel_path = config_.kernel_path,
-                                                 .initrd_path = config_.initrd_path,
+                           LoadKernel(*memory_, {.kernel = config_.kernel.get(),
+                                                 .initrd = config_.initrd.get(),
                                                  .command_line = config_.command_line,
                                                  .platform = devices_->DescribePlatform(config_.cpus)}));
   return EnterKernel(*vcpus_[0], entry);

@@ -8,14 +8,19 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "tests/fakes/test_place.h"
@@ -399,9 +404,46 @@ TEST_F(MachineTest, ListenerHearsOfEachChange) {
   EXPECT_THAT(kinds, testing::ElementsAre(kRunning, kPaused, kReset, kStopped));
 }
 
+// A reset by name would boot whatever somebody has put there since, or show it to the guest.
+TEST_F(MachineTest, ResetLoadsTheFilesThatWereThereFirst) {
+  namespace fs = std::filesystem;
+  std::string directory = "/tmp/ferrite-machine-XXXXXX";
+  ASSERT_NE(mkdtemp(directory.data()), nullptr);
+  const absl::Cleanup remove = [&] { fs::remove_all(directory); };
+  MachineConfig config = MachineHarness::Config("count", "");
+  const std::string kernel = directory + "/kernel";
+  const std::string initrd = directory + "/initrd";
+  fs::copy_file(config.kernel_path, kernel);
+  std::ofstream(initrd) << "a RAM disk";
+  config.kernel_path = kernel;
+  config.initrd_path = initrd;
+  const std::unique_ptr<Machine> machine = Start(config);
+  NextCounts(console_, 1);
+  ASSERT_EQ(machine->Pause().ToString(), "OK");
+  // The loader puts it at the end of the memory.
+  const auto at_initrd = [&] {
+    const std::span<uint8_t> ram = machine->memory().regions()[0]->guest_mapping();
+    return std::string(reinterpret_cast<const char*>(ram.data()) + ram.size() - 4096, 10);
+  };
+  EXPECT_EQ(at_initrd(), "a RAM disk");
+  std::ofstream(directory + "/secret") << "the secret";
+  for (const std::string& name : {kernel, initrd}) {
+    fs::remove(name);
+    fs::create_symlink(directory + "/secret", name);
+  }
+  ASSERT_EQ(machine->Reset().ToString(), "OK");
+  EXPECT_EQ(at_initrd(), "a RAM disk");
+  EXPECT_EQ(machine->Resume().ToString(), "OK");
+  NextCounts(console_, 1);
+  machine->Stop();
+}
+
 TEST_F(MachineTest, KernelThatIsNotThereLeavesTheMachineCreated) {
-  const std::unique_ptr<Machine> machine = harness_.Create(MachineHarness::Config("no-such-guest", ""), &console_);
-  EXPECT_THAT(machine->Boot().message(), HasSubstr("no-such-guest"));
+  MachineConfig config = MachineHarness::Config("no-such-guest", "");
+  EXPECT_EQ(harness_.CreateError(config).message(), "kernel tests/guest/no-such-guest: No such file or directory");
+  config.kernel_path = "tests/guest";
+  const std::unique_ptr<Machine> machine = harness_.Create(config, &console_);
+  EXPECT_EQ(machine->Boot().message(), "kernel tests/guest is a directory");
   EXPECT_EQ(machine->state(), MachineState::kCreated);
   EXPECT_THAT(machine->Pause().message(), HasSubstr("the machine is created"));
   EXPECT_THAT(machine->Resume().message(), HasSubstr("the machine is created"));

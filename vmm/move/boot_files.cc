@@ -1,19 +1,20 @@
 #include "vmm/move/boot_files.h"
 
 #include <fcntl.h>
-#include <sha2.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/sha256.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -24,30 +25,27 @@ constexpr size_t kMaxProblem = 1024;
 // No guest can boot more, and no peer shall have us read for hours.
 constexpr off_t kMaxBytes = off_t{4} << 30;
 
-absl::StatusOr<uint64_t> SizeOf(const std::string& path) {
+absl::StatusOr<uint64_t> SizeOf(const PinnedFile& file) {
   struct stat info = {};
-  if (stat(path.c_str(), &info) != 0) {
-    return ErrnoStatus(path);
+  if (fstat(file.fd(), &info) != 0) {
+    return ErrnoStatus(file.path());
   }
   if (!S_ISREG(info.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": no regular file"));
+    return absl::FailedPreconditionError(absl::StrCat(file.path(), ": no regular file"));
   }
   if (info.st_size > kMaxBytes) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": more than ", kMaxBytes >> 30, " GiB"));
+    return absl::FailedPreconditionError(absl::StrCat(file.path(), ": more than ", kMaxBytes >> 30, " GiB"));
   }
   return static_cast<uint64_t>(info.st_size);
 }
 
-using Sha256Digest = std::array<uint8_t, SHA256_DIGEST_LENGTH>;
-
-// Of the first `bytes` of the file. By libmd: OpenSSL's library would cost every monitor half a MiB of relocated pages.
-absl::StatusOr<Sha256Digest> DigestOf(const std::string& path, uint64_t bytes) {
-  const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+// Of the first `bytes` of the file.
+absl::StatusOr<Sha256Digest> DigestOf(const PinnedFile& pinned, uint64_t bytes) {
+  const Fd file = pinned.Open(O_RDONLY);
   if (!file.valid()) {
-    return ErrnoStatus(path);
+    return ErrnoStatus(pinned.path());
   }
-  SHA2_CTX hash;
-  SHA256Init(&hash);
+  Sha256 hash;
   std::vector<uint8_t> piece(kPieceBytes);
   while (bytes > 0) {
     const ssize_t got = read(file.get(), piece.data(), std::min<uint64_t>(piece.size(), bytes));
@@ -55,54 +53,70 @@ absl::StatusOr<Sha256Digest> DigestOf(const std::string& path, uint64_t bytes) {
       continue;
     }
     if (got <= 0) {
-      return got < 0 ? ErrnoStatus(path) : absl::FailedPreconditionError(absl::StrCat(path, " shrinks"));
+      return got < 0 ? ErrnoStatus(pinned.path())
+                     : absl::FailedPreconditionError(absl::StrCat(pinned.path(), " shrinks"));
     }
-    SHA256Update(&hash, piece.data(), static_cast<size_t>(got));
+    hash.Update({piece.data(), static_cast<size_t>(got)});
     bytes -= static_cast<uint64_t>(got);
   }
-  Sha256Digest digest;
-  SHA256Final(digest.data(), &hash);
-  return digest;
+  return hash.Finish();
+}
+
+absl::StatusOr<BootFile::Content> ContentOf(const PinnedFile& file) {
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(file));
+  FERRITE_ASSIGN_OR_RETURN(const Sha256Digest digest, DigestOf(file, bytes));
+  return BootFile::Content{.bytes = bytes, .sha256 = digest};
 }
 
 }  // namespace
 
-void DescribeBootFile(const std::string& path, state::BootFile::Builder out) {
-  absl::StatusOr<Sha256Digest> digest;
-  const absl::StatusOr<uint64_t> bytes = SizeOf(path);
-  if (bytes.ok()) {
-    digest = DigestOf(path, *bytes);
+void DescribeBootFile(const BootFile& file, state::BootFile::Builder out) {
+  absl::StatusOr<BootFile::Content> content = absl::UnknownError("");
+  if (file.content.has_value()) {
+    content = *file.content;
+  } else {
+    content = ContentOf(file.file);
   }
-  const absl::Status status = bytes.ok() ? digest.status() : bytes.status();
-  if (!status.ok()) {
-    out.setProblem(std::string(status.message()));
+  if (!content.ok()) {
+    out.setProblem(std::string(content.status().message()));
     return;
   }
-  out.setBytes(*bytes);
-  out.setSha256({digest->data(), digest->size()});
+  out.setBytes(content->bytes);
+  out.setSha256({content->sha256.data(), content->sha256.size()});
 }
 
-absl::Status CheckBootFile(absl::string_view what, const std::string& path, state::BootFile::Reader described) {
-  const auto sha256 = described.getSha256();
-  if (sha256.size() == 0 && described.getProblem().size() != 0) {
+absl::Status CheckDescribed(absl::string_view what, state::BootFile::Reader described) {
+  const size_t digest_bytes = described.getSha256().size();
+  if (digest_bytes == 0 && described.getProblem().size() != 0) {
     const absl::string_view problem(described.getProblem().cStr(), described.getProblem().size());
     return absl::FailedPreconditionError(
         absl::StrCat(what, ": the source cannot read its own any more: ", problem.substr(0, kMaxProblem)));
   }
-  if (sha256.size() != Sha256Digest().size()) {
+  if (digest_bytes != Sha256Digest().size()) {
     return absl::FailedPreconditionError(
-        absl::StrCat(what, " ", path, ": the source does not say what is in it, so that it is not taken"));
+        absl::StrCat(what, ": the source does not say what is in it, so that it is not taken"));
   }
-  const absl::StatusOr<uint64_t> bytes = SizeOf(path);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const BootFile>> CheckBootFile(absl::string_view what, PinnedFile file,
+                                                              state::BootFile::Reader described) {
+  FERRITE_RETURN_IF_ERROR(CheckDescribed(what, described));
+  const absl::StatusOr<uint64_t> bytes = SizeOf(file);
   FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), what));
-  bool same = *bytes == described.getBytes();
+  BootFile::Content content{.bytes = *bytes};
+  bool same = content.bytes == described.getBytes();
   if (same) {
-    const absl::StatusOr<Sha256Digest> digest = DigestOf(path, *bytes);
+    const absl::StatusOr<Sha256Digest> digest = DigestOf(file, content.bytes);
     FERRITE_RETURN_IF_ERROR(Annotate(digest.status(), what));
+    content.sha256 = *digest;
+    const auto sha256 = described.getSha256();
     same = std::equal(digest->begin(), digest->end(), sha256.begin());
   }
-  return same ? absl::OkStatus()
-              : absl::FailedPreconditionError(absl::StrCat(what, " ", path, " here is not the source's"));
+  if (!same) {
+    return absl::FailedPreconditionError(absl::StrCat(what, " ", file.path(), " here is not the source's"));
+  }
+  return std::make_shared<const BootFile>(BootFile{.file = std::move(file), .content = content});
 }
 
 }  // namespace ferrite

@@ -2,21 +2,28 @@
 #ifndef FERRITE_VMM_MOVE_BOOT_FILES_H_
 #define FERRITE_VMM_MOVE_BOOT_FILES_H_
 
-#include <string>
+#include <memory>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "proto/machine.capnp.h"
+#include "vmm/base/pinned_file.h"
+#include "vmm/boot/boot_file.h"
 
 namespace ferrite {
 
-// Size and digest of the regular file at `path`, or why there are none.
-void DescribeBootFile(const std::string& path, state::BootFile::Builder out);
+// Size and digest of what has to be in the file, else of what is in it now, or why there are none.
+void DescribeBootFile(const BootFile& file, state::BootFile::Builder out);
 
-// Whether the file at `path` here is the described one, byte for byte. A peer that can describe it knows what is in it,
-// and learns nothing by having the guest read it; of any other file it gets nothing. A file of another size, of more
-// than 4 GiB, or that is no regular one, is not opened. Errors name `what` ("kernel") and `path`.
-absl::Status CheckBootFile(absl::string_view what, const std::string& path, state::BootFile::Reader described);
+// Whether the source says what is in its file at all, or why not. Errors name `what` ("kernel").
+absl::Status CheckDescribed(absl::string_view what, state::BootFile::Reader described);
+
+// Whether `file` is the described one, byte for byte: then that is what has to be in it from now on. A peer that can
+// describe it knows what is in it, and learns nothing by having the guest read it. A file of another size, of more than
+// 4 GiB, or that is no regular one, is not opened. Errors name `what` and the path.
+absl::StatusOr<std::shared_ptr<const BootFile>> CheckBootFile(absl::string_view what, PinnedFile file,
+                                                              state::BootFile::Reader described);
 
 }  // namespace ferrite
 

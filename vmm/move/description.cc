@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,7 +18,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "devices/block/disk_image.h"
+#include "vmm/base/pinned_file.h"
 #include "vmm/base/status.h"
+#include "vmm/boot/boot_file.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm_abi.h"
 #include "vmm/memory/guest_memory.h"
@@ -31,6 +35,8 @@ constexpr uint32_t kMaxCpuidLeaves = 256;
 constexpr size_t kMaxText = 4096;
 constexpr size_t kMaxDiskId = 20;
 constexpr absl::string_view kDiskPrefix = "virtio-blk:";
+
+using Tell = absl::FunctionRef<void(absl::string_view)>;
 
 absl::StatusOr<std::string> TextOf(capnp::Text::Reader text, absl::string_view what) {
   if (text.size() > kMaxText || absl::string_view(text.begin(), text.size()).find('\0') != absl::string_view::npos) {
@@ -92,10 +98,10 @@ absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
 
 // Whether a lock on the file shows here whoever holds it: no other host can reach it but through this one's kernel. A
 // block device may be shared, and of a file system that is not known nothing is said.
-bool LocksShow(const std::string& path) {
+bool LocksShow(const PinnedFile& file) {
   struct stat info = {};
   struct statfs system = {};
-  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || statfs(path.c_str(), &system) != 0) {
+  if (fstat(file.fd(), &info) != 0 || !S_ISREG(info.st_mode) || fstatfs(file.fd(), &system) != 0) {
     return false;
   }
   switch (static_cast<uint64_t>(system.f_type)) {
@@ -110,51 +116,87 @@ bool LocksShow(const std::string& path) {
   }
 }
 
-absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, MachineConfig& config) {
+// The image for the disk, which is `config` but for it. Errors are for this host's user.
+absl::Status FindImage(state::Disk::Reader disk, const ArrivalOptions& options, const AllowedFiles& files,
+                       DiskConfig& config) {
+  config.file = files.Disk(config.id);
+  const bool is_mapped = config.file != nullptr;
+  if (!is_mapped) {
+    auto file = files.FindDisk(config.path);
+    if (!file.ok()) {
+      return absl::Status(
+          file.status().code(),
+          absl::StrCat(file.status().message(), "; `ferrite receive --disk ", config.id,
+                       "=PATH` names the image, `--disk-from DIR` allows all that are in use below DIR"));
+    }
+    config.file = std::make_shared<const PinnedFile>(*std::move(file));
+  }
+  config.path = config.file->path();
+  FERRITE_ASSIGN_OR_RETURN(const DiskImage::Look image, DiskImage::LookAt(*config.file, config.read_only));
+  if (image.sectors * kSectorBytes != disk.getBytes()) {
+    return absl::FailedPreconditionError(absl::StrCat("it has ", disk.getBytes(), " bytes at the source, but ",
+                                                      config.path, " has ", image.sectors * kSectorBytes,
+                                                      " here: it is not the same disk"));
+  }
+  if (!is_mapped && !image.in_use) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        config.path,
+        " is not open here as the source's disk would be, so that it is not taken on the source's word; if it is the "
+        "machine's disk, `ferrite receive --disk ",
+        config.id, "=PATH`"));
+  }
+  // Copies of what is only read are as good.
+  if (is_mapped && !image.in_use && !config.read_only && !options.trust_disks && LocksShow(*config.file)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(config.path,
+                     " is on a file system of this host alone, and nobody has it open: it is not the disk that the "
+                     "source writes to, or that reaches it in a way which does not show here; if it is that disk, "
+                     "`ferrite receive --trust-disks`"));
+  }
+  config.sectors = image.sectors;
+  return absl::OkStatus();
+}
+
+absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, const AllowedFiles& files, Tell tell,
+                      MachineConfig& config) {
   FERRITE_ASSIGN_OR_RETURN(std::string id, TextOf(disk.getId(), "disk id"));
   FERRITE_ASSIGN_OR_RETURN(std::string path, TextOf(disk.getPath(), "disk path"));
   if (id.empty() || id.size() > kMaxDiskId ||
       std::any_of(config.disks.begin(), config.disks.end(), [&](const DiskConfig& other) { return other.id == id; })) {
     return absl::InvalidArgumentError(absl::StrCat("the machine has a disk with the id '", id, "', or two with it"));
   }
-  const auto mapped = options.disk_paths.find(id);
-  const bool is_mapped = mapped != options.disk_paths.end();
-  if (is_mapped) {
-    path = mapped->second;
-  }
-  const auto image = DiskImage::LookAt(path, disk.getReadOnly());
-  if (!image.ok()) {
-    return absl::Status(
-        image.status().code(),
-        absl::StrCat(
-            "disk ", id, ": ", image.status().message(),
-            is_mapped ? "" : absl::StrCat("; if it is elsewhere here, `ferrite receive --disk ", id, "=PATH`")));
-  }
-  if (!is_mapped && !image->in_use) {
+  DiskConfig here{.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly()};
+  if (const absl::Status status = FindImage(disk, options, files, here); !status.ok()) {
+    tell(absl::StrCat("disk ", here.id, ": ", status.message()));
     return absl::FailedPreconditionError(
-        absl::StrCat("disk ", id, ": ", path,
-                     " is not open here as the source's disk would be, so that it is not taken on the source's word; "
-                     "if it is the machine's disk, `ferrite receive --disk ",
-                     id, "=PATH`"));
+        absl::StrCat("disk ", here.id,
+                     ": its image cannot be used here, and the log of the destination says why; `ferrite receive "
+                     "--disk ",
+                     here.id, "=PATH` names it there, `--disk-from DIR` allows the source's path"));
   }
-  // Copies of what is only read are as good.
-  if (is_mapped && !image->in_use && !disk.getReadOnly() && !options.trust_disks && LocksShow(path)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("disk ", id, ": ", path,
-                     " is on a file system of this host alone, and nobody has it open: it is not the disk that the "
-                     "source writes to, or that reaches it in a way which does not show here; if it is that disk, "
-                     "`ferrite receive --trust-disks`"));
-  }
-  config.disks.push_back(
-      {.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly(), .sectors = image->sectors});
+  config.disks.push_back(std::move(here));
   return absl::OkStatus();
 }
 
-absl::Status ReadBoot(state::Boot::Reader boot, const ArrivalOptions& options, MachineConfig& config) {
+// A kernel or an initrd that the source names. Errors are for this host's user.
+absl::StatusOr<std::shared_ptr<const BootFile>> FindBootFile(absl::string_view what, const AllowedFiles& files,
+                                                             std::string& path, state::BootFile::Reader described) {
+  if (path.empty()) {
+    return nullptr;
+  }
+  auto file = files.FindBootFile(path);
+  FERRITE_RETURN_IF_ERROR(Annotate(file.status(), what));
+  path = file->path();
+  return CheckBootFile(what, *std::move(file), described);
+}
+
+absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, Tell tell, MachineConfig& config) {
   FERRITE_ASSIGN_OR_RETURN(config.command_line, TextOf(boot.getCommandLine(), "kernel command line"));
-  if (!options.kernel_path.empty()) {
-    config.kernel_path = options.kernel_path;
-    config.initrd_path = options.initrd_path;
+  if (files.kernel() != nullptr) {
+    config.kernel = files.kernel();
+    config.kernel_path = config.kernel->file.path();
+    config.initrd = files.initrd();
+    config.initrd_path = config.initrd != nullptr ? config.initrd->file.path() : "";
     return absl::OkStatus();
   }
   if (!config.reboot_on_reset || boot.getKernelPath().size() == 0) {
@@ -162,17 +204,26 @@ absl::Status ReadBoot(state::Boot::Reader boot, const ArrivalOptions& options, M
   }
   FERRITE_ASSIGN_OR_RETURN(config.kernel_path, TextOf(boot.getKernelPath(), "kernel path"));
   FERRITE_ASSIGN_OR_RETURN(config.initrd_path, TextOf(boot.getInitrdPath(), "initrd path"));
-  absl::Status status = CheckBootFile("kernel", config.kernel_path, boot.getKernel());
+  constexpr absl::string_view kRemedy =
+      "; a reset would boot it: name what is to be booted with `ferrite receive --kernel FILE [--initrd FILE]`, allow "
+      "the same files as the source's with `--boot-from DIR`, or `ferrite run` the machine with --no-reboot";
+  // What the source says of its own files it may hear again.
+  absl::Status status = CheckDescribed("kernel", boot.getKernel());
   if (status.ok() && !config.initrd_path.empty()) {
-    status = CheckBootFile("initrd", config.initrd_path, boot.getInitrd());
+    status = CheckDescribed("initrd", boot.getInitrd());
   }
   if (!status.ok()) {
-    return absl::Status(
-        status.code(),
-        absl::StrCat(status.message(),
-                     "; a reset would boot it: copy the source's, or name another with `ferrite receive --kernel FILE "
-                     "[--initrd FILE]`, or `ferrite run` the machine with --no-reboot"));
+    return absl::Status(status.code(), absl::StrCat(status.message(), kRemedy));
   }
+  auto kernel = FindBootFile("kernel", files, config.kernel_path, boot.getKernel());
+  auto initrd = kernel.ok() ? FindBootFile("initrd", files, config.initrd_path, boot.getInitrd()) : kernel.status();
+  if (!initrd.ok()) {
+    tell(absl::StrCat(initrd.status().message(), kRemedy));
+    return absl::FailedPreconditionError(
+        absl::StrCat("its kernel and initrd cannot be used here, and the log of the destination says why", kRemedy));
+  }
+  config.kernel = *std::move(kernel);
+  config.initrd = *std::move(initrd);
   return absl::OkStatus();
 }
 
@@ -202,7 +253,8 @@ absl::Status ReadDevices(state::MachineDescription::Reader described, MachineCon
 }  // namespace
 
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
-                                       const Kvm& kvm) {
+                                       const AllowedFiles& files, const Kvm& kvm,
+                                       absl::FunctionRef<void(absl::string_view)> tell) {
   FERRITE_RETURN_IF_ERROR(CheckCpus(described, kvm));
   MachineConfig config;
   config.name = options.name;
@@ -210,18 +262,19 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
   config.dirty_ring = options.dirty_ring;
   config.reboot_on_reset = described.getRebootOnReset();
   FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), config));
-  FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), options, config));
+  FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, tell, config));
   config.disks_elsewhere = true;
   for (const state::Disk::Reader disk : described.getDisks()) {
-    FERRITE_RETURN_IF_ERROR(ReadDisk(disk, options, config));
+    FERRITE_RETURN_IF_ERROR(ReadDisk(disk, options, files, tell, config));
   }
   for (const auto& [id, path] : options.disk_paths) {
     // clang 14 captures no structured bindings.
     const std::string& wanted = id;
     if (std::none_of(config.disks.begin(), config.disks.end(),
                      [&wanted](const DiskConfig& disk) { return disk.id == wanted; })) {
+      tell(absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names ", path));
       return absl::FailedPreconditionError(
-          absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names ", path));
+          absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names a path"));
     }
   }
   FERRITE_RETURN_IF_ERROR(ReadDevices(described, config));
@@ -253,15 +306,6 @@ absl::Status CheckSameMachine(state::MachineDescription::Reader there, state::Ma
   if (!devices.empty()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the machine lacks the device ", devices.begin()->first, ", which it would have here"));
-  }
-  for (uint32_t i = 0; i < there.getDisks().size(); ++i) {
-    const state::Disk::Reader theirs = there.getDisks()[i];
-    const state::Disk::Reader ours = here.getDisks()[i];
-    if (theirs.getBytes() != ours.getBytes()) {
-      return absl::FailedPreconditionError(absl::StrCat("disk ", ours.getId().cStr(), " has ", theirs.getBytes(),
-                                                        " bytes at the source, but ", ours.getPath().cStr(), " has ",
-                                                        ours.getBytes(), " here: it is not the same disk"));
-    }
   }
   return absl::OkStatus();
 }

@@ -3,13 +3,16 @@
 #include <capnp/message.h>
 #include <sys/mman.h>
 
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "devices/balloon/balloon.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "vmm/base/log.h"
 #include "vmm/base/status.h"
+#include "vmm/move/description.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite {
@@ -31,9 +34,14 @@ absl::Status TryLock(GuestMemory& memory) {
   return status;
 }
 
+// Strangers decide how often there is something.
+constexpr int kMaxTold = 1000;
+
 class ArrivalPort final : public migration::DestinationPort {
  public:
-  ArrivalPort(Machine& machine, bool lock_memory) : machine_(machine), lock_memory_(lock_memory) {}
+  // `tell` gets what is no peer's to hear.
+  ArrivalPort(Machine& machine, bool lock_memory, std::function<void(absl::string_view)> tell)
+      : machine_(machine), lock_memory_(lock_memory), tell_(std::move(tell)) {}
 
   GuestMemory& memory() override { return machine_.memory(); }
 
@@ -76,10 +84,16 @@ class ArrivalPort final : public migration::DestinationPort {
 
   absl::Status AcquireDisks() override {
     const absl::Status status = machine_.AcquireDisks();
-    if (!status.ok()) {
-      GiveDisksBack();
+    if (status.ok()) {
+      return status;
     }
-    return status;
+    GiveDisksBack();
+    if (machine_.state() == MachineState::kStopped) {
+      return status;
+    }
+    tell_(status.message());
+    return absl::FailedPreconditionError(
+        "a disk of the machine cannot be taken here, and the log of the destination says why");
   }
 
   absl::Status Run() override {
@@ -104,15 +118,22 @@ class ArrivalPort final : public migration::DestinationPort {
 
   Machine& machine_;
   const bool lock_memory_;
+  const std::function<void(absl::string_view)> tell_;
   bool stays_paused_ = false;
   BalloonInhibitor::Token no_ballooning_;
 };
 
 }  // namespace
 
+absl::StatusOr<std::unique_ptr<MachineArrival>> MachineArrival::Create(Host host, ArrivalOptions options) {
+  FERRITE_ASSIGN_OR_RETURN(AllowedFiles files, AllowedFiles::Find(options));
+  return std::unique_ptr<MachineArrival>(new MachineArrival(std::move(host), std::move(options), std::move(files)));
+}
+
 absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Build(
     state::MachineDescription::Reader description) {
-  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, host_.kvm));
+  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, files_, host_.kvm,
+                                                                [this](absl::string_view words) { Tell(words); }));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine,
                            Machine::Create(config, host_.kvm, host_.loop, host_.console));
   capnp::MallocMessageBuilder here;
@@ -126,7 +147,15 @@ absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Buil
   if (host_.built) {
     host_.built(*machine_);
   }
-  return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory);
+  return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory,
+                                       [this](absl::string_view words) { Tell(words); });
+}
+
+void MachineArrival::Tell(absl::string_view words) {
+  if (told_ < kMaxTold) {
+    ++told_;
+    Log().warn("receive: {}{}", words, told_ == kMaxTold ? " (nothing more of the kind is logged)" : "");
+  }
 }
 
 }  // namespace ferrite

@@ -4,19 +4,23 @@
 
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "devices/serial/serial_backend.h"
 #include "migration/machine_port.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
-#include "vmm/move/description.h"
+#include "vmm/move/allowed_files.h"
+#include "vmm/move/arrival_options.h"
 
 namespace ferrite {
 
 // Makes the machine that arrives, and owns it: it outlives the move. Until the move runs it, it is held: nobody else
-// can (R2). Threads: Build() is called once; take() when the move is over.
+// can (R2). What is the matter with a file of this host is logged, and the errors do not say it: the peer hears them.
+// Threads: Build() is called once; take() when the move is over.
 class MachineArrival final : public migration::DestinationFactory {
  public:
   // What Machine::Create() needs; outlives the machine. `built` (may be empty) is called with the machine before
@@ -27,7 +31,8 @@ class MachineArrival final : public migration::DestinationFactory {
     SerialBackend* console = nullptr;
     std::function<void(Machine&)> built;
   };
-  MachineArrival(Host host, ArrivalOptions options) : host_(std::move(host)), options_(std::move(options)) {}
+  // Finds the files that the options name, see AllowedFiles.
+  static absl::StatusOr<std::unique_ptr<MachineArrival>> Create(Host host, ArrivalOptions options);
 
   absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
       state::MachineDescription::Reader description) override;
@@ -37,8 +42,15 @@ class MachineArrival final : public migration::DestinationFactory {
   std::unique_ptr<Machine> Take() { return std::move(machine_); }
 
  private:
+  MachineArrival(Host host, ArrivalOptions options, AllowedFiles files)
+      : host_(std::move(host)), options_(std::move(options)), files_(std::move(files)) {}
+  // Logs what is no peer's to hear.
+  void Tell(absl::string_view words);
+
   const Host host_;
   const ArrivalOptions options_;
+  const AllowedFiles files_;
+  int told_ = 0;
   std::unique_ptr<Machine> machine_;
 };
 

@@ -52,10 +52,10 @@ absl::Status MachineSource::Describe(state::MachineDescription::Builder out) {
     boot.setInitrdPath(Absolute(config.initrd_path));
   }
   if (config.reboot_on_reset) {
-    // As they are now: what a reset would boot here.
-    DescribeBootFile(config.kernel_path, boot.initKernel());
+    // What a reset would boot here now.
+    DescribeBootFile(*config.kernel, boot.initKernel());
     if (!config.initrd_path.empty()) {
-      DescribeBootFile(config.initrd_path, boot.initInitrd());
+      DescribeBootFile(*config.initrd, boot.initInitrd());
     }
   }
   return absl::OkStatus();
