@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -62,59 +63,45 @@ absl::StatusOr<GuestAddress> LoadSegments(GuestMemory& memory, const KernelImage
   return end;
 }
 
-absl::Status OtherContent() {
-  return absl::FailedPreconditionError(
-      "has other content now than when the machine came here with it, so that it is not booted");
-}
-
-bool HasItsContent(const BootFile& file, std::span<const uint8_t> bytes) {
-  return !file.content.has_value() || (bytes.size() == file.content->bytes && Sha256Of(bytes) == file.content->sha256);
-}
-
-// The kernel is read at several places, more than once: what has to be in it is looked at in a copy, which nobody
-// changes between the look and the use.
-absl::StatusOr<std::unique_ptr<ByteSource>> OpenKernel(const BootFile& kernel) {
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<FileSource> file, FileSource::Open("kernel", kernel.file));
-  if (!kernel.content.has_value()) {
+// `file` of `boot`, or where it has to have some content a copy that has it: nobody changes that between the look and
+// the use, and the guest's memory, which a move may be sending, gets nothing else.
+absl::StatusOr<std::unique_ptr<ByteSource>> WithItsContent(const BootFile& boot, std::unique_ptr<FileSource> file,
+                                                           const std::string& name) {
+  if (!boot.content.has_value()) {
     return file;
   }
-  const std::string name = absl::StrCat("kernel ", kernel.file.path());
-  if (file->size() != kernel.content->bytes) {
-    return AboutFile(OtherContent(), name);
+  if (file->size() == boot.content->bytes) {
+    auto copy = CopySource::Read(*file);
+    if (!copy.ok()) {
+      return AboutFile(copy.status(), name);
+    }
+    if (Sha256Of((*copy)->bytes()) == boot.content->sha256) {
+      return *std::move(copy);
+    }
   }
-  auto copy = CopySource::Read(*file);
-  if (!copy.ok()) {
-    return AboutFile(copy.status(), name);
-  }
-  if (!HasItsContent(kernel, (*copy)->bytes())) {
-    return AboutFile(OtherContent(), name);
-  }
-  return *std::move(copy);
+  return absl::FailedPreconditionError(
+      absl::StrCat(name, " has other content now than when the machine came here with it, so that it is not booted"));
 }
 
 // Puts the initrd as high as it may be, so that the kernel has the room below it for itself.
 absl::StatusOr<InitrdPlace> LoadInitrd(GuestMemory& memory, const BootFile& initrd, GuestAddress kernel_end,
                                        GuestAddress limit) {
-  const std::string& path = initrd.file.path();
-  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<FileSource> file, FileSource::Open("initrd", initrd.file));
+  const std::string name = absl::StrCat("initrd ", initrd.file.path());
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<FileSource> file, FileSource::Open("initrd", initrd.file));
   limit = std::min(limit, LowRamEnd(memory));
   const uint64_t room = limit > kernel_end ? limit - kernel_end : 0;
   const uint64_t start = limit.value() >= file->size() ? (limit.value() - file->size()) & ~(kPageBytes - 1) : 0;
   if (start < kernel_end.value()) {
     const bool more_would_help = limit == LowRamEnd(memory) && limit < kMmioHoleStart;
     return absl::ResourceExhaustedError(absl::StrCat(
-        "initrd ", path, " does not fit: it has ", MiB(file->size()),
+        name, " does not fit: it has ", MiB(file->size()),
         ", between the kernel and the highest address that it may have there are ", MiB(room),
         more_would_help ? "; give the machine more memory" : ", whatever memory the machine has; use a smaller one"));
   }
   const InitrdPlace place{.address = GuestAddress(start), .bytes = file->size()};
-  const absl::Status status = memory.WriteInPlace(place.address, place.bytes, [&](std::span<uint8_t> to) {
-    FERRITE_RETURN_IF_ERROR(file->Read(0, to));
-    // In the guest's memory, which nobody else writes to now.
-    return HasItsContent(initrd, to) ? absl::OkStatus() : OtherContent();
-  });
-  if (!status.ok()) {
-    return AboutFile(status, absl::StrCat("initrd ", path));
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, WithItsContent(initrd, std::move(file), name));
+  if (const absl::Status status = ReadIntoGuest(memory, *source, 0, place.bytes, place.address); !status.ok()) {
+    return AboutFile(status, name);
   }
   return place;
 }
@@ -151,7 +138,9 @@ absl::StatusOr<BootEntry> LoadKernel(GuestMemory& memory, const BootOptions& opt
         absl::StrCat("a kernel needs more than 1 MiB of memory, the machine has ", MiB(LowRamEnd(memory).value())));
   }
   const std::string kernel_name = absl::StrCat("kernel ", options.kernel->file.path());
-  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file, OpenKernel(*options.kernel));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<FileSource> opened, FileSource::Open("kernel", options.kernel->file));
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file,
+                           WithItsContent(*options.kernel, std::move(opened), kernel_name));
   auto image = ParseKernelImage(*file);
   if (!image.ok()) {
     return AboutFile(image.status(), kernel_name);

@@ -21,8 +21,8 @@ struct BootOptions {
 };
 
 // Loads all of it and says how the first vCPU starts. Files are read straight into guest memory; what a file claims
-// is checked before it is used, and what a file has to have in it before anything of it runs. Memory that is not
-// written here keeps its contents (a machine that resets loads anew over the old guest).
+// is checked before it is used, and what a file has to have in it before anything of it is in memory. Memory that is
+// not written here keeps its contents (a machine that resets loads anew over the old guest).
 //
 // Below 1 MiB the loader uses (boot_layout.h): GDT, zero page, hvm_start_info, stack, page tables, command line, ACPI
 // tables, and at the reset vector code that resets the machine. A kernel never loads there. In long mode the page

@@ -433,7 +433,7 @@ TEST_F(BootLoaderTest, OtherContentThanTheFilesHaveToHaveIsNotBooted) {
   };
   UseKernel(kernel);
   initrd_path_ = File("initrd", initrd);
-  Load();
+  const uint64_t at_initrd = Get<uint32_t>(Load().rsi + 0x218);
   pinned_ = true;
   kernel_->content = content(kernel);
   initrd_->content = content(initrd);
@@ -451,6 +451,7 @@ TEST_F(BootLoaderTest, OtherContentThanTheFilesHaveToHaveIsNotBooted) {
   for (const size_t bytes : {4999, 5000, 5001}) {
     File("initrd", std::vector<uint8_t>(bytes, 0x12));
     EXPECT_EQ(Error(), "initrd " + initrd_path_ + why);
+    EXPECT_THAT(Bytes(at_initrd, 5000), Each(0x11)) << "the guest's memory may be on its way to somebody";
   }
   File("initrd", initrd);
   Load();
