@@ -21,5 +21,6 @@ GROUPS = {
         "//tests/integration:move_failure_test",
         "//tests/integration:move_test",
         "//vmm/app:ferrite_move_test",
+        "//vmm/app:other_user_test",
     ],
 }

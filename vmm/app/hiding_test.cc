@@ -1,10 +1,7 @@
 // What other processes of the same user see of a monitor, and that an ordinary user's monitor works like that.
 #include <dirent.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <gtest/gtest.h>
-#include <sched.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,6 +23,7 @@
 #include "absl/time/time.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
+#include "vmm/app/ordinary_user.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
@@ -36,7 +34,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
-constexpr uid_t kNobody = 65'534;
 constexpr char kSecret[] = "password=swordfish";
 
 std::string Contents(const std::string& path) {
@@ -58,7 +55,8 @@ class HidingTest : public ::testing::Test {
     fs::copy_file("tests/guest/dirty", directory_ + "/dirty");
     for (const char* side : {"here", "there"}) {
       ASSERT_TRUE(fs::create_directory(absl::StrCat(directory_, "/", side)));
-      ASSERT_EQ(geteuid() == 0 ? chown(absl::StrCat(directory_, "/", side).c_str(), kNobody, kNobody) : 0, 0);
+      ASSERT_EQ(geteuid() == 0 ? chown(absl::StrCat(directory_, "/", side).c_str(), kOrdinaryUser, kOrdinaryUser) : 0,
+                0);
     }
   }
   void TearDown() override {
@@ -69,22 +67,12 @@ class HidingTest : public ::testing::Test {
     fs::remove_all(directory_);
   }
 
-  // For a child: a /dev/kvm that is everybody's, in a mount namespace of its own, and the ordinary user.
+  // For a child.
   void BeOrdinary() const {
     if (geteuid() != 0) {
       return;
     }
-    const std::string dev = directory_ + "/dev";
-    const std::string kvm = dev + "/kvm";
-    struct stat device = {};
-    FERRITE_CHECK(stat("/dev/kvm", &device) == 0);
-    FERRITE_CHECK(unshare(CLONE_NEWNS) == 0);
-    FERRITE_CHECK(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
-    FERRITE_CHECK(mount("tmpfs", dev.c_str(), "tmpfs", 0, "mode=755") == 0);
-    FERRITE_CHECK(mknod(kvm.c_str(), S_IFCHR, device.st_rdev) == 0);
-    FERRITE_CHECK(chmod(kvm.c_str(), 0666) == 0);
-    FERRITE_CHECK(mount(kvm.c_str(), "/dev/kvm", nullptr, MS_BIND, nullptr) == 0);
-    FERRITE_CHECK(setgroups(0, nullptr) == 0 && setgid(kNobody) == 0 && setuid(kNobody) == 0);
+    BecomeOrdinaryUser(directory_ + "/dev");
   }
 
   std::vector<std::string> Words(const std::string& side, absl::string_view words) const {
