@@ -61,7 +61,8 @@ class ArrivalTest : public testing::Test {
     auto there = PayloadMachine::Await();
     ASSERT_TRUE(there.ok()) << there.status();
     there_ = *std::move(there);
-    MachineSource source(source_->machine(), directory_);
+    const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    MachineSource source(source_->machine(), directory);
     ASSERT_TRUE(source.Describe(description_->initRoot<state::MachineDescription>()).ok());
     // The test's own may be a link.
     kernel_ = directory_ + "/kernel";
@@ -446,7 +447,8 @@ TEST_F(ArrivalTest, ResetBootsWhatWasLookedAtOrNothing) {
   ASSERT_EQ(machine.Reset(), absl::OkStatus());
   EXPECT_EQ(at_initrd(), "a RAM disk");
   // And it moves on as what it is.
-  MachineSource source(machine, directory_);
+  const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  MachineSource source(machine, directory);
   capnp::MallocMessageBuilder message;
   ASSERT_TRUE(source.Describe(message.initRoot<state::MachineDescription>()).ok());
   const auto onward = message.getRoot<state::MachineDescription>().asReader().getBoot().getInitrd().getSha256();

@@ -1,6 +1,7 @@
 // Moves of real machines that go wrong: refused, cancelled, cut, killed. The guest runs on where it was with all that
 // it has (R3), and then it moves.
 #include <capnp/message.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -23,6 +24,7 @@
 #include "devices/block/disk_image.h"
 #include "tests/integration/moving_payload.h"
 #include "vmm/app/ferrite_process.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 #include "vmm/move/mover.h"
@@ -348,7 +350,9 @@ TEST_F(DiskTakeBackTest, DiskThatSomebodyElseKeepsCostsNoMoreThanAPause) {
   EXPECT_FALSE(absl::StrContains(result.source.message(), "runs on")) << result.source;
   EXPECT_EQ(machine().state(), MachineState::kPaused);
   EXPECT_NE(access((moving_->directory() + "/grant").c_str(), F_OK), 0);
-  Mover mover(machine(), moving_->directory(), /*console_socket=*/"", nullptr);
+  auto directory = OpenFile(moving_->directory(), O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  Mover mover(machine(), *std::move(directory), /*console_socket=*/"", nullptr);
   for (const absl::Status& refused : {machine().Resume(), mover.Start("unix:/nobody", {})}) {
     EXPECT_TRUE(absl::StrContains(refused.message(), "is in use by")) << refused;
   }

@@ -1,5 +1,6 @@
 #include "tests/integration/moving_payload.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -8,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "migration/transport/socket.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 #include "vmm/move/machine_arrival.h"
@@ -20,7 +22,9 @@ namespace {
 class HookedSource final : public migration::SourcePort {
  public:
   HookedSource(Machine& machine, const std::string& directory, const MoveTry& attempt)
-      : port_(machine, directory), attempt_(attempt) {}
+      : directory_(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)),
+        port_(machine, directory_),
+        attempt_(attempt) {}
 
   void SetSession(migration::Source* session) { session_ = session; }
 
@@ -71,6 +75,7 @@ class HookedSource final : public migration::SourcePort {
   void Moved(absl::string_view where) override { port_.Moved(where); }
 
  private:
+  const Fd directory_;
   MachineSource port_;
   const MoveTry& attempt_;
   migration::Source* session_ = nullptr;

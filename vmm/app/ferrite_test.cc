@@ -15,6 +15,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -141,6 +142,27 @@ TEST_F(FerriteTest, RunDirectoryMustBeADirectory) {
     EXPECT_TRUE(absl::StrContains(result.err, base_ + " is not a directory; choose another with --run-dir"))
         << result.err;
   }
+}
+
+// To open a FIFO is to wait for who writes to it.
+TEST_F(FerriteTest, NothingIsWaitedForInAMachinesDirectory) {
+  fs::create_directories(base_ + "/vm");
+  ASSERT_EQ(mkfifo((base_ + "/vm/ferrite.pid").c_str(), 0600), 0);
+  for (const char* command : {"info vm", "stop vm", "stop vm --force"}) {
+    const Finished result = Ferrite(command);
+    EXPECT_EQ(result.exit_code, kExitFailure) << command;
+    EXPECT_TRUE(absl::StrContains(result.err, base_ + "/vm/ferrite.pid is not a regular file")) << result.err;
+  }
+  EXPECT_EQ(Ferrite("ps").exit_code, kExitOk);
+}
+
+TEST_F(FerriteTest, LockOnTheRunDirectoryHoldsUpNobody) {
+  ASSERT_TRUE(fs::create_directory(base_));
+  const Fd holder(open(base_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
+  const MonotonicTime before = MonotonicTime::Now();
+  EXPECT_EQ(Ferrite("ps").exit_code, kExitOk);
+  EXPECT_LT(MonotonicTime::Now() - before, absl::Seconds(8)) << "a lock that was waited for";
 }
 
 TEST_F(FerriteTest, VersionIsPrinted) {
@@ -345,7 +367,8 @@ TEST_F(MachineTest, SignalsStopTheMachineAndLeaveNothing) {
 
 TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
   ASSERT_TRUE(fs::create_directory(base_));
-  Fd lock(open(base_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const std::string lock_path = absl::StrCat(base_, "/.lock.", geteuid());
+  Fd lock(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   ASSERT_EQ(flock(lock.get(), LOCK_EX), 0);
   FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
   // It blocks some signals before it waits for the lock. (All are blocked for a moment when it is spawned.)
@@ -371,6 +394,7 @@ TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
   // Or, on a slow machine, that the lock was held for too long.
   EXPECT_TRUE(absl::StrContains(result.err, "SIGTERM") || absl::StrContains(result.err, base_)) << result.err;
   EXPECT_EQ(result.out, "");
+  fs::remove(lock_path);
 }
 
 TEST_F(MachineTest, EventsAreToldUntilTheEnd) {
@@ -398,6 +422,24 @@ TEST_F(MachineTest, OutputGoesToAFile) {
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
   EXPECT_TRUE(absl::StrContains(text.str(), "event=hello")) << text.str();
+}
+
+TEST_F(MachineTest, LockOnTheRunDirectoryHoldsUpNoStart) {
+  ASSERT_TRUE(fs::create_directory(base_));
+  const Fd holder(open(base_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
+  EXPECT_EQ(Ferrite("run --mem 64M --kernel " + Guest("hello")).exit_code, kExitOk);
+}
+
+TEST_F(MachineTest, RunDirectoryInWhichOthersRenameIsRefused) {
+  const std::string parent = directory_ + "/open";
+  fs::create_directory(parent);
+  ASSERT_EQ(chmod(parent.c_str(), 0777), 0);
+  const std::string base = std::exchange(base_, parent + "/run");
+  ExpectFails("run --mem 64M --kernel " + Guest("hello"), kExitFailure, parent + " (its mode is 0777");
+  ExpectFails("run --detach --mem 64M --kernel " + Guest("hello"), kExitFailure, parent + " (its mode is 0777");
+  EXPECT_TRUE(fs::is_empty(parent));
+  base_ = base;
 }
 
 TEST_F(MachineTest, LogStaysWhereItWasAskedFor) {

@@ -49,7 +49,7 @@ class HidingTest : public ::testing::Test {
     char name[] = "/tmp/ferrite-test-XXXXXX";
     ASSERT_NE(mkdtemp(name), nullptr);
     directory_ = name;
-    ASSERT_EQ(chmod(name, 0777), 0);
+    ASSERT_EQ(chmod(name, 01777), 0);
     ASSERT_TRUE(fs::create_directory(directory_ + "/dev"));
     // The user may not be able to reach the tree that is tested.
     fs::copy_file("tests/guest/dirty", directory_ + "/dirty");

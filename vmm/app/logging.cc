@@ -1,11 +1,9 @@
 #include "vmm/app/logging.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "vmm/app/text.h"
+#include "vmm/base/directory.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
 
@@ -145,19 +144,6 @@ class FileSink final : public spdlog::sinks::base_sink<std::mutex> {
   bool ends_inside_a_line_ = false;
 };
 
-// A FIFO would wait for its reader, a device may do anything.
-absl::StatusOr<Fd> OpenLog(const std::string& path) {
-  Fd file(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0600));
-  if (!file.valid() && errno != ENXIO) {
-    return ErrnoStatus(absl::StrCat("open ", path));
-  }
-  struct stat info = {};
-  if (!file.valid() || fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is not a regular file"));
-  }
-  return file;
-}
-
 void Use(std::vector<spdlog::sink_ptr> sinks) {
   auto logger = std::make_shared<spdlog::logger>("ferrite", sinks.begin(), sinks.end());
   logger->flush_on(spdlog::level::info);
@@ -169,11 +155,15 @@ void Use(std::vector<spdlog::sink_ptr> sinks) {
 void LogToStandardError() { Use({MakeStandardErrorSink()}); }
 
 absl::Status LogToFileToo(const std::string& path) {
-  FERRITE_ASSIGN_OR_RETURN(Fd opened, OpenLog(path));
-  auto file = std::make_shared<FileSink>(path, std::move(opened));
-  file->set_formatter(std::make_unique<RecordFormatter>("%Y-%m-%dT%H:%M:%S.%e %l %v"));
-  Use({MakeStandardErrorSink(), std::move(file)});
+  FERRITE_ASSIGN_OR_RETURN(Fd file, OpenForAppending(path, AppendTo::kRegularFile));
+  LogToFileToo(std::move(file), path);
   return absl::OkStatus();
+}
+
+void LogToFileToo(Fd file, const std::string& path) {
+  auto sink = std::make_shared<FileSink>(path, std::move(file));
+  sink->set_formatter(std::make_unique<RecordFormatter>("%Y-%m-%dT%H:%M:%S.%e %l %v"));
+  Use({MakeStandardErrorSink(), std::move(sink)});
 }
 
 }  // namespace ferrite

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "vmm/base/fd.h"
 
 namespace ferrite {
 
@@ -16,6 +17,8 @@ void LogToStandardError();
 // written is lost, but no more: the file goes on once it can, with a line that says how many messages are missing, and
 // standard error is told when it begins.
 absl::Status LogToFileToo(const std::string& path);
+// The same to a regular file that is open to be appended to; `path` is what it is called.
+void LogToFileToo(Fd file, const std::string& path);
 
 }  // namespace ferrite
 

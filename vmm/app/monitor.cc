@@ -62,8 +62,13 @@ absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const RunOptions& run, 
   FERRITE_ASSIGN_OR_RETURN(monitor->kvm_, Kvm::Open());
   FERRITE_ASSIGN_OR_RETURN(monitor->run_dir_, RunDir::Create(base, run.config.name));
   FERRITE_RETURN_IF_ERROR(monitor->GoOn());
-  FERRITE_RETURN_IF_ERROR(run.log_path.empty() ? LogToFileToo(monitor->run_dir_->log_path())
-                                               : Annotate(LogToFileToo(run.log_path), "--log"));
+  if (run.log_path.empty()) {
+    FERRITE_ASSIGN_OR_RETURN(Fd log, monitor->run_dir_->CreateLog());
+    LogToFileToo(std::move(log), monitor->run_dir_->log_path());
+  } else {
+    FERRITE_RETURN_IF_ERROR(Annotate(LogToFileToo(run.log_path), "--log"));
+  }
+  FERRITE_ASSIGN_OR_RETURN(monitor->grant_directory_, monitor->run_dir_->directory().Duplicate());
   FERRITE_ASSIGN_OR_RETURN(monitor->loop_, EventLoop::Create("devices"));
   ConsoleHub::Options console_options;
   console_options.sink = run.console;
@@ -128,12 +133,13 @@ void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arriva
 
 void Monitor::SetMachine(std::unique_ptr<Machine> machine, const MoveStatus& arrival) {
   machine_ = std::move(machine);
-  mover_ = std::make_unique<Mover>(*machine_, run_dir_->path(), console_socket_, [this](const MoveStatus& move) {
-    absl::MutexLock lock(&mutex_);
-    if (published_to_ != nullptr) {
-      published_to_->Publish(move);
-    }
-  });
+  mover_ =
+      std::make_unique<Mover>(*machine_, std::move(grant_directory_), console_socket_, [this](const MoveStatus& move) {
+        absl::MutexLock lock(&mutex_);
+        if (published_to_ != nullptr) {
+          published_to_->Publish(move);
+        }
+      });
   mover_->SetArrival(arrival);
   if (server_ != nullptr) {
     server_->SetTarget(Target(machine_.get()));

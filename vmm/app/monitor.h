@@ -78,6 +78,7 @@ class Monitor {
   EventFd ended_;
   std::unique_ptr<Kvm> kvm_;
   std::unique_ptr<RunDir> run_dir_;
+  Fd grant_directory_;  // the run directory; the mover's, once there is one
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<ConsoleHub> console_;
 

@@ -16,8 +16,8 @@ namespace {
 // A machine that does not answer is still listed.
 constexpr absl::Duration kPatience = absl::Seconds(2);
 
-absl::StatusOr<MachineDescription> Ask(const FoundMachine& found) {
-  auto client = ControlClient::Connect(found.socket_path, kPatience);
+absl::StatusOr<MachineDescription> Ask(const std::string& base, const FoundMachine& found) {
+  auto client = ControlClient::ConnectToMachine(base, found.name, kPatience);
   if (!client.ok()) {
     return client.status();
   }
@@ -62,7 +62,7 @@ int PsCommand(const CommandLine& line) {
       }
       continue;
     }
-    const auto machine = Ask(found);
+    const auto machine = Ask(*base, found);
     const std::string pid = std::to_string(found.pid);
     if (line.json) {
       list.push_back(

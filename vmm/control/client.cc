@@ -13,7 +13,6 @@
 #include "absl/time/clock.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
-#include "vmm/base/unix_socket.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 #include "vmm/control/run_dir.h"
@@ -356,12 +355,6 @@ class RpcControlClient final : public ControlClient {
   control::Subscription::Client subscription_ = nullptr;
 };
 
-absl::StatusOr<std::unique_ptr<ControlClient>> ConnectTo(const std::string& socket_path, absl::Duration timeout,
-                                                         std::function<absl::Status()> lost) {
-  FERRITE_ASSIGN_OR_RETURN(Fd fd, ConnectToUnixSocket(socket_path));
-  return std::make_unique<RpcControlClient>(ThreadContext(), std::move(fd), timeout, std::move(lost));
-}
-
 // A monitor that is killed closes its connections before the kernel drops its lock. Only the lock tells: its process id
 // may be another namespace's.
 constexpr absl::Duration kEndPatience = absl::Seconds(1);
@@ -387,24 +380,18 @@ absl::Status LostMachine(const std::string& base, const std::string& name) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Connect(const std::string& socket_path,
-                                                                      absl::Duration timeout) {
-  return ConnectTo(socket_path, timeout, [] {
-    return absl::UnavailableError("the machine has ended, or its monitor dropped the connection");
-  });
-}
-
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::ConnectToMachine(const std::string& base,
                                                                                absl::string_view name,
                                                                                absl::Duration timeout) {
   FERRITE_ASSIGN_OR_RETURN(const FoundMachine found, FindMachine(base, name));
-  auto client =
-      ConnectTo(found.socket_path, timeout, [base, name = std::string(name)] { return LostMachine(base, name); });
-  if (absl::IsNotFound(client.status()) || client.status().code() == absl::StatusCode::kUnavailable) {
+  auto connection = ConnectToControlSocket(found, timeout);
+  if (absl::IsNotFound(connection.status()) || absl::IsUnavailable(connection.status())) {
     return absl::UnavailableError(
         absl::StrCat("machine ", name, " (pid ", found.pid, ") is just starting or ending; try again"));
   }
-  return client;
+  FERRITE_RETURN_IF_ERROR(connection.status());
+  return std::make_unique<RpcControlClient>(ThreadContext(), *std::move(connection), timeout,
+                                            [base, name = found.name] { return LostMachine(base, name); });
 }
 
 }  // namespace ferrite

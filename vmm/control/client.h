@@ -54,13 +54,11 @@ struct WatchedEvent {
 };
 
 // Calls block, for at most the timeout: DEADLINE_EXCEEDED. UNAVAILABLE when the machine has ended or dropped the
-// connection, and which of them where the machine was named; else the machine's own error.
+// connection, and which of them; else the machine's own error.
 //
 // Threads: a client belongs to the thread that made it, where it shares an event loop with the thread's other clients.
 class ControlClient {
  public:
-  static absl::StatusOr<std::unique_ptr<ControlClient>> Connect(const std::string& socket_path,
-                                                                absl::Duration timeout = absl::Seconds(30));
   // To the living machine `name` under `base`. NOT_FOUND, with what to do next, when there is none.
   static absl::StatusOr<std::unique_ptr<ControlClient>> ConnectToMachine(const std::string& base,
                                                                          absl::string_view name,

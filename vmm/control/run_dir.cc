@@ -1,5 +1,6 @@
 #include "vmm/control/run_dir.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -8,13 +9,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -22,6 +22,7 @@
 #include "absl/time/time.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
+#include "vmm/base/unix_socket.h"
 
 namespace ferrite {
 namespace {
@@ -40,9 +41,7 @@ constexpr int kMakeAttempts = 20;
 
 std::string Join(absl::string_view directory, absl::string_view file) { return absl::StrCat(directory, "/", file); }
 
-std::string KeptLogPath(absl::string_view base, absl::string_view name) {
-  return Join(base, absl::StrCat(name, ".failed.log"));
-}
+std::string KeptLog(absl::string_view name) { return absl::StrCat(name, ".failed.log"); }
 
 // Open file description locks belong to the open file, not to the process: closing another descriptor of the same file
 // somewhere in the process does not drop them.
@@ -74,98 +73,96 @@ pid_t ReadPid(const Fd& pid_file) {
   return pid;
 }
 
-// Taken by whoever changes a base directory; dropped with the descriptor.
-absl::StatusOr<Fd> LockBase(const std::string& base) {
-  FERRITE_ASSIGN_OR_RETURN(Fd fd, OpenFile(base, O_RDONLY | O_DIRECTORY));
-  const MonotonicTime deadline = MonotonicTime::Now() + kLockPatience;
-  while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EINTR && errno != EWOULDBLOCK) {
-      return ErrnoStatus(absl::StrCat("lock ", base));
+absl::Status Refused(absl::string_view why) {
+  return absl::FailedPreconditionError(absl::StrCat(why, "; choose another with --run-dir"));
+}
+
+// `made` as WalkOptions says.
+absl::StatusOr<Fd> OpenBase(const std::string& base, const WalkOptions& options) {
+  auto directory = WalkToDirectory(base, options);
+  if (absl::IsNotFound(directory.status())) {
+    return absl::NotFoundError(absl::StrCat("run directory ", base, " does not exist"));
+  }
+  if (absl::IsFailedPrecondition(directory.status())) {
+    const absl::string_view why = directory.status().message();
+    return Refused(absl::StartsWith(why, base) ? absl::StrCat("run directory ", why)
+                                               : absl::StrCat("run directory ", base, ": ", why));
+  }
+  return directory;
+}
+
+// For whoever changes nothing in it.
+absl::StatusOr<Fd> OpenBaseToLook(const std::string& base) {
+  return OpenBase(base, {.through_anybodys = geteuid() == 0});
+}
+
+// Held by whoever changes this user's directories in a base. The file goes with the lock, so that nothing is left.
+class BaseLock {
+ public:
+  // `base` outlives the lock, under whatever owner.
+  static absl::StatusOr<BaseLock> Take(const Fd& base) {
+    std::string name = absl::StrCat(".lock.", geteuid());
+    const MonotonicTime deadline = MonotonicTime::Now() + kLockPatience;
+    while (true) {
+      auto opened = OpenRegularAt(base, name, O_RDWR | O_CREAT, 0600);
+      if (absl::IsFailedPrecondition(opened.status())) {
+        return Refused(opened.status().message());
+      }
+      FERRITE_ASSIGN_OR_RETURN(Fd file, std::move(opened));
+      struct stat info = {};
+      if (fstat(file.get(), &info) != 0 || info.st_uid != geteuid() || (info.st_mode & 077) != 0) {
+        return Refused(absl::StrCat(PathAt(base, name), " is not this user's alone: remove it"));
+      }
+      if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
+        // Whoever held it before may have removed it.
+        if (fstat(file.get(), &info) == 0 && info.st_nlink > 0) {
+          return BaseLock(base.get(), std::move(name), std::move(file));
+        }
+      } else if (errno != EINTR && errno != EWOULDBLOCK) {
+        return ErrnoStatus(absl::StrCat("lock ", PathAt(base, name)));
+      }
+      if (MonotonicTime::Now() >= deadline) {
+        return absl::UnavailableError(absl::StrCat("another process keeps the lock ", PathAt(base, name), " for ",
+                                                   absl::FormatDuration(kLockPatience),
+                                                   " already; end that or choose another --run-dir"));
+      }
+      absl::SleepFor(kLockPoll);
     }
-    if (MonotonicTime::Now() >= deadline) {
-      return absl::UnavailableError(absl::StrCat("run directory ", base, " is locked by another process for ",
-                                                 absl::FormatDuration(kLockPatience),
-                                                 " already; end that or choose another --run-dir"));
+  }
+  BaseLock(BaseLock&&) = default;
+  BaseLock& operator=(BaseLock&&) = delete;
+  ~BaseLock() {
+    if (file_.valid()) {
+      (void)unlinkat(base_, name_.c_str(), 0);
     }
-    absl::SleepFor(kLockPoll);
   }
-  return fd;
-}
 
-// The directory itself, never what a symbolic link of its name points to.
-absl::StatusOr<Fd> OpenDirectory(const std::string& path) {
-  return OpenFile(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-}
+ private:
+  BaseLock(int base, std::string name, Fd file) : base_(base), name_(std::move(name)), file_(std::move(file)) {}
 
-bool IsOwn(const Fd& directory) {
-  struct stat info = {};
-  return fstat(directory.get(), &info) == 0 && info.st_uid == geteuid();
-}
+  const int base_;
+  const std::string name_;
+  Fd file_;
+};
 
-// Removes our files of a machine and, when nothing else is in it, its directory. The pid file goes last: as long as it
-// is there, whoever finds the directory knows what it is.
-void RemoveFiles(const Fd& directory, const std::string& path) {
-  for (const char* file : {kSocketFile, kLogFile, kGrantFile, kUnfinishedGrantFile, kPidFile}) {
-    (void)unlinkat(directory.get(), file, 0);
-  }
-  (void)rmdir(path.c_str());
-}
-
-// Of a machine whose monitor does not live.
-std::optional<GrantRecord> GrantIn(const Fd& directory) {
-  auto record = ReadGrantRecord(directory);
-  if (absl::IsNotFound(record.status())) {
-    return std::nullopt;
-  }
-  return record.ok() ? *std::move(record) : GrantRecord{.where = "an address that cannot be read any more"};
-}
-
-// Those that are empty; `made` is in the order in which they were made.
-void RemoveDirectories(const std::vector<std::string>& made) {
-  for (auto path = made.rbegin(); path != made.rend(); ++path) {
-    (void)rmdir(path->c_str());
-  }
-}
-
-// Adds the directories that it makes to `made`.
-absl::Status MakeDirectories(const std::filesystem::path& path, std::vector<std::string>& made) {
-  std::error_code error;
-  if (path.empty() || std::filesystem::is_directory(path, error)) {
-    return absl::OkStatus();
-  }
-  FERRITE_RETURN_IF_ERROR(MakeDirectories(path.parent_path(), made));
-  if (mkdir(path.c_str(), 0777) == 0) {
-    made.push_back(path.string());
-  } else if (errno != EEXIST) {
-    return ErrnoStatus(absl::StrCat("make the directory ", path.string()));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status MakeBase(const std::string& base, std::vector<std::string>& made) {
-  FERRITE_RETURN_IF_ERROR(MakeDirectories(std::filesystem::path(base).parent_path(), made));
-  if (mkdir(base.c_str(), 0700) == 0) {
-    made.push_back(base);
-  } else if (errno != EEXIST) {
-    return ErrnoStatus(absl::StrCat("make the run directory ", base));
-  }
-  return CheckRunBase(base);
-}
+// The lock goes first.
+struct LockedBase {
+  Fd directory;
+  BaseLock lock;
+};
 
 // Makes the base and locks it. A monitor that ends may take one away that it made and that nobody uses.
-absl::StatusOr<Fd> MakeAndLockBase(const std::string& base, std::vector<std::string>& made) {
+absl::StatusOr<LockedBase> MakeAndLockBase(const std::string& base, std::vector<MadeDirectory>& made) {
   absl::Status status;
   for (int attempt = 0; attempt < kMakeAttempts; ++attempt) {
-    status = MakeBase(base, made);
+    auto directory = OpenBase(base, {.made = &made});
+    status = directory.status();
     if (status.ok()) {
-      auto lock = LockBase(base);
-      struct stat locked = {};
-      struct stat named = {};
-      if (lock.ok() && fstat(lock->get(), &locked) == 0 && stat(base.c_str(), &named) == 0 &&
-          locked.st_dev == named.st_dev && locked.st_ino == named.st_ino) {
-        return lock;
+      auto lock = BaseLock::Take(*directory);
+      if (lock.ok()) {
+        return LockedBase{*std::move(directory), *std::move(lock)};
       }
-      status = lock.ok() ? absl::NotFoundError(absl::StrCat("run directory ", base, " was removed")) : lock.status();
+      status = lock.status();
     }
     if (!absl::IsNotFound(status)) {
       break;
@@ -174,15 +171,124 @@ absl::StatusOr<Fd> MakeAndLockBase(const std::string& base, std::vector<std::str
   return status;
 }
 
-// `path` is a directory of ours. In a base that others may write to (/tmp), somebody else's directory or a symbolic
-// link could wait under the name.
-absl::StatusOr<Fd> OpenOwnDirectory(const std::string& path) {
-  auto directory = OpenDirectory(path);
-  if (!directory.ok() || !IsOwn(*directory)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, " is not a directory of this user; remove it or choose another --run-dir"));
+// The directory itself, never what a symbolic link of its name points to.
+Fd OpenDirectoryIn(const Fd& base, const std::string& name) {
+  return Fd(openat(base.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+}
+
+// Whether it is `user`'s, and nobody else may put anything into it.
+bool IsOf(uid_t user, const Fd& directory) {
+  struct stat info = {};
+  return fstat(directory.get(), &info) == 0 && info.st_uid == user && (info.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+bool IsOwn(const Fd& directory) { return IsOf(geteuid(), directory); }
+
+// A machine's directory, which is ours. In a base that others may write to (/tmp), somebody else's directory or a
+// symbolic link could wait under the name.
+absl::StatusOr<Fd> OpenOwnDirectory(const Fd& base, const std::string& name) {
+  Fd directory = OpenDirectoryIn(base, name);
+  if (!directory.valid() && errno != ENOTDIR && errno != ELOOP) {
+    return ErrnoStatus(absl::StrCat("open ", PathAt(base, name)));
+  }
+  if (!directory.valid() || !IsOwn(directory)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        PathAt(base, name), " is not a directory of this user alone; remove it or choose another --run-dir"));
   }
   return directory;
+}
+
+// Removes our files of a machine and, when nothing else is in it, its directory. The pid file goes last: as long as it
+// is there, whoever finds the directory knows what it is.
+void RemoveMachine(const Fd& base, const std::string& name, const Fd& directory) {
+  for (const char* file : {kSocketFile, kLogFile, kGrantFile, kUnfinishedGrantFile, kPidFile}) {
+    (void)unlinkat(directory.get(), file, 0);
+  }
+  (void)unlinkat(base.get(), name.c_str(), AT_REMOVEDIR);
+}
+
+// Of a machine whose monitor does not live. What cannot be read counts as a record.
+std::optional<GrantRecord> GrantIn(const Fd& directory) {
+  auto record = ReadGrantRecord(directory);
+  if (absl::IsNotFound(record.status())) {
+    return std::nullopt;
+  }
+  return record.ok() ? *std::move(record) : GrantRecord{.where = "an address that cannot be read any more"};
+}
+
+// Whether the guest of that machine was not handed over.
+absl::Status CheckNoGrant(const Fd& directory, absl::string_view name) {
+  const absl::Status record = ReadGrantRecord(directory).status();
+  if (absl::IsNotFound(record)) {
+    return absl::OkStatus();
+  }
+  if (!record.ok() && !absl::IsDataLoss(record)) {
+    return record;
+  }
+  return absl::FailedPreconditionError(HandedOverText(name, *GrantIn(directory)));
+}
+
+std::optional<GrantRecord> HandedOverIn(const Fd& base, const std::string& name) {
+  const auto directory = OpenOwnDirectory(base, name);
+  if (!directory.ok()) {
+    return std::nullopt;
+  }
+  const auto pid_file = OpenRegularAt(*directory, kPidFile, O_RDONLY);
+  return pid_file.ok() && !IsLocked(*pid_file) ? GrantIn(*directory) : std::nullopt;
+}
+
+// Removes what a killed monitor of ours left; false when one has the name by now, or nothing could be done. A starting
+// one has the base's lock until it has its own.
+bool RemoveDead(const Fd& base, const std::string& name, const Fd& directory) {
+  const auto lock = BaseLock::Take(base);
+  const auto pid_file = lock.ok() ? OpenRegularAt(directory, kPidFile, O_RDWR) : lock.status();
+  if (!pid_file.ok() || !TryLock(*pid_file) || GrantIn(directory).has_value()) {
+    return false;
+  }
+  RemoveMachine(base, name, directory);
+  return true;
+}
+
+absl::StatusOr<std::vector<std::string>> NamesIn(const Fd& directory) {
+  Fd fd(openat(directory.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  DIR* const stream = fd.valid() ? fdopendir(fd.get()) : nullptr;
+  if (stream == nullptr) {
+    return ErrnoStatus(absl::StrCat("read the run directory ", PathAt(directory, "")));
+  }
+  (void)fd.Release();
+  const absl::Cleanup close = [stream] { (void)closedir(stream); };
+  std::vector<std::string> names;
+  errno = 0;
+  while (const dirent* entry = readdir(stream)) {
+    names.emplace_back(entry->d_name);
+    errno = 0;
+  }
+  if (errno != 0 && errno != ENOENT) {
+    return ErrnoStatus(absl::StrCat("read the run directory ", PathAt(directory, "")));
+  }
+  return names;
+}
+
+bool IsOwnFile(const Fd& base, const std::string& name) {
+  struct stat info = {};
+  return fstatat(base.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(info.st_mode) &&
+         info.st_uid == geteuid();
+}
+
+// Locked, with our process id in it.
+absl::StatusOr<Fd> TakePidFile(const Fd& directory, absl::string_view name) {
+  FERRITE_ASSIGN_OR_RETURN(Fd pid_file, OpenRegularAt(directory, kPidFile, O_RDWR | O_CREAT, 0600));
+  struct stat info = {};
+  if (fstat(pid_file.get(), &info) != 0 || info.st_uid != geteuid() || info.st_nlink > 1) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(PathAt(directory, kPidFile), " is not a file of this user alone"));
+  }
+  if (!TryLock(pid_file)) {
+    return absl::AlreadyExistsError(absl::StrCat("a machine named ", name, " is running already (pid ",
+                                                 ReadPid(pid_file),
+                                                 "); choose another --name, or end it with: ferrite stop ", name));
+  }
+  return pid_file;
 }
 
 }  // namespace
@@ -215,57 +321,40 @@ absl::StatusOr<std::string> RunBase(absl::string_view option) {
   return Join(runtime, "ferrite");
 }
 
-absl::Status CheckRunBase(const std::string& base) {
-  struct stat info = {};
-  if (stat(base.c_str(), &info) != 0) {
-    return errno == ENOENT ? absl::NotFoundError(absl::StrCat("run directory ", base, " does not exist"))
-                           : ErrnoStatus(absl::StrCat("run directory ", base));
-  }
-  if (!S_ISDIR(info.st_mode)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("run directory ", base, " is not a directory; choose another with --run-dir"));
-  }
-  return absl::OkStatus();
-}
-
-RunDir::RunDir(std::string base, std::string name, std::string path, std::vector<std::string> made, Fd pid_file)
-    : base_(std::move(base)),
-      name_(std::move(name)),
-      path_(std::move(path)),
-      made_(std::move(made)),
-      pid_file_(std::move(pid_file)) {}
+absl::Status CheckRunBase(const std::string& base) { return OpenBaseToLook(base).status(); }
 
 std::string RunDir::socket_path() const { return Join(path_, kSocketFile); }
 std::string RunDir::log_path() const { return Join(path_, kLogFile); }
 
-void RunDir::KeepLog() const {
-  // Whoever cannot be told where it is cannot be told that it is lost, either.
-  (void)rename(log_path().c_str(), KeptLogPath(base_, name_).c_str());
+absl::StatusOr<Fd> RunDir::CreateLog() const {
+  return OpenRegularAt(directory_, kLogFile, O_WRONLY | O_APPEND | O_CREAT | O_EXCL, 0600);
 }
 
-absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, absl::string_view name) {
-  FERRITE_RETURN_IF_ERROR(CheckMachineName(name));
+absl::StatusOr<Fd> RunDir::ListenOnControlSocket() const { return ListenAt(directory_, kSocketFile); }
+
+void RunDir::KeepLog() const {
+  // Whoever cannot be told where it is cannot be told that it is lost, either.
+  (void)renameat(directory_.get(), kLogFile, base_.get(), KeptLog(name_).c_str());
+}
+
+absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, absl::string_view name_view) {
+  FERRITE_RETURN_IF_ERROR(CheckMachineName(name_view));
+  const std::string name(name_view);
   const std::string path = Join(base, name);
   FERRITE_RETURN_IF_ERROR(CheckSocketPath(Join(path, kSocketFile)));
-  std::vector<std::string> made;
-  const auto base_lock = MakeAndLockBase(base, made);
-  absl::Cleanup remove = [&made] { RemoveDirectories(made); };
-  FERRITE_RETURN_IF_ERROR(base_lock.status());
-  if (mkdir(path.c_str(), 0700) == 0) {
-    made.push_back(path);
-  } else if (errno != EEXIST) {
-    return ErrnoStatus(absl::StrCat("make the directory ", path));
-  }
-  FERRITE_ASSIGN_OR_RETURN(const Fd directory, OpenOwnDirectory(path));
-  FERRITE_ASSIGN_OR_RETURN(Fd pid_file, OpenFile(Join(path, kPidFile), O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
-  if (!TryLock(pid_file)) {
-    return absl::AlreadyExistsError(absl::StrCat("a machine named ", name, " is running already (pid ",
-                                                 ReadPid(pid_file),
-                                                 "); choose another --name, or end it with: ferrite stop ", name));
-  }
-  if (const auto grant = GrantIn(directory); grant.has_value()) {
-    return absl::FailedPreconditionError(HandedOverText(name, *grant));
-  }
+  std::vector<MadeDirectory> made;
+  absl::Cleanup remove_made = [&made] { RemoveDirectories(made); };
+  FERRITE_ASSIGN_OR_RETURN(LockedBase locked, MakeAndLockBase(base, made));
+  FERRITE_ASSIGN_OR_RETURN(const bool is_new, MakeDirectoryAt(locked.directory, name));
+  Fd directory;
+  absl::Cleanup remove_new = [&] {
+    if (is_new) {
+      RemoveMachine(locked.directory, name, directory);
+    }
+  };
+  FERRITE_ASSIGN_OR_RETURN(directory, OpenOwnDirectory(locked.directory, name));
+  FERRITE_ASSIGN_OR_RETURN(Fd pid_file, TakePidFile(directory, name));
+  FERRITE_RETURN_IF_ERROR(CheckNoGrant(directory, name));
   for (const char* file : {kSocketFile, kLogFile, kUnfinishedGrantFile}) {
     (void)unlinkat(directory.get(), file, 0);
   }
@@ -273,101 +362,108 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, 
   if (ftruncate(pid_file.get(), 0) != 0 ||
       pwrite(pid_file.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
     const absl::Status status = ErrnoStatus(absl::StrCat("write ", Join(path, kPidFile)));
-    RemoveFiles(directory, path);
+    RemoveMachine(locked.directory, name, directory);
     return status;
   }
-  (void)unlink(KeptLogPath(base, name).c_str());
-  std::move(remove).Cancel();
-  return std::unique_ptr<RunDir>(new RunDir(base, std::string(name), path, std::move(made), std::move(pid_file)));
+  if (IsOwnFile(locked.directory, KeptLog(name))) {
+    (void)unlinkat(locked.directory.get(), KeptLog(name).c_str(), 0);
+  }
+  std::move(remove_new).Cancel();
+  std::move(remove_made).Cancel();
+  return std::unique_ptr<RunDir>(
+      new RunDir(std::move(made), std::move(locked.directory), name, path, std::move(directory), std::move(pid_file)));
 }
 
 RunDir::~RunDir() {
-  const auto base_lock = LockBase(base_);
-  if (const auto directory = OpenOwnDirectory(path_); directory.ok()) {
-    RemoveFiles(*directory, path_);
+  {
+    const auto lock = BaseLock::Take(base_);
+    RemoveMachine(base_, name_, directory_);
   }
   RemoveDirectories(made_);
 }
 
 absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base) {
   std::vector<FoundMachine> found;
-  const absl::Status there = CheckRunBase(base);
-  if (absl::IsNotFound(there)) {
+  auto directory_of_all = OpenBase(base, {});
+  const bool may_change = directory_of_all.ok();
+  if (absl::IsFailedPrecondition(directory_of_all.status()) && geteuid() == 0) {
+    directory_of_all = OpenBaseToLook(base);
+  }
+  if (absl::IsNotFound(directory_of_all.status())) {
     return found;
   }
-  FERRITE_RETURN_IF_ERROR(there);
-  const auto base_lock = LockBase(base);
-  if (absl::IsNotFound(base_lock.status())) {
-    return found;
-  }
-  FERRITE_RETURN_IF_ERROR(base_lock.status());
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(base, error)) {
-    const std::string name = entry.path().filename().string();
+  FERRITE_ASSIGN_OR_RETURN(const Fd all, std::move(directory_of_all));
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(all));
+  for (const std::string& name : names) {
     if (!CheckMachineName(name).ok()) {
       continue;
     }
-    const auto directory = OpenDirectory(entry.path().string());
-    if (!directory.ok()) {
+    const Fd directory = OpenDirectoryIn(all, name);
+    if (!directory.valid() || (geteuid() != 0 && !IsOwn(directory))) {
       continue;
     }
-    // O_RDWR: the lock that proves a machine dead is an exclusive one.
-    const Fd pid_file(openat(directory->get(), kPidFile, O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-    if (!pid_file.valid()) {
+    const auto pid_file = OpenRegularAt(directory, kPidFile, O_RDONLY);
+    if (!pid_file.ok()) {
       continue;
     }
     std::optional<GrantRecord> handed_over;
-    if (TryLock(pid_file)) {
-      if (!IsOwn(*directory)) {
+    if (!IsLocked(*pid_file)) {
+      if (!IsOwn(directory)) {
         continue;
       }
-      handed_over = GrantIn(*directory);
-      if (!handed_over.has_value()) {
-        RemoveFiles(*directory, entry.path().string());
+      handed_over = GrantIn(directory);
+      if (!handed_over.has_value() && (!may_change || RemoveDead(all, name, directory) || !IsLocked(*pid_file))) {
         continue;
       }
     }
-    found.push_back({name, ReadPid(pid_file), Join(entry.path().string(), kSocketFile), std::move(handed_over)});
-  }
-  if (error && error != std::errc::no_such_file_or_directory) {
-    return ErrnoStatus(error.value(), absl::StrCat("read the run directory ", base));
+    found.push_back({name, ReadPid(*pid_file), std::move(handed_over), Fd()});
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return found;
 }
 
-absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name) {
-  FERRITE_RETURN_IF_ERROR(CheckMachineName(name));
-  const absl::Status there = CheckRunBase(base);
-  if (absl::IsNotFound(there)) {
-    return Annotate(there, absl::StrCat("no machine named ", name));
+absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name_view) {
+  FERRITE_RETURN_IF_ERROR(CheckMachineName(name_view));
+  const std::string name(name_view);
+  auto all = OpenBaseToLook(base);
+  if (absl::IsNotFound(all.status())) {
+    return Annotate(all.status(), absl::StrCat("no machine named ", name));
   }
-  FERRITE_RETURN_IF_ERROR(there);
-  const std::string path = Join(base, name);
-  auto pid_file = OpenFile(Join(path, kPidFile), O_RDONLY | O_NOFOLLOW);
+  FERRITE_RETURN_IF_ERROR(all.status());
+  Fd directory = OpenDirectoryIn(*all, name);
+  if (!directory.valid() && errno != ENOENT && errno != ENOTDIR && errno != ELOOP) {
+    return ErrnoStatus(absl::StrCat("open ", Join(base, name)));
+  }
+  // Root may look at anybody's; others at what is theirs alone.
+  if (directory.valid() && geteuid() != 0 && !IsOwn(directory) && !IsOf(TrustedHere().root, directory)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(Join(base, name), " is not a directory of this user alone: what is in it may be anybody's"));
+  }
+  auto pid_file = directory.valid() ? OpenRegularAt(directory, kPidFile, O_RDONLY)
+                                    : absl::NotFoundError(absl::StrCat("no directory ", Join(base, name)));
   if (!pid_file.ok() && !absl::IsNotFound(pid_file.status())) {
     return pid_file.status();
   }
   if (!pid_file.ok() || !IsLocked(*pid_file)) {
-    if (const auto grant = HandedOver(base, name); grant.has_value()) {
+    if (const auto grant = HandedOverIn(*all, name); grant.has_value()) {
       return absl::NotFoundError(HandedOverText(name, *grant));
     }
-    const std::string log = KeptLogPath(base, name);
+    const std::string log = KeptLog(name);
     return absl::NotFoundError(absl::StrCat("no machine named ", name, " in ", base,
-                                            access(log.c_str(), F_OK) == 0
-                                                ? absl::StrCat("; the last one failed, its log is ", log)
+                                            IsOwnFile(*all, log)
+                                                ? absl::StrCat("; the last one failed, its log is ", Join(base, log))
                                                 : "; `ferrite ps` lists those that run"));
   }
-  return FoundMachine{std::string(name), ReadPid(*pid_file), Join(path, kSocketFile), std::nullopt};
+  return FoundMachine{name, ReadPid(*pid_file), std::nullopt, std::move(directory)};
+}
+
+absl::StatusOr<Fd> ConnectToControlSocket(const FoundMachine& machine, absl::Duration patience) {
+  return ConnectAt(machine.directory, kSocketFile, patience);
 }
 
 std::optional<GrantRecord> HandedOver(const std::string& base, absl::string_view name) {
-  const auto directory = OpenOwnDirectory(Join(base, name));
-  if (!directory.ok()) {
-    return std::nullopt;
-  }
-  const Fd pid_file(openat(directory->get(), kPidFile, O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
-  return pid_file.valid() && !IsLocked(pid_file) ? GrantIn(*directory) : std::nullopt;
+  const auto all = CheckMachineName(name).ok() ? OpenBaseToLook(base) : absl::NotFoundError("no such machine");
+  return all.ok() ? HandedOverIn(*all, std::string(name)) : std::nullopt;
 }
 
 std::string HandedOverText(absl::string_view name, const GrantRecord& grant) {
@@ -376,17 +472,17 @@ std::string HandedOverText(absl::string_view name, const GrantRecord& grant) {
                       "`ferrite info` there tells. To forget it here: ferrite stop ", name, " --force");
 }
 
-absl::Status ForgetHandedOver(const std::string& base, absl::string_view name) {
-  FERRITE_RETURN_IF_ERROR(CheckMachineName(name));
-  FERRITE_RETURN_IF_ERROR(CheckRunBase(base));
-  FERRITE_ASSIGN_OR_RETURN(const Fd base_lock, LockBase(base));
-  const std::string path = Join(base, name);
-  const auto directory = OpenOwnDirectory(path);
-  const Fd pid_file(directory.ok() ? openat(directory->get(), kPidFile, O_RDWR | O_NOFOLLOW | O_CLOEXEC) : -1);
-  if (!pid_file.valid() || !TryLock(pid_file) || !GrantIn(*directory).has_value()) {
+absl::Status ForgetHandedOver(const std::string& base, absl::string_view name_view) {
+  FERRITE_RETURN_IF_ERROR(CheckMachineName(name_view));
+  const std::string name(name_view);
+  FERRITE_ASSIGN_OR_RETURN(const Fd all, OpenBase(base, {}));
+  FERRITE_ASSIGN_OR_RETURN(const BaseLock lock, BaseLock::Take(all));
+  const auto directory = OpenOwnDirectory(all, name);
+  const auto pid_file = directory.ok() ? OpenRegularAt(*directory, kPidFile, O_RDWR) : directory.status();
+  if (!pid_file.ok() || !TryLock(*pid_file) || !GrantIn(*directory).has_value()) {
     return absl::NotFoundError(absl::StrCat("no machine named ", name, " was handed over by a monitor that is gone"));
   }
-  RemoveFiles(*directory, path);
+  RemoveMachine(all, name, *directory);
   return absl::OkStatus();
 }
 

@@ -5,6 +5,11 @@
 //   BASE/NAME/ferrite.log    the monitor's log
 //   BASE/NAME/grant          to whom the machine was handed over (vmm/move/grant_record.h)
 //   BASE/NAME.failed.log     the log of a machine that failed with nobody there to be told
+//   BASE/.lock.UID           who holds a lock on it changes the base for that user; there only meanwhile
+//
+// Directories are opened once, and everything below them is reached through their descriptors (vmm/base/directory.h).
+// A base in which others rename, or to which others lead, is refused; so is a machine's directory that others may write
+// to. Only root may look at the machines of others.
 #ifndef FERRITE_VMM_CONTROL_RUN_DIR_H_
 #define FERRITE_VMM_CONTROL_RUN_DIR_H_
 
@@ -13,13 +18,16 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "vmm/base/directory.h"
 #include "vmm/base/fd.h"
-#include "vmm/base/unix_socket.h"
+#include "vmm/base/socket_file.h"
 #include "vmm/move/grant_record.h"
 
 namespace ferrite {
@@ -31,14 +39,15 @@ absl::Status CheckMachineName(absl::string_view name);
 // root, else $XDG_RUNTIME_DIR/ferrite. An error when there is none of them.
 absl::StatusOr<std::string> RunBase(absl::string_view option);
 
-// Whether the base directory is there: NOT_FOUND, or FAILED_PRECONDITION when it is something else, in words.
+// Whether the base directory is there and may be looked at: NOT_FOUND, or FAILED_PRECONDITION when it is something else
+// or is refused, in words.
 absl::Status CheckRunBase(const std::string& base);
 
 // The directory of a machine that this process runs. Everything in it is removed with the object, and so are the
-// directories above it that it made, unless somebody uses them.
+// directories above it that it made, mode 0700, unless somebody uses them.
 //
-// Threads: one at a time. Processes: any number may work on one base at once; changes of it take turns under flock(2)
-// on the base directory. UNAVAILABLE when that is held for 10 s.
+// Threads: one at a time. Processes: any number may work on one base at once; changes of one user's take turns under
+// flock(2) on a file that nobody else can open. UNAVAILABLE when that is held for 10 s.
 class RunDir {
  public:
   // Makes BASE (with its parents) and BASE/NAME, mode 0700, and takes the lock. What a monitor that was killed left
@@ -54,29 +63,41 @@ class RunDir {
   const std::string& path() const { return path_; }
   std::string socket_path() const;
   std::string log_path() const;
+  // What is kept of it from its making to its end.
+  const Fd& directory() const { return directory_; }
+
+  // The log, new and empty.
+  absl::StatusOr<Fd> CreateLog() const;
 
   // Has the log outlive the directory, as BASE/NAME.failed.log. Nothing when there is none.
   void KeepLog() const;
 
   // Opens the control socket. Call it when the machine is ready for clients.
-  absl::StatusOr<Fd> ListenOnControlSocket() { return ListenOnUnixSocket(socket_path()); }
+  absl::StatusOr<Fd> ListenOnControlSocket() const;
 
  private:
-  RunDir(std::string base, std::string name, std::string path, std::vector<std::string> made, Fd pid_file);
+  RunDir(std::vector<MadeDirectory> made, Fd base, std::string name, std::string path, Fd directory, Fd pid_file)
+      : made_(std::move(made)),
+        base_(std::move(base)),
+        name_(std::move(name)),
+        path_(std::move(path)),
+        directory_(std::move(directory)),
+        pid_file_(std::move(pid_file)) {}
 
-  const std::string base_;
+  const std::vector<MadeDirectory> made_;
+  const Fd base_;
   const std::string name_;
-  const std::string path_;
-  const std::vector<std::string> made_;
-  Fd pid_file_;  // locked
+  const std::string path_;  // for people, and for those who connect
+  const Fd directory_;
+  const Fd pid_file_;  // locked
 };
 
 // A machine in a base directory: a living one, or what a killed monitor left of one that it had handed over.
 struct FoundMachine {
   std::string name;
   pid_t pid = 0;
-  std::string socket_path;
   std::optional<GrantRecord> handed_over;  // set: no monitor lives
+  Fd directory;                            // from FindMachine() alone
 };
 
 // All machines, by name. Removes what this user's killed monitors left, but for those that had handed their guest over;
@@ -86,6 +107,8 @@ absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base);
 // NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom,
 // and it names the log that KeepLog() left.
 absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name);
+// A connection to the control socket of one that FindMachine() found; errors as ConnectAt().
+absl::StatusOr<Fd> ConnectToControlSocket(const FoundMachine& machine, absl::Duration patience);
 
 // To whom a monitor that is gone had handed that machine over; nothing when it did not, or lives.
 std::optional<GrantRecord> HandedOver(const std::string& base, absl::string_view name);

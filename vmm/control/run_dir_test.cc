@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,7 +16,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
+#include "vmm/base/unix_socket.h"
 #include "vmm/move/grant_record.h"
 
 namespace ferrite {
@@ -42,7 +46,7 @@ class RunDirTest : public ::testing::Test {
         _exit(1);
       }
       std::ofstream((*dir)->log_path()) << "log";
-      if (!handed_over_to.empty() && !WriteGrantRecord((*dir)->path(), {}, 7, handed_over_to).ok()) {
+      if (!handed_over_to.empty() && !WriteGrantRecord((*dir)->directory(), {}, 7, handed_over_to).ok()) {
         _exit(1);
       }
       _exit(0);
@@ -208,7 +212,7 @@ TEST_F(RunDirTest, KilledMachineThatWasHandedOverStaysUntilItIsForgotten) {
 TEST_F(RunDirTest, LivingMachineThatIsBeingHandedOverIsNotForgotten) {
   auto dir = RunDir::Create(base_, "vm");
   ASSERT_TRUE(dir.ok()) << dir.status();
-  ASSERT_TRUE(WriteGrantRecord((*dir)->path(), {}, 1, "unix:/there").ok());
+  ASSERT_TRUE(WriteGrantRecord((*dir)->directory(), {}, 1, "unix:/there").ok());
   EXPECT_TRUE(absl::IsNotFound(ForgetHandedOver(base_, "vm")));
   const auto found = FindMachine(base_, "vm");
   ASSERT_TRUE(found.ok()) << found.status();
@@ -243,12 +247,35 @@ TEST_F(RunDirTest, ListingFollowsNoSymbolicLink) {
   EXPECT_TRUE(fs::is_symlink(base + "/link"));
 }
 
-TEST_F(RunDirTest, BaseThatSomebodyElseKeepsLockedIsNamed) {
+// Whoever can read a directory can lock it.
+TEST_F(RunDirTest, LockOfTheBaseItselfHoldsUpNobody) {
+  LeaveStale("dead");
   const Fd holder(open(base_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
-  const absl::Status status = ListMachines(base_).status();
+  const MonotonicTime before = MonotonicTime::Now();
+  EXPECT_TRUE(RunDir::Create(base_, "vm").ok());
+  EXPECT_TRUE(ListMachines(base_).ok());
+  EXPECT_LT(MonotonicTime::Now() - before, absl::Seconds(5));
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
+TEST_F(RunDirTest, LockThatAProcessOfOursKeepsIsNamed) {
+  const std::string path = absl::StrCat(base_, "/.lock.", geteuid());
+  const Fd holder(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
+  EXPECT_TRUE(ListMachines(base_).ok()) << "there is nothing to change";
+  const absl::Status status = RunDir::Create(base_, "vm").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-  EXPECT_TRUE(absl::StrContains(status.message(), base_)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), path)) << status;
+}
+
+TEST_F(RunDirTest, LockThatOthersCouldHoldIsRefused) {
+  const std::string path = absl::StrCat(base_, "/.lock.", geteuid());
+  std::ofstream(path).close();
+  ASSERT_EQ(chmod(path.c_str(), 0644), 0);
+  const absl::Status status = RunDir::Create(base_, "vm").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), path)) << status;
 }
 
 TEST_F(RunDirTest, BaseThatComesAndGoesNeverFailsAStart) {
@@ -265,6 +292,142 @@ TEST_F(RunDirTest, BaseThatComesAndGoesNeverFailsAStart) {
         EXPECT_TRUE(ListMachines(base).ok());
       }
     });
+  }
+}
+
+TEST_F(RunDirTest, ParentsThatAreMadeAreTheUsersAloneWhateverTheUmask) {
+  const mode_t before = umask(0);
+  const auto dir = RunDir::Create(base_ + "/x/y", "vm");
+  umask(before);
+  ASSERT_TRUE(dir.ok()) << dir.status();
+  for (const char* path : {"/x", "/x/y", "/x/y/vm"}) {
+    struct stat info = {};
+    ASSERT_EQ(stat((base_ + path).c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0700u) << path;
+  }
+}
+
+TEST_F(RunDirTest, BaseInWhichOthersRenameIsRefusedByNameAndLeftAlone) {
+  for (const char* sub : {"", "/sub", "/sub/new"}) {
+    fs::create_directories(base_ + "/sub");
+    ASSERT_EQ(chmod(base_.c_str(), 0777), 0);
+    const std::string base = base_ + sub;
+    for (const absl::Status& status : {RunDir::Create(base, "vm").status(), ForgetHandedOver(base, "vm")}) {
+      EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+      EXPECT_TRUE(absl::StrContains(status.message(), base_ + " (its mode is 0777")) << status;
+      EXPECT_TRUE(absl::StrContains(status.message(), "choose another with --run-dir")) << status;
+    }
+    EXPECT_TRUE(fs::is_empty(base_ + "/sub"));
+    fs::remove(base_ + "/sub");
+    EXPECT_TRUE(fs::is_empty(base_));
+  }
+  ASSERT_EQ(chmod(base_.c_str(), 01777), 0);
+  EXPECT_TRUE(RunDir::Create(base_, "vm").ok());
+}
+
+TEST_F(RunDirTest, MachinesDirectoryToWhichOthersMayWriteIsRefused) {
+  fs::create_directory(base_ + "/vm");
+  ASSERT_EQ(chmod((base_ + "/vm").c_str(), 01777), 0);
+  const absl::Status status = RunDir::Create(base_, "vm").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), base_ + "/vm is not a directory of this user alone")) << status;
+}
+
+// Whatever waits under a name of ours is neither followed nor written to.
+TEST_F(RunDirTest, LinksInTheMachinesDirectoryLeadNowhere) {
+  const std::string victim = base_ + "/victim";
+  const auto plant = [&](const std::string& name) {
+    std::error_code ignored;
+    fs::remove(base_ + "/vm/" + name, ignored);
+    fs::create_symlink(victim, base_ + "/vm/" + name);
+  };
+  std::ofstream(victim) << "secret";
+  fs::create_directory(base_ + "/vm");
+  ASSERT_EQ(chmod((base_ + "/vm").c_str(), 0700), 0);
+  plant("ferrite.pid");
+  EXPECT_TRUE(absl::IsFailedPrecondition(RunDir::Create(base_, "vm").status()));
+  fs::remove(base_ + "/vm/ferrite.pid");
+  for (const char* name : {"ferrite.log", "grant.new", "control.sock"}) {
+    plant(name);
+  }
+  {
+    auto dir = RunDir::Create(base_, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    for (const char* name : {"ferrite.log", "grant.new", "control.sock"}) {
+      plant(name);
+    }
+    EXPECT_FALSE((*dir)->CreateLog().ok());
+    EXPECT_TRUE(absl::IsAlreadyExists((*dir)->ListenOnControlSocket().status()));
+    EXPECT_TRUE(WriteGrantRecord((*dir)->directory(), {}, 7, "tcp:there:1").ok());
+    EXPECT_EQ(ReadGrantRecord((*dir)->directory())->where, "tcp:there:1");
+    EXPECT_FALSE(fs::is_symlink(base_ + "/vm/grant"));
+  }
+  std::string text;
+  std::ifstream(victim) >> text;
+  EXPECT_EQ(text, "secret");
+  fs::remove(victim);
+  EXPECT_TRUE(fs::is_empty(base_));
+}
+
+// The machine's directory that was made is the one that is used and removed, wherever it is by then.
+TEST_F(RunDirTest, DirectoryThatIsRenamedAwayIsUsedAllTheSame) {
+  fs::create_directory(base_ + "/victim");
+  {
+    auto dir = RunDir::Create(base_, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    fs::rename(base_ + "/vm", base_ + "/away");
+    fs::create_directory_symlink("victim", base_ + "/vm");
+    auto log = (*dir)->CreateLog();
+    ASSERT_TRUE(log.ok()) << log.status();
+    ASSERT_TRUE((*dir)->ListenOnControlSocket().ok());
+    ASSERT_TRUE(WriteGrantRecord((*dir)->directory(), {}, 7, "tcp:there:1").ok());
+    EXPECT_TRUE(fs::is_empty(base_ + "/victim"));
+    for (const char* name : {"ferrite.pid", "ferrite.log", "control.sock", "grant"}) {
+      EXPECT_TRUE(fs::exists(base_ + "/away/" + name)) << name;
+    }
+    std::ofstream(base_ + "/victim/ferrite.log") << "theirs";
+  }
+  EXPECT_TRUE(fs::exists(base_ + "/victim/ferrite.log"));
+  EXPECT_TRUE(fs::is_empty(base_ + "/away"));
+}
+
+// Whatever the limit of open files lets it get to, it ends with that and leaves nothing: not with a guest that was handed
+// over.
+TEST_F(RunDirTest, ALackOfDescriptorsIsToldAndLeavesNothing) {
+  int refused = 0;
+  bool made = false;
+  for (rlim_t files = 3; files < 40 && !made; ++files) {
+    rlimit before = {};
+    ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    const rlimit limit = {.rlim_cur = files, .rlim_max = before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    absl::Status status = RunDir::Create(base_, "vm").status();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    made = status.ok();
+    if (!made) {
+      ++refused;
+      EXPECT_TRUE(absl::StrContains(status.message(), "ulimit -n")) << files << ": " << status;
+    }
+    EXPECT_TRUE(fs::is_empty(base_)) << files;
+  }
+  EXPECT_TRUE(made);
+  EXPECT_GT(refused, 3);
+}
+
+// A FIFO would be waited for: this test would not end.
+TEST_F(RunDirTest, NothingIsWaitedForInThePlaceOfAFile) {
+  for (const char* name : {"ferrite.pid", "grant"}) {
+    LeaveStale("vm");
+    const std::string path = absl::StrCat(base_, "/vm/", name);
+    fs::remove(path);
+    ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+    const absl::Status found = FindMachine(base_, "vm").status();
+    EXPECT_FALSE(found.ok());
+    EXPECT_TRUE(ListMachines(base_).ok());
+    EXPECT_TRUE(absl::IsFailedPrecondition(RunDir::Create(base_, "vm").status()));
+    (void)HandedOver(base_, "vm");
+    (void)ForgetHandedOver(base_, "vm");
+    fs::remove_all(base_ + "/vm");
   }
 }
 

@@ -14,54 +14,52 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "vmm/base/directory.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {
 
-std::string PathIn(const std::string& directory) { return absl::StrCat(directory, "/grant"); }
+constexpr char kFile[] = "grant";
+constexpr char kUnfinished[] = "grant.new";
 
-absl::Status SyncDirectory(const std::string& directory) {
-  const Fd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid() || fsync(fd.get()) != 0) {
-    return ErrnoStatus(absl::StrCat("sync ", directory));
-  }
-  return absl::OkStatus();
+absl::Status Sync(const Fd& directory) {
+  return fsync(directory.get()) == 0 ? absl::OkStatus() : ErrnoStatus(absl::StrCat("sync ", PathAt(directory, "")));
 }
 
 }  // namespace
 
-absl::Status WriteGrantRecord(const std::string& directory, const migration::MoveId& id, uint64_t epoch,
+absl::Status WriteGrantRecord(const Fd& directory, const migration::MoveId& id, uint64_t epoch,
                               absl::string_view where) {
   const std::string hex = absl::BytesToHexString({reinterpret_cast<const char*>(id.data()), id.size()});
   const std::string text = absl::StrCat("move ", hex, "\nepoch ", epoch, "\nto ", where, "\n");
-  const std::string path = PathIn(directory);
-  const std::string unfinished = path + ".new";
-  const Fd file(open(unfinished.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  if (!file.valid()) {
-    return ErrnoStatus(absl::StrCat("record the hand-over in ", unfinished));
-  }
-  absl::Cleanup remove = [&] { (void)unlink(unfinished.c_str()); };
-  const ssize_t written = write(file.get(), text.data(), text.size());
+  const std::string what = absl::StrCat("record the hand-over in ", PathAt(directory, kUnfinished));
+  (void)unlinkat(directory.get(), kUnfinished, 0);
+  const auto file = OpenRegularAt(directory, kUnfinished, O_WRONLY | O_CREAT | O_EXCL, 0600);
+  FERRITE_RETURN_IF_ERROR(Annotate(file.status(), "record the hand-over"));
+  absl::Cleanup remove = [&] { (void)unlinkat(directory.get(), kUnfinished, 0); };
+  const ssize_t written = write(file->get(), text.data(), text.size());
   if (written != static_cast<ssize_t>(text.size())) {
-    return ErrnoStatus(written < 0 ? errno : ENOSPC, absl::StrCat("record the hand-over in ", unfinished));
+    return ErrnoStatus(written < 0 ? errno : ENOSPC, what);
   }
-  if (fsync(file.get()) != 0 || rename(unfinished.c_str(), path.c_str()) != 0) {
-    return ErrnoStatus(absl::StrCat("record the hand-over in ", path));
+  if (fsync(file->get()) != 0 || renameat(directory.get(), kUnfinished, directory.get(), kFile) != 0) {
+    return ErrnoStatus(what);
   }
   std::move(remove).Cancel();
-  return SyncDirectory(directory);
+  return Sync(directory);
 }
 
 absl::StatusOr<GrantRecord> ReadGrantRecord(const Fd& directory) {
-  // O_NONBLOCK: whatever else has the name must not hold us up.
-  const Fd file(openat(directory.get(), "grant", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (!file.valid() && errno == ENOENT) {
+  const auto file = OpenRegularAt(directory, kFile, O_RDONLY);
+  if (absl::IsNotFound(file.status())) {
     return absl::NotFoundError("nothing was handed over");
   }
+  if (!file.ok() && !absl::IsFailedPrecondition(file.status())) {
+    return file.status();
+  }
   char text[4096];
-  const ssize_t n = file.valid() ? read(file.get(), text, sizeof(text)) : -1;
+  const ssize_t n = file.ok() ? read(file->get(), text, sizeof(text)) : -1;
   const std::vector<absl::string_view> lines =
       absl::StrSplit(absl::string_view(text, n > 0 ? static_cast<size_t>(n) : 0), '\n');
   GrantRecord record;
@@ -73,11 +71,11 @@ absl::StatusOr<GrantRecord> ReadGrantRecord(const Fd& directory) {
   return record;
 }
 
-absl::Status RemoveGrantRecord(const std::string& directory) {
-  if (unlink(PathIn(directory).c_str()) != 0) {
-    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(absl::StrCat("remove ", PathIn(directory)));
+absl::Status RemoveGrantRecord(const Fd& directory) {
+  if (unlinkat(directory.get(), kFile, 0) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(absl::StrCat("remove ", PathAt(directory, kFile)));
   }
-  return SyncDirectory(directory);
+  return Sync(directory);
 }
 
 }  // namespace ferrite

@@ -18,14 +18,16 @@ struct GrantRecord {
   std::string where;  // the destination's address
 };
 
-// DIRECTORY/grant: three lines, "move HEX", "epoch N", "to ADDRESS". When Write returned OK the record is on the disk,
-// whole; when not (a full disk), there is none.
-absl::Status WriteGrantRecord(const std::string& directory, const migration::MoveId& id, uint64_t epoch,
+// `grant` in `directory` (opened for reading): three lines, "move HEX", "epoch N", "to ADDRESS". When Write returned OK
+// the record is on the disk, whole; when not (a full disk), there is none. Nothing that has one of its names already is
+// written to, or followed.
+absl::Status WriteGrantRecord(const Fd& directory, const migration::MoveId& id, uint64_t epoch,
                               absl::string_view where);
-// NOT_FOUND when there is none; DATA_LOSS when there is one that is not as Write leaves it. Follows no symbolic link.
+// NOT_FOUND when there is none; DATA_LOSS when there is one that is not as Write leaves it; other errors
+// are those of opening it. Follows no symbolic link.
 absl::StatusOr<GrantRecord> ReadGrantRecord(const Fd& directory);
 // None is OK.
-absl::Status RemoveGrantRecord(const std::string& directory);
+absl::Status RemoveGrantRecord(const Fd& directory);
 
 }  // namespace ferrite
 

@@ -32,8 +32,7 @@ std::string Absolute(const std::string& path) {
 
 }  // namespace
 
-MachineSource::MachineSource(Machine& machine, std::string directory)
-    : machine_(machine), directory_(std::move(directory)) {}
+MachineSource::MachineSource(Machine& machine, const Fd& directory) : machine_(machine), directory_(directory) {}
 
 MachineSource::~MachineSource() = default;
 

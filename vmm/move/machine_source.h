@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "migration/machine_port.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/timed_mutex.h"
 #include "vmm/machine/machine.h"
 #include "vmm/memory/page_bitmap.h"
@@ -23,8 +24,8 @@ namespace ferrite {
 // Threads: as migration::SourcePort says. For one move.
 class MachineSource final : public migration::SourcePort {
  public:
-  // `machine` outlives the port. Grants are recorded in `directory`.
-  MachineSource(Machine& machine, std::string directory);
+  // `machine` and `directory` (opened for reading), in which grants are recorded, outlive the port.
+  MachineSource(Machine& machine, const Fd& directory);
   ~MachineSource() override;
 
   GuestMemory& memory() override { return machine_.memory(); }
@@ -55,7 +56,7 @@ class MachineSource final : public migration::SourcePort {
   void EndHold();
 
   Machine& machine_;
-  const std::string directory_;
+  const Fd& directory_;
   bool held_ = false;
   bool ran_ = false;  // before it was held
   BalloonInhibitor::Token no_ballooning_;

@@ -1,5 +1,6 @@
 #include "vmm/move/mover.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <utility>
@@ -11,17 +12,17 @@
 namespace ferrite {
 namespace {
 
-// Whether both are one file.
-bool SameFile(const std::string& a, const std::string& b) {
+// Whether `path` leads to `name` in `directory`, or from the process's own where that is AT_FDCWD.
+bool IsFile(const std::string& path, int directory, const std::string& name) {
   struct stat first = {};
   struct stat second = {};
-  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
+  return stat(path.c_str(), &first) == 0 && fstatat(directory, name.c_str(), &second, 0) == 0 &&
+         first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
 }  // namespace
 
-Mover::Mover(Machine& machine, std::string run_directory, std::string console_socket, Listener listener)
+Mover::Mover(Machine& machine, Fd run_directory, std::string console_socket, Listener listener)
     : machine_(machine),
       run_directory_(std::move(run_directory)),
       console_socket_(std::move(console_socket)),
@@ -38,13 +39,11 @@ Mover::~Mover() {
 absl::StatusOr<migration::Address> Mover::ReadAddress(const std::string& where) const {
   FERRITE_ASSIGN_OR_RETURN(migration::Address address, migration::ParseAddress(where));
   if (address.kind == migration::Address::Kind::kUnix) {
-    for (const auto& [path, what] :
-         {std::pair<std::string, const char*>{absl::StrCat(run_directory_, "/control.sock"), "control"},
-          {console_socket_, "console"}}) {
-      if (SameFile(address.path, path)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "that is this machine's own ", what, " socket; give the address of another monitor's `ferrite receive`"));
-      }
+    const bool is_control = IsFile(address.path, run_directory_.get(), "control.sock");
+    if (is_control || IsFile(address.path, AT_FDCWD, console_socket_)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("that is this machine's own ", is_control ? "control" : "console",
+                       " socket; give the address of another monitor's `ferrite receive`"));
     }
   }
   return address;

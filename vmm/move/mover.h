@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "migration/session/source.h"
 #include "migration/transport/address.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/thread.h"
 #include "vmm/base/timed_mutex.h"
 #include "vmm/control/move_port.h"
@@ -31,9 +32,9 @@ class Mover final : public MovePort {
   using Listener = std::function<void(const MoveStatus&)>;
   static constexpr absl::Duration kTick = absl::Milliseconds(250);
 
-  // `machine` outlives the mover. `run_directory` is the machine's own: grants are recorded there. `console_socket` is
-  // where its console listens, if it does.
-  Mover(Machine& machine, std::string run_directory, std::string console_socket, Listener listener);
+  // `machine` outlives the mover. `run_directory` is the machine's own, opened for reading: grants are recorded there.
+  // `console_socket` is where its console listens, if it does.
+  Mover(Machine& machine, Fd run_directory, std::string console_socket, Listener listener);
   // Cancels a move that can be cancelled, and waits for it.
   ~Mover() override;
 
@@ -71,7 +72,7 @@ class Mover final : public MovePort {
   GuestPlace PlaceAfter(const absl::Status& result) const;
 
   Machine& machine_;
-  const std::string run_directory_;
+  const Fd run_directory_;
   const std::string console_socket_;
   const Listener listener_;
 
