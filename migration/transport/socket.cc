@@ -159,37 +159,14 @@ absl::Status WhyNone(std::span<Attempt> attempts, const std::string& what, const
   return attempts.size() == 1 ? ErrnoStatus(attempts.front().error(), what) : absl::Status(last.code(), words);
 }
 
-// Whether a socket file is there that nobody listens on.
-bool IsStaleSocket(const Endpoint& endpoint, const std::string& path) {
-  struct stat file {};
-  if (stat(path.c_str(), &file) < 0 || !S_ISSOCK(file.st_mode)) {
-    return false;
-  }
-  const Fd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return probe.valid() && connect(probe.get(), endpoint.get(), endpoint.length) < 0 && errno == ECONNREFUSED;
-}
-
 absl::StatusOr<Fd> ListenOn(const Address& address, const Endpoint& endpoint) {
   Fd fd(socket(endpoint.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) {
     return ErrnoStatus("socket");
   }
-  if (address.kind == Address::Kind::kUnix) {
-    if (IsStaleSocket(endpoint, address.path)) {
-      unlink(address.path.c_str());
-    }
-  } else {
-    const int on = 1;
-    (void)setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  }
-  if (bind(fd.get(), endpoint.get(), endpoint.length) < 0) {
-    return ErrnoStatus(absl::StrCat("listen on ", address.ToString()));
-  }
-  // Whoever connects may take part in a move: a unix socket is for its owner only, before anyone can connect.
-  if (address.kind == Address::Kind::kUnix && chmod(address.path.c_str(), 0600) < 0) {
-    return ErrnoStatus(absl::StrCat("restrict ", address.path));
-  }
-  if (listen(fd.get(), SOMAXCONN) < 0) {
+  const int on = 1;
+  (void)setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  if (bind(fd.get(), endpoint.get(), endpoint.length) < 0 || listen(fd.get(), SOMAXCONN) < 0) {
     return ErrnoStatus(absl::StrCat("listen on ", address.ToString()));
   }
   return fd;
@@ -269,6 +246,12 @@ absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> e
 }
 
 absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(const Address& address) {
+  if (address.kind == Address::Kind::kUnix) {
+    // Whoever connects may take part in a move: it is for its owner only.
+    auto made = ListenOnPath(address.path);
+    FERRITE_RETURN_IF_ERROR(Annotate(made.status(), absl::StrCat("listen on ", address.ToString())));
+    return std::unique_ptr<Listener>(new Listener(std::move(made->first), std::move(made->second), address));
+  }
   FERRITE_ASSIGN_OR_RETURN(const std::vector<Endpoint> endpoints, ResolveAs(address, /*passive=*/true));
   absl::StatusOr<Fd> bound_fd = absl::NotFoundError(absl::StrCat(address.ToString(), ": no address"));
   for (const Endpoint& endpoint : endpoints) {
@@ -279,21 +262,13 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(const Address& addres
   }
   FERRITE_ASSIGN_OR_RETURN(Fd fd, std::move(bound_fd));
   Address actual = address;
-  if (address.kind == Address::Kind::kTcp) {
-    Endpoint bound;
-    bound.length = sizeof(bound.storage);
-    if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound.storage), &bound.length) == 0) {
-      FERRITE_ASSIGN_OR_RETURN(const Address named, ParseAddress(NameOf(bound, address.ToString())));
-      actual.port = named.port;
-    }
+  Endpoint bound;
+  bound.length = sizeof(bound.storage);
+  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound.storage), &bound.length) == 0) {
+    FERRITE_ASSIGN_OR_RETURN(const Address named, ParseAddress(NameOf(bound, address.ToString())));
+    actual.port = named.port;
   }
-  return std::unique_ptr<Listener>(new Listener(std::move(fd), std::move(actual)));
-}
-
-Listener::~Listener() {
-  if (address_.kind == Address::Kind::kUnix) {
-    unlink(address_.path.c_str());
-  }
+  return std::unique_ptr<Listener>(new Listener(std::move(fd), SocketFile(), std::move(actual)));
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> Listener::AcceptNow() {

@@ -15,6 +15,7 @@
 #include "migration/transport/address.h"
 #include "migration/transport/stream.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/socket_file.h"
 
 namespace ferrite::migration {
 
@@ -47,8 +48,6 @@ class Listener {
   // An old socket file at a unix path that nobody listens on is replaced. Of the places that a name stands for it is
   // the first one that can be listened on.
   static absl::StatusOr<std::unique_ptr<Listener>> Create(const Address& address);
-  ~Listener();
-
   // With the port that the kernel chose, if the port was 0.
   const Address& address() const { return address_; }
   // Readable when a connection waits.
@@ -60,9 +59,11 @@ class Listener {
   absl::StatusOr<std::unique_ptr<Stream>> Accept(const EventFd& cancel);
 
  private:
-  Listener(Fd fd, Address address) : fd_(std::move(fd)), address_(std::move(address)) {}
+  Listener(Fd fd, SocketFile file, Address address)
+      : fd_(std::move(fd)), file_(std::move(file)), address_(std::move(address)) {}
 
   const Fd fd_;
+  const SocketFile file_;  // of a unix path
   const Address address_;
 };
 

@@ -1,9 +1,7 @@
 #include "vmm/base/unix_socket.h"
 
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include <cstring>
 
@@ -31,26 +29,6 @@ absl::Status CheckSocketPath(absl::string_view path) {
                                                    "; choose a shorter directory or name"));
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<Fd> ListenOnUnixSocket(const std::string& path) {
-  FERRITE_ASSIGN_OR_RETURN(const sockaddr_un address, SocketAddress(path));
-  Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd.valid()) {
-    return ErrnoStatus("make a unix socket");
-  }
-  // The mode of a socket's file is the socket's own at bind(): there is no instant at which it is open to others, and
-  // the process's umask, which all threads share, stays as it is.
-  if (fchmod(fd.get(), 0600) != 0 ||
-      bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return ErrnoStatus(absl::StrCat("make the socket ", path));
-  }
-  if (listen(fd.get(), SOMAXCONN) != 0) {
-    const absl::Status status = ErrnoStatus(absl::StrCat("listen on ", path));
-    (void)unlink(path.c_str());
-    return status;
-  }
-  return fd;
 }
 
 absl::StatusOr<Fd> ConnectToUnixSocket(const std::string& path) {

@@ -1,4 +1,4 @@
-// Unix stream sockets with a path.
+// Unix stream sockets with a path (vmm/base/socket_file.h makes them).
 #ifndef FERRITE_VMM_BASE_UNIX_SOCKET_H_
 #define FERRITE_VMM_BASE_UNIX_SOCKET_H_
 
@@ -13,9 +13,6 @@ namespace ferrite {
 
 // Whether `path` fits into a socket's address (unix(7)); the error names the path and the limit.
 absl::Status CheckSocketPath(absl::string_view path);
-
-// A listening socket at `path`, mode 0600, close-on-exec, non-blocking. The path must not exist.
-absl::StatusOr<Fd> ListenOnUnixSocket(const std::string& path);
 
 // A socket connected to `path`, close-on-exec, blocking.
 absl::StatusOr<Fd> ConnectToUnixSocket(const std::string& path);

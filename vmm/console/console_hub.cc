@@ -14,10 +14,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "vmm/base/directory.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
-#include "vmm/base/unix_socket.h"
 
 namespace ferrite {
 namespace {
@@ -46,19 +46,6 @@ std::span<const uint8_t> AsBytes(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
-// A socket that a killed monitor left refuses connections: it may go. Anything else at `path` is somebody's.
-absl::Status RemoveDeadSocket(const std::string& path) {
-  struct stat info = {};
-  if (lstat(path.c_str(), &info) != 0) {
-    return absl::OkStatus();
-  }
-  if (!S_ISSOCK(info.st_mode) || ConnectToUnixSocket(path).ok()) {
-    return absl::AlreadyExistsError(absl::StrCat("console socket ", path, " exists already; choose another path"));
-  }
-  (void)unlink(path.c_str());
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text) {
@@ -85,23 +72,28 @@ absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text) {
 
 absl::StatusOr<std::unique_ptr<ConsoleHub>> ConsoleHub::Create(Options options) {
   FERRITE_ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
-  Fd listener;
+  std::pair<Fd, SocketFile> listener;
   Fd file;
   const std::string& path = options.sink.path;
   if (options.sink.kind == ConsoleSink::Kind::kFile) {
-    // Non-blocking: opening a FIFO that nobody reads is an error and not a wait.
-    FERRITE_ASSIGN_OR_RETURN(file, OpenFile(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY, 0600));
+    FERRITE_ASSIGN_OR_RETURN(file, OpenForAppending(path, AppendTo::kAnything));
   } else if (options.sink.kind == ConsoleSink::Kind::kUnix) {
-    FERRITE_RETURN_IF_ERROR(CheckSocketPath(path));
-    FERRITE_RETURN_IF_ERROR(RemoveDeadSocket(path));
-    FERRITE_ASSIGN_OR_RETURN(listener, ListenOnUnixSocket(path));
+    auto made = ListenOnPath(path);
+    if (absl::IsAlreadyExists(made.status())) {
+      return absl::AlreadyExistsError(absl::StrCat("console socket ", path, " exists already; choose another path"));
+    }
+    FERRITE_RETURN_IF_ERROR(made.status());
+    listener = *std::move(made);
   }
-  return std::unique_ptr<ConsoleHub>(
-      new ConsoleHub(std::move(options), std::move(wake), std::move(listener), std::move(file)));
+  return std::unique_ptr<ConsoleHub>(new ConsoleHub(std::move(options), std::move(wake), std::move(listener.first),
+                                                    std::move(listener.second), std::move(file)));
 }
 
-ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, Fd file)
-    : options_(std::move(options)), wake_(std::move(wake)), listener_(std::move(listener)) {
+ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, SocketFile socket_file, Fd file)
+    : options_(std::move(options)),
+      wake_(std::move(wake)),
+      listener_(std::move(listener)),
+      socket_file_(std::move(socket_file)) {
   if (file.valid() || options_.sink.kind == ConsoleSink::Kind::kStdio) {
     Outlet& sink = outlets_.emplace_back();
     sink.is_sink = true;
@@ -128,9 +120,6 @@ ConsoleHub::~ConsoleHub() {
   }
   wake_.Signal();
   thread_.Join();
-  if (listener_.valid()) {
-    (void)unlink(options_.sink.path.c_str());
-  }
 }
 
 void ConsoleHub::Transmit(std::span<const uint8_t> bytes) {

@@ -20,6 +20,7 @@
 #include "devices/serial/serial_backend.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/log_backoff.h"
+#include "vmm/base/socket_file.h"
 #include "vmm/base/thread.h"
 #include "vmm/console/escape_filter.h"
 #include "vmm/console/output_ring.h"
@@ -102,7 +103,7 @@ class ConsoleHub final : public SerialBackend {
     int64_t retry_ns = 0;  // by the monotonic clock: when to try again
   };
 
-  ConsoleHub(Options options, EventFd wake, Fd listener, Fd file);
+  ConsoleHub(Options options, EventFd wake, Fd listener, SocketFile socket_file, Fd file);
 
   void Run();
   bool HasPending(const Outlet& outlet);
@@ -122,7 +123,9 @@ class ConsoleHub final : public SerialBackend {
 
   const Options options_;
   EventFd wake_;
-  Fd listener_;  // unix sink
+  // Of a unix sink.
+  Fd listener_;
+  SocketFile socket_file_;
 
   absl::Mutex mutex_;
   OutputRing ring_ ABSL_GUARDED_BY(mutex_){kBufferBytes};

@@ -26,6 +26,7 @@
 #include "tests/fakes/full_file.h"
 #include "tests/fakes/no_descriptors.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/socket_file.h"
 #include "vmm/base/timed_mutex.h"
 #include "vmm/base/unix_socket.h"
 #include "vmm/console/escape_filter.h"
@@ -385,7 +386,7 @@ TEST_F(ConsoleHubTest, SocketServesOneClientAtATime) {
   }
   EXPECT_FALSE(std::filesystem::exists(path));
   // A socket that nobody listens on any more is in nobody's way.
-  ASSERT_TRUE(ListenOnUnixSocket(path).ok());
+  ASSERT_TRUE(ListenAt(Fd(open(directory_.c_str(), O_PATH | O_CLOEXEC)), "sock").ok());
   ASSERT_TRUE(std::filesystem::exists(path));
   EXPECT_TRUE(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).ok());
 }
