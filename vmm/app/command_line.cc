@@ -372,7 +372,8 @@ class Grammar {
                                "Without --kernel: boot the source's kernel and initrd, if the same files are below DIR "
                                "[none]; repeatable"))
         ->type_name("DIR");
-    sub->add_option("--console", words.console, "Serial console: stdio, none, file:PATH or unix:PATH [stdio]")
+    sub->add_option("--console", words.console,
+                    "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio]")
         ->type_name("SINK");
     sub->add_flag("--mlock", line_.receive.lock_memory, "Lock the guest's memory in RAM once it is here");
     sub->add_flag("--dirty-ring", line_.receive.dirty_ring,
@@ -461,7 +462,7 @@ class Grammar {
         ->type_name("SIZE");
     sub->add_flag("--rng", config.rng, "A source of randomness");
     sub->add_option("--console", words.console,
-                    "Serial console: stdio, none, file:PATH or unix:PATH [stdio; none with --detach]")
+                    "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio; none with --detach]")
         ->type_name("SINK");
     sub->add_option("--memory-backing", words.backing, "memfd, anon, hugetlb-2M or hugetlb-1G [memfd]")
         ->type_name("KIND");

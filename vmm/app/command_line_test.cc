@@ -157,6 +157,8 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
       {"run --kernel k --name a/b", "--name"},
       {"run --kernel k --name .a", "--name"},
       {"run --kernel k --console tty", "--console"},
+      {"run --kernel k --console file:/c,max=1", "the least is 4K"},
+      {"run --kernel k --console file:/c,max=x", "--console"},
       {"run --kernel k --console stdio --detach", "--console stdio"},
       {"run --kernel k --disk root.img", "--disk"},
       {"run --kernel k --disk id=a", "--disk"},

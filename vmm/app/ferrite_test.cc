@@ -424,6 +424,15 @@ TEST_F(MachineTest, OutputGoesToAFile) {
   EXPECT_TRUE(absl::StrContains(text.str(), "event=hello")) << text.str();
 }
 
+TEST_F(MachineTest, OutputEndsAtTheLimitOfItsFile) {
+  const std::string path = Write("console", std::string(5000, 'x'));
+  const Finished result =
+      Ferrite(absl::StrCat("run --mem 64M --console file:", path, ",max=4K --kernel ", Guest("hello")));
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_TRUE(absl::StrContains(result.err, path + " has reached its limit of 4K")) << result.err;
+  EXPECT_EQ(fs::file_size(path), 5000u);
+}
+
 TEST_F(MachineTest, LockOnTheRunDirectoryHoldsUpNoStart) {
   ASSERT_TRUE(fs::create_directory(base_));
   const Fd holder(open(base_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

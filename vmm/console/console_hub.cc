@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "vmm/base/byte_size.h"
 #include "vmm/base/directory.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
@@ -46,6 +47,30 @@ std::span<const uint8_t> AsBytes(const std::string& text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
 }
 
+// Less would hold little more than the line at its end.
+constexpr uint64_t kLeastFileLimit = 4096;
+
+std::string LimitNotice(uint64_t max_bytes) {
+  return absl::StrCat("\r\n[ferrite] this file has reached its limit of ", FormatByteSize(max_bytes),
+                      ": what follows is not in it\r\n");
+}
+
+// Takes ",max=SIZE" off the end of `path`, if it is there.
+absl::StatusOr<uint64_t> TakeFileLimit(absl::string_view& path) {
+  constexpr absl::string_view kOption = ",max=";
+  const size_t at = path.rfind(kOption);
+  if (at == absl::string_view::npos) {
+    return uint64_t{0};
+  }
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, ParseByteSize(path.substr(at + kOption.size())));
+  if (bytes < kLeastFileLimit) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a limit of ", bytes, " bytes is too small; the least is ", FormatByteSize(kLeastFileLimit)));
+  }
+  path = path.substr(0, at);
+  return bytes;
+}
+
 }  // namespace
 
 absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text) {
@@ -57,11 +82,14 @@ absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text) {
   }
   if (absl::ConsumePrefix(&path, "file:")) {
     sink.kind = ConsoleSink::Kind::kFile;
+    const auto max_bytes = TakeFileLimit(path);
+    FERRITE_RETURN_IF_ERROR(Annotate(max_bytes.status(), absl::StrCat("console \"", text, "\"")));
+    sink.max_bytes = *max_bytes;
   } else if (absl::ConsumePrefix(&path, "unix:")) {
     sink.kind = ConsoleSink::Kind::kUnix;
   } else {
     return absl::InvalidArgumentError(
-        absl::StrCat("console \"", text, "\" is none of stdio, none, file:PATH, unix:PATH"));
+        absl::StrCat("console \"", text, "\" is none of stdio, none, file:PATH[,max=SIZE], unix:PATH"));
   }
   if (path.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("console \"", text, "\" has no path after the colon"));
@@ -76,7 +104,9 @@ absl::StatusOr<std::unique_ptr<ConsoleHub>> ConsoleHub::Create(Options options) 
   Fd file;
   const std::string& path = options.sink.path;
   if (options.sink.kind == ConsoleSink::Kind::kFile) {
-    FERRITE_ASSIGN_OR_RETURN(file, OpenForAppending(path, AppendTo::kAnything));
+    // What is no file has no size to be limited.
+    const AppendTo what = options.sink.max_bytes > 0 ? AppendTo::kRegularFile : AppendTo::kAnything;
+    FERRITE_ASSIGN_OR_RETURN(file, OpenForAppending(path, what));
   } else if (options.sink.kind == ConsoleSink::Kind::kUnix) {
     auto made = ListenOnPath(path);
     if (absl::IsAlreadyExists(made.status())) {
@@ -289,8 +319,17 @@ bool ConsoleHub::WriteSome(Outlet& outlet, bool stopping) {
   if (tells_dropped) {
     notice = absl::StrCat("\r\n[ferrite] ", outlet.dropped, " bytes of console output were dropped here\r\n");
   }
-  const std::span<const uint8_t> out = notice.empty() ? std::span<const uint8_t>(buffer, size)
-                                                      : AsBytes(notice).first(std::min(notice.size(), kWriteBytes));
+  std::span<const uint8_t> out = notice.empty() ? std::span<const uint8_t>(buffer, size)
+                                                : AsBytes(notice).first(std::min(notice.size(), kWriteBytes));
+  if (outlet.is_sink && options_.sink.max_bytes > 0) {
+    out = out.first(std::min(out.size(), RoomIn(outlet)));
+    if (out.empty()) {
+      return PutOff(outlet,
+                    absl::ResourceExhaustedError(absl::StrCat(NameOf(outlet), " has reached its limit of ",
+                                                              FormatByteSize(options_.sink.max_bytes))),
+                    /*may_pass=*/true, stopping);
+    }
+  }
   const ssize_t n = outlet.is_socket ? send(outlet.fd, out.data(), out.size(), MSG_NOSIGNAL | MSG_DONTWAIT)
                                      : write(outlet.fd, out.data(), out.size());
   if (n < 0) {
@@ -314,10 +353,14 @@ bool ConsoleHub::Endure(Outlet& outlet, int error, bool stopping) {
   if (error == EAGAIN || error == EINTR) {
     return true;
   }
-  const absl::Status status = ErrnoStatus(error, absl::StrCat("write to ", NameOf(outlet)));
-  if (MayPass(outlet.is_regular_file, error) && !stopping) {
+  return PutOff(outlet, ErrnoStatus(error, absl::StrCat("write to ", NameOf(outlet))),
+                MayPass(outlet.is_regular_file, error), stopping);
+}
+
+bool ConsoleHub::PutOff(Outlet& outlet, const absl::Status& why, bool may_pass, bool stopping) {
+  if (may_pass && !stopping) {
     if (!std::exchange(outlet.failing, true) && outlet.is_sink) {
-      Log().warn("console output waits: {}; the last {} KiB of it are kept until that has passed", status.message(),
+      Log().warn("console output waits: {}; the last {} KiB of it are kept until that has passed", why.message(),
                  kBufferBytes >> 10);
     }
     outlet.retry_ns = MonotonicNs() + absl::ToInt64Nanoseconds(options_.retry_period);
@@ -330,10 +373,26 @@ bool ConsoleHub::Endure(Outlet& outlet, int error, bool stopping) {
       missing = ring_.end() - outlet.position;
       dropped_bytes_ += missing;
     }
-    Log().warn("console output ends here: {}; its next {} bytes are not there", status.message(),
+    Log().warn("console output ends here: {}; its next {} bytes are not there", why.message(),
                missing + outlet.dropped);
   }
   return false;
+}
+
+size_t ConsoleHub::RoomIn(const Outlet& outlet) const {
+  const uint64_t max = options_.sink.max_bytes;
+  struct stat info = {};
+  // What somebody else appends counts, too, and what somebody cut off does not any more.
+  const uint64_t size = fstat(outlet.fd, &info) == 0 ? static_cast<uint64_t>(info.st_size) : max;
+  const std::string notice = LimitNotice(max);
+  if (size + notice.size() < max) {
+    return max - notice.size() - size;
+  }
+  if (size + notice.size() == max) {
+    // When it cannot be written (a full disk), it is tried again with the output.
+    (void)!write(outlet.fd, notice.data(), notice.size());
+  }
+  return 0;
 }
 
 std::string ConsoleHub::NameOf(const Outlet& outlet) const {

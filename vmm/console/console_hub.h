@@ -33,11 +33,13 @@ struct ConsoleSink {
   enum class Kind {
     kNone,   // "none": only clients that attach
     kStdio,  // "stdio": this process's standard input and output
-    kFile,   // "file:PATH": appended to; no input
+    kFile,   // "file:PATH[,max=SIZE]": appended to; no input
     kUnix,   // "unix:PATH": a listening socket, for one client at a time
   };
   Kind kind = Kind::kNone;
   std::string path;
+  // How large the file may grow, a line at its end that says so among it; 0 for no limit.
+  uint64_t max_bytes = 0;
 };
 absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text);
 
@@ -48,6 +50,7 @@ absl::StatusOr<ConsoleSink> ParseConsoleSink(absl::string_view text);
 //
 // A file that cannot be written to (its disk is full) is like a reader that is slow: it is tried again, now and then,
 // for as long as the console lives. The log says when it begins and when it is over. Only at the end does nobody wait.
+// A file that has reached its limit is one, too; it goes on when somebody makes it shorter.
 //
 // Threads: any may call the public methods; the destructor runs after everybody else is done. All I/O happens on one
 // thread, "console".
@@ -111,6 +114,10 @@ class ConsoleHub final : public SerialBackend {
   bool WriteSome(Outlet& outlet, bool stopping);
   // After a write that failed with the errno value `error`; false when the outlet is gone.
   bool Endure(Outlet& outlet, int error, bool stopping);
+  // What cannot be written, because of `why`, is tried again later if that `may_pass`; false when the outlet is gone.
+  bool PutOff(Outlet& outlet, const absl::Status& why, bool may_pass, bool stopping);
+  // How many bytes may be written to the sink's file; when there are none, it says so at its end.
+  size_t RoomIn(const Outlet& outlet) const;
   std::string NameOf(const Outlet& outlet) const;
   // Reads once into input_; false when the client is gone.
   bool ReadClient(Outlet& outlet);

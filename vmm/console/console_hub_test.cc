@@ -74,6 +74,12 @@ struct Pipe {
   Fd write;
 };
 
+std::string Contents(const std::string& path) {
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
 // A port with a receive FIFO of 16 bytes, as the 16550 has.
 class FakePort {
  public:
@@ -151,7 +157,11 @@ TEST(ConsoleSinkTest, IsParsed) {
   EXPECT_EQ(ParseConsoleSink("none")->kind, ConsoleSink::Kind::kNone);
   EXPECT_EQ(ParseConsoleSink("file:/a:b")->path, "/a:b");
   EXPECT_EQ(ParseConsoleSink("unix:/a")->kind, ConsoleSink::Kind::kUnix);
-  for (const char* bad : {"", "stdout", "file", "file:", "unix:", "/a"}) {
+  EXPECT_EQ(ParseConsoleSink("file:/a")->max_bytes, 0u);
+  EXPECT_EQ(ParseConsoleSink("file:/a,b,max=1M")->path, "/a,b");
+  EXPECT_EQ(ParseConsoleSink("file:/a,b,max=1M")->max_bytes, 1u << 20);
+  for (const char* bad : {"", "stdout", "file", "file:", "unix:", "/a", "file:,max=1M",
+                          "file:/a,max=", "file:/a,max=1X", "file:/a,max=4095", "file:/a,max=0"}) {
     EXPECT_FALSE(ParseConsoleSink(bad).ok()) << bad;
   }
 }
@@ -353,6 +363,62 @@ TEST_F(ConsoleHubTest, WhatBecameWritableIsWrittenAtTheEnd) {
   file.MakeRoom();
   hub.reset();
   EXPECT_EQ(file.Appended(), "0123456789 and more");
+}
+
+std::string LimitNotice(absl::string_view limit) {
+  return absl::StrCat("\r\n[ferrite] this file has reached its limit of ", limit, ": what follows is not in it\r\n");
+}
+
+TEST_F(ConsoleHubTest, AFileGrowsToItsLimitAndSaysSoAtItsEnd) {
+  const std::string path = directory_ + "/out";
+  const std::string before(1000, 'b');
+  std::ofstream(path) << before;
+  CapturedLog log;
+  auto hub =
+      Make({.sink = {ConsoleSink::Kind::kFile, path, /*max_bytes=*/4096}, .retry_period = absl::Milliseconds(1)});
+  const std::string text(10'000, 'x');
+  hub->Transmit(Bytes(text));
+  ASSERT_TRUE(log.WaitFor(absl::StrCat("console output waits: ", path, " has reached its limit of 4K"))) << log.text();
+  // More of it, and more tries, change nothing. Nobody waits.
+  hub->Transmit(Bytes(text));
+  auto client = hub->Attach();
+  ASSERT_TRUE(client.ok()) << client.status();
+  size_t replayed = 0;
+  while (replayed < 2 * text.size()) {
+    replayed += ReadUntil(client->get(), "x").size();
+  }
+  const std::string notice = LimitNotice("4K");
+  const std::string full = absl::StrCat(before, std::string(4096 - before.size() - notice.size(), 'x'), notice);
+  EXPECT_EQ(Contents(path), full);
+  // Somebody cuts it off: it goes on with what came meanwhile.
+  ASSERT_EQ(truncate(path.c_str(), 0), 0);
+  ASSERT_TRUE(log.WaitFor("console output goes on: " + path)) << log.text();
+  hub.reset();
+  EXPECT_EQ(Contents(path), absl::StrCat(std::string(4096 - notice.size(), 'x'), notice));
+}
+
+TEST_F(ConsoleHubTest, AFileThatIsBeyondItsLimitAlreadyStaysAsItIs) {
+  const std::string path = directory_ + "/out";
+  for (const size_t size : {size_t{4090}, size_t{4096}, size_t{10'000}}) {
+    const std::string before(size, 'b');
+    std::ofstream(path) << before;
+    CapturedLog log;
+    auto hub = Make({.sink = {ConsoleSink::Kind::kFile, path, /*max_bytes=*/4096}});
+    hub->Transmit(Bytes("more"));
+    ASSERT_TRUE(log.WaitFor("has reached its limit of 4K")) << log.text();
+    hub.reset();
+    EXPECT_TRUE(absl::StrContains(log.text(), "its next 4 bytes are not there")) << log.text();
+    EXPECT_EQ(Contents(path), before);
+  }
+}
+
+TEST_F(ConsoleHubTest, OnlyAFileHasALimit) {
+  const std::string fifo = directory_ + "/fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  const Fd reader(open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  EXPECT_TRUE(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kFile, fifo}}).ok());
+  const absl::Status status = ConsoleHub::Create({.sink = {ConsoleSink::Kind::kFile, fifo, 4096}}).status();
+  EXPECT_TRUE(absl::StrContains(status.message(), fifo + " is not a regular file")) << status;
 }
 
 TEST_F(ConsoleHubTest, WrongSinksAreNamed) {
