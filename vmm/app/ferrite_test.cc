@@ -451,6 +451,33 @@ TEST_F(MachineTest, RunDirectoryInWhichOthersRenameIsRefused) {
   base_ = base;
 }
 
+TEST_F(MachineTest, WhatTheCallerHasOpenAndInItsEnvironmentIsNotKept) {
+  for (const bool detach : {false, true}) {
+    int ends[2];
+    ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    const Fd read_end(ends[0]);
+    Fd write_end(ends[1]);
+    FerriteProcess run(Words(absl::StrCat("run --debuggable --name vm --mem 64M --kernel ", Guest("count"),
+                                          detach ? " --detach" : "")),
+                       /*user=*/0, [&] {
+                         (void)dup2(write_end.get(), 77);  // not close-on-exec
+                         (void)setenv("FERRITE_TEST_SECRET", "hunter2", 1);
+                       });
+    write_end.Reset();
+    WaitForMachine("vm");
+    const int pid = Json::parse(Ferrite("info vm --json").out)["pid"];
+    // Its end is closed: nobody has one.
+    pollfd polled = {read_end.get(), POLLIN, 0};
+    EXPECT_EQ(poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1);
+    std::stringstream shown;
+    shown << std::ifstream(absl::StrCat("/proc/", pid, "/environ")).rdbuf();
+    EXPECT_FALSE(shown.str().empty()) << "nobody may look at it";
+    EXPECT_EQ(shown.str().find_first_not_of('\0'), std::string::npos);
+    EXPECT_EQ(Ferrite("stop vm").exit_code, kExitOk);
+    EXPECT_EQ(run.Wait().exit_code, kExitOk);
+  }
+}
+
 TEST_F(MachineTest, LogStaysWhereItWasAskedFor) {
   const std::string path = directory_ + "/log";
   EXPECT_EQ(Ferrite(absl::StrCat("run --mem 64M --log ", path, " --kernel ", Guest("hello"))).exit_code, kExitOk);

@@ -16,6 +16,7 @@
 #include "vmm/app/command_line.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/hiding.h"
+#include "vmm/app/inheritance.h"
 #include "vmm/app/logging.h"
 #include "vmm/base/monotonic.h"
 
@@ -51,6 +52,7 @@ void PrepareProcess() {
     }
     (void)pthread_attr_destroy(&threads);
   }
+  CleanEnvironment();
   LogToStandardError();
 }
 
@@ -107,6 +109,7 @@ int Main(std::vector<std::string> words, int64_t started_ns) {
     return Finish(end->exit_code);
   }
   auto& line = std::get<CommandLine>(parsed);
+  CloseInheritedDescriptors(line.receive.ready_fd);
   line.run.config.started_ns = started_ns;
   return Finish(Dispatch(line));
 }
