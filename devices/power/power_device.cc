@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/base/clean_text.h"
 
 namespace ferrite {
 namespace {
@@ -61,8 +62,8 @@ void PowerDevice::Save(state::Device::Builder out) const {
 
 absl::Status PowerDevice::CheckState(state::Device::Reader in) const {
   if (absl::string_view(in.getName().cStr(), in.getName().size()) != name_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("state of ", name_, ": field name is '", in.getName().cStr(), "', it must be the device's"));
+    return absl::InvalidArgumentError(absl::StrCat("state of ", name_, ": field name is '",
+                                                   CleanText(in.getName().cStr()), "', it must be the device's"));
   }
   if (!in.isPower()) {
     return absl::InvalidArgumentError(

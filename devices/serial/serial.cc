@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/base/clean_text.h"
 
 namespace ferrite {
 namespace {
@@ -363,7 +364,7 @@ absl::Status Serial::CheckState(state::Device::Reader in) const {
         absl::StrCat("state of ", name_, ": field ", field, " cannot be ", value, "; the state is not of this device"));
   };
   if (absl::string_view(in.getName().cStr(), in.getName().size()) != name_) {
-    return refuse("name", absl::StrCat("'", in.getName().cStr(), "'"));
+    return refuse("name", absl::StrCat("'", CleanText(in.getName().cStr()), "'"));
   }
   if (!in.isSerial()) {
     return refuse("kind", absl::StrCat(static_cast<int>(in.which()), ", it must be serial"));

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "migration/session/peer_text.h"
 #include "migration/session/thread_class.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/status.h"
 #include "vmm/base/timed_mutex.h"
 
@@ -247,7 +247,7 @@ absl::Status ControlPeer::Dispatch(ControlMessage message) {
         const capnp::Text::Reader said = message.which() == stream::Control::REFUSE   ? control.getRefuse().getReason()
                                          : message.which() == stream::Control::CANCEL ? control.getCancel().getMessage()
                                                                                       : control.getError().getMessage();
-        words = PeerText({said.begin(), said.size()});
+        words = CleanText({said.begin(), said.size()});
         return absl::OkStatus();
       }));
       said_why_.store(true, std::memory_order_release);

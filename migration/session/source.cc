@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "migration/session/peer_text.h"
 #include "migration/session/thread_class.h"
 #include "migration/transport/socket.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/preamble.h"
 #include "migration/wire/version.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
@@ -226,7 +226,7 @@ absl::Status Source::Setup(const Address& destination) {
     postcopy_possible_ = accept.getPostcopy() && (features_ & kFeaturePostcopy) != 0;
     if (!postcopy_possible_ && options_.mode == MoveMode::kPostcopy) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the destination cannot do post-copy: ", PeerText(TextOf(accept.getPostcopyReason()))));
+          absl::StrCat("the destination cannot do post-copy: ", CleanText(TextOf(accept.getPostcopyReason()))));
     }
     return absl::OkStatus();
   }));
@@ -579,7 +579,7 @@ absl::Status Source::End() {
 void Source::ReadShut(stream::Control::Reader control, absl::Status& verdict) {
   const auto shut = control.getShut();
   if (!shut.getOk()) {
-    verdict = absl::AbortedError(absl::StrCat("the destination says: ", PeerText(TextOf(shut.getMessage()))));
+    verdict = absl::AbortedError(absl::StrCat("the destination says: ", CleanText(TextOf(shut.getMessage()))));
   }
   const auto figures = shut.getFigures();
   const TimedMutexLock lock(&mutex_);

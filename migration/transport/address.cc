@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "vmm/base/clean_text.h"
 
 namespace ferrite::migration {
 namespace {
@@ -15,7 +16,7 @@ constexpr size_t kMaxUnixPath = sizeof(sockaddr_un{}.sun_path) - 1;
 
 absl::Status Wrong(absl::string_view text, absl::string_view why) {
   return absl::InvalidArgumentError(
-      absl::StrCat("address '", text, "': ", why, "; write tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH"));
+      absl::StrCat("address '", CleanText(text), "': ", why, "; write tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH"));
 }
 
 }  // namespace
@@ -29,6 +30,10 @@ std::string Address::ToString() const {
 }
 
 absl::StatusOr<Address> ParseAddress(absl::string_view text) {
+  if (!IsClean(text)) {
+    // It stands in logs, in records, and on terminals.
+    return Wrong(text, "it has characters that cannot be shown");
+  }
   Address address;
   absl::string_view rest = text;
   if (absl::ConsumePrefix(&rest, "unix:")) {

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -17,6 +18,7 @@
 #include "migration/transport/dialer.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
@@ -39,6 +41,16 @@ TEST(AddressTest, SaysWhatIsWrong) {
     const absl::Status status = ParseAddress(text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_NE(status.message().find("tcp:HOST:PORT"), absl::string_view::npos) << status;
+  }
+}
+
+TEST(AddressTest, IsOneThatCanBeShown) {
+  for (const char* text :
+       {"tcp:\x1b[2Jhost:1", "unix:/run/\x1b]0;x\a", "unix:/run/a\nto unix:/b", "unix:/\xff", "\x1b"}) {
+    const absl::Status status = ParseAddress(text).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_TRUE(IsClean(status.message())) << status;
+    EXPECT_NE(status.message().find("cannot be shown"), absl::string_view::npos) << status;
   }
 }
 
@@ -127,6 +139,20 @@ TEST(StreamTest, ShutdownEndsARest) {
   pair->first->Rest(absl::Milliseconds(1));
   Thread rester("rester", [&] { pair->second->Rest(absl::Hours(1)); });
   pair->second->Shutdown();
+}
+
+TEST(SocketTest, UnixSocketIsItsOwnersAlone) {
+  char directory[] = "/tmp/ferrite-socket-XXXXXX";
+  ASSERT_NE(mkdtemp(directory), nullptr);
+  const std::string path = absl::StrCat(directory, "/s");
+  {
+    const auto listener = Listener::Create({.kind = Address::Kind::kUnix, .path = path});
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    struct stat info = {};
+    ASSERT_EQ(stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0600u);
+  }
+  EXPECT_EQ(rmdir(directory), 0);
 }
 
 TEST(SocketTest, ConnectsListensAndCancels) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/endian.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -33,7 +34,7 @@ absl::Status Guard(absl::FunctionRef<absl::Status()> body) {
   absl::Status status;
   KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] { status = body(); })) {
     return absl::InvalidArgumentError(
-        absl::StrCat("control frame: malformed message (", exception->getDescription().cStr(), ")"));
+        absl::StrCat("control frame: malformed message (", CleanText(exception->getDescription().cStr()), ")"));
   }
   return status;
 }

@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/base/byte_size.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/status.h"
 #include "vmm/control/run_dir.h"
 #include "vmm/memory/guest_memory.h"
@@ -240,7 +241,7 @@ ParseEnd UsageError(const CLI::App& app, absl::string_view message) {
   const auto chosen = app.get_subcommands();
   const std::string command = chosen.empty() ? "ferrite" : absl::StrCat("ferrite ", chosen[0]->get_name());
   // CLI11's messages may have several lines.
-  const std::string line(message.substr(0, message.find('\n')));
+  const std::string line = CleanText(message.substr(0, message.find('\n')));
   return {kExitUsage, absl::StrCat("ferrite: ", line, " (`", command, " --help` shows the usage)\n")};
 }
 

@@ -2,16 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <string>
+
+#include "vmm/base/clean_text.h"
 
 namespace ferrite {
 
 int Fail(const absl::Status& status, int exit_code) {
-  std::string message(status.message());
   // One line, whatever is in a path's name.
-  std::replace(message.begin(), message.end(), '\n', ' ');
-  fmt::print(stderr, "ferrite: {}\n", message);
+  fmt::print(stderr, "ferrite: {}\n", CleanText(status.message(), kMaxLongText));
   return exit_code;
 }
 

@@ -89,6 +89,13 @@ TEST_F(FerriteTest, WrongFilesAreNamed) {
   ExpectFails(absl::StrCat("run --kernel ", kernel, " --disk path=", directory_), kExitFailure, "is a directory");
 }
 
+TEST_F(FerriteTest, WordsOfAFailureAreClean) {
+  const std::string named = "?[2J?]0;x?";
+  ExpectFails("run --kernel /\x1b[2J\x1b]0;x\a", kExitFailure, named);
+  ExpectFails("move vm tcp:\x1b[2J\x1b]0;x\a:1", kExitUsage, named);
+  ExpectFails("ps --\x1b[2J\x1b]0;x\a", kExitUsage, named);
+}
+
 TEST_F(FerriteTest, MoreMemoryThanTheHostHasIsRefused) {
   ExpectFails(absl::StrCat("run --mem 4T --kernel ", Write("kernel", "x")), kExitFailure, "--mem: 4T");
 }

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "vmm/app/text.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/directory.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
@@ -25,13 +26,16 @@
 namespace ferrite {
 namespace {
 
-// The pattern, and IndentRest().
+// Of one message. Ours are far shorter.
+constexpr size_t kMaxMessage = 64 << 10;
+
+// The pattern, and IndentRest(). What is in a message may be anybody's words.
 class RecordFormatter final : public spdlog::formatter {
  public:
   explicit RecordFormatter(std::string pattern) : pattern_(std::move(pattern)), inner_(pattern_) {}
 
   void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& out) override {
-    const std::string text = IndentRest({message.payload.data(), message.payload.size()});
+    const std::string text = IndentRest(CleanLines({message.payload.data(), message.payload.size()}, kMaxMessage));
     spdlog::details::log_msg indented = message;
     indented.payload = {text.data(), text.size()};
     inner_.format(indented, out);

@@ -10,7 +10,7 @@
 namespace ferrite {
 
 // Warnings and errors to standard error, each as one line "ferrite: warning: ...". Lines that follow the first of a
-// text, here and in a file, are indented.
+// text, here and in a file, are indented; what a terminal would obey is replaced (vmm/base/clean_text.h).
 void LogToStandardError();
 
 // Everything from info on to the file `path`, too, with times; appended and flushed line by line. What cannot be

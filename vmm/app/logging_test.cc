@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -60,6 +62,17 @@ TEST_F(LoggingTest, AFileGoesOnOnceThereIsRoomAgainAndCountsWhatIsMissing) {
               ElementsAre(EndsWith(" info fits"), Not(HasSubstr("room")),
                           HasSubstr(" warning 3 messages are missing here: write " + path() + ": File too large"),
                           EndsWith(" info fourth"), EndsWith(" info fifth"), ""));
+}
+
+// Whoever wrote them.
+TEST_F(LoggingTest, WordsAreCleanInTheFileAndOnTheTerminal) {
+  ASSERT_TRUE(LogToFileToo(path()).ok());
+  ::testing::internal::CaptureStderr();
+  Log().warn("it says: {}", "\x1b]0;root\a\xff\nsecond\x1b[2J");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "ferrite: warning: it says: ?]0;root??\n    second?[2J\n");
+  std::stringstream file;
+  file << std::ifstream(path()).rdbuf();
+  EXPECT_THAT(file.str(), EndsWith(" warning it says: ?]0;root??\n    second?[2J\n"));
 }
 
 // Each time anew, and a notice that does not fit itself is no line either.

@@ -10,6 +10,7 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/monitor.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/status.h"
 #include "vmm/machine/machine.h"
 
@@ -47,13 +48,13 @@ absl::StatusOr<StopInfo> RunMachine(const CommandLine& line, const std::function
 int ReportEnd(const std::string& name, const StopInfo& info) {
   switch (info.reason) {
     case StopReason::kGuestFault:
-      fmt::print(stderr, "ferrite: the guest of {} cannot go on:\n{}\n", name, info.details);
+      fmt::print(stderr, "ferrite: the guest of {} cannot go on:\n{}\n", name, CleanLines(info.details, kMaxLongText));
       return kExitGuestFault;
     case StopReason::kError:
-      fmt::print(stderr, "ferrite: machine {} failed: {}\n", name, info.details);
+      fmt::print(stderr, "ferrite: machine {} failed: {}\n", name, CleanLines(info.details, kMaxLongText));
       return kExitFailure;
     case StopReason::kMoved:
-      fmt::print(stderr, "ferrite: machine {} has moved to {}\n", name, info.details);
+      fmt::print(stderr, "ferrite: machine {} has moved to {}\n", name, CleanText(info.details, kMaxLongText));
       return kExitOk;
     default:
       return kExitOk;

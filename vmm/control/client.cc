@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/control/move_rpc.h"
@@ -65,7 +66,8 @@ MachineEvent::Kind FromRpc(control::Event::Kind kind) {
   return MachineEvent::Kind::kBalloon;
 }
 
-std::string Copy(capnp::Text::Reader text) { return {text.cStr(), text.size()}; }
+// A server may be anybody's: what it says is shown to whoever runs the command.
+std::string Copy(capnp::Text::Reader text) { return CleanText({text.cStr(), text.size()}, kMaxLongText); }
 
 BalloonFigures ReadBalloon(control::Balloon::Reader in) {
   BalloonFigures figures;
@@ -118,7 +120,7 @@ class Sink final : public control::EventSink::Server {
  protected:
   kj::Promise<void> event(EventContext context) override {
     const auto in = context.getParams().getEvent();
-    queue_->events.push_back({.event = {FromRpc(in.getKind()), Copy(in.getText())},
+    queue_->events.push_back({.event = {FromRpc(in.getKind()), CleanLines(FromKj(in.getText()), kMaxLongText)},
                               .move = ReadMove(in.getMove()),
                               .time = absl::FromUnixMillis(in.getUnixMs()),
                               .missed = in.getMissed()});

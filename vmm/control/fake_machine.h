@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -25,6 +26,10 @@ class FakeMachine final : public Machine {
     absl::MutexLock lock(&mutex_);
     hold_pause_ = hold;
   }
+  void SetResetError(std::string words) {
+    absl::MutexLock lock(&mutex_);
+    reset_error_ = std::move(words);
+  }
   bool pausing() const {
     absl::MutexLock lock(&mutex_);
     return pausing_;
@@ -42,7 +47,10 @@ class FakeMachine final : public Machine {
     }
     return Enter(MachineState::kPaused);
   }
-  absl::Status Reset() override { return absl::InternalError("kernel vmlinuz is gone"); }
+  absl::Status Reset() override {
+    absl::MutexLock lock(&mutex_);
+    return absl::InternalError(reset_error_);
+  }
   void Stop() override { (void)Enter(MachineState::kStopped); }
   StopInfo WaitUntilStopped() override { return {}; }
   absl::Status Save(state::Machine::Builder) override { return absl::OkStatus(); }
@@ -88,6 +96,7 @@ class FakeMachine final : public Machine {
   MachineState state_ ABSL_GUARDED_BY(mutex_) = MachineState::kRunning;
   bool hold_pause_ ABSL_GUARDED_BY(mutex_) = false;
   bool pausing_ ABSL_GUARDED_BY(mutex_) = false;
+  std::string reset_error_ ABSL_GUARDED_BY(mutex_) = "kernel vmlinuz is gone";
 };
 
 // A balloon whose guest moves one step each time somebody looks, or never.

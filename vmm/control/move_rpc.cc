@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/control/rpc_util.h"
 
 namespace ferrite {
@@ -157,7 +158,7 @@ void FillMove(const MoveStatus& move, control::Move::Builder out) {
 MoveStatus ReadMove(control::Move::Reader in) {
   MoveStatus move;
   move.number = in.getNumber();
-  move.where = std::string(FromKj(in.getDestination()));
+  move.where = CleanText(FromKj(in.getDestination()), kMaxLongText);
   move.progress.state = StateOf(FromKj(in.getState()));
   move.progress.round = in.getRound();
   move.progress.sent_bytes = in.getSentBytes();

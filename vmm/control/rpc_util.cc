@@ -3,13 +3,14 @@
 #include <cstring>
 #include <string>
 
+#include "vmm/base/clean_text.h"
 #include "vmm/base/log.h"
 
 namespace ferrite {
 
-absl::string_view Summary(const kj::Exception& exception) {
+std::string Summary(const kj::Exception& exception) {
   const absl::string_view text = FromKj(exception.getDescription());
-  return text.substr(0, text.find('\n'));
+  return CleanText(text.substr(0, text.find('\n')));
 }
 
 void FillError(const absl::Status& status, control::Error::Builder error) {
@@ -25,7 +26,7 @@ absl::Status ReadError(control::Error::Reader error) {
   }
   const bool known = error.getCode() <= static_cast<uint16_t>(absl::StatusCode::kUnauthenticated);
   return absl::Status(known ? static_cast<absl::StatusCode>(error.getCode()) : absl::StatusCode::kUnknown,
-                      FromKj(error.getMessage()));
+                      CleanText(FromKj(error.getMessage()), kMaxLongText));
 }
 
 void KjLogRedirect::logMessage(kj::LogSeverity, const char*, int, int, kj::String&& text) {

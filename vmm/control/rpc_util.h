@@ -5,6 +5,8 @@
 #include <kj/exception.h>
 #include <kj/string.h>
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "proto/control.capnp.h"
@@ -14,11 +16,12 @@ namespace ferrite {
 inline kj::StringPtr ToKj(const std::string& text) { return {text.c_str(), text.size()}; }
 inline absl::string_view FromKj(kj::StringPtr text) { return {text.cStr(), text.size()}; }
 
-// The first line of what went wrong, without the source position that kj puts before it.
-absl::string_view Summary(const kj::Exception& exception);
+// The first line of what went wrong, without the source position that kj puts before it, in clean words: the other
+// side's may be in it.
+std::string Summary(const kj::Exception& exception);
 
 void FillError(const absl::Status& status, control::Error::Builder error);
-// A code that is none of absl's is UNKNOWN.
+// In clean words. A code that is none of absl's is UNKNOWN.
 absl::Status ReadError(control::Error::Reader error);
 
 // While it lives, what kj logs on this thread goes to Log() at debug level in place of standard error. On the stack.

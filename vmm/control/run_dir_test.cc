@@ -231,6 +231,14 @@ TEST_F(RunDirTest, RecordThatCannotBeReadCountsAsOne) {
   EXPECT_TRUE(ForgetHandedOver(base_, "vm").ok());
 }
 
+TEST_F(RunDirTest, RecordIsShownInCleanWords) {
+  LeaveStale("vm", "tcp:\x1b[2Jthere:4000");
+  const auto grant = HandedOver(base_, "vm");
+  ASSERT_TRUE(grant.has_value());
+  EXPECT_EQ(grant->where, "tcp:?[2Jthere:4000");
+  EXPECT_TRUE(ForgetHandedOver(base_, "vm").ok());
+}
+
 TEST_F(RunDirTest, ListingFollowsNoSymbolicLink) {
   const std::string victim = base_ + "/victim";
   const std::string base = base_ + "/run";

@@ -14,6 +14,7 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -211,7 +212,7 @@ class RpcControlServer final : public ControlServer {
           Log().error("control: the server ended: {}", Summary(*exception));
         } else {
           // kj tells the errno by its text only.
-          const absl::string_view summary = Summary(*exception);
+          const std::string summary = Summary(*exception);
           status = absl::StrContains(summary, strerror(EMFILE))
                        ? ErrnoStatus(EMFILE, "start the control server")
                        : absl::InternalError(absl::StrCat("control server: ", summary));

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 #include "vmm/base/unix_socket.h"
@@ -138,6 +139,53 @@ TEST_F(ServerTest, PausesResumesAndStops) {
 
 TEST_F(ServerTest, ErrorsKeepTheirCodeAndText) {
   EXPECT_EQ(Connect()->Reset(), absl::InternalError("kernel vmlinuz is gone"));
+}
+
+// What anybody's monitor says reaches a terminal as text.
+TEST_F(ServerTest, WordsOfTheServerAreClean) {
+  constexpr char kEscape[] = "\x1b]0;gone\a\x1b[2J\r\n\xc2\x9b";
+  constexpr char kClean[] = "?]0;gone??[2J???";
+  MachineConfig config = Config();
+  for (std::string* text :
+       {&config.kernel_path, &config.initrd_path, &config.command_line, &config.disks[0].id, &config.disks[0].path}) {
+    *text = kEscape;
+  }
+  FakeMachine hostile(config);
+  hostile.SetResetError(kEscape);
+  server_->SetTarget({.name = kEscape, .machine = &hostile, .arrival = [&] {
+                        return MoveStatus{
+                            .number = 1, .where = kEscape, .over = true, .result = absl::AbortedError(kEscape)};
+                      }});
+  auto client = Connect();
+  absl::StatusOr<MachineDescription> said;
+  for (const MonotonicTime deadline = MonotonicTime::Now() + kPatience; MonotonicTime::Now() < deadline;) {
+    said = client->Describe();
+    ASSERT_TRUE(said.ok()) << said.status();
+    if (said->name != "vm") {
+      break;
+    }
+  }
+  for (const std::string& text :
+       {said->name, said->kernel, said->initrd, said->command_line, said->disks.at(0).id, said->disks.at(0).path,
+        said->arrival.where, std::string(said->arrival.result.message()), std::string(client->Reset().message())}) {
+    EXPECT_EQ(text, kClean);
+  }
+  ASSERT_TRUE(client->StartWatching().ok());
+  server_->Publish({MachineEvent::Kind::kReset, kEscape});
+  const auto event = client->NextEvent();
+  ASSERT_TRUE(event.ok()) << event.status();
+  EXPECT_EQ(event->event.text, "?]0;gone??[2J?\n?") << "lines are the event's";
+  server_->SetTarget({.name = "vm", .machine = &machine_});
+  client = Connect();
+  do {
+    said = client->Describe();
+    ASSERT_TRUE(said.ok()) << said.status();
+  } while (said->name != "vm");
+}
+
+TEST_F(ServerTest, LongWordsOfTheServerAreCut) {
+  machine_.SetResetError(std::string(20 << 10, 'x'));
+  EXPECT_EQ(Connect()->Reset().message().size(), kMaxLongText);
 }
 
 TEST_F(ServerTest, UnknownMachineIsNamedWithWhatToDo) {

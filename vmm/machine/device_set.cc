@@ -11,6 +11,7 @@
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
 #include "devices/rng/rng.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/status.h"
 #include "vmm/machine/platform.h"
 
@@ -151,12 +152,12 @@ absl::Status DeviceSet::CheckState(capnp::List<state::Device>::Reader in) const 
   for (const state::Device::Reader device : in) {
     const absl::string_view name = NameOf(device);
     if (!states.emplace(name, device).second) {
-      return absl::InvalidArgumentError(absl::StrCat("the state has the device ", name, " twice"));
+      return absl::InvalidArgumentError(absl::StrCat("the state has the device ", CleanText(name), " twice"));
     }
     // Of a device that is not known here and one that is missing, the first explains more.
     if (std::none_of(devices_.begin(), devices_.end(), [&](const Device* d) { return d->name() == name; })) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the state has the device ", name, ", which this machine lacks"));
+          absl::StrCat("the state has the device ", CleanText(name), ", which this machine lacks"));
     }
   }
   for (const Device* device : devices_) {

@@ -605,6 +605,8 @@ TEST_F(MachineStateTest, R7ForeignDevicesAreRefusedByName) {
   auto devices = saved().getDevices();
   devices[0].setName("virtio-net:lan");
   EXPECT_THAT(Check(), HasSubstr("the state has the device virtio-net:lan, which this machine lacks"));
+  devices[0].setName("\x1b[2J");
+  EXPECT_THAT(Check(), HasSubstr("the state has the device ?[2J, which this machine lacks"));
   devices[0].setName("power");
   EXPECT_THAT(Check(), HasSubstr("the device power twice"));
 

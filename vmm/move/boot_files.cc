@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/sha256.h"
 #include "vmm/base/status.h"
@@ -21,7 +22,6 @@ namespace ferrite {
 namespace {
 
 constexpr size_t kPieceBytes = size_t{1} << 18;
-constexpr size_t kMaxProblem = 1024;
 // No guest can boot more, and no peer shall have us read for hours.
 constexpr off_t kMaxBytes = off_t{4} << 30;
 
@@ -88,9 +88,8 @@ void DescribeBootFile(const BootFile& file, state::BootFile::Builder out) {
 absl::Status CheckDescribed(absl::string_view what, state::BootFile::Reader described) {
   const size_t digest_bytes = described.getSha256().size();
   if (digest_bytes == 0 && described.getProblem().size() != 0) {
-    const absl::string_view problem(described.getProblem().cStr(), described.getProblem().size());
-    return absl::FailedPreconditionError(
-        absl::StrCat(what, ": the source cannot read its own any more: ", problem.substr(0, kMaxProblem)));
+    const std::string problem = CleanText({described.getProblem().cStr(), described.getProblem().size()});
+    return absl::FailedPreconditionError(absl::StrCat(what, ": the source cannot read its own any more: ", problem));
   }
   if (digest_bytes != Sha256Digest().size()) {
     return absl::FailedPreconditionError(

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "devices/block/disk_image.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/pinned_file.h"
 #include "vmm/base/status.h"
 #include "vmm/boot/boot_file.h"
@@ -38,12 +39,27 @@ constexpr absl::string_view kDiskPrefix = "virtio-blk:";
 
 using Tell = absl::FunctionRef<void(absl::string_view)>;
 
-absl::StatusOr<std::string> TextOf(capnp::Text::Reader text, absl::string_view what) {
-  if (text.size() > kMaxText || absl::string_view(text.begin(), text.size()).find('\0') != absl::string_view::npos) {
+// One that stands in errors and logs: it is clean.
+absl::StatusOr<std::string> TextOf(capnp::Text::Reader in, absl::string_view what) {
+  const absl::string_view text(in.begin(), in.size());
+  if (text.size() > kMaxText) {
     return absl::InvalidArgumentError(
         absl::StrCat("the machine's ", what, " is no text of at most ", kMaxText, " bytes"));
   }
-  return std::string(text.begin(), text.size());
+  if (!IsClean(text)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the machine's ", what, " has characters that cannot be shown: '", CleanText(text), "'"));
+  }
+  return std::string(text);
+}
+
+// The kernel's, as it is: whoever shows it cleans it.
+absl::StatusOr<std::string> CommandLineOf(capnp::Text::Reader in) {
+  const absl::string_view text(in.begin(), in.size());
+  if (text.find('\0') != absl::string_view::npos) {
+    return absl::InvalidArgumentError("the machine's kernel command line has an end in its middle");
+  }
+  return std::string(text);
 }
 
 absl::Status CheckCpus(state::MachineDescription::Reader described, const Kvm& kvm) {
@@ -191,7 +207,7 @@ absl::StatusOr<std::shared_ptr<const BootFile>> FindBootFile(absl::string_view w
 }
 
 absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, Tell tell, MachineConfig& config) {
-  FERRITE_ASSIGN_OR_RETURN(config.command_line, TextOf(boot.getCommandLine(), "kernel command line"));
+  FERRITE_ASSIGN_OR_RETURN(config.command_line, CommandLineOf(boot.getCommandLine()));
   if (files.kernel() != nullptr) {
     config.kernel = files.kernel();
     config.kernel_path = config.kernel->file.path();

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/directory.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
@@ -67,7 +68,7 @@ absl::StatusOr<GrantRecord> ReadGrantRecord(const Fd& directory) {
       !absl::SimpleAtoi(absl::StripPrefix(lines[1], "epoch "), &record.epoch) || !absl::StartsWith(lines[2], "to ")) {
     return absl::DataLossError("the record of the hand-over cannot be read");
   }
-  record.where = std::string(absl::StripPrefix(lines[2], "to "));
+  record.where = CleanText(absl::StripPrefix(lines[2], "to "));
   return record;
 }
 

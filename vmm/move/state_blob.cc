@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/base/clean_text.h"
 
 namespace ferrite {
 
@@ -34,7 +35,7 @@ absl::Status DecodeState(std::span<const uint8_t> blob,
   });
   KJ_IF_MAYBE (exception, failure) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the machine's state is damaged: ", exception->getDescription().cStr()));
+        absl::StrCat("the machine's state is damaged: ", CleanText(exception->getDescription().cStr())));
   }
   return status;
 }

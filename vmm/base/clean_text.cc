@@ -1,4 +1,4 @@
-#include "migration/session/peer_text.h"
+#include "vmm/base/clean_text.h"
 
 #include <array>
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace ferrite::migration {
+namespace ferrite {
 namespace {
 
 constexpr absl::string_view kMore = "...";
@@ -48,29 +48,44 @@ bool MayBeShown(uint32_t code) {
          (code < 0x2066 || code > 0x2069);
 }
 
-}  // namespace
-
-std::string PeerText(absl::string_view text) {
+std::string Clean(absl::string_view text, size_t most, bool keeps_lines) {
   std::string shown;
   size_t whole = 0;  // of `shown`, as much as leaves room for kMore
   while (!text.empty()) {
     const Character next = FirstOf(text);
-    if (next.bytes != 0 && MayBeShown(next.code)) {
+    if ((next.bytes != 0 && MayBeShown(next.code)) || (keeps_lines && next.code == '\n')) {
       absl::StrAppend(&shown, text.substr(0, next.bytes));
     } else {
       shown.push_back('?');
     }
     text.remove_prefix(next.bytes == 0 ? 1 : next.bytes);
-    if (shown.size() > kMaxPeerText) {
+    if (shown.size() > most) {
       shown.resize(whole);
       absl::StrAppend(&shown, kMore);
       return shown;
     }
-    if (shown.size() <= kMaxPeerText - kMore.size()) {
+    if (shown.size() <= most - kMore.size()) {
       whole = shown.size();
     }
   }
   return shown;
 }
 
-}  // namespace ferrite::migration
+}  // namespace
+
+std::string CleanText(absl::string_view text, size_t most) { return Clean(text, most, /*keeps_lines=*/false); }
+
+std::string CleanLines(absl::string_view text, size_t most) { return Clean(text, most, /*keeps_lines=*/true); }
+
+bool IsClean(absl::string_view text) {
+  while (!text.empty()) {
+    const Character next = FirstOf(text);
+    if (next.bytes == 0 || !MayBeShown(next.code)) {
+      return false;
+    }
+    text.remove_prefix(next.bytes);
+  }
+  return true;
+}
+
+}  // namespace ferrite

@@ -1,4 +1,4 @@
-#include "migration/session/peer_text.h"
+#include "vmm/base/clean_text.h"
 
 #include <gtest/gtest.h>
 
@@ -7,16 +7,17 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace ferrite::migration {
+namespace ferrite {
 namespace {
 
-TEST(PeerTextTest, TextStaysAsItIs) {
+TEST(CleanTextTest, TextStaysAsItIs) {
   for (const char* text : {"", "disk root: /images/root.img: No such file or directory", "ü → 漢 😀", "~"}) {
-    EXPECT_EQ(PeerText(text), text);
+    EXPECT_EQ(CleanText(text), text);
+    EXPECT_TRUE(IsClean(text));
   }
 }
 
-TEST(PeerTextTest, WhatATerminalObeysIsReplaced) {
+TEST(CleanTextTest, WhatATerminalObeysIsReplaced) {
   const std::pair<absl::string_view, absl::string_view> rows[] = {
       {"\x1b[2J\x1b]0;title\a", "?[2J?]0;title?"},
       {"a\nb\r\tc\x7f", "a?b??c?"},
@@ -31,27 +32,33 @@ TEST(PeerTextTest, WhatATerminalObeysIsReplaced) {
       {"\xe6\xbc\x1b[m", "???[m"},                      // a character that breaks off
   };
   for (const auto& [text, shown] : rows) {
-    EXPECT_EQ(PeerText(text), shown);
+    EXPECT_EQ(CleanText(text), shown);
+    EXPECT_FALSE(IsClean(text));
   }
 }
 
-TEST(PeerTextTest, LongTextEndsWhereACharacterDoes) {
-  const std::string most(kMaxPeerText, 'a');
-  EXPECT_EQ(PeerText(most), most);
-  EXPECT_EQ(PeerText(most + "b"), absl::StrCat(std::string(kMaxPeerText - 3, 'a'), "..."));
-  EXPECT_EQ(PeerText(std::string(size_t{16} << 20, '\x1b')), absl::StrCat(std::string(kMaxPeerText - 3, '?'), "..."));
+TEST(CleanTextTest, LinesStayApartWhereThereMayBeSeveral) {
+  EXPECT_EQ(CleanLines("rip 0\n\nrax\x1b[31m\r\n", 100), "rip 0\n\nrax?[31m?\n");
+  EXPECT_EQ(CleanLines("ab\ncd\nef", 7), "ab\nc...");
+}
+
+TEST(CleanTextTest, LongTextEndsWhereACharacterDoes) {
+  const std::string most(kMaxCleanText, 'a');
+  EXPECT_EQ(CleanText(most), most);
+  EXPECT_EQ(CleanText(most + "b"), absl::StrCat(std::string(kMaxCleanText - 3, 'a'), "..."));
+  EXPECT_EQ(CleanText(std::string(size_t{16} << 20, '\x1b')), absl::StrCat(std::string(kMaxCleanText - 3, '?'), "..."));
   for (size_t before = 0; before < 3; ++before) {
     std::string text(before, 'a');
     std::string least = text;
-    while (text.size() <= kMaxPeerText) {
+    while (text.size() <= kMaxCleanText) {
       text += "漢";
-      if (text.size() <= kMaxPeerText - 3) {
+      if (text.size() <= kMaxCleanText - 3) {
         least = text;
       }
     }
-    EXPECT_EQ(PeerText(text), least + "...");
+    EXPECT_EQ(CleanText(text), least + "...");
   }
 }
 
 }  // namespace
-}  // namespace ferrite::migration
+}  // namespace ferrite
