@@ -7,6 +7,7 @@ GROUPS = {
         "//tests/integration:arrival_test",
         "//tests/integration:balloon_test",
         "//tests/integration:dirty_tracking_test",
+        "//tests/integration:hostile_description_test",
         "//tests/integration:lifecycle_test",
         "//tests/integration:memory_test",
         "//tests/integration:peer_bytes_test",

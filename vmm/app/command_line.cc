@@ -24,10 +24,6 @@ namespace ferrite {
 namespace {
 
 constexpr uint64_t kMinMemoryBytes = uint64_t{16} << 20;
-constexpr int kMaxCpus = 32;
-constexpr size_t kMaxDisks = 16;
-// The kernel's own limit (COMMAND_LINE_SIZE of x86).
-constexpr size_t kMaxKernelCommandLine = 2047;
 constexpr size_t kMaxDiskId = 20;  // VIRTIO_BLK_ID_BYTES
 constexpr int kMaxTimeoutSeconds = 86'400;
 // A frame of pages takes 4 s at that.
@@ -454,7 +450,9 @@ class Grammar {
     sub->add_option("--initrd", config.initrd_path, "Initial RAM disk")->type_name("FILE");
     sub->add_option("--cmdline", config.command_line, "Kernel command line")->type_name("TEXT");
     sub->add_option("--mem", words.memory, "Memory, 16M to 4T [512M]")->type_name("SIZE");
-    sub->add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")->type_name("N")->check(InRange(1, kMaxCpus));
+    sub->add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")
+        ->type_name("N")
+        ->check(InRange(1, static_cast<int>(kMaxCpus)));
     Repeatable(sub->add_option("--disk", words.disks,
                                "[id=ID,]path=FILE[,ro]: a raw image as a virtio block device; repeatable"))
         ->type_name("DISK");

@@ -14,6 +14,12 @@
 
 namespace ferrite {
 
+// Of one machine.
+inline constexpr uint32_t kMaxCpus = 32;
+inline constexpr uint32_t kMaxDisks = 16;
+// In bytes; the kernel's own limit (COMMAND_LINE_SIZE of x86).
+inline constexpr uint32_t kMaxKernelCommandLine = 2047;
+
 struct DiskConfig {
   std::string id;  // "root"; device name "virtio-blk:root"
   std::string path;
@@ -25,7 +31,7 @@ struct DiskConfig {
 
 struct MachineConfig {
   std::string name;
-  uint32_t cpus = 1;  // 1 to 32
+  uint32_t cpus = 1;  // 1 to kMaxCpus
   uint64_t memory_bytes = uint64_t{512} << 20;
   MemoryBacking memory_backing = MemoryBacking::kMemfd;
   bool transparent_huge_pages = false;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "vmm/move/arrival_limits.h"
+
 namespace ferrite {
 
 struct ArrivalOptions {
@@ -18,6 +20,7 @@ struct ArrivalOptions {
   std::vector<std::string> boot_from;  // directories: below one of them the source's kernel and initrd may be
   bool lock_memory = false;            // once the guest has arrived
   bool dirty_ring = false;             // MachineConfig's
+  ArrivalLimits limits;
 };
 
 }  // namespace ferrite

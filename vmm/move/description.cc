@@ -31,8 +31,6 @@
 namespace ferrite {
 namespace {
 
-constexpr uint32_t kMaxCpus = 32;
-constexpr uint32_t kMaxCpuidLeaves = 256;
 constexpr size_t kMaxText = 4096;
 constexpr size_t kMaxDiskId = 20;
 constexpr absl::string_view kDiskPrefix = "virtio-blk:";
@@ -68,9 +66,6 @@ absl::Status CheckCpus(state::MachineDescription::Reader described, const Kvm& k
   if (described.getCpus() < 1 || described.getCpus() > most) {
     return absl::FailedPreconditionError(
         absl::StrCat("the machine has ", described.getCpus(), " vCPUs, this host allows 1 to ", most));
-  }
-  if (described.getCpuid().size() > kMaxCpuidLeaves) {
-    return absl::InvalidArgumentError(absl::StrCat("the machine has ", described.getCpuid().size(), " CPUID leaves"));
   }
   std::vector<kvm_cpuid_entry2> guest;
   for (const state::CpuidLeaf::Reader leaf : described.getCpuid()) {
@@ -271,6 +266,7 @@ absl::Status ReadDevices(state::MachineDescription::Reader described, MachineCon
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
                                        const AllowedFiles& files, const Kvm& kvm,
                                        absl::FunctionRef<void(absl::string_view)> tell) {
+  FERRITE_RETURN_IF_ERROR(CheckLimits(described, options.limits));
   FERRITE_RETURN_IF_ERROR(CheckCpus(described, kvm));
   MachineConfig config;
   config.name = options.name;

@@ -15,8 +15,9 @@
 namespace ferrite {
 
 // The configuration that makes the described machine. The description is a peer's, and nobody knows whose peer: every
-// field is checked. Refused, with the reason: processor features, vCPUs, memory and memory backings that this host does
-// not have, devices and disks that are not known, a disk that is not here.
+// field is checked, and first of all how much there is of everything. Refused, with the reason: processor features,
+// vCPUs, memory and memory backings that this host does not have, devices and disks that are not known, a disk that is
+// not here.
 //
 // Of the host's files it may have those of `files`, and nothing else is opened. A disk below --disk-from is taken only
 // while somebody has it open as the source does, a kernel and an initrd below --boot-from only with the content that

@@ -1,0 +1,135 @@
+// What a peer may write into the description of its machine: how much of everything, and in which words. A destination
+// refuses before it makes anything, at once, and in words that a terminal shows as text (R7, R11).
+#include <capnp/message.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "proto/machine.capnp.h"
+#include "tests/integration/payload_machine.h"
+#include "vmm/base/clean_text.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/move/machine_arrival.h"
+#include "vmm/move/machine_source.h"
+
+namespace ferrite {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+using Description = state::MachineDescription::Builder;
+
+class HostileDescriptionTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/ferrite-hostile-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    directory_ = name;
+    const std::string disk = directory_ + "/disk";
+    std::ofstream(disk).close();
+    ASSERT_EQ(truncate(disk.c_str(), kMiB), 0);
+    MachineConfig config;
+    config.memory_bytes = 16 * kMiB;
+    config.cpus = 2;
+    config.command_line = "mode=step set=4M report_ms=10";
+    config.disks = {{.id = "root", .path = disk}};
+    auto run = PayloadMachine::Run("dirty", config);
+    ASSERT_TRUE(run.ok()) << run.status();
+    source_ = *std::move(run);
+    auto there = PayloadMachine::Await();
+    ASSERT_TRUE(there.ok()) << there.status();
+    there_ = *std::move(there);
+  }
+  void TearDown() override {
+    source_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  // The words of the refusal of what `spoil` makes of a good description.
+  std::string Refusal(const std::function<void(Description)>& spoil, ArrivalLimits limits = {}) {
+    capnp::MallocMessageBuilder message;
+    const auto described = message.initRoot<state::MachineDescription>();
+    MachineSource source(source_->machine(), directory_);
+    EXPECT_TRUE(source.Describe(described).ok());
+    spoil(described);
+    MachineArrival arrival({.kvm = there_->host().kvm, .loop = there_->host().loop},
+                           {.name = "guest", .limits = limits});
+    const auto port = arrival.Build(described.asReader());
+    EXPECT_FALSE(port.ok());
+    EXPECT_EQ(arrival.machine(), nullptr);
+    return std::string(port.status().message());
+  }
+
+  std::string directory_;
+  std::unique_ptr<PayloadMachine> source_;
+  std::unique_ptr<PayloadMachine> there_;
+};
+
+TEST_F(HostileDescriptionTest, WordsOfTheRefusalAreClean) {
+  constexpr char kEscape[] = "\x1b]0;root\a\x1b[2J\r\xff";
+  const std::pair<const char*, std::function<void(Description)>> texts[] = {
+      {"memory backing", [&](Description out) { out.getMemory().setBacking(kEscape); }},
+      {"device name", [&](Description out) { out.getDevices()[0].setName(kEscape); }},
+      {"device name", [&](Description out) { out.getDevices()[0].setName(absl::StrCat("virtio-blk:", kEscape)); }},
+      {"disk id", [&](Description out) { out.getDisks()[0].setId(kEscape); }},
+      {"disk path", [&](Description out) { out.getDisks()[0].setPath(absl::StrCat("/", kEscape)); }},
+      {"kernel path", [&](Description out) { out.getBoot().setKernelPath(absl::StrCat("/", kEscape)); }},
+      {"initrd path", [&](Description out) { out.getBoot().setInitrdPath(absl::StrCat("/", kEscape)); }},
+  };
+  for (const auto& [what, spoil] : texts) {
+    SCOPED_TRACE(what);
+    const std::string refusal = Refusal(spoil);
+    EXPECT_THAT(refusal, HasSubstr(absl::StrCat("the machine's ", what, " has characters that cannot be shown: '")));
+    EXPECT_THAT(refusal, HasSubstr("?]0;root??[2J?\?'"));
+    EXPECT_TRUE(IsClean(refusal)) << refusal;
+  }
+  const std::string problem = Refusal([&](Description out) {
+    out.getBoot().getKernel().initSha256(0);
+    out.getBoot().getKernel().setProblem(kEscape);
+  });
+  EXPECT_THAT(problem, HasSubstr("the source cannot read its own any more: ?]0;root??[2J??"));
+  EXPECT_TRUE(IsClean(problem)) << problem;
+}
+
+TEST_F(HostileDescriptionTest, MoreThanRunCanGiveIsRefused) {
+  const auto with_disks = [](uint32_t count) {
+    return [count](Description out) {
+      auto disks = out.initDisks(count);
+      auto devices = out.initDevices(count);
+      for (uint32_t i = 0; i < count; ++i) {
+        disks[i].setId(absl::StrCat("disk", i));
+        disks[i].setPath("/dev/null");
+        devices[i].setName(absl::StrCat("virtio-blk:disk", i));
+      }
+    };
+  };
+  EXPECT_THAT(Refusal([](Description out) { out.initDisks(17); }),
+              HasSubstr("17 disks, a machine here has at most 16"));
+  const MonotonicTime start = MonotonicTime::Now();
+  EXPECT_THAT(Refusal(with_disks(10'000)), HasSubstr("10000 devices, a machine here has at most 20"));
+  EXPECT_THAT(Refusal([](Description out) { out.initDisks(1'000'000); }), HasSubstr("1000000 disks"));
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(5));
+}
+
+TEST_F(HostileDescriptionTest, MoreThanTheUserAllowsIsRefusedBeforeAnythingIsMade) {
+  const auto none = [](Description) {};
+  EXPECT_THAT(Refusal(none, {.memory_bytes = 15 * kMiB}),
+              HasSubstr("16M of memory, `ferrite receive --max-mem` allows 15M"));
+  EXPECT_THAT(Refusal(none, {.cpus = 1}), HasSubstr("2 vCPUs, `ferrite receive --max-cpus` allows 1"));
+}
+
+}  // namespace
+}  // namespace ferrite

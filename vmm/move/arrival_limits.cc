@@ -1,0 +1,53 @@
+#include "vmm/move/arrival_limits.h"
+
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "vmm/base/byte_size.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint32_t kMaxRegions = 2;  // below and above the hole for devices
+// serial0, power, virtio-rng, virtio-balloon, and the disks.
+constexpr uint32_t kMaxDevices = 4 + kMaxDisks;
+constexpr uint32_t kMaxCpuidLeaves = 256;  // KVM_MAX_CPUID_ENTRIES
+
+struct Count {
+  uint32_t has;
+  uint32_t most;
+  absl::string_view what;
+};
+
+}  // namespace
+
+absl::Status CheckLimits(state::MachineDescription::Reader described, const ArrivalLimits& limits) {
+  const Count counts[] = {
+      {described.getCpus(), kMaxCpus, "vCPUs"},
+      {described.getRegions().size(), kMaxRegions, "memory regions"},
+      {described.getDevices().size(), kMaxDevices, "devices"},
+      {described.getDisks().size(), kMaxDisks, "disks"},
+      {described.getCpuid().size(), kMaxCpuidLeaves, "CPUID leaves"},
+      {static_cast<uint32_t>(described.getBoot().getCommandLine().size()), kMaxKernelCommandLine,
+       "bytes of kernel command line"},
+  };
+  for (const Count& count : counts) {
+    if (count.has > count.most) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the machine has ", count.has, " ", count.what, ", a machine here has at most ", count.most));
+    }
+  }
+  if (described.getCpus() > limits.cpus) {
+    return absl::FailedPreconditionError(absl::StrCat("the machine has ", described.getCpus(),
+                                                      " vCPUs, `ferrite receive --max-cpus` allows ", limits.cpus));
+  }
+  if (const uint64_t bytes = described.getMemory().getBytes(); bytes > limits.memory_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat("the machine has ", FormatByteSize(bytes),
+                                                      " of memory, `ferrite receive --max-mem` allows ",
+                                                      FormatByteSize(limits.memory_bytes)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite
