@@ -58,6 +58,11 @@ class EngineDestination final : public migration::DestinationFactory {
 
   absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
       state::MachineDescription::Reader description) override;
+  void Accepted() override {}
+  void Dropped() override {
+    guest_.reset();
+    memory_.reset();
+  }
 
   // Null before a machine was described.
   EngineGuest* guest() { return guest_.get(); }

@@ -104,11 +104,15 @@ class DestinationPort {
 };
 
 // Builds the machine that a description asks for, or refuses with the reason (R7): CPU features, memory, devices and
-// their versions, disks.
+// their versions, disks. Threads: that of the session's Run().
 class DestinationFactory {
  public:
   virtual ~DestinationFactory() = default;
   virtual absl::StatusOr<std::unique_ptr<DestinationPort>> Build(state::MachineDescription::Reader description) = 0;
+  // The machine of the port that was built is the one that comes: from here on others may see it.
+  virtual void Accepted() = 0;
+  // It is not, and the port is gone: so is the machine then, and all that it took. Build() may be called again.
+  virtual void Dropped() = 0;
 };
 
 }  // namespace ferrite::migration

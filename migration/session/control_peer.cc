@@ -17,7 +17,7 @@ namespace {
 
 // A peer that sends what nobody waits for is stopped before it fills our memory.
 constexpr size_t kMaxQueued = 256;
-constexpr size_t kMaxQueuedBytes = size_t{2} * kMaxControlBytes;
+constexpr size_t kMaxQueuedMessages = 2;  // of the largest size
 // Of a message that was announced, memory for so much more than what came of it is taken, or as much again: who only
 // announces one costs nothing.
 constexpr size_t kReadAhead = 64 << 10;
@@ -41,6 +41,7 @@ ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
                          std::function<void(const absl::Status&)> on_failure)
     : options_(std::move(options)),
       silence_ms_(absl::ToInt64Milliseconds(options_.silence)),
+      most_bytes_(options_.most_bytes),
       stream_(std::move(stream)),
       on_failure_(std::move(on_failure)) {
   reader_ = Thread(options_.thread_name, [this] { ReadLoop(); });
@@ -70,15 +71,20 @@ void ControlPeer::SendError(const absl::Status& error) {
 }
 
 void ControlPeer::SendLastWords(const absl::Status& error) {
+  (void)SendBriefly(
+      [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
+}
+
+absl::Status ControlPeer::SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill) {
+  // For a message that is begun meanwhile, too.
+  stream_->SetPatience(kWriteGrace);
   {
     const TimedMutexLock lock(&mutex_);
     if (!AwaitWritten()) {
-      return;  // it does not read
+      return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
     }
   }
-  // Also for a message that is begun meanwhile.
-  stream_->SetPatience(kWriteGrace);
-  SendError(error);
+  return Send(fill);
 }
 
 absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
@@ -209,7 +215,7 @@ absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
   if (const absl::Status status = stream_->ReadAll(head); !status.ok()) {
     return absl::UnavailableError(status.message());
   }
-  FERRITE_ASSIGN_OR_RETURN(const ControlHeader header, DecodeControlHeader(head));
+  FERRITE_ASSIGN_OR_RETURN(const ControlHeader header, DecodeControlHeader(head, most_bytes_.load()));
   std::vector<uint64_t> payload;
   const size_t words = header.length / sizeof(uint64_t);
   while (payload.size() < words) {
@@ -265,7 +271,7 @@ absl::Status ControlPeer::Dispatch(ControlMessage message) {
   {
     const TimedMutexLock lock(&mutex_);
     queued_bytes_ += message.bytes();
-    if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedBytes) {
+    if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedMessages * most_bytes_.load()) {
       return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));
     }
     queue_.push_back(std::move(message));

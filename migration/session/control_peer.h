@@ -3,6 +3,7 @@
 #define FERRITE_MIGRATION_SESSION_CONTROL_PEER_H_
 
 #include <atomic>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -30,6 +31,7 @@ class ControlPeer {
     std::string thread_name;  // "mig-src-ctl"
     std::string peer_name;    // "the destination": for messages
     absl::Duration silence = absl::Seconds(10);
+    uint32_t most_bytes = kMaxControlBytes;  // of a message
     // Called on the reading thread when Next() has something; may be empty. An error ends the connection.
     std::function<absl::Status()> on_message;
   };
@@ -42,10 +44,14 @@ class ControlPeer {
 
   // Fills in one message and sends it.
   absl::Status Send(absl::FunctionRef<void(stream::Control::Builder)> fill);
+  // The same for one that may not read: takes 100 ms at most for each write.
+  absl::Status SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill);
   // Tells the peer why, as far as it can still be told.
   void SendError(const absl::Status& error);
-  // The same for one that may not read: takes 100 ms at most for each write, and nothing is to be sent afterwards.
+  // The same, briefly; nothing is to be sent afterwards.
   void SendLastWords(const absl::Status& error);
+  // Stream's, which is short after something was sent briefly.
+  void SetPatience(absl::Duration patience) { stream_->SetPatience(patience); }
 
   // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first.
   absl::StatusOr<ControlMessage> Next(absl::Duration limit = absl::InfiniteDuration());
@@ -54,6 +60,7 @@ class ControlPeer {
 
   // From the next message on.
   void SetSilence(absl::Duration silence) { silence_ms_.store(absl::ToInt64Milliseconds(silence)); }
+  void SetMostBytes(uint32_t bytes) { most_bytes_.store(bytes); }
 
   // Makes Next() fail with `reason` once the queue is empty, and ends the connection.
   void Shutdown(const absl::Status& reason);
@@ -84,6 +91,7 @@ class ControlPeer {
 
   const Options options_;
   std::atomic<int64_t> silence_ms_;
+  std::atomic<uint32_t> most_bytes_;
   const std::unique_ptr<Stream> stream_;
   const std::function<void(const absl::Status&)> on_failure_;
   absl::Mutex send_mutex_;

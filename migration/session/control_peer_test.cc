@@ -66,31 +66,76 @@ struct Ends {
   std::unique_ptr<ControlPeer> peer;
 };
 
-Ends Connected() {
+// A frame's header that announces `length` bytes.
+std::vector<uint8_t> HeaderOf(uint32_t length) {
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initPing();
+  std::vector<uint8_t> header = EncodeControl(message);
+  header.resize(kControlHeaderBytes);
+  PutLittle<uint32_t>(&header[4], length);
+  PutLittle<uint32_t>(&header[12], Crc32c(std::span<const uint8_t>(header).first(12)));
+  return header;
+}
+
+Ends Connected(uint32_t most_bytes = kMaxControlBytes) {
   auto pair = MakeStreamPair();
   EXPECT_TRUE(pair.ok());
   auto counted = std::make_unique<CountedStream>(std::move(pair->first));
   Ends ends{.theirs = std::move(pair->second), .counted = counted.get(), .peer = nullptr};
-  ends.peer = std::make_unique<ControlPeer>(
-      std::move(counted),
-      ControlPeer::Options{
-          .thread_name = "peer", .peer_name = "the other", .silence = absl::Hours(1), .on_message = nullptr},
-      [](const absl::Status&) {});
+  ends.peer = std::make_unique<ControlPeer>(std::move(counted),
+                                            ControlPeer::Options{.thread_name = "peer",
+                                                                 .peer_name = "the other",
+                                                                 .silence = absl::Hours(1),
+                                                                 .most_bytes = most_bytes,
+                                                                 .on_message = nullptr},
+                                            [](const absl::Status&) {});
   return ends;
 }
 
 // R11: who only announces a long message costs no memory.
 TEST(ControlPeerTest, MemoryIsTakenForWhatComes) {
   const Ends ends = Connected();
-  capnp::MallocMessageBuilder message;
-  message.initRoot<stream::Control>().initPing();
-  std::vector<uint8_t> header = EncodeControl(message);
-  header.resize(kControlHeaderBytes);
-  PutLittle<uint32_t>(&header[4], kMaxControlBytes);
-  PutLittle<uint32_t>(&header[12], Crc32c(std::span<const uint8_t>(header).first(12)));
-  ASSERT_TRUE(ends.theirs->WriteAll(header).ok());
+  ASSERT_TRUE(ends.theirs->WriteAll(HeaderOf(kMaxControlBytes)).ok());
   ASSERT_TRUE(ends.counted->AwaitReads(2));
   EXPECT_LE(ends.counted->longest(), size_t{64} << 10);
+}
+
+// R11: of a stranger no more is taken than it needs to say what it brings.
+TEST(ControlPeerTest, LongerMessagesThanAllowedEndTheConnection) {
+  for (const bool longer : {false, true}) {
+    SCOPED_TRACE(longer);
+    const Ends ends = Connected(kMaxGreetingBytes);
+    std::vector<uint8_t> header = HeaderOf(kMaxGreetingBytes + (longer ? 8 : 0));
+    ASSERT_TRUE(ends.theirs->WriteAll(header).ok());
+    if (longer) {
+      ends.peer->AwaitFailure(kSoon);
+      EXPECT_EQ(ends.peer->failure().code(), absl::StatusCode::kResourceExhausted) << ends.peer->failure();
+    } else {
+      ASSERT_TRUE(ends.counted->AwaitReads(2)) << "the payload is read";
+      EXPECT_TRUE(ends.peer->failure().ok());
+    }
+  }
+}
+
+TEST(ControlPeerTest, LimitIsRaisedForTheNextMessage) {
+  const Ends ends = Connected(kMaxGreetingBytes);
+  ends.peer->SetMostBytes(kMaxControlBytes);
+  ASSERT_TRUE(ends.theirs->WriteAll(HeaderOf(kMaxControlBytes)).ok());
+  ASSERT_TRUE(ends.counted->AwaitReads(2)) << "the payload is read";
+  EXPECT_TRUE(ends.peer->failure().ok());
+}
+
+// R11
+TEST(ControlPeerTest, WhatWaitsIsBoundedWithTheMessages) {
+  const Ends ends = Connected(kMaxGreetingBytes);
+  const std::vector<uint8_t> blob(kMaxGreetingBytes - 4096);
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initPackage().setBlob(kj::arrayPtr(blob.data(), blob.size()));
+  for (int i = 0; i < 4 && ends.theirs->WriteAll(EncodeControl(message)).ok(); ++i) {
+  }
+  ends.peer->AwaitFailure(kSoon);
+  EXPECT_NE(ends.peer->failure().message().find("that nobody waits for"), absl::string_view::npos)
+      << ends.peer->failure();
 }
 
 TEST(ControlPeerTest, LongMessagesComeWhole) {

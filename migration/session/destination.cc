@@ -8,6 +8,7 @@
 #include "migration/session/door.h"
 #include "migration/session/page_source.h"
 #include "migration/session/thread_class.h"
+#include "migration/transport/crowd.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/version.h"
@@ -29,11 +30,11 @@ uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(abs
 
 absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(DestinationFactory& factory, Options options) {
   FERRITE_ASSIGN_OR_RETURN(EventFd cancel, EventFd::Create());
-  return std::unique_ptr<Destination>(new Destination(factory, options, std::move(cancel)));
+  return std::unique_ptr<Destination>(new Destination(factory, std::move(options), std::move(cancel)));
 }
 
 Destination::Destination(DestinationFactory& factory, Options options, EventFd cancel)
-    : factory_(factory), options_(options), cancel_(std::move(cancel)) {}
+    : factory_(factory), options_(std::move(options)), cancel_(std::move(cancel)) {}
 
 Destination::~Destination() {
   Break(absl::CancelledError("the session ends"));
@@ -46,15 +47,14 @@ absl::Status Destination::Run(Listener& listener) {
   if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("cancelled");
   }
-  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = options_.patience},
+  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = options_.patience, .from = options_.from},
               [this](const std::string& who, absl::string_view why) { drops_.Log(who, why); });
   const absl::Status status = RunPhases(lobby);
   return status.ok() ? status : GiveUp(status);
 }
 
 absl::Status Destination::RunPhases(Lobby& lobby) {
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage machine, AwaitMachine(lobby));
-  FERRITE_RETURN_IF_ERROR(Annotate(Attended(lobby, [&] { return Build(machine); }), "setup"));
+  FERRITE_RETURN_IF_ERROR(AwaitMachine(lobby));
   FERRITE_RETURN_IF_ERROR(Annotate(AcceptChannels(lobby), "setup"));
   FERRITE_RETURN_IF_ERROR(Annotate(Attended(lobby, [this] { return Prepare(); }), "advise"));
   if (!state_.Change(MoveState::kSetup, MoveState::kActive)) {
@@ -95,30 +95,29 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   return status;
 }
 
-absl::StatusOr<ControlMessage> Destination::AwaitMachine(Lobby& lobby) {
-  absl::StatusOr<ControlMessage> machine = absl::UnknownError("");
+absl::Status Destination::AwaitMachine(Lobby& lobby) {
+  absl::Status status;
   {
     Greeter greeter(
         {.patience = options_.patience}, drops_, [this] { cancel_.Signal(); },
         [this](const absl::Status& reason) { Break(reason); });
-    machine = GreetUntilMachine(greeter, lobby);
-    greeter.SendAway(
-        machine.ok() ? absl::UnavailableError(kBusy)
-                     : absl::Status(machine.status().code(), absl::StrCat("the destination waits for nobody any more: ",
-                                                                          machine.status().message())));
+    lobby.SetLetGo([&greeter] { return greeter.LetGo(); });
+    status = GreetUntilAccepted(greeter, lobby);
+    lobby.SetLetGo(nullptr);
+    greeter.SendAway(status.ok() ? absl::UnavailableError(kBusy)
+                                 : Annotate(status, "the destination waits for nobody any more"));
   }
-  FERRITE_RETURN_IF_ERROR(machine.status());
+  FERRITE_RETURN_IF_ERROR(status);
   // Nobody has news any more. What else was signalled is seen here, or its signal is still to come.
   cancel_.Drain();
   if (cancelled_) {
     return absl::CancelledError("cancelled");
   }
   const TimedMutexLock lock(&mutex_);
-  FERRITE_RETURN_IF_ERROR(broken_);
-  return machine;
+  return broken_;
 }
 
-absl::StatusOr<ControlMessage> Destination::GreetUntilMachine(Greeter& greeter, Lobby& lobby) {
+absl::Status Destination::GreetUntilAccepted(Greeter& greeter, Lobby& lobby) {
   while (true) {
     // A cancel says so before it signals, like all that there is to see: it is seen here, or its signal is still to
     // come.
@@ -127,12 +126,11 @@ absl::StatusOr<ControlMessage> Destination::GreetUntilMachine(Greeter& greeter, 
       return absl::CancelledError("cancelled");
     }
     if (std::optional<Greeter::Chosen> chosen = greeter.Look(); chosen.has_value()) {
-      id_ = chosen->terms.id;
-      features_ = chosen->terms.features;
-      page_channels_ = chosen->terms.page_channels;
-      urgent_channels_ = chosen->terms.urgent_channels;
-      AdoptPeer(std::move(chosen->peer));
-      return std::move(chosen->machine);
+      // Others are greeted meanwhile: it may be refused.
+      if (Accept(*std::move(chosen))) {
+        return absl::OkStatus();
+      }
+      continue;
     }
     absl::StatusOr<Lobby::Arrival> arrival = lobby.Next(cancel_, greeter.deadline());
     if (!arrival.ok()) {
@@ -147,8 +145,50 @@ absl::StatusOr<ControlMessage> Destination::GreetUntilMachine(Greeter& greeter, 
       continue;
     }
     arrival->stream->SetPatience(options_.silence);
-    greeter.Admit(std::move(arrival->stream), preamble->move_id);
+    std::string origin = OriginOf(arrival->stream->fd());
+    greeter.Admit(std::move(arrival->stream), std::move(origin), preamble->move_id);
   }
+}
+
+bool Destination::Accept(Greeter::Chosen chosen) {
+  id_ = chosen.terms.id;
+  features_ = chosen.terms.features;
+  page_channels_ = chosen.terms.page_channels;
+  urgent_channels_ = chosen.terms.urgent_channels;
+  AdoptPeer(std::move(chosen.peer));
+  const absl::Status built = Build(chosen.machine);
+  absl::Status answered = built.ok() ? SendAccept() : absl::OkStatus();
+  // That it can be written to does not mean that it is still there.
+  answered.Update(peer_->failure());
+  if (built.ok() && answered.ok()) {
+    peer_->SetPatience(options_.silence);
+    peer_->SetMostBytes(kMaxControlBytes);
+    landscape_ = std::make_unique<Landscape>(port_->memory());
+    {
+      const TimedMutexLock lock(&mutex_);
+      waits_ = std::make_unique<WaitAccounts>([this](pid_t thread) { return port_->VcpuOfThread(thread); });
+      gate_ = std::make_unique<RoundGate>(page_channels_);
+    }
+    factory_.Accepted();
+    return true;
+  }
+  if (cancelled_) {
+    // The source is still to hear that.
+    return false;
+  }
+  if (!built.ok()) {
+    drops_.LogRefusal(chosen.who, built.message());
+  } else {
+    drops_.Log(chosen.who, answered.message());
+  }
+  // Its thread is joined: from here on it breaks nothing any more.
+  SetPeer(nullptr);
+  port_.reset();
+  factory_.Dropped();
+  // A cancel meanwhile is seen next.
+  const TimedMutexLock lock(&mutex_);
+  broken_ = absl::OkStatus();
+  return false;
 }
 
 absl::Status Destination::Attended(Lobby& lobby, absl::FunctionRef<absl::Status()> phase) {
@@ -184,30 +224,29 @@ absl::Status Destination::Build(const ControlMessage& machine) {
     return CheckRegions(control.getMachine());
   });
   if (!built.ok()) {
-    SendRefuse(built);
-    return built;
+    (void)peer_->SendBriefly(
+        [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(built.message())); });
   }
-  landscape_ = std::make_unique<Landscape>(port_->memory());
-  {
-    const TimedMutexLock lock(&mutex_);
-    waits_ = std::make_unique<WaitAccounts>([this](pid_t thread) { return port_->VcpuOfThread(thread); });
-    gate_ = std::make_unique<RoundGate>(page_channels_);
-  }
+  return built;
+}
 
+absl::Status Destination::SendAccept() {
+  const auto regions = port_->memory().regions();
   const auto features = Userfault::Probe();
   absl::Status able = features.status();
-  for (size_t i = 0; able.ok() && i < landscape_->regions(); ++i) {
-    able = Placer::CanArm(landscape_->region(i).backing(), *features);
+  for (size_t i = 0; able.ok() && i < regions.size(); ++i) {
+    able = Placer::CanArm(regions[i]->backing(), *features);
   }
   if (able.ok() && (features_ & kFeaturePostcopy) == 0) {
     able = absl::FailedPreconditionError("the source knows no post-copy");
   }
   postcopy_possible_ = able.ok();
-  return peer_->Send([&](stream::Control::Builder control) {
+  // One that does not read keeps nobody else waiting.
+  return peer_->SendBriefly([&](stream::Control::Builder control) {
     auto accept = control.initAccept();
-    auto sizes = accept.initHostPageBytes(static_cast<uint32_t>(landscape_->regions()));
+    auto sizes = accept.initHostPageBytes(static_cast<uint32_t>(regions.size()));
     for (uint32_t i = 0; i < sizes.size(); ++i) {
-      sizes.set(i, landscape_->region(i).host_page_bytes());
+      sizes.set(i, regions[i]->host_page_bytes());
     }
     accept.setPostcopy(postcopy_possible_);
     accept.setPostcopyReason(std::string(able.message()));
@@ -371,6 +410,10 @@ absl::Status Destination::OnDiscard(const ControlMessage& message) {
   }
   return message.Read([&](stream::Control::Reader control) -> absl::Status {
     const auto discard = control.getDiscard();
+    if (discard.getRanges().size() > kMaxRanges) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("DISCARD: ", discard.getRanges().size(), " ranges, at most ", kMaxRanges, " are allowed"));
+    }
     for (const auto range : discard.getRanges()) {
       const PageRun run{.first = range.getFirst(), .count = range.getCount()};
       if (range.getRegion() >= landscape_->regions() || !landscape_->placer(range.getRegion()).IsWhole(run)) {
@@ -661,10 +704,12 @@ void Destination::StopFaults() {
 void Destination::SetPeer(std::unique_ptr<Stream> stream) {
   std::unique_ptr<ControlPeer> peer;
   if (stream != nullptr) {
-    peer = std::make_unique<ControlPeer>(
-        std::move(stream),
-        ControlPeer::Options{.thread_name = "mig-dst-ctl", .peer_name = "the source", .silence = options_.silence},
-        [this](const absl::Status& reason) { Break(reason); });
+    peer = std::make_unique<ControlPeer>(std::move(stream),
+                                         ControlPeer::Options{.thread_name = "mig-dst-ctl",
+                                                              .peer_name = "the source",
+                                                              .silence = options_.silence,
+                                                              .most_bytes = kMaxGreetingBytes},
+                                         [this](const absl::Status& reason) { Break(reason); });
   }
   AdoptPeer(std::move(peer));
 }

@@ -27,6 +27,7 @@
 #include "migration/session/page_receiver.h"
 #include "migration/session/round_gate.h"
 #include "migration/session/wait_accounts.h"
+#include "migration/transport/address_range.h"
 #include "migration/transport/lobby.h"
 #include "migration/transport/socket.h"
 #include "migration/wire/preamble.h"
@@ -36,7 +37,7 @@
 
 namespace ferrite::migration {
 
-// One incoming move, made once and run once.
+// One incoming move, made once and run once. Until a machine was accepted it waits, whoever came and left meanwhile.
 //
 // After Run() returned
 //   OK          the guest runs here, all of its memory is here, and the source was told so;
@@ -56,12 +57,15 @@ class Destination {
     // How long to wait for a source whose connection was lost when nothing was missing but its word: GRANT before the
     // guest runs here (it then never will), or that it heard that all is here (then that is so).
     absl::Duration hold_for = absl::Seconds(30);
+    // Whose connections are let in, as Lobby's; empty: everybody's.
+    std::vector<AddressRange> from;
   };
 
   static absl::StatusOr<std::unique_ptr<Destination>> Create(DestinationFactory& factory, Options options);
   ~Destination();
 
-  // Waits on `listener` for a source, and receives. Connections that are no move's are dropped and logged.
+  // Waits on `listener` for a source, and receives. Connections that are no move's are dropped and logged, and so are
+  // sources that leave before their machine was accepted, or whose machine is refused: they hear why.
   absl::Status Run(Listener& listener);
 
   // Ends a move that was not granted; FAILED_PRECONDITION later.
@@ -77,10 +81,14 @@ class Destination {
   Destination(DestinationFactory& factory, Options options, EventFd cancel);
 
   absl::Status RunPhases(Lobby& lobby);
-  // Greets whoever comes until one has said what machine it brings: the source of this move.
-  absl::StatusOr<ControlMessage> AwaitMachine(Lobby& lobby);
-  absl::StatusOr<ControlMessage> GreetUntilMachine(Greeter& greeter, Lobby& lobby);
+  // Greets whoever comes until one brings a machine that is accepted: the source of this move.
+  absl::Status AwaitMachine(Lobby& lobby);
+  absl::Status GreetUntilAccepted(Greeter& greeter, Lobby& lobby);
+  // Whether its machine is the one that comes. If not, nothing is left of it and of the connection.
+  bool Accept(Greeter::Chosen chosen);
+  // An error was told to the source.
   absl::Status Build(const ControlMessage& machine);
+  absl::Status SendAccept();
   absl::Status CheckRegions(state::MachineDescription::Reader machine);
   absl::Status AcceptChannels(Lobby& lobby);
   void StartReceivers(bool live);

@@ -4,14 +4,21 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "vmm/base/clean_text.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 
-void DropLog::Log(const std::string& who, absl::string_view why) {
+void DropLog::Log(const std::string& who, absl::string_view why) { Write("dropped a connection from", who, why); }
+
+void DropLog::LogRefusal(const std::string& who, absl::string_view why) {
+  Write("waits on, having refused the machine from", who, why);
+}
+
+void DropLog::Write(absl::string_view what, const std::string& who, absl::string_view why) {
   if (const std::optional<uint64_t> hidden = Take(MonotonicTime::Now()); hidden.has_value()) {
-    ferrite::Log().warn("receive: dropped a connection from {}: {}{}", who, std::string(why),
+    ferrite::Log().warn("receive: {} {}: {}{}", what, who, CleanText(why),
                         *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string());
   }
 }

@@ -1,4 +1,5 @@
-// A line of log for each connection that is dropped, unless there are too many: strangers cannot fill the log (R11).
+// A line of log for each connection that is dropped and each machine that is refused, unless there are too many:
+// strangers cannot fill the log (R11).
 #ifndef FERRITE_MIGRATION_SESSION_DROP_LOG_H_
 #define FERRITE_MIGRATION_SESSION_DROP_LOG_H_
 
@@ -22,10 +23,14 @@ class DropLog {
   static constexpr absl::Duration kPause = absl::Seconds(10);
 
   void Log(const std::string& who, absl::string_view why);
+  // Of one that said what machine it brings.
+  void LogRefusal(const std::string& who, absl::string_view why);
   // How many were hidden since the last line, when a line may be written at `now`.
   std::optional<uint64_t> Take(MonotonicTime now);
 
  private:
+  void Write(absl::string_view what, const std::string& who, absl::string_view why);
+
   absl::Mutex mutex_;
   int credit_ ABSL_GUARDED_BY(mutex_) = kMost;
   uint64_t hidden_ ABSL_GUARDED_BY(mutex_) = 0;

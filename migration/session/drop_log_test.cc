@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/fakes/captured_log.h"
 #include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
@@ -20,6 +21,16 @@ TEST(DropLogTest, ManyAreCountedInFewLines) {
   EXPECT_FALSE(log.Take(now).has_value());
   now += DropLog::kPause;
   EXPECT_EQ(log.Take(now), 1u);
+}
+
+TEST(DropLogTest, WordsAreCleanAndOneLine) {
+  const CapturedLog captured;
+  DropLog log;
+  log.Log("tcp:192.0.2.7:1", "\x1b[2J\nferrite: all is well");
+  log.LogRefusal("tcp:192.0.2.7:2", "disk \x1b[2J");
+  EXPECT_EQ(captured.text(),
+            "receive: dropped a connection from tcp:192.0.2.7:1: ?[2J?ferrite: all is well\n"
+            "receive: waits on, having refused the machine from tcp:192.0.2.7:2: disk ?[2J\n");
 }
 
 }  // namespace

@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <string>
+#include <cstddef>
+#include <iterator>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "migration/fault/userfault.h"
-#include "migration/session/door.h"
+#include "migration/transport/crowd.h"
 #include "migration/wire/version.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
@@ -20,9 +22,13 @@ namespace ferrite::migration {
 // OnFailure() on that of the connection. The greeter's waits for no answer that is being sent.
 class Greeter::Caller : public std::enable_shared_from_this<Caller> {
  public:
-  Caller(std::string who, const MoveId& id, MonotonicTime deadline, std::function<void()> on_news,
+  Caller(std::string who, std::string origin, const MoveId& id, MonotonicTime deadline, std::function<void()> on_news,
          std::function<void(const absl::Status&)> on_lost)
-      : who_(std::move(who)), deadline_(deadline), on_news_(std::move(on_news)), on_lost_(std::move(on_lost)) {
+      : who_(std::move(who)),
+        origin_(std::move(origin)),
+        deadline_(deadline),
+        on_news_(std::move(on_news)),
+        on_lost_(std::move(on_lost)) {
     terms_.id = id;
   }
 
@@ -33,6 +39,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
         ControlPeer::Options{.thread_name = "mig-dst-ctl",
                              .peer_name = "the source",
                              .silence = patience,
+                             .most_bytes = kMaxGreetingBytes,
                              .on_message = [self = shared_from_this()] { return self->OnMessage(); }},
         [self = shared_from_this()](const absl::Status& why) { self->OnFailure(why); });
   }
@@ -45,6 +52,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   }
 
   const std::string& who() const { return who_; }
+  const std::string& origin() const { return origin_; }
   MonotonicTime deadline() const { return deadline_; }
   bool said_hello() const { return said_hello_; }
   absl::Status failure() {
@@ -59,7 +67,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
       return std::nullopt;
     }
     chosen_ = true;
-    return Chosen{.peer = std::move(peer_), .machine = std::move(offer_->machine), .terms = offer_->terms};
+    return Chosen{.who = who_, .peer = std::move(peer_), .machine = std::move(offer_->machine), .terms = offer_->terms};
   }
 
  private:
@@ -79,13 +87,13 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
       // It goes, or what follows MACHINE is for whoever takes it.
       return absl::OkStatus();
     }
-    const absl::Status status = Answer(*peer);
-    if (!status.ok()) {
-      peer->SendLastWords(status);
-    }
-    return status;
+    return Answer(*peer);
   }
   void OnFailure(const absl::Status& why) {
+    // Its connection is about to be closed.
+    if (ControlPeer* const peer = this->peer(); peer != nullptr && !peer->said_why()) {
+      peer->SendLastWords(why);
+    }
     bool chosen = false;
     {
       const absl::MutexLock lock(&mutex_);
@@ -142,6 +150,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   }
 
   const std::string who_;
+  const std::string origin_;
   const MonotonicTime deadline_;
   const std::function<void()> on_news_;
   const std::function<void(const absl::Status&)> on_lost_;
@@ -168,22 +177,31 @@ void Greeter::SendAway(const absl::Status& why) {
   }
 }
 
-void Greeter::Admit(std::unique_ptr<Stream> stream, const MoveId& id) {
+void Greeter::Admit(std::unique_ptr<Stream> stream, std::string origin, const MoveId& id) {
   if (callers_.size() >= options_.most) {
-    const Place silent =
-        std::find_if(callers_.begin(), callers_.end(), [](const auto& caller) { return !caller->said_hello(); });
-    if (silent == callers_.end()) {
-      constexpr absl::string_view kFull = "too many others are about to say what they bring";
-      TurnAway(*stream, kFull);
-      drops_.Log(stream->peer(), kFull);
-      return;
-    }
-    Drop(silent, absl::ResourceExhaustedError("too many others came before you said HELLO"));
+    MakeRoom(origin, "too many others came before you said what machine you bring");
   }
-  const auto caller =
-      std::make_shared<Caller>(stream->peer(), id, MonotonicTime::Now() + options_.patience, on_news_, on_lost_);
+  const auto caller = std::make_shared<Caller>(stream->peer(), std::move(origin), id,
+                                               MonotonicTime::Now() + options_.patience, on_news_, on_lost_);
   callers_.push_back(caller);
   caller->Open(std::move(stream), options_.patience);
+}
+
+bool Greeter::LetGo() {
+  if (callers_.empty()) {
+    return false;
+  }
+  MakeRoom("", "no more files can be open at the destination, and others came");
+  return true;
+}
+
+void Greeter::MakeRoom(absl::string_view origin, absl::string_view why) {
+  std::vector<Present> here;
+  for (const auto& caller : callers_) {
+    here.push_back({.origin = caller->origin(), .silent = !caller->said_hello()});
+  }
+  Drop(std::next(callers_.begin(), static_cast<ptrdiff_t>(WhoMakesRoom(here, origin))),
+       absl::ResourceExhaustedError(why));
 }
 
 std::optional<Greeter::Chosen> Greeter::Look() {

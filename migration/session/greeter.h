@@ -7,8 +7,10 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "migration/session/control_peer.h"
 #include "migration/session/drop_log.h"
@@ -22,9 +24,10 @@ namespace ferrite::migration {
 // Of each kind, that a source may open.
 constexpr uint16_t kMaxChannels = 16;
 
-// Greets whoever connects as a source, several at once, until one has said what machine it brings: one that is slow
-// keeps no other waiting. Each has a time in which to say all of it. When too many came the first that has not said
-// HELLO goes, and if all have, the one that comes. Each is served by the thread of its own connection.
+// Greets whoever connects as a source, several at once, until they have said what machine they bring: one that is slow
+// keeps no other waiting. Each has a time in which to say all of it, in messages of kMaxGreetingBytes at most. When too
+// many came one makes room for each that comes (migration/transport/crowd.h; silent is who has not said HELLO). Each is
+// served by the thread of its own connection.
 //
 // Threads: one.
 class Greeter {
@@ -41,6 +44,7 @@ class Greeter {
     uint16_t urgent_channels = 0;
   };
   struct Chosen {
+    std::string who;  // for messages
     std::unique_ptr<ControlPeer> peer;
     ControlMessage machine;
     Terms terms;
@@ -53,10 +57,13 @@ class Greeter {
           std::function<void(const absl::Status&)> on_lost);
   ~Greeter();
 
-  void Admit(std::unique_ptr<Stream> stream, const MoveId& id);
-  // Drops who left, said that its move is over, or had time enough. Returns the one that has said what machine it
-  // brings, if there is one.
+  // `origin` is OriginOf() the stream.
+  void Admit(std::unique_ptr<Stream> stream, std::string origin, const MoveId& id);
+  // Drops who left, said that its move is over, or had time enough. Returns the first of those that have said what
+  // machine they bring, if there is one; it is none of the others any more.
   std::optional<Chosen> Look();
+  // Drops one, for want of descriptors. False when there is none.
+  bool LetGo();
   // Tells all that are left why none of them was chosen, and drops them.
   void SendAway(const absl::Status& why);
   // When the next one has had time enough.
@@ -66,6 +73,8 @@ class Greeter {
   class Caller;
   using Place = std::list<std::shared_ptr<Caller>>::iterator;
 
+  // For one that comes from `origin`.
+  void MakeRoom(absl::string_view origin, absl::string_view why);
   void Drop(Place place, const absl::Status& why);
 
   const Options options_;

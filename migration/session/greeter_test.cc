@@ -110,14 +110,14 @@ class StuckStream : public Stream {
 
 class GreeterTest : public testing::Test {
  protected:
-  std::unique_ptr<Stream> Come() {
+  std::unique_ptr<Stream> Come(const std::string& origin = "here") {
     auto ends = MakeStreamPair();
     EXPECT_TRUE(ends.ok());
-    greeter_.Admit(std::move(ends->first), kId);
+    greeter_.Admit(std::move(ends->first), origin, kId);
     return std::move(ends->second);
   }
-  std::unique_ptr<Stream> ComeAndSayHello() {
-    std::unique_ptr<Stream> stream = Come();
+  std::unique_ptr<Stream> ComeAndSayHello(const std::string& origin = "here") {
+    std::unique_ptr<Stream> stream = Come(origin);
     SayHello(*stream);
     EXPECT_EQ(Hear(*stream), "WELCOME");
     return stream;
@@ -196,7 +196,7 @@ TEST_F(GreeterTest, OneThatDoesNotReadKeepsNobodyWaiting) {
   ASSERT_TRUE(ends.ok());
   auto stuck = std::make_unique<StuckStream>(std::move(ends->first));
   TimedNotification& writes = stuck->writes();
-  greeter_.Admit(std::move(stuck), kId);
+  greeter_.Admit(std::move(stuck), "here", kId);
   SayHello(*ends->second);
   ASSERT_TRUE(writes.WaitFor(kSoon));
   EXPECT_FALSE(greeter_.Look().has_value());
@@ -206,15 +206,18 @@ TEST_F(GreeterTest, OneThatDoesNotReadKeepsNobodyWaiting) {
   EXPECT_TRUE(greeter_.Look().has_value());
 }
 
-TEST_F(GreeterTest, TheFirstThatSaidNothingMakesRoom) {
-  const auto source = ComeAndSayHello();
+constexpr char kTooMany[] = "too many others came before you said what machine you bring";
+
+// R11: who said HELLO and nothing else keeps nobody out.
+TEST_F(GreeterTest, TheFirstThatSaidNothingMakesRoomThenTheFirst) {
+  const auto first = ComeAndSayHello();
   const auto silent = Come();
   const auto other = ComeAndSayHello();
   const auto next = ComeAndSayHello();
-  EXPECT_EQ(Hear(*silent), "too many others came before you said HELLO");
+  EXPECT_EQ(Hear(*silent), kTooMany);
   // All have said HELLO.
-  const auto last = Come();
-  EXPECT_EQ(Hear(*last), "too many others are about to say what they bring");
+  const auto source = ComeAndSayHello();
+  EXPECT_EQ(Hear(*first), kTooMany);
   SayMachine(*source);
   // Of who was dropped there may be news, too.
   std::optional<Greeter::Chosen> chosen;
@@ -222,6 +225,87 @@ TEST_F(GreeterTest, TheFirstThatSaidNothingMakesRoom) {
     AwaitNews(news);
     chosen = greeter_.Look();
   }
+}
+
+// R11: many from one place push out each other, and nobody from elsewhere.
+TEST_F(GreeterTest, CrowdFromOneOriginPushesOutItsOwn) {
+  const auto source = ComeAndSayHello("there");
+  std::vector<std::unique_ptr<Stream>> crowd;
+  for (int i = 0; i < 30; ++i) {
+    crowd.push_back(ComeAndSayHello("elsewhere"));
+  }
+  for (size_t i = 0; i < crowd.size() - 2; ++i) {
+    EXPECT_EQ(Hear(*crowd[i]), kTooMany) << i;
+  }
+  SayMachine(*source);
+  std::optional<Greeter::Chosen> chosen;
+  for (int news = 1; !chosen.has_value() && !HasFailure(); ++news) {
+    AwaitNews(news);
+    chosen = greeter_.Look();
+  }
+}
+
+TEST_F(GreeterTest, OneGoesForWantOfDescriptorsAsLongAsThereIsOne) {
+  const auto first = ComeAndSayHello();
+  const auto silent = Come();
+  EXPECT_TRUE(greeter_.LetGo());
+  EXPECT_EQ(Hear(*silent), "no more files can be open at the destination, and others came");
+  EXPECT_TRUE(greeter_.LetGo());
+  EXPECT_EQ(Hear(*first), "no more files can be open at the destination, and others came");
+  EXPECT_FALSE(greeter_.LetGo());
+}
+
+// Each of those that have said what machine they bring, one after the other: one may be refused.
+TEST_F(GreeterTest, TheNextIsThereWhenOneWasTaken) {
+  const auto first = ComeAndSayHello();
+  const auto second = ComeAndSayHello();
+  SayMachine(*first);
+  SayMachine(*second);
+  AwaitNews(2);
+  const auto chosen = greeter_.Look();
+  ASSERT_TRUE(chosen.has_value());
+  EXPECT_EQ(chosen->who, "pair:b");
+  EXPECT_TRUE(greeter_.Look().has_value());
+  EXPECT_FALSE(greeter_.Look().has_value());
+}
+
+// R11: and an honest source needs no more. All that one may have is in it, with the longest paths that there are.
+TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
+  const auto source = ComeAndSayHello();
+  capnp::MallocMessageBuilder message;
+  auto machine = message.initRoot<stream::Control>().initMachine();
+  const std::string path(4096, 'p');
+  auto devices = machine.initDevices(20);
+  for (auto device : devices) {
+    device.setName("virtio-blk:a-name-of-20-letters");
+    device.setKind("virtio-blk");
+  }
+  auto disks = machine.initDisks(16);
+  for (auto disk : disks) {
+    disk.setId("a-name-of-20-letters");
+    disk.setPath(path);
+  }
+  machine.initCpuid(256);
+  auto boot = machine.initBoot();
+  boot.setKernelPath(path);
+  boot.setInitrdPath(path);
+  boot.setCommandLine(std::string(2047, 'c'));
+  boot.initKernel().setProblem(path + path);
+  boot.initInitrd().setProblem(path + path);
+  EXPECT_TRUE(source->WriteAll(EncodeControl(message)).ok());
+  AwaitNews(1);
+  EXPECT_TRUE(greeter_.Look().has_value());
+
+  const auto stranger = ComeAndSayHello();
+  capnp::MallocMessageBuilder longer;
+  longer.initRoot<stream::Control>().initMachine().setName(std::string(kMaxGreetingBytes, 'x'));
+  std::vector<uint8_t> frame = EncodeControl(longer);
+  frame.resize(kControlHeaderBytes);
+  EXPECT_TRUE(stranger->WriteAll(frame).ok());
+  const std::string words = Hear(*stranger);
+  EXPECT_NE(words.find("at most 262144 are allowed"), std::string::npos) << words;
+  AwaitNews(2);
+  EXPECT_FALSE(greeter_.Look().has_value());
 }
 
 TEST_F(GreeterTest, WhoIsSentAwayHearsWhy) {

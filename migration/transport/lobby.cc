@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
+#include <iterator>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "migration/transport/crowd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
@@ -23,7 +26,7 @@ constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
 }  // namespace
 
 Lobby::Lobby(Listener& listener, Options options, std::function<void(const std::string&, absl::string_view)> on_dropped)
-    : listener_(listener), options_(options), on_dropped_(std::move(on_dropped)) {}
+    : listener_(listener), options_(std::move(options)), on_dropped_(std::move(on_dropped)) {}
 
 absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime deadline) {
   const std::string what = absl::StrCat("accept on ", listener_.address().ToString());
@@ -65,14 +68,7 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
       }
     }
     if (polled[1].revents != 0) {
-      absl::StatusOr<std::unique_ptr<Stream>> stream = listener_.AcceptNow();
-      if (absl::IsUnavailable(stream.status())) {
-        OnNotAccepted(stream.status());
-      } else if (!stream.ok()) {
-        return stream.status();
-      } else if (*stream != nullptr) {
-        Admit(*std::move(stream));
-      }
+      FERRITE_RETURN_IF_ERROR(AcceptOne());
     }
     if (MonotonicTime::Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(what, ": nobody came in time"));
@@ -80,14 +76,50 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
   }
 }
 
+absl::Status Lobby::AcceptOne() {
+  absl::StatusOr<std::unique_ptr<Stream>> stream = listener_.AcceptNow();
+  if (absl::IsResourceExhausted(stream.status())) {
+    // Whether that was enough shows at the next look.
+    if (!MakeRoom("", "no more files can be open here, and another one came") && (!let_go_ || !let_go_())) {
+      OnNotAccepted(stream.status());
+    }
+    return absl::OkStatus();
+  }
+  if (absl::IsUnavailable(stream.status())) {
+    OnNotAccepted(stream.status());
+    return absl::OkStatus();
+  }
+  FERRITE_RETURN_IF_ERROR(stream.status());
+  if (*stream != nullptr && !options_.from.empty() && !IsFrom((*stream)->fd(), options_.from)) {
+    on_dropped_((*stream)->peer(), "its address is in no range of --from");
+  } else if (*stream != nullptr) {
+    Admit(*std::move(stream));
+  }
+  return absl::OkStatus();
+}
+
 void Lobby::Admit(std::unique_ptr<Stream> stream) {
+  std::string origin = OriginOf(stream->fd());
   if (waiting_.size() == options_.most) {
-    Drop(waiting_.begin(), "too many others wait");
+    (void)MakeRoom(origin, "too many others wait");
   }
   waiting_.push_back(
       {.arrival = {.stream = std::move(stream), .first_bytes = std::vector<uint8_t>(options_.first_bytes)},
+       .origin = std::move(origin),
        .have = 0,
        .deadline = MonotonicTime::Now() + options_.patience});
+}
+
+bool Lobby::MakeRoom(absl::string_view origin, absl::string_view why) {
+  if (waiting_.empty()) {
+    return false;
+  }
+  std::vector<Present> here;
+  for (const Waiting& one : waiting_) {
+    here.push_back({.origin = one.origin, .silent = one.have == 0});
+  }
+  Drop(std::next(waiting_.begin(), static_cast<ptrdiff_t>(WhoMakesRoom(here, origin))), why);
+  return true;
 }
 
 void Lobby::OnNotAccepted(const absl::Status& why) {

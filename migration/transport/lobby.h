@@ -11,9 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "migration/transport/address_range.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "vmm/base/fd.h"
@@ -23,14 +25,17 @@
 namespace ferrite::migration {
 
 // Accepts connections and waits for the first bytes of all of them at once: one that is silent, or slow, keeps no other
-// waiting. It is dropped when its time is up, or when too many others came after it. What cannot be accepted for want
-// of descriptors or memory is tried again until it can, with a line in the log now and then. Threads: one.
+// waiting. It is dropped when its time is up, or when too many are here and it makes room (crowd.h). For want of
+// descriptors one makes room, too, as long as there are any; then, and for want of memory, what cannot be accepted is
+// tried again until it can, with a line in the log now and then. Threads: one.
 class Lobby {
  public:
   struct Options {
     size_t first_bytes = 0;   // that each connection begins with
     absl::Duration patience;  // how long it has for them
     size_t most = 64;         // connections that wait at a time
+    // Whose connections are let in; empty: everybody's. Others are closed without a word.
+    std::vector<AddressRange> from;
   };
   struct Arrival {
     std::unique_ptr<Stream> stream;
@@ -44,18 +49,26 @@ class Lobby {
   // The next connection whose first bytes are here. CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at
   // the deadline.
   absl::StatusOr<Arrival> Next(const EventFd& cancel, MonotonicTime deadline = MonotonicTime::InfiniteFuture());
+  // `let_go` closes a connection that came through here and is waited for elsewhere; false when there is none. It is
+  // asked, on the thread of Next(), when there is no descriptor for another one and none waits in here. May be empty.
+  void SetLetGo(std::function<bool()> let_go) { let_go_ = std::move(let_go); }
   // An arrival that was for somebody else to take: the first that Next() returns.
   void PutBack(Arrival arrival) { put_back_.push_back(std::move(arrival)); }
 
  private:
   struct Waiting {
     Arrival arrival;
+    std::string origin;
     size_t have = 0;
     MonotonicTime deadline;
   };
   using Place = std::list<Waiting>::iterator;
 
+  // Accepts one that waits at the listener. An error when no other ever can be.
+  absl::Status AcceptOne();
   void Admit(std::unique_ptr<Stream> stream);
+  // Closes one for another, which comes from `origin`. Whether there was any.
+  bool MakeRoom(absl::string_view origin, absl::string_view why);
   // Leaves the listener alone for a while.
   void OnNotAccepted(const absl::Status& why);
   void Drop(Place place, absl::string_view why);
@@ -65,6 +78,7 @@ class Lobby {
   Listener& listener_;
   const Options options_;
   const std::function<void(const std::string&, absl::string_view)> on_dropped_;
+  std::function<bool()> let_go_;
   std::list<Arrival> put_back_;
   std::list<Waiting> waiting_;  // the one that came first is first
   MonotonicTime accept_again_ = MonotonicTime::InfinitePast();

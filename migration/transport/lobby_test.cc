@@ -1,6 +1,9 @@
 #include "migration/transport/lobby.h"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include <memory>
@@ -10,6 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "migration/transport/address.h"
+#include "migration/transport/address_range.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "tests/fakes/captured_log.h"
@@ -31,9 +35,10 @@ class LobbyTest : public testing::Test {
     listener_ = *std::move(listener);
   }
 
-  std::unique_ptr<Lobby> Make(absl::Duration patience, size_t most) {
-    return std::make_unique<Lobby>(*listener_, Lobby::Options{.first_bytes = 4, .patience = patience, .most = most},
-                                   [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
+  std::unique_ptr<Lobby> Make(absl::Duration patience, size_t most, std::vector<AddressRange> from = {}) {
+    return std::make_unique<Lobby>(
+        *listener_, Lobby::Options{.first_bytes = 4, .patience = patience, .most = most, .from = std::move(from)},
+        [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
   }
   std::unique_ptr<Stream> Come() {
     auto stream = Connect(listener_->address(), absl::Seconds(10), *cancel_);
@@ -117,7 +122,7 @@ TEST_F(LobbyTest, WhoCannotBeAcceptedForWantOfDescriptorsIsAcceptedLater) {
   Say(*peer, "1234");
   {
     const NoDescriptors none;
-    EXPECT_TRUE(absl::IsUnavailable(listener_->AcceptNow().status()));
+    EXPECT_TRUE(absl::IsResourceExhausted(listener_->AcceptNow().status()));
     const absl::Duration before = CpuTime();
     EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Seconds(1)).status().code(),
               absl::StatusCode::kDeadlineExceeded)
@@ -131,17 +136,63 @@ TEST_F(LobbyTest, WhoCannotBeAcceptedForWantOfDescriptorsIsAcceptedLater) {
   EXPECT_EQ(Next(*lobby), "1234");
 }
 
-TEST_F(LobbyTest, WhoIsInAlreadyIsHeardWhileNobodyCanBeAccepted) {
+// Strangers that take all descriptors keep nobody out: who waits here makes room, then who waits elsewhere.
+TEST_F(LobbyTest, WhoWaitsMakesRoomForWantOfDescriptors) {
   const auto lobby = Make(absl::Hours(1), 64);
-  const auto inside = Come();
+  const auto silent = Come();
   EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Milliseconds(200)).status().code(),
             absl::StatusCode::kDeadlineExceeded);
-  const auto outside = Come();
+  auto elsewhere = EventFd::Create();
+  ASSERT_TRUE(elsewhere.ok());
+  auto kept = std::make_unique<EventFd>(*std::move(elsewhere));
+  lobby->SetLetGo([&] {
+    const bool any = kept != nullptr;
+    kept.reset();
+    return any;
+  });
+  const auto first = Come();
+  const auto second = Come();
+  const auto third = Come();
+  Say(*first, "1111");
+  Say(*second, "2222");
   const NoDescriptors none;
-  EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Milliseconds(200)).status().code(),
+  auto one = lobby->Next(*cancel_, MonotonicTime::Now() + absl::Seconds(30));
+  ASSERT_TRUE(one.ok()) << one.status();
+  EXPECT_EQ(one->first_bytes[0], '1');
+  EXPECT_EQ(dropped_, std::vector<std::string>{"no more files can be open here, and another one came"});
+  EXPECT_NE(kept, nullptr);
+  auto two = lobby->Next(*cancel_, MonotonicTime::Now() + absl::Seconds(30));
+  ASSERT_TRUE(two.ok()) << two.status();
+  EXPECT_EQ(two->first_bytes[0], '2');
+  EXPECT_EQ(kept, nullptr);
+  // Now nobody is left to go.
+  EXPECT_EQ(lobby->Next(*cancel_, MonotonicTime::Now() + absl::Milliseconds(300)).status().code(),
             absl::StatusCode::kDeadlineExceeded);
-  Say(*inside, "1234");
-  EXPECT_EQ(Next(*lobby), "1234");
+  EXPECT_EQ(dropped_.size(), 1u);
+}
+
+// A connection of 127.0.0.2, which is one of this host as well.
+Fd ComeFromTwo(const Address& address) {
+  Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in here{.sin_family = AF_INET};
+  EXPECT_EQ(inet_pton(AF_INET, "127.0.0.2", &here.sin_addr), 1);
+  EXPECT_EQ(bind(fd.get(), reinterpret_cast<const sockaddr*>(&here), sizeof(here)), 0);
+  const auto there = Resolve(address);
+  EXPECT_TRUE(there.ok() && connect(fd.get(), there->front().get(), there->front().length) == 0);
+  return fd;
+}
+
+TEST_F(LobbyTest, OthersThanThoseWhoMayComeAreClosedWithoutAWord) {
+  const auto lobby =
+      Make(absl::Hours(1), 64, {*AddressRange::Parse("192.0.2.0/24"), *AddressRange::Parse("127.0.0.2")});
+  const auto stranger = Come();
+  Say(*stranger, "1234");
+  const Fd friendly = ComeFromTwo(listener_->address());
+  ASSERT_EQ(send(friendly.get(), "5678", 4, 0), 4);
+  EXPECT_EQ(Next(*lobby), "5678");
+  EXPECT_EQ(dropped_, std::vector<std::string>{"its address is in no range of --from"});
+  std::vector<uint8_t> byte(1);
+  EXPECT_FALSE(stranger->ReadAll(byte).ok());
 }
 
 TEST_F(LobbyTest, ACancelEndsTheWait) {

@@ -283,7 +283,11 @@ absl::StatusOr<std::unique_ptr<Stream>> Listener::AcceptNow() {
     // Nor are errors of the network, which accept(2) passes on, nor that there is no room: only those of our own
     // making.
     const bool ours = errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EFAULT;
+    const bool descriptors = errno == EMFILE || errno == ENFILE;
     const absl::Status error = ErrnoStatus(absl::StrCat("accept on ", address_.ToString()));
+    if (descriptors) {
+      return absl::ResourceExhaustedError(error.message());
+    }
     return ours ? error : absl::UnavailableError(error.message());
   }
   FERRITE_RETURN_IF_ERROR(Prepare(fd));

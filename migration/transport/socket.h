@@ -52,8 +52,9 @@ class Listener {
   const Address& address() const { return address_; }
   // Readable when a connection waits.
   int fd() const { return fd_.get(); }
-  // A connection that waits; null when there is none (any more). UNAVAILABLE when it cannot be had just now (no
-  // descriptors, no memory, an error of the network): it may be later, and fd() does not tell when.
+  // A connection that waits; null when there is none (any more). RESOURCE_EXHAUSTED when there is no descriptor for it:
+  // it can be had when another one is closed. UNAVAILABLE when it cannot be had just now for another reason (no memory,
+  // an error of the network): it may be later. fd() tells in neither case when.
   absl::StatusOr<std::unique_ptr<Stream>> AcceptNow();
   // Waits for one; otherwise as AcceptNow(). CANCELLED as soon as `cancel` is signalled.
   absl::StatusOr<std::unique_ptr<Stream>> Accept(const EventFd& cancel);

@@ -41,7 +41,7 @@ absl::Status Guard(absl::FunctionRef<absl::Status()> body) {
 
 }  // namespace
 
-absl::StatusOr<ControlHeader> DecodeControlHeader(std::span<const uint8_t, kControlHeaderBytes> bytes) {
+absl::StatusOr<ControlHeader> DecodeControlHeader(std::span<const uint8_t, kControlHeaderBytes> bytes, uint32_t most) {
   if (GetLittle<uint32_t>(&bytes[kMarkAt]) != kMark) {
     return absl::DataLossError(
         "control frame: what is at the other end does not speak ferrite's move protocol (wrong mark)");
@@ -52,9 +52,9 @@ absl::StatusOr<ControlHeader> DecodeControlHeader(std::span<const uint8_t, kCont
   ControlHeader header;
   header.length = GetLittle<uint32_t>(&bytes[kLengthAt]);
   header.payload_crc = GetLittle<uint32_t>(&bytes[kPayloadCrcAt]);
-  if (header.length > kMaxControlBytes) {
+  if (header.length > most) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("control frame: ", header.length, " bytes, at most ", kMaxControlBytes, " are allowed"));
+        absl::StrCat("control frame: ", header.length, " bytes, at most ", most, " are allowed"));
   }
   if (header.length == 0 || header.length % sizeof(uint64_t) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("control frame: a length of ", header.length, " bytes"));

@@ -21,16 +21,20 @@ namespace ferrite::migration {
 inline constexpr size_t kControlHeaderBytes = 16;
 // The largest control message: a device package of 32 vCPUs takes some hundred KiB.
 inline constexpr uint32_t kMaxControlBytes = 64 << 20;
+// The largest one of a source whose machine was not accepted: a MACHINE with all that a machine can have takes some
+// hundred KiB, most of which are paths.
+inline constexpr uint32_t kMaxGreetingBytes = 256 << 10;
 // Ranges in one DISCARD or MISSING, as proto/stream.capnp says.
 inline constexpr size_t kMaxRanges = 4096;
 
 // The payload's length in an encoded header. DATA_LOSS for a wrong mark or checksum, RESOURCE_EXHAUSTED for a length
-// above the limit: checked before anything is allocated.
+// above `most`: checked before anything is allocated.
 struct ControlHeader {
   uint32_t length = 0;
   uint32_t payload_crc = 0;
 };
-absl::StatusOr<ControlHeader> DecodeControlHeader(std::span<const uint8_t, kControlHeaderBytes> bytes);
+absl::StatusOr<ControlHeader> DecodeControlHeader(std::span<const uint8_t, kControlHeaderBytes> bytes,
+                                                  uint32_t most = kMaxControlBytes);
 
 // One control message, owned with the bytes that it was read from.
 class ControlMessage {

@@ -298,6 +298,9 @@ absl::StatusOr<std::unique_ptr<migration::DestinationPort>> FakeDestination::Bui
   if (failure == FakeFailure::kBuild) {
     return absl::FailedPreconditionError("the CPU here lacks avx512_fake");
   }
+  if (on_build) {
+    FERRITE_RETURN_IF_ERROR(on_build());
+  }
   guest_.reset();
   FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(description.getMemory().getBytes(), backing_));
   guest_ = std::make_unique<FakeGuest>(*memory_, FakeGuestWork{});

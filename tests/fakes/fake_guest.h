@@ -147,6 +147,12 @@ class FakeDestination final : public migration::DestinationFactory {
 
   absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
       state::MachineDescription::Reader description) override;
+  void Accepted() override { ++accepted; }
+  void Dropped() override {
+    ++dropped;
+    guest_.reset();
+    memory_.reset();
+  }
 
   GuestMemory* memory() { return memory_.get(); }
   // Null before the state was loaded.
@@ -157,6 +163,10 @@ class FakeDestination final : public migration::DestinationFactory {
   std::function<void()> on_load;
   std::function<void()> on_run;
   std::function<void()> on_arrived;
+  // Called in Build(), after which the machine is refused if it returns an error.
+  std::function<absl::Status()> on_build;
+  std::atomic<int> accepted{0};
+  std::atomic<int> dropped{0};
   int inhibited = 0;
   bool locked = true;
   bool thp_allowed = false;

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -20,6 +21,8 @@
 #include "tests/integration/payload_machine.h"
 #include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/pinned_file.h"
+#include "vmm/move/boot_files.h"
 #include "vmm/move/machine_arrival.h"
 #include "vmm/move/machine_source.h"
 
@@ -52,6 +55,9 @@ class HostileDescriptionTest : public testing::Test {
     auto there = PayloadMachine::Await();
     ASSERT_TRUE(there.ok()) << there.status();
     there_ = *std::move(there);
+    // The test's own may be a link.
+    kernel_ = directory_ + "/kernel";
+    std::filesystem::copy_file(PayloadPath("dirty"), kernel_);
   }
   void TearDown() override {
     source_.reset();
@@ -64,16 +70,23 @@ class HostileDescriptionTest : public testing::Test {
     const auto described = message.initRoot<state::MachineDescription>();
     MachineSource source(source_->machine(), directory_);
     EXPECT_TRUE(source.Describe(described).ok());
+    described.getBoot().setKernelPath(kernel_);
+    auto kernel = PinnedFile::Find(kernel_, PinnedFile::Links::kAll);
+    EXPECT_TRUE(kernel.ok()) << kernel.status();
+    DescribeBootFile({.file = *std::move(kernel), .content = std::nullopt}, described.getBoot().initKernel());
     spoil(described);
-    MachineArrival arrival({.kvm = there_->host().kvm, .loop = there_->host().loop},
-                           {.name = "guest", .limits = limits});
-    const auto port = arrival.Build(described.asReader());
+    const auto arrival = MachineArrival::Create(
+        {.kvm = there_->host().kvm, .loop = there_->host().loop},
+        {.name = "guest", .disk_from = {directory_}, .boot_from = {directory_}, .limits = limits});
+    EXPECT_TRUE(arrival.ok()) << arrival.status();
+    const auto port = (*arrival)->Build(described.asReader());
     EXPECT_FALSE(port.ok());
-    EXPECT_EQ(arrival.machine(), nullptr);
+    EXPECT_EQ((*arrival)->machine(), nullptr);
     return std::string(port.status().message());
   }
 
   std::string directory_;
+  std::string kernel_;
   std::unique_ptr<PayloadMachine> source_;
   std::unique_ptr<PayloadMachine> there_;
 };

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "migration/session/destination.h"
 #include "migration/session/page_source.h"
 #include "migration/session/source.h"
@@ -21,6 +22,7 @@
 #include "migration/wire/page_header.h"
 #include "migration/wire/preamble.h"
 #include "migration/wire/version.h"
+#include "tests/fakes/captured_log.h"
 #include "tests/fakes/fake_guest.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
@@ -120,18 +122,21 @@ void SendHello(Stream& control, uint64_t features = 0) {
               }).ok());
 }
 
+void SayMachine(Stream& control) {
+  (void)SendControl(control, [](stream::Control::Builder out) {
+    auto machine = out.initMachine();
+    machine.initMemory().setBytes(kBytes);
+    machine.initRegions(1)[0].setBytes(kBytes);
+  });
+}
+
 // Speaks the protocol up to READY; what comes then is the test's.
 class HostileSource {
  public:
   explicit HostileSource(Sockets& sockets, uint64_t features = 0) : control(sockets.Dial(ChannelRole::kControl)) {
     SendHello(*control, features);
     EXPECT_TRUE(ReadControl(*control).ok());
-    EXPECT_TRUE(SendControl(*control, [](stream::Control::Builder out) {
-                  auto machine = out.initMachine();
-                  machine.initMemory().setBytes(kBytes);
-                  auto regions = machine.initRegions(1);
-                  regions[0].setBytes(kBytes);
-                }).ok());
+    SayMachine(*control);
     EXPECT_TRUE(ReadControl(*control).ok());
     page = sockets.Dial(ChannelRole::kPage);
     urgent = sockets.Dial(ChannelRole::kUrgent);
@@ -267,6 +272,15 @@ INSTANTIATE_TEST_SUITE_P(
                  });
                },
                "DISCARD"},
+        Attack{"TooManyDiscards",
+               [](HostileSource& s) {
+                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
+                   for (auto range : out.initDiscard().initRanges(kMaxRanges + 1)) {
+                     range.setCount(1);
+                   }
+                 });
+               },
+               "DISCARD: 4097 ranges, at most 4096"},
         Attack{"PackageTooEarly",
                [](HostileSource& s) {
                  s.SendPackage({1, 2, 3}, 3, Crc32c(std::array<uint8_t, 3>{1, 2, 3}), false);
@@ -682,11 +696,7 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
   ASSERT_TRUE(word.ok()) << word.status();
   EXPECT_EQ(word->which(), stream::Control::WELCOME);
   absl::SleepFor(kSlow);
-  (void)SendControl(*control, [](stream::Control::Builder out) {
-    auto machine = out.initMachine();
-    machine.initMemory().setBytes(kBytes);
-    machine.initRegions(1)[0].setBytes(kBytes);
-  });
+  SayMachine(*control);
   word = ReadControl(*control);
   ASSERT_TRUE(word.ok()) << word.status();
   EXPECT_EQ(word->which(), stream::Control::ACCEPT);
@@ -747,6 +757,184 @@ TEST(StrangersTest, OneThatIsWelcomedAndGoesIsDropped) {
   const HostileSource source(sockets);
   EXPECT_TRUE((*session)->Cancel().ok());
   receiver.Join();
+}
+
+// R11: nor does who was welcomed and says nothing more.
+TEST(StrangersTest, ThirtyThatSayHelloAndNothingElseKeepNobodyOut) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  std::vector<std::unique_ptr<Stream>> strangers;
+  for (int i = 0; i < 30; ++i) {
+    strangers.push_back(sockets.Dial(ChannelRole::kControl));
+    SendHello(*strangers.back());
+    const auto word = ReadControl(*strangers.back());
+    ASSERT_TRUE(word.ok()) << word.status();
+    EXPECT_EQ(word->which(), stream::Control::WELCOME) << i;
+  }
+  const HostileSource source(sockets);
+  EXPECT_EQ(there.accepted, 1);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// Empty when another message comes, or none.
+std::string RefusalFrom(Stream& stream) {
+  std::string words;
+  const auto answer = ReadControl(stream);
+  if (answer.ok() && answer->which() == stream::Control::REFUSE) {
+    (void)answer->Read([&](stream::Control::Reader in) {
+      words = in.getRefuse().getReason().cStr();
+      return absl::OkStatus();
+    });
+  }
+  return words;
+}
+
+// R11: only a machine that is accepted ends the wait, and what was made for another one is gone.
+TEST(StrangersTest, MachineThatIsRefusedEndsNothing) {
+  const CapturedLog log;
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  std::atomic<bool> refuses = true;
+  there.on_build = [&] {
+    return refuses ? absl::FailedPreconditionError("there is no \x1b[2J here") : absl::OkStatus();
+  };
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  const auto bring = [&](const std::function<void(state::MachineDescription::Builder)>& machine) {
+    const auto stranger = sockets.Dial(ChannelRole::kControl);
+    SendHello(*stranger);
+    EXPECT_TRUE(ReadControl(*stranger).ok());
+    EXPECT_TRUE(SendControl(*stranger, [&](stream::Control::Builder out) { machine(out.initMachine()); }).ok());
+    std::string words = RefusalFrom(*stranger);
+    ReadToTheEnd(*stranger);
+    return words;
+  };
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(bring([](auto machine) { machine.initMemory().setBytes(kBytes); }), "there is no \x1b[2J here");
+  }
+  refuses = false;
+  // After it was built.
+  EXPECT_EQ(bring([](auto machine) { machine.initMemory().setBytes(kBytes); }),
+            "the machine has 0 memory regions, here it would have 1");
+  EXPECT_TRUE(log.WaitFor("receive: waits on, having refused the machine from unix:")) << log.text();
+  EXPECT_TRUE(log.WaitFor("there is no ?[2J here\n")) << log.text();
+  EXPECT_EQ((*session)->state(), MoveState::kSetup);
+  const HostileSource source(sockets);
+  EXPECT_EQ(there.dropped, 4);
+  EXPECT_EQ(there.accepted, 1);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// The same of one that leaves while its machine is made.
+TEST(StrangersTest, WhoLeavesBeforeItsMachineIsAcceptedEndsNothing) {
+  const CapturedLog log;
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  absl::Notification building;
+  absl::Notification left;
+  there.on_build = [&] {
+    if (!building.HasBeenNotified()) {
+      building.Notify();
+      left.WaitForNotification();
+    }
+    return absl::OkStatus();
+  };
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  {
+    const auto stranger = sockets.Dial(ChannelRole::kControl);
+    SendHello(*stranger);
+    EXPECT_TRUE(ReadControl(*stranger).ok());
+    SayMachine(*stranger);
+    building.WaitForNotification();
+    (void)SendControl(*stranger, [](stream::Control::Builder out) { out.initError().setMessage("\x1b[2J"); });
+    // Until that has been heard.
+    ReadToTheEnd(*stranger);
+    left.Notify();
+  }
+  const HostileSource source(sockets);
+  EXPECT_TRUE(log.WaitFor("the source says: ?[2J\n")) << log.text();
+  EXPECT_EQ(there.dropped, 1);
+  EXPECT_EQ(there.accepted, 1);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// The same of one that does not read the answer: nobody waits for it.
+TEST(StrangersTest, WhoDoesNotReadKeepsNobodyWaiting) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  absl::Notification building;
+  absl::Notification full;
+  there.on_build = [&] {
+    if (!building.HasBeenNotified()) {
+      building.Notify();
+      full.WaitForNotification();
+    }
+    return absl::OkStatus();
+  };
+  auto session = Destination::Create(there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  const auto stranger = sockets.Dial(ChannelRole::kControl);
+  SendHello(*stranger);
+  SayMachine(*stranger);
+  building.WaitForNotification();
+  // Until the answers, and then the questions, fit into no buffer any more.
+  stranger->SetPatience(absl::Seconds(1));
+  while (SendControl(*stranger, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+  }
+  full.Notify();
+  const HostileSource source(sockets);
+  EXPECT_EQ(there.dropped, 1);
+  EXPECT_EQ(there.accepted, 1);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// R11: who may still be a stranger announces no more than a machine needs.
+TEST(StrangersTest, LongMessagesAreNotTaken) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  const auto stranger = sockets.Dial(ChannelRole::kControl);
+  ASSERT_TRUE(stranger->WriteAll(ControlHeaderOf(kMaxGreetingBytes + 8)).ok());
+  EXPECT_NE(ErrorFrom(*stranger).find("at most 262144 are allowed"), std::string::npos);
+  const HostileSource source(sockets);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
+// A source whose machine is being made when the destination is told to end hears that.
+TEST(StrangersTest, HearOfACancelWhileTheirMachineIsMade) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  there.on_build = [&] {
+    EXPECT_TRUE((*session)->Cancel().ok());
+    return absl::FailedPreconditionError("and it is refused");
+  };
+  absl::Status result;
+  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  const auto source = sockets.Dial(ChannelRole::kControl);
+  SendHello(*source);
+  EXPECT_TRUE(ReadControl(*source).ok());
+  SayMachine(*source);
+  EXPECT_EQ(RefusalFrom(*source), "and it is refused");
+  EXPECT_EQ(ErrorFrom(*source), "cancelled");
+  receiver.Join();
+  EXPECT_TRUE(absl::IsCancelled(result)) << result;
+  EXPECT_EQ((*session)->state(), MoveState::kCancelled);
 }
 
 // Who waits to be greeted when the destination ends hears that, not of another move.

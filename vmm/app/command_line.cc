@@ -42,6 +42,8 @@ struct RunWords {
 // The words of `receive` and `move`, likewise.
 struct MoveWords {
   std::string listen;
+  std::vector<std::string> from;
+  std::string max_memory;
   std::vector<std::string> disks;
   std::string console;
   std::string mode;
@@ -174,6 +176,19 @@ absl::Status FinishReceive(const MoveWords& words, RunOptions& run, ReceiveOptio
     if (!receive.disk_paths.insert(disk).second) {
       return absl::InvalidArgumentError(absl::StrCat("--disk: two paths for the id ", disk.first));
     }
+  }
+  if (!words.from.empty() && receive.listen.kind == migration::Address::Kind::kUnix) {
+    return absl::InvalidArgumentError("--from: a unix socket is its owner's alone; this is for --listen tcp:HOST:PORT");
+  }
+  for (const std::string& text : words.from) {
+    auto range = migration::AddressRange::Parse(text);
+    FERRITE_RETURN_IF_ERROR(Wrong("--from", range.status()));
+    receive.from.push_back(*range);
+  }
+  if (!words.max_memory.empty()) {
+    auto bytes = ParseByteSize(words.max_memory);
+    FERRITE_RETURN_IF_ERROR(Wrong("--max-mem", bytes.status()));
+    receive.max_memory_bytes = *bytes;
   }
   if (!receive.initrd_path.empty() && receive.kernel_path.empty()) {
     return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
@@ -375,6 +390,16 @@ class Grammar {
     sub->add_flag("--mlock", line_.receive.lock_memory, "Lock the guest's memory in RAM once it is here");
     sub->add_flag("--dirty-ring", line_.receive.dirty_ring,
                   "Track dirty pages with KVM's ring in place of its log when it moves on");
+    sub->add_option("--from", words.from,
+                    "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]")
+        ->type_name("ADDRESS/BITS")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    sub->add_option("--max-mem", words.max_memory, "Refuse a machine with more memory [what this host has]")
+        ->type_name("SIZE");
+    sub->add_option("--max-cpus", line_.receive.max_cpus, "Refuse a machine with more processors, 1 to 32 [32]")
+        ->type_name("N")
+        ->check(InRange(1, static_cast<int>(kMaxCpus)));
     sub->add_option("--patience", words.patience,
                     "How long a source may take to say what machine it brings, and for each step until memory comes "
                     "[60s]")

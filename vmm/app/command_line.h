@@ -3,6 +3,7 @@
 #define FERRITE_VMM_APP_COMMAND_LINE_H_
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 #include "absl/time/time.h"
 #include "migration/session/move_report.h"
 #include "migration/transport/address.h"
+#include "migration/transport/address_range.h"
 #include "vmm/console/console_hub.h"
 #include "vmm/machine/machine_config.h"
 
@@ -58,6 +60,9 @@ struct ReceiveOptions {
   std::vector<std::string> boot_from;
   bool lock_memory = false;
   bool dirty_ring = false;
+  std::vector<migration::AddressRange> from;  // who may connect; empty: everybody
+  uint64_t max_memory_bytes = std::numeric_limits<uint64_t>::max();
+  uint32_t max_cpus = kMaxCpus;
   absl::Duration patience = migration::MoveOptions().patience;
   int ready_fd = -1;  // -1: none
 };

@@ -250,6 +250,33 @@ TEST(CommandLineTest, ReceiveIsToldWhichFilesAMachineMayHave) {
   EXPECT_EQ(line->receive.boot_from, (std::vector<std::string>{"/boot"}));
 }
 
+TEST(CommandLineTest, ReceiveIsToldWhoMayComeAndWithHowMuch) {
+  const CommandLine all = ParseOk("receive --name vm --listen tcp:[::]:0");
+  EXPECT_TRUE(all.receive.from.empty());
+  EXPECT_EQ(all.receive.max_memory_bytes, UINT64_MAX);
+  EXPECT_EQ(all.receive.max_cpus, 32u);
+  const CommandLine some =
+      ParseOk("receive --name vm --listen tcp:[::]:0 --from 192.0.2.0/24 --from 2001:db8::1 --max-mem 2G --max-cpus 4");
+  EXPECT_EQ(some.receive.from.size(), 2u);
+  EXPECT_EQ(some.receive.max_memory_bytes, 2048 * kMiB);
+  EXPECT_EQ(some.receive.max_cpus, 4u);
+  const std::pair<const char*, const char*> wrong[] = {
+      {"tcp:[::]:0 --from 192.0.2.1/24", "beyond its mask"},
+      {"tcp:[::]:0 --from host", "--from: 'host' is no address"},
+      {"unix:/a --from 192.0.2.0/24", "a unix socket is its owner's alone"},
+      {"tcp:[::]:0 --max-mem much", "--max-mem"},
+      {"tcp:[::]:0 --max-cpus 33", "--max-cpus"},
+      {"tcp:[::]:0 --max-cpus 0", "--max-cpus"},
+  };
+  for (const auto& [words, named] : wrong) {
+    const auto parsed = Parse(absl::StrCat("receive --name vm --listen ", words));
+    const auto* end = std::get_if<ParseEnd>(&parsed);
+    ASSERT_NE(end, nullptr) << words;
+    EXPECT_EQ(end->exit_code, kExitUsage) << words;
+    EXPECT_TRUE(absl::StrContains(end->text, named)) << end->text;
+  }
+}
+
 TEST(CommandLineTest, KernelCommandLineIsLimited) {
   const auto parsed = ParseCommandLine({"run", "--kernel", "k", "--cmdline", std::string(2048, 'x')});
   ASSERT_NE(std::get_if<ParseEnd>(&parsed), nullptr);

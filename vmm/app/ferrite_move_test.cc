@@ -652,6 +652,53 @@ TEST_F(FerriteMoveTest, ResetAfterAMoveBootsTheFilesThatCameOrEndsTheGuest) {
   EXPECT_TRUE(absl::StrContains(ended.err, "has other content now")) << ended.err;
 }
 
+// Refused in words at both ends, and the next one arrives.
+TEST_F(FerriteMoveTest, ReceiverThatRefusedAMachineTakesTheNext) {
+  RunGuest("here", "mode=step set=4M report_ms=10");
+  for (const auto& [option, words] :
+       {std::pair<std::string, std::string>{"--max-mem 63M", "64M of memory, `ferrite receive --max-mem` allows 63M"},
+        {"--max-cpus 1", "2 vCPUs, `ferrite receive --max-cpus` allows 1"}}) {
+    SCOPED_TRACE(option);
+    const std::string address = StartReceiver("there", absl::StrCat("tcp:127.0.0.1:0 ", option));
+    for (int i = 0; i < 2; ++i) {
+      const Finished refused = Ferrite("here", absl::StrCat("move web1 ", address));
+      EXPECT_EQ(refused.exit_code, kExitFailure);
+      EXPECT_TRUE(absl::StrContains(refused.err, words)) << refused.err;
+      EXPECT_TRUE(absl::StrContains(refused.err, "web1 runs on here")) << refused.err;
+      EXPECT_EQ(Info("there")["state"], "created");
+    }
+    EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+    const Finished received = receiver_->Wait();
+    receiver_.reset();
+    EXPECT_TRUE(absl::StrContains(received.err, "receive: waits on, having refused the machine from tcp:127.0.0.1:"))
+        << received.err;
+    EXPECT_TRUE(absl::StrContains(received.err, words)) << received.err;
+  }
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0 --max-mem 64M --max-cpus 2 --from 127.0.0.1");
+  // Of another guest, which has more of both.
+  const Finished other = Ferrite("here", absl::StrCat("run --name web2 --kernel tests/guest/dirty --mem 128M --cpus 3 "
+                                                      "--detach --console none"));
+  ASSERT_EQ(other.exit_code, kExitOk) << other.err;
+  EXPECT_EQ(Ferrite("here", absl::StrCat("move web2 ", address)).exit_code, kExitFailure);
+  EXPECT_EQ(Ferrite("here", "stop web2").exit_code, kExitOk);
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+}
+
+TEST_F(FerriteMoveTest, ReceiverLetsNobodyInButThoseWhoMayCome) {
+  RunGuest("here", "mode=step set=4M report_ms=10");
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0 --from 192.0.2.0/24 --from 2001:db8::/32");
+  const Finished refused = Ferrite("here", absl::StrCat("move web1 ", address));
+  EXPECT_EQ(refused.exit_code, kExitFailure);
+  EXPECT_TRUE(absl::StrContains(refused.err, "web1 runs on here")) << refused.err;
+  EXPECT_EQ(Info("there")["state"], "created");
+  EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+  const Finished received = receiver_->Wait();
+  receiver_.reset();
+  EXPECT_TRUE(absl::StrContains(received.err, "its address is in no range of --from")) << received.err;
+}
+
 // The log and the record of the hand-over are in the run directory.
 TEST_F(FerriteMoveTest, FullDiskFailsTheMoveAndTheGuestRunsOn) {
   const std::string here = directory_ + "/here";

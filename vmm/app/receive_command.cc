@@ -166,14 +166,17 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
                                                   .initrd_path = line.receive.initrd_path,
                                                   .boot_from = line.receive.boot_from,
                                                   .lock_memory = line.receive.lock_memory,
-                                                  .dirty_ring = line.receive.dirty_ring}));
+                                                  .dirty_ring = line.receive.dirty_ring,
+                                                  .limits = {.memory_bytes = line.receive.max_memory_bytes,
+                                                             .cpus = line.receive.max_cpus}}));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
   FERRITE_ASSIGN_OR_RETURN(auto incoming,
-                           Incoming::Start(*arrival, {.patience = line.receive.patience}, std::move(listener), view));
+                           Incoming::Start(*arrival, {.patience = line.receive.patience, .from = line.receive.from},
+                                           std::move(listener), view));
   FERRITE_RETURN_IF_ERROR(TellReady(line, address));
   if (!WaitForArrival(*monitor, *incoming)) {
     (void)incoming->Finish();

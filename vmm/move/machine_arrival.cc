@@ -144,9 +144,6 @@ absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Buil
   }
   FERRITE_RETURN_IF_ERROR(machine->Hold("the machine is still arriving").status());
   machine_ = std::move(machine);
-  if (host_.built) {
-    host_.built(*machine_);
-  }
   return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory,
                                        [this](absl::string_view words) { Tell(words); });
 }
@@ -155,6 +152,12 @@ void MachineArrival::Tell(absl::string_view words) {
   if (told_ < kMaxTold) {
     ++told_;
     Log().warn("receive: {}{}", words, told_ == kMaxTold ? " (nothing more of the kind is logged)" : "");
+  }
+}
+
+void MachineArrival::Accepted() {
+  if (host_.built) {
+    host_.built(*machine_);
   }
 }
 

@@ -20,11 +20,11 @@ namespace ferrite {
 
 // Makes the machine that arrives, and owns it: it outlives the move. Until the move runs it, it is held: nobody else
 // can (R2). What is the matter with a file of this host is logged, and the errors do not say it: the peer hears them.
-// Threads: Build() is called once; take() when the move is over.
+// Threads: as DestinationFactory says; Take() when the move is over.
 class MachineArrival final : public migration::DestinationFactory {
  public:
-  // What Machine::Create() needs; outlives the machine. `built` (may be empty) is called with the machine before
-  // anything arrives in it.
+  // What Machine::Create() needs; outlives the machine. `built` (may be empty) is called with the machine when it was
+  // accepted, before anything arrives in it.
   struct Host {
     Kvm& kvm;
     EventLoop& loop;
@@ -36,6 +36,8 @@ class MachineArrival final : public migration::DestinationFactory {
 
   absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
       state::MachineDescription::Reader description) override;
+  void Accepted() override;
+  void Dropped() override { machine_.reset(); }
 
   // Null before Build().
   Machine* machine() { return machine_.get(); }
