@@ -338,6 +338,22 @@ absl::Status CheckElfHeader(const Head& head) {
   return absl::OkStatus();
 }
 
+// Segments that overlap are no kernel's: of a file of some KiB they could make more to load than the machine has
+// memory.
+absl::Status CheckOverlaps(std::vector<KernelSegment> segments) {
+  std::sort(segments.begin(), segments.end(),
+            [](const KernelSegment& a, const KernelSegment& b) { return a.address < b.address; });
+  for (size_t i = 1; i < segments.size(); ++i) {
+    const KernelSegment& below = segments[i - 1];
+    const KernelSegment& above = segments[i];
+    if (below.address + below.memory_bytes > above.address) {
+      return Wrong(absl::StrFormat("has ELF segments that overlap: %d bytes at %#x and %d at %#x", below.memory_bytes,
+                                   below.address.value(), above.memory_bytes, above.address.value()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
   FERRITE_RETURN_IF_ERROR(CheckElfHeader(head));
   const auto elf = head.Get<Elf64_Ehdr>(0);
@@ -364,6 +380,7 @@ absl::StatusOr<KernelImage> ParseElf(const Head& head, const ByteSource& file) {
       image.segments.push_back(segment);
     }
   }
+  FERRITE_RETURN_IF_ERROR(CheckOverlaps(image.segments));
   // All segments are known now: an entry that lies in none of them does not hide a good one.
   for (const Elf64_Phdr& header : headers) {
     if (header.p_type != PT_NOTE) {

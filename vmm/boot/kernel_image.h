@@ -14,7 +14,8 @@
 namespace ferrite {
 
 // Part of the file and where it goes. Parsed segments hold: the file's part lies in the file, 0 < memory_bytes,
-// file_bytes + zero_bytes <= memory_bytes, address >= 1 MiB, and address + memory_bytes does not wrap.
+// file_bytes + zero_bytes <= memory_bytes, address >= 1 MiB, address + memory_bytes does not wrap, and no two overlap:
+// to load them takes no longer than to fill the machine's memory.
 struct KernelSegment {
   uint64_t file_offset = 0;
   uint64_t file_bytes = 0;

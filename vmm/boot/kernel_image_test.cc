@@ -8,6 +8,7 @@
 #include <functional>
 #include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "vmm/boot/test_images.h"
@@ -211,6 +212,35 @@ TEST(KernelImageTest, PvhNoteIsFoundAmongNotesThatNoAlignmentLeadsThrough) {
   }
 }
 
+// An ELF with two segments: its own of 512 bytes at 1 MiB, and one of `bytes` at `address`.
+Image TwoSegments(uint64_t address, uint64_t bytes) {
+  Image image = MakeElf();
+  PutAt<uint16_t>(image, offsetof(Elf64_Ehdr, e_phnum), 2);
+  PutAt<Elf64_Phdr>(image, kNotesHeaderOffset, {.p_type = PT_LOAD, .p_paddr = address, .p_memsz = bytes});
+  return image;
+}
+
+TEST(KernelImageTest, SegmentsMayTouchInAnyOrder) {
+  for (const auto& [address, bytes] : {std::pair<uint64_t, uint64_t>{0x10'0200, 0x1000}, {0x20'0000, 1}}) {
+    const Image image = TwoSegments(address, bytes);
+    EXPECT_TRUE(ParseKernelImage(MemorySource(image)).ok()) << address;
+  }
+}
+
+// 7 KiB that say to fill 113 GiB.
+TEST(KernelImageTest, ManyLargeSegmentsAtOnePlaceAreRefused) {
+  Image image = MakeElf();
+  constexpr uint16_t kSegments = 128;
+  PutAt<uint16_t>(image, offsetof(Elf64_Ehdr, e_phnum), kSegments);
+  PutAt<uint64_t>(image, offsetof(Elf64_Ehdr, e_phoff), image.size());
+  for (uint16_t i = 0; i < kSegments; ++i) {
+    PutAt<Elf64_Phdr>(image, image.size(), {.p_type = PT_LOAD, .p_paddr = 0x10'0000, .p_memsz = uint64_t{900} << 20});
+  }
+  const auto parsed = ParseKernelImage(MemorySource(image));
+  EXPECT_THAT(std::string(parsed.status().message()),
+              HasSubstr("has ELF segments that overlap: 943718400 bytes at 0x100000 and 943718400 at 0x100000"));
+}
+
 // The kernel has a good 64-bit entry: nobody needs its notes.
 struct BrokenNotes {
   std::string name;
@@ -345,6 +375,15 @@ INSTANTIATE_TEST_SUITE_P(
         WrongImage{"ElfHeadersOutside", ElfWith<uint64_t>(32, UINT64_MAX - 8), "is truncated"},
         WrongImage{"ElfEntryOutside", [] { Image image = MakeElf(); PutAt<uint64_t>(image, 24, 0x10'0200); return image; },
                    "has no entry: its 64-bit ELF entry 0x100200"},
+        WrongImage{"SegmentsOverlapByAByte", [] { return TwoSegments(0x10'01ff, 1); },
+                   "has ELF segments that overlap: 512 bytes at 0x100000 and 1 at 0x1001ff"},
+        WrongImage{"SegmentInAnotherThatComesLater",
+                   [] {
+                     Image image = TwoSegments(0x10'0000, 0x10'0001);
+                     PutAt<uint64_t>(image, kFirstHeaderOffset + offsetof(Elf64_Phdr, p_paddr), 0x20'0000);
+                     return image;
+                   },
+                   "has ELF segments that overlap: 1048577 bytes at 0x100000 and 512 at 0x200000"},
         WrongImage{"SegmentLow", SegmentWith<uint64_t>(24, 0xf'f000), "the first MiB is not for kernels"},
         WrongImage{"SegmentWraps", SegmentWith<uint64_t>(40, UINT64_MAX - 0xfff), "broken ELF segment"},
         WrongImage{"SegmentOutside", SegmentWith<uint64_t>(8, UINT64_MAX), "is truncated"},
