@@ -27,9 +27,9 @@ constexpr uint64_t kActualOffset = 4;
 
 constexpr size_t kFramesAtOnce = 512;
 constexpr uint64_t kMaxStatistics = 64;
-// The share of one ProcessQueue(), and of one list in it. Linux sends 256 frames at once, but nothing limits a list.
+// Of one ProcessQueue(), beside what is in the chains (Balloon::kPass). Linux sends 256 frames at once, but nothing
+// limits a list.
 constexpr int kChainsPerPass = 32;
-constexpr uint64_t kListBytesPerPass = 32768 * sizeof(uint32_t);
 
 // struct virtio_balloon_stat, 10 bytes without padding.
 constexpr size_t kStatisticBytes = 10;
@@ -48,88 +48,85 @@ absl::string_view BalloonStatisticName(uint16_t tag) {
 Balloon::Balloon(GuestMemory& memory, uint64_t target_bytes)
     : memory_(memory),
       inhibitor_([this] {
-        absl::MutexLock lock(&mutex_);
+        Lock lock(this);
         AnnounceTarget();
         if (active_ && pages_.pending()) {
           transport().RingDoorbell(kInflateQueue);
         }
       }),
-      target_pages_(PagesOf(std::min(target_bytes, memory.total_bytes()))),
-      announced_pages_(target_pages_),
-      pages_(memory) {}
+      announced_pages_(PagesOf(std::min(target_bytes, memory.total_bytes()))),
+      pages_(memory),
+      target_pages_(announced_pages_) {}
 
 absl::Status Balloon::SetTarget(uint64_t bytes) {
   if (bytes > memory_.total_bytes()) {
     return absl::InvalidArgumentError(
         absl::StrCat("balloon target ", bytes, " is more than the guest's ", memory_.total_bytes(), " bytes"));
   }
-  absl::MutexLock lock(&mutex_);
   target_pages_ = PagesOf(bytes);
-  AnnounceTarget();
+  if (mutex_.TryLock()) {
+    AnnounceTarget();
+    mutex_.Unlock();
+  } else {
+    // Where the driver runs. One that comes later has its queues looked at then.
+    RingDoorbell(kInflateQueue);
+  }
   return absl::OkStatus();
 }
 
 void Balloon::AnnounceTarget() {
-  if (announced_pages_ == target_pages_) {
+  const uint32_t target = target_pages_;
+  if (announced_pages_ == target) {
     return;
   }
-  const bool announced = inhibitor_.RunUnlessInhibited([this] {
+  const bool announced = inhibitor_.RunUnlessInhibited([this, target] {
     mutex_.AssertHeld();
-    announced_pages_ = target_pages_;
+    announced_pages_ = target;
   });
   if (announced && active_) {
     transport().NotifyConfigChange();
   }
 }
 
-uint64_t Balloon::target() const {
-  absl::MutexLock lock(&mutex_);
-  return target_pages_ * kPageBytes;
-}
+uint64_t Balloon::target() const { return target_pages_.load() * kPageBytes; }
 
-uint64_t Balloon::actual() const {
-  absl::MutexLock lock(&mutex_);
-  return actual_pages_ * kPageBytes;
-}
-
-uint64_t Balloon::reclaimed() const {
-  absl::MutexLock lock(&mutex_);
-  return reclaimed_;
-}
+uint64_t Balloon::actual() const { return actual_pages_.load() * kPageBytes; }
 
 void Balloon::SetListener(Listener listener) {
-  absl::MutexLock lock(&mutex_);
+  Lock lock(this);
   listener_ = std::move(listener);
 }
 
 void Balloon::SetActual(uint32_t pages) {
-  if (std::exchange(actual_pages_, pages) != pages && listener_) {
+  if (actual_pages_.exchange(pages) != pages && listener_) {
     listener_(pages * kPageBytes);
   }
 }
 
 absl::Status Balloon::RequestStatistics() {
-  absl::MutexLock lock(&mutex_);
-  if (!active_ || !negotiated(kBalloonStatisticsQueue)) {
+  if (!has_statistics_) {
     return absl::FailedPreconditionError("the guest has no balloon driver with statistics (is it booted?)");
   }
-  // Without a buffer of the driver's an answer is under way already. It is given back in ProcessQueue(), which does
-  // not run while quiesced.
-  if (statistics_head_.has_value()) {
-    statistics_wanted_ = true;
-    transport().RingDoorbell(kStatisticsQueue);
-  }
+  // The driver's buffer is given back in ProcessQueue(), which does not run while quiesced.
+  statistics_wanted_ = true;
+  RingDoorbell(kStatisticsQueue);
   return absl::OkStatus();
 }
 
 std::optional<BalloonStatistics> Balloon::statistics() const {
-  absl::MutexLock lock(&mutex_);
+  absl::MutexLock lock(&statistics_mutex_);
   return statistics_;
 }
 
 std::vector<BalloonPages::Range> Balloon::InflatedRanges() const {
-  absl::MutexLock lock(&mutex_);
-  return pages_.Inflated();
+  Lock lock(this);
+  return InflatedRangesLocked();
+}
+
+std::vector<BalloonPages::Range> Balloon::InflatedRangesLocked() const {
+  // A list that is half done is not answered: no page of it is in the balloon yet of a driver that does not tell when
+  // it takes it out again.
+  return negotiated(kBalloonMustTellHost) ? pages_.Inflated() : std::vector<BalloonPages::Range>();
 }
 
 uint64_t Balloon::device_features() const {
@@ -139,7 +136,7 @@ uint64_t Balloon::device_features() const {
 std::span<const uint16_t> Balloon::queue_sizes() const { return kQueueSizes; }
 
 void Balloon::ReadConfig(uint64_t offset, std::span<uint8_t> out) {
-  const uint32_t config[2] = {announced_pages_, actual_pages_};
+  const uint32_t config[2] = {announced_pages_, actual_pages_.load()};
   std::memset(out.data(), 0, out.size());
   if (offset < sizeof(config)) {
     std::memcpy(out.data(), reinterpret_cast<const uint8_t*>(config) + offset,
@@ -160,11 +157,13 @@ void Balloon::WriteConfig(uint64_t offset, std::span<const uint8_t> in) {
 void Balloon::Activate(uint64_t features) {
   active_ = true;
   features_ = features;
+  has_statistics_ = negotiated(kBalloonStatisticsQueue);
 }
 
 void Balloon::ResetQueue(uint16_t index) {
-  if (index < taken_bytes_.size()) {
-    taken_bytes_[index] = 0;
+  done_bytes_[index] = 0;
+  if (index == kInflateQueue && !negotiated(kBalloonMustTellHost)) {
+    pages_.Clear();  // of a list that was half done, which now is never
   }
   if (index == kStatisticsQueue) {
     statistics_head_.reset();
@@ -175,12 +174,14 @@ void Balloon::ResetQueue(uint16_t index) {
 void Balloon::Reset() {
   active_ = false;
   features_ = 0;
+  has_statistics_ = false;
   SetActual(0);
   // The driver that comes next knows of no balloon: all memory is the guest's again.
   pages_.Clear();
-  statistics_.reset();
-  taken_bytes_ = {};
+  done_bytes_ = {};
   ResetQueue(kStatisticsQueue);
+  absl::MutexLock lock(&statistics_mutex_);
+  statistics_.reset();
 }
 
 Balloon::Role Balloon::RoleOf(uint16_t index) const {
@@ -199,27 +200,30 @@ Balloon::Role Balloon::RoleOf(uint16_t index) const {
 absl::Status Balloon::ProcessQueue(uint16_t index) {
   const Role role = RoleOf(index);
   virtio::Queue& queue = transport().queue(index);
+  Pass pass = kPass;
   if (role == Role::kInflate) {
-    // What was postponed (here, or where a loaded state comes from), or was too much for one pass.
     AnnounceTarget();
-    Reclaim();
+    // What was postponed, here or where a loaded state comes from. The rest of a list is done below.
+    if (!Reclaim(pass)) {
+      RingDoorbell(kInflateQueue);
+    }
   }
-  if (role == Role::kStatistics && statistics_wanted_ && statistics_head_.has_value()) {
+  // Without a buffer of the driver's an answer is under way already.
+  if (role == Role::kStatistics && statistics_wanted_.exchange(false) && statistics_head_.has_value()) {
     queue.Push(*std::exchange(statistics_head_, std::nullopt), 0);
-    statistics_wanted_ = false;
   }
   for (int i = 0; i < kChainsPerPass; ++i) {
     absl::StatusOr<bool> took = false;
     switch (role) {
       case Role::kInflate:
       case Role::kDeflate:
-        took = TakePages(index);
+        took = TakePages(index, pass);
         break;
       case Role::kStatistics:
         took = TakeStatistics(queue);
         break;
       case Role::kReporting:
-        took = TakeReport(queue);
+        took = TakeReport(index, pass);
         break;
       case Role::kNone: {
         FERRITE_ASSIGN_OR_RETURN(const std::optional<virtio::Chain> chain, queue.Pop());
@@ -238,7 +242,7 @@ absl::Status Balloon::ProcessQueue(uint16_t index) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Balloon::TakePages(uint16_t index) {
+absl::StatusOr<bool> Balloon::TakePages(uint16_t index, Pass& pass) {
   const bool inflate = index == kInflateQueue;
   virtio::Queue& queue = transport().queue(index);
   FERRITE_ASSIGN_OR_RETURN(const std::optional<virtio::Chain> chain, queue.Pop());
@@ -251,11 +255,10 @@ absl::StatusOr<bool> Balloon::TakePages(uint16_t index) {
         absl::StrCat("a list of pages has ", bytes, " readable and ", chain->writable_bytes(), " writable bytes"));
   }
   std::array<uint32_t, kFramesAtOnce> frames;
-  uint64_t& offset = taken_bytes_[index];
-  const uint64_t end = std::min(bytes, offset + kListBytesPerPass);
-  while (offset < end) {
-    const size_t count = std::min<uint64_t>(frames.size(), (end - offset) / sizeof(uint32_t));
-    FERRITE_RETURN_IF_ERROR(chain->Read(offset, {reinterpret_cast<uint8_t*>(frames.data()), count * sizeof(uint32_t)}));
+  uint64_t& done = done_bytes_[index];
+  while (done < bytes && pass.frames > 0) {
+    const size_t count = std::min<uint64_t>({frames.size(), pass.frames, (bytes - done) / sizeof(uint32_t)});
+    FERRITE_RETURN_IF_ERROR(chain->Read(done, {reinterpret_cast<uint8_t*>(frames.data()), count * sizeof(uint32_t)}));
     for (size_t i = 0; i < count; ++i) {
       const bool in_ram = inflate ? pages_.Inflate(frames[i]) : pages_.Deflate(frames[i]);
       if (!in_ram && !std::exchange(bad_page_logged_, true)) {
@@ -263,38 +266,33 @@ absl::StatusOr<bool> Balloon::TakePages(uint16_t index) {
                    frames[i]);
       }
     }
-    offset += count * sizeof(uint32_t);
+    done += count * sizeof(uint32_t);
+    pass.frames -= count;
   }
-  if (inflate) {
-    Reclaim();
-  }
-  if (offset < bytes) {
-    // A pause may come before the rest, and a save: then the list is taken from its start again, which changes nothing,
-    // because the driver leaves its pages as they are until it is answered.
+  const bool given_back = !inflate || Reclaim(pass);
+  if (done < bytes || !given_back) {
     queue.PutBack();
     return false;
   }
-  offset = 0;
+  done = 0;
   queue.Push(chain->head(), 0);
+  if (inflate && !negotiated(kBalloonMustTellHost)) {
+    // From the answer on they may be in use again. To forget them takes as long as there is memory: once a pass.
+    pages_.Clear();
+    return false;
+  }
   return true;
 }
 
-void Balloon::Reclaim() {
-  const auto reclaim = [this] {
+bool Balloon::Reclaim(Pass& pass) {
+  if (!pages_.pending()) {
+    return true;
+  }
+  const bool allowed = inhibitor_.RunUnlessInhibited([this, &pass] {
     mutex_.AssertHeld();
-    reclaimed_ += pages_.Reclaim();
-  };
-  if (negotiated(kBalloonMustTellHost)) {
-    if (pages_.pending() && inhibitor_.RunUnlessInhibited(reclaim) && pages_.pending()) {
-      transport().RingDoorbell(kInflateQueue);
-    }
-    return;
-  }
-  // Now or never (see the class): the pages are known to be unused only until the request is answered. The list is
-  // short enough to do all of it.
-  while (pages_.pending() && inhibitor_.RunUnlessInhibited(reclaim)) {
-  }
-  pages_.Clear();
+    reclaimed_ += pages_.Reclaim(pass.share);
+  });
+  return !allowed || !pages_.pending();
 }
 
 absl::StatusOr<bool> Balloon::TakeStatistics(virtio::Queue& queue) {
@@ -316,7 +314,10 @@ absl::StatusOr<bool> Balloon::TakeStatistics(virtio::Queue& queue) {
     std::memcpy(&value.value, bytes.data() + sizeof(value.tag), sizeof(value.value));
     statistics.values.push_back(value);
   }
-  statistics_ = std::move(statistics);
+  {
+    absl::MutexLock lock(&statistics_mutex_);
+    statistics_ = std::move(statistics);
+  }
   // The driver leaves one buffer with us (§5.5.6.3); of more, the latest counts.
   if (const auto previous = std::exchange(statistics_head_, chain->head()); previous.has_value()) {
     queue.Push(*previous, 0);
@@ -324,7 +325,8 @@ absl::StatusOr<bool> Balloon::TakeStatistics(virtio::Queue& queue) {
   return true;
 }
 
-absl::StatusOr<bool> Balloon::TakeReport(virtio::Queue& queue) {
+absl::StatusOr<bool> Balloon::TakeReport(uint16_t index, Pass& pass) {
+  virtio::Queue& queue = transport().queue(index);
   FERRITE_ASSIGN_OR_RETURN(const std::optional<virtio::Chain> chain, queue.Pop());
   if (!chain.has_value()) {
     return false;
@@ -332,12 +334,30 @@ absl::StatusOr<bool> Balloon::TakeReport(virtio::Queue& queue) {
   if (chain->readable_bytes() != 0) {
     return absl::InvalidArgumentError("a report of free pages has memory for the device to read");
   }
+  const uint64_t unit = memory_.regions()[0]->host_page_bytes();
+  uint64_t& done = done_bytes_[index];
+  uint64_t end = 0;  // of the segment, in the chain
   for (const auto& segment : chain->writable()) {
-    inhibitor_.RunUnlessInhibited([&] {
-      mutex_.AssertHeld();
-      reclaimed_ += pages_.Discard(segment.address, segment.bytes.size());
-    });
+    end += segment.bytes.size();
+    while (done < end) {
+      if (pass.share.used_up()) {
+        queue.PutBack();
+        return false;
+      }
+      // Pieces end where host pages do, so that none is cut in two.
+      const GuestAddress from = segment.address + (segment.bytes.size() - (end - done));
+      const uint64_t limit = from.value() + std::max(pass.share.pages * kPageBytes, unit);
+      const uint64_t piece = std::min(end - done, limit / unit * unit - from.value());
+      inhibitor_.RunUnlessInhibited([&] {
+        mutex_.AssertHeld();
+        reclaimed_ += pages_.Discard(from, piece);
+      });
+      done += piece;
+      pass.share.pages -= std::min(pass.share.pages, (piece + kPageBytes - 1) / kPageBytes);
+      --pass.share.calls;
+    }
   }
+  done = 0;
   queue.Push(chain->head(), 0);
   return true;
 }
@@ -347,17 +367,17 @@ void Balloon::Save(state::VirtioMmio::Builder out) const {
   balloon.setTargetPages(announced_pages_);
   balloon.setWantedPages(target_pages_);
   balloon.setActualPages(actual_pages_);
-  const std::vector<BalloonPages::Range> ranges = pages_.Inflated();
+  const std::vector<BalloonPages::Range> ranges = InflatedRangesLocked();
   auto inflated = balloon.initInflated(ranges.size());
   for (size_t i = 0; i < ranges.size(); ++i) {
     inflated[i].setFirst(ranges[i].start.value() / kPageBytes);
     inflated[i].setCount(ranges[i].bytes / kPageBytes);
   }
-  if (statistics_.has_value()) {
-    auto statistics = balloon.initStatistics(statistics_->values.size());
-    for (size_t i = 0; i < statistics_->values.size(); ++i) {
-      statistics[i].setTag(statistics_->values[i].tag);
-      statistics[i].setValue(statistics_->values[i].value);
+  if (const std::optional<BalloonStatistics> last = this->statistics(); last.has_value()) {
+    auto statistics = balloon.initStatistics(last->values.size());
+    for (size_t i = 0; i < last->values.size(); ++i) {
+      statistics[i].setTag(last->values[i].tag);
+      statistics[i].setValue(last->values[i].value);
     }
   }
   balloon.setStatisticsBufferHeld(statistics_head_.has_value());
@@ -407,6 +427,7 @@ void Balloon::LoadState(state::VirtioMmio::Reader in) {
     pages_.InflateRange({GuestAddress(range.getFirst() * kPageBytes), range.getCount() * kPageBytes});
   }
   if (balloon.getStatistics().size() != 0) {
+    absl::MutexLock lock(&statistics_mutex_);
     statistics_.emplace();
     for (const auto statistic : balloon.getStatistics()) {
       statistics_->values.push_back({statistic.getTag(), statistic.getValue()});

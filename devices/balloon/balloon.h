@@ -3,6 +3,7 @@
 #define FERRITE_DEVICES_BALLOON_BALLOON_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -45,6 +46,13 @@ absl::string_view BalloonStatisticName(uint16_t tag);
 // the host's pages are larger, each once all of it is in the balloon. Pages that the guest reports as free (§5.5.6.7)
 // are given back as well, without being in the balloon.
 //
+// Shares. A list of pages or a report is as long as the guest likes, and its pages are as scattered as it likes. One
+// ProcessQueue() does kPass of it and leaves the rest, with the list that it is in the middle of, in the queue for the
+// next: between two of them whoever waits gets the device (a pause, a register access). A list is answered once all of
+// it is done, its pages given back included; until then the driver leaves them alone. So a pause or a save between two
+// shares finds the list in its queue, unanswered; where the state is loaded it is taken from its start again, which
+// changes nothing.
+//
 // Inhibition (R8). While inhibitor() holds a reason, no memory is given back and the guest is not told of a new target:
 //   - SetTarget() is remembered, and told to the guest afterwards.
 //   - Inflate requests are answered and the pages noted as in the balloon; those that still are in it are given back
@@ -57,12 +65,21 @@ absl::string_view BalloonStatisticName(uint16_t tag);
 //     page once more.
 //
 // VIRTIO_BALLOON_F_MUST_TELL_HOST is what makes pages in the balloon the host's. A driver that did not accept it may
-// use pages again before it says so: then pages are given back with the request that inflates them or not at all, and
-// are not kept account of (InflatedRanges() is empty).
+// use pages again before it says so: then pages are given back before the request that inflates them is answered or not
+// at all, and are not kept account of (InflatedRanges() is empty).
 //
-// Threads: the methods above the virtio::Device part may be called from any thread.
+// Threads: the methods above the virtio::Device part may be called from any thread. Those for a client's thread, which
+// are SetTarget(), RequestStatistics() and the figures, never wait for the device's mutex.
 class Balloon final : public virtio::Device {
  public:
+  // What one ProcessQueue() may do: frames of lists that it notes, pages that it gives back, and the calls to the
+  // kernel for that. Each is a few milliseconds of work at the most.
+  struct Pass {
+    uint64_t frames;
+    BalloonPages::Share share;
+  };
+  static constexpr Pass kPass = {.frames = 32768, .share = {.pages = 16384, .calls = 512}};
+
   // Called when actual() changed, on the thread that changed it, with the balloon locked: it must neither block nor
   // call the balloon.
   using Listener = std::function<void(uint64_t actual_bytes)>;
@@ -76,7 +93,7 @@ class Balloon final : public virtio::Device {
   // The size that the guest's driver says it has.
   uint64_t actual() const;
   // Bytes of guest memory given back since the start, by inflation and by reports.
-  uint64_t reclaimed() const;
+  uint64_t reclaimed() const { return reclaimed_.load(); }
 
   // Asks the guest for new statistics; statistics() has them some time later. FAILED_PRECONDITION when the guest has no
   // driver that has them.
@@ -111,11 +128,14 @@ class Balloon final : public virtio::Device {
   enum class Role { kInflate, kDeflate, kStatistics, kReporting, kNone };
 
   Role RoleOf(uint16_t index) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Each takes one chain of the queue; false when there is none, or it is left there to go on with later.
-  absl::StatusOr<bool> TakePages(uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Each takes one chain of the queue; false when there is none, it is left there to go on with in the next pass, or
+  // this pass has done enough.
+  absl::StatusOr<bool> TakePages(uint16_t index, Pass& pass) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<bool> TakeStatistics(virtio::Queue& queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<bool> TakeReport(virtio::Queue& queue) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Reclaim() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<bool> TakeReport(uint16_t index, Pass& pass) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns whether nothing is left that may be given back now.
+  bool Reclaim(Pass& pass) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<BalloonPages::Range> InflatedRangesLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AnnounceTarget() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetActual(uint32_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool negotiated(uint64_t feature) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return (features_ & feature) != 0; }
@@ -125,18 +145,23 @@ class Balloon final : public virtio::Device {
   Listener listener_ ABSL_GUARDED_BY(mutex_);
   bool active_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t features_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint32_t target_pages_ ABSL_GUARDED_BY(mutex_);     // what the host wants
   uint32_t announced_pages_ ABSL_GUARDED_BY(mutex_);  // num_pages: what the guest was told
-  uint32_t actual_pages_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t reclaimed_ ABSL_GUARDED_BY(mutex_) = 0;
   bool bad_page_logged_ ABSL_GUARDED_BY(mutex_) = false;
-  // How many bytes of the next chain were taken, by queue (inflate, deflate): of a list that is long, each
-  // ProcessQueue() takes a share, and leaves the chain in the queue until it has all.
-  std::array<uint64_t, 2> taken_bytes_ ABSL_GUARDED_BY(mutex_) = {};
+  // How many bytes of the next chain were done, by queue: of a list that is long, each ProcessQueue() does a share, and
+  // leaves the chain in the queue until it has all.
+  std::array<uint64_t, 5> done_bytes_ ABSL_GUARDED_BY(mutex_) = {};
   BalloonPages pages_ ABSL_GUARDED_BY(mutex_);
-  std::optional<BalloonStatistics> statistics_ ABSL_GUARDED_BY(mutex_);
   std::optional<uint16_t> statistics_head_ ABSL_GUARDED_BY(mutex_);  // the buffer that the driver left with us
-  bool statistics_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+
+  // What clients ask for and are told. Those that say so are changed with the device's mutex held; none needs it to be
+  // read.
+  std::atomic<uint32_t> target_pages_;       // what the host wants
+  std::atomic<uint32_t> actual_pages_{0};    // changed with it
+  std::atomic<uint64_t> reclaimed_{0};       // changed with it
+  std::atomic<bool> has_statistics_{false};  // whether the driver has them; changed with it
+  std::atomic<bool> statistics_wanted_{false};
+  mutable absl::Mutex statistics_mutex_ ABSL_ACQUIRED_AFTER(mutex_);  // never held over work
+  std::optional<BalloonStatistics> statistics_ ABSL_GUARDED_BY(statistics_mutex_);
 };
 
 }  // namespace ferrite

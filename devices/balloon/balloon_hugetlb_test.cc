@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <memory>
 
+#include "devices/balloon/balloon.h"
 #include "devices/balloon/balloon_pages.h"
 #include "tests/fakes/huge_page_pool.h"
+#include "tests/fakes/virtio_harness.h"
 
 namespace ferrite {
 namespace {
@@ -33,6 +35,11 @@ class BalloonHugetlbTest : public testing::Test {
     }
   }
 
+  uint64_t Reclaim() {
+    BalloonPages::Share share = {.pages = UINT64_MAX, .calls = UINT64_MAX};
+    return pages_->Reclaim(share);
+  }
+
   HugePagePool pool_{kHugePages};
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<BalloonPages> pages_;
@@ -40,18 +47,18 @@ class BalloonHugetlbTest : public testing::Test {
 
 TEST_F(BalloonHugetlbTest, HostPageGoesBackOnceAllOfItIsInTheBalloon) {
   Inflate(kFrames, kFrames - 1);
-  EXPECT_EQ(pages_->Reclaim(), 0u);
+  EXPECT_EQ(Reclaim(), 0u);
   EXPECT_FALSE(pages_->pending());
   EXPECT_EQ(Resident(), kHugePages * kHugePage);
   Inflate(2 * kFrames - 1, 1);
-  EXPECT_EQ(pages_->Reclaim(), kHugePage);
+  EXPECT_EQ(Reclaim(), kHugePage);
   EXPECT_EQ(Resident(), (kHugePages - 1) * kHugePage);
   EXPECT_EQ(memory_->regions()[0]->guest_mapping()[0], 1);
 }
 
 TEST_F(BalloonHugetlbTest, RunIsCutToWholeHostPages) {
   Inflate(kFrames / 2, 3 * kFrames);  // half, two whole, half
-  EXPECT_EQ(pages_->Reclaim(), 2 * kHugePage);
+  EXPECT_EQ(Reclaim(), 2 * kHugePage);
   EXPECT_EQ(Resident(), 2 * kHugePage);
 }
 
@@ -59,8 +66,33 @@ TEST_F(BalloonHugetlbTest, PageThatLeftTheBalloonKeepsItsHostPage) {
   Inflate(0, kFrames - 1);
   EXPECT_TRUE(pages_->Deflate(3));
   Inflate(kFrames - 1, 1);
-  EXPECT_EQ(pages_->Reclaim(), 0u);
+  EXPECT_EQ(Reclaim(), 0u);
   EXPECT_EQ(Resident(), kHugePages * kHugePage);
+}
+
+// A report of more than one pass may give back, from the middle of a host page: none of those inside is cut in two.
+TEST(BalloonHugetlbReportTest, SharesEndWhereHostPagesDo) {
+  constexpr uint64_t kReported = 35;
+  constexpr uint64_t kHostPages = 2 * (kReported + 2);
+  HugePagePool pool(kHostPages);
+  if (!pool.status().ok()) {
+    GTEST_SKIP() << pool.status();
+  }
+  VirtioHarness harness(kHostPages * kHugePage, nullptr, MemoryBacking::kHugetlb2M);
+  auto owned = std::make_unique<Balloon>(harness.memory(), 0);
+  Balloon& balloon = *owned;
+  harness.Attach(std::move(owned));
+  harness.Start(harness.driver().OfferedFeatures());
+  const GuestAddress start(kHostPages / 2 * kHugePage + kPageBytes);
+  harness.queue(3).Chain().WritableAt(start, (kReported + 1) * kHugePage).Submit();
+  {
+    absl::MutexLock lock(&balloon.mutex());
+    ASSERT_TRUE(balloon.ProcessQueue(3).ok());
+  }
+  EXPECT_FALSE(harness.queue(3).HasUsed());
+  harness.Kick(3);
+  EXPECT_TRUE(harness.queue(3).HasUsed());
+  EXPECT_EQ(balloon.reclaimed(), kReported * kHugePage);
 }
 
 }  // namespace

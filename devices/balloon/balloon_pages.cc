@@ -6,13 +6,6 @@
 #include "vmm/base/log.h"
 
 namespace ferrite {
-namespace {
-
-// The share of one Reclaim(): some ten milliseconds of the kernel's work.
-constexpr uint64_t kPagesPerCall = 16384;
-constexpr int kRunsPerCall = 2048;
-
-}  // namespace
 
 BalloonPages::RegionPages::RegionPages(MemoryRegion* region)
     : region(region), inflated(region->pages()), pending(region->pages()) {}
@@ -88,24 +81,22 @@ void BalloonPages::InflateRange(const Range& range) {
   }
 }
 
-uint64_t BalloonPages::Reclaim() {
+uint64_t BalloonPages::Reclaim(Share& share) {
   uint64_t reclaimed = 0;
-  uint64_t pages_left = kPagesPerCall;
-  int runs_left = kRunsPerCall;
   for (RegionPages& pages : regions_) {
-    while (pending_count_ != 0 && pages_left != 0 && runs_left != 0) {
+    while (pending_count_ != 0 && !share.used_up()) {
       const auto first = pages.pending.FindSet(pages.pending_from);
       if (!first.has_value()) {
         pages.pending_from = pages.region->pages();
         break;
       }
       const uint64_t end = pages.pending.FindClear(*first).value_or(pages.region->pages());
-      const uint64_t count = std::min(end - *first, pages_left);
+      const uint64_t count = std::min(end - *first, share.pages);
       pages.pending.ClearRange(*first, count);
       pages.pending_from = *first + count;
       pending_count_ -= count;
-      pages_left -= count;
-      --runs_left;
+      share.pages -= count;
+      --share.calls;
       reclaimed += ReclaimRun(pages, *first, count);
     }
   }

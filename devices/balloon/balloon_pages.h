@@ -35,11 +35,20 @@ class BalloonPages {
   // Adds all pages of a range that lies in one region, to be reclaimed.
   void InflateRange(const Range& range);
 
+  // How much may still be given back now. The kernel's work for it is per call as well as per page, and the guest
+  // chooses how scattered its pages are.
+  struct Share {
+    uint64_t pages;
+    uint64_t calls;
+    bool used_up() const { return pages == 0 || calls == 0; }
+  };
+
   // Whether pages wait to be reclaimed.
   bool pending() const { return pending_count_ != 0; }
-  // Gives back what waits, a bounded share of it: pending() says whether to call again. Adjacent pages go in one run; a
-  // host page larger than the guest's is given back when all of it is in the balloon. Returns the bytes given back.
-  uint64_t Reclaim();
+  // Gives back what waits, no more than the share, and takes it off: pending() says whether to call again. Adjacent
+  // pages go in one call; a host page larger than the guest's is given back when all of it is in the balloon. Returns
+  // the bytes given back.
+  uint64_t Reclaim(Share& share);
 
   // Gives back the whole host pages in a range, whether in the balloon or not. What is not RAM is left out.
   uint64_t Discard(GuestAddress address, uint64_t bytes);

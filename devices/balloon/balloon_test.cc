@@ -14,9 +14,13 @@
 
 #include "tests/fakes/virtio_harness.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite {
 namespace {
+
+constexpr absl::Duration kPatience = absl::Seconds(20);
 
 constexpr uint64_t kMemoryBytes = uint64_t{32} << 20;
 constexpr uint64_t kPages = kMemoryBytes / kPageBytes;
@@ -218,6 +222,33 @@ TEST_F(BalloonTest, ALongListOutlastsAPauseAndASave) {
   EXPECT_EQ(balloon_->InflatedRanges(), std::vector{RangeOf(kFree, 2)});
 }
 
+// What clients are told and ask for waits for no work of the guest's.
+TEST_F(BalloonTest, FiguresAndTargetNeedNotTheDevice) {
+  harness_.driver().WriteConfig<uint32_t>(kActualOffset, 7);
+  harness_.interrupt().Take();
+  TimedNotification done;
+  std::optional<Thread> client;
+  {
+    // A pass that does not end.
+    absl::MutexLock lock(&balloon_->mutex());
+    client.emplace("client", [&] {
+      EXPECT_EQ(balloon_->target(), 0u);
+      EXPECT_EQ(balloon_->actual(), 7 * kPageBytes);
+      EXPECT_EQ(balloon_->reclaimed(), 0u);
+      EXPECT_FALSE(balloon_->statistics().has_value());
+      EXPECT_TRUE(balloon_->SetTarget(9 * kPageBytes).ok());
+      EXPECT_TRUE(balloon_->RequestStatistics().ok());
+      EXPECT_EQ(balloon_->target(), 9 * kPageBytes);
+      done.Notify();
+    });
+    EXPECT_TRUE(done.WaitFor(kPatience)) << "it waits for the device";
+  }
+  client->Join();
+  harness_.loop().RunReady();
+  EXPECT_EQ(harness_.driver().ReadConfig<uint32_t>(kNumPagesOffset), 9u);
+  EXPECT_EQ(harness_.interrupt().Take(), 1u);
+}
+
 // Inhibition, R8.
 
 TEST_F(BalloonTest, WhileInhibitedReclaimWaitsAndHappensAfterwards) {
@@ -304,6 +335,91 @@ TEST_F(BalloonTest, ADriverThatNeedNotTellTheHostHasItsPagesReclaimedNowOrNever)
   Send(kInflate, {kFree + 1});
   EXPECT_TRUE(IsZero(kFree + 1));
   EXPECT_TRUE(balloon_->InflatedRanges().empty());
+}
+
+// Lists that take several passes, of a driver that need not tell the host: nothing is answered before all of it is
+// done.
+class ScatteredBalloonTest : public BalloonTest {
+ protected:
+  static constexpr uint32_t kScattered = 1500;
+
+  // Every other page, and the first pass over them.
+  void StartList() {
+    harness_.Start(virtio::kFeatureVersion1);
+    Fill(kFree, 2 * kScattered);
+    Frames frames;
+    for (uint32_t i = 0; i < kScattered; ++i) {
+      frames.push_back(kFree + 2 * i);
+    }
+    harness_.queue(kInflate)
+        .Chain()
+        .Readable({reinterpret_cast<const uint8_t*>(frames.data()), frames.size() * sizeof(uint32_t)})
+        .Submit();
+    absl::MutexLock lock(&balloon_->mutex());
+    ASSERT_TRUE(balloon_->ProcessQueue(kInflate).ok());
+  }
+  uint32_t Zeros() {
+    uint32_t zeros = 0;
+    for (uint32_t i = 0; i < kScattered; ++i) {
+      zeros += IsZero(kFree + 2 * i) ? 1 : 0;
+      EXPECT_FALSE(IsZero(kFree + 2 * i + 1));
+    }
+    return zeros;
+  }
+  bool Answered() { return harness_.queue(kInflate).HasUsed(); }
+};
+
+TEST_F(ScatteredBalloonTest, IsAnsweredOnceAllOfItWasGivenBack) {
+  StartList();
+  EXPECT_GT(Zeros(), 0u);
+  EXPECT_LT(Zeros(), kScattered);
+  EXPECT_FALSE(Answered());
+  harness_.Kick(kInflate);
+  EXPECT_TRUE(Answered());
+  EXPECT_EQ(Zeros(), kScattered);
+  EXPECT_EQ(balloon_->reclaimed(), kScattered * kPageBytes);
+}
+
+TEST_F(ScatteredBalloonTest, OutlastsAPauseAndASave) {
+  StartList();
+  EXPECT_TRUE(balloon_->InflatedRanges().empty()) << "not in the balloon: it may be in use without a word";
+  harness_.transport().Quiesce();
+  harness_.loop().RunReady();
+  EXPECT_FALSE(Answered());
+  capnp::MallocMessageBuilder message;
+  auto state = message.initRoot<state::Device>();
+  harness_.transport().Save(state);
+  EXPECT_EQ(state.asReader().getVirtioMmio().getBalloon().getInflated().size(), 0u);
+  harness_.transport().Reset();
+  ASSERT_TRUE(harness_.transport().CheckState(state.asReader()).ok());
+  harness_.transport().LoadState(state.asReader());
+  harness_.transport().Resume();
+  harness_.loop().RunReady();
+  EXPECT_TRUE(Answered());
+  EXPECT_EQ(Zeros(), kScattered);
+}
+
+TEST_F(ScatteredBalloonTest, IsAnsweredAsItIsWhenAMoveBegins) {
+  StartList();
+  const uint32_t before = Zeros();
+  {
+    auto token = balloon_->inhibitor().Inhibit("move");
+    harness_.Kick(kInflate);
+    EXPECT_TRUE(Answered());
+  }
+  harness_.loop().RunReady();
+  EXPECT_EQ(Zeros(), before) << "the guest may use the others again";
+}
+
+TEST_F(ScatteredBalloonTest, IsForgottenWithItsQueue) {
+  StartList();
+  const uint32_t before = Zeros();
+  harness_.driver().Write(kMmioQueueSelect, kInflate);
+  harness_.driver().Write(kMmioQueueReady, 0);
+  QueueDriver queue(harness_.arena(), 8);
+  ASSERT_TRUE(harness_.driver().SetUpQueue(kInflate, queue.addresses()));
+  harness_.Kick(kInflate);
+  EXPECT_EQ(Zeros(), before);
 }
 
 // Statistics, §5.5.6.3.
@@ -549,6 +665,56 @@ TEST_F(LargeBalloonTest, MuchPostponedWorkIsDoneInShares) {
   harness_.loop().RunReady();
   EXPECT_TRUE(IsZero(first + 40000));
   EXPECT_EQ(balloon_->reclaimed(), 65536 * kPageBytes);
+}
+
+// A guest that fills the queue with long lists of scattered pages, which cost the kernel a call each.
+TEST_F(LargeBalloonTest, NoPassTakesMoreThanItsShareHoweverManyListsThereAre) {
+  constexpr uint64_t kMostPages = 1024;
+  constexpr uint16_t kLists = 4;
+  for (const uint64_t features : {virtio::kFeatureVersion1, virtio::kFeatureVersion1 | kBalloonMustTellHost}) {
+    harness_.Start(features);
+    for (uint32_t list = 0; list < kLists; ++list) {
+      Frames frames;
+      for (uint32_t i = 0; i < 8192; ++i) {
+        frames.push_back(700000 + list * 16384 + 2 * i);
+      }
+      harness_.queue(kInflate)
+          .Chain()
+          .Readable({reinterpret_cast<const uint8_t*>(frames.data()), frames.size() * sizeof(uint32_t)})
+          .Submit();
+    }
+    uint64_t most = 0;
+    const uint64_t start = balloon_->reclaimed();
+    while (harness_.queue(kInflate).used_index() != kLists) {
+      const uint64_t before = balloon_->reclaimed();
+      absl::MutexLock lock(&balloon_->mutex());
+      ASSERT_TRUE(balloon_->ProcessQueue(kInflate).ok());
+      most = std::max(most, balloon_->reclaimed() - before);
+      ASSERT_GT(balloon_->reclaimed(), before) << "a pass that does nothing";
+    }
+    EXPECT_LE(most, kMostPages * kPageBytes);
+    EXPECT_EQ(balloon_->reclaimed() - start, kLists * 8192 * kPageBytes);
+  }
+}
+
+TEST_F(LargeBalloonTest, NoPassTakesMoreThanItsShareOfReports) {
+  constexpr uint64_t kMostBytes = uint64_t{64} << 20;
+  constexpr uint32_t kReportBytes = 300 << 20;
+  const GuestAddress address(uint64_t{700000} * kPageBytes);
+  const uint16_t queue = 3;
+  uint64_t most = 0;
+  for (int i = 0; i < 2; ++i) {
+    harness_.queue(queue).Chain().WritableAt(address, kReportBytes).WritableAt(address, kReportBytes).Submit();
+  }
+  while (harness_.queue(queue).used_index() != 2) {
+    const uint64_t before = balloon_->reclaimed();
+    absl::MutexLock lock(&balloon_->mutex());
+    ASSERT_TRUE(balloon_->ProcessQueue(queue).ok());
+    most = std::max(most, balloon_->reclaimed() - before);
+    ASSERT_GT(balloon_->reclaimed(), before);
+  }
+  EXPECT_LE(most, kMostBytes);
+  EXPECT_EQ(balloon_->reclaimed(), 4 * uint64_t{kReportBytes});
 }
 
 TEST_F(LargeBalloonTest, PagesAboveTheHoleAreInflatedAndThoseInItAreNot) {

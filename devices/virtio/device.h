@@ -2,6 +2,7 @@
 #ifndef FERRITE_DEVICES_VIRTIO_DEVICE_H_
 #define FERRITE_DEVICES_VIRTIO_DEVICE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 
@@ -21,7 +22,8 @@ inline constexpr uint64_t kFeatureEventIndex = uint64_t{1} << 29;
 inline constexpr uint64_t kFeatureVersion1 = uint64_t{1} << 32;
 inline constexpr uint64_t kTransportFeatures = kFeatureIndirectDescriptors | kFeatureEventIndex | kFeatureVersion1;
 
-// What a device asks of its transport. Every call is made with the device's mutex held, from any thread.
+// What a device asks of its transport. Every call is made with the device's mutex held, unless it says otherwise, from
+// any thread.
 class Transport {
  public:
   virtual GuestMemory& memory() = 0;
@@ -31,7 +33,8 @@ class Transport {
   virtual void NotifyUsed(uint16_t index) = 0;
   // The configuration space changed: raises its generation and, once the driver runs, interrupts it.
   virtual void NotifyConfigChange() = 0;
-  // ProcessQueue(index) will be called soon on the loop's thread; when quiesced, after Resume().
+  // ProcessQueue(index) will be called soon on the loop's thread; when quiesced, after Resume(). Also without the
+  // mutex.
   virtual void RingDoorbell(uint16_t index) = 0;
   // The device met something that it cannot go on from (the driver broke a queue). The transport logs it, sets
   // DEVICE_NEEDS_RESET (§2.1.2), tells the driver, and calls ProcessQueue() no more until the driver has reset the
@@ -49,13 +52,35 @@ class Transport {
 // ProcessQueue on the event loop's thread. A device whose work ends elsewhere (an io_uring completion, a call of its
 // public interface) takes it itself. No call blocks with it held; Drain() waits with mutex().Await(), which lets go of
 // it meanwhile.
+//
+// Who waits for the mutex waits for one call at most: a pass over a queue is a bounded piece of work (ProcessQueue()),
+// and the next one begins only when nobody is left who waits with a Lock. absl's mutex by itself makes no such promise:
+// who gives it up and takes it again at once has it before a thread that has to be woken first.
 class Device {
  public:
+  // How everybody but the loop takes the mutex.
+  class ABSL_SCOPED_LOCKABLE Lock {
+   public:
+    explicit Lock(const Device* device) ABSL_EXCLUSIVE_LOCK_FUNCTION(device->mutex_) : device_(*device) {
+      device_.waiting_.fetch_add(1);
+      device_.mutex_.Lock();
+      device_.waiting_.fetch_sub(1);
+    }
+    ~Lock() ABSL_UNLOCK_FUNCTION() { device_.mutex_.Unlock(); }
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+
+   private:
+    const Device& device_;
+  };
+
   virtual ~Device() = default;
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
   absl::Mutex& mutex() const ABSL_LOCK_RETURNED(mutex_) { return mutex_; }
+  // How many wait with a Lock. Becomes zero with the mutex held: for a Condition.
+  int waiting() const { return waiting_.load(); }
 
   // Fixed for the device's life; any thread, no lock.
   // The name in the machine: "virtio-rng", "virtio-blk:root".
@@ -82,8 +107,10 @@ class Device {
   virtual void Activate(uint64_t features) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
 
   // The driver rang the queue's doorbell, or may have. Takes chains until there are none, or until a fair share of work
-  // is done: the transport calls again as long as chains are left (it handles the suppression of doorbells, too). Only
-  // called between Activate() and Reset(), when not quiesced, for an enabled queue. An error goes to Fail().
+  // is done: the transport calls again as long as chains are left (it handles the suppression of doorbells, too). The
+  // share is some milliseconds of work and counts what costs the time, whatever number of chains that is: a pause, the
+  // vCPUs and the other devices' queues wait for it. Only called between Activate() and Reset(), when not quiesced, for
+  // an enabled queue. An error goes to Fail().
   virtual absl::Status ProcessQueue(uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
   // False after ProcessQueue() that left chains because the device has enough in flight: the transport does not call
   // again by itself. The device calls RingDoorbell() once it takes chains again.
@@ -117,11 +144,14 @@ class Device {
  protected:
   Device() = default;
   Transport& transport() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *transport_; }
+  // As Transport says, for those who do not have the mutex. After Attach().
+  void RingDoorbell(uint16_t index) const { transport_->RingDoorbell(index); }
 
   mutable absl::Mutex mutex_;
 
  private:
-  Transport* transport_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  mutable std::atomic<int> waiting_{0};
+  Transport* transport_ = nullptr;  // fixed since Attach()
 };
 
 }  // namespace ferrite::virtio

@@ -134,7 +134,7 @@ MmioTransport::MmioTransport(std::unique_ptr<virtio::Device> device, GuestMemory
 MmioTransport::~MmioTransport() = default;
 
 void MmioTransport::Read(uint64_t offset, std::span<uint8_t> data) {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   if (offset >= kConfig) {
     device_.ReadConfig(offset - kConfig, data);
     return;
@@ -159,7 +159,7 @@ void MmioTransport::Write(uint64_t offset, std::span<const uint8_t> data) {
       return;
     }
   }
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   // Another vCPU is in the middle of a reset.
   device_.mutex().Await(absl::Condition(&drained_));
   if (is_register) {
@@ -314,7 +314,9 @@ bool MmioTransport::active() const {
 // On the loop's thread.
 void MmioTransport::HandleDoorbell(uint16_t index) {
   doorbells_[index].Drain();
-  absl::MutexLock lock(&device_.mutex());
+  // After everybody else who waits: a guest that keeps its queue full holds up neither its own vCPUs nor a pause.
+  absl::MutexLock lock(&device_.mutex(), absl::Condition(
+                                             +[](virtio::Device* device) { return device->waiting() == 0; }, &device_));
   Queue& queue = queues_[index].queue;
   // A doorbell that is dropped here is not lost: Resume(), DRIVER_OK and the end of a drain look at every queue.
   if (!active() || !queue.enabled()) {
@@ -403,18 +405,18 @@ void MmioTransport::ResetLocked() {
 }
 
 void MmioTransport::Quiesce() {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   running_ = false;
   DrainLocked();
 }
 
 void MmioTransport::Arrived() {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   device_.Arrived();
 }
 
 void MmioTransport::Resume() {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   running_ = true;
   RingEnabledQueues();
   if (interrupt_status_ != 0) {
@@ -423,12 +425,12 @@ void MmioTransport::Resume() {
 }
 
 void MmioTransport::Reset() {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   ResetLocked();
 }
 
 void MmioTransport::Save(state::Device::Builder out) const {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   out.setName(std::string(name()));
   out.setVersion(kStateVersion);
   auto mmio = out.initVirtioMmio();
@@ -458,7 +460,7 @@ void MmioTransport::Save(state::Device::Builder out) const {
 }
 
 absl::Status MmioTransport::CheckState(state::Device::Reader in) const {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   return Annotate(CheckStateLocked(in), name());
 }
 
@@ -507,7 +509,7 @@ absl::Status MmioTransport::CheckStateLocked(state::Device::Reader in) const {
 }
 
 void MmioTransport::LoadState(state::Device::Reader in) {
-  absl::MutexLock lock(&device_.mutex());
+  virtio::Device::Lock lock(&device_);
   ResetLocked();
   const auto mmio = in.getVirtioMmio();
   status_ = mmio.getStatus();

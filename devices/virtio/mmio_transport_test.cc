@@ -15,7 +15,10 @@
 
 #include "tests/fakes/virtio_harness.h"
 #include "vmm/base/event_loop.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
+#include "vmm/base/thread.h"
+#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::virtio {
 namespace {
@@ -33,6 +36,7 @@ class EchoDevice final : public Device {
   uint64_t device_features() const override { return kFeatureLow | kFeatureHigh; }
   std::span<const uint16_t> queue_sizes() const override { return kSizes; }
   void ReadConfig(uint64_t offset, std::span<uint8_t> out) override {
+    ++config_reads;
     for (uint8_t& byte : out) {
       byte = static_cast<uint8_t>(offset++);
     }
@@ -43,6 +47,9 @@ class EchoDevice final : public Device {
   void Activate(uint64_t accepted) override { features = accepted; }
   absl::Status ProcessQueue(uint16_t index) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++passes;
+    if (in_pass) {
+      in_pass();
+    }
     Queue& queue = transport().queue(index);
     for (;;) {
       FERRITE_ASSIGN_OR_RETURN(std::optional<Chain> chain, queue.Pop());
@@ -86,6 +93,8 @@ class EchoDevice final : public Device {
   }
 
   bool hold = false;
+  std::function<void()> in_pass;
+  int config_reads = 0;
   int passes = 0;
   int arrivals = 0;
   int drains = 0;
@@ -388,6 +397,53 @@ TEST(MmioTransportThreadsTest, NoChainIsLostWhileTheLoopAndTheDriverRace) {
         harness.driver().TakeInterruptStatus();
       }
     }
+  }
+}
+
+// A guest that keeps the loop busy with its queue: its vCPUs, and a pause, come in between.
+TEST(MmioTransportTurnTest, WhoWaitsForTheDeviceHasItBeforeTheNextPass) {
+  constexpr absl::Duration kPatience = absl::Seconds(20);
+  auto loop = EventLoop::Create("loop");
+  ASSERT_TRUE(loop.ok());
+  VirtioHarness harness(uint64_t{16} << 20, loop->get());
+  auto owned = std::make_unique<EchoDevice>();
+  EchoDevice& device = *owned;
+  harness.Attach(std::move(owned));
+  harness.Start(kAllFeatures);
+  for (int round = 0; round < 30; ++round) {
+    TimedNotification in_first;
+    TimedNotification first_may_end;
+    TimedNotification in_second;
+    int passes = 0;
+    int reads_before = 0;
+    int reads_in_between = 0;
+    {
+      absl::MutexLock lock(&device.mutex());
+      reads_before = device.config_reads;
+      device.in_pass = [&] {
+        if (++passes == 1) {
+          in_first.Notify();
+          EXPECT_TRUE(first_may_end.WaitFor(kPatience));
+        } else if (passes == 2) {
+          reads_in_between = device.config_reads - reads_before;
+          in_second.Notify();
+        }
+      };
+    }
+    harness.driver().Notify(0);
+    ASSERT_TRUE(in_first.WaitFor(kPatience));
+    harness.driver().Notify(0);
+    Thread vcpu("vcpu", [&] { (void)harness.driver().ReadConfig<uint8_t>(0); });
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (device.waiting() == 0 && MonotonicTime::Now() < deadline) {
+      std::this_thread::yield();
+    }
+    first_may_end.Notify();
+    ASSERT_TRUE(in_second.WaitFor(kPatience));
+    vcpu.Join();
+    EXPECT_EQ(reads_in_between, 1) << "round " << round;
+    absl::MutexLock lock(&device.mutex());
+    device.in_pass = nullptr;
   }
 }
 

@@ -8,6 +8,9 @@
 //   discard=1       and discarded and written with zeroes, where the disk can
 //   fill=32M        free memory that is filled with known content; the balloon takes it first
 //   report_free=0   bytes of other free memory that are reported as free to the balloon, once; command r: once more
+//   scatter=0       in place of following the target, keep the balloon's queue full of lists of so many pages, every
+//                   other one of the last free memory, as a driver that says nothing when it uses them again; with
+//                   fill=0
 //
 // The balloon follows the target that the monitor sets. Commands: c check the filled memory; q the same, and power off.
 #include "tests/guest/runtime/virtio.h"
@@ -307,7 +310,8 @@ class Balloon {
  public:
   bool Open(FilledMemory* memory) {
     memory_ = memory;
-    if (!device_.Open(kVirtioBalloon, 0, kMustTellHost | kStatistics | kReporting)) {
+    scatter_ = NumberOption("scatter", 0);
+    if (!device_.Open(kVirtioBalloon, 0, scatter_ != 0 ? 0 : kMustTellHost | kStatistics | kReporting)) {
       return false;
     }
     inflate_.Start(device_.base(), 0);
@@ -325,11 +329,18 @@ class Balloon {
     if (device_.Has(kStatistics)) {
       GiveStatistics();
     }
+    if (scatter_ != 0) {
+      MakeScatteredList();
+    }
     return true;
   }
 
   // A batch of pages towards the target.
   void Step() {
+    if (scatter_ != 0) {
+      Scatter();
+      return;
+    }
     if (device_.Has(kStatistics) && statistics_.Poll().any) {
       GiveStatistics();
     }
@@ -422,6 +433,31 @@ class Balloon {
     queue.Wait();
   }
 
+  void MakeScatteredList() {
+    scattered_ = static_cast<volatile uint32_t*>(TakePages((scatter_ * 4 + kPageBytes - 1) / kPageBytes));
+    if (2 * scatter_ > FreePages() / 2) {
+      Fail("scatter-is-larger-than-memory", FreePages());
+    }
+    for (uint64_t i = 0; i < scatter_; ++i) {
+      scattered_[i] = static_cast<uint32_t>(FilledMemory::PageAt(2 * i) / kPageBytes);
+      ThisCpu().Heartbeat();
+    }
+  }
+
+  // The same list in every chain.
+  void Scatter() {
+    for (VirtioQueue::Used used = inflate_.Poll(); used.any; used = inflate_.Poll()) {
+      scattering_ &= ~(1u << used.chain);
+    }
+    for (uint32_t chain = 0; chain < VirtioQueue::kChains; ++chain) {
+      if ((scattering_ & 1u << chain) == 0) {
+        const Segment segment{.data = scattered_, .bytes = static_cast<uint32_t>(scatter_ * 4), .device_writes = false};
+        inflate_.Add(chain, &segment, 1);
+        scattering_ |= 1u << chain;
+      }
+    }
+  }
+
   void GiveStatistics() {
     statistic_[0] = {.tag = kFreeMemory, .value = (FreePages() - actual_) * kPageBytes};
     statistic_[1] = {.tag = kTotalMemory, .value = FreePages() * kPageBytes};
@@ -437,6 +473,9 @@ class Balloon {
   FilledMemory* memory_ = nullptr;
   volatile uint32_t* frames_ = nullptr;
   Statistic* statistic_ = nullptr;
+  uint64_t scatter_ = 0;
+  volatile uint32_t* scattered_ = nullptr;
+  uint32_t scattering_ = 0;  // a bit for each chain
   uint64_t actual_ = 0;
   bool changing_ = false;
   uint64_t change_start_ = 0;
