@@ -2,6 +2,10 @@
 # The control interface of a running machine: Cap'n Proto RPC on the unix socket of its run directory, whose bootstrap
 # capability is a Control. docs/commands.md shows the commands that call it.
 #
+# A call ends with its connection, or when its client gives it up (`finish`): what has not begun by then is not done, and
+# what has goes on. Only so many calls may wait at a time, of a client and altogether; RESOURCE_EXHAUSTED is told at once
+# for what is beyond.
+#
 # What fails is told in the result's `error`, never as an RPC exception: exceptions mean a broken connection, a method that
 # this monitor is too old to have, or a mistake in the program. Methods and fields are only ever added.
 
@@ -18,12 +22,13 @@ interface Control {
   pause @1 () -> (error :Error);  # returns when nothing writes guest memory any more
   resume @2 () -> (error :Error);
   reset @3 () -> (error :Error);
-  # Returns when the machine is stopped; its monitor ends soon after. Forced: also when a guest that was handed over may
+  # Returns when the machine is stopped; its monitor ends soon after. It waits for the operation that runs, and for none
+  # of those that wait for their turn. Forced: also when a guest that was handed over may
   # still need its memory from here.
   stop @4 (force :Bool) -> (error :Error);
 
   balloon @5 () -> (error :Error, balloon :Balloon);
-  # Sets the target. With waitMs, returns when the guest has reached it, or with DEADLINE_EXCEEDED.
+  # Sets the target. With waitMs (a day at the most), returns when the guest has reached it, or with DEADLINE_EXCEEDED.
   setBalloon @6 (targetBytes :UInt64, waitMs :UInt32) -> (error :Error, balloon :Balloon);
 
   # The serial console. What was printed last is replayed first.

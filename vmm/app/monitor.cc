@@ -173,6 +173,11 @@ StopInfo Monitor::Stop() {
     signals_.LetThrough();
     mover_->WaitUntilNotNeeded();
   }
+  // What clients want of the machine is over: neither a queue of operations nor one move after the other holds this up.
+  if (server_ != nullptr) {
+    server_->BeginEnd();
+  }
+  mover_->BeginEnd();
   // Too late is no error: then the move ends by itself.
   (void)mover_->Cancel();
   mover_->Leave();

@@ -16,6 +16,11 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> BoundedStream::tryReadMessage
                                                                                  capnp::ReaderOptions options,
                                                                                  kj::ArrayPtr<capnp::word> scratch) {
   using Result = kj::Maybe<capnp::MessageReaderAndFds>;
+  if (!reading_) {
+    auto pair = kj::newPromiseAndFulfiller<Result>();
+    end_of_reading_ = kj::mv(pair.fulfiller);
+    return kj::mv(pair.promise);
+  }
   return WhenNothingIsWritten()
       .then([this, fds, options, scratch] { return messages_.tryReadMessage(fds, options, scratch); })
       .then([this](Result&& result) -> Result {
@@ -92,6 +97,9 @@ void BoundedStream::Hang(const kj::Exception* reason) {
   // The RPC system says goodbye before it lets go; a client that reads nothing would hold the connection for ever.
   stream_->shutdownWrite();
   stream_->abortRead();
+  KJ_IF_MAYBE (end, end_of_reading_) {
+    (*end)->fulfill(nullptr);
+  }
 }
 
 }  // namespace ferrite

@@ -31,6 +31,8 @@ class BoundedStream final : public capnp::MessageStream {
 
   // Ends the stream.
   void Drop() { Hang(nullptr); }
+  // Reads no message after the one that is being read, until the stream ends.
+  void StopReading() { reading_ = false; }
   // Ends it when no message has come yet.
   void HangIfSilent();
 
@@ -46,8 +48,11 @@ class BoundedStream final : public capnp::MessageStream {
   kj::Function<void(const kj::Exception&)> failed_;
   size_t open_calls_ = 0;
   bool heard_ = false;
+  bool reading_ = true;
   size_t writes_ = 0;
   kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> waiting_reader_;
+  // Of the reader that gets nothing more, for when the stream ends.
+  kj::Maybe<kj::Own<kj::PromiseFulfiller<kj::Maybe<capnp::MessageReaderAndFds>>>> end_of_reading_;
 };
 
 }  // namespace ferrite

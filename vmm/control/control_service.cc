@@ -10,6 +10,7 @@
 #include "vmm/base/byte_size.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/status.h"
 #include "vmm/base/version.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
@@ -17,8 +18,9 @@
 namespace ferrite {
 namespace {
 
-constexpr kj::Duration kBalloonPoll = 20 * kj::MILLISECONDS;
 constexpr absl::Duration kStatisticsPatience = absl::Milliseconds(300);
+// The part of the thread's time that may go into the question how much memory is resident.
+constexpr int kResidentBytesPart = 10;
 
 control::State ToRpc(MachineState state) {
   switch (state) {
@@ -62,14 +64,6 @@ void FillBalloon(const BalloonFigures& figures, control::Balloon::Builder out) {
   }
 }
 
-uint64_t ResidentBytes(Machine& machine) {
-  uint64_t bytes = 0;
-  for (const auto& region : machine.memory().regions()) {
-    bytes += region->ResidentBytes().value_or(0);
-  }
-  return bytes;
-}
-
 absl::Status NotHereYet() {
   return absl::FailedPreconditionError(
       "no machine has arrived here yet; this monitor still waits for one to move here");
@@ -110,11 +104,16 @@ class Busy {
 // A client's subscription: what is due to its sink, which gets one event at a time.
 class Watcher final : public control::Subscription::Server, private kj::TaskSet::ErrorHandler {
  public:
-  Watcher(std::list<Watcher*>& all, control::EventSink::Client sink, kj::Own<Busy> busy)
-      : all_(all), busy_(kj::mv(busy)), sink_(kj::mv(sink)), calls_(*this) {
+  Watcher(std::list<Watcher*>& all, control::EventSink::Client sink, std::shared_ptr<ClientActivity> activity,
+          kj::Timer& timer)
+      : all_(all), activity_(std::move(activity)), busy_(activity_, timer), sink_(kj::mv(sink)), calls_(*this) {
     all_.push_back(this);
+    ++activity_->subscriptions;
   }
-  ~Watcher() noexcept(false) { all_.remove(this); }
+  ~Watcher() noexcept(false) {
+    all_.remove(this);
+    --activity_->subscriptions;
+  }
 
   void Push(const TimedEvent& event) {
     if (broken_) {
@@ -159,7 +158,8 @@ class Watcher final : public control::Subscription::Server, private kj::TaskSet:
   }
 
   std::list<Watcher*>& all_;
-  const kj::Own<Busy> busy_;
+  const std::shared_ptr<ClientActivity> activity_;
+  const Busy busy_;
   control::EventSink::Client sink_;
   std::deque<TimedEvent> queue_;
   uint64_t missed_ = 0;
@@ -187,6 +187,20 @@ kj::Promise<void> ControlShared::AllTaken() {
     each.add(watcher->AllTaken().catch_([](kj::Exception&&) {}));
   }
   return kj::joinPromises(each.releaseAsArray());
+}
+
+uint64_t ControlShared::ResidentBytes() {
+  const MonotonicTime start = MonotonicTime::Now();
+  if (start < resident_bytes_until) {
+    return resident_bytes;
+  }
+  resident_bytes = 0;
+  for (const auto& region : target.machine->memory().regions()) {
+    resident_bytes += region->ResidentBytes().value_or(0);
+  }
+  const MonotonicTime end = MonotonicTime::Now();
+  resident_bytes_until = end + kResidentBytesPart * (end - start);
+  return resident_bytes;
 }
 
 ControlService::ControlService(ControlShared& shared, std::shared_ptr<ClientActivity> activity)
@@ -218,7 +232,7 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   out.setCpus(config.cpus);
   out.setMemoryBytes(config.memory_bytes);
   out.setMemoryBacking(ToKj(std::string(MemoryBackingName(config.memory_backing))));
-  out.setMemoryResidentBytes(ResidentBytes(machine));
+  out.setMemoryResidentBytes(shared_.ResidentBytes());
   out.setStartedNs(machine.started_ns());
   out.setFirstEntryNs(machine.first_entry_ns());
   out.setKernel(ToKj(config.kernel_path));
@@ -248,33 +262,46 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
 }
 
 template <typename Context>
-kj::Promise<void> ControlService::RunOnMachine(Context context, const char* name, absl::Status (*operation)(Machine&),
-                                               bool force) {
+kj::Promise<void> ControlService::RunInTurn(Context context, WorkQueue::Turn turn, kj::Function<absl::Status()> work) {
+  if (activity_->operations >= ControlServer::kMaxOperations) {
+    FillError(absl::ResourceExhaustedError(
+                  absl::StrCat(ControlServer::kMaxOperations, " operations of this client wait already")),
+              context.getResults().initError());
+    return kj::READY_NOW;
+  }
+  context.allowCancellation();
+  ++activity_->operations;
+  return shared_.work.Run(turn, kj::mv(work))
+      .attach(kj::defer([activity = activity_] { --activity->operations; }))
+      .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
+}
+
+template <typename Context>
+kj::Promise<void> ControlService::RunOnMachine(Context context, WorkQueue::Turn turn, const char* name,
+                                               absl::Status (*operation)(Machine&), bool force) {
   if (target_.machine == nullptr) {
     FillError(NotHereYet(), context.getResults().initError());
     return kj::READY_NOW;
   }
-  return shared_.work
-      .Run([name, operation, force, machine = target_.machine, mover = target_.mover] {
-        const absl::Status allowed = mover == nullptr ? absl::OkStatus() : mover->Allows(name, force);
-        if (allowed.ok() && force && mover != nullptr) {
-          mover->GiveUp();
-        }
-        return allowed.ok() ? operation(*machine) : allowed;
-      })
-      .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
+  return RunInTurn(context, turn, [name, operation, force, machine = target_.machine, mover = target_.mover] {
+    const absl::Status allowed = mover == nullptr ? absl::OkStatus() : mover->Allows(name, force);
+    if (allowed.ok() && force && mover != nullptr) {
+      mover->GiveUp();
+    }
+    return allowed.ok() ? operation(*machine) : allowed;
+  });
 }
 
 kj::Promise<void> ControlService::pause(PauseContext context) {
-  return RunOnMachine(context, "pause", [](Machine& machine) { return machine.Pause(); });
+  return RunOnMachine(context, WorkQueue::Turn::kLast, "pause", [](Machine& machine) { return machine.Pause(); });
 }
 
 kj::Promise<void> ControlService::resume(ResumeContext context) {
-  return RunOnMachine(context, "resume", [](Machine& machine) { return machine.Resume(); });
+  return RunOnMachine(context, WorkQueue::Turn::kLast, "resume", [](Machine& machine) { return machine.Resume(); });
 }
 
 kj::Promise<void> ControlService::reset(ResetContext context) {
-  return RunOnMachine(context, "reset", [](Machine& machine) { return machine.Reset(); });
+  return RunOnMachine(context, WorkQueue::Turn::kLast, "reset", [](Machine& machine) { return machine.Reset(); });
 }
 
 kj::Promise<void> ControlService::stop(StopContext context) {
@@ -285,7 +312,7 @@ kj::Promise<void> ControlService::stop(StopContext context) {
     }
   }
   return RunOnMachine(
-      context, "stop",
+      context, WorkQueue::Turn::kNext, "stop",
       [](Machine& machine) {
         machine.Stop();
         return absl::OkStatus();
@@ -298,21 +325,37 @@ kj::Promise<void> ControlService::balloon(BalloonContext context) {
     FillError(NoBalloon(), context.getResults().initError());
     return kj::READY_NOW;
   }
-  kj::Promise<void> fresh = kj::READY_NOW;
-  const MonotonicTime now = MonotonicTime::Now();
+  context.allowCancellation();
+  kj::Promise<absl::Status> fresh = absl::Status();
+  const MonotonicTime asked = MonotonicTime::Now();
   if (target_.machine->state() == MachineState::kRunning && target_.balloon->RequestStatistics().ok()) {
-    fresh = StatisticsSince(now, now + kStatisticsPatience);
+    fresh = WaitForBalloon([asked](const BalloonFigures& figures) -> kj::Maybe<absl::Status> {
+      if (figures.statistics_time >= asked || MonotonicTime::Now() >= asked + kStatisticsPatience) {
+        return absl::Status();
+      }
+      return nullptr;
+    });
   }
-  return fresh.then(
-      [this, context]() mutable { FillBalloon(target_.balloon->Figures(), context.getResults().initBalloon()); });
+  // Also when none came, or too many wait: older statistics are better than none.
+  return fresh.then([this, context](absl::Status&&) mutable {
+    FillBalloon(target_.balloon->Figures(), context.getResults().initBalloon());
+  });
 }
 
-// Or at the deadline: older statistics are better than none.
-kj::Promise<void> ControlService::StatisticsSince(MonotonicTime time, MonotonicTime deadline) {
-  if (target_.balloon->Figures().statistics_time >= time || MonotonicTime::Now() >= deadline) {
-    return kj::READY_NOW;
+absl::Status ControlService::MayWaitForBalloon() const {
+  if (activity_->balloon_waits >= ControlServer::kMaxBalloonWaits) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        ControlServer::kMaxBalloonWaits, " calls of this client wait for the balloon already; let one end first"));
   }
-  return timer_.afterDelay(kBalloonPoll).then([this, time, deadline] { return StatisticsSince(time, deadline); });
+  return shared_.balloon_waits.MayWait();
+}
+
+kj::Promise<absl::Status> ControlService::WaitForBalloon(BalloonWaits::Look look) {
+  FERRITE_RETURN_IF_ERROR(MayWaitForBalloon());
+  ++activity_->balloon_waits;
+  return shared_.balloon_waits.Until(kj::mv(look)).attach(kj::defer([activity = activity_] {
+    --activity->balloon_waits;
+  }));
 }
 
 absl::Status ControlService::StartBalloon(uint64_t target_bytes) {
@@ -333,14 +376,26 @@ absl::Status ControlService::StartBalloon(uint64_t target_bytes) {
 kj::Promise<void> ControlService::setBalloon(SetBalloonContext context) {
   const uint64_t target_bytes = context.getParams().getTargetBytes();
   const uint32_t wait_ms = context.getParams().getWaitMs();
-  const absl::Status started = StartBalloon(target_bytes);
+  const absl::Duration wait = absl::Milliseconds(wait_ms);
+  absl::Status started;
+  if (wait > ControlServer::kMaxBalloonWait) {
+    started = absl::InvalidArgumentError(
+        absl::StrCat("a wait of ", absl::FormatDuration(wait),
+                     " for the balloon: ", absl::FormatDuration(ControlServer::kMaxBalloonWait), " is the most"));
+  } else if (wait_ms > 0) {
+    started = MayWaitForBalloon();
+  }
+  if (started.ok()) {
+    started = StartBalloon(target_bytes);
+  }
   if (!started.ok()) {
     FillError(started, context.getResults().initError());
     return kj::READY_NOW;
   }
+  context.allowCancellation();
   kj::Promise<absl::Status> reached = absl::Status();
   if (wait_ms > 0) {
-    reached = BalloonReaches(target_bytes, MonotonicTime::Now() + absl::Milliseconds(wait_ms));
+    reached = BalloonReaches(target_bytes, wait);
   }
   return reached.then([this, context](absl::Status&& status) mutable {
     FillError(status, context.getResults().initError());
@@ -348,22 +403,21 @@ kj::Promise<void> ControlService::setBalloon(SetBalloonContext context) {
   });
 }
 
-kj::Promise<absl::Status> ControlService::BalloonReaches(uint64_t target_bytes, MonotonicTime deadline) {
-  const BalloonFigures figures = target_.balloon->Figures();
-  if (figures.target_bytes != target_bytes) {
-    return absl::Status(absl::AbortedError("the balloon's target was changed meanwhile"));
-  }
-  if (figures.actual_bytes == target_bytes) {
-    return absl::Status();
-  }
-  if (MonotonicTime::Now() >= deadline) {
-    return absl::Status(absl::DeadlineExceededError(
-        absl::StrCat("the balloon holds ", FormatByteSize(figures.actual_bytes), " of ", FormatByteSize(target_bytes),
-                     " at the deadline; the guest may be busy, paused, or have no balloon driver loaded")));
-  }
-  // The guest's driver moves in its own time, and its steps are no events of ours.
-  return timer_.afterDelay(kBalloonPoll).then([this, target_bytes, deadline] {
-    return BalloonReaches(target_bytes, deadline);
+kj::Promise<absl::Status> ControlService::BalloonReaches(uint64_t target_bytes, absl::Duration limit) {
+  const MonotonicTime deadline = MonotonicTime::Now() + limit;
+  return WaitForBalloon([target_bytes, deadline](const BalloonFigures& figures) -> kj::Maybe<absl::Status> {
+    if (figures.target_bytes != target_bytes) {
+      return absl::Status(absl::AbortedError("the balloon's target was changed meanwhile"));
+    }
+    if (figures.actual_bytes == target_bytes) {
+      return absl::Status();
+    }
+    if (MonotonicTime::Now() >= deadline) {
+      return absl::Status(absl::DeadlineExceededError(
+          absl::StrCat("the balloon holds ", FormatByteSize(figures.actual_bytes), " of ", FormatByteSize(target_bytes),
+                       " at the deadline; the guest may be busy, paused, or have no balloon driver loaded")));
+    }
+    return nullptr;
   });
 }
 
@@ -380,13 +434,17 @@ kj::Promise<void> ControlService::attachConsole(AttachConsoleContext context) {
 }
 
 kj::Promise<void> ControlService::watch(WatchContext context) {
-  if (shared_.watchers.size() >= ControlServer::kMaxWatchers) {
-    FillError(absl::ResourceExhaustedError(absl::StrCat(ControlServer::kMaxWatchers, " clients watch this machine")),
+  if (activity_->subscriptions >= ControlServer::kMaxSubscriptions ||
+      shared_.watchers.size() >= ControlServer::kMaxWatchers) {
+    FillError(absl::ResourceExhaustedError(
+                  activity_->subscriptions >= ControlServer::kMaxSubscriptions
+                      ? absl::StrCat("this client watches ", ControlServer::kMaxSubscriptions, " times already")
+                      : absl::StrCat(ControlServer::kMaxWatchers, " clients watch this machine")),
               context.getResults().initError());
     return kj::READY_NOW;
   }
   context.getResults().setSubscription(
-      kj::heap<Watcher>(shared_.watchers, context.getParams().getSink(), kj::heap<Busy>(activity_, timer_)));
+      kj::heap<Watcher>(shared_.watchers, context.getParams().getSink(), activity_, timer_));
   return kj::READY_NOW;
 }
 
@@ -400,12 +458,16 @@ MovePort* ControlService::MoverOr(control::Error::Builder error) const {
 }
 
 kj::Promise<void> ControlService::startMove(StartMoveContext context) {
-  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
-    const std::string where(FromKj(context.getParams().getDestination()));
-    FillError(mover->Start(where, ReadMoveOptions(context.getParams().getOptions())), context.getResults().initError());
-    context.getResults().setNumber(mover->status().number);
+  MovePort* const mover = MoverOr(context.getResults().initError());
+  if (mover == nullptr) {
+    return kj::READY_NOW;
   }
-  return kj::READY_NOW;
+  // It takes the machine's turn, and opens its disks.
+  return RunInTurn(
+             context, WorkQueue::Turn::kLast,
+             [mover, where = std::string(FromKj(context.getParams().getDestination())),
+              options = ReadMoveOptions(context.getParams().getOptions())] { return mover->Start(where, options); })
+      .then([mover, context]() mutable { context.getResults().setNumber(mover->status().number); });
 }
 
 kj::Promise<void> ControlService::moveStatus(MoveStatusContext context) {
@@ -430,12 +492,15 @@ kj::Promise<void> ControlService::startPostcopy(StartPostcopyContext context) {
 }
 
 kj::Promise<void> ControlService::recoverMove(RecoverMoveContext context) {
-  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
-    FillError(mover->Recover(std::string(FromKj(context.getParams().getDestination()))),
-              context.getResults().initError());
-    context.getResults().setNumber(mover->status().number);
+  MovePort* const mover = MoverOr(context.getResults().initError());
+  if (mover == nullptr) {
+    return kj::READY_NOW;
   }
-  return kj::READY_NOW;
+  return RunInTurn(context, WorkQueue::Turn::kLast,
+                   [mover, where = std::string(FromKj(context.getParams().getDestination()))] {
+                     return mover->Recover(where);
+                   })
+      .then([mover, context]() mutable { context.getResults().setNumber(mover->status().number); });
 }
 
 kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
@@ -444,8 +509,7 @@ kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
     return kj::READY_NOW;
   }
   const bool force = context.getParams().getForce();
-  return shared_.work.Run([mover, force] { return mover->TakeBack(force); })
-      .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
+  return RunInTurn(context, WorkQueue::Turn::kLast, [mover, force] { return mover->TakeBack(force); });
 }
 
 }  // namespace ferrite

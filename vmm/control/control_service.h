@@ -13,6 +13,7 @@
 
 #include "proto/control.capnp.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/control/balloon_waits.h"
 #include "vmm/control/server.h"
 #include "vmm/control/work_queue.h"
 
@@ -34,18 +35,27 @@ struct ControlShared {
   void AddMissed(uint64_t count);
   // When the watchers have taken all that was delivered, or are gone.
   kj::Promise<void> AllTaken();
+  // Host memory that the guest's RAM uses. Where the kernel takes long to find out, as for private memory, which it
+  // goes through page by page, what it said last serves for a while, so that it is not most of what this thread does.
+  uint64_t ResidentBytes();
 
   ControlTarget target;
   WorkQueue& work;
   kj::Timer& timer;
   const MonotonicTime started = MonotonicTime::Now();
   std::list<Watcher*> watchers = {};  // each removes itself
+  BalloonWaits balloon_waits{target, timer};
+  uint64_t resident_bytes = 0;
+  MonotonicTime resident_bytes_until = MonotonicTime::InfinitePast();
 };
 
-// Whether a client would be missed.
+// Whether a client would be missed, and how much it asks for.
 struct ClientActivity {
   size_t busy = 0;  // calls that are being carried out, and subscriptions
   kj::TimePoint idle_since;
+  size_t operations = 0;     // calls that wait for their turn, or have it
+  size_t balloon_waits = 0;  // calls that wait for the balloon
+  size_t subscriptions = 0;
 };
 
 // One for a client.
@@ -75,15 +85,22 @@ class ControlService final : public control::Control::Server {
   kj::Promise<void> takeBack(TakeBackContext context) override;
 
  private:
-  // Runs `operation` in its turn, unless a move does not allow what is called `name`.
+  // Runs `work` on the thread for what blocks and answers with its error. The call ends with its connection: work that
+  // has not begun by then is not done.
   template <typename Context>
-  kj::Promise<void> RunOnMachine(Context context, const char* name, absl::Status (*operation)(Machine&),
-                                 bool force = false);
+  kj::Promise<void> RunInTurn(Context context, WorkQueue::Turn turn, kj::Function<absl::Status()> work);
+  // The same with `operation`, unless a move does not allow what is called `name`.
+  template <typename Context>
+  kj::Promise<void> RunOnMachine(Context context, WorkQueue::Turn turn, const char* name,
+                                 absl::Status (*operation)(Machine&), bool force = false);
   // Null with the reason why there is nothing to move.
   MovePort* MoverOr(control::Error::Builder error) const;
   absl::Status StartBalloon(uint64_t target_bytes);
-  kj::Promise<void> StatisticsSince(MonotonicTime time, MonotonicTime deadline);
-  kj::Promise<absl::Status> BalloonReaches(uint64_t target_bytes, MonotonicTime deadline);
+  // Of all and of this client.
+  absl::Status MayWaitForBalloon() const;
+  // As BalloonWaits::Until(); RESOURCE_EXHAUSTED when it may not wait.
+  kj::Promise<absl::Status> WaitForBalloon(BalloonWaits::Look look);
+  kj::Promise<absl::Status> BalloonReaches(uint64_t target_bytes, absl::Duration limit);
 
   ControlShared& shared_;
   const ControlTarget& target_;  // of shared_

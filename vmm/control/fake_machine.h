@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -34,12 +35,18 @@ class FakeMachine final : public Machine {
     absl::MutexLock lock(&mutex_);
     return pausing_;
   }
+  // What it was asked for: "pause", "stop", in this order.
+  std::vector<std::string> operations() const {
+    absl::MutexLock lock(&mutex_);
+    return operations_;
+  }
 
   absl::Status Boot() override { return absl::OkStatus(); }
   absl::Status Resume() override { return Enter(MachineState::kRunning); }
   absl::Status Pause() override {
     {
       absl::MutexLock lock(&mutex_);
+      operations_.push_back("pause");
       pausing_ = true;
       const auto free = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !hold_pause_; };
       mutex_.Await(absl::Condition(&free));
@@ -51,7 +58,13 @@ class FakeMachine final : public Machine {
     absl::MutexLock lock(&mutex_);
     return absl::InternalError(reset_error_);
   }
-  void Stop() override { (void)Enter(MachineState::kStopped); }
+  void Stop() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      operations_.push_back("stop");
+    }
+    (void)Enter(MachineState::kStopped);
+  }
   StopInfo WaitUntilStopped() override { return {}; }
   absl::Status Save(state::Machine::Builder) override { return absl::OkStatus(); }
   absl::Status CheckState(state::Machine::Reader) const override { return absl::OkStatus(); }
@@ -97,6 +110,7 @@ class FakeMachine final : public Machine {
   bool hold_pause_ ABSL_GUARDED_BY(mutex_) = false;
   bool pausing_ ABSL_GUARDED_BY(mutex_) = false;
   std::string reset_error_ ABSL_GUARDED_BY(mutex_) = "kernel vmlinuz is gone";
+  std::vector<std::string> operations_ ABSL_GUARDED_BY(mutex_);
 };
 
 // A balloon whose guest moves one step each time somebody looks, or never.
@@ -106,8 +120,21 @@ class FakeBalloon final : public BalloonPort {
     absl::MutexLock lock(&mutex_);
     frozen_ = frozen;
   }
+  // How long a look takes.
+  void SetCost(absl::Duration cost) {
+    absl::MutexLock lock(&mutex_);
+    cost_ = cost;
+  }
+  // How often somebody looked.
+  uint64_t looks() const {
+    absl::MutexLock lock(&mutex_);
+    return looks_;
+  }
   BalloonFigures Figures() const override {
     absl::MutexLock lock(&mutex_);
+    ++looks_;
+    for (const MonotonicTime end = MonotonicTime::Now() + cost_; MonotonicTime::Now() < end;) {
+    }
     if (!frozen_ && actual_ != target_) {
       actual_ = actual_ < target_ ? std::min(actual_ + kStep, target_)
                                   : std::max(actual_ - std::min(actual_, kStep), target_);
@@ -131,6 +158,8 @@ class FakeBalloon final : public BalloonPort {
   uint64_t target_ ABSL_GUARDED_BY(mutex_) = 0;
   mutable uint64_t actual_ ABSL_GUARDED_BY(mutex_) = 0;
   bool frozen_ ABSL_GUARDED_BY(mutex_) = false;
+  mutable uint64_t looks_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Duration cost_ ABSL_GUARDED_BY(mutex_) = absl::ZeroDuration();
   MonotonicTime statistics_time_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfinitePast();
 };
 

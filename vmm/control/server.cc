@@ -42,6 +42,9 @@ constexpr kj::Duration kLastWords = 5 * kj::SECONDS;
 // A client that has said nothing for so long only takes a place.
 constexpr kj::Duration kFirstMessage = 10 * kj::SECONDS;
 constexpr kj::Duration kAcceptRetry = 100 * kj::MILLISECONDS;
+// Events between two looks at the descriptors. Without a limit those that have more to read whenever somebody looks
+// keep the loop from all others, and from its end.
+constexpr kj::uint kEventsInARow = 64;
 
 using kj::LowLevelAsyncIoProvider;
 using FdObserver = kj::UnixEventPort::FdObserver;
@@ -95,23 +98,35 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
     tasks_.add(AcceptLoop());
   }
 
- private:
-  kj::Promise<void> AcceptLoop() {
-    while (true) {
-      Fd client(accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-      if (client.valid()) {
-        Admit(std::move(client));
-        continue;
-      }
-      if (errno == EAGAIN) {
-        return listener_observer_.whenBecomesReadable().then([this] { return AcceptLoop(); });
-      }
-      if (errno != EINTR && errno != ECONNABORTED) {
-        // No descriptors or no memory: nothing would tell when there are some again.
-        LogOnce("cannot accept a client", ErrnoStatus("accept").message());
-        return io_.provider->getTimer().afterDelay(kAcceptRetry).then([this] { return AcceptLoop(); });
-      }
+  // Reads no more messages of anybody.
+  void StopReading() {
+    for (Connection* client : clients_) {
+      client->messages.StopReading();
     }
+  }
+  void DropAll() {
+    for (Connection* client : clients_) {
+      client->messages.Drop();
+    }
+  }
+
+ private:
+  // One client at a time: there may always be one more.
+  kj::Promise<void> AcceptLoop() {
+    Fd client(accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    const int error = errno;
+    if (!client.valid() && error == EAGAIN) {
+      return listener_observer_.whenBecomesReadable().then([this] { return AcceptLoop(); });
+    }
+    if (!client.valid() && error != EINTR && error != ECONNABORTED) {
+      // No descriptors or no memory: nothing would tell when there are some again.
+      LogOnce("cannot accept a client", ErrnoStatus(error, "accept").message());
+      return io_.provider->getTimer().afterDelay(kAcceptRetry).then([this] { return AcceptLoop(); });
+    }
+    if (client.valid()) {
+      Admit(std::move(client));
+    }
+    return kj::evalLater([this] { return AcceptLoop(); });
   }
 
   void Admit(Fd client) {
@@ -229,6 +244,8 @@ class RpcControlServer final : public ControlServer {
     Publish({{MachineEvent::Kind::kMove, SummaryOf(move)}, move, absl::ToUnixMillis(absl::Now())});
   }
 
+  void BeginEnd() override { work_.BeginEnd(); }
+
   void SetTarget(ControlTarget target) override {
     {
       absl::MutexLock lock(&mutex_);
@@ -253,6 +270,7 @@ class RpcControlServer final : public ControlServer {
   void Run(absl::Notification& started) {
     KjLogRedirect log;
     auto io = kj::setupAsyncIo();
+    io.waitScope.setBusyPollInterval(kEventsInARow);
     {
       ControlShared shared{.target = target_, .work = work_, .timer = io.provider->getTimer()};
       ServerLoop loop(io, listener_.get(), target_.idle, shared);
@@ -268,6 +286,11 @@ class RpcControlServer final : public ControlServer {
       // sockets' buffers.
       auto patience = io.provider->getTimer().afterDelay(kLastWords);
       shared.AllTaken().exclusiveJoin(kj::mv(patience)).wait(io.waitScope);
+      // What is left to do is bounded only when nothing more is asked for.
+      loop.StopReading();
+      io.waitScope.poll();
+      // The calls that still wait end with their connections, and that takes the loop, too.
+      loop.DropAll();
       io.waitScope.poll();
     }
   }
@@ -298,7 +321,7 @@ class RpcControlServer final : public ControlServer {
   const ControlTarget target_;
   const Fd listener_;
   const EventFd wake_;
-  WorkQueue work_{"control-work"};
+  WorkQueue work_{"control-work", {.last = kMaxAllOperations, .next = kMaxStops}};
 
   absl::Mutex mutex_;
   std::deque<TimedEvent> published_ ABSL_GUARDED_BY(mutex_);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "vmm/base/fd.h"
 #include "vmm/console/console_hub.h"
 #include "vmm/control/balloon_port.h"
@@ -34,18 +35,38 @@ struct ControlTarget {
 // A client can cost only its own connection: one that sends rubbish, or more than kMaxOpenCalls calls without taking
 // the answers, or none within 10 s, is dropped, and its requests are not read while it does not read its answers. A
 // watcher that is slow misses events. When kMaxClients are connected, a new one takes the place of the one that has
-// been idle (no call in flight, no subscription) for the longest time; it is refused when there is none.
+// been idle (no call in flight, no subscription) for the longest time.
+//
+// Calls that wait are few: for the machine kMaxOperations of one client and kMaxAllOperations in all, for the balloon
+// kMaxBalloonWaits and kMaxAllBalloonWaits, none for longer than kMaxBalloonWait; what is beyond is refused at once.
+// They end with their connection, or when the client gives the call up: what has not begun by then is not done. `stop`
+// waits for the operation that runs and for no other.
 class ControlServer {
  public:
   static constexpr size_t kMaxClients = 128;
   static constexpr size_t kMaxWatchers = 64;
+  static constexpr size_t kMaxSubscriptions = 4;  // of one client
   static constexpr size_t kMaxOpenCalls = 64;
   static constexpr size_t kMaxMessageBytes = 32 << 10;
+  static constexpr size_t kMaxOperations = 8;
+  static constexpr size_t kMaxAllOperations = 32;
+  static constexpr size_t kMaxStops = 8;
+  static constexpr size_t kMaxBalloonWaits = 4;
+  static constexpr size_t kMaxAllBalloonWaits = 16;
+  // Whoever is at something for long is among these, and one more whose operation runs: a new client always finds one
+  // whose place it takes.
+  static_assert(kMaxWatchers + kMaxAllOperations + 1 + kMaxStops + kMaxAllBalloonWaits < kMaxClients);
+  static constexpr absl::Duration kMaxBalloonWait = absl::Hours(24);
 
   // `listener` is a listening unix socket, non-blocking.
   static absl::StatusOr<std::unique_ptr<ControlServer>> Create(Fd listener, ControlTarget target);
-  // Finishes the operations that run, sends their answers and the events that are due, drops the clients.
+  // As BeginEnd(); then waits for the operation that runs, sends the answers and the events that are due, drops the
+  // clients. No client makes this wait but a watcher that does not take its last event, for 5 s at the most.
   virtual ~ControlServer() = default;
+
+  // From when it returned no operation begins any more but `stop`: those that wait, and new ones, are UNAVAILABLE. Any
+  // thread; never blocks.
+  virtual void BeginEnd() = 0;
 
   // Tells the watchers. Any thread; never blocks.
   virtual void Publish(const MachineEvent& event) = 0;

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -23,6 +24,7 @@
 #include "vmm/base/unix_socket.h"
 #include "vmm/control/client.h"
 #include "vmm/control/fake_machine.h"
+#include "vmm/control/raw_client.h"
 #include "vmm/control/run_dir.h"
 
 namespace ferrite {
@@ -246,6 +248,232 @@ TEST_F(ServerTest, BalloonIsSetAndWaitedFor) {
   EXPECT_TRUE(absl::StrContains(late.message(), "M of 32M at the deadline")) << late;
 }
 
+// Thousands of calls that wait, where there may be a few.
+class WaitingCallsTest : public ServerTest {
+ protected:
+  static constexpr uint32_t kHourMs = 3'600'000;
+  static constexpr size_t kCalls = 60;
+  static constexpr size_t kClients = ControlServer::kMaxClients - 4;
+  static constexpr size_t kClientsWithPlaces = ControlServer::kMaxAllBalloonWaits / ControlServer::kMaxBalloonWaits;
+
+  void SetUp() override {
+    ServerTest::SetUp();
+    balloon_.SetFrozen(true);
+  }
+  RawClient& StartWaiting() {
+    clients_.push_back(std::make_unique<RawClient>(dir_->socket_path()));
+    for (size_t call = 0; call < kCalls; ++call) {
+      clients_.back()->SetBalloon(16 * kMiB, kHourMs);
+    }
+    return *clients_.back();
+  }
+  // All of them but `waiting` are refused.
+  static void ExpectRefused(RawClient& client, size_t waiting) {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    for (size_t i = 0; i < kCalls - waiting; ++i) {
+      const auto answer = client.NextAnswer(deadline);
+      ASSERT_TRUE(answer.has_value()) << "only " << i << " of " << kCalls << " are answered";
+      ASSERT_TRUE(absl::IsResourceExhausted(answer->error)) << answer->error;
+    }
+  }
+  void TakeAllPlaces() {
+    for (size_t i = 0; i < kClientsWithPlaces; ++i) {
+      ASSERT_NO_FATAL_FAILURE(ExpectRefused(StartWaiting(), ControlServer::kMaxBalloonWaits));
+    }
+  }
+  absl::Status OneMore() { return Connect()->SetBalloon(16 * kMiB, absl::Milliseconds(1)).status(); }
+
+  std::vector<std::unique_ptr<RawClient>> clients_;
+};
+
+TEST_F(WaitingCallsTest, AreFewAndTheRestIsRefusedAtOnce) {
+  ASSERT_NO_FATAL_FAILURE(TakeAllPlaces());
+  while (clients_.size() < kClients) {
+    ASSERT_NO_FATAL_FAILURE(ExpectRefused(StartWaiting(), 0));
+  }
+  const absl::Status refused = OneMore();
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "try again later")) << refused;
+  // Figures are told all the same.
+  EXPECT_TRUE(Connect()->Balloon().ok());
+  // One look for all of them, every 20 ms.
+  const uint64_t looks = balloon_.looks();
+  const MonotonicTime start = MonotonicTime::Now();
+  while (balloon_.looks() < looks + 10) {
+    std::this_thread::yield();
+  }
+  EXPECT_GE(MonotonicTime::Now() - start, absl::Milliseconds(8 * 20));
+}
+
+TEST_F(WaitingCallsTest, HoldUpNeitherStopNorTheEnd) {
+  // As when a driver reports all that it can, on a busy host.
+  balloon_.SetCost(absl::Microseconds(300));
+  while (clients_.size() < kClients) {
+    StartWaiting();
+  }
+  // The last of the calls was read, and so were most of the others.
+  ASSERT_NO_FATAL_FAILURE(ExpectRefused(*clients_.back(), 0));
+  const MonotonicTime start = MonotonicTime::Now();
+  EXPECT_TRUE(Connect()->Stop(/*force=*/false).ok());
+  server_.reset();
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(10));
+}
+
+TEST_F(WaitingCallsTest, EndWithTheirConnection) {
+  ASSERT_NO_FATAL_FAILURE(TakeAllPlaces());
+  EXPECT_TRUE(absl::IsResourceExhausted(OneMore()));
+  clients_.clear();
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  absl::Status status = OneMore();
+  while (absl::IsResourceExhausted(status) && MonotonicTime::Now() < deadline) {
+    status = OneMore();
+  }
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+}
+
+TEST_F(WaitingCallsTest, EndWhenTheClientGivesThemUp) {
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  RawClient client(dir_->socket_path());
+  const uint32_t first = client.SetBalloon(16 * kMiB, kHourMs);
+  for (size_t i = 1; i < ControlServer::kMaxBalloonWaits; ++i) {
+    client.SetBalloon(16 * kMiB, kHourMs);
+  }
+  client.SetBalloon(16 * kMiB, kHourMs);
+  auto answer = client.NextAnswer(deadline);
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted(answer->error)) << answer->error;
+  client.GiveUp(first);
+  do {
+    client.GiveUp(answer->number);
+    client.SetBalloon(16 * kMiB, 1);
+    answer = client.NextAnswer(deadline);
+    ASSERT_TRUE(answer.has_value());
+  } while (absl::IsResourceExhausted(answer->error));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(answer->error)) << answer->error;
+}
+
+TEST_F(WaitingCallsTest, AreRefusedWhenTheyAreForTooLong) {
+  RawClient client(dir_->socket_path());
+  client.SetBalloon(16 * kMiB, UINT32_MAX);
+  const auto answer = client.NextAnswer(MonotonicTime::Now() + kPatience);
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_TRUE(absl::IsInvalidArgument(answer->error)) << answer->error;
+  EXPECT_EQ(Connect()->Balloon()->target_bytes, 0u);
+}
+
+class OperationsTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    ServerTest::SetUp();
+    machine_.HoldPause(true);
+    running_ = std::make_unique<RawClient>(dir_->socket_path());
+    running_->Pause();
+    while (!machine_.pausing()) {
+      std::this_thread::yield();
+    }
+  }
+  void TearDown() override {
+    machine_.HoldPause(false);
+    ServerTest::TearDown();
+  }
+
+  // All that one client may ask for, and that was read.
+  std::unique_ptr<RawClient> PauseOften() {
+    auto client = std::make_unique<RawClient>(dir_->socket_path());
+    for (size_t i = 0; i <= ControlServer::kMaxOperations; ++i) {
+      client->Pause();
+    }
+    const auto one_too_many = client->NextAnswer(deadline_);
+    EXPECT_TRUE(one_too_many.has_value() && absl::StrContains(one_too_many->error.message(), "of this client"))
+        << (one_too_many.has_value() ? one_too_many->error : absl::UnknownError("no answer"));
+    return client;
+  }
+
+  const MonotonicTime deadline_ = MonotonicTime::Now() + kPatience;
+  std::unique_ptr<RawClient> running_;
+};
+
+TEST_F(OperationsTest, StopWaitsForTheOneThatRunsAndForNoOther) {
+  std::vector<std::unique_ptr<RawClient>> clients;
+  while (clients.size() < ControlServer::kMaxAllOperations / ControlServer::kMaxOperations) {
+    clients.push_back(PauseOften());
+  }
+  RawClient client(dir_->socket_path());
+  client.Pause();
+  const auto refused = client.NextAnswer(deadline_);
+  ASSERT_TRUE(refused.has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted(refused->error)) << refused->error;
+  const uint32_t stop = client.Stop();
+  client.Describe();
+  ASSERT_TRUE(client.NextAnswer(deadline_).has_value()) << "`stop` was read by now";
+  machine_.HoldPause(false);
+  const auto stopped = client.NextAnswer(deadline_);
+  ASSERT_TRUE(stopped.has_value());
+  EXPECT_EQ(stopped->number, stop);
+  EXPECT_TRUE(stopped->error.ok()) << stopped->error;
+  const std::vector<std::string> operations = machine_.operations();
+  ASSERT_GE(operations.size(), 2u);
+  EXPECT_EQ(operations[0], "pause");
+  EXPECT_EQ(operations[1], "stop");
+}
+
+TEST_F(OperationsTest, OfAClientThatIsGoneAreNotBegun) {
+  PauseOften();
+  // Its end comes before what comes later.
+  ExpectServes();
+  ExpectServes();
+  machine_.HoldPause(false);
+  // After whatever is left of its operations.
+  EXPECT_TRUE(Connect()->Pause().ok());
+  EXPECT_EQ(machine_.operations(), (std::vector<std::string>{"pause", "pause"}));
+}
+
+TEST_F(OperationsTest, DoNotBeginAtTheEnd) {
+  const auto client = PauseOften();
+  server_->BeginEnd();
+  for (size_t i = 0; i < ControlServer::kMaxOperations; ++i) {
+    const auto answer = client->NextAnswer(deadline_);
+    ASSERT_TRUE(answer.has_value());
+    EXPECT_EQ(answer->error, absl::UnavailableError("this machine is ending"));
+  }
+  EXPECT_EQ(Connect()->Pause(), absl::UnavailableError("this machine is ending"));
+  machine_.HoldPause(false);
+  const auto answer = running_->NextAnswer(deadline_);
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_TRUE(answer->error.ok()) << answer->error;
+  EXPECT_EQ(machine_.operations(), std::vector<std::string>{"pause"});
+}
+
+// Clients that ask without end, and read what they are told.
+TEST_F(ServerTest, AFloodOfCallsHoldsUpNeitherOthersNorTheEnd) {
+  constexpr int kFlooders = 4;
+  constexpr int kCalls = 50;
+  std::atomic<bool> flooding = true;
+  std::vector<Thread> threads;
+  for (int i = 0; i < kFlooders; ++i) {
+    threads.emplace_back("flood", [&] {
+      while (flooding) {
+        RawClient client(dir_->socket_path());
+        for (int call = 0; call < kCalls && flooding; ++call) {
+          client.Describe();
+        }
+        for (int call = 0; call < kCalls && flooding; ++call) {
+          if (!client.NextAnswer(MonotonicTime::Now() + absl::Seconds(1)).has_value()) {
+            break;
+          }
+        }
+      }
+    });
+  }
+  for (int i = 0; i < 20; ++i) {
+    ExpectServes();
+  }
+  const MonotonicTime start = MonotonicTime::Now();
+  server_.reset();
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(10));
+  flooding = false;
+}
+
 TEST_F(ServerTest, ConsoleIsAttachedThroughAPassedDescriptor) {
   const std::string text = "hello";
   console_->Transmit({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
@@ -371,24 +599,42 @@ TEST_F(ServerTest, ManyMoreClientsThanPlacesDoNotLockOutAnother) {
   ExpectDropped(silent.front());
 }
 
-TEST_F(ServerTest, ClientIsRefusedWhenAllOthersAreAtSomethingUntilOneLeaves) {
-  std::vector<std::unique_ptr<ControlClient>> busy;
-  while (busy.size() < ControlServer::kMaxWatchers) {
-    busy.push_back(Connect());
-    ASSERT_TRUE(busy.back()->StartWatching().ok());
+TEST_F(ServerTest, ClientsThatAreAtSomethingLeaveRoomForAnother) {
+  std::vector<std::unique_ptr<ControlClient>> watchers;
+  while (watchers.size() < ControlServer::kMaxWatchers) {
+    watchers.push_back(Connect());
+    ASSERT_TRUE(watchers.back()->StartWatching().ok());
   }
+  EXPECT_TRUE(absl::IsResourceExhausted(Connect()->StartWatching()));
   machine_.HoldPause(true);
-  while (busy.size() < ControlServer::kMaxClients) {
-    auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(20));
-    ASSERT_TRUE(client.ok());
-    busy.push_back(*std::move(client));
-    EXPECT_TRUE(absl::IsDeadlineExceeded(busy.back()->Pause()));
+  balloon_.SetFrozen(true);
+  // Each of the others waits for one thing, as long as there are places.
+  std::vector<std::unique_ptr<RawClient>> others;
+  const auto connect = [&](size_t count, const std::function<void(RawClient&)>& call) {
+    for (size_t i = 0; i < count; ++i) {
+      others.push_back(std::make_unique<RawClient>(dir_->socket_path()));
+      call(*others.back());
+      const uint32_t last = others.back()->Describe();
+      const auto answer = others.back()->NextAnswer(MonotonicTime::Now() + kPatience);
+      ASSERT_TRUE(answer.has_value());
+      EXPECT_EQ(answer->number, last) << answer->error;
+    }
+  };
+  connect(1, [](RawClient& client) { client.Pause(); });
+  while (!machine_.pausing()) {
+    std::this_thread::yield();
   }
-  ExpectDropped(ConnectRaw());
-  busy.erase(busy.begin());
-  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-  while (!Connect()->Describe().ok()) {
-    ASSERT_LT(MonotonicTime::Now(), deadline);
+  connect(ControlServer::kMaxAllOperations, [](RawClient& client) { client.Pause(); });
+  connect(ControlServer::kMaxAllBalloonWaits, [](RawClient& client) { client.SetBalloon(16 * kMiB, 3'600'000); });
+  connect(ControlServer::kMaxStops, [](RawClient& client) { client.Stop(); });
+  while (watchers.size() + others.size() < ControlServer::kMaxClients) {
+    connect(1, [](RawClient&) {});
+  }
+  ExpectServes();
+  ExpectServes();
+  server_->Publish({MachineEvent::Kind::kReset, "x"});
+  for (auto& watcher : watchers) {
+    EXPECT_TRUE(watcher->NextEvent().ok());
   }
   machine_.HoldPause(false);
 }

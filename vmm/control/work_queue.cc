@@ -1,56 +1,85 @@
 #include "vmm/control/work_queue.h"
 
-#include <memory>
 #include <utility>
 
 namespace ferrite {
+namespace {
 
-WorkQueue::WorkQueue(std::string thread_name) : thread_(std::move(thread_name), [this] { Loop(); }) {}
+absl::Status Ending() { return absl::UnavailableError("this machine is ending"); }
 
-void WorkQueue::Close() {
+}  // namespace
+
+WorkQueue::WorkQueue(std::string thread_name, Limits limits)
+    : limits_(limits), thread_(std::move(thread_name), [this] { Loop(); }) {}
+
+void WorkQueue::BeginEnd() {
+  std::list<Entry> dropped;
   {
     absl::MutexLock lock(&mutex_);
     closed_ = true;
+    dropped.swap(last_);
   }
+  for (const Entry& entry : dropped) {
+    entry.done->fulfill(Ending());
+  }
+}
+
+void WorkQueue::Close() {
+  BeginEnd();
   thread_.Join();
 }
 
-kj::Promise<absl::Status> WorkQueue::Run(kj::Function<absl::Status()> work) {
-  auto pair = kj::newPromiseAndCrossThreadFulfiller<void>();
-  auto result = std::make_shared<absl::Status>();
-  absl::MutexLock lock(&mutex_);
-  if (closed_) {
-    return absl::Status(absl::UnavailableError("this machine is ending"));
+kj::Promise<absl::Status> WorkQueue::Run(Turn turn, kj::Function<absl::Status()> work) {
+  auto pair = kj::newPromiseAndCrossThreadFulfiller<absl::Status>();
+  uint64_t id = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (closed_) {
+      return Ending();
+    }
+    std::list<Entry>& queue = turn == Turn::kNext ? next_ : last_;
+    if (queue.size() >= (turn == Turn::kNext ? limits_.next : limits_.last)) {
+      return absl::Status(absl::ResourceExhaustedError("too many operations wait for this machine; try again later"));
+    }
+    id = next_id_++;
+    queue.push_back({id, kj::mv(work), kj::mv(pair.fulfiller)});
   }
-  if (queue_.size() >= kMaxQueued) {
-    return absl::Status(absl::ResourceExhaustedError("too many operations wait for this machine; try again later"));
-  }
-  queue_.emplace_back([work = kj::mv(work), fulfiller = kj::mv(pair.fulfiller), result]() mutable {
-    *result = work();
-    fulfiller->fulfill();
-  });
-  return pair.promise.then([result] { return std::move(*result); });
+  return pair.promise.attach(kj::defer([this, id] { Drop(id); }));
 }
 
-kj::Maybe<kj::Function<void()>> WorkQueue::Take() {
-  const auto due = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !queue_.empty(); };
+void WorkQueue::Drop(uint64_t id) {
+  // Destroyed without the mutex: it may own anything.
+  std::list<Entry> dropped;
+  absl::MutexLock lock(&mutex_);
+  for (std::list<Entry>* queue : {&next_, &last_}) {
+    for (auto entry = queue->begin(); entry != queue->end(); ++entry) {
+      if (entry->id == id) {
+        dropped.splice(dropped.begin(), *queue, entry);
+        return;
+      }
+    }
+  }
+}
+
+bool WorkQueue::Take(std::list<Entry>& taken) {
+  const auto due = [this]()
+                       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return closed_ || !next_.empty() || !last_.empty(); };
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(&due));
-  if (queue_.empty()) {
-    return nullptr;
+  std::list<Entry>& queue = next_.empty() ? last_ : next_;
+  if (queue.empty()) {
+    return false;
   }
-  kj::Function<void()> work = kj::mv(queue_.front());
-  queue_.pop_front();
-  return work;
+  taken.splice(taken.begin(), queue, queue.begin());
+  return true;
 }
 
 void WorkQueue::Loop() {
-  for (;;) {
-    KJ_IF_MAYBE (work, Take()) {
-      (*work)();
-    } else {
-      return;
-    }
+  std::list<Entry> taken;
+  while (Take(taken)) {
+    Entry& entry = taken.front();
+    entry.done->fulfill(entry.work());
+    taken.clear();
   }
 }
 

@@ -6,7 +6,8 @@
 #include <kj/function.h>
 
 #include <cstddef>
-#include <deque>
+#include <cstdint>
+#include <list>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -18,25 +19,47 @@ namespace ferrite {
 
 class WorkQueue {
  public:
-  explicit WorkQueue(std::string thread_name);
+  // How much may wait for each kind of turn.
+  struct Limits {
+    size_t last;
+    size_t next;
+  };
+
+  WorkQueue(std::string thread_name, Limits limits);
   ~WorkQueue() { Close(); }
 
-  // From a thread with a kj event loop: a promise of what `work` returns; RESOURCE_EXHAUSTED when kMaxQueued wait,
-  // UNAVAILABLE after Close(). Dropping the promise does not stop the work.
-  kj::Promise<absl::Status> Run(kj::Function<absl::Status()> work);
+  // What ends the machine does not wait behind all that clients want done before.
+  enum class Turn { kLast, kNext };
 
-  // Runs what is queued, then ends the thread. The loops that wait for the results must still run.
+  // From a thread with a kj event loop: a promise of what `work` returns; RESOURCE_EXHAUSTED when as much waits for
+  // that kind of turn as may, UNAVAILABLE after BeginEnd(). When the promise is dropped, work that has not begun is not
+  // done; what has begun goes on.
+  kj::Promise<absl::Status> Run(Turn turn, kj::Function<absl::Status()> work);
+
+  // No more work is taken, and what waits for its last turn is not done any more: UNAVAILABLE. Any thread; never waits.
+  void BeginEnd();
+  // The same; then waits for the work that runs and for what has the next turn, and ends the thread. The loops that
+  // wait for the results must still run.
   void Close();
 
  private:
-  static constexpr size_t kMaxQueued = 64;
+  struct Entry {
+    uint64_t id;
+    kj::Function<absl::Status()> work;
+    kj::Own<kj::CrossThreadPromiseFulfiller<absl::Status>> done;
+  };
 
-  // Waits for work; null when there is none left and the queue is closed.
-  kj::Maybe<kj::Function<void()>> Take();
+  // Waits for work; false when there is none left and the queue is closed.
+  bool Take(std::list<Entry>& taken);
   void Loop();
+  void Drop(uint64_t id);
+
+  const Limits limits_;
 
   absl::Mutex mutex_;
-  std::deque<kj::Function<void()>> queue_ ABSL_GUARDED_BY(mutex_);
+  std::list<Entry> next_ ABSL_GUARDED_BY(mutex_);
+  std::list<Entry> last_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   Thread thread_;
 };

@@ -20,6 +20,8 @@ bool IsFile(const std::string& path, int directory, const std::string& name) {
          first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
+absl::Status Ending() { return absl::UnavailableError("this machine is ending"); }
+
 }  // namespace
 
 Mover::Mover(Machine& machine, Fd run_directory, std::string console_socket, Listener listener)
@@ -73,6 +75,9 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
       auto source, migration::Source::Create(*port, options, [this](const migration::MoveProgress&) { Publish(); }));
   {
     const TimedMutexLock lock(&mutex_);
+    if (ending_) {
+      return Ending();
+    }
     // The session before the port that it uses.
     source_ = std::move(source);
     port_ = std::move(port);
@@ -112,6 +117,9 @@ absl::Status Mover::Recover(const std::string& where) {
   thread_.Join();
   {
     const TimedMutexLock lock(&mutex_);
+    if (ending_) {
+      return Ending();
+    }
     on_ = true;
     status_.over = false;
     status_.result = absl::OkStatus();
@@ -128,6 +136,9 @@ absl::Status Mover::TakeBack(bool force) {
     FERRITE_RETURN_IF_ERROR(CheckHandedOver());
     thread_.Join();
     const TimedMutexLock lock(&mutex_);
+    if (ending_) {
+      return Ending();
+    }
     if (source_->ran_there()) {
       for (const DiskConfig& disk : machine_.config().disks) {
         if (!disk.read_only) {
@@ -159,6 +170,11 @@ void Mover::Leave() {
     source_->Leave();
     port_->StopTrying();
   }
+}
+
+void Mover::BeginEnd() {
+  const TimedMutexLock lock(&mutex_);
+  ending_ = true;
 }
 
 void Mover::StartThread(std::function<absl::Status(migration::Source&)> phase) {

@@ -47,6 +47,8 @@ class Mover final : public MovePort {
   absl::Status TakeBack(bool force) override;
   // A destination that was lost is not looked for any more.
   void Leave();
+  // From when it returned no move begins any more, nor the rest of one: UNAVAILABLE. One that is on goes on.
+  void BeginEnd();
   absl::Status Allows(absl::string_view operation, bool force) const override;
   void GiveUp() override;
 
@@ -84,6 +86,7 @@ class Mover final : public MovePort {
   MoveStatus status_ ABSL_GUARDED_BY(mutex_);
   MoveStatus arrival_ ABSL_GUARDED_BY(mutex_);
   bool given_up_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   // Of the last move; kept for what is left to ask of it.
   std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
