@@ -11,6 +11,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -26,6 +27,7 @@
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/control/raw_client.h"
 
 namespace ferrite {
 namespace {
@@ -216,6 +218,24 @@ class MachineTest : public FerriteTest {
     }
   }
 
+  // Until the process has a handler of its own for SIGTERM, or none any more.
+  static void WaitForHandler(const FerriteProcess& process, bool there) {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    const auto catches = [&] {
+      std::ifstream status(absl::StrCat("/proc/", process.pid(), "/status"));
+      for (std::string line; std::getline(status, line);) {
+        if (absl::StartsWith(line, "SigCgt:")) {
+          return (std::stoull(line.substr(7), nullptr, 16) >> (SIGTERM - 1) & 1) != 0;
+        }
+      }
+      return false;
+    };
+    while (catches() != there) {
+      ASSERT_LT(MonotonicTime::Now(), deadline);
+      std::this_thread::yield();
+    }
+  }
+
   std::vector<std::string> detached_;
 };
 
@@ -378,22 +398,8 @@ TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
   Fd lock(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   ASSERT_EQ(flock(lock.get(), LOCK_EX), 0);
   FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));
-  // It blocks some signals before it waits for the lock. (All are blocked for a moment when it is spawned.)
-  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-  const auto blocks_signals = [&] {
-    std::ifstream status(absl::StrCat("/proc/", run.pid(), "/status"));
-    for (std::string line; std::getline(status, line);) {
-      if (absl::StartsWith(line, "SigBlk:")) {
-        const uint64_t blocked = std::stoull(line.substr(7), nullptr, 16);
-        return (blocked >> (SIGTERM - 1) & 1) != 0 && (blocked >> (SIGSEGV - 1) & 1) == 0;
-      }
-    }
-    return false;
-  };
-  while (!blocks_signals()) {
-    ASSERT_LT(MonotonicTime::Now(), deadline);
-    std::this_thread::yield();
-  }
+  // It takes signals before it waits for the lock.
+  WaitForHandler(run, true);
   run.Signal(SIGTERM);
   lock.Reset();
   const Finished result = run.Wait();
@@ -402,6 +408,68 @@ TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
   EXPECT_TRUE(absl::StrContains(result.err, "SIGTERM") || absl::StrContains(result.err, base_)) << result.err;
   EXPECT_EQ(result.out, "");
   fs::remove(lock_path);
+}
+
+// A pipe as standard output that is full, and that nobody reads.
+void FillStandardOutput() {
+  int ends[2];
+  if (pipe(ends) != 0 || fcntl(ends[1], F_SETFL, O_NONBLOCK) != 0) {
+    _exit(125);
+  }
+  const std::string bytes(4096, 'x');
+  while (write(ends[1], bytes.data(), bytes.size()) > 0 || write(ends[1], bytes.data(), 1) > 0) {
+  }
+  if (fcntl(ends[1], F_SETFL, 0) != 0 || dup2(ends[1], STDOUT_FILENO) < 0) {
+    _exit(125);
+  }
+}
+
+TEST_F(MachineTest, TheSecondSignalEndsAStartThatIsStuck) {
+  // It tells where it waits, which nobody takes.
+  FerriteProcess receive(Words(absl::StrCat("receive --name vm --listen unix:", directory_, "/listen")), /*user=*/0,
+                         FillStandardOutput);
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (State("vm") != "created") {
+    ASSERT_LT(MonotonicTime::Now(), deadline);
+    std::this_thread::yield();
+  }
+  receive.Signal(SIGTERM);
+  WaitForHandler(receive, false);
+  const MonotonicTime second = MonotonicTime::Now();
+  receive.Signal(SIGTERM);
+  EXPECT_EQ(receive.Wait().exit_code, -1);
+  EXPECT_LT(MonotonicTime::Now() - second, absl::Seconds(30)) << "only the test ended it";
+  fs::remove_all(base_);
+}
+
+TEST_F(MachineTest, NoCallThatWaitsHoldsUpASignal) {
+  FerriteProcess run(
+      Words(absl::StrCat("run --name vm --mem 64M --balloon 0 --console none --kernel ", Guest("count"))));
+  WaitForMachine("vm");
+  std::vector<std::unique_ptr<RawClient>> clients;
+  uint32_t describe = 0;
+  for (int i = 0; i < 124; ++i) {
+    clients.push_back(std::make_unique<RawClient>(base_ + "/vm/control.sock"));
+    for (int call = 0; call < 60; ++call) {
+      // The guest has no driver for it.
+      clients.back()->SetBalloon(16 << 20, /*wait_ms=*/3'600'000);
+    }
+    describe = clients.back()->Describe();
+  }
+  // All of them were read.
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  for (const auto& client : clients) {
+    auto answer = client->NextAnswer(deadline);
+    while (answer.has_value() && answer->number != describe) {
+      answer = client->NextAnswer(deadline);
+    }
+    ASSERT_TRUE(answer.has_value());
+  }
+  const MonotonicTime start = MonotonicTime::Now();
+  run.Signal(SIGTERM);
+  const Finished result = run.Wait();
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(10));
 }
 
 TEST_F(MachineTest, EventsAreToldUntilTheEnd) {
