@@ -27,6 +27,7 @@
 #include "tests/fakes/no_descriptors.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/socket_file.h"
+#include "vmm/base/thread.h"
 #include "vmm/base/timed_mutex.h"
 #include "vmm/base/unix_socket.h"
 #include "vmm/console/escape_filter.h"
@@ -455,6 +456,48 @@ TEST_F(ConsoleHubTest, SocketServesOneClientAtATime) {
   ASSERT_TRUE(ListenAt(Fd(open(directory_.c_str(), O_PATH | O_CLOEXEC)), "sock").ok());
   ASSERT_TRUE(std::filesystem::exists(path));
   EXPECT_TRUE(ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).ok());
+}
+
+// Somebody else's socket, which accepts nobody and lets nobody else wait: connecting to it would wait for ever.
+TEST_F(ConsoleHubTest, ASocketWithAFullBacklogIsSomebodysAndNotWaitedFor) {
+  const std::string path = directory_ + "/sock";
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const auto* name = reinterpret_cast<const sockaddr*>(&address);
+  const Fd listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(bind(listener.get(), name, sizeof(address)), 0);
+  ASSERT_EQ(listen(listener.get(), 0), 0);
+  std::vector<Fd> waiting;
+  do {
+    waiting.emplace_back(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  } while (connect(waiting.back().get(), name, sizeof(address)) == 0);
+  ASSERT_EQ(errno, EAGAIN);
+  TimedNotification over;
+  absl::Status status;
+  Thread creating("creator", [&] {
+    status = ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).status();
+    over.Notify();
+  });
+  EXPECT_TRUE(over.WaitFor(absl::Milliseconds(kDeadlineMs))) << "it waits";
+  waiting.clear();
+  ASSERT_EQ(shutdown(listener.get(), SHUT_RDWR), 0);
+  creating.Join();
+  EXPECT_TRUE(absl::IsAlreadyExists(status)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), path)) << status;
+  EXPECT_TRUE(std::filesystem::exists(path));
+}
+
+TEST_F(ConsoleHubTest, ASocketOfAnotherKindStays) {
+  const std::string path = directory_ + "/sock";
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const Fd datagrams(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(bind(datagrams.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  const absl::Status status = ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).status();
+  EXPECT_TRUE(absl::IsAlreadyExists(status)) << status;
+  EXPECT_TRUE(std::filesystem::exists(path));
 }
 
 TEST_F(ConsoleHubTest, ASocketClientIsAcceptedOnceThereAreDescriptorsAgain) {
