@@ -399,8 +399,8 @@ TEST_F(RunDirTest, DirectoryThatIsRenamedAwayIsUsedAllTheSame) {
   EXPECT_TRUE(fs::is_empty(base_ + "/away"));
 }
 
-// Whatever the limit of open files lets it get to, it ends with that and leaves nothing: not with a guest that was handed
-// over.
+// Whatever the limit of open files lets it get to, it ends with that and leaves nothing: not with a guest that was
+// handed over.
 TEST_F(RunDirTest, ALackOfDescriptorsIsToldAndLeavesNothing) {
   int refused = 0;
   bool made = false;
