@@ -462,12 +462,11 @@ class MachineDirtyTest : public MachineTest, public testing::WithParamInterface<
   // Waits until the guest has written `writes` times from now on, calling `meanwhile` with each report.
   void WaitForWrites(
       uint64_t writes, const std::function<void()>& meanwhile = [] {}) {
+    // What was said before is old.
+    while (console_.Next("dirty", absl::ZeroDuration()).has_value()) {
+    }
     std::optional<GuestLine> line = console_.Next("dirty");
     ASSERT_TRUE(line.has_value());
-    // What was said before is old.
-    while (std::optional<GuestLine> next = console_.Next("dirty", absl::ZeroDuration())) {
-      line = std::move(next);
-    }
     const uint64_t start = line->Number("writes");
     while (line->Number("writes") < start + writes) {
       line = console_.Next("dirty");
