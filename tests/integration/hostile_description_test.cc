@@ -67,7 +67,7 @@ class HostileDescriptionTest : public testing::Test {
   // The words of the refusal of what `spoil` makes of a good description.
   std::string Refusal(const std::function<void(Description)>& spoil, ArrivalLimits limits = {}) {
     capnp::MallocMessageBuilder message;
-    const auto described = message.initRoot<state::MachineDescription>();
+    auto described = message.initRoot<state::MachineDescription>();
     MachineSource source(source_->machine(), directory_);
     EXPECT_TRUE(source.Describe(described).ok());
     described.getBoot().setKernelPath(kernel_);

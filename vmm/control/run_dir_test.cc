@@ -399,8 +399,7 @@ TEST_F(RunDirTest, DirectoryThatIsRenamedAwayIsUsedAllTheSame) {
   EXPECT_TRUE(fs::is_empty(base_ + "/away"));
 }
 
-// Whatever the limit of open files lets it get to, it ends with that and leaves nothing: not with a guest that was
-// handed over.
+// It ends with the limit of open files wherever it meets it, not with a guest that was handed over, and leaves nothing.
 TEST_F(RunDirTest, ALackOfDescriptorsIsToldAndLeavesNothing) {
   int refused = 0;
   bool made = false;
