@@ -315,8 +315,9 @@ bool MmioTransport::active() const {
 void MmioTransport::HandleDoorbell(uint16_t index) {
   doorbells_[index].Drain();
   // After everybody else who waits: a guest that keeps its queue full holds up neither its own vCPUs nor a pause.
-  absl::MutexLock lock(&device_.mutex(), absl::Condition(
-                                             +[](virtio::Device* device) { return device->waiting() == 0; }, &device_));
+  absl::MutexLock lock(&device_.mutex());
+  device_.mutex().Await(absl::Condition(
+      +[](virtio::Device* device) { return device->waiting() == 0; }, &device_));
   Queue& queue = queues_[index].queue;
   // A doorbell that is dropped here is not lost: Resume(), DRIVER_OK and the end of a drain look at every queue.
   if (!active() || !queue.enabled()) {

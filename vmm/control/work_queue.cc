@@ -20,7 +20,8 @@ void WorkQueue::BeginEnd() {
     dropped.swap(last_);
   }
   for (const Entry& entry : dropped) {
-    entry.done->fulfill(Ending());
+    *entry.result = Ending();
+    entry.done->fulfill();
   }
 }
 
@@ -30,7 +31,8 @@ void WorkQueue::Close() {
 }
 
 kj::Promise<absl::Status> WorkQueue::Run(Turn turn, kj::Function<absl::Status()> work) {
-  auto pair = kj::newPromiseAndCrossThreadFulfiller<absl::Status>();
+  auto pair = kj::newPromiseAndCrossThreadFulfiller<void>();
+  auto result = std::make_shared<absl::Status>();
   uint64_t id = 0;
   {
     absl::MutexLock lock(&mutex_);
@@ -42,9 +44,9 @@ kj::Promise<absl::Status> WorkQueue::Run(Turn turn, kj::Function<absl::Status()>
       return absl::Status(absl::ResourceExhaustedError("too many operations wait for this machine; try again later"));
     }
     id = next_id_++;
-    queue.push_back({id, kj::mv(work), kj::mv(pair.fulfiller)});
+    queue.push_back({id, kj::mv(work), result, kj::mv(pair.fulfiller)});
   }
-  return pair.promise.attach(kj::defer([this, id] { Drop(id); }));
+  return pair.promise.then([result] { return std::move(*result); }).attach(kj::defer([this, id] { Drop(id); }));
 }
 
 void WorkQueue::Drop(uint64_t id) {
@@ -78,7 +80,8 @@ void WorkQueue::Loop() {
   std::list<Entry> taken;
   while (Take(taken)) {
     Entry& entry = taken.front();
-    entry.done->fulfill(entry.work());
+    *entry.result = entry.work();
+    entry.done->fulfill();
     taken.clear();
   }
 }

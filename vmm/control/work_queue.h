@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <list>
+#include <memory>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -46,7 +47,8 @@ class WorkQueue {
   struct Entry {
     uint64_t id;
     kj::Function<absl::Status()> work;
-    kj::Own<kj::CrossThreadPromiseFulfiller<absl::Status>> done;
+    std::shared_ptr<absl::Status> result;  // before `done`
+    kj::Own<kj::CrossThreadPromiseFulfiller<void>> done;
   };
 
   // Waits for work; false when there is none left and the queue is closed.
