@@ -1,6 +1,7 @@
 // What a peer may write into the description of its machine: how much of everything, and in which words. A destination
 // refuses before it makes anything, at once, and in words that a terminal shows as text (R7, R11).
 #include <capnp/message.h>
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include "proto/machine.capnp.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/base/clean_text.h"
+#include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/pinned_file.h"
 #include "vmm/move/boot_files.h"
@@ -68,7 +70,8 @@ class HostileDescriptionTest : public testing::Test {
   std::string Refusal(const std::function<void(Description)>& spoil, ArrivalLimits limits = {}) {
     capnp::MallocMessageBuilder message;
     auto described = message.initRoot<state::MachineDescription>();
-    MachineSource source(source_->machine(), directory_);
+    const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    MachineSource source(source_->machine(), directory);
     EXPECT_TRUE(source.Describe(described).ok());
     described.getBoot().setKernelPath(kernel_);
     auto kernel = PinnedFile::Find(kernel_, PinnedFile::Links::kAll);
