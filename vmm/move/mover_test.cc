@@ -1,10 +1,13 @@
 #include "vmm/move/mover.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "vmm/base/fd.h"
 #include "vmm/control/fake_machine.h"
 
 namespace ferrite {
@@ -13,7 +16,9 @@ namespace {
 // A signal that asks for the end waits for one move at the most: clients begin no other meanwhile.
 TEST(MoverTest, NoMoveBeginsAtTheEnd) {
   FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20});
-  Mover mover(machine, testing::TempDir(), "", nullptr);
+  auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  Mover mover(machine, *std::move(directory), "", nullptr);
   mover.BeginEnd();
   EXPECT_EQ(mover.Start("unix:/nowhere", {}), absl::UnavailableError("this machine is ending"));
   EXPECT_EQ(mover.status().number, 0u);
