@@ -117,7 +117,8 @@ absl::Status InUse(int fd, absl::string_view path, const struct flock& conflict)
   }
   return absl::FailedPreconditionError(
       absl::StrCat("disk image ", path, " is in use by ",
-                   holder.has_value() ? Describe(*holder) : "another process that /proc does not show (other user?)",
+                   holder.has_value() ? Describe(*holder)
+                                      : "a process that /proc does not show (another monitor, or another user's)",
                    "; stop it, or let every user of the image open it read-only"));
 }
 
