@@ -62,7 +62,7 @@ absl::StatusOr<OpenImage> Open(const PinnedFile& file, bool read_only) {
     return NoImage(path, info);
   }
   OpenImage image;
-  image.fd = file.Open((read_only ? O_RDONLY : O_RDWR) | O_NONBLOCK);
+  image.fd = file.Open(read_only ? O_RDONLY : O_RDWR);
   if (!image.fd.valid()) {
     return CannotOpen(errno, path, read_only);
   }

@@ -67,8 +67,11 @@ bool HoldsLock(const fs::path& fdinfo) {
   return false;
 }
 
+// Others decide how many descriptors there are to look at, and this may be asked while a guest stands still.
+constexpr int kMostLookedAt = 4096;
+
 // The process that has the file of `fd` open and locked. The kernel does not say who owns an open file description
-// lock, so look at every process that we are allowed to see.
+// lock, so look at the processes that we are allowed to see, for as long as there are not too many.
 std::optional<pid_t> FindHolder(int fd) {
   struct stat ours = {};
   if (fstat(fd, &ours) != 0) {
@@ -76,6 +79,7 @@ std::optional<pid_t> FindHolder(int fd) {
   }
   std::error_code error;
   const std::string own_fd = absl::StrCat(fd);
+  int looked_at = 0;
   for (fs::directory_iterator process("/proc", error), end; !error && process != end; process.increment(error)) {
     pid_t pid = 0;
     if (!absl::SimpleAtoi(process->path().filename().native(), &pid)) {
@@ -84,6 +88,9 @@ std::optional<pid_t> FindHolder(int fd) {
     std::error_code ignored;
     for (fs::directory_iterator open(process->path() / "fd", ignored); !ignored && open != end;
          open.increment(ignored)) {
+      if (++looked_at > kMostLookedAt) {
+        return std::nullopt;
+      }
       const fs::path number = open->path().filename();
       struct stat theirs = {};
       if ((pid == getpid() && number == own_fd) || stat(open->path().c_str(), &theirs) != 0 ||

@@ -10,15 +10,19 @@
 
 namespace ferrite::migration {
 
-void DropLog::Log(const std::string& who, absl::string_view why) { Write("dropped a connection from", who, why); }
-
-void DropLog::LogRefusal(const std::string& who, absl::string_view why) {
-  Write("waits on, having refused the machine from", who, why);
+void DropLog::Log(const std::string& who, absl::string_view why) {
+  Write(absl::StrCat("dropped a connection from ", who, ": ", CleanText(why)));
 }
 
-void DropLog::Write(absl::string_view what, const std::string& who, absl::string_view why) {
+void DropLog::LogRefusal(const std::string& who, absl::string_view why) {
+  Write(absl::StrCat("waits on, having refused the machine from ", who, ": ", CleanText(why)));
+}
+
+void DropLog::Tell(absl::string_view words) { Write(CleanText(words)); }
+
+void DropLog::Write(absl::string_view words) {
   if (const std::optional<uint64_t> hidden = Take(MonotonicTime::Now()); hidden.has_value()) {
-    ferrite::Log().warn("receive: {} {}: {}{}", what, who, CleanText(why),
+    ferrite::Log().warn("receive: {}{}", words,
                         *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string());
   }
 }

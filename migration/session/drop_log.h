@@ -1,5 +1,5 @@
-// A line of log for each connection that is dropped and each machine that is refused, unless there are too many:
-// strangers cannot fill the log (R11).
+// A line of log for each connection that is dropped, each machine that is refused, and each reason that only this
+// host's user hears, unless there are too many: strangers cannot fill the log (R11).
 #ifndef FERRITE_MIGRATION_SESSION_DROP_LOG_H_
 #define FERRITE_MIGRATION_SESSION_DROP_LOG_H_
 
@@ -25,11 +25,13 @@ class DropLog {
   void Log(const std::string& who, absl::string_view why);
   // Of one that said what machine it brings.
   void LogRefusal(const std::string& who, absl::string_view why);
+  // `words` alone.
+  void Tell(absl::string_view words);
   // How many were hidden since the last line, when a line may be written at `now`.
   std::optional<uint64_t> Take(MonotonicTime now);
 
  private:
-  void Write(absl::string_view what, const std::string& who, absl::string_view why);
+  void Write(absl::string_view words);
 
   absl::Mutex mutex_;
   int credit_ ABSL_GUARDED_BY(mutex_) = kMost;

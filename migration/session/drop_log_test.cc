@@ -28,9 +28,11 @@ TEST(DropLogTest, WordsAreCleanAndOneLine) {
   DropLog log;
   log.Log("tcp:192.0.2.7:1", "\x1b[2J\nferrite: all is well");
   log.LogRefusal("tcp:192.0.2.7:2", "disk \x1b[2J");
+  log.Tell("disk root: \x1b[2J");
   EXPECT_EQ(captured.text(),
             "receive: dropped a connection from tcp:192.0.2.7:1: ?[2J?ferrite: all is well\n"
-            "receive: waits on, having refused the machine from tcp:192.0.2.7:2: disk ?[2J\n");
+            "receive: waits on, having refused the machine from tcp:192.0.2.7:2: disk ?[2J\n"
+            "receive: disk root: ?[2J\n");
 }
 
 }  // namespace

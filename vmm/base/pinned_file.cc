@@ -125,7 +125,8 @@ absl::StatusOr<PinnedFile> PinnedFile::FindBelow(int directory, const std::strin
 // By the kernel's link to what the descriptor stands for: that is no name that somebody could change.
 std::string PinnedFile::Link() const { return absl::StrCat("/proc/self/fd/", fd_.get()); }
 
-Fd PinnedFile::Open(int flags) const { return Fd(open(Link().c_str(), flags | O_CLOEXEC | O_NOCTTY)); }
+// O_NONBLOCK: somebody else's lease (fcntl(2), F_SETLEASE) would keep us waiting for 45 s.
+Fd PinnedFile::Open(int flags) const { return Fd(open(Link().c_str(), flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)); }
 
 int PinnedFile::Access(int mode) const { return faccessat(AT_FDCWD, Link().c_str(), mode, AT_EACCESS); }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -155,6 +156,14 @@ TEST_F(PinnedFileTest, NothingIsFoundOutsideTheDirectoryNorThroughALink) {
   const Fd self(open("/proc/self", O_PATH | O_CLOEXEC));
   const auto beyond = PinnedFile::FindBelow(self.get(), "root/etc/passwd", "NAME");
   EXPECT_EQ(beyond.status().message(), "NAME: there is a link in its path, and none is followed");
+}
+
+// The owner of a file may have a lease on it, which open(2) waits 45 s to break.
+TEST_F(PinnedFileTest, LeaseOfSomebodyElseIsNotWaitedFor) {
+  ASSERT_NE(signal(SIGIO, SIG_IGN), SIG_ERR);  // tells of whoever opens it
+  const Fd lease(open(In("file").c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(fcntl(lease.get(), F_SETLEASE, F_WRLCK), 0);
+  EXPECT_EQ(Find(In("file"), Links::kOwn), absl::StrCat("errno ", EWOULDBLOCK));
 }
 
 }  // namespace

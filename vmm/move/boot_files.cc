@@ -99,10 +99,14 @@ absl::Status CheckDescribed(absl::string_view what, state::BootFile::Reader desc
 }
 
 absl::StatusOr<std::shared_ptr<const BootFile>> CheckBootFile(absl::string_view what, PinnedFile file,
-                                                              state::BootFile::Reader described) {
+                                                              state::BootFile::Reader described, uint64_t room) {
   FERRITE_RETURN_IF_ERROR(CheckDescribed(what, described));
   const absl::StatusOr<uint64_t> bytes = SizeOf(file);
   FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), what));
+  if (*bytes > room) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(what, " ", file.path(), " is larger than the memory of the machine that would boot it"));
+  }
   BootFile::Content content{.bytes = *bytes};
   bool same = content.bytes == described.getBytes();
   if (same) {

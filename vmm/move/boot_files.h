@@ -2,6 +2,7 @@
 #ifndef FERRITE_VMM_MOVE_BOOT_FILES_H_
 #define FERRITE_VMM_MOVE_BOOT_FILES_H_
 
+#include <cstdint>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -21,9 +22,9 @@ absl::Status CheckDescribed(absl::string_view what, state::BootFile::Reader desc
 
 // Whether `file` is the described one, byte for byte: then that is what has to be in it from now on. A peer that can
 // describe it knows what is in it, and learns nothing by having the guest read it. A file of another size, of more than
-// 4 GiB, or that is no regular one, is not opened. Errors name `what` and the path.
+// `room` bytes (the machine's memory), or that is no regular one, is not opened. Errors name `what` and the path.
 absl::StatusOr<std::shared_ptr<const BootFile>> CheckBootFile(absl::string_view what, PinnedFile file,
-                                                              state::BootFile::Reader described);
+                                                              state::BootFile::Reader described, uint64_t room);
 
 }  // namespace ferrite
 

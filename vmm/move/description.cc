@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -191,14 +190,15 @@ absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, c
 
 // A kernel or an initrd that the source names. Errors are for this host's user.
 absl::StatusOr<std::shared_ptr<const BootFile>> FindBootFile(absl::string_view what, const AllowedFiles& files,
-                                                             std::string& path, state::BootFile::Reader described) {
+                                                             std::string& path, state::BootFile::Reader described,
+                                                             uint64_t room) {
   if (path.empty()) {
     return nullptr;
   }
   auto file = files.FindBootFile(path);
   FERRITE_RETURN_IF_ERROR(Annotate(file.status(), what));
   path = file->path();
-  return CheckBootFile(what, *std::move(file), described);
+  return CheckBootFile(what, *std::move(file), described, room);
 }
 
 absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, Tell tell, MachineConfig& config) {
@@ -226,8 +226,10 @@ absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, Tell 
   if (!status.ok()) {
     return absl::Status(status.code(), absl::StrCat(status.message(), kRemedy));
   }
-  auto kernel = FindBootFile("kernel", files, config.kernel_path, boot.getKernel());
-  auto initrd = kernel.ok() ? FindBootFile("initrd", files, config.initrd_path, boot.getInitrd()) : kernel.status();
+  const uint64_t room = config.memory_bytes;
+  auto kernel = FindBootFile("kernel", files, config.kernel_path, boot.getKernel(), room);
+  auto initrd =
+      kernel.ok() ? FindBootFile("initrd", files, config.initrd_path, boot.getInitrd(), room) : kernel.status();
   if (!initrd.ok()) {
     tell(absl::StrCat(initrd.status().message(), kRemedy));
     return absl::FailedPreconditionError(

@@ -34,9 +34,6 @@ absl::Status TryLock(GuestMemory& memory) {
   return status;
 }
 
-// Strangers decide how often there is something.
-constexpr int kMaxTold = 1000;
-
 class ArrivalPort final : public migration::DestinationPort {
  public:
   // `tell` gets what is no peer's to hear.
@@ -148,12 +145,7 @@ absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Buil
                                        [this](absl::string_view words) { Tell(words); });
 }
 
-void MachineArrival::Tell(absl::string_view words) {
-  if (told_ < kMaxTold) {
-    ++told_;
-    Log().warn("receive: {}{}", words, told_ == kMaxTold ? " (nothing more of the kind is logged)" : "");
-  }
-}
+void MachineArrival::Tell(absl::string_view words) { told_.Tell(words); }
 
 void MachineArrival::Accepted() {
   if (host_.built) {

@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "devices/serial/serial_backend.h"
 #include "migration/machine_port.h"
+#include "migration/session/drop_log.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
@@ -52,7 +53,7 @@ class MachineArrival final : public migration::DestinationFactory {
   const Host host_;
   const ArrivalOptions options_;
   const AllowedFiles files_;
-  int told_ = 0;
+  migration::DropLog told_;
   std::unique_ptr<Machine> machine_;
 };
 
