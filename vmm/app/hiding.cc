@@ -19,11 +19,16 @@ void Overwrite(char* text) { memset(text, '*', strlen(text)); }
 }  // namespace
 
 absl::Status HideProcess() {
-  FERRITE_RETURN_IF_ERROR(OwnPageMap().status());
+  absl::Status page_map = OwnPageMap().status();
+  if (!page_map.ok() && prctl(PR_GET_DUMPABLE) == 0) {
+    // The child of a hidden process is hidden, too, from its first instant on, and its page map is root's.
+    (void)prctl(PR_SET_DUMPABLE, 1);
+    page_map = OwnPageMap().status();
+  }
   if (prctl(PR_SET_DUMPABLE, 0) != 0) {
     return ErrnoStatus("prctl(PR_SET_DUMPABLE)");
   }
-  return absl::OkStatus();
+  return page_map;
 }
 
 void HideCommandLine(int argc, char** argv) {

@@ -8,7 +8,8 @@ namespace ferrite {
 
 // PR_SET_DUMPABLE (prctl(2)): from here on no other process without CAP_SYS_PTRACE looks into this one's memory,
 // descriptors and environment through /proc or a debugger, and no core is written. What the monitor itself needs of
-// /proc/self and could not open any more is open afterwards. Before there is guest memory; undone by execve(2).
+// /proc/self and could not open any more is open afterwards. Before there is guest memory. A child that does
+// not exec calls it again: it is hidden from its first instant on, but needs files of its own.
 absl::Status HideProcess();
 
 // Overwrites what follows `--cmdline` among the program's arguments, which every user may read in /proc/PID/cmdline.

@@ -7,6 +7,7 @@
 
 #include "vmm/app/commands.h"
 #include "vmm/app/detach.h"
+#include "vmm/app/hiding.h"
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/monitor.h"
@@ -77,6 +78,12 @@ int RunCommand(const CommandLine& line) {
   CommandLine absolute = line;
   if (const absl::Status status = MakePathsAbsolute(absolute); !status.ok()) {
     return Fail(status, kExitFailure);
+  }
+  if (!line.run.debuggable) {
+    // Before there is the process that will have the guest: nobody can look into that while it is young.
+    if (const absl::Status status = HideProcess(); !status.ok()) {
+      return Fail(status, kExitFailure);
+    }
   }
   const auto child = RunDetached([&](const std::function<void()>& ready) { return RunHere(absolute, ready); });
   if (!child.ok()) {
