@@ -390,11 +390,9 @@ class Grammar {
     sub->add_flag("--mlock", line_.receive.lock_memory, "Lock the guest's memory in RAM once it is here");
     sub->add_flag("--dirty-ring", line_.receive.dirty_ring,
                   "Track dirty pages with KVM's ring in place of its log when it moves on");
-    sub->add_option("--from", words.from,
-                    "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]")
-        ->type_name("ADDRESS/BITS")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    Repeatable(sub->add_option("--from", words.from,
+                               "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]"))
+        ->type_name("ADDRESS/BITS");
     sub->add_option("--max-mem", words.max_memory, "Refuse a machine with more memory [what this host has]")
         ->type_name("SIZE");
     sub->add_option("--max-cpus", line_.receive.max_cpus, "Refuse a machine with more processors, 1 to 32 [32]")

@@ -139,17 +139,17 @@ absl::StatusOr<std::pair<Fd, SocketFile>> ListenOnPath(const std::string& path) 
   const size_t slash = path.rfind('/');
   const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
   const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
-  Fd directory(open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.valid()) {
-    return ErrnoStatus(absl::StrCat("make the socket ", path));
-  }
+  // Not by a link of another user's, who would choose where a dead socket is removed.
+  auto walked = WalkToDirectory(parent, {.through_anybodys = true});
+  FERRITE_RETURN_IF_ERROR(Annotate(walked.status(), absl::StrCat("make the socket ", path)));
+  const Fd& directory = *walked;
   RemoveDeadSocket(directory, name);
   FERRITE_ASSIGN_OR_RETURN(Fd fd, ListenAt(directory, name));
   struct stat info = {};
   if (fstatat(directory.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
     return ErrnoStatus(absl::StrCat("make the socket ", path));
   }
-  return std::pair(std::move(fd), SocketFile(std::move(directory), name, info.st_dev, info.st_ino));
+  return std::pair(std::move(fd), SocketFile(*std::move(walked), name, info.st_dev, info.st_ino));
 }
 
 }  // namespace ferrite

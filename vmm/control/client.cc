@@ -73,9 +73,8 @@ BalloonFigures ReadBalloon(control::Balloon::Reader in) {
   BalloonFigures figures;
   figures.target_bytes = in.getTargetBytes();
   figures.actual_bytes = in.getActualBytes();
-  for (const auto statistic : in.getStatistics()) {
-    figures.statistics.emplace_back(Copy(statistic.getName()), statistic.getValue());
-  }
+  ReadList(in.getStatistics(),
+           [&](auto statistic) { figures.statistics.emplace_back(Copy(statistic.getName()), statistic.getValue()); });
   return figures;
 }
 
@@ -95,9 +94,9 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   machine.kernel = Copy(in.getKernel());
   machine.initrd = Copy(in.getInitrd());
   machine.command_line = Copy(in.getCommandLine());
-  for (const auto disk : in.getDisks()) {
+  ReadList(in.getDisks(), [&](auto disk) {
     machine.disks.push_back({Copy(disk.getId()), Copy(disk.getPath()), disk.getReadOnly()});
-  }
+  });
   machine.rng = in.getRng();
   machine.has_balloon = in.getHasBalloon();
   machine.balloon = ReadBalloon(in.getBalloon());

@@ -121,14 +121,14 @@ migration::MoveReport ReadReport(control::Move::Report::Reader in) {
   report.duplicate_pages = in.getDuplicatePages();
   report.copied_pages = in.getCopiedPages();
   report.recoveries = in.getRecoveries();
-  for (const auto waiting : in.getWaiting()) {
+  ReadList(in.getWaiting(), [&](auto waiting) {
     report.waiting.push_back({.vcpu = waiting.getVcpu(),
                               .count = waiting.getCount(),
                               .p50 = absl::Nanoseconds(waiting.getP50()),
                               .p99 = absl::Nanoseconds(waiting.getP99()),
                               .max = absl::Nanoseconds(waiting.getMax()),
                               .sum = absl::Nanoseconds(waiting.getSum())});
-  }
+  });
   return report;
 }
 

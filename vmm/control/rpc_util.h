@@ -5,6 +5,8 @@
 #include <kj/exception.h>
 #include <kj/string.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -23,6 +25,17 @@ std::string Summary(const kj::Exception& exception);
 void FillError(const absl::Status& status, control::Error::Builder error);
 // In clean words. A code that is none of absl's is UNKNOWN.
 absl::Status ReadError(control::Error::Reader error);
+
+// A list of nothing costs the other side no bytes, however long it says it is.
+inline constexpr uint32_t kMostOfAList = 64;
+
+// Calls `read` with each of the first kMostOfAList.
+template <typename List, typename Read>
+void ReadList(const List& list, Read read) {
+  for (uint32_t i = 0; i < std::min<uint32_t>(list.size(), kMostOfAList); ++i) {
+    read(list[i]);
+  }
+}
 
 // While it lives, what kj logs on this thread goes to Log() at debug level in place of standard error. On the stack.
 class KjLogRedirect final : public kj::ExceptionCallback {

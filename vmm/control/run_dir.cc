@@ -115,7 +115,9 @@ class BaseLock {
       }
       if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
         // Whoever held it before may have removed it.
-        if (fstat(file.get(), &info) == 0 && info.st_nlink > 0) {
+        struct stat named = {};
+        if (fstatat(base.get(), name.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 && named.st_dev == info.st_dev &&
+            named.st_ino == info.st_ino) {
           return BaseLock(base.get(), std::move(name), std::move(file));
         }
       } else if (errno != EINTR && errno != EWOULDBLOCK) {

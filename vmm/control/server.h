@@ -64,8 +64,8 @@ class ControlServer {
   // clients. No client makes this wait but a watcher that does not take its last event, for 5 s at the most.
   virtual ~ControlServer() = default;
 
-  // From when it returned no operation begins any more but `stop`: those that wait, and new ones, are UNAVAILABLE. Any
-  // thread; never blocks.
+  // From when it returned no operation begins any more but a `stop` that waits: the others, and new ones, are
+  // UNAVAILABLE. Any thread; never blocks.
   virtual void BeginEnd() = 0;
 
   // Tells the watchers. Any thread; never blocks.
