@@ -613,11 +613,12 @@ TEST_F(FerriteMoveTest, ImageThatBecomesALinkMeanwhileIsNotFollowed) {
     const std::string address =
         named ? StartReceiverWith(to, absl::StrCat("tcp:127.0.0.1:0 --boot-from ", directory_, " --disk root=", disk))
               : StartReceiver(to, "tcp:127.0.0.1:0");
-    FerriteProcess move(Words(from, absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 4M")));
+    FerriteProcess move(Words(from, absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
     AwaitMemory(from);
     const std::string moved = directory_ + "/moved";
     fs::rename(disk, moved);
     fs::create_symlink(secret, disk);
+    EXPECT_EQ(Info(from)["move"]["state"], "active") << "it was too late";
     const Finished result = move.Wait();
     ASSERT_EQ(result.exit_code, kExitOk) << result.err;
     EXPECT_TRUE(DiskImage::Create(secret, /*read_only=*/false).ok()) << "nobody has it";

@@ -410,24 +410,18 @@ TEST_F(MachineTest, SignalDuringTheStartEndsIt) {
   fs::remove(lock_path);
 }
 
-// A pipe as standard output that is full, and that nobody reads.
-void FillStandardOutput() {
-  int ends[2];
-  if (pipe(ends) != 0 || fcntl(ends[1], F_SETFL, O_NONBLOCK) != 0) {
-    _exit(125);
-  }
-  const std::string bytes(4096, 'x');
-  while (write(ends[1], bytes.data(), bytes.size()) > 0 || write(ends[1], bytes.data(), 1) > 0) {
-  }
-  if (fcntl(ends[1], F_SETFL, 0) != 0 || dup2(ends[1], STDOUT_FILENO) < 0) {
-    _exit(125);
-  }
-}
-
 TEST_F(MachineTest, TheSecondSignalEndsAStartThatIsStuck) {
-  // It tells where it waits, which nobody takes.
+  // A pipe that is full, and that nobody reads: it tells where it waits, which nobody takes.
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+  const Fd unread(ends[0]);
+  const Fd full(ends[1]);
+  const std::string bytes(4096, 'x');
+  while (write(full.get(), bytes.data(), bytes.size()) > 0 || write(full.get(), bytes.data(), 1) > 0) {
+  }
+  ASSERT_EQ(fcntl(full.get(), F_SETFL, 0), 0);
   FerriteProcess receive(Words(absl::StrCat("receive --name vm --listen unix:", directory_, "/listen")), /*user=*/0,
-                         FillStandardOutput);
+                         [&full] { (void)dup2(full.get(), STDOUT_FILENO); });
   const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
   while (State("vm") != "created") {
     ASSERT_LT(MonotonicTime::Now(), deadline);

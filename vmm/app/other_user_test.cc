@@ -143,15 +143,18 @@ TEST_F(OtherUserTest, LinkToAFileOfOursMeanwhileIsNotFollowed) {
     const std::string address = StartOurReceiver(allowed);
     ASSERT_FALSE(address.empty()) << receiver_->Wait().err;
     const auto move =
-        StartTheirs(Words("theirs", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 4M")));
-    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-    for (bool on = false; !on;) {
-      ASSERT_LT(MonotonicTime::Now(), deadline);
+        StartTheirs(Words("theirs", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
+    const auto sends = [this] {
       const Json info = Json::parse(Theirs("info web1 --json").out, nullptr, /*allow_exceptions=*/false);
-      on = info.is_object() && !info["move"].is_null() && info["move"]["state"] == "active" &&
-           info["move"]["sent_bytes"] > 0;
+      return info.is_object() && !info["move"].is_null() && info["move"]["state"] == "active" &&
+             info["move"]["sent_bytes"] > 0;
+    };
+    MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (!sends()) {
+      ASSERT_LT(MonotonicTime::Now(), deadline);
     }
     MakeItALink();
+    EXPECT_TRUE(sends()) << "it was too late";
     const Finished moved = move->Wait();
     ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
     EXPECT_TRUE(IsFree(secret_));
@@ -160,6 +163,7 @@ TEST_F(OtherUserTest, LinkToAFileOfOursMeanwhileIsNotFollowed) {
     (void)receiver_->Wait();
     receiver_.reset();
     MakeItTheImage();
+    deadline = MonotonicTime::Now() + kPatience;
     while (fs::exists(directory_ + "/theirs/run/web1")) {
       ASSERT_LT(MonotonicTime::Now(), deadline);
     }
