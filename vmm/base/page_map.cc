@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "absl/base/const_init.h"
 #include "absl/synchronization/mutex.h"
 #include "vmm/base/fd.h"
@@ -17,7 +19,11 @@ absl::StatusOr<int> OwnPageMap() {
   absl::MutexLock lock(&mutex);
   if (map == nullptr || process != getpid()) {
     FERRITE_ASSIGN_OR_RETURN(Fd opened, OpenFile("/proc/self/pagemap", O_RDONLY));
-    delete map;
+    if (map != nullptr) {
+      // The parent's. Whoever cleaned up after the fork may have given its number to something else.
+      (void)map->Release();
+      delete map;
+    }
     map = new Fd(std::move(opened));
     process = getpid();
   }
