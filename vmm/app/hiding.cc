@@ -14,6 +14,17 @@ namespace {
 
 constexpr absl::string_view kSecret = "--cmdline";
 
+// The leak sanitizer looks into its process from another one.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+constexpr int kHidden = 1;
+#else
+constexpr int kHidden = 0;
+#endif
+#else
+constexpr int kHidden = 0;
+#endif
+
 void Overwrite(char* text) { memset(text, '*', strlen(text)); }
 
 }  // namespace
@@ -25,7 +36,7 @@ absl::Status HideProcess() {
     (void)prctl(PR_SET_DUMPABLE, 1);
     page_map = OwnPageMap().status();
   }
-  if (prctl(PR_SET_DUMPABLE, 0) != 0) {
+  if (prctl(PR_SET_DUMPABLE, kHidden) != 0) {
     return ErrnoStatus("prctl(PR_SET_DUMPABLE)");
   }
   return page_map;
