@@ -4,8 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/own_memory.h"
@@ -77,7 +77,7 @@ absl::StatusOr<std::unique_ptr<CopySource>> CopySource::Read(const ByteSource& f
 
 absl::Status CopySource::Read(uint64_t offset, std::span<uint8_t> out) const {
   FERRITE_RETURN_IF_ERROR(CheckRange(size(), offset, out.size()));
-  std::memcpy(out.data(), bytes_.data() + offset, out.size());
+  std::ranges::copy(bytes().subspan(offset, out.size()), out.begin());
   return absl::OkStatus();
 }
 

@@ -3,7 +3,7 @@
 #include <capnp/serialize.h>
 #include <kj/exception.h>
 
-#include <cstring>
+#include <algorithm>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -23,7 +23,7 @@ absl::Status DecodeState(std::span<const uint8_t> blob,
     return absl::InvalidArgumentError("the machine's state is no whole number of words");
   }
   kj::Array<capnp::word> words = kj::heapArray<capnp::word>(blob.size() / sizeof(capnp::word));
-  std::memcpy(words.asBytes().begin(), blob.data(), blob.size());
+  std::ranges::copy(blob, words.asBytes().begin());
   // Reading it twice is enough; a message that makes much of little is refused.
   capnp::ReaderOptions limits;
   limits.traversalLimitInWords = 1024 + 4 * words.size();
