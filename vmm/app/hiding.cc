@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "absl/base/config.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "vmm/base/page_map.h"
@@ -15,14 +16,10 @@ namespace {
 constexpr absl::string_view kSecret = "--cmdline";
 
 // The leak sanitizer looks into its process from another one.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-constexpr int kHidden = 1;
+#ifdef ABSL_HAVE_ADDRESS_SANITIZER
+constexpr int kDumpable = 1;
 #else
-constexpr int kHidden = 0;
-#endif
-#else
-constexpr int kHidden = 0;
+constexpr int kDumpable = 0;
 #endif
 
 void Overwrite(char* text) { memset(text, '*', strlen(text)); }
@@ -36,7 +33,7 @@ absl::Status HideProcess() {
     (void)prctl(PR_SET_DUMPABLE, 1);
     page_map = OwnPageMap().status();
   }
-  if (prctl(PR_SET_DUMPABLE, kHidden) != 0) {
+  if (prctl(PR_SET_DUMPABLE, kDumpable) != 0) {
     return ErrnoStatus("prctl(PR_SET_DUMPABLE)");
   }
   return page_map;

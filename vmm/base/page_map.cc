@@ -3,8 +3,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <utility>
-
 #include "absl/base/const_init.h"
 #include "absl/synchronization/mutex.h"
 #include "vmm/base/fd.h"
@@ -14,20 +12,16 @@ namespace ferrite {
 
 absl::StatusOr<int> OwnPageMap() {
   static absl::Mutex mutex(absl::kConstInit);
-  static Fd* map = nullptr;  // never closed: others may read it until the process is gone
+  // Never closed: others may read it until the process is gone. In a child the parent's number may be another file's.
+  static int map = -1;
   static pid_t process = -1;
   absl::MutexLock lock(&mutex);
-  if (map == nullptr || process != getpid()) {
+  if (process != getpid()) {
     FERRITE_ASSIGN_OR_RETURN(Fd opened, OpenFile("/proc/self/pagemap", O_RDONLY));
-    if (map != nullptr) {
-      // The parent's. Whoever cleaned up after the fork may have given its number to something else.
-      (void)map->Release();
-      delete map;
-    }
-    map = new Fd(std::move(opened));
+    map = opened.Release();
     process = getpid();
   }
-  return map->get();
+  return map;
 }
 
 }  // namespace ferrite
