@@ -176,7 +176,9 @@ TEST_F(OtherUserTest, LinkToAFileOfOursBeforeIsNotFollowed) {
   const Finished refused = receiver_->Wait();
   receiver_.reset();
   EXPECT_EQ(refused.exit_code, kExitFailure);
-  EXPECT_TRUE(absl::StrContains(refused.err, "is a link that the user 65534 made, and is not followed")) << refused.err;
+  EXPECT_TRUE(absl::StrContains(refused.err,
+                                "is a symbolic link that belongs to another user (uid 65534), and is not followed"))
+      << refused.err;
 }
 
 }  // namespace

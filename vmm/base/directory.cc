@@ -25,8 +25,6 @@ std::string Join(absl::string_view directory, absl::string_view name) {
   return absl::StrCat(directory == "/" ? "" : directory, "/", name);
 }
 
-std::string DescriptorPath(const Fd& fd) { return absl::StrCat("/proc/self/fd/", fd.get()); }
-
 // One way through the directories, a component at a time.
 class Walk {
  public:
@@ -157,8 +155,9 @@ class Walk {
       return ErrnoStatus(ELOOP, absl::StrCat("open ", path));
     }
     if (!options_.trusted.Include(info.st_uid)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(path, " is a symbolic link that belongs to another user (uid ", info.st_uid, ")"));
+      return absl::FailedPreconditionError(absl::StrCat(path, " is a symbolic link that belongs to another user (uid ",
+                                                        info.st_uid,
+                                                        "), and is not followed; name what it is to lead to"));
     }
     return absl::OkStatus();
   }
@@ -214,6 +213,18 @@ absl::StatusOr<Fd> WalkToDirectory(const std::string& path, const WalkOptions& o
   return Walk(options).ToDirectory(path);
 }
 
+absl::StatusOr<Fd> FindFile(const std::string& path, const TrustedUsers& trusted) {
+  const WalkOptions options = {.trusted = trusted, .through_anybodys = true, .made = nullptr};
+  Walk walk(options);
+  FERRITE_ASSIGN_OR_RETURN(const std::string name, walk.ToName(path));
+  const int follow = walk.by_kernel() ? 0 : O_NOFOLLOW;
+  Fd file(openat(walk.at().get(), name.c_str(), O_PATH | O_CLOEXEC | follow));
+  if (!file.valid()) {
+    return ErrnoStatus(path);
+  }
+  return file;
+}
+
 absl::StatusOr<Fd> OpenForAppending(const std::string& path, AppendTo what, const TrustedUsers& trusted) {
   const WalkOptions options = {.trusted = trusted, .through_anybodys = true, .made = nullptr};
   Walk walk(options);
@@ -253,7 +264,7 @@ absl::StatusOr<bool> MakeDirectoryAt(const Fd& directory, const std::string& nam
   struct stat info = {};
   // A umask may have taken from the mode. By way of procfs, because fchmod(2) wants what open(2) would not give then.
   if (made.valid() && fstat(made.get(), &info) == 0 && (info.st_mode & 0777) != kMode &&
-      chmod(DescriptorPath(made).c_str(), kMode) != 0) {
+      chmod(DescriptorPath(made.get()).c_str(), kMode) != 0) {
     return ErrnoStatus(absl::StrCat("set the mode of ", PathAt(directory, name)));
   }
   return true;
@@ -284,7 +295,7 @@ absl::StatusOr<Fd> OpenRegularAt(const Fd& directory, const std::string& name, i
 std::string PathAt(const Fd& directory, absl::string_view name) {
   const int error = errno;
   char text[PATH_MAX];
-  const ssize_t n = readlink(DescriptorPath(directory).c_str(), text, sizeof(text));
+  const ssize_t n = readlink(DescriptorPath(directory.get()).c_str(), text, sizeof(text));
   errno = error;
   return n > 0 ? Join({text, static_cast<size_t>(n)}, name) : std::string(name);
 }

@@ -48,9 +48,12 @@ struct WalkOptions {
 // CheckDirectory(). NOT_FOUND when one is missing; FAILED_PRECONDITION names what is no directory, or is refused.
 absl::StatusOr<Fd> WalkToDirectory(const std::string& path, const WalkOptions& options);
 
-// Opens `path` to append to, or makes it, mode 0600. Never waits (O_NONBLOCK). A symbolic link that belongs to neither
-// of `trusted` is not followed, wherever on the way it is: FAILED_PRECONDITION names it. INVALID_ARGUMENT for what is
-// no regular file, if that is wanted: a FIFO waits for its reader, a device may do anything.
+// A descriptor (O_PATH) of what `path` leads to, through directories of anybody's. Opens nothing of it. A symbolic link
+// that belongs to neither of `trusted` is not followed, wherever on the way it is: FAILED_PRECONDITION names it.
+absl::StatusOr<Fd> FindFile(const std::string& path, const TrustedUsers& trusted = TrustedHere());
+
+// Opens `path` to append to, or makes it, mode 0600. Never waits (O_NONBLOCK). Links as FindFile(). INVALID_ARGUMENT
+// for what is no regular file, if that is wanted: a FIFO waits for its reader, a device may do anything.
 enum class AppendTo { kAnything, kRegularFile };
 absl::StatusOr<Fd> OpenForAppending(const std::string& path, AppendTo what,
                                     const TrustedUsers& trusted = TrustedHere());

@@ -40,13 +40,14 @@ absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, int mode) {
   return fd;
 }
 
+std::string DescriptorPath(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
+
 Fd OpenForWritingWithoutWaiting(int fd) {
   struct stat info = {};
   if (fstat(fd, &info) != 0 || (!S_ISFIFO(info.st_mode) && isatty(fd) == 0)) {
     return Fd();
   }
-  const std::string path = absl::StrCat("/proc/self/fd/", fd);
-  return Fd(open(path.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  return Fd(open(DescriptorPath(fd).c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
 }
 
 ssize_t WriteWithoutWaiting(int fd, std::span<const uint8_t> bytes) {

@@ -42,6 +42,9 @@ class Fd {
 // open(2), always with O_CLOEXEC. The error names the path.
 absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, int mode = 0);
 
+// The kernel's link to what `fd` stands for: a path that nobody can rename, for calls that take only paths (proc(5)).
+std::string DescriptorPath(int fd);
+
 // For the pipe or terminal that `fd` writes to, a descriptor of an open file of its own, on which no write waits: the
 // flags of the one behind `fd` are shared with other processes. Empty for everything else, and for what may not be
 // opened anew. Who keeps it keeps the pipe open.

@@ -2,8 +2,6 @@
 #ifndef FERRITE_VMM_BASE_PINNED_FILE_H_
 #define FERRITE_VMM_BASE_PINNED_FILE_H_
 
-#include <sys/stat.h>
-
 #include <string>
 #include <utility>
 
@@ -20,11 +18,11 @@ class PinnedFile {
   // The links in a path that are followed.
   enum class Links {
     kAll,  // as open(2) does
-    // Links that root or the user of this process made: with another one, somebody else would say which file is meant.
+    // Links of TrustedHere(), as FindFile(): with another one, somebody else would say which file is meant.
     kOwn,
   };
 
-  // Errors are open(2)'s, with the path before the errno's text; FAILED_PRECONDITION for a link that is not followed.
+  // Errors are open(2)'s, with the path; FAILED_PRECONDITION for a link that is not followed.
   static absl::StatusOr<PinnedFile> Find(std::string path, Links links);
   // The file at `below` in `directory`, by openat2(2): no link of any kind is followed and the directory is not left;
   // FAILED_PRECONDITION where that would be needed. `path` is its name for people.
@@ -46,9 +44,6 @@ class PinnedFile {
   std::string path_;
   Fd fd_;
 };
-
-// Whether Links::kOwn follows the link that `link` tells of, for a process of the user `user`.
-bool IsOwnLink(const struct stat& link, uid_t user);
 
 }  // namespace ferrite
 

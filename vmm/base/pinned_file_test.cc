@@ -93,10 +93,11 @@ TEST_F(PinnedFileTest, FollowsTheLinksOfItsUser) {
     EXPECT_EQ(Find(In("there/up"), links), "the file");
     EXPECT_EQ(Find(In("/there/./here//here/../d/up"), links), "the file");
     EXPECT_EQ(Find(In("nothing"), links), absl::StrCat(In("nothing"), ": No such file or directory"));
-    EXPECT_EQ(Find(In("file/x"), links), absl::StrCat(In("file/x"), ": Not a directory"));
-    EXPECT_EQ(Find("", links), ": No such file or directory");
+    EXPECT_TRUE(absl::EndsWithIgnoreCase(Find(In("file/x"), links), "not a directory"));
+    EXPECT_FALSE(PinnedFile::Find("", links).ok());
     fs::create_symlink("loop", In("loop"));
-    EXPECT_EQ(Find(In("loop"), links), absl::StrCat(In("loop"), ": Too many levels of symbolic links"));
+    EXPECT_TRUE(
+        absl::EndsWith(Find(In("loop"), links), absl::StrCat(In("loop"), ": Too many levels of symbolic links")));
     fs::remove(In("loop"));
   }
 }
@@ -111,14 +112,6 @@ TEST_F(PinnedFileTest, RelativePathBeginsHere) {
 }
 
 TEST_F(PinnedFileTest, LinkOfSomebodyElseIsNotFollowed) {
-  struct stat link = {};
-  link.st_uid = kSomebody;
-  EXPECT_FALSE(IsOwnLink(link, 0));
-  EXPECT_FALSE(IsOwnLink(link, 1000));
-  EXPECT_TRUE(IsOwnLink(link, kSomebody));
-  link.st_uid = 0;
-  EXPECT_TRUE(IsOwnLink(link, 1000));
-
   fs::create_directory(In("d"));
   fs::create_symlink("../other", In("d/link"));
   fs::create_symlink("d", In("way"));
@@ -128,8 +121,9 @@ TEST_F(PinnedFileTest, LinkOfSomebodyElseIsNotFollowed) {
   for (const char* theirs : {"d/link", "way"}) {
     ASSERT_EQ(lchown(In(theirs).c_str(), kSomebody, kSomebody), 0);
     const std::string refusal = Find(In("way/link"), Links::kOwn);
-    EXPECT_TRUE(absl::StrContains(
-        refusal, absl::StrCat(fs::path(theirs).filename().string(), " is a link that the user 65534 made")))
+    EXPECT_TRUE(
+        absl::StrContains(refusal, absl::StrCat(fs::path(theirs).filename().string(),
+                                                " is a symbolic link that belongs to another user (uid 65534)")))
         << refusal;
     EXPECT_EQ(Find(In("way/link"), Links::kAll), "another");
     ASSERT_EQ(lchown(In(theirs).c_str(), 0, 0), 0);

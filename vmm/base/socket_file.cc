@@ -28,7 +28,7 @@ sockaddr_un AddressOf(const std::string& path) {
 }
 
 // A socket's address is a path: by way of procfs it is one of the very file, or of a name in the very directory.
-sockaddr_un AddressOf(const Fd& file) { return AddressOf(absl::StrCat("/proc/self/fd/", file.get())); }
+sockaddr_un AddressOf(const Fd& file) { return AddressOf(DescriptorPath(file.get())); }
 
 absl::StatusOr<Fd> MakeSocket(int flags) {
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0));
@@ -62,7 +62,7 @@ void RemoveDeadSocket(const Fd& directory, const std::string& name) {
 }  // namespace
 
 absl::StatusOr<Fd> ListenAt(const Fd& directory, const std::string& name) {
-  const std::string path = absl::StrCat("/proc/self/fd/", directory.get(), "/", name);
+  const std::string path = absl::StrCat(DescriptorPath(directory.get()), "/", name);
   FERRITE_RETURN_IF_ERROR(CheckSocketPath(path));
   const sockaddr_un address = AddressOf(path);
   FERRITE_ASSIGN_OR_RETURN(Fd fd, MakeSocket(SOCK_NONBLOCK));

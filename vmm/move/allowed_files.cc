@@ -51,7 +51,7 @@ absl::StatusOr<std::vector<AllowedFiles::Directory>> AllowedFiles::FindDirectori
     }
     std::error_code error;
     const fs::path written = fs::absolute(path, error);
-    const fs::path real = error ? fs::path() : fs::read_symlink(absl::StrCat("/proc/self/fd/", place->fd()), error);
+    const fs::path real = error ? fs::path() : fs::read_symlink(DescriptorPath(place->fd()), error);
     if (error) {
       return ErrnoStatus(error.value(), absl::StrCat(option, ": ", path));
     }
