@@ -65,8 +65,10 @@ class ConsoleSession {
  private:
   bool CopyOutput() {
     char buffer[4096];
-    const ssize_t n = read(console_.get(), buffer, sizeof(buffer));
-    return (n < 0 && errno == EINTR) || (n > 0 && WriteAll(STDOUT_FILENO, buffer, static_cast<size_t>(n)));
+    // Another reader of the same socket may have been faster.
+    const ssize_t n = recv(console_.get(), buffer, sizeof(buffer), MSG_DONTWAIT);
+    return (n < 0 && (errno == EINTR || errno == EAGAIN)) ||
+           (n > 0 && WriteAll(STDOUT_FILENO, buffer, static_cast<size_t>(n)));
   }
 
   // The guest may take its time; its output is shown meanwhile.

@@ -28,6 +28,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/control/raw_client.h"
+#include "vmm/control/run_dir.h"
 
 namespace ferrite {
 namespace {
@@ -112,6 +113,36 @@ TEST_F(FerriteTest, ListOfNoMachinesIsEmpty) {
   ASSERT_TRUE(fs::create_directory(base_));
   EXPECT_EQ(Json::parse(Ferrite("ps --json").out), Json::array());
   EXPECT_EQ(Ferrite("ps").exit_code, kExitOk);
+}
+
+// As when another user has names in a base that is shared.
+TEST_F(FerriteTest, ListIsNotHeldUpByMachinesThatDoNotAnswer) {
+  constexpr int kMachines = 120;
+  std::vector<std::unique_ptr<RunDir>> machines;
+  std::vector<Fd> sockets;
+  for (int i = 0; i < kMachines; ++i) {
+    auto machine = RunDir::Create(base_, absl::StrCat("vm", i));
+    ASSERT_TRUE(machine.ok()) << machine.status();
+    auto socket = (*machine)->ListenOnControlSocket();
+    ASSERT_TRUE(socket.ok()) << socket.status();
+    machines.push_back(*std::move(machine));
+    sockets.push_back(*std::move(socket));
+  }
+  const MonotonicTime start = MonotonicTime::Now();
+  const Finished listed = Ferrite("ps --json");
+  // Two seconds for each of them would be four minutes.
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(60));
+  EXPECT_EQ(listed.exit_code, kExitOk) << listed.err;
+  const Json list = Json::parse(listed.out);
+  ASSERT_EQ(list.size(), static_cast<size_t>(kMachines));
+  int not_asked = 0;
+  for (const Json& machine : list) {
+    EXPECT_TRUE(machine["state"] == "unreachable" || machine["state"] == "not-asked") << machine;
+    not_asked += machine["state"] == "not-asked" ? 1 : 0;
+  }
+  EXPECT_LT(not_asked, kMachines);
+  EXPECT_GT(not_asked, 0);
+  EXPECT_TRUE(absl::StrContains(listed.err, absl::StrCat(not_asked, " machines were not asked"))) << listed.err;
 }
 
 TEST_F(FerriteTest, RunDirectoryThatIsNotThereIsNoEmptyList) {

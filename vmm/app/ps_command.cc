@@ -1,20 +1,30 @@
 // ps
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/text.h"
 #include "vmm/base/byte_size.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/base/thread.h"
 
 namespace ferrite {
 namespace {
 
 // A machine that does not answer is still listed.
 constexpr absl::Duration kPatience = absl::Seconds(2);
+// Machines that do not answer, which others can have as many of as they like, hold nobody up for longer than that: so
+// many are asked at a time, and none any more after a while.
+constexpr size_t kAskedAtATime = 16;
+constexpr absl::Duration kPatienceForAll = absl::Seconds(10);
 
 absl::StatusOr<MachineDescription> Ask(const std::string& base, const FoundMachine& found) {
   auto client = ControlClient::ConnectToMachine(base, found.name, kPatience);
@@ -22,6 +32,31 @@ absl::StatusOr<MachineDescription> Ask(const std::string& base, const FoundMachi
     return client.status();
   }
   return (*client)->Describe();
+}
+
+// What each of them says. CANCELLED of those that were not asked, this user's last.
+std::vector<absl::StatusOr<MachineDescription>> AskAll(const std::string& base,
+                                                       const std::vector<FoundMachine>& machines) {
+  std::vector<const FoundMachine*> order;
+  for (const FoundMachine& found : machines) {
+    if (!found.handed_over.has_value()) {
+      order.push_back(&found);
+    }
+  }
+  std::stable_partition(order.begin(), order.end(), [](const FoundMachine* found) { return found->own; });
+  std::vector<absl::StatusOr<MachineDescription>> answers(machines.size(), absl::CancelledError("not asked"));
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatienceForAll;
+  std::atomic<size_t> next = 0;
+  std::vector<Thread> threads;
+  while (threads.size() < std::min(order.size(), kAskedAtATime)) {
+    threads.emplace_back("ask", [&] {
+      for (size_t i = next++; i < order.size() && MonotonicTime::Now() < deadline; i = next++) {
+        answers[static_cast<size_t>(order[i] - machines.data())] = Ask(base, *order[i]);
+      }
+    });
+  }
+  threads.clear();
+  return answers;
 }
 
 using Row = std::array<std::string, 7>;
@@ -45,11 +80,14 @@ int PsCommand(const CommandLine& line) {
   if (!machines.ok()) {
     return Fail(machines.status(), kExitFailure);
   }
+  const auto answers = AskAll(*base, *machines);
+  size_t not_asked = 0;
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   if (!line.json) {
     PrintRow({"NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME"});
   }
-  for (const FoundMachine& found : *machines) {
+  for (size_t i = 0; i < machines->size(); ++i) {
+    const FoundMachine& found = (*machines)[i];
     if (found.handed_over.has_value()) {
       if (line.json) {
         list.push_back({{"name", found.name},
@@ -62,23 +100,30 @@ int PsCommand(const CommandLine& line) {
       }
       continue;
     }
-    const auto machine = Ask(*base, found);
+    const auto& machine = answers[i];
+    const bool asked = !absl::IsCancelled(machine.status());
+    not_asked += asked ? 0 : 1;
     const std::string pid = std::to_string(found.pid);
     if (line.json) {
-      list.push_back(
-          machine.ok() ? MachineJson(*machine)
-                       : nlohmann::ordered_json({{"name", found.name}, {"state", "unreachable"}, {"pid", found.pid}}));
+      list.push_back(machine.ok() ? MachineJson(*machine)
+                                  : nlohmann::ordered_json({{"name", found.name},
+                                                            {"state", asked ? "unreachable" : "not-asked"},
+                                                            {"pid", found.pid}}));
     } else if (machine.ok()) {
       PrintRow({found.name, pid, std::string(MachineStateName(machine->state)), std::to_string(machine->cpus),
                 RoundedByteSize(machine->memory_bytes), RoundedByteSize(machine->memory_resident_bytes),
                 FormatUptime(machine->uptime)});
     } else {
       // Starting, ending or stuck.
-      PrintRow({found.name, pid, "unreachable", "-", "-", "-", "-"});
+      PrintRow({found.name, pid, asked ? "unreachable" : "not asked", "-", "-", "-", "-"});
     }
   }
   if (line.json) {
     PrintJson(list, /*indented=*/true);
+  }
+  if (not_asked > 0) {
+    fmt::print(stderr, "ferrite: {} machines were not asked: others did not answer, for {} altogether\n", not_asked,
+               absl::FormatDuration(kPatienceForAll));
   }
   return kExitOk;
 }

@@ -1,6 +1,5 @@
 #include "vmm/control/bounded_stream.h"
 
-#include <capnp/rpc.capnp.h>
 #include <kj/common.h>
 #include <kj/debug.h>
 
@@ -8,9 +7,9 @@
 
 namespace ferrite {
 
-BoundedStream::BoundedStream(kj::Own<kj::AsyncCapabilityStream> stream, size_t max_open_calls,
+BoundedStream::BoundedStream(kj::Own<kj::AsyncCapabilityStream> stream, Limits limits,
                              kj::Function<void(const kj::Exception&)> failed)
-    : stream_(kj::mv(stream)), messages_(*stream_), max_open_calls_(max_open_calls), failed_(kj::mv(failed)) {}
+    : stream_(kj::mv(stream)), messages_(*stream_), limits_(kj::mv(limits)), failed_(kj::mv(failed)) {}
 
 kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> BoundedStream::tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fds,
                                                                                  capnp::ReaderOptions options,
@@ -20,6 +19,9 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> BoundedStream::tryReadMessage
     auto pair = kj::newPromiseAndFulfiller<Result>();
     end_of_reading_ = kj::mv(pair.fulfiller);
     return kj::mv(pair.promise);
+  }
+  if (!limits_.take_descriptors) {
+    fds = nullptr;
   }
   return WhenNothingIsWritten()
       .then([this, fds, options, scratch] { return messages_.tryReadMessage(fds, options, scratch); })
@@ -76,11 +78,13 @@ void BoundedStream::HangIfSilent() {
 
 void BoundedStream::Count(capnp::MessageReader& message) {
   heard_ = true;
-  switch (message.getRoot<capnp::rpc::Message>().which()) {
+  const auto root = message.getRoot<capnp::rpc::Message>();
+  limits_.check(root);
+  switch (root.which()) {
     case capnp::rpc::Message::BOOTSTRAP:
     case capnp::rpc::Message::CALL:
       ++open_calls_;
-      KJ_REQUIRE(open_calls_ <= max_open_calls_, "too many unfinished calls");
+      KJ_REQUIRE(open_calls_ <= limits_.max_open_calls, "too many unfinished calls");
       break;
     case capnp::rpc::Message::FINISH:
       open_calls_ -= open_calls_ > 0 ? 1 : 0;

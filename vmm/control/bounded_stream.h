@@ -1,8 +1,9 @@
-// A client's message stream with limits on what the client can make us keep.
+// The message stream of an RPC connection with limits on what the other side can make us keep.
 #ifndef FERRITE_VMM_CONTROL_BOUNDED_STREAM_H_
 #define FERRITE_VMM_CONTROL_BOUNDED_STREAM_H_
 
 #include <capnp/message.h>
+#include <capnp/rpc.capnp.h>
 #include <capnp/serialize-async.h>
 #include <kj/async-io.h>
 #include <kj/async.h>
@@ -11,13 +12,20 @@
 
 namespace ferrite {
 
-// The RPC system queues every answer until the client reads it and keeps it until the client says `finish`. This stream
+// The RPC system queues every answer until the other side reads it and keeps it until that says `finish`. This stream
 // reads no message while one is being written, and fails when more than `max_open_calls` calls are unfinished, so that
 // both are bounded. kj-style: exceptions, one thread.
 class BoundedStream final : public capnp::MessageStream {
  public:
-  // `failed` gets what ended the stream, unless the client simply closed it.
-  BoundedStream(kj::Own<kj::AsyncCapabilityStream> stream, size_t max_open_calls,
+  struct Limits {
+    size_t max_open_calls = 0;
+    bool take_descriptors = false;  // else the kernel drops those that come with a message
+    // Throws at a message that may not come here.
+    kj::Function<void(capnp::rpc::Message::Reader)> check = [](capnp::rpc::Message::Reader) {};
+  };
+
+  // `failed` gets what ended the stream, unless the other side simply closed it.
+  BoundedStream(kj::Own<kj::AsyncCapabilityStream> stream, Limits limits,
                 kj::Function<void(const kj::Exception&)> failed);
 
   kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> tryReadMessage(kj::ArrayPtr<kj::AutoCloseFd> fds,
@@ -44,7 +52,7 @@ class BoundedStream final : public capnp::MessageStream {
 
   kj::Own<kj::AsyncCapabilityStream> stream_;
   capnp::AsyncCapabilityMessageStream messages_;
-  const size_t max_open_calls_;
+  Limits limits_;
   kj::Function<void(const kj::Exception&)> failed_;
   size_t open_calls_ = 0;
   bool heard_ = false;

@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <kj/async-io.h>
 #include <kj/debug.h>
+#include <sys/socket.h>
 
 #include <deque>
-#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +14,7 @@
 #include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
+#include "vmm/control/bounded_stream.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 #include "vmm/control/run_dir.h"
@@ -23,12 +24,48 @@ namespace {
 
 using kj::LowLevelAsyncIoProvider;
 
+// What answers may be anybody's program: root asks about the machines of others. A machine's description, which is the
+// longest message, has a command line and the paths of some files.
+constexpr size_t kMaxMessageBytes = 256 << 10;
+// A monitor sends an event of a subscription when the one before it was answered.
+constexpr size_t kMaxOpenCalls = 64;
+// Events that NextEvent() has not taken; those of a move come several times a second.
+constexpr size_t kMaxUnreadEvents = 64;
+// Events of the loop between two looks at the clock: else one who sends without end keeps a deadline from passing.
+constexpr kj::uint kEventsInARow = 64;
+
+capnp::ReaderOptions Limits() {
+  capnp::ReaderOptions options;
+  options.traversalLimitInWords = kMaxMessageBytes / sizeof(capnp::word);
+  options.nestingLimit = 16;
+  return options;
+}
+
+// A monitor answers, and calls event sinks; the rest of the protocol is not for it to use.
+void CheckFromMonitor(capnp::rpc::Message::Reader message) {
+  switch (message.which()) {
+    case capnp::rpc::Message::ABORT:
+    case capnp::rpc::Message::RETURN:
+    case capnp::rpc::Message::FINISH:
+    case capnp::rpc::Message::RELEASE:
+      return;
+    case capnp::rpc::Message::CALL:
+      KJ_REQUIRE(message.getCall().getInterfaceId() == capnp::typeId<control::EventSink>() &&
+                     message.getCall().getTarget().isImportedCap(),
+                 "a call to what is no event sink");
+      return;
+    default:
+      KJ_FAIL_REQUIRE("a message of a kind that none sends");
+  }
+}
+
 // kj allows one event loop in a thread.
 std::shared_ptr<kj::AsyncIoContext> ThreadContext() {
   thread_local std::weak_ptr<kj::AsyncIoContext> context;
   std::shared_ptr<kj::AsyncIoContext> shared = context.lock();
   if (shared == nullptr) {
     shared = std::make_shared<kj::AsyncIoContext>(kj::setupAsyncIo());
+    shared->waitScope.setBusyPollInterval(kEventsInARow);
     context = shared;
   }
   return shared;
@@ -108,7 +145,22 @@ MachineDescription ReadDescription(control::Description::Reader in) {
 
 // Where a subscription's events wait for NextEvent().
 struct EventQueue {
+  void Push(WatchedEvent event) {
+    if (events.size() == kMaxUnreadEvents) {
+      missed += 1 + events.front().missed;
+      events.pop_front();
+    }
+    events.push_back(std::move(event));
+  }
+  WatchedEvent Pop() {
+    WatchedEvent event = std::move(events.front());
+    events.pop_front();
+    event.missed += std::exchange(missed, 0);
+    return event;
+  }
+
   std::deque<WatchedEvent> events;
+  uint64_t missed = 0;  // before the first of them
   kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> waiting;
 };
 
@@ -119,10 +171,10 @@ class Sink final : public control::EventSink::Server {
  protected:
   kj::Promise<void> event(EventContext context) override {
     const auto in = context.getParams().getEvent();
-    queue_->events.push_back({.event = {FromRpc(in.getKind()), CleanLines(FromKj(in.getText()), kMaxLongText)},
-                              .move = ReadMove(in.getMove()),
-                              .time = absl::FromUnixMillis(in.getUnixMs()),
-                              .missed = in.getMissed()});
+    queue_->Push({.event = {FromRpc(in.getKind()), CleanLines(FromKj(in.getText()), kMaxLongText)},
+                  .move = ReadMove(in.getMove()),
+                  .time = absl::FromUnixMillis(in.getUnixMs()),
+                  .missed = in.getMissed()});
     KJ_IF_MAYBE (waiting, queue_->waiting) {
       (*waiting)->fulfill();
       queue_->waiting = nullptr;
@@ -134,24 +186,43 @@ class Sink final : public control::EventSink::Server {
   std::shared_ptr<EventQueue> queue_;
 };
 
+// Whether it is what the console of a machine is, and nothing that a read or a write could hang on.
+bool IsStreamSocket(int fd) {
+  int type = 0;
+  int domain = 0;
+  socklen_t size = sizeof(type);
+  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM &&
+         getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
+
+// The machine that a client is for.
+struct Asked {
+  std::string base;
+  std::string name;
+  absl::Duration timeout;
+};
+
+absl::StatusOr<Fd> Connect(const Asked& asked);
+// Why a connection to the machine ended.
+absl::Status LostMachine(const Asked& asked);
+
 class RpcControlClient final : public ControlClient {
  public:
-  // `lost` says why when the connection ends.
-  RpcControlClient(std::shared_ptr<kj::AsyncIoContext> context, Fd fd, absl::Duration timeout,
-                   std::function<absl::Status()> lost)
-      : context_(std::move(context)),
-        timeout_(timeout),
-        lost_(std::move(lost)),
+  RpcControlClient(Asked asked, Fd fd, bool take_descriptors)
+      : context_(ThreadContext()),
+        asked_(std::move(asked)),
         stream_(context_->lowLevelProvider->wrapUnixSocketFd(
-            fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC)),
-        network_(*stream_, 1, capnp::rpc::twoparty::Side::CLIENT),
+                    fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC),
+                {.max_open_calls = kMaxOpenCalls, .take_descriptors = take_descriptors, .check = CheckFromMonitor},
+                [this](const kj::Exception& exception) { Refuse(exception); }),
+        network_(stream_, 1, capnp::rpc::twoparty::Side::CLIENT, Limits()),
         rpc_(capnp::makeRpcClient(network_)),
         control_(Bootstrap()) {}
   ~RpcControlClient() noexcept override = default;
 
   absl::StatusOr<MachineDescription> Describe() override {
     MachineDescription machine;
-    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
       return control_.describeRequest().send().then([&](auto&& response) {
         machine = ReadDescription(response.getMachine());
         return absl::OkStatus();
@@ -161,16 +232,16 @@ class RpcControlClient final : public ControlClient {
   }
 
   absl::Status Pause() override {
-    return Wait(timeout_, [&] { return ErrorOf(control_.pauseRequest().send()); });
+    return Wait(asked_.timeout, [&] { return ErrorOf(control_.pauseRequest().send()); });
   }
   absl::Status Resume() override {
-    return Wait(timeout_, [&] { return ErrorOf(control_.resumeRequest().send()); });
+    return Wait(asked_.timeout, [&] { return ErrorOf(control_.resumeRequest().send()); });
   }
   absl::Status Reset() override {
-    return Wait(timeout_, [&] { return ErrorOf(control_.resetRequest().send()); });
+    return Wait(asked_.timeout, [&] { return ErrorOf(control_.resetRequest().send()); });
   }
   absl::Status Stop(bool force) override {
-    return Wait(timeout_, [&] {
+    return Wait(asked_.timeout, [&] {
       auto request = control_.stopRequest();
       request.setForce(force);
       return ErrorOf(request.send());
@@ -179,7 +250,7 @@ class RpcControlClient final : public ControlClient {
 
   absl::StatusOr<BalloonFigures> Balloon() override {
     BalloonFigures figures;
-    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
       return control_.balloonRequest().send().then([&](auto&& response) {
         figures = ReadBalloon(response.getBalloon());
         return ReadError(response.getError());
@@ -190,7 +261,7 @@ class RpcControlClient final : public ControlClient {
 
   absl::StatusOr<BalloonFigures> SetBalloon(uint64_t target_bytes, absl::Duration wait) override {
     BalloonFigures figures;
-    FERRITE_RETURN_IF_ERROR(Wait(timeout_ + wait, [&] {
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout + wait, [&] {
       auto request = control_.setBalloonRequest();
       request.setTargetBytes(target_bytes);
       request.setWaitMs(static_cast<uint32_t>(absl::ToInt64Milliseconds(wait)));
@@ -204,7 +275,7 @@ class RpcControlClient final : public ControlClient {
 
   absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options) override {
     uint64_t number = 0;
-    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
       auto request = control_.startMoveRequest();
       request.setDestination(ToKj(where));
       FillMoveOptions(options, request.initOptions());
@@ -217,7 +288,7 @@ class RpcControlClient final : public ControlClient {
   }
   absl::StatusOr<MoveStatus> GetMove() override {
     MoveStatus move;
-    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
       return control_.moveStatusRequest().send().then([&](auto&& response) {
         move = ReadMove(response.getMove());
         return ReadError(response.getError());
@@ -226,14 +297,14 @@ class RpcControlClient final : public ControlClient {
     return move;
   }
   absl::Status CancelMove() override {
-    return Wait(timeout_, [&] { return ErrorOf(control_.cancelMoveRequest().send()); });
+    return Wait(asked_.timeout, [&] { return ErrorOf(control_.cancelMoveRequest().send()); });
   }
   absl::Status StartPostcopy() override {
-    return Wait(timeout_, [&] { return ErrorOf(control_.startPostcopyRequest().send()); });
+    return Wait(asked_.timeout, [&] { return ErrorOf(control_.startPostcopyRequest().send()); });
   }
   absl::StatusOr<uint64_t> RecoverMove(const std::string& where) override {
     uint64_t number = 0;
-    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
       auto request = control_.recoverMoveRequest();
       request.setDestination(ToKj(where));
       return request.send().then([&](auto&& response) {
@@ -244,17 +315,20 @@ class RpcControlClient final : public ControlClient {
     return number;
   }
   absl::Status TakeBack(bool force) override {
-    return Wait(timeout_, [&] {
+    return Wait(asked_.timeout, [&] {
       auto request = control_.takeBackRequest();
       request.setForce(force);
       return ErrorOf(request.send());
     });
   }
 
+  // By a connection of its own: no other takes a descriptor, whose mere closing may hang.
   absl::StatusOr<Fd> AttachConsole() override {
+    FERRITE_ASSIGN_OR_RETURN(Fd connection, Connect(asked_));
+    RpcControlClient other(asked_, std::move(connection), /*take_descriptors=*/true);
     Fd result;
-    FERRITE_RETURN_IF_ERROR(Wait(timeout_, [&] {
-      return control_.attachConsoleRequest().send().then([&](auto&& response) -> kj::Promise<absl::Status> {
+    FERRITE_RETURN_IF_ERROR(other.Wait(asked_.timeout, [&] {
+      return other.control_.attachConsoleRequest().send().then([&](auto&& response) -> kj::Promise<absl::Status> {
         if (const absl::Status error = ReadError(response.getError()); !error.ok()) {
           return absl::Status(error);
         }
@@ -262,8 +336,10 @@ class RpcControlClient final : public ControlClient {
         return console.getFd()
             .then([&](kj::Maybe<int> fd) {
               KJ_IF_MAYBE (number, fd) {
-                // The capability's own descriptor goes with it.
-                result = Fd(fcntl(*number, F_DUPFD_CLOEXEC, 0));
+                if (IsStreamSocket(*number)) {
+                  // The capability's own descriptor goes with it.
+                  result = Fd(fcntl(*number, F_DUPFD_CLOEXEC, 0));
+                }
               }
               return result.valid() ? absl::Status() : absl::InternalError("the machine sent no console");
             })
@@ -274,7 +350,7 @@ class RpcControlClient final : public ControlClient {
   }
 
   absl::Status StartWatching() override {
-    return Wait(timeout_, [&] {
+    return Wait(asked_.timeout, [&] {
       auto request = control_.watchRequest();
       request.setSink(kj::heap<Sink>(events_));
       return request.send().then([&](auto&& response) {
@@ -291,14 +367,12 @@ class RpcControlClient final : public ControlClient {
         events_->waiting = kj::mv(pair.fulfiller);
         auto lost = network_.onDisconnect().then([this] {
           // The connection may have brought the last event with its end.
-          return events_->events.empty() ? lost_() : absl::OkStatus();
+          return events_->events.empty() ? Lost() : absl::OkStatus();
         });
         return pair.promise.then([] { return absl::OkStatus(); }).exclusiveJoin(kj::mv(lost));
       }));
     }
-    WatchedEvent event = std::move(events_->events.front());
-    events_->events.pop_front();
-    return event;
+    return events_->Pop();
   }
 
  private:
@@ -312,6 +386,21 @@ class RpcControlClient final : public ControlClient {
   template <typename Call>
   static kj::Promise<absl::Status> ErrorOf(Call&& call) {
     return call.then([](auto&& response) { return ReadError(response.getError()); });
+  }
+
+  void Refuse(const kj::Exception& exception) {
+    if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
+      refused_ = Summary(exception);
+    }
+  }
+
+  // Why the connection ended.
+  absl::Status Lost() const {
+    if (!refused_.empty()) {
+      return absl::InternalError(absl::StrCat("what answers for machine ", asked_.name,
+                                              " is no monitor, or one of another version: ", refused_));
+    }
+    return LostMachine(asked_);
   }
 
   // Runs `start`, waits for the Status that it promises, and turns kj's exceptions into one.
@@ -335,7 +424,7 @@ class RpcControlClient final : public ControlClient {
     KJ_IF_MAYBE (exception, failure) {
       switch (exception->getType()) {
         case kj::Exception::Type::DISCONNECTED:
-          return lost_();
+          return Lost();
         case kj::Exception::Type::UNIMPLEMENTED:
           return absl::UnimplementedError("this machine's monitor is of an older version and cannot do that");
         default:
@@ -346,9 +435,9 @@ class RpcControlClient final : public ControlClient {
   }
 
   const std::shared_ptr<kj::AsyncIoContext> context_;
-  const absl::Duration timeout_;
-  const std::function<absl::Status()> lost_;
-  kj::Own<kj::AsyncCapabilityStream> stream_;
+  const Asked asked_;
+  std::string refused_;  // what it sent that no monitor sends
+  BoundedStream stream_;
   capnp::TwoPartyVatNetwork network_;
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> rpc_;
   control::Control::Client control_;
@@ -361,22 +450,31 @@ class RpcControlClient final : public ControlClient {
 constexpr absl::Duration kEndPatience = absl::Seconds(1);
 constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
 
-// Why a connection to the machine ended.
-absl::Status LostMachine(const std::string& base, const std::string& name) {
+absl::Status LostMachine(const Asked& asked) {
   const MonotonicTime deadline = MonotonicTime::Now() + kEndPatience;
-  auto found = FindMachine(base, name);
+  auto found = FindMachine(asked.base, asked.name);
   while (found.ok() && MonotonicTime::Now() < deadline) {
     absl::SleepFor(kLockPoll);
-    found = FindMachine(base, name);
+    found = FindMachine(asked.base, asked.name);
   }
   if (!found.ok()) {
-    const auto grant = HandedOver(base, name);
-    return absl::UnavailableError(grant.has_value() ? HandedOverText(name, *grant)
-                                                    : absl::StrCat("machine ", name, " has ended"));
+    const auto grant = HandedOver(asked.base, asked.name);
+    return absl::UnavailableError(grant.has_value() ? HandedOverText(asked.name, *grant)
+                                                    : absl::StrCat("machine ", asked.name, " has ended"));
   }
   return absl::UnavailableError(
-      absl::StrCat("the monitor of machine ", name, " (pid ", found->pid,
+      absl::StrCat("the monitor of machine ", asked.name, " (pid ", found->pid,
                    ") lives, but dropped this connection: it is ending, or too many clients are connected; try again"));
+}
+
+absl::StatusOr<Fd> Connect(const Asked& asked) {
+  FERRITE_ASSIGN_OR_RETURN(const FoundMachine found, FindMachine(asked.base, asked.name));
+  auto connection = ConnectToControlSocket(found, asked.timeout);
+  if (absl::IsNotFound(connection.status()) || absl::IsUnavailable(connection.status())) {
+    return absl::UnavailableError(
+        absl::StrCat("machine ", asked.name, " (pid ", found.pid, ") is just starting or ending; try again"));
+  }
+  return connection;
 }
 
 }  // namespace
@@ -384,15 +482,9 @@ absl::Status LostMachine(const std::string& base, const std::string& name) {
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::ConnectToMachine(const std::string& base,
                                                                                absl::string_view name,
                                                                                absl::Duration timeout) {
-  FERRITE_ASSIGN_OR_RETURN(const FoundMachine found, FindMachine(base, name));
-  auto connection = ConnectToControlSocket(found, timeout);
-  if (absl::IsNotFound(connection.status()) || absl::IsUnavailable(connection.status())) {
-    return absl::UnavailableError(
-        absl::StrCat("machine ", name, " (pid ", found.pid, ") is just starting or ending; try again"));
-  }
-  FERRITE_RETURN_IF_ERROR(connection.status());
-  return std::make_unique<RpcControlClient>(ThreadContext(), *std::move(connection), timeout,
-                                            [base, name = found.name] { return LostMachine(base, name); });
+  Asked asked = {base, std::string(name), timeout};
+  FERRITE_ASSIGN_OR_RETURN(Fd connection, Connect(asked));
+  return std::make_unique<RpcControlClient>(std::move(asked), std::move(connection), /*take_descriptors=*/false);
 }
 
 }  // namespace ferrite

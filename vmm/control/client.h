@@ -56,6 +56,9 @@ struct WatchedEvent {
 // Calls block, for at most the timeout: DEADLINE_EXCEEDED. UNAVAILABLE when the machine has ended or dropped the
 // connection, and which of them; else the machine's own error.
 //
+// What answers need not be a monitor: INTERNAL when it sends what none sends. It can have a client keep some hundred
+// KiB, and no descriptor but a console's; all its words are clean.
+//
 // Threads: a client belongs to the thread that made it, where it shares an event loop with the thread's other clients.
 class ControlClient {
  public:
@@ -83,7 +86,8 @@ class ControlClient {
   virtual absl::Status TakeBack(bool force) = 0;
   // A stream socket to the serial console.
   virtual absl::StatusOr<Fd> AttachConsole() = 0;
-  // Subscribes; then NextEvent() returns one event after another, without a deadline.
+  // Subscribes; then NextEvent() returns one event after another, without a deadline. Of those that came meanwhile the
+  // last 64 are kept, and the others are counted as missed.
   virtual absl::Status StartWatching() = 0;
   virtual absl::StatusOr<WatchedEvent> NextEvent() = 0;
 };

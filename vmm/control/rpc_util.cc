@@ -30,7 +30,7 @@ absl::Status ReadError(control::Error::Reader error) {
 }
 
 void KjLogRedirect::logMessage(kj::LogSeverity, const char*, int, int, kj::String&& text) {
-  Log().debug("control: {}", FromKj(text));
+  Log().debug("control: {}", CleanText(FromKj(text)));
 }
 
 }  // namespace ferrite

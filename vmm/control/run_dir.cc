@@ -418,7 +418,7 @@ absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base) 
         continue;
       }
     }
-    found.push_back({name, ReadPid(*pid_file), std::move(handed_over), Fd()});
+    found.push_back({name, ReadPid(*pid_file), std::move(handed_over), IsOwn(directory), Fd()});
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return found;
@@ -456,7 +456,8 @@ absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_v
                                                 ? absl::StrCat("; the last one failed, its log is ", Join(base, log))
                                                 : "; `ferrite ps` lists those that run"));
   }
-  return FoundMachine{name, ReadPid(*pid_file), std::nullopt, std::move(directory)};
+  const bool own = IsOwn(directory);
+  return FoundMachine{name, ReadPid(*pid_file), std::nullopt, own, std::move(directory)};
 }
 
 absl::StatusOr<Fd> ConnectToControlSocket(const FoundMachine& machine, absl::Duration patience) {

@@ -97,6 +97,7 @@ struct FoundMachine {
   std::string name;
   pid_t pid = 0;
   std::optional<GrantRecord> handed_over;  // set: no monitor lives
+  bool own = false;                        // this user's
   Fd directory;                            // from FindMachine() alone
 };
 

@@ -72,7 +72,7 @@ struct Connection {
   Connection(kj::Own<kj::AsyncCapabilityStream> stream, ControlShared& shared, kj::Timer& timer,
              kj::Function<void(const kj::Exception&)> failed)
       : activity(std::make_shared<ClientActivity>(ClientActivity{.idle_since = timer.now()})),
-        messages(kj::mv(stream), ControlServer::kMaxOpenCalls, kj::mv(failed)),
+        messages(kj::mv(stream), {.max_open_calls = ControlServer::kMaxOpenCalls}, kj::mv(failed)),
         // Descriptors are only sent, but the RPC system sends none unless it would take one.
         network(messages, 1, capnp::rpc::twoparty::Side::SERVER, Limits()),
         rpc(capnp::makeRpcServer(network, kj::heap<ControlService>(shared, activity))),
