@@ -3,9 +3,47 @@
 #include <kj/common.h>
 #include <kj/debug.h>
 
+#include <cstdint>
 #include <utility>
 
+#include "vmm/base/clean_text.h"
+#include "vmm/base/log.h"
+#include "vmm/control/rpc_util.h"
+
 namespace ferrite {
+namespace {
+
+using capnp::rpc::Message;
+using Segments = kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>;
+
+// kj's words for a failure are for whoever wrote the program, and have addresses of this process in them.
+void FillFailure(capnp::rpc::Exception::Reader failure, capnp::rpc::Exception::Builder out) {
+  Log().debug("control: the other side is told of a failure: {}", CleanText(FromKj(failure.getReason())));
+  out.setType(failure.getType());
+  out.setReason("it failed");
+}
+
+// What is sent in place of a message that tells of a failure.
+kj::Maybe<kj::Own<capnp::MallocMessageBuilder>> InOtherWords(Segments segments) {
+  capnp::SegmentArrayMessageReader reader(segments, {.traversalLimitInWords = UINT64_MAX});
+  const auto message = reader.getRoot<Message>();
+  const bool failed = message.isReturn() && message.getReturn().isException();
+  if (!message.isAbort() && !failed) {
+    return nullptr;
+  }
+  auto other = kj::heap<capnp::MallocMessageBuilder>();
+  if (failed) {
+    auto answer = other->initRoot<Message>().initReturn();
+    answer.setAnswerId(message.getReturn().getAnswerId());
+    answer.setReleaseParamCaps(message.getReturn().getReleaseParamCaps());
+    FillFailure(message.getReturn().getException(), answer.initException());
+  } else {
+    FillFailure(message.getAbort(), other->initRoot<Message>().initAbort());
+  }
+  return kj::mv(other);
+}
+
+}  // namespace
 
 BoundedStream::BoundedStream(kj::Own<kj::AsyncCapabilityStream> stream, Limits limits,
                              kj::Function<void(const kj::Exception&)> failed)
@@ -41,12 +79,17 @@ kj::Promise<kj::Maybe<capnp::MessageReaderAndFds>> BoundedStream::tryReadMessage
 
 kj::Promise<void> BoundedStream::writeMessage(kj::ArrayPtr<const int> fds,
                                               kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
+  KJ_IF_MAYBE (other, InOtherWords(segments)) {
+    const auto words = (*other)->getSegmentsForOutput();
+    return Counted(messages_.writeMessage(nullptr, words).attach(kj::mv(*other)));
+  }
   return Counted(messages_.writeMessage(fds, segments));
 }
 
 kj::Promise<void> BoundedStream::writeMessages(
     kj::ArrayPtr<kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>>> messages) {
-  return Counted(messages_.writeMessages(messages));
+  // The RPC system of this library's version writes them one by one.
+  KJ_FAIL_REQUIRE("several messages at once", messages.size());
 }
 
 kj::Promise<void> BoundedStream::WhenNothingIsWritten() {

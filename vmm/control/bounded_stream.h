@@ -14,7 +14,8 @@ namespace ferrite {
 
 // The RPC system queues every answer until the other side reads it and keeps it until that says `finish`. This stream
 // reads no message while one is being written, and fails when more than `max_open_calls` calls are unfinished, so that
-// both are bounded. kj-style: exceptions, one thread.
+// both are bounded. It tells the other side that something failed, and not what kj knows of it. kj-style: exceptions,
+// one thread.
 class BoundedStream final : public capnp::MessageStream {
  public:
   struct Limits {

@@ -1,5 +1,8 @@
 #include "vmm/control/server.h"
 
+#include <capnp/message.h>
+#include <capnp/rpc.capnp.h>
+#include <capnp/serialize.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -18,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
+#include "proto/control.capnp.h"
 #include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
@@ -703,6 +707,42 @@ TEST_F(ServerTest, HugeMessageIsRefusedByItsHeader) {
   ASSERT_EQ(send(fd.get(), header, sizeof(header), MSG_NOSIGNAL), static_cast<ssize_t>(sizeof(header)));
   ExpectDropped(fd);
   ExpectServes();
+}
+
+// kj's words have positions in the source and addresses of this process in them.
+TEST_F(ServerTest, FailuresAreToldWithoutWordsOfTheLibrary) {
+  const Fd fd = ConnectRaw();
+  const auto send_message = [&](const std::function<void(capnp::rpc::Message::Builder)>& fill) {
+    capnp::MallocMessageBuilder message;
+    fill(message.initRoot<capnp::rpc::Message>());
+    capnp::writeMessageToFd(fd.get(), message);
+  };
+  const auto call = [&](uint32_t number, uint32_t target) {
+    send_message([&](capnp::rpc::Message::Builder message) {
+      auto unknown = message.initCall();
+      unknown.setQuestionId(number);
+      unknown.initTarget().setImportedCap(target);
+      unknown.setInterfaceId(capnp::typeId<control::Control>());
+      unknown.setMethodId(999);
+    });
+  };
+  send_message([](capnp::rpc::Message::Builder message) { message.initBootstrap().setQuestionId(0); });
+  call(1, 0);
+  {
+    capnp::StreamFdMessageReader bootstrap(fd.get());
+    capnp::StreamFdMessageReader reader(fd.get());
+    const auto answer = reader.getRoot<capnp::rpc::Message>().getReturn();
+    ASSERT_TRUE(answer.isException());
+    EXPECT_EQ(answer.getAnswerId(), 1u);
+    EXPECT_EQ(answer.getException().getType(), capnp::rpc::Exception::Type::UNIMPLEMENTED);
+    EXPECT_EQ(answer.getException().getReason(), "it failed");
+  }
+  call(2, 77);
+  capnp::StreamFdMessageReader reader(fd.get());
+  const auto end = reader.getRoot<capnp::rpc::Message>();
+  ASSERT_TRUE(end.isAbort());
+  EXPECT_EQ(end.getAbort().getReason(), "it failed");
+  ExpectDropped(fd);
 }
 
 TEST_F(ServerTest, DisconnectInTheMiddleHurtsNobody) {
