@@ -3,11 +3,14 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <utility>
 
@@ -42,6 +45,18 @@ constexpr int kMakeAttempts = 20;
 std::string Join(absl::string_view directory, absl::string_view file) { return absl::StrCat(directory, "/", file); }
 
 std::string KeptLog(absl::string_view name) { return absl::StrCat(name, ".failed.log"); }
+
+// Whether `file` is that, or another log of it that KeepLog() left.
+bool IsKeptLog(absl::string_view name, absl::string_view file) {
+  if (!absl::ConsumePrefix(&file, name) || !absl::ConsumePrefix(&file, ".failed.") ||
+      !absl::ConsumeSuffix(&file, "log")) {
+    return false;
+  }
+  return file.empty() ||
+         (absl::ConsumeSuffix(&file, ".") && !file.empty() && std::all_of(file.begin(), file.end(), [](char c) {
+            return absl::ascii_isdigit(static_cast<unsigned char>(c));
+          }));
+}
 
 // Open file description locks belong to the open file, not to the process: closing another descriptor of the same file
 // somewhere in the process does not drop them.
@@ -277,6 +292,17 @@ bool IsOwnFile(const Fd& base, const std::string& name) {
          info.st_uid == geteuid();
 }
 
+// This user's logs of machines of that name that KeepLog() left.
+std::vector<std::string> KeptLogsIn(const Fd& base, absl::string_view name) {
+  std::vector<std::string> logs;
+  for (std::string& file : NamesIn(base).value_or(std::vector<std::string>())) {
+    if (IsKeptLog(name, file) && IsOwnFile(base, file)) {
+      logs.push_back(std::move(file));
+    }
+  }
+  return logs;
+}
+
 // Locked, with our process id in it.
 absl::StatusOr<Fd> TakePidFile(const Fd& directory, absl::string_view name) {
   FERRITE_ASSIGN_OR_RETURN(Fd pid_file, OpenRegularAt(directory, kPidFile, O_RDWR | O_CREAT, 0600));
@@ -335,8 +361,15 @@ absl::StatusOr<Fd> RunDir::CreateLog() const {
 absl::StatusOr<Fd> RunDir::ListenOnControlSocket() const { return ListenAt(directory_, kSocketFile); }
 
 void RunDir::KeepLog() const {
+  if (renameat(directory_.get(), kLogFile, base_.get(), KeptLog(name_).c_str()) == 0 || errno == ENOENT) {
+    return;
+  }
+  // Something of somebody else's is there: a name that he cannot know before.
+  uint64_t number = 0;
+  (void)!getrandom(&number, sizeof(number), 0);
   // Whoever cannot be told where it is cannot be told that it is lost, either.
-  (void)renameat(directory_.get(), kLogFile, base_.get(), KeptLog(name_).c_str());
+  (void)renameat2(directory_.get(), kLogFile, base_.get(), absl::StrCat(name_, ".failed.", number, ".log").c_str(),
+                  RENAME_NOREPLACE);
 }
 
 absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, absl::string_view name_view) {
@@ -367,8 +400,8 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, 
     RemoveMachine(locked.directory, name, directory);
     return status;
   }
-  if (IsOwnFile(locked.directory, KeptLog(name))) {
-    (void)unlinkat(locked.directory.get(), KeptLog(name).c_str(), 0);
+  for (const std::string& log : KeptLogsIn(locked.directory, name)) {
+    (void)unlinkat(locked.directory.get(), log.c_str(), 0);
   }
   std::move(remove_new).Cancel();
   std::move(remove_made).Cancel();
@@ -450,11 +483,11 @@ absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_v
     if (const auto grant = HandedOverIn(*all, name); grant.has_value()) {
       return absl::NotFoundError(HandedOverText(name, *grant));
     }
-    const std::string log = KeptLog(name);
-    return absl::NotFoundError(absl::StrCat("no machine named ", name, " in ", base,
-                                            IsOwnFile(*all, log)
-                                                ? absl::StrCat("; the last one failed, its log is ", Join(base, log))
-                                                : "; `ferrite ps` lists those that run"));
+    const std::vector<std::string> logs = KeptLogsIn(*all, name);
+    return absl::NotFoundError(
+        absl::StrCat("no machine named ", name, " in ", base,
+                     !logs.empty() ? absl::StrCat("; the last one failed, its log is ", Join(base, logs.front()))
+                                   : "; `ferrite ps` lists those that run"));
   }
   const bool own = IsOwn(directory);
   return FoundMachine{name, ReadPid(*pid_file), std::nullopt, own, std::move(directory)};

@@ -4,7 +4,8 @@
 //   BASE/NAME/ferrite.pid    the monitor's process id; a lock on this file, not the number, proves that it lives
 //   BASE/NAME/ferrite.log    the monitor's log
 //   BASE/NAME/grant          to whom the machine was handed over (vmm/move/grant_record.h)
-//   BASE/NAME.failed.log     the log of a machine that failed with nobody there to be told
+//   BASE/NAME.failed.log     the log of a machine that failed with nobody there to be told; BASE/NAME.failed.NUMBER.log
+//                            where something of somebody else's has that name
 //   BASE/.lock.UID           who holds a lock on it changes the base for that user; there only meanwhile
 //
 // Directories are opened once, and everything below them is reached through their descriptors (vmm/base/directory.h).
@@ -69,7 +70,8 @@ class RunDir {
   // The log, new and empty.
   absl::StatusOr<Fd> CreateLog() const;
 
-  // Has the log outlive the directory, as BASE/NAME.failed.log. Nothing when there is none.
+  // Has the log outlive the directory, as BASE/NAME.failed.log, or under a name that is free. Nothing when there is
+  // none.
   void KeepLog() const;
 
   // Opens the control socket. Call it when the machine is ready for clients.

@@ -207,6 +207,22 @@ TEST_F(RunDirAttackTest, SharedBaseGivesOthersNothingButTheNames) {
   ExpectVictimUntouched();
 }
 
+TEST_F(RunDirAttackTest, SomethingUnderTheNameOfALogDoesNotLoseIt) {
+  const std::string base = Shared();
+  const Attacker attacker([&] {
+    (void)mkdir((base + "/vm.failed.log").c_str(), 0755);
+    (void)mkdir((base + "/vm.failed.log/full").c_str(), 0755);
+  });
+  {
+    auto dir = RunDir::Create(base, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    EXPECT_TRUE((*dir)->CreateLog().ok());
+    (*dir)->KeepLog();
+  }
+  const absl::Status status = FindMachine(base, "vm").status();
+  EXPECT_TRUE(absl::StrContains(status.message(), "its log is " + base + "/vm.failed.")) << status;
+}
+
 TEST_F(RunDirAttackTest, LockOnABaseThatOthersMayReadHoldsUpNobody) {
   const std::string base = path_ + "/run";
   fs::create_directory(base);

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -128,6 +129,32 @@ TEST_F(RunDirTest, AKeptLogIsNamedUntilTheNextMachineOfItsName) {
   (*dir)->KeepLog();  // there is none
   dir->reset();
   EXPECT_TRUE(fs::is_empty(base_));
+}
+
+// Where something is in the way that is not ours to replace.
+TEST_F(RunDirTest, ALogIsKeptAlsoWhereItsNameIsTaken) {
+  ASSERT_TRUE(fs::create_directories(base_ + "/vm.failed.log"));
+  // Of other machines.
+  for (const char* other : {"/vm.failed.3.failed.log", "/vm.failed.x.log", "/other.failed.5.log"}) {
+    std::ofstream(base_ + other) << "other";
+  }
+  for (const char* text : {"first", "second"}) {
+    auto dir = RunDir::Create(base_, "vm");
+    ASSERT_TRUE(dir.ok()) << dir.status();
+    EXPECT_EQ(std::distance(fs::directory_iterator(base_), fs::directory_iterator()), 5)
+        << "but for the log of the one before";
+    std::ofstream((*dir)->log_path()) << text;
+    (*dir)->KeepLog();
+    dir->reset();
+    const absl::Status status = FindMachine(base_, "vm").status();
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    const std::string intro = "the last one failed, its log is ";
+    const size_t at = status.message().find(intro);
+    ASSERT_NE(at, absl::string_view::npos) << status;
+    std::string found;
+    std::ifstream(std::string(status.message().substr(at + intro.size()))) >> found;
+    EXPECT_EQ(found, text) << status;
+  }
 }
 
 TEST_F(RunDirTest, LiveMachineRefusesASecondOfItsName) {
