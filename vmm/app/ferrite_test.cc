@@ -270,6 +270,30 @@ class MachineTest : public FerriteTest {
   std::vector<std::string> detached_;
 };
 
+// Who can open an image can lock it in the instant in which a move lets go of it.
+TEST_F(MachineTest, DiskThatOthersCanOpenIsWarnedOf) {
+  const std::string image = Write("image", "");
+  fs::resize_file(image, 1 << 20);
+  const std::string kernel = Write("kernel", "no kernel");
+  const auto warns = [&](mode_t directory, mode_t file, const char* more, const char* who) {
+    ASSERT_EQ(chmod(directory_.c_str(), directory), 0);
+    ASSERT_EQ(chmod(image.c_str(), file), 0);
+    const Finished result = Ferrite(absl::StrCat("run --mem 64M --kernel ", kernel, " --disk path=", image, more));
+    EXPECT_EQ(result.exit_code, kExitFailure) << result.err;
+    const std::string warning = absl::StrCat("ferrite: warning: --disk: ", image, " can be opened by ");
+    EXPECT_EQ(absl::StrContains(result.err, warning), *who != '\0') << result.err;
+    EXPECT_EQ(absl::StrContains(result.err, absl::StrCat(warning, who)), *who != '\0') << result.err;
+    EXPECT_EQ(absl::StrContains(result.err, absl::StrCat("chmod 600 ", image, "\n")), *who != '\0') << result.err;
+  };
+  warns(0755, 0644, "", "others: ");
+  warns(0755, 0660, "", "its group: ");
+  warns(0710, 0644, "", "its group: ");
+  warns(0755, 0600, "", "");
+  warns(0700, 0666, "", "");
+  warns(0755, 0644, ",ro", "");
+  warns(0755, 0622, ",ro", "others: ");
+}
+
 TEST_F(MachineTest, GuestThatPowersOffEndsTheRunWithAllItsOutput) {
   const Finished result = Ferrite(absl::StrCat("run --mem 64M --kernel ", Guest("hello")));
   EXPECT_EQ(result.exit_code, kExitOk) << result.err;

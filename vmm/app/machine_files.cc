@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/byte_size.h"
+#include "vmm/base/log.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -65,6 +66,35 @@ absl::Status CheckFiles(const MachineConfig& config) {
     FERRITE_RETURN_IF_ERROR(CheckFile("--disk", /*writable=*/!disk.read_only, disk.path));
   }
   return CheckHostMemory(config.memory_bytes);
+}
+
+void WarnOfOthersDisk(const std::string& path, bool read_only) {
+  std::error_code error;
+  const std::filesystem::path image = std::filesystem::canonical(path, error);
+  struct stat info = {};
+  if (error || stat(image.c_str(), &info) != 0) {
+    return;  // whoever opens it says so
+  }
+  // Whoever may read a file may take a lock that keeps a writer out.
+  mode_t group = (read_only ? 0 : S_IRGRP) | S_IWGRP;
+  mode_t others = (read_only ? 0 : S_IROTH) | S_IWOTH;
+  group = S_ISBLK(info.st_mode) ? 0 : group & info.st_mode;
+  others &= info.st_mode;
+  for (auto directory = image; (group | others) != 0 && directory.has_relative_path();) {
+    directory = directory.parent_path();
+    struct stat on_the_way = {};
+    if (stat(directory.c_str(), &on_the_way) != 0) {
+      return;
+    }
+    others = (on_the_way.st_mode & S_IXOTH) != 0 ? others : 0;
+    group = (on_the_way.st_mode & (S_IXGRP | S_IXOTH)) != 0 ? group : 0;
+  }
+  if ((group | others) != 0) {
+    Log().warn(
+        "--disk: {} can be opened by {}: they can keep the guest from running on after a move, by a lock; "
+        "chmod 600 {}",
+        path, others != 0 ? "others" : "its group", path);
+  }
 }
 
 absl::Status MakePathsAbsolute(CommandLine& line) {

@@ -2,6 +2,8 @@
 #ifndef FERRITE_VMM_APP_MACHINE_FILES_H_
 #define FERRITE_VMM_APP_MACHINE_FILES_H_
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "migration/transport/address.h"
@@ -13,6 +15,10 @@ namespace ferrite {
 // Refuses what cannot work, with an error that names the option and the file: missing, a directory, not readable or not
 // writable; more memory than the host has at all.
 absl::Status CheckFiles(const MachineConfig& config);
+
+// Logs a warning when others than its owner can open the disk's image, as far as modes tell, and so lock it while the
+// machine moves: then its guest stands still. Who is in a block device's group has the host's disks anyway.
+void WarnOfOthersDisk(const std::string& path, bool read_only);
 
 // Resolves the paths of `run`, --run-dir among them: a detached machine leaves the caller's directory.
 absl::Status MakePathsAbsolute(CommandLine& line);

@@ -148,6 +148,9 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   // As it is told to people, who may be in another directory.
   FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(line.receive.listen));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
+  for (const auto& [id, path] : line.receive.disk_paths) {
+    WarnOfOthersDisk(path, /*read_only=*/false);  // the source will say whether it is
+  }
   const auto view = std::make_shared<ArrivalView>();
   FERRITE_ASSIGN_OR_RETURN(
       const auto arrival, MachineArrival::Create({.kvm = monitor->kvm(),

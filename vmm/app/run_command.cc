@@ -22,6 +22,9 @@ absl::StatusOr<StopInfo> RunMachine(const CommandLine& line, const std::function
   const MachineConfig& config = line.run.config;
   FERRITE_RETURN_IF_ERROR(CheckFiles(config));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
+  for (const DiskConfig& disk : config.disks) {
+    WarnOfOthersDisk(disk.path, disk.read_only);
+  }
   FERRITE_ASSIGN_OR_RETURN(auto owned, Machine::Create(config, monitor->kvm(), monitor->loop(), &monitor->console()));
   Machine& machine = *owned;
   machine.SetListener(monitor->Listener());
