@@ -33,6 +33,9 @@ struct DoctorReport {
 // milliseconds (where KVM emulates, a tenth of a second) and leaves nothing behind.
 DoctorReport RunDoctor();
 
+// Whether procfs is mounted at /proc and knows this process. No command but `doctor` and `version` works without it.
+bool ProcfsIsThere();
+
 // For people: a line for a finding, cost and remedy below it, and the verdict at the end.
 std::string RenderDoctorText(const DoctorReport& report);
 // For scripts: {"host_runs_linux": bool, "verdict": text, "findings": [{"area", "name", "state", "value", "cost",

@@ -2,7 +2,9 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -213,6 +215,31 @@ TEST_F(FerriteTest, VersionIsPrinted) {
 TEST_F(FerriteTest, DoctorTellsOfThisHost) {
   EXPECT_TRUE(Json::parse(Ferrite("doctor --json").out).contains("host_runs_linux"));
   EXPECT_EQ(Ferrite("doctor").exit_code, kExitOk);
+}
+
+// As in a chroot or a container of somebody's own making.
+TEST_F(FerriteTest, ThatProcfsIsMissingIsSaidInWords) {
+  const auto without = [this](absl::string_view words) {
+    return FerriteProcess(Words(words), /*user=*/0,
+                          [] {
+                            const int user = geteuid() == 0 ? 0 : CLONE_NEWUSER;
+                            if (unshare(CLONE_NEWNS | user) != 0 ||
+                                mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+                                mount("none", "/proc", "tmpfs", 0, nullptr) != 0) {
+                              _exit(125);
+                            }
+                          })
+        .Wait();
+  };
+  for (const char* command : {"ps", "run --kernel x", "info vm"}) {
+    const Finished result = without(command);
+    EXPECT_EQ(result.exit_code, kExitFailure) << result.err;
+    EXPECT_EQ(result.err, "ferrite: no procfs is mounted at /proc, which ferrite needs: mount -t proc proc /proc\n");
+  }
+  EXPECT_EQ(without("version").exit_code, kExitOk);
+  const Finished doctor = without("doctor");
+  EXPECT_EQ(doctor.exit_code, kExitOk) << doctor.err;
+  EXPECT_TRUE(absl::StrContains(doctor.out, "not mounted at /proc")) << doctor.out;
 }
 
 // ---- From here on with KVM ----

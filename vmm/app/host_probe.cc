@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <linux/landlock.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -189,6 +191,17 @@ Finding OpenFiles() {
   return finding;
 }
 
+Finding Procfs() {
+  Finding finding{.area = kLimitsArea, .name = "procfs", .value = "mounted at /proc"};
+  if (!ProcfsIsThere()) {
+    finding.state = FindingState::kMissing;
+    finding.value = "not mounted at /proc";
+    finding.cost = "nothing but `doctor` and `version` works";
+    finding.remedy = "mount -t proc proc /proc";
+  }
+  return finding;
+}
+
 Finding Processors() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -199,6 +212,11 @@ Finding Processors() {
 }
 
 }  // namespace
+
+bool ProcfsIsThere() {
+  struct statfs info = {};
+  return statfs("/proc", &info) == 0 && info.f_type == PROC_SUPER_MAGIC && access("/proc/self/fd", F_OK) == 0;
+}
 
 Finding GroupMemoryFinding(const std::optional<GroupLimit>& limit) {
   Finding finding{.area = kLimitsArea, .name = "cgroup memory", .value = "no limit"};
@@ -270,6 +288,7 @@ std::vector<Finding> ProbeLimits() {
   utsname system = {};
   uname(&system);
   return {{.area = kLimitsArea, .name = "kernel", .value = absl::StrCat(system.sysname, " ", system.release)},
+          Procfs(),
           Processors(),
           LockedMemory(),
           OpenFiles(),

@@ -15,6 +15,7 @@
 
 #include "vmm/app/command_line.h"
 #include "vmm/app/commands.h"
+#include "vmm/app/doctor.h"
 #include "vmm/app/hiding.h"
 #include "vmm/app/inheritance.h"
 #include "vmm/app/logging.h"
@@ -101,6 +102,14 @@ int Finish(int exit_code) {
   return Fail(absl::DataLossError("standard output could not be written"), kExitFailure);
 }
 
+// Descriptors are used by their links there: those of run directories, of sockets, of what a path was found to be.
+absl::Status CheckProcfs(Command command) {
+  if (command == Command::kVersion || command == Command::kDoctor || ProcfsIsThere()) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError("no procfs is mounted at /proc, which ferrite needs: mount -t proc proc /proc");
+}
+
 int Main(std::vector<std::string> words, int64_t started_ns) {
   PrepareProcess();
   auto parsed = ParseCommandLine(std::move(words));
@@ -110,6 +119,9 @@ int Main(std::vector<std::string> words, int64_t started_ns) {
   }
   auto& line = std::get<CommandLine>(parsed);
   CloseInheritedDescriptors(line.receive.ready_fd);
+  if (const absl::Status status = CheckProcfs(line.command); !status.ok()) {
+    return Fail(status, kExitFailure);
+  }
   line.run.config.started_ns = started_ns;
   return Finish(Dispatch(line));
 }
