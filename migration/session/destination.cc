@@ -47,7 +47,11 @@ absl::Status Destination::Run(Listener& listener) {
   if (!state_.Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("cancelled");
   }
-  Lobby lobby(listener, {.first_bytes = kPreambleBytes, .patience = options_.patience, .from = options_.from},
+  Lobby lobby(listener,
+              {.first_bytes = kPreambleBytes,
+               .patience = options_.patience,
+               .keep_free = options_.machine_descriptors,
+               .from = options_.from},
               [this](const std::string& who, absl::string_view why) { drops_.Log(who, why); });
   const absl::Status status = RunPhases(lobby);
   return status.ok() ? status : GiveUp(status);

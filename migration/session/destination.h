@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -59,6 +60,8 @@ class Destination {
     absl::Duration hold_for = absl::Seconds(30);
     // Whose connections are let in, as Lobby's; empty: everybody's.
     std::vector<AddressRange> from;
+    // Descriptors that a machine and its move may need, which strangers do not get.
+    size_t machine_descriptors = 0;
   };
 
   static absl::StatusOr<std::unique_ptr<Destination>> Create(DestinationFactory& factory, Options options);

@@ -1,6 +1,8 @@
 #include "migration/transport/lobby.h"
 
+#include <dirent.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -22,6 +24,23 @@ namespace {
 constexpr absl::Duration kLongestPoll = absl::Hours(1);  // of one call: a timespec has no infinity
 // After a connection that could not be accepted: nothing tells when the next one can be.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+// That wait whatever else the descriptors are for: the one that is waited for has to be among them for an instant.
+constexpr size_t kFewest = 8;
+
+// That this process may still open.
+size_t FreeDescriptors() {
+  rlimit limit = {};
+  DIR* const open = opendir("/proc/self/fd");
+  if (open == nullptr || getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+    return 0;
+  }
+  size_t used = 0;
+  while (readdir(open) != nullptr) {
+    ++used;  // "." and ".." among them, and `open`
+  }
+  (void)closedir(open);
+  return used < limit.rlim_cur ? limit.rlim_cur - used : 0;
+}
 
 }  // namespace
 
@@ -102,6 +121,8 @@ void Lobby::Admit(std::unique_ptr<Stream> stream) {
   std::string origin = OriginOf(stream->fd());
   if (waiting_.size() == options_.most) {
     (void)MakeRoom(origin, "too many others wait");
+  } else if (waiting_.size() >= kFewest && options_.keep_free > 0 && FreeDescriptors() < options_.keep_free) {
+    (void)MakeRoom(origin, "the files that can still be open here are for a machine");
   }
   waiting_.push_back(
       {.arrival = {.stream = std::move(stream), .first_bytes = std::vector<uint8_t>(options_.first_bytes)},

@@ -34,6 +34,9 @@ class Lobby {
     size_t first_bytes = 0;   // that each connection begins with
     absl::Duration patience;  // how long it has for them
     size_t most = 64;         // connections that wait at a time
+    // Descriptors of this process that are for others than those who wait: while fewer are left, some of them wait and
+    // no more.
+    size_t keep_free = 0;
     // Whose connections are let in; empty: everybody's. Others are closed without a word.
     std::vector<AddressRange> from;
   };

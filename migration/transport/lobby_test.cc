@@ -171,6 +171,33 @@ TEST_F(LobbyTest, WhoWaitsMakesRoomForWantOfDescriptors) {
   EXPECT_EQ(dropped_.size(), 1u);
 }
 
+// Descriptors that strangers hold are missing for the machine of the one who is waited for.
+TEST_F(LobbyTest, FewWaitWhenTheDescriptorsThatAreLeftAreForSomethingElse) {
+  auto lobby = std::make_unique<Lobby>(
+      *listener_, Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 1 << 30},
+      [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
+  std::vector<std::unique_ptr<Stream>> strangers;
+  for (int i = 0; i < 20; ++i) {
+    strangers.push_back(Come());
+  }
+  const auto last = Come();
+  Say(*last, "1234");
+  EXPECT_EQ(Next(*lobby), "1234");
+  EXPECT_EQ(dropped_, std::vector<std::string>(13, "the files that can still be open here are for a machine"));
+  // With as many as that to spare nobody goes.
+  dropped_.clear();
+  lobby =
+      std::make_unique<Lobby>(*listener_, Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 8},
+                              [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
+  for (int i = 0; i < 20; ++i) {
+    strangers.push_back(Come());
+  }
+  const auto another = Come();
+  Say(*another, "5678");
+  EXPECT_EQ(Next(*lobby), "5678");
+  EXPECT_TRUE(dropped_.empty());
+}
+
 // A connection of 127.0.0.2, which is one of this host as well.
 Fd ComeFromTwo(const Address& address) {
   Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));

@@ -4,6 +4,7 @@
 #include <linux/seccomp.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -682,6 +683,26 @@ TEST_F(FerriteMoveTest, ReceiverThatRefusedAMachineTakesTheNext) {
   ASSERT_EQ(other.exit_code, kExitOk) << other.err;
   EXPECT_EQ(Ferrite("here", absl::StrCat("move web2 ", address)).exit_code, kExitFailure);
   EXPECT_EQ(Ferrite("here", "stop web2").exit_code, kExitOk);
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+}
+
+TEST_F(FerriteMoveTest, StrangersLeaveDescriptorsForTheMachine) {
+  RunGuest("here", "mode=step set=4M report_ms=10");
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0", [] {
+    // As many as a machine needs, and some: fewer than strangers would take.
+    const rlimit few = {80, 80};
+    (void)setrlimit(RLIMIT_NOFILE, &few);
+  });
+  const auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  std::vector<std::unique_ptr<migration::Stream>> strangers;
+  for (int i = 0; i < 100; ++i) {
+    auto stranger = migration::Connect(*migration::ParseAddress(address), kPatience, *cancel);
+    ASSERT_TRUE(stranger.ok()) << stranger.status();
+    strangers.push_back(*std::move(stranger));
+  }
   const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address));
   ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
   EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));

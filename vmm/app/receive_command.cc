@@ -30,6 +30,14 @@ namespace {
 // A guest that misses pages cannot always be stopped.
 constexpr absl::Duration kStopPatience = absl::Seconds(2);
 
+// What the largest machine that may come has open here, with its move: its files were counted.
+constexpr size_t MachineDescriptors(uint32_t cpus) {
+  constexpr size_t kOfADisk = 8;
+  constexpr size_t kOfAnotherDevice = 7;
+  constexpr size_t kOther = 32;  // the machine's own, userfaultfd, and what is open for a moment
+  return cpus + kMaxDisks * kOfADisk + 2 * kOfAnotherDevice + 2 * migration::kMaxChannels + kOther;
+}
+
 absl::Status TellReady(const CommandLine& line, const migration::Address& address) {
   fmt::print("{} waits at {}\n", line.run.config.name, address.ToString());
   (void)fflush(stdout);
@@ -178,7 +186,10 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
   FERRITE_ASSIGN_OR_RETURN(auto incoming,
-                           Incoming::Start(*arrival, {.patience = line.receive.patience, .from = line.receive.from},
+                           Incoming::Start(*arrival,
+                                           {.patience = line.receive.patience,
+                                            .from = line.receive.from,
+                                            .machine_descriptors = MachineDescriptors(line.receive.max_cpus)},
                                            std::move(listener), view));
   FERRITE_RETURN_IF_ERROR(TellReady(line, address));
   if (!WaitForArrival(*monitor, *incoming)) {
