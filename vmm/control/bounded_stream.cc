@@ -81,9 +81,9 @@ kj::Promise<void> BoundedStream::writeMessage(kj::ArrayPtr<const int> fds,
                                               kj::ArrayPtr<const kj::ArrayPtr<const capnp::word>> segments) {
   KJ_IF_MAYBE (other, InOtherWords(segments)) {
     const auto words = (*other)->getSegmentsForOutput();
-    return Counted(messages_.writeMessage(nullptr, words).attach(kj::mv(*other)));
+    return Counted(kj::evalNow([&] { return messages_.writeMessage(nullptr, words); }).attach(kj::mv(*other)));
   }
-  return Counted(messages_.writeMessage(fds, segments));
+  return Counted(kj::evalNow([&] { return messages_.writeMessage(fds, segments); }));
 }
 
 kj::Promise<void> BoundedStream::writeMessages(
@@ -103,6 +103,14 @@ kj::Promise<void> BoundedStream::WhenNothingIsWritten() {
 
 kj::Promise<void> BoundedStream::Counted(kj::Promise<void> write) {
   ++writes_;
+  if (limits_.read_to_the_end) {
+    // The RPC system stops reading when a write fails.
+    write = write.catch_([](kj::Exception&& exception) {
+      if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
+        kj::throwFatalException(kj::mv(exception));
+      }
+    });
+  }
   return write.attach(kj::defer([this] {
     if (--writes_ == 0) {
       KJ_IF_MAYBE (reader, waiting_reader_) {

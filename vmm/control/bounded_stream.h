@@ -21,6 +21,8 @@ class BoundedStream final : public capnp::MessageStream {
   struct Limits {
     size_t max_open_calls = 0;
     bool take_descriptors = false;  // else the kernel drops those that come with a message
+    // That the other side reads no more does not end the stream: what it has sent before is still read.
+    bool read_to_the_end = false;
     // Throws at a message that may not come here.
     kj::Function<void(capnp::rpc::Message::Reader)> check = [](capnp::rpc::Message::Reader) {};
   };

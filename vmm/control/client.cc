@@ -213,7 +213,10 @@ class RpcControlClient final : public ControlClient {
         asked_(std::move(asked)),
         stream_(context_->lowLevelProvider->wrapUnixSocketFd(
                     fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC),
-                {.max_open_calls = kMaxOpenCalls, .take_descriptors = take_descriptors, .check = CheckFromMonitor},
+                {.max_open_calls = kMaxOpenCalls,
+                 .take_descriptors = take_descriptors,
+                 .read_to_the_end = true,
+                 .check = CheckFromMonitor},
                 [this](const kj::Exception& exception) { Refuse(exception); }),
         network_(stream_, 1, capnp::rpc::twoparty::Side::CLIENT, Limits()),
         rpc_(capnp::makeRpcClient(network_)),

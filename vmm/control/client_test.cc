@@ -22,6 +22,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -83,7 +84,18 @@ class Victim {
     const kj::Array<capnp::word> words = capnp::messageToFlatArray(message);
     return SendBytes(words.asBytes().begin(), words.asBytes().size());
   }
-  // The same with a descriptor.
+  // All of them at once, reading nothing.
+  void SendUnread(const std::vector<std::function<void(Message::Builder)>>& fills) {
+    std::string bytes;
+    for (const auto& fill : fills) {
+      capnp::MallocMessageBuilder message;
+      fill(message.initRoot<Message>());
+      const kj::Array<capnp::word> words = capnp::messageToFlatArray(message);
+      bytes.append(reinterpret_cast<const char*>(words.begin()), words.asBytes().size());
+    }
+    EXPECT_EQ(send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+  }
+  // One with a descriptor.
   void Send(const std::function<void(Message::Builder)>& fill, const Fd& attached) {
     capnp::MallocMessageBuilder message;
     fill(message.initRoot<Message>());
@@ -111,6 +123,11 @@ class Victim {
     while (poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))) == 1 &&
            recv(fd_.get(), buffer, sizeof(buffer), 0) > 0) {
     }
+  }
+  // Waits for words that stay unread.
+  void AwaitWords() {
+    pollfd polled = {fd_.get(), POLLIN, 0};
+    EXPECT_EQ(poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1);
   }
   // Waits for the first bytes of a call.
   void AwaitCall() {
@@ -312,6 +329,20 @@ TEST_F(ClientTest, WordsOfAnEndAreClean) {
   status = client.Pause();
   EXPECT_FALSE(status.ok());
   EXPECT_FALSE(absl::StrContains(status.message(), "\x1b")) << status;
+}
+
+// A monitor that ends may read no more, while what it has answered is still to be read.
+TEST_F(ClientTest, LastAnswerIsReadThoughNothingCanBeSaidAnyMore) {
+  ControlClient& client = Attacked([](Victim& victim) {
+    victim.AwaitWords();
+    victim.SendUnread({FillBootstrap, [](Message::Builder message) {
+                         auto answer = message.initReturn();
+                         answer.setAnswerId(1);
+                         answer.initResults().getContent().initAs<control::Control::DescribeResults>();
+                       }});
+  });
+  const auto machine = client.Describe();
+  EXPECT_TRUE(machine.ok()) << machine.status();
 }
 
 // A descriptor may be one whose closing hangs.
