@@ -119,7 +119,6 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   MachineDescription machine;
   machine.name = Copy(in.getName());
   machine.state = FromRpc(in.getState());
-  machine.pid = static_cast<pid_t>(in.getPid());
   machine.version = Copy(in.getVersion());
   machine.uptime = absl::Milliseconds(in.getUptimeMs());
   machine.cpus = in.getCpus();
@@ -195,6 +194,13 @@ bool IsStreamSocket(int fd) {
          getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
 }
 
+// The process that listens at the other end, by the kernel's word (unix(7)); 0 where it is in no namespace of ours.
+pid_t ListenerOf(int fd) {
+  ucred peer = {};
+  socklen_t size = sizeof(peer);
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
 // The machine that a client is for.
 struct Asked {
   std::string base;
@@ -211,6 +217,7 @@ class RpcControlClient final : public ControlClient {
   RpcControlClient(Asked asked, Fd fd, bool take_descriptors)
       : context_(ThreadContext()),
         asked_(std::move(asked)),
+        pid_(ListenerOf(fd.get())),
         stream_(context_->lowLevelProvider->wrapUnixSocketFd(
                     fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC),
                 {.max_open_calls = kMaxOpenCalls,
@@ -231,6 +238,7 @@ class RpcControlClient final : public ControlClient {
         return absl::OkStatus();
       });
     }));
+    machine.pid = pid_;  // whoever waits for its end, or kills it, is to mean the process that answers
     return machine;
   }
 
@@ -439,6 +447,7 @@ class RpcControlClient final : public ControlClient {
 
   const std::shared_ptr<kj::AsyncIoContext> context_;
   const Asked asked_;
+  const pid_t pid_;
   std::string refused_;  // what it sent that no monitor sends
   BoundedStream stream_;
   capnp::TwoPartyVatNetwork network_;

@@ -25,7 +25,7 @@ namespace ferrite {
 struct MachineDescription {
   std::string name;
   MachineState state = MachineState::kCreated;
-  pid_t pid = 0;
+  pid_t pid = 0;  // of who answers, by the kernel's word; 0 when it is in no namespace of ours
   std::string version;
   absl::Duration uptime;
   uint32_t cpus = 0;

@@ -345,6 +345,23 @@ TEST_F(ClientTest, LastAnswerIsReadThoughNothingCanBeSaidAnyMore) {
   EXPECT_TRUE(machine.ok()) << machine.status();
 }
 
+// `stop` waits for the process, and says that it can be killed.
+TEST_F(ClientTest, ProcessIsTheOneThatAnswersWhateverItSays) {
+  ControlClient& client = Attacked([](Victim& victim) {
+    victim.SendBootstrap();
+    victim.AwaitWords();
+    victim.Send([](Message::Builder message) {
+      auto answer = message.initReturn();
+      answer.setAnswerId(1);
+      answer.initResults().getContent().initAs<control::Control::DescribeResults>().initMachine().setPid(1);
+    });
+    victim.Drain();
+  });
+  const auto machine = client.Describe();
+  ASSERT_TRUE(machine.ok()) << machine.status();
+  EXPECT_EQ(machine->pid, getpid());
+}
+
 // A descriptor may be one whose closing hangs.
 TEST_F(ClientTest, DescriptorsAreNotTaken) {
   int ends[2];
