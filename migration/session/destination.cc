@@ -21,7 +21,7 @@ namespace ferrite::migration {
 namespace {
 
 constexpr uint32_t kPackageVersion = 1;
-// How long to wait for the source's word of why a channel broke. It may wait for ours with the guest standing still.
+// How long to wait for the source's word of why a channel broke, when somebody here waits for the end.
 constexpr absl::Duration kWords = absl::Milliseconds(100);
 
 uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
@@ -659,19 +659,14 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
     return absl::Status(reason.code(),
                         absl::StrCat(reason.message(), "; ", GuestWords(), ", without the pages that are missing"));
   }
+  const absl::Status why = WordsFor(reason);
   for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
     if (state_.Change(from, MoveState::kFailing)) {
       break;
     }
   }
   const bool cancelled = state_.get() == MoveState::kCancelling;
-  absl::Status why = reason;
   if (peer_ != nullptr) {
-    if (!cancelled && (absl::IsUnavailable(reason) || absl::IsOutOfRange(reason))) {
-      peer_->AwaitFailure(kWords);
-      // What the source said comes before what was noticed of it.
-      why = peer_->said_why() ? peer_->failure() : reason;
-    }
     if (peer_->failure().ok()) {
       if (loaded_) {
         // GRANT may be on its way. The source takes the guest back when it hears that it does not run here.
@@ -691,6 +686,21 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
   FERRITE_CHECK(cancelled ? state_.Change(MoveState::kCancelling, MoveState::kCancelled)
                           : state_.Change(MoveState::kFailing, MoveState::kFailed));
   return why;
+}
+
+absl::Status Destination::WordsFor(const absl::Status& reason) {
+  if (peer_ == nullptr || (!absl::IsUnavailable(reason) && !absl::IsOutOfRange(reason))) {
+    return reason;
+  }
+  // A source that gives up closes the page channels first, then takes its guest back, disks and all, and says why after
+  // that. All this is not done yet, so that a cancel can still come, and ends the wait.
+  const auto over = [this] { return cancelled_ || !peer_->failure().ok(); };
+  {
+    const TimedMutexLock lock(&mutex_);
+    (void)mutex_.AwaitFor(absl::Condition(&over), options_.silence);
+  }
+  peer_->AwaitFailure(kWords);
+  return peer_->said_why() ? peer_->failure() : reason;
 }
 
 void Destination::StopFaults() {

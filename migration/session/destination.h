@@ -118,6 +118,8 @@ class Destination {
   // Over `urgent`, or without the source when it is empty.
   absl::Status ServeFaults(std::span<const std::unique_ptr<Stream>> urgent, bool ask_again);
   absl::Status GiveUp(const absl::Status& reason);
+  // What the source said of a failure comes before what was noticed of it here.
+  absl::Status WordsFor(const absl::Status& reason);
   // Of a guest that ran here: whether it still is.
   absl::string_view GuestWords() const;
 

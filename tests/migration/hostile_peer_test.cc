@@ -507,6 +507,45 @@ TEST(CancelledDestinationTest, RefusesOnceTheStateIsLoaded) {
   EXPECT_FALSE(there.guest()->running()) << "R2";
 }
 
+// R3: a source that gives up closes its page channels, sees to its guest, for as long as that takes, and says why then.
+class SourceThatGivesUpTest : public testing::Test {
+ protected:
+  SourceThatGivesUpTest() {
+    auto session = Destination::Create(there_, {.silence = absl::Seconds(60)});
+    EXPECT_TRUE(session.ok());
+    session_ = *std::move(session);
+    receiver_ = Thread("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
+    source_ = std::make_unique<HostileSource>(sockets_, kFeaturePostcopy | kFeatureRecovery);
+    source_->page->Shutdown();
+    source_->urgent->Shutdown();
+    // Longer than a word takes that is on its way.
+    EXPECT_TRUE(absl::IsDeadlineExceeded(source_->control->AwaitReadable(absl::Milliseconds(600))));
+  }
+
+  Sockets sockets_;
+  FakeDestination there_{MemoryBacking::kMemfd};
+  std::unique_ptr<Destination> session_;
+  absl::Status result_;
+  Thread receiver_;
+  std::unique_ptr<HostileSource> source_;
+};
+
+TEST_F(SourceThatGivesUpTest, IsHeard) {
+  (void)SendControl(*source_->control, [](stream::Control::Builder out) { out.initCancel().setMessage("cancelled"); });
+  receiver_.Join();
+  EXPECT_EQ(result_, absl::CancelledError("the source says: cancelled"));
+  EXPECT_EQ(session_->state(), MoveState::kFailed);
+}
+
+TEST_F(SourceThatGivesUpTest, IsNotWaitedForWhenThisSideIsToEnd) {
+  const MonotonicTime start = MonotonicTime::Now();
+  EXPECT_TRUE(session_->Cancel().ok());
+  receiver_.Join();
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(30));
+  EXPECT_NE(result_.message().find("closed the connection"), absl::string_view::npos) << result_;
+  EXPECT_EQ(session_->state(), MoveState::kCancelled);
+}
+
 // Empty when another message comes, or none.
 std::string ErrorFrom(Stream& stream) {
   std::string words;
