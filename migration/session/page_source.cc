@@ -195,26 +195,30 @@ absl::Status PageSource::ServeRequests(size_t channel) {
       return absl::InvalidArgumentError(absl::StrCat("urgent channel: a request for pages ", request.first_page, "+",
                                                      request.count, " outside of region ", request.region));
     }
-    faults_.fetch_add(1, std::memory_order_relaxed);
     const uint64_t per_unit = pages_per_unit_[request.region];
-    for (uint64_t page = request.first_page; page < request.first_page + request.count; page += per_unit) {
-      const uint64_t hits = window.hits();
-      const uint64_t extra = window.OnRequest(request.region, page);
-      prefetch_hits_.fetch_add(window.hits() - hits, std::memory_order_relaxed);
-      // The page itself leaves before anything else is looked at.
-      const RegionRun wanted = pending_.ClaimRequested(request.region, page, 0);
-      if (wanted.count > 0) {
-        FERRITE_RETURN_IF_ERROR(sender.SendRun(wanted, kFlagRequested, per_unit));
-        FERRITE_RETURN_IF_ERROR(sender.Flush());
-        requested_pages_.fetch_add(wanted.count, std::memory_order_relaxed);
-      }
-      // Nobody asked for these: the limit is for them, too.
-      if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, MonotonicTime::Now())) {
-        const RegionRun near = pending_.ClaimRequested(request.region, page + per_unit, extra - per_unit);
-        FERRITE_RETURN_IF_ERROR(sender.SendRun(near, kFlagPrefetch, per_unit));
-        FERRITE_RETURN_IF_ERROR(sender.Flush());
-        prefetched_pages_.fetch_add(near.count, std::memory_order_relaxed);
-      }
+    const uint64_t page = request.first_page;
+    if (page / per_unit != (page + request.count - 1) / per_unit) {
+      // A destination asks for a host page of its own, which is no larger than a unit.
+      return absl::InvalidArgumentError(absl::StrCat("urgent channel: a request for pages ", page, "+", request.count,
+                                                     " of region ", request.region, ", which are no one host page"));
+    }
+    faults_.fetch_add(1, std::memory_order_relaxed);
+    const uint64_t hits = window.hits();
+    const uint64_t extra = window.OnRequest(request.region, page);
+    prefetch_hits_.fetch_add(window.hits() - hits, std::memory_order_relaxed);
+    // The page itself leaves before anything else is looked at.
+    const RegionRun wanted = pending_.ClaimRequested(request.region, page, 0);
+    if (wanted.count > 0) {
+      FERRITE_RETURN_IF_ERROR(sender.SendRun(wanted, kFlagRequested, per_unit));
+      FERRITE_RETURN_IF_ERROR(sender.Flush());
+      requested_pages_.fetch_add(wanted.count, std::memory_order_relaxed);
+    }
+    // Nobody asked for these: the limit is for them, too.
+    if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, MonotonicTime::Now())) {
+      const RegionRun near = pending_.ClaimRequested(request.region, page + per_unit, extra - per_unit);
+      FERRITE_RETURN_IF_ERROR(sender.SendRun(near, kFlagPrefetch, per_unit));
+      FERRITE_RETURN_IF_ERROR(sender.Flush());
+      prefetched_pages_.fetch_add(near.count, std::memory_order_relaxed);
     }
   }
 }

@@ -109,8 +109,15 @@ class Source {
   absl::Status RunHere();
   // Tries to find the destination until it worked, there is nothing to recover, or the time is up.
   absl::Status KeepTrying(const Address& destination, const absl::Status& lost);
-  // One try, of which each answer is to come before `until`; that moves on with what comes of it.
-  absl::Status TryToRecover(const Address& destination, MonotonicTime& until);
+  struct Search {
+    // When it is over. Time is given for progress: a connection that is found again and again, and lost before anything
+    // came of it, is none.
+    MonotonicTime until;
+    std::optional<uint64_t> least_missing;  // 4 KiB pages, that the destination told
+    bool told = false;                      // at the last try
+  };
+  // One try, of which each answer is to come before the end of the search; that moves on with what comes of it.
+  absl::Status TryToRecover(const Address& destination, Search& search);
   // Forgets the connections, and gets ready for others.
   absl::Status StartAnew();
   absl::StatusOr<bool> AskWhetherGranted(const Address& destination, absl::Duration limit);
@@ -164,9 +171,8 @@ class Source {
   bool may_run_there_ = false;
 
   bool postcopy_ = false;
-  bool serving_ = false;             // pages flow behind the rounds
-  std::optional<uint64_t> missing_;  // 4 KiB pages, as the destination told after StartAnew()
-  bool reached_ = false;             // somebody took a connection since StartAnew()
+  bool serving_ = false;  // pages flow behind the rounds
+  bool reached_ = false;  // somebody took a connection since StartAnew()
   uint32_t round_ = 0;
   absl::Duration load_estimate_;  // the destination's own
 

@@ -41,11 +41,7 @@ absl::Status Source::Recover(const Address& destination) {
 
 absl::Status Source::KeepTrying(const Address& destination, const absl::Status& lost) {
   absl::Status status = lost.ok() ? absl::CancelledError("the search for the destination was ended") : lost;
-  MonotonicTime until = MonotonicTime::Now() + options_.recover_for;
-  // Time is given for progress: a connection that is found again and again, and lost before anything came of it, is
-  // none.
-  std::optional<uint64_t> least_missing;
-  bool ran_there = ran_there_;
+  Search search{.until = MonotonicTime::Now() + options_.recover_for, .least_missing = std::nullopt};
   absl::Duration pause;
   while (state_.get() == MoveState::kPostcopyPaused && (features_ & kFeatureRecovery) != 0) {
     Publish([](MoveProgress&) {});
@@ -55,7 +51,8 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
         break;
       }
     }
-    const absl::Status now = TryToRecover(destination, until);
+    const Search before = search;
+    const absl::Status now = TryToRecover(destination, search);
     if (now.ok()) {
       return now;
     }
@@ -64,18 +61,10 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
     if (lost.ok() || state_.get() != MoveState::kPostcopyPaused) {
       status = std::move(given_up);
     }
-    const bool granted = std::exchange(ran_there, ran_there_.load()) != ran_there_;
-    const bool fewer = missing_.has_value() && least_missing.has_value() && *missing_ < *least_missing;
-    if (missing_.has_value()) {
-      least_missing = std::min(*missing_, least_missing.value_or(*missing_));
-    }
-    const bool progress = granted || fewer;
-    if (progress) {
-      until = MonotonicTime::Now() + options_.recover_for;
-    }
-    pause = missing_.has_value() && !progress ? std::min(std::max(2 * pause, kRecoveryPause), kLongestRecoveryPause)
-                                              : kRecoveryPause;
-    if (MonotonicTime::Now() >= until) {
+    // Found, and lost again for nothing.
+    const bool in_vain = search.told && search.until == before.until;
+    pause = in_vain ? std::min(std::max(2 * pause, kRecoveryPause), kLongestRecoveryPause) : kRecoveryPause;
+    if (MonotonicTime::Now() >= search.until) {
       break;
     }
   }
@@ -103,7 +92,6 @@ absl::Status Source::StartAnew() {
     }
   }
   peer_ = nullptr;
-  missing_.reset();
   reached_ = false;
   // Joins their threads, which may signal until then.
   control.reset();
@@ -170,10 +158,11 @@ absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing(absl::Duration l
   return runs;
 }
 
-absl::Status Source::TryToRecover(const Address& destination, MonotonicTime& until) {
+absl::Status Source::TryToRecover(const Address& destination, Search& search) {
   const auto limit = [&] {
-    return std::min(options_.patience, std::max(until - MonotonicTime::Now(), kLeastToAnswer));
+    return std::min(options_.patience, std::max(search.until - MonotonicTime::Now(), kLeastToAnswer));
   };
+  search.told = false;
   FERRITE_RETURN_IF_ERROR(StartAnew());
   FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(destination, limit()));
   {
@@ -182,19 +171,33 @@ absl::Status Source::TryToRecover(const Address& destination, MonotonicTime& unt
     destination_ = destination;
     where_ = destination.ToString();
   }
+  const bool had_run = ran_there_;
   if (granted) {
     ran_there_ = true;
+  } else if (had_run) {
+    return absl::InvalidArgumentError("STANDING: the destination says that it never got GRANT, and had said RUNNING");
   } else {
     const MonotonicTime start = MonotonicTime::Now();
     ++epoch_;
     FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
     FERRITE_RETURN_IF_ERROR(SendGrant(start));
-    until = MonotonicTime::Now() + options_.recover_for;
+  }
+  if (!had_run) {
+    // Once in a move.
+    search.until = MonotonicTime::Now() + options_.recover_for;
   }
   FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing(limit()));
-  missing_ = 0;
+  search.told = true;
+  uint64_t missing_pages = 0;
   for (const RegionRun& run : missing) {
-    *missing_ += run.count;
+    missing_pages += run.count;
+  }
+  // Of the first time nobody knows how many were missing before.
+  const bool first = !search.least_missing.has_value();
+  const bool fewer = !first && missing_pages < *search.least_missing;
+  search.least_missing = std::min(missing_pages, search.least_missing.value_or(missing_pages));
+  if (fewer) {
+    search.until = MonotonicTime::Now() + options_.recover_for;
   }
   FERRITE_RETURN_IF_ERROR(OpenPages(destination));
   for (const RegionRun& run : missing) {
@@ -210,8 +213,11 @@ absl::Status Source::TryToRecover(const Address& destination, MonotonicTime& unt
   PublishStart();
   const MonotonicTime served_from = MonotonicTime::Now();
   absl::Status status = Annotate(End(), "post-copy");
-  // It was not looked for meanwhile.
-  until += MonotonicTime::Now() - served_from;
+  if (first || fewer) {
+    // It was not looked for meanwhile. Of one to which pages were sent before, and which misses as many, that is not
+    // said.
+    search.until += MonotonicTime::Now() - served_from;
+  }
   return status;
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
@@ -57,7 +58,8 @@ class SocketStream final : public Stream {
       msghdr message{};
       message.msg_iov = buffers.data();
       message.msg_iovlen = std::min(buffers.size(), kMaxPieces);
-      const ssize_t n = recvmsg(fd_.get(), &message, 0);
+      // The kernel goes on giving out what came before a shutdown, which may be much.
+      const ssize_t n = shut_down_ ? 0 : recvmsg(fd_.get(), &message, 0);
       if (n < 0) {
         // EAGAIN is the end of the patience: it counts only in the middle of a frame.
         if (errno == EINTR || (errno == EAGAIN && got == 0)) {
@@ -123,7 +125,10 @@ class SocketStream final : public Stream {
     }
   }
 
-  void Shutdown() override { shutdown(fd_.get(), SHUT_RDWR); }
+  void Shutdown() override {
+    shut_down_ = true;
+    shutdown(fd_.get(), SHUT_RDWR);
+  }
   void SetPatience(absl::Duration patience) override {
     const timeval limit = absl::ToTimeval(patience);
     (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
@@ -139,6 +144,7 @@ class SocketStream final : public Stream {
  private:
   const Fd fd_;
   const std::string peer_;
+  std::atomic<bool> shut_down_{false};
 };
 
 }  // namespace

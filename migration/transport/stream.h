@@ -44,6 +44,7 @@ class Stream {
   // Lets `time` pass; returns at once when the stream is shut down.
   virtual void Rest(absl::Duration time) = 0;
 
+  // Also of what came before it nothing is read any more.
   virtual void Shutdown() = 0;
   // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set.
   virtual void SetPatience(absl::Duration patience) = 0;

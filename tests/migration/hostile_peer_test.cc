@@ -1226,6 +1226,9 @@ INSTANTIATE_TEST_SUITE_P(
         Answer{"RequestOutside", Asks({.first_page = kBytes / 4096, .count = 1}), "outside of region 0"},
         Answer{"RequestOverTheEnd", Asks({.first_page = 1, .count = 0xffff'ffff}), "outside of region 0"},
         Answer{"RequestOfNoRegion", Asks({.region = 5, .first_page = 0, .count = 1}), "no request"},
+        Answer{"RequestOfMoreThanAPage", Asks({.first_page = 7, .count = 2}),
+               "pages 7+2 of region 0, which are no one"},
+        Answer{"RequestOfEverything", Asks({.first_page = 0, .count = kBytes / 4096}), "which are no one host page"},
         Answer{"RequestOfNothing", Asks({.first_page = 0, .count = 0}), "no pages"},
         Answer{"RubbishOnUrgent",
                [](Sockets& s, Stream& c) {
@@ -1339,6 +1342,99 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
   EXPECT_EQ((*source)->state(), MoveState::kPostcopyPaused);
   EXPECT_FALSE(guest.running()) << "R2";
 }
+
+// R4: a destination that hangs up and comes back, again and again, is looked for no longer than one that is gone:
+// whatever it says when it is found.
+struct ComesBack {
+  const char* name;
+  // On a connection that came again, after RECOVER.
+  std::function<void(Sockets&, Stream&)> answers;
+};
+
+class ComesBackTest : public testing::TestWithParam<ComesBack> {};
+
+TEST_P(ComesBackTest, IsLookedForNoLonger) {
+  Sockets sockets;
+  auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok());
+  FakeGuest guest(**memory, {.pages = 100});
+  guest.Run();
+  FakeSourcePort port(**memory, guest);
+  auto source = Source::Create(
+      port, {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::Milliseconds(700)},
+      nullptr);
+  ASSERT_TRUE(source.ok());
+  std::atomic<int> came = 0;
+  Thread peer("peer", [&] {
+    {
+      const std::unique_ptr<Stream> control = sockets.Accept();
+      std::array<uint8_t, kPreambleBytes> preamble;
+      ASSERT_TRUE(control != nullptr && control->ReadAll(preamble).ok());
+      Receiving there(sockets, *control, 0, kFeaturePostcopy | kFeatureRecovery);
+      ASSERT_TRUE(there.AwaitPackage());
+      const Thread drain = there.DrainPages();
+      (void)SendControl(*control, [](stream::Control::Builder out) { out.initLoaded(); });
+      ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
+      control->Shutdown();
+      there.page[0]->Shutdown();
+    }
+    while (const std::unique_ptr<Stream> control = sockets.Accept()) {
+      std::array<uint8_t, kPreambleBytes> preamble;
+      if (control->ReadAll(preamble).ok() && ReadControl(*control).ok()) {
+        ++came;
+        GetParam().answers(sockets, *control);
+      }
+    }
+  });
+  const MonotonicTime start = MonotonicTime::Now();
+  const absl::Status status = (*source)->Run(sockets.listener().address());
+  const absl::Duration took = MonotonicTime::Now() - start;
+  sockets.Cancel();
+  peer.Join();
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ((*source)->state(), MoveState::kPostcopyPaused);
+  EXPECT_GE(came, 1);
+  EXPECT_LT(took, absl::Seconds(20));
+  EXPECT_FALSE(guest.running()) << "R2";
+}
+
+void SayStanding(Stream& control, bool granted) {
+  (void)SendControl(control, [&](stream::Control::Builder out) { out.initStanding().setGranted(granted); });
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ComesBackTest,
+    testing::Values(ComesBack{"HangsUp", [](Sockets&, Stream&) {}},
+                    ComesBack{"SaysThatItHasIt", [](Sockets&, Stream& c) { SayStanding(c, true); }},
+                    // GRANT is sent again, and it says RUNNING again.
+                    ComesBack{"NeverGotTheGrant",
+                              [](Sockets&, Stream& c) {
+                                SayStanding(c, false);
+                                if (ReadControl(c).ok()) {
+                                  (void)SendControl(
+                                      c, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
+                                }
+                              }},
+                    // It misses as much each time, takes its time with it, and hangs up.
+                    ComesBack{"TakesNothing",
+                              [](Sockets& sockets, Stream& c) {
+                                SayStanding(c, true);
+                                (void)SendControl(c, [](stream::Control::Builder out) {
+                                  auto missing = out.initMissing();
+                                  missing.setLast(true);
+                                  missing.initRanges(1)[0].setCount(kBytes / 4096);
+                                });
+                                std::vector<std::unique_ptr<Stream>> channels;
+                                for (int i = 0; i < 3; ++i) {
+                                  channels.push_back(sockets.Accept());
+                                }
+                                const MonotonicTime until = MonotonicTime::Now() + absl::Milliseconds(900);
+                                while (MonotonicTime::Now() < until &&
+                                       SendControl(c, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+                                  absl::SleepFor(absl::Milliseconds(20));
+                                }
+                              }}),
+    [](const testing::TestParamInfo<ComesBack>& info) { return info.param.name; });
 
 // R4: a destination that is found again and tells what is missing without an end, alive all the while, takes no more
 // time than there is to look for one.
