@@ -223,7 +223,7 @@ absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
     const size_t piece = std::min(words - read, kReadAhead / sizeof(uint64_t));
     payload.resize(read + piece);
     if (const absl::Status status =
-            stream_->ReadAll({reinterpret_cast<uint8_t*>(payload.data() + read), piece * sizeof(uint64_t)});
+            stream_->ReadRest({reinterpret_cast<uint8_t*>(payload.data() + read), piece * sizeof(uint64_t)});
         !status.ok()) {
       return absl::UnavailableError(absl::IsOutOfRange(status)
                                         ? absl::StrCat(status.message(), " in the middle of a frame")

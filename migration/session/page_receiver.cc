@@ -85,7 +85,7 @@ absl::Status PageReceiver::Land(const PageHeader& header) {
       for (PageRun rest = run; rest.count > 0;) {
         const PageRun part{.first = rest.first, .count = std::min(rest.count, kMappedAtOnce)};
         FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> landing, placer.Landing(part));
-        FERRITE_RETURN_IF_ERROR(stream_.ReadAll(landing));
+        FERRITE_RETURN_IF_ERROR(stream_.ReadRest(landing));
         placer.Landed(part);
         rest = {.first = rest.first + part.count, .count = rest.count - part.count};
       }
@@ -135,7 +135,7 @@ absl::Status PageReceiver::Show(const PageHeader& header) {
       target = std::span<uint8_t>(buffer_).first(run.count * kPageBytes);
       figures_.copied_pages.fetch_add(run.count, std::memory_order_relaxed);
     }
-    if (absl::Status status = stream_.ReadAll(target); !status.ok()) {
+    if (absl::Status status = stream_.ReadRest(target); !status.ok()) {
       placer.Abandon(run);
       return status;
     }
@@ -167,7 +167,7 @@ absl::Status PageReceiver::ShowPart(const PageHeader& header) {
   const uint64_t bytes = header.count * kPageBytes;
   const absl::Status status =
       open_->claimed
-          ? stream_.ReadAll(placer.Window(open_->unit).subspan((open_->next - open_->unit.first) * kPageBytes, bytes))
+          ? stream_.ReadRest(placer.Window(open_->unit).subspan((open_->next - open_->unit.first) * kPageBytes, bytes))
           : Drop(bytes);
   if (!status.ok()) {
     if (open_->claimed) {
@@ -197,7 +197,7 @@ absl::Status PageReceiver::Drop(uint64_t bytes) {
   buffer_.resize(kMaxDataPages * kPageBytes);
   while (bytes > 0) {
     const uint64_t now = std::min<uint64_t>(bytes, buffer_.size());
-    FERRITE_RETURN_IF_ERROR(stream_.ReadAll(std::span<uint8_t>(buffer_).first(now)));
+    FERRITE_RETURN_IF_ERROR(stream_.ReadRest(std::span<uint8_t>(buffer_).first(now)));
     bytes -= now;
   }
   return absl::OkStatus();

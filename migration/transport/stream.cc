@@ -52,33 +52,13 @@ class SocketStream final : public Stream {
     return ReadAtLeast({&piece, 1}, out.size()).status();
   }
 
+  absl::Status ReadRest(std::span<uint8_t> out) override {
+    iovec piece{.iov_base = out.data(), .iov_len = out.size()};
+    return Read({&piece, 1}, out.size(), /*in_frame=*/true).status();
+  }
+
   absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
-    size_t got = 0;
-    while (got < wanted) {
-      msghdr message{};
-      message.msg_iov = buffers.data();
-      message.msg_iovlen = std::min(buffers.size(), kMaxPieces);
-      // The kernel goes on giving out what came before a shutdown, which may be much.
-      const ssize_t n = shut_down_ ? 0 : recvmsg(fd_.get(), &message, 0);
-      if (n < 0) {
-        // EAGAIN is the end of the patience: it counts only in the middle of a frame.
-        if (errno == EINTR || (errno == EAGAIN && got == 0)) {
-          continue;
-        }
-        if (errno == EAGAIN) {
-          return absl::UnavailableError(absl::StrCat(peer_, " stopped sending in the middle of a frame"));
-        }
-        return Failed(errno, absl::StrCat("receive from ", peer_));
-      }
-      if (n == 0) {
-        return got == 0
-                   ? absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"))
-                   : absl::UnavailableError(absl::StrCat(peer_, " closed the connection in the middle of a frame"));
-      }
-      got += static_cast<size_t>(n);
-      buffers = Advance(buffers, static_cast<size_t>(n));
-    }
-    return got;
+    return Read(buffers, wanted, /*in_frame=*/false);
   }
 
   using Stream::WriteAll;
@@ -142,6 +122,35 @@ class SocketStream final : public Stream {
   const std::string& peer() const override { return peer_; }
 
  private:
+  absl::StatusOr<size_t> Read(std::span<iovec> buffers, size_t wanted, bool in_frame) {
+    size_t got = 0;
+    while (got < wanted) {
+      msghdr message{};
+      message.msg_iov = buffers.data();
+      message.msg_iovlen = std::min(buffers.size(), kMaxPieces);
+      // The kernel goes on giving out what came before a shutdown, which may be much.
+      const ssize_t n = shut_down_ ? 0 : recvmsg(fd_.get(), &message, 0);
+      if (n < 0) {
+        // EAGAIN is the end of the patience: it counts only in the middle of a frame.
+        if (errno == EINTR || (errno == EAGAIN && got == 0 && !in_frame)) {
+          continue;
+        }
+        if (errno == EAGAIN) {
+          return absl::UnavailableError(absl::StrCat(peer_, " stopped sending in the middle of a frame"));
+        }
+        return Failed(errno, absl::StrCat("receive from ", peer_));
+      }
+      if (n == 0) {
+        return got == 0
+                   ? absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"))
+                   : absl::UnavailableError(absl::StrCat(peer_, " closed the connection in the middle of a frame"));
+      }
+      got += static_cast<size_t>(n);
+      buffers = Advance(buffers, static_cast<size_t>(n));
+    }
+    return got;
+  }
+
   const Fd fd_;
   const std::string peer_;
   std::atomic<bool> shut_down_{false};

@@ -29,8 +29,10 @@ class Stream {
  public:
   virtual ~Stream() = default;
 
-  // Reads all of `out`.
+  // Reads all of `out`. The first byte may take any time.
   virtual absl::Status ReadAll(std::span<uint8_t> out) = 0;
+  // The same in the middle of a frame: the peer has no more than its patience for the first byte, too.
+  virtual absl::Status ReadRest(std::span<uint8_t> out) { return ReadAll(out); }
   // Fills the first `wanted` bytes of `buffers` (scatter), and takes more when it is there already; returns how much.
   // The elements of `buffers` are used up.
   virtual absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) = 0;

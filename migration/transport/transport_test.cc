@@ -105,6 +105,19 @@ TEST(StreamTest, GivesUpAPeerThatStopsInTheMiddle) {
   EXPECT_NE(write.message().find("stopped reading"), absl::string_view::npos) << write;
 }
 
+// Also when nothing came of the rest yet: between a frame's head and what follows it.
+TEST(StreamTest, GivesUpAPeerThatStopsBehindAHead) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok()) << pair.status();
+  ASSERT_TRUE(pair->first->WriteAll(std::vector<uint8_t>(32)).ok());
+  std::array<uint8_t, 32> bytes;
+  ASSERT_TRUE(pair->second->ReadAll(bytes).ok());
+  pair->second->SetPatience(absl::Milliseconds(50));
+  const absl::Status status = pair->second->ReadRest(bytes);
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_NE(status.message().find("in the middle of a frame"), absl::string_view::npos) << status;
+}
+
 // Whoever reads it off as a lost connection would try again for ever.
 TEST(StreamTest, TellsMemoryThatCannotBeHadFromABrokenConnection) {
   auto pair = MakeStreamPair();

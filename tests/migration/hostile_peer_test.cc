@@ -255,6 +255,18 @@ INSTANTIATE_TEST_SUITE_P(
                  }
                },
                "in the middle of a frame"},
+        Attack{"StopsBehindAHead",
+               [](HostileSource& s) {
+                 s.SendPages({.first_page = 0, .count = 1}, 0);
+                 for (int i = 0; i < 30; ++i) {
+                   (void)SendControl(*s.control, [](stream::Control::Builder out) { out.initPing(); });
+                   absl::SleepFor(absl::Milliseconds(100));
+                 }
+                 // One that is waited for says so at the end.
+                 (void)SendControl(*s.control,
+                                   [](stream::Control::Builder out) { out.initError().setMessage("late"); });
+               },
+               "in the middle of a frame"},
         Attack{"Silence", [](HostileSource&) {}, "silent"},
         Attack{"ClosesInTheMiddleOfAFrame",
                [](HostileSource& s) {
