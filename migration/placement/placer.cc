@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/status.h"
@@ -16,6 +18,9 @@
 
 namespace ferrite::migration {
 namespace {
+
+// 256 MiB: some milliseconds to give back, and few enough calls to the kernel for all memory.
+constexpr uint64_t kPiecePages = uint64_t{1} << 16;
 
 // Placing fails for what this side's memory lacks, whatever errno says of it.
 absl::Status OfOwnMemory(const absl::Status& status) {
@@ -34,6 +39,14 @@ Placer::Placer(MemoryRegion& region, PageStates& states)
 
 bool Placer::Contains(PageRun run) const {
   return run.count > 0 && run.first < region_.pages() && run.count <= region_.pages() - run.first;
+}
+
+PageRun Placer::TakePiece(PageRun& rest) const {
+  // As far as to a boundary, so that no unit is in two pieces.
+  const uint64_t most = std::max(kPiecePages, pages_per_unit_);
+  const PageRun piece{.first = rest.first, .count = std::min(rest.count, most - rest.first % most)};
+  rest = {.first = rest.first + piece.count, .count = rest.count - piece.count};
+  return piece;
 }
 
 bool Placer::IsWhole(PageRun run) const {
@@ -87,24 +100,36 @@ void Placer::Landed(PageRun run) {
 
 absl::Status Placer::LandZero(PageRun run) {
   const PageRun units = Units(run);
+  const uint64_t end = run.first + run.count;
+  // Memory that nothing was received into is zero already, and stays without a page behind it.
+  std::optional<uint64_t> hole;  // the first of the units that are to become one, up to the one that is looked at
+  const auto punch = [&](uint64_t hole_end) -> absl::Status {
+    if (!hole.has_value()) {
+      return absl::OkStatus();
+    }
+    const uint64_t first = *std::exchange(hole, std::nullopt);
+    return region_.Discard(first * unit_bytes(), (hole_end - first) * unit_bytes()).status();
+  };
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     const uint64_t unit_first = unit * pages_per_unit_;
-    const uint64_t first = std::max(run.first, unit_first);
-    const uint64_t end = std::min(run.first + run.count, unit_first + pages_per_unit_);
-    // Memory that nothing was received into is zero already, and stays without a page behind it.
-    if (states_.Get(unit) == PageState::kPresent) {
-      if (end - first == pages_per_unit_) {
-        FERRITE_RETURN_IF_ERROR(region_.Discard(first * kPageBytes, unit_bytes()).status());
-      } else {
-        // Zero pages that count as present may have no page behind them, and not get one: that is no SIGBUS.
-        const std::span<uint8_t> part = Guest({.first = first, .count = end - first});
-        FERRITE_RETURN_IF_ERROR(Populate(part));
-        std::memset(part.data(), 0, part.size());
-      }
+    const bool whole = run.first <= unit_first && unit_first + pages_per_unit_ <= end;
+    const bool present = states_.Get(unit) == PageState::kPresent;
+    if (present && whole) {
+      hole = hole.value_or(unit);
+    } else {
+      FERRITE_RETURN_IF_ERROR(punch(unit));
+    }
+    if (present && !whole) {
+      // Zero pages that count as present may have no page behind them, and not get one: that is no SIGBUS.
+      const uint64_t first = std::max(run.first, unit_first);
+      const std::span<uint8_t> part =
+          Guest({.first = first, .count = std::min(end, unit_first + pages_per_unit_) - first});
+      FERRITE_RETURN_IF_ERROR(Populate(part));
+      std::memset(part.data(), 0, part.size());
     }
     states_.SetPresent(unit);
   }
-  return absl::OkStatus();
+  return punch(units.first + units.count);
 }
 
 absl::Status Placer::Discard(PageRun run) {

@@ -34,6 +34,10 @@ class Placer {
   // Whether `run` is whole host pages of the region.
   bool IsWhole(PageRun run) const;
 
+  // Takes a piece off the front of `rest`, which is not empty: what has no bytes to wait for is done piece by piece, so
+  // that whoever wants it to end need not wait for all of a region.
+  PageRun TakePiece(PageRun& rest) const;
+
   // Memory that this side cannot have is RESOURCE_EXHAUSTED everywhere below, and where bytes are read to it. That
   // error with the region's name, and what limits this process.
   absl::Status Explain(const absl::Status& error) const;

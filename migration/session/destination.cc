@@ -23,6 +23,9 @@ namespace {
 constexpr uint32_t kPackageVersion = 1;
 // How long to wait for the source's word of why a channel broke, when somebody here waits for the end.
 constexpr absl::Duration kWords = absl::Milliseconds(100);
+// A guest that runs here already when this side is to end: its memory is waited for while it comes, not without an end.
+constexpr absl::Duration kIdleWhenLeaving = absl::Seconds(2);
+constexpr absl::Duration kMostWhenLeaving = absl::Seconds(30);
 
 uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
 
@@ -364,6 +367,10 @@ absl::Status Destination::ReceiveUntilRunning() {
       const TimedMutexLock lock(&mutex_);
       return broken_.ok() ? message.status() : broken_;
     }
+    if (cancelled_) {
+      // Much may wait in the queue.
+      return absl::CancelledError("cancelled");
+    }
     absl::Status status;
     switch (message->which()) {
       case stream::Control::ROUND:
@@ -418,13 +425,24 @@ absl::Status Destination::OnDiscard(const ControlMessage& message) {
       return absl::InvalidArgumentError(
           absl::StrCat("DISCARD: ", discard.getRanges().size(), " ranges, at most ", kMaxRanges, " are allowed"));
     }
+    uint64_t pages_left = landscape_->pages();
     for (const auto range : discard.getRanges()) {
-      const PageRun run{.first = range.getFirst(), .count = range.getCount()};
+      PageRun run{.first = range.getFirst(), .count = range.getCount()};
       if (range.getRegion() >= landscape_->regions() || !landscape_->placer(range.getRegion()).IsWhole(run)) {
         return absl::InvalidArgumentError(absl::StrCat("DISCARD: pages ", run.first, "+", run.count, " of region ",
                                                        range.getRegion(), " are no whole host pages of it"));
       }
-      FERRITE_RETURN_IF_ERROR(landscape_->placer(range.getRegion()).Discard(run));
+      if (run.count > pages_left) {
+        return absl::InvalidArgumentError("DISCARD: more pages than there are");
+      }
+      pages_left -= run.count;
+      Placer& placer = landscape_->placer(range.getRegion());
+      while (run.count > 0) {
+        if (cancelled_) {
+          return absl::CancelledError("cancelled");
+        }
+        FERRITE_RETURN_IF_ERROR(placer.Discard(placer.TakePiece(run)));
+      }
     }
     if (discard.getLast()) {
       return peer_->Send([](stream::Control::Builder answer) { answer.setDiscarded(); });
@@ -565,16 +583,58 @@ void Destination::OnPage() {
 
 absl::Status Destination::AwaitAllPages() {
   uint64_t missing = 0;
+  bool leaving = false;
+  MonotonicTime until = MonotonicTime::InfiniteFuture();
   const TimedMutexLock lock(&mutex_);
-  const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return all_pages_ || !broken_.ok(); };
-  // When the source has sent all that it had, only answers to requests are still on their way.
-  while (!mutex_.AwaitFor(absl::Condition(&done), options_.silence)) {
+  const auto done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return all_pages_ || !broken_.ok() || leaving_ != leaving;
+  };
+  while (!all_pages_ && broken_.ok()) {
+    const absl::Duration step = leaving ? kIdleWhenLeaving : options_.silence;
+    if (mutex_.AwaitFor(absl::Condition(&done), step)) {
+      if (std::exchange(leaving, leaving_.load()) != leaving) {
+        missing = landscape_->missing();
+        until = MonotonicTime::Now() + kMostWhenLeaving;
+      }
+      continue;
+    }
     const uint64_t before = std::exchange(missing, landscape_->missing());
+    if (leaving && (missing == before || MonotonicTime::Now() >= until)) {
+      return absl::CancelledError(
+          absl::StrCat("this side is to end, and ", missing, " host pages have not come in time"));
+    }
+    // When the source has sent all that it had, only answers to requests are still on their way.
     if (ended_channels_ == page_.size() && missing == before) {
       return absl::UnavailableError(absl::StrCat("the source ended, but ", missing, " host pages never came"));
     }
   }
   return all_pages_ ? absl::OkStatus() : broken_;
+}
+
+void Destination::EndChannels() {
+  if (postcopy_) {
+    {
+      const TimedMutexLock lock(&mutex_);
+      const auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+        return ended_channels_ == page_.size() || !broken_.ok();
+      };
+      const auto ended_or_leaving = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ended() || leaving_; };
+      if (mutex_.AwaitFor(absl::Condition(&ended_or_leaving), options_.silence) && leaving_) {
+        (void)mutex_.AwaitFor(absl::Condition(&ended), kIdleWhenLeaving);
+      }
+      if (faults_ != nullptr) {
+        faults_->End();
+      }
+    }
+    // One may be in the middle of a frame, of pages that are here, or of a source that never ends.
+    for (const auto* channels : {&page_, &urgent_}) {
+      for (const auto& stream : *channels) {
+        stream->Shutdown();
+      }
+    }
+  }
+  receivers_.clear();
+  StopFaults();
 }
 
 absl::Status Destination::ReceiveTheRest() {
@@ -587,9 +647,8 @@ absl::Status Destination::ReceiveTheRest() {
 }
 
 absl::Status Destination::SettleIn() {
-  // Their channels end with the last page; nobody may place anything when faults are the kernel's again.
-  receivers_.clear();
-  StopFaults();
+  // Nobody may place anything when faults are the kernel's again.
+  EndChannels();
   for (size_t i = 0; i < landscape_->regions(); ++i) {
     FERRITE_RETURN_IF_ERROR(landscape_->placer(i).Disarm());
   }
@@ -629,15 +688,22 @@ absl::Status Destination::TellThatAllIsHere() {
 }
 
 absl::Status Destination::AwaitHeard() {
+  const MonotonicTime deadline = MonotonicTime::Now() + options_.patience;
   // END may come before or after SHUT was sent.
   while (true) {
-    const absl::StatusOr<ControlMessage> message = peer_->Next(options_.patience);
-    if (!message.ok()) {
+    const absl::Duration left = deadline - MonotonicTime::Now();
+    const absl::StatusOr<ControlMessage> message =
+        peer_->Next(std::clamp(left, absl::ZeroDuration(), kIdleWhenLeaving));
+    if (message.ok() && message->which() == stream::Control::HEARD) {
+      return absl::OkStatus();
+    }
+    const bool over = leaving_ || left <= absl::ZeroDuration();
+    if (!message.ok() && (over || !absl::IsDeadlineExceeded(message.status()))) {
       // A source that does not say that it heard closes when it did.
       return (features_ & kFeatureRecovery) != 0 ? message.status() : absl::OkStatus();
     }
-    if (message->which() == stream::Control::HEARD) {
-      return absl::OkStatus();
+    if (over) {
+      return absl::DeadlineExceededError("the source did not say in time that it heard that all is here");
     }
   }
 }
@@ -650,7 +716,10 @@ void Destination::Leave() {
   leaving_ = true;
   if (waiting_) {
     Break(absl::CancelledError("the wait for the source was ended"));
+    return;
   }
+  // Wakes who waits for pages.
+  const TimedMutexLock lock(&mutex_);
 }
 
 absl::Status Destination::GiveUp(const absl::Status& reason) {
@@ -747,7 +816,8 @@ void Destination::Break(const absl::Status& reason) {
   }
   cancel_.Signal();
   const MoveState state = state_.get();
-  if (peer_ != nullptr && (state == MoveState::kSetup || state == MoveState::kActive || cancelled_)) {
+  if (peer_ != nullptr &&
+      (state == MoveState::kSetup || state == MoveState::kActive || cancelled_ || (waiting_ && leaving_))) {
     // The thread of Run() hears of it, and tells the source why. Later it waits for the source's word: it may come
     // back.
     peer_->Interrupt(reason);

@@ -73,7 +73,8 @@ class Destination {
 
   // Ends a move that was not granted; FAILED_PRECONDITION later.
   absl::Status Cancel();
-  // From here on a source that is gone is not waited for, now or later. A move that goes well goes on.
+  // From here on a source that is gone is not waited for, now or later. A move that goes well goes on: its pages are
+  // waited for while they come, for 30 s at most.
   void Leave();
 
   MoveState state() const { return state_.get(); }
@@ -107,6 +108,8 @@ class Destination {
   absl::Status ReceiveTheRest();
   absl::Status AwaitAllPages();
   absl::Status SettleIn();
+  // All is here: ends the page channels, whatever the source does, and the faults' threads.
+  void EndChannels();
   absl::Status TellThatAllIsHere();
   absl::Status AwaitHeard();
   // Whether the source may come back for this move.

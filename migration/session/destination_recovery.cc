@@ -86,6 +86,10 @@ absl::Status Destination::Recover(Lobby& lobby) {
 
 absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
   SetPeer(std::move(stream));
+  if (leaving_) {
+    // Or Leave() sees this connection, and ends its waiting.
+    return absl::CancelledError("the wait for the source was ended");
+  }
   FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::RECOVER, options_.patience));
   const MoveState now = state_.get();
   const bool granted =

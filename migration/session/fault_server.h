@@ -39,6 +39,9 @@ class FaultServer {
   // Ends the threads. A thread in the middle of a frame ends with the frame, or when its channel is shut down.
   ~FaultServer();
 
+  // The threads are to end; does not wait for them. What happens to their channels from here on is no failure.
+  void End() { stop_.Signal(); }
+
   uint64_t faults() const { return faults_.load(std::memory_order_relaxed); }
   uint64_t minor_faults() const { return minor_faults_.load(std::memory_order_relaxed); }
 

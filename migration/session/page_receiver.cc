@@ -21,6 +21,14 @@ Landscape::Landscape(GuestMemory& memory) : memory_(memory) {
   }
 }
 
+uint64_t Landscape::pages() const {
+  uint64_t pages = 0;
+  for (const auto& region : memory_.regions()) {
+    pages += region->pages();
+  }
+  return pages;
+}
+
 uint64_t Landscape::missing() const {
   uint64_t missing = 0;
   for (const auto& states : states_) {
@@ -93,7 +101,7 @@ absl::Status PageReceiver::Land(const PageHeader& header) {
       return absl::OkStatus();
     case PageFrameType::kZero:
       figures_.zero_pages.fetch_add(run.count, std::memory_order_relaxed);
-      return placer.LandZero(run);
+      return ForPieces(header, [&](PageRun piece) { return placer.LandZero(piece); });
     default:
       return absl::InvalidArgumentError("page frame: a poisoned page before the switchover is not supported");
   }
@@ -103,11 +111,13 @@ absl::Status PageReceiver::Show(const PageHeader& header) {
   Placer& placer = landscape_.placer(header.region);
   const PageRun all{.first = header.first_page, .count = header.count};
   if (header.type != PageFrameType::kPages) {
-    FERRITE_ASSIGN_OR_RETURN(const uint64_t news,
-                             header.type == PageFrameType::kZero ? placer.ShowZero(all) : placer.ShowPoison(all));
-    figures_.zero_pages.fetch_add(news, std::memory_order_relaxed);
-    figures_.duplicate_pages.fetch_add(all.count - news, std::memory_order_relaxed);
-    return absl::OkStatus();
+    return ForPieces(header, [&](PageRun piece) -> absl::Status {
+      FERRITE_ASSIGN_OR_RETURN(const uint64_t news,
+                               header.type == PageFrameType::kZero ? placer.ShowZero(piece) : placer.ShowPoison(piece));
+      figures_.zero_pages.fetch_add(news, std::memory_order_relaxed);
+      figures_.duplicate_pages.fetch_add(piece.count - news, std::memory_order_relaxed);
+      return absl::OkStatus();
+    });
   }
   if (placer.pages_per_unit() > kMaxDataPages) {
     return ShowPart(header);
@@ -146,6 +156,17 @@ absl::Status PageReceiver::Show(const PageHeader& header) {
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     rest.first += run.count;
     rest.count -= run.count;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PageReceiver::ForPieces(const PageHeader& header, absl::FunctionRef<absl::Status(PageRun)> act) {
+  const Placer& placer = landscape_.placer(header.region);
+  for (PageRun rest{.first = header.first_page, .count = header.count}; rest.count > 0;) {
+    if (stream_.shut_down()) {
+      return absl::UnavailableError(absl::StrCat(stream_.peer(), ": the connection was closed here"));
+    }
+    FERRITE_RETURN_IF_ERROR(act(placer.TakePiece(rest)));
   }
   return absl::OkStatus();
 }

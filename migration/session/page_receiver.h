@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "migration/placement/page_states.h"
@@ -27,6 +28,8 @@ class Landscape {
   Placer& placer(size_t region) { return *placers_[region]; }
   PageStates& states(size_t region) { return *states_[region]; }
   MemoryRegion& region(size_t index) { return *memory_.regions()[index]; }
+  // 4 KiB pages of all regions.
+  uint64_t pages() const;
   // Host pages that are not here.
   uint64_t missing() const;
 
@@ -65,6 +68,8 @@ class PageReceiver {
   absl::Status Check(const PageHeader& header, bool live) const;
   absl::Status Land(const PageHeader& header);
   absl::Status Show(const PageHeader& header);
+  // A frame of no bytes, piece by piece; a stream that was shut down is the end of it.
+  absl::Status ForPieces(const PageHeader& header, absl::FunctionRef<absl::Status(PageRun)> act);
   // Pages of a unit that is larger than a frame: claimed with its first frame, shown with its last.
   absl::Status ShowPart(const PageHeader& header);
   absl::Status Drop(uint64_t bytes);

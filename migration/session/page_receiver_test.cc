@@ -52,9 +52,12 @@ class RecordedStream final : public Stream {
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
   void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
   void Rest(absl::Duration time) override { stream_->Rest(time); }
+  bool shut_down() const override { return cut_; }
   int fd() const override { return stream_->fd(); }
   const std::string& peer() const override { return stream_->peer(); }
 
+  // As after a Shutdown() that came when the last read was done.
+  void Cut() { cut_ = true; }
   // How many bytes were read to their own places in `memory`: those of `run`, in order, each once.
   uint64_t BytesInPlace(std::span<const uint8_t> memory, PageRun run) const {
     uint64_t bytes = 0;
@@ -78,6 +81,7 @@ class RecordedStream final : public Stream {
  private:
   const std::unique_ptr<Stream> stream_;
   std::vector<Piece> pieces_;
+  bool cut_ = false;
 };
 
 class PageReceiverTest : public testing::Test {
@@ -199,6 +203,55 @@ TEST_F(PageReceiverTest, DuplicatesNeverTouchTheMapping) {
   EXPECT_EQ(stream_->BytesElsewhere(alias) - elsewhere, kPageHeaderBytes + 5 * kPageBytes);
   EXPECT_EQ(figures_.duplicate_pages, 5u);
   EXPECT_EQ(figures_.copied_pages, 0u);
+}
+
+TEST_F(PageReceiverTest, ZeroesTakeThePlaceOfWhatCame) {
+  for (const MemoryBacking backing : {MemoryBacking::kMemfd, MemoryBacking::kAnonymous}) {
+    Make(backing);
+    const PageRun all{0, kBytes / kPageBytes};
+    for (const PageRun& run : kRuns) {
+      Receive(run, /*live=*/false);
+    }
+    ASSERT_TRUE(landscape_->placer(0).LandZero(all).ok());
+    const auto guest = memory_->regions()[0]->guest_mapping();
+    EXPECT_EQ(*memory_->regions()[0]->ResidentBytes(), 0u);
+    EXPECT_EQ(static_cast<size_t>(std::count(guest.begin(), guest.end(), 0)), guest.size());
+    EXPECT_EQ(landscape_->missing(), 0u);
+  }
+}
+
+// What costs no bytes can be all of the memory: whoever ends the connection waits for a piece of that only.
+TEST_F(PageReceiverTest, FramesWithoutBytesEndWithTheConnection) {
+  for (const bool live : {false, true}) {
+    Make(MemoryBacking::kMemfd);
+    if (live) {
+      ASSERT_NO_FATAL_FAILURE(Arm());
+    }
+    ASSERT_TRUE(
+        source_
+            ->WriteAll(EncodePageHeader({.type = PageFrameType::kZero, .first_page = 0, .count = kBytes / kPageBytes}))
+            .ok());
+    stream_->Cut();
+    EXPECT_TRUE(absl::IsUnavailable(receiver_->ReceiveOne(live).status()));
+    EXPECT_EQ(landscape_->missing(), kBytes / kPageBytes);
+    receiver_.reset();
+  }
+}
+
+TEST_F(PageReceiverTest, MemoryIsTakenInPieces) {
+  Make(MemoryBacking::kMemfd);
+  const Placer& placer = landscape_->placer(0);
+  PageRun rest{100, 200'000};
+  uint64_t next = rest.first;
+  int pieces = 0;
+  for (; rest.count > 0; ++pieces) {
+    const PageRun piece = placer.TakePiece(rest);
+    EXPECT_EQ(piece.first, next);
+    next += piece.count;
+    EXPECT_TRUE(next % 65536 == 0 || rest.count == 0) << next;
+  }
+  EXPECT_EQ(next, 200'100u);
+  EXPECT_EQ(pieces, 4);
 }
 
 }  // namespace

@@ -109,6 +109,7 @@ class SocketStream final : public Stream {
     shut_down_ = true;
     shutdown(fd_.get(), SHUT_RDWR);
   }
+  bool shut_down() const override { return shut_down_; }
   void SetPatience(absl::Duration patience) override {
     const timeval limit = absl::ToTimeval(patience);
     (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));

@@ -48,6 +48,7 @@ class Stream {
 
   // Also of what came before it nothing is read any more.
   virtual void Shutdown() = 0;
+  virtual bool shut_down() const { return false; }
   // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set.
   virtual void SetPatience(absl::Duration patience) = 0;
   // Bytes that may wait in the kernel, each way, so that what is sent last does not wait behind megabytes.

@@ -284,6 +284,15 @@ INSTANTIATE_TEST_SUITE_P(
                  });
                },
                "DISCARD"},
+        Attack{"DiscardsOfMoreThanThereIs",
+               [](HostileSource& s) {
+                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
+                   auto ranges = out.initDiscard().initRanges(2);
+                   ranges[0].setCount(kBytes / 4096);
+                   ranges[1].setCount(1);
+                 });
+               },
+               "DISCARD: more pages than there are"},
         Attack{"TooManyDiscards",
                [](HostileSource& s) {
                  (void)SendControl(*s.control, [](stream::Control::Builder out) {
@@ -491,6 +500,76 @@ TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
   receiver.Join();
   EXPECT_EQ((*session)->state(), MoveState::kPostcopyPaused);
   there.guest()->Pause();
+}
+
+// R11: a source whose guest runs here, and which lives and sends nothing that ends the move, does not keep this side
+// when it is to end. That has its patience: a move that goes well is not broken off.
+class SourceWithoutAnEndTest : public testing::Test {
+ protected:
+  SourceWithoutAnEndTest() {
+    auto session = Destination::Create(there_, {.silence = absl::Seconds(60)});
+    EXPECT_TRUE(session.ok());
+    session_ = *std::move(session);
+    receiver_ = Thread("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
+    auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+    EXPECT_TRUE(memory.ok());
+    const FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
+    const std::vector<uint8_t> blob = guest.Save();
+    source_ = std::make_unique<HostileSource>(sockets_, kFeaturePostcopy | kFeatureRecovery);
+    SendZero(100, 20);
+    source_->SendRound(1, true);
+    source_->SendPackage(blob, blob.size(), Crc32c(blob), true);
+    EXPECT_EQ(ReadControl(*source_->control)->which(), stream::Control::LOADED);
+    source_->SendGrant(1);
+    EXPECT_EQ(ReadControl(*source_->control)->which(), stream::Control::RUNNING);
+  }
+  ~SourceWithoutAnEndTest() override {
+    there_.guest()->Pause();
+    EXPECT_EQ(there_.guest()->errors(), 0u) << "R1";
+  }
+
+  void SendZero(uint64_t first, uint32_t count) {
+    EXPECT_TRUE(
+        source_->page->WriteAll(EncodePageHeader({.type = PageFrameType::kZero, .first_page = first, .count = count}))
+            .ok());
+  }
+  void Leave() {
+    std::atomic<bool> over = false;
+    const Thread lives("lives", [&] {
+      while (!over && SendControl(*source_->control, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+        absl::SleepFor(absl::Milliseconds(100));
+      }
+    });
+    const MonotonicTime start = MonotonicTime::Now();
+    session_->Leave();
+    receiver_.Join();
+    over = true;
+    EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(40));
+  }
+
+  Sockets sockets_;
+  FakeDestination there_{MemoryBacking::kMemfd};
+  std::unique_ptr<Destination> session_;
+  absl::Status result_;
+  Thread receiver_;
+  std::unique_ptr<HostileSource> source_;
+};
+
+TEST_F(SourceWithoutAnEndTest, SendsNoPage) {
+  Leave();
+  EXPECT_TRUE(absl::IsCancelled(result_)) << result_;
+  EXPECT_NE(result_.message().find("this side is to end, and 1004 host pages"), absl::string_view::npos) << result_;
+  EXPECT_EQ(session_->state(), MoveState::kPostcopyPaused);
+}
+
+TEST_F(SourceWithoutAnEndTest, SendsAllPagesAndNotTheirEnd) {
+  // The beginning of a frame over the urgent channel, too.
+  EXPECT_TRUE(source_->urgent->WriteAll(EncodePageHeader({.first_page = 100, .count = 20})).ok());
+  SendZero(0, 100);
+  SendZero(120, kBytes / 4096 - 120);
+  Leave();
+  EXPECT_TRUE(result_.ok()) << result_;
+  EXPECT_EQ(session_->state(), MoveState::kCompleted);
 }
 
 // R2: GRANT may be on its way when the destination is told to end. It says that the guest never runs there, so that the
