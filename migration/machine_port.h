@@ -113,6 +113,8 @@ class DestinationFactory {
   virtual void Accepted() = 0;
   // It is not, and the port is gone: so is the machine then, and all that it took. Build() may be called again.
   virtual void Dropped() = 0;
+  // No machine comes any more: a Build() that is on need not be finished. From any thread.
+  virtual void Cancelled() {}
 };
 
 }  // namespace ferrite::migration

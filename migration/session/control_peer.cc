@@ -23,6 +23,8 @@ constexpr size_t kMaxQueuedMessages = 2;  // of the largest size
 constexpr size_t kReadAhead = 64 << 10;
 // A message that is written for longer when the move is to end is one that the peer does not read.
 constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
+// The same where the kernel has room for it.
+constexpr absl::Duration kSoonWritten = absl::Milliseconds(10);
 // Between two PINGs on a quiet line at most, so that a silence that was made shorter counts soon.
 constexpr int64_t kPingPauseMs = 2500;
 
@@ -75,12 +77,32 @@ void ControlPeer::SendLastWords(const absl::Status& error) {
       [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
 }
 
+void ControlPeer::HangUp(const absl::Status& error) {
+  // A peer that does not read has let the buffer become full; what is being written to another one is soon written.
+  pollfd polled{.fd = stream_->fd(), .events = POLLOUT, .revents = 0};
+  if (poll(&polled, 1, 0) > 0) {
+    stream_->SetPatience(kWriteGrace);
+    bool written = false;
+    {
+      const TimedMutexLock lock(&mutex_);
+      written = AwaitWritten(kSoonWritten);
+    }
+    if (written) {
+      capnp::MallocMessageBuilder message;
+      message.initRoot<stream::Control>().initError().setMessage(std::string(error.message()));
+      const absl::MutexLock lock(&send_mutex_);
+      stream_->WriteSome(EncodeControl(message));
+    }
+  }
+  Shutdown(error);
+}
+
 absl::Status ControlPeer::SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill) {
   // For a message that is begun meanwhile, too.
   stream_->SetPatience(kWriteGrace);
   {
     const TimedMutexLock lock(&mutex_);
-    if (!AwaitWritten()) {
+    if (!AwaitWritten(kWriteGrace)) {
       return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
     }
   }
@@ -127,14 +149,14 @@ absl::Status ControlPeer::failure() const {
 void ControlPeer::Interrupt(const absl::Status& reason) {
   const TimedMutexLock lock(&mutex_);
   interrupt_.Update(reason);
-  if (!AwaitWritten()) {
+  if (!AwaitWritten(kWriteGrace)) {
     stream_->Shutdown();
   }
 }
 
-bool ControlPeer::AwaitWritten() {
+bool ControlPeer::AwaitWritten(absl::Duration limit) {
   const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
-  return mutex_.AwaitFor(absl::Condition(&written), kWriteGrace);
+  return mutex_.AwaitFor(absl::Condition(&written), limit);
 }
 
 absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {

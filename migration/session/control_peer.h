@@ -50,6 +50,8 @@ class ControlPeer {
   void SendError(const absl::Status& error);
   // The same, briefly; nothing is to be sent afterwards.
   void SendLastWords(const absl::Status& error);
+  // The same without waiting: as much as goes at once, and nothing to a peer that does not read. Shuts down.
+  void HangUp(const absl::Status& error);
   // Stream's, which is short after something was sent briefly.
   void SetPatience(absl::Duration patience) { stream_->SetPatience(patience); }
 
@@ -85,8 +87,8 @@ class ControlPeer {
   // Waits until bytes are there; sends PING meanwhile.
   absl::Status AwaitBytes();
   bool Fail(const absl::Status& reason);
-  // Whether no message is being written, after 100 ms at most.
-  bool AwaitWritten() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether no message is being written, after `limit` at most.
+  bool AwaitWritten(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Write(capnp::MallocMessageBuilder& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
 
   const Options options_;

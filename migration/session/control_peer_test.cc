@@ -45,6 +45,7 @@ class CountedStream : public Stream {
     return stream_->ReadAtLeast(buffers, wanted);
   }
   absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
+  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
   absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
   void Rest(absl::Duration time) override { stream_->Rest(time); }
   void Shutdown() override { stream_->Shutdown(); }

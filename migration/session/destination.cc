@@ -841,6 +841,7 @@ absl::Status Destination::Cancel() {
   for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
     if (state_.Change(from, MoveState::kCancelling)) {
       cancelled_ = true;
+      factory_.Cancelled();
       Break(absl::CancelledError("cancelled"));
       return absl::OkStatus();
     }

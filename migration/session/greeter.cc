@@ -59,7 +59,13 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     const absl::MutexLock lock(&mutex_);
     return failure_;
   }
-  void SendLastWords(const absl::Status& why) { peer()->SendLastWords(why); }
+  // Tells it why, unless there was a last word already, waits for nothing, and ends the connection.
+  void HangUp(const absl::Status& why) {
+    if (!had_last_word_.exchange(true)) {
+      peer()->HangUp(why);
+    }
+    Close();
+  }
   // Nothing before it has said what machine it brings, or when it is gone. What is lost afterwards is `on_lost`'s.
   std::optional<Chosen> Take() {
     const absl::MutexLock lock(&mutex_);
@@ -91,7 +97,8 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   }
   void OnFailure(const absl::Status& why) {
     // Its connection is about to be closed.
-    if (ControlPeer* const peer = this->peer(); peer != nullptr && !peer->said_why()) {
+    const bool had_last_word = had_last_word_.exchange(true);
+    if (ControlPeer* const peer = this->peer(); peer != nullptr && !had_last_word && !peer->said_why()) {
       peer->SendLastWords(why);
     }
     bool chosen = false;
@@ -155,6 +162,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   const std::function<void()> on_news_;
   const std::function<void(const absl::Status&)> on_lost_;
   std::atomic<bool> said_hello_{false};
+  std::atomic<bool> had_last_word_{false};  // this side's or, when it said why, its own
   // Of the connection's thread.
   bool said_all_ = false;
   Terms terms_;
@@ -231,8 +239,7 @@ void Greeter::Drop(Place place, const absl::Status& why) {
   const std::shared_ptr<Caller> caller = *place;
   callers_.erase(place);
   drops_.Log(caller->who(), why.message());
-  caller->SendLastWords(why);
-  caller->Close();
+  caller->HangUp(why);
 }
 
 }  // namespace ferrite::migration

@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
@@ -89,6 +90,7 @@ class StuckStream : public Stream {
     ended_.WaitForNotification();
     return absl::UnavailableError("shut down");
   }
+  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
   absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
   void Rest(absl::Duration time) override { stream_->Rest(time); }
   void Shutdown() override {
@@ -204,6 +206,35 @@ TEST_F(GreeterTest, OneThatDoesNotReadKeepsNobodyWaiting) {
   SayMachine(*source);
   AwaitNews(1);
   EXPECT_TRUE(greeter_.Look().has_value());
+}
+
+// R11: nor those that are dropped, however many they are: what does not go at once is not said.
+TEST_F(GreeterTest, NobodyWaitsForWhatIsSaidToWhoIsDropped) {
+  constexpr int kStuck = 50;
+  std::vector<std::unique_ptr<Stream>> peers;
+  const MonotonicTime start = MonotonicTime::Now();
+  for (int i = 0; i < kStuck; ++i) {
+    auto ends = MakeStreamPair();
+    ASSERT_TRUE(ends.ok());
+    auto stuck = std::make_unique<StuckStream>(std::move(ends->first));
+    TimedNotification& writes = stuck->writes();
+    greeter_.Admit(std::move(stuck), "here", kId);
+    SayHello(*ends->second);
+    ASSERT_TRUE(writes.WaitFor(kSoon));
+    peers.push_back(std::move(ends->second));
+  }
+  greeter_.SendAway(absl::CancelledError("cancelled here"));
+  // A tenth of a second for each made 5 s.
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(3));
+}
+
+TEST_F(GreeterTest, WhoIsDroppedForItsOwnMistakeHearsThatOnce) {
+  const auto stranger = Come();
+  EXPECT_TRUE(stranger->WriteAll(std::vector<uint8_t>(64, 7)).ok());
+  EXPECT_NE(Hear(*stranger).find("does not speak ferrite's move protocol"), std::string::npos);
+  AwaitNews(1);
+  EXPECT_FALSE(greeter_.Look().has_value());
+  EXPECT_EQ(Hear(*stranger), "");
 }
 
 constexpr char kTooMany[] = "too many others came before you said what machine you bring";

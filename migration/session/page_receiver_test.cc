@@ -47,6 +47,7 @@ class RecordedStream final : public Stream {
     return got;
   }
   absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
+  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
   absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
   void Shutdown() override { stream_->Shutdown(); }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }

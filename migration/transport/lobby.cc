@@ -77,17 +77,21 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
     if (polled[0].revents != 0) {
       return absl::CancelledError(absl::StrCat(what, ": cancelled"));
     }
+    std::optional<Arrival> arrival;
     size_t index = 2;
-    for (Place place = waiting_.begin(); place != waiting_.end(); ++index) {
+    for (Place place = waiting_.begin(); place != waiting_.end() && !arrival.has_value(); ++index) {
       const Place now = place++;
       if (polled[index].revents != 0 && Read(now)) {
-        Arrival arrival = std::move(now->arrival);
+        arrival = std::move(now->arrival);
         waiting_.erase(now);
-        return arrival;
       }
     }
+    // Also when there is one to return: as long as some are ready whenever somebody looks, nobody would be let in.
     if (polled[1].revents != 0) {
-      FERRITE_RETURN_IF_ERROR(AcceptOne());
+      FERRITE_RETURN_IF_ERROR(AcceptAll(/*makes_room=*/!arrival.has_value()));
+    }
+    if (arrival.has_value()) {
+      return *std::move(arrival);
     }
     if (MonotonicTime::Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(what, ": nobody came in time"));
@@ -95,24 +99,31 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
   }
 }
 
-absl::Status Lobby::AcceptOne() {
-  absl::StatusOr<std::unique_ptr<Stream>> stream = listener_.AcceptNow();
-  if (absl::IsResourceExhausted(stream.status())) {
-    // Whether that was enough shows at the next look.
-    if (!MakeRoom("", "no more files can be open here, and another one came") && (!let_go_ || !let_go_())) {
-      OnNotAccepted(stream.status());
+absl::Status Lobby::AcceptAll(bool makes_room) {
+  // Who came with this look has not been read yet, and makes room for nobody.
+  for (size_t i = 0; i < options_.most && ((makes_room && i == 0) || waiting_.size() < options_.most); ++i) {
+    absl::StatusOr<std::unique_ptr<Stream>> stream = listener_.AcceptNow();
+    if (absl::IsResourceExhausted(stream.status())) {
+      // Whether that was enough shows at the next look.
+      if (makes_room && i == 0 && !MakeRoom("", "no more files can be open here, and another one came") &&
+          (!let_go_ || !let_go_())) {
+        OnNotAccepted(stream.status());
+      }
+      return absl::OkStatus();
     }
-    return absl::OkStatus();
-  }
-  if (absl::IsUnavailable(stream.status())) {
-    OnNotAccepted(stream.status());
-    return absl::OkStatus();
-  }
-  FERRITE_RETURN_IF_ERROR(stream.status());
-  if (*stream != nullptr && !options_.from.empty() && !IsFrom((*stream)->fd(), options_.from)) {
-    on_dropped_((*stream)->peer(), "its address is in no range of --from");
-  } else if (*stream != nullptr) {
-    Admit(*std::move(stream));
+    if (absl::IsUnavailable(stream.status())) {
+      OnNotAccepted(stream.status());
+      return absl::OkStatus();
+    }
+    FERRITE_RETURN_IF_ERROR(stream.status());
+    if (*stream == nullptr) {
+      return absl::OkStatus();
+    }
+    if (!options_.from.empty() && !IsFrom((*stream)->fd(), options_.from)) {
+      on_dropped_((*stream)->peer(), "its address is in no range of --from");
+    } else {
+      Admit(*std::move(stream));
+    }
   }
   return absl::OkStatus();
 }

@@ -67,8 +67,9 @@ class Lobby {
   };
   using Place = std::list<Waiting>::iterator;
 
-  // Accepts one that waits at the listener. An error when no other ever can be.
-  absl::Status AcceptOne();
+  // Accepts those that wait at the listener and for whom there is room. For the first of them one is closed when there
+  // is none, if that may be. An error when no other ever can be.
+  absl::Status AcceptAll(bool makes_room);
   void Admit(std::unique_ptr<Stream> stream);
   // Closes one for another, which comes from `origin`. Whether there was any.
   bool MakeRoom(absl::string_view origin, absl::string_view why);

@@ -75,6 +75,23 @@ TEST_F(LobbyTest, SilentAndSlowOnesKeepNobodyWaiting) {
   EXPECT_TRUE(dropped_.empty());
 }
 
+// As long as one is ready whenever somebody looks, the others would wait at the listener, where few have room.
+TEST_F(LobbyTest, AllAreLetInBeforeOneIsReturned) {
+  const auto lobby = Make(absl::Hours(1), 64);
+  std::vector<std::unique_ptr<Stream>> crowd;
+  for (int i = 0; i < 20; ++i) {
+    crowd.push_back(Come());
+    Say(*crowd.back(), "1234");
+  }
+  EXPECT_EQ(Next(*lobby), "1234");
+  auto left = listener_->AcceptNow();
+  ASSERT_TRUE(left.ok()) << left.status();
+  EXPECT_EQ(*left, nullptr) << "one still waits to be accepted";
+  for (int i = 1; i < 20; ++i) {
+    EXPECT_EQ(Next(*lobby), "1234") << i;
+  }
+}
+
 TEST_F(LobbyTest, WhatFollowsTheFirstBytesIsLeftInTheConnection) {
   const auto lobby = Make(absl::Hours(1), 64);
   const auto peer = Come();

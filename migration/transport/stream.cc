@@ -83,6 +83,10 @@ class SocketStream final : public Stream {
     return absl::OkStatus();
   }
 
+  void WriteSome(std::span<const uint8_t> bytes) override {
+    (void)send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+
   absl::Status AwaitReadable(absl::Duration limit) override {
     pollfd polled{.fd = fd_.get(), .events = POLLIN, .revents = 0};
     const int n = poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(limit)));

@@ -39,6 +39,8 @@ class Stream {
   // Writes all of `buffers` (gather); the elements are used up.
   virtual absl::Status WriteAll(std::span<iovec> buffers) = 0;
   absl::Status WriteAll(std::span<const uint8_t> bytes);
+  // As much of `bytes` as goes without waiting.
+  virtual void WriteSome(std::span<const uint8_t> bytes) = 0;
 
   // Waits for the first byte of a read, not longer than `limit`; DEADLINE_EXCEEDED after it.
   virtual absl::Status AwaitReadable(absl::Duration limit) = 0;

@@ -153,6 +153,7 @@ class FakeDestination final : public migration::DestinationFactory {
     guest_.reset();
     memory_.reset();
   }
+  void Cancelled() override { cancelled = true; }
 
   GuestMemory* memory() { return memory_.get(); }
   // Null before the state was loaded.
@@ -167,6 +168,7 @@ class FakeDestination final : public migration::DestinationFactory {
   std::function<absl::Status()> on_build;
   std::atomic<int> accepted{0};
   std::atomic<int> dropped{0};
+  std::atomic<bool> cancelled{false};
   int inhibited = 0;
   bool locked = true;
   bool thp_allowed = false;

@@ -122,6 +122,38 @@ TEST_F(HostileDescriptionTest, WordsOfTheRefusalAreClean) {
   EXPECT_TRUE(IsClean(problem)) << problem;
 }
 
+// What can be compared is, before anything is made: here that would fail for want of huge pages, where none are
+// reserved.
+TEST_F(HostileDescriptionTest, IsComparedBeforeAMachineIsMade) {
+  const auto huge = [](Description out) {
+    out.getMemory().setBacking(std::string(MemoryBackingName(MemoryBacking::kHugetlb2M)));
+  };
+  EXPECT_THAT(Refusal([&](Description out) {
+                huge(out);
+                out.initRegions(2);
+              }),
+              HasSubstr("the machine has 2 memory regions, here it would have 1"));
+  EXPECT_THAT(Refusal([&](Description out) {
+                huge(out);
+                out.getRegions()[0].setBase(4096);
+              }),
+              HasSubstr("memory region 0 has 16777216 bytes at 4096 at the source, but 16777216 at 0 here"));
+  EXPECT_THAT(Refusal([&](Description out) {
+                huge(out);
+                out.getDevices()[0].setName(out.getDevices()[1].getName());
+              }),
+              HasSubstr(" twice"));
+  EXPECT_THAT(Refusal([&](Description out) {
+                huge(out);
+                for (auto device : out.getDevices()) {
+                  if (device.getName() == "power") {
+                    device.setName("virtio-rng");
+                  }
+                }
+              }),
+              HasSubstr("the machine lacks the device power, which it would have here"));
+}
+
 TEST_F(HostileDescriptionTest, MoreThanRunCanGiveIsRefused) {
   const auto with_disks = [](uint32_t count) {
     return [count](Description out) {

@@ -1052,6 +1052,7 @@ TEST(StrangersTest, HearOfACancelWhileTheirMachineIsMade) {
   ASSERT_TRUE(session.ok());
   there.on_build = [&] {
     EXPECT_TRUE((*session)->Cancel().ok());
+    EXPECT_TRUE(there.cancelled) << "who makes it need not go on";
     return absl::FailedPreconditionError("and it is refused");
   };
   absl::Status result;

@@ -24,6 +24,7 @@ namespace {
 constexpr size_t kPieceBytes = size_t{1} << 18;
 // No guest can boot more, and no peer shall have us read for hours.
 constexpr off_t kMaxBytes = off_t{4} << 30;
+constexpr size_t kMostKnown = 64;
 
 absl::StatusOr<uint64_t> SizeOf(const PinnedFile& file) {
   struct stat info = {};
@@ -39,8 +40,8 @@ absl::StatusOr<uint64_t> SizeOf(const PinnedFile& file) {
   return static_cast<uint64_t>(info.st_size);
 }
 
-// Of the first `bytes` of the file.
-absl::StatusOr<Sha256Digest> DigestOf(const PinnedFile& pinned, uint64_t bytes) {
+// Of the first `bytes` of the file. CANCELLED when `ended`, which may be null, becomes true.
+absl::StatusOr<Sha256Digest> DigestOf(const PinnedFile& pinned, uint64_t bytes, const std::atomic<bool>* ended) {
   const Fd file = pinned.Open(O_RDONLY);
   if (!file.valid()) {
     return ErrnoStatus(pinned.path());
@@ -48,6 +49,9 @@ absl::StatusOr<Sha256Digest> DigestOf(const PinnedFile& pinned, uint64_t bytes) 
   Sha256 hash;
   std::vector<uint8_t> piece(kPieceBytes);
   while (bytes > 0) {
+    if (ended != nullptr && *ended) {
+      return absl::CancelledError(absl::StrCat(pinned.path(), ": not read to its end, since this side ends"));
+    }
     const ssize_t got = read(file.get(), piece.data(), std::min<uint64_t>(piece.size(), bytes));
     if (got < 0 && errno == EINTR) {
       continue;
@@ -64,11 +68,39 @@ absl::StatusOr<Sha256Digest> DigestOf(const PinnedFile& pinned, uint64_t bytes) 
 
 absl::StatusOr<BootFile::Content> ContentOf(const PinnedFile& file) {
   FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(file));
-  FERRITE_ASSIGN_OR_RETURN(const Sha256Digest digest, DigestOf(file, bytes));
+  FERRITE_ASSIGN_OR_RETURN(const Sha256Digest digest, DigestOf(file, bytes, /*ended=*/nullptr));
   return BootFile::Content{.bytes = bytes, .sha256 = digest};
 }
 
 }  // namespace
+
+absl::StatusOr<BootFileDigests::Key> BootFileDigests::KeyOf(const PinnedFile& file) {
+  struct stat info = {};
+  if (fstat(file.fd(), &info) != 0) {
+    return ErrnoStatus(file.path());
+  }
+  return Key(info.st_dev, info.st_ino, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec, info.st_ctim.tv_sec,
+             info.st_ctim.tv_nsec);
+}
+
+absl::StatusOr<Sha256Digest> BootFileDigests::Of(const PinnedFile& file, uint64_t bytes) {
+  FERRITE_ASSIGN_OR_RETURN(const Key key, KeyOf(file));
+  for (const Known& known : known_) {
+    if (known.key == key && std::get<2>(key) == bytes) {
+      return known.digest;
+    }
+  }
+  ++files_read_;
+  FERRITE_ASSIGN_OR_RETURN(const Sha256Digest digest, DigestOf(file, bytes, &ended_));
+  // What was changed while it was read is not known by that.
+  if (const auto after = KeyOf(file); after.ok() && *after == key) {
+    known_.push_back({.key = key, .digest = digest});
+    if (known_.size() > kMostKnown) {
+      known_.pop_front();
+    }
+  }
+  return digest;
+}
 
 void DescribeBootFile(const BootFile& file, state::BootFile::Builder out) {
   absl::StatusOr<BootFile::Content> content = absl::UnknownError("");
@@ -99,7 +131,8 @@ absl::Status CheckDescribed(absl::string_view what, state::BootFile::Reader desc
 }
 
 absl::StatusOr<std::shared_ptr<const BootFile>> CheckBootFile(absl::string_view what, PinnedFile file,
-                                                              state::BootFile::Reader described, uint64_t room) {
+                                                              state::BootFile::Reader described, uint64_t room,
+                                                              BootFileDigests& digests) {
   FERRITE_RETURN_IF_ERROR(CheckDescribed(what, described));
   const absl::StatusOr<uint64_t> bytes = SizeOf(file);
   FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), what));
@@ -110,7 +143,7 @@ absl::StatusOr<std::shared_ptr<const BootFile>> CheckBootFile(absl::string_view 
   BootFile::Content content{.bytes = *bytes};
   bool same = content.bytes == described.getBytes();
   if (same) {
-    const absl::StatusOr<Sha256Digest> digest = DigestOf(file, content.bytes);
+    const absl::StatusOr<Sha256Digest> digest = digests.Of(file, content.bytes);
     FERRITE_RETURN_IF_ERROR(Annotate(digest.status(), what));
     content.sha256 = *digest;
     const auto sha256 = described.getSha256();

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -106,6 +107,32 @@ absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
   return CheckMemoryGroups(config.memory_bytes, config.memory_backing, info.totalswap * info.mem_unit);
 }
 
+// Whether the memory lies where GuestMemory puts it here.
+absl::Status CheckRegions(state::MachineDescription::Reader described, const MachineConfig& config) {
+  const uint64_t low = std::min(config.memory_bytes, kMmioHoleStart.value());
+  struct Place {
+    uint64_t base;
+    uint64_t bytes;
+  };
+  std::vector<Place> ours = {{.base = 0, .bytes = low}};
+  if (config.memory_bytes > low) {
+    ours.push_back({.base = kMmioHoleEnd.value(), .bytes = config.memory_bytes - low});
+  }
+  const auto theirs = described.getRegions();
+  if (theirs.size() != ours.size()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the machine has ", theirs.size(), " memory regions, here it would have ", ours.size()));
+  }
+  for (uint32_t i = 0; i < theirs.size(); ++i) {
+    if (theirs[i].getBase() != ours[i].base || theirs[i].getBytes() != ours[i].bytes) {
+      return absl::FailedPreconditionError(absl::StrCat("memory region ", i, " has ", theirs[i].getBytes(),
+                                                        " bytes at ", theirs[i].getBase(), " at the source, but ",
+                                                        ours[i].bytes, " at ", ours[i].base, " here"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // Whether a lock on the file shows here whoever holds it: no other host can reach it but through this one's kernel. A
 // block device may be shared, and of a file system that is not known nothing is said.
 bool LocksShow(const PinnedFile& file) {
@@ -190,18 +217,19 @@ absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, c
 
 // A kernel or an initrd that the source names. Errors are for this host's user.
 absl::StatusOr<std::shared_ptr<const BootFile>> FindBootFile(absl::string_view what, const AllowedFiles& files,
-                                                             std::string& path, state::BootFile::Reader described,
-                                                             uint64_t room) {
+                                                             BootFileDigests& digests, std::string& path,
+                                                             state::BootFile::Reader described, uint64_t room) {
   if (path.empty()) {
     return nullptr;
   }
   auto file = files.FindBootFile(path);
   FERRITE_RETURN_IF_ERROR(Annotate(file.status(), what));
   path = file->path();
-  return CheckBootFile(what, *std::move(file), described, room);
+  return CheckBootFile(what, *std::move(file), described, room, digests);
 }
 
-absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, Tell tell, MachineConfig& config) {
+absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, BootFileDigests& digests, Tell tell,
+                      MachineConfig& config) {
   FERRITE_ASSIGN_OR_RETURN(config.command_line, CommandLineOf(boot.getCommandLine()));
   if (files.kernel() != nullptr) {
     config.kernel = files.kernel();
@@ -227,9 +255,9 @@ absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, Tell 
     return absl::Status(status.code(), absl::StrCat(status.message(), kRemedy));
   }
   const uint64_t room = config.memory_bytes;
-  auto kernel = FindBootFile("kernel", files, config.kernel_path, boot.getKernel(), room);
-  auto initrd =
-      kernel.ok() ? FindBootFile("initrd", files, config.initrd_path, boot.getInitrd(), room) : kernel.status();
+  auto kernel = FindBootFile("kernel", files, digests, config.kernel_path, boot.getKernel(), room);
+  auto initrd = kernel.ok() ? FindBootFile("initrd", files, digests, config.initrd_path, boot.getInitrd(), room)
+                            : kernel.status();
   if (!initrd.ok()) {
     tell(absl::StrCat(initrd.status().message(), kRemedy));
     return absl::FailedPreconditionError(
@@ -242,8 +270,12 @@ absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, Tell 
 
 absl::Status ReadDevices(state::MachineDescription::Reader described, MachineConfig& config) {
   size_t disks = 0;
+  absl::flat_hash_set<std::string> names;
   for (const state::DeviceSummary::Reader device : described.getDevices()) {
     FERRITE_ASSIGN_OR_RETURN(const std::string name, TextOf(device.getName(), "device name"));
+    if (!names.insert(name).second) {
+      return absl::InvalidArgumentError(absl::StrCat("the machine has the device ", name, " twice"));
+    }
     if (name == "virtio-rng") {
       config.rng = true;
     } else if (name == "virtio-balloon") {
@@ -260,13 +292,19 @@ absl::Status ReadDevices(state::MachineDescription::Reader described, MachineCon
   if (disks != config.disks.size()) {
     return absl::InvalidArgumentError(absl::StrCat("the disk ", config.disks[disks].id, " has no device"));
   }
+  for (const absl::string_view name : {"serial0", "power"}) {
+    if (!names.contains(name)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the machine lacks the device ", name, ", which it would have here"));
+    }
+  }
   return absl::OkStatus();
 }
 
 }  // namespace
 
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
-                                       const AllowedFiles& files, const Kvm& kvm,
+                                       const AllowedFiles& files, BootFileDigests& digests, const Kvm& kvm,
                                        absl::FunctionRef<void(absl::string_view)> tell) {
   FERRITE_RETURN_IF_ERROR(CheckLimits(described, options.limits));
   FERRITE_RETURN_IF_ERROR(CheckCpus(described, kvm));
@@ -276,7 +314,8 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
   config.dirty_ring = options.dirty_ring;
   config.reboot_on_reset = described.getRebootOnReset();
   FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), config));
-  FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, tell, config));
+  FERRITE_RETURN_IF_ERROR(CheckRegions(described, config));
+  FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, digests, tell, config));
   config.disks_elsewhere = true;
   for (const state::Disk::Reader disk : described.getDisks()) {
     FERRITE_RETURN_IF_ERROR(ReadDisk(disk, options, files, tell, config));

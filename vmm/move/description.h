@@ -11,6 +11,7 @@
 #include "vmm/machine/machine_config.h"
 #include "vmm/move/allowed_files.h"
 #include "vmm/move/arrival_options.h"
+#include "vmm/move/boot_files.h"
 
 namespace ferrite {
 
@@ -25,9 +26,9 @@ namespace ferrite {
 // file system that nobody has open is another disk. What is not booted again on a reset is not looked at.
 //
 // Whatever is the matter with a file, the error has the same words, and they are all that the peer may hear; `tell`
-// gets those for this host's user first.
+// gets those for this host's user first. `digests` are of the files below --boot-from.
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
-                                       const AllowedFiles& files, const Kvm& kvm,
+                                       const AllowedFiles& files, BootFileDigests& digests, const Kvm& kvm,
                                        absl::FunctionRef<void(absl::string_view)> tell);
 
 // Whether `here`, the description of the machine that was made of it, has what `there` has: each device, in a version

@@ -129,7 +129,7 @@ absl::StatusOr<std::unique_ptr<MachineArrival>> MachineArrival::Create(Host host
 
 absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Build(
     state::MachineDescription::Reader description) {
-  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, files_, host_.kvm,
+  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, files_, digests_, host_.kvm,
                                                                 [this](absl::string_view words) { Tell(words); }));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine,
                            Machine::Create(config, host_.kvm, host_.loop, host_.console));

@@ -16,6 +16,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/move/allowed_files.h"
 #include "vmm/move/arrival_options.h"
+#include "vmm/move/boot_files.h"
 
 namespace ferrite {
 
@@ -39,6 +40,7 @@ class MachineArrival final : public migration::DestinationFactory {
       state::MachineDescription::Reader description) override;
   void Accepted() override;
   void Dropped() override { machine_.reset(); }
+  void Cancelled() override { digests_.End(); }
 
   // Null before Build().
   Machine* machine() { return machine_.get(); }
@@ -53,6 +55,7 @@ class MachineArrival final : public migration::DestinationFactory {
   const Host host_;
   const ArrivalOptions options_;
   const AllowedFiles files_;
+  BootFileDigests digests_;
   migration::DropLog told_;
   std::unique_ptr<Machine> machine_;
 };
