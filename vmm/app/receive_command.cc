@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "migration/session/destination.h"
@@ -193,8 +194,10 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
                                            std::move(listener), view));
   FERRITE_RETURN_IF_ERROR(TellReady(line, address));
   if (!WaitForArrival(*monitor, *incoming)) {
-    (void)incoming->Finish();
-    return absl::CancelledError("ended before a machine arrived");
+    // That of a move that had failed when this came.
+    const std::string why(incoming->Finish().message());
+    return absl::CancelledError(absl::StrCat("ended before a machine arrived",
+                                             absl::EndsWith(why, "cancelled") ? "" : absl::StrCat(": ", why)));
   }
   const absl::Status result = incoming->Finish();
   const bool runs_here = result.ok() || incoming->session().state() == migration::MoveState::kPostcopyPaused;
