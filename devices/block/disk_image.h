@@ -42,6 +42,8 @@ class DiskImage {
   static absl::StatusOr<Look> LookAt(const PinnedFile& file, bool read_only);
 
   const std::string& path() const { return file_->path(); }
+  // Where another monitor finds it, PinnedFile::PathNow().
+  std::string PathNow() const { return file_->PathNow(); }
   bool read_only() const { return read_only_; }
   // In 512-byte sectors, at least 1. Fixed for the life of the object.
   uint64_t sectors() const { return sectors_; }

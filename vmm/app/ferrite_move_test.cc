@@ -119,17 +119,18 @@ class FerriteMoveTest : public ::testing::Test {
     return Json::parse(result.out, nullptr, /*allow_exceptions=*/false);
   }
 
-  // The last "event=dirty" line that the guest printed there; waits for one more than there are now.
-  std::string NextReport(const std::string& side) {
+  // A line of that event that the guest prints there from now on.
+  std::string NextReport(const std::string& side, absl::string_view event = "event=dirty") {
     const std::string path = absl::StrCat(directory_, "/", side, ".console");
     const size_t before = fs::file_size(path);
     const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
     while (MonotonicTime::Now() < deadline) {
       std::stringstream text;
       text << std::ifstream(path).rdbuf();
-      const std::string fresh = text.str().substr(std::min(before, text.str().size()));
+      std::string fresh = text.str().substr(std::min(before, text.str().size()));
+      fresh.erase(fresh.rfind('\n') + 1);  // whole lines
       for (const absl::string_view line : absl::StrSplit(fresh, '\n')) {
-        if (absl::StartsWith(line, "event=dirty") && absl::StrContains(line, "gap_end=")) {
+        if (absl::StartsWith(line, event)) {
           return std::string(line);
         }
       }
@@ -633,6 +634,72 @@ TEST_F(FerriteMoveTest, ImageThatBecomesALinkMeanwhileIsNotFollowed) {
       std::this_thread::yield();
     }
   }
+}
+
+// The disk's path is a link, and leads elsewhere when the source takes its disks back, because it could not write down
+// that it hands the machine over.
+TEST_F(FerriteMoveTest, SourceTakesBackTheDiskThatItHadWhereverItsPathLeadsNow) {
+  const std::string here = directory_ + "/here";
+  const std::string disk = directory_ + "/disk";
+  const std::string own = directory_ + "/own";
+  const std::string other = directory_ + "/other";
+  ASSERT_TRUE(fs::create_directory(here));
+  const bool can_be_full = mount("none", here.c_str(), "tmpfs", 0, "size=128k") == 0;
+  if (can_be_full) {
+    mounted_ = here;
+  }
+  const std::string content(1 << 20, 'o');
+  std::ofstream(other) << content;
+  std::ofstream(own).close();
+  fs::resize_file(own, content.size());
+  fs::create_symlink(own, disk);
+  fs::remove(kernel_);
+  fs::copy_file("tests/guest/virtio", kernel_);
+  fs::permissions(kernel_, fs::perms::owner_all);
+  // It writes, reads back and compares all the time.
+  RunGuest("here", "blk_span=1M fill=4M report_ms=10", absl::StrCat(" --disk id=root,path=", disk));
+  const auto expect_own_disk = [&] {
+    EXPECT_TRUE(DiskImage::Create(other, /*read_only=*/false).ok()) << "nobody has it";
+    EXPECT_FALSE(DiskImage::Create(own, /*read_only=*/false).ok()) << "the guest has it";
+    std::stringstream text;
+    text << std::ifstream(other).rdbuf();
+    EXPECT_EQ(text.str(), content);
+  };
+  fs::remove(disk);
+  fs::create_symlink(other, disk);
+  const std::string unfinished = here + "/web1/grant.new";
+  for (const absl::string_view why : {"directory", "full"}) {
+    SCOPED_TRACE(why);
+    if (why == "directory") {
+      ASSERT_TRUE(fs::create_directory(unfinished));
+    } else if (can_be_full) {
+      std::ofstream(here + "/filler") << std::string(256 << 10, 'x') << std::flush;
+    } else {
+      continue;
+    }
+    const std::string address = StartReceiverWith(
+        "there", absl::StrCat("tcp:127.0.0.1:0 --boot-from ", directory_, " --disk-from ", directory_));
+    const Finished failed = Ferrite("here", absl::StrCat("move web1 ", address));
+    EXPECT_EQ(failed.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(failed.err, "record the hand-over")) << failed.err;
+    EXPECT_TRUE(absl::StrContains(failed.err, "web1 runs on here")) << failed.err;
+    (void)receiver_->Wait();
+    receiver_.reset();
+    expect_own_disk();
+    EXPECT_TRUE(absl::StrContains(NextReport("here", "event=virtio"), "errors=0 "));
+    // So it is with a pause.
+    EXPECT_EQ(Ferrite("here", "pause web1").exit_code, kExitOk);
+    EXPECT_EQ(Ferrite("here", "resume web1").exit_code, kExitOk);
+    expect_own_disk();
+    fs::remove(unfinished);
+    fs::remove(here + "/filler");
+  }
+  // And what the destination is told of is that disk, by the name that it has now.
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", StartReceiver("there", "tcp:127.0.0.1:0")));
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
+  EXPECT_EQ(Info("there")["disks"][0]["path"], own);
+  expect_own_disk();
+  EXPECT_TRUE(absl::StrContains(NextReport("there", "event=virtio"), "errors=0 "));
 }
 
 // The owner of the kernel's file writes to it, or puts a link in its place, after the move.

@@ -27,6 +27,33 @@ Fd OpenAt2(int directory, const std::string& path, uint64_t resolve) {
 
 }  // namespace
 
+std::string PinnedFile::PathNow() const {
+  struct stat own = {};
+  if (fstat(fd_.get(), &own) != 0) {
+    return "";
+  }
+  const auto leads_here = [&own](const std::string& path) {
+    struct stat found = {};
+    if (stat(path.c_str(), &found) != 0) {
+      return false;
+    }
+    // A block device is the one of its number, whatever node stands for it.
+    return (found.st_dev == own.st_dev && found.st_ino == own.st_ino) ||
+           (S_ISBLK(found.st_mode) && S_ISBLK(own.st_mode) && found.st_rdev == own.st_rdev);
+  };
+  if (leads_here(path_)) {
+    return path_;
+  }
+  std::string name(PATH_MAX, '\0');
+  const ssize_t length = readlink(Link().c_str(), name.data(), name.size());
+  if (length < 0) {
+    return "";
+  }
+  name.resize(static_cast<size_t>(length));
+  // Of one that was removed the kernel says "NAME (deleted)".
+  return leads_here(name) ? name : "";
+}
+
 absl::StatusOr<PinnedFile> PinnedFile::Find(std::string path, Links links) {
   Fd fd;
   if (links == Links::kOwn) {

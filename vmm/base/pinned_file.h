@@ -29,6 +29,9 @@ class PinnedFile {
   static absl::StatusOr<PinnedFile> FindBelow(int directory, const std::string& below, std::string path);
 
   const std::string& path() const { return path_; }
+  // Where others find it now: path() while it leads to this file, else the name from the root under which it was put
+  // elsewhere, "" when it has none any more. By the time it is used it may be out of date.
+  std::string PathNow() const;
   // For fstat(2) and its like. Not for reading.
   int fd() const { return fd_.get(); }
   // As open(2), of this very file, with O_CLOEXEC and O_NOCTTY: an empty one and errno. It may be asked again and

@@ -75,6 +75,23 @@ TEST_F(PinnedFileTest, WhatIsPutInThePlaceOfTheNameIsNotOpened) {
   }
 }
 
+TEST_F(PinnedFileTest, SaysWhereItIsFoundNow) {
+  fs::create_symlink("file", In("link"));
+  const auto file = PinnedFile::Find(In("link"), Links::kAll);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->PathNow(), In("link"));
+  fs::remove(In("link"));
+  fs::create_symlink("other", In("link"));
+  EXPECT_EQ(file->PathNow(), In("file")) << "that is another file now";
+  fs::rename(In("file"), In("renamed"));
+  EXPECT_EQ(file->PathNow(), In("renamed"));
+  EXPECT_EQ(file->path(), In("link"));
+  fs::remove(In("renamed"));
+  EXPECT_EQ(file->PathNow(), "");
+  MakeFile("renamed (deleted)", "another");
+  EXPECT_EQ(file->PathNow(), "");
+}
+
 TEST_F(PinnedFileTest, HoldingItOpensNothing) {
   const auto file = PinnedFile::Find(In("file"), Links::kOwn);
   ASSERT_TRUE(file.ok()) << file.status();

@@ -57,7 +57,7 @@ absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
   for (uint32_t i = 0; i < disks.size(); ++i) {
     absl::MutexLock disk_lock(&disks[i]->mutex());
     described_disks[i].setId(config_.disks[i].id);
-    described_disks[i].setPath(config_.disks[i].path);
+    described_disks[i].setPath(disks[i]->image().PathNow());
     described_disks[i].setReadOnly(config_.disks[i].read_only);
     described_disks[i].setBytes(disks[i]->image().sectors() * kSectorBytes);
   }

@@ -159,7 +159,9 @@ absl::Status FindImage(state::Disk::Reader disk, const ArrivalOptions& options, 
   config.file = files.Disk(config.id);
   const bool is_mapped = config.file != nullptr;
   if (!is_mapped) {
-    auto file = files.FindDisk(config.path);
+    auto file = config.path.empty()
+                    ? absl::NotFoundError("the source's image was removed where it was, and has no name any more")
+                    : files.FindDisk(config.path);
     if (!file.ok()) {
       return absl::Status(
           file.status().code(),

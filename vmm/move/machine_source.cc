@@ -25,6 +25,9 @@ constexpr absl::Duration kBetweenTries = absl::Milliseconds(50);
 
 // The destination's monitor works in another directory.
 std::string Absolute(const std::string& path) {
+  if (path.empty()) {
+    return path;
+  }
   std::error_code error;
   const std::filesystem::path absolute = std::filesystem::absolute(path, error);
   return error ? path : absolute.string();
