@@ -462,6 +462,47 @@ TEST_F(MachineTest, KilledMonitorLeavesANameThatCanBeUsedAgain) {
   EXPECT_EQ(State("vm"), "running");
 }
 
+// A cleaner of old files took the run directory, or what is in it, and the name was used again.
+TEST_F(MachineTest, MonitorThatEndsRemovesNothingOfTheNextOfItsName) {
+  for (const absl::string_view cleaned : {"directory", "files"}) {
+    SCOPED_TRACE(cleaned);
+    const std::string socket = absl::StrCat(base_, ".console");
+    const std::string run =
+        absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"), " --console unix:", socket);
+    FerriteProcess first(Words(run));
+    WaitForMachine("vm");
+    for (const fs::directory_entry& file : fs::directory_iterator(base_ + "/vm")) {
+      fs::remove(file);
+    }
+    if (cleaned == "directory") {
+      fs::remove(base_ + "/vm");
+    }
+    fs::remove(socket);
+    FerriteProcess second(Words(run));
+    WaitForMachine("vm");
+    const auto inodes = [&] {
+      std::vector<ino_t> all;
+      for (const std::string& path :
+           {base_ + "/vm", base_ + "/vm/ferrite.pid", base_ + "/vm/ferrite.log", base_ + "/vm/control.sock", socket}) {
+        struct stat info = {};
+        EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
+        all.push_back(info.st_ino);
+      }
+      return all;
+    };
+    const std::vector<ino_t> before = inodes();
+    first.Signal(SIGTERM);
+    EXPECT_EQ(first.Wait().exit_code, kExitOk);
+    EXPECT_EQ(inodes(), before);
+    EXPECT_EQ(Json::parse(Ferrite("info vm --json").out)["pid"], second.pid());
+    EXPECT_TRUE(absl::StrContains(Ferrite("ps").out, "vm"));
+    EXPECT_EQ(Ferrite("stop vm").exit_code, kExitOk);
+    EXPECT_EQ(second.Wait().exit_code, kExitOk);
+    ExpectNothingLeft();
+    EXPECT_FALSE(fs::exists(socket));
+  }
+}
+
 TEST_F(MachineTest, SignalsStopTheMachineAndLeaveNothing) {
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
     FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("count"))));

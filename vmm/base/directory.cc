@@ -143,8 +143,14 @@ class Walk {
   absl::Status Make(const std::string& name) {
     FERRITE_ASSIGN_OR_RETURN(const bool made, MakeDirectoryAt(at_, name));
     if (made) {
-      FERRITE_ASSIGN_OR_RETURN(Fd parent, at_.Duplicate());
-      options_.made->push_back({std::move(parent), name});
+      auto parent = at_.Duplicate();
+      Fd directory(openat(at_.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      if (!parent.ok() || !directory.valid()) {
+        const absl::Status status = parent.ok() ? ErrnoStatus(absl::StrCat("open ", PathOf(name))) : parent.status();
+        (void)unlinkat(at_.get(), name.c_str(), AT_REMOVEDIR);
+        return status;
+      }
+      options_.made->push_back({*std::move(parent), name, std::move(directory)});
     }
     return absl::OkStatus();
   }
@@ -248,8 +254,17 @@ absl::StatusOr<Fd> OpenForAppending(const std::string& path, AppendTo what, cons
 
 void RemoveDirectories(const std::vector<MadeDirectory>& made) {
   for (auto directory = made.rbegin(); directory != made.rend(); ++directory) {
-    (void)unlinkat(directory->parent.get(), directory->name.c_str(), AT_REMOVEDIR);
+    if (IsNamed(directory->parent.get(), directory->name, directory->directory)) {
+      (void)unlinkat(directory->parent.get(), directory->name.c_str(), AT_REMOVEDIR);
+    }
   }
+}
+
+bool IsNamed(int directory, const std::string& name, const Fd& file) {
+  struct stat named = {};
+  struct stat own = {};
+  return fstatat(directory, name.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 && fstat(file.get(), &own) == 0 &&
+         named.st_dev == own.st_dev && named.st_ino == own.st_ino;
 }
 
 absl::StatusOr<bool> MakeDirectoryAt(const Fd& directory, const std::string& name) {

@@ -34,6 +34,7 @@ absl::Status CheckDirectory(absl::string_view path, const struct stat& info, con
 struct MadeDirectory {
   Fd parent;
   std::string name;
+  Fd directory;
 };
 
 struct WalkOptions {
@@ -58,8 +59,12 @@ enum class AppendTo { kAnything, kRegularFile };
 absl::StatusOr<Fd> OpenForAppending(const std::string& path, AppendTo what,
                                     const TrustedUsers& trusted = TrustedHere());
 
-// Those that are empty.
+// Those that are empty and still have their names.
 void RemoveDirectories(const std::vector<MadeDirectory>& made);
+
+// Whether `name` in `directory` is what `file` is open for: what somebody else has put there since is not ours to
+// remove. As long as `file` is open nothing else can be taken for it.
+bool IsNamed(int directory, const std::string& name, const Fd& file);
 
 // Makes the directory `name`, mode 0700 whatever the umask. False when something of the name is there.
 absl::StatusOr<bool> MakeDirectoryAt(const Fd& directory, const std::string& name);

@@ -125,6 +125,16 @@ TEST_F(SocketFileTest, OnlyItsOwnFileIsRemoved) {
     std::ofstream(path_ + "/away/sock") << "theirs";
   }
   EXPECT_TRUE(fs::exists(path_ + "/away/sock"));
+  {
+    const std::string path = path_ + "/cleaned";
+    auto listener = ListenOnPath(path);
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    fs::remove(path);
+    const auto next = ListenOnPath(path);
+    ASSERT_TRUE(next.ok()) << next.status();
+    listener = absl::CancelledError("it ends");
+    EXPECT_TRUE(ConnectToUnixSocket(path).ok()) << "the next one's is there";
+  }
 }
 
 }  // namespace

@@ -130,9 +130,7 @@ class BaseLock {
       }
       if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
         // Whoever held it before may have removed it.
-        struct stat named = {};
-        if (fstatat(base.get(), name.c_str(), &named, AT_SYMLINK_NOFOLLOW) == 0 && named.st_dev == info.st_dev &&
-            named.st_ino == info.st_ino) {
+        if (IsNamed(base.get(), name, file)) {
           return BaseLock(base.get(), std::move(name), std::move(file));
         }
       } else if (errno != EINTR && errno != EWOULDBLOCK) {
@@ -149,7 +147,7 @@ class BaseLock {
   BaseLock(BaseLock&&) = default;
   BaseLock& operator=(BaseLock&&) = delete;
   ~BaseLock() {
-    if (file_.valid()) {
+    if (file_.valid() && IsNamed(base_, name_, file_)) {
       (void)unlinkat(base_, name_.c_str(), 0);
     }
   }
@@ -215,13 +213,16 @@ absl::StatusOr<Fd> OpenOwnDirectory(const Fd& base, const std::string& name) {
   return directory;
 }
 
-// Removes our files of a machine and, when nothing else is in it, its directory. The pid file goes last: as long as it
-// is there, whoever finds the directory knows what it is.
+// Removes our files of a machine and, when nothing else is in it, its directory, if the name is still that directory's.
+// The pid file goes last: as long as it is there, whoever finds the directory knows what it is.
 void RemoveMachine(const Fd& base, const std::string& name, const Fd& directory) {
   for (const char* file : {kSocketFile, kLogFile, kGrantFile, kUnfinishedGrantFile, kPidFile}) {
     (void)unlinkat(directory.get(), file, 0);
   }
-  (void)unlinkat(base.get(), name.c_str(), AT_REMOVEDIR);
+  // One that was made just now, and could not be opened, is nobody else's.
+  if (!directory.valid() || IsNamed(base.get(), name, directory)) {
+    (void)unlinkat(base.get(), name.c_str(), AT_REMOVEDIR);
+  }
 }
 
 // Of a machine whose monitor does not live. What cannot be read counts as a record.
@@ -360,7 +361,16 @@ absl::StatusOr<Fd> RunDir::CreateLog() const {
 
 absl::StatusOr<Fd> RunDir::ListenOnControlSocket() const { return ListenAt(directory_, kSocketFile); }
 
+bool RunDir::IsAnothers() const {
+  struct stat info = {};
+  return fstatat(directory_.get(), kPidFile, &info, AT_SYMLINK_NOFOLLOW) == 0 &&
+         !IsNamed(directory_.get(), kPidFile, pid_file_);
+}
+
 void RunDir::KeepLog() const {
+  if (IsAnothers()) {
+    return;
+  }
   if (renameat(directory_.get(), kLogFile, base_.get(), KeptLog(name_).c_str()) == 0 || errno == ENOENT) {
     return;
   }
@@ -412,7 +422,9 @@ absl::StatusOr<std::unique_ptr<RunDir>> RunDir::Create(const std::string& base, 
 RunDir::~RunDir() {
   {
     const auto lock = BaseLock::Take(base_);
-    RemoveMachine(base_, name_, directory_);
+    if (!IsAnothers()) {
+      RemoveMachine(base_, name_, directory_);
+    }
   }
   RemoveDirectories(made_);
 }

@@ -45,7 +45,8 @@ absl::StatusOr<std::string> RunBase(absl::string_view option);
 absl::Status CheckRunBase(const std::string& base);
 
 // The directory of a machine that this process runs. Everything in it is removed with the object, and so are the
-// directories above it that it made, mode 0700, unless somebody uses them.
+// directories above it that it made, mode 0700, unless somebody uses them; but not what somebody else has there since
+// (a cleaner of /tmp removed what was ours, and another machine took the name).
 //
 // Threads: one at a time. Processes: any number may work on one base at once; changes of one user's take turns under
 // flock(2) on a file that nobody else can open. UNAVAILABLE when that is held for 10 s.
@@ -78,6 +79,9 @@ class RunDir {
   absl::StatusOr<Fd> ListenOnControlSocket() const;
 
  private:
+  // Whether another machine has the directory by now: somebody removed our files in it, and then one was started.
+  bool IsAnothers() const;
+
   RunDir(std::vector<MadeDirectory> made, Fd base, std::string name, std::string path, Fd directory, Fd pid_file)
       : made_(std::move(made)),
         base_(std::move(base)),

@@ -426,6 +426,73 @@ TEST_F(RunDirTest, DirectoryThatIsRenamedAwayIsUsedAllTheSame) {
   EXPECT_TRUE(fs::is_empty(base_ + "/away"));
 }
 
+// As cleaners of /tmp do: what is old goes, and with it the name is free.
+TEST_F(RunDirTest, WhatAnotherMachineHasThereByNowIsNotRemoved) {
+  const std::vector<std::string> files = {"ferrite.pid", "ferrite.log", "control.sock", "grant"};
+  const std::string base = base_ + "/base";
+  const auto inode = [](const std::string& path) {
+    struct stat info = {};
+    EXPECT_EQ(lstat(path.c_str(), &info), 0) << path;
+    return std::pair(info.st_dev, info.st_ino);
+  };
+  for (const absl::string_view cleaned : {"base", "directory", "files"}) {
+    SCOPED_TRACE(cleaned);
+    const auto start = [&]() -> std::unique_ptr<RunDir> {
+      auto dir = RunDir::Create(base, "vm");
+      EXPECT_TRUE(dir.ok()) << dir.status();
+      if (dir.ok()) {
+        EXPECT_TRUE((*dir)->CreateLog().ok());
+        EXPECT_TRUE(WriteGrantRecord((*dir)->directory(), {}, 7, "tcp:there:1").ok());
+      }
+      return dir.ok() ? *std::move(dir) : nullptr;
+    };
+    std::unique_ptr<RunDir> first = start();
+    ASSERT_NE(first, nullptr);
+    const auto listener_of_first = first->ListenOnControlSocket();
+    if (cleaned == "files") {
+      for (const std::string& file : files) {
+        fs::remove(base + "/vm/" + file);
+      }
+    } else {
+      fs::remove_all(cleaned == "base" ? base : base + "/vm");
+    }
+    std::unique_ptr<RunDir> second = start();
+    ASSERT_NE(second, nullptr);
+    const auto listener = second->ListenOnControlSocket();
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    std::vector<std::pair<dev_t, ino_t>> before = {inode(base), inode(base + "/vm")};
+    for (const std::string& file : files) {
+      before.push_back(inode(base + "/vm/" + file));
+    }
+    first->KeepLog();
+    first.reset();
+    std::vector<std::pair<dev_t, ino_t>> after = {inode(base), inode(base + "/vm")};
+    for (const std::string& file : files) {
+      after.push_back(inode(base + "/vm/" + file));
+    }
+    EXPECT_EQ(after, before);
+    EXPECT_FALSE(fs::exists(base + "/vm.failed.log"));
+    const auto found = FindMachine(base, "vm");
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_TRUE(ConnectToControlSocket(*found, absl::Seconds(1)).ok());
+    EXPECT_TRUE(absl::IsAlreadyExists(RunDir::Create(base, "vm").status()));
+    second.reset();
+    EXPECT_FALSE(fs::exists(base + "/vm"));
+    fs::remove_all(base);
+  }
+}
+
+// An empty directory in the place of the one that it made is somebody else's, too.
+TEST_F(RunDirTest, DirectoriesThatWereMadeSinceStay) {
+  const std::string base = base_ + "/x/y";
+  auto dir = RunDir::Create(base, "vm");
+  ASSERT_TRUE(dir.ok()) << dir.status();
+  fs::remove_all(base_ + "/x");
+  fs::create_directories(base + "/vm");
+  dir->reset();
+  EXPECT_TRUE(fs::exists(base + "/vm"));
+}
+
 // It ends with the limit of open files wherever it meets it, not with a guest that was handed over, and leaves nothing.
 TEST_F(RunDirTest, ALackOfDescriptorsIsToldAndLeavesNothing) {
   int refused = 0;
