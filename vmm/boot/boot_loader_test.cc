@@ -424,6 +424,40 @@ TEST_F(BootLoaderTest, WhatIsPutInThePlaceOfTheFilesIsNotLoaded) {
   EXPECT_THAT(Bytes(initrd, 5000), Each(0x11));
 }
 
+TEST_F(BootLoaderTest, LookTouchesNoMemoryAndWhatWasLookedAtIsLoaded) {
+  const std::vector<uint8_t> image = MakeBzImage(8192, 4 * kMiB, 2 * kMiB);
+  UseKernel(image);
+  initrd_path_ = File("initrd", std::vector<uint8_t>(5000, 7));
+  Load();
+  const std::vector<uint8_t> kernel = Bytes(4 * kMiB, 4096);
+  SetMemory(16 * kMiB);
+  const auto boot = PreparedBoot::Prepare(*memory_, options_);
+  ASSERT_TRUE(boot.ok()) << boot.status();
+  EXPECT_TRUE(boot->TryToRead().ok());
+  EXPECT_EQ(memory_->regions()[0]->ResidentBytes().value(), 0u);
+  // Neither name nor mode is asked for again.
+  for (const std::string& path : {kernel_path_, initrd_path_}) {
+    chmod(path.c_str(), 0);
+    unlink(path.c_str());
+  }
+  const auto entry = boot->Load(*memory_);
+  ASSERT_TRUE(entry.ok()) << entry.status();
+  EXPECT_EQ(Bytes(4 * kMiB, 4096), kernel);
+  EXPECT_EQ(Bytes(16 * kMiB - 8192, 5000), std::vector<uint8_t>(5000, 7));
+}
+
+TEST_F(BootLoaderTest, FileThatIsCutAfterTheLookIsNamed) {
+  UseKernel(MakeBzImage(8192, 4 * kMiB, 2 * kMiB));
+  initrd_path_ = File("initrd", std::vector<uint8_t>(500'000, 7));
+  Load();
+  const auto boot = PreparedBoot::Prepare(*memory_, options_);
+  ASSERT_TRUE(boot.ok()) << boot.status();
+  ASSERT_EQ(truncate(initrd_path_.c_str(), 300'000), 0);
+  for (const absl::Status& status : {boot->TryToRead(), boot->Load(*memory_).status()}) {
+    EXPECT_EQ(status.message(), "initrd " + initrd_path_ + " became shorter while it was read");
+  }
+}
+
 // The owner of a file may write to it, wherever its name leads.
 TEST_F(BootLoaderTest, OtherContentThanTheFilesHaveToHaveIsNotBooted) {
   const std::vector<uint8_t> kernel = MakeBzImage();

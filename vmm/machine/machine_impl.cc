@@ -178,7 +178,9 @@ void MachineImpl::CarryOutRequest() {
     StopLocked({StopReason::kReset, "by the guest; the machine was loaded without a kernel to boot again"});
     return;
   }
-  if (const absl::Status status = ResetLocked(); !status.ok()) {
+  // It is not there any more to be told no.
+  const auto boot = PrepareBoot();
+  if (const absl::Status status = boot.ok() ? ResetLocked(*boot) : boot.status(); !status.ok()) {
     StopLocked({StopReason::kError, absl::StrCat("reset by the guest: ", status.message())});
   }
 }
@@ -216,20 +218,24 @@ absl::Status MachineImpl::Boot() {
   if (state() != MachineState::kCreated) {
     return WrongState("boot");
   }
-  FERRITE_RETURN_IF_ERROR(LoadKernelAndEnter());
+  FERRITE_ASSIGN_OR_RETURN(const PreparedBoot boot, PrepareBoot());
+  FERRITE_RETURN_IF_ERROR(LoadKernelAndEnter(boot));
   ChangeState(MachineState::kPaused);
   return absl::OkStatus();
 }
 
-absl::Status MachineImpl::LoadKernelAndEnter() {
+absl::StatusOr<PreparedBoot> MachineImpl::PrepareBoot() {
   if (config_.kernel_path.empty()) {
     return absl::FailedPreconditionError("the machine has no kernel to boot");
   }
-  FERRITE_ASSIGN_OR_RETURN(const BootEntry entry,
-                           LoadKernel(*memory_, {.kernel = config_.kernel.get(),
-                                                 .initrd = config_.initrd.get(),
-                                                 .command_line = config_.command_line,
-                                                 .platform = devices_->DescribePlatform(config_.cpus)}));
+  return PreparedBoot::Prepare(*memory_, {.kernel = config_.kernel.get(),
+                                          .initrd = config_.initrd.get(),
+                                          .command_line = config_.command_line,
+                                          .platform = devices_->DescribePlatform(config_.cpus)});
+}
+
+absl::Status MachineImpl::LoadKernelAndEnter(const PreparedBoot& boot) {
+  FERRITE_ASSIGN_OR_RETURN(const BootEntry entry, boot.Load(*memory_));
   return EnterKernel(*vcpus_[0], entry);
 }
 
@@ -308,14 +314,17 @@ absl::Status MachineImpl::Reset() {
   if (config_.kernel_path.empty()) {
     return absl::FailedPreconditionError("cannot reset: the machine was loaded without a kernel to boot again");
   }
-  const absl::Status status = ResetLocked();
+  // The guest runs on meanwhile, and afterwards if there is nothing good to boot.
+  const auto boot = PrepareBoot();
+  FERRITE_RETURN_IF_ERROR(Annotate(boot.ok() ? boot->TryToRead() : boot.status(), "cannot reset"));
+  const absl::Status status = ResetLocked(*boot);
   if (!status.ok()) {
     StopLocked({StopReason::kError, absl::StrCat("reset: ", status.message())});
   }
   return status;
 }
 
-absl::Status MachineImpl::ResetLocked() {
+absl::Status MachineImpl::ResetLocked(const PreparedBoot& boot) {
   const bool was_running = state() == MachineState::kRunning;
   if (was_running) {
     ParkVcpus();
@@ -333,7 +342,7 @@ absl::Status MachineImpl::ResetLocked() {
     FERRITE_RETURN_IF_ERROR(LoadVcpu(*vcpus_[i], anchor, power_on.getVcpus()[i]));
   }
   FERRITE_RETURN_IF_ERROR(LoadIrqchip(*vm_, power_on.getIrqchip()));
-  FERRITE_RETURN_IF_ERROR(LoadKernelAndEnter());
+  FERRITE_RETURN_IF_ERROR(LoadKernelAndEnter(boot));
   Tell(MachineEvent::Kind::kReset, "");
   if (was_running) {
     devices_->Resume();

@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
+#include "vmm/boot/boot_loader.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/kvm/vm.h"
@@ -102,12 +103,14 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   void ChangeState(MachineState to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void Tell(MachineEvent::Kind kind, std::string text);
 
-  absl::Status LoadKernelAndEnter() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+  absl::StatusOr<PreparedBoot> PrepareBoot() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+  absl::Status LoadKernelAndEnter(const PreparedBoot& boot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void ParkVcpus() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void StartVcpus() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void ResumeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void PauseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
-  absl::Status ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+  // After an error the machine is neither what it was nor what it was to be.
+  absl::Status ResetLocked(const PreparedBoot& boot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void StopLocked(StopInfo info) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status AcquireDisksLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status CheckStateLocked(state::Machine::Reader in) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -18,6 +19,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
@@ -436,6 +438,74 @@ TEST_F(MachineTest, ResetLoadsTheFilesThatWereThereFirst) {
   EXPECT_EQ(machine->Resume().ToString(), "OK");
   NextCounts(console_, 1);
   machine->Stop();
+}
+
+// Of a kernel or an initrd that is cut, empty, or has become something else nothing is loaded: a user's reset is
+// refused and the guest runs on; a guest that resets itself cannot be refused, and ends.
+TEST_F(MachineTest, ResetWithNothingToBootIsRefusedAndTheGuestRunsOn) {
+  namespace fs = std::filesystem;
+  std::string directory = "/tmp/ferrite-machine-XXXXXX";
+  ASSERT_NE(mkdtemp(directory.data()), nullptr);
+  const absl::Cleanup remove = [&] { fs::remove_all(directory); };
+  MachineConfig config = MachineHarness::Config("count", "report_ms=5");
+  const std::string kernel = directory + "/kernel";
+  const std::string initrd = directory + "/initrd";
+  const std::string good = config.kernel_path;
+  const auto whole = fs::copy_options::overwrite_existing;
+  fs::copy_file(good, kernel);
+  fs::permissions(kernel, fs::perms::owner_all);
+  std::ofstream(initrd) << "a RAM disk";
+  config.kernel_path = kernel;
+  config.initrd_path = initrd;
+  const std::unique_ptr<Machine> machine = Start(config);
+  NextCounts(console_, 1);
+  const std::pair<std::function<void()>, std::string> wrongs[] = {
+      {[&] { fs::resize_file(kernel, 40); }, "kernel " + kernel + " is truncated"},
+      {[&] { fs::resize_file(kernel, 0); }, "kernel " + kernel + " is empty"},
+      {[&] { std::ofstream(kernel) << "no kernel"; }, "kernel " + kernel + " has only 9 bytes"},
+      {[&] { fs::resize_file(initrd, 0); }, "initrd " + initrd + " is empty"},
+      {[&] { fs::resize_file(initrd, uint64_t{1} << 40); }, "initrd " + initrd + " does not fit"},
+  };
+  for (const auto& [spoil, words] : wrongs) {
+    SCOPED_TRACE(words);
+    spoil();
+    EXPECT_THAT(std::string(machine->Reset().message()), testing::StartsWith("cannot reset: " + words));
+    EXPECT_EQ(machine->state(), MachineState::kRunning);
+    EXPECT_FALSE(console_.Next("ready", absl::ZeroDuration()).has_value());
+    NextCounts(console_, 1);
+    ASSERT_EQ(machine->Pause().ToString(), "OK");
+    EXPECT_THAT(machine->Reset().message(), HasSubstr(words));
+    EXPECT_EQ(machine->state(), MachineState::kPaused);
+    ASSERT_EQ(machine->Resume().ToString(), "OK");
+    NextCounts(console_, 1);
+    fs::copy_file(good, kernel, whole);
+    fs::resize_file(initrd, 10);
+  }
+  // Without its name it is there all the same.
+  fs::remove(kernel);
+  ASSERT_EQ(machine->Reset().ToString(), "OK");
+  EXPECT_TRUE(console_.Next("ready").has_value());
+  EXPECT_THAT(Errors(console_), IsEmpty());
+}
+
+TEST_F(MachineTest, GuestThatResetsItselfEndsWithTheReasonWhenThereIsNothingToBoot) {
+  namespace fs = std::filesystem;
+  MachineConfig config = MachineHarness::Config("fault", "do=reset");
+  std::string kernel = "/tmp/ferrite-machine-XXXXXX";
+  const int file = mkstemp(kernel.data());
+  ASSERT_GE(file, 0);
+  close(file);
+  const absl::Cleanup remove = [&] { fs::remove(kernel); };
+  fs::copy_file(config.kernel_path, kernel, fs::copy_options::overwrite_existing);
+  config.kernel_path = kernel;
+  const std::unique_ptr<Machine> machine = harness_.Create(config, &console_);
+  ASSERT_EQ(machine->Boot().ToString(), "OK");
+  fs::permissions(kernel, fs::perms::owner_all);
+  fs::resize_file(kernel, 100);
+  ASSERT_EQ(machine->Resume().ToString(), "OK");
+  const StopInfo info = machine->WaitUntilStopped();
+  EXPECT_EQ(info.reason, StopReason::kError);
+  EXPECT_THAT(info.details, HasSubstr("reset by the guest: kernel " + kernel));
 }
 
 TEST_F(MachineTest, KernelThatIsNotThereLeavesTheMachineCreated) {
