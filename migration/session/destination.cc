@@ -25,7 +25,7 @@ constexpr uint32_t kPackageVersion = 1;
 constexpr absl::Duration kWords = absl::Milliseconds(100);
 // A guest that runs here already when this side is to end: its memory is waited for while it comes, not without an end.
 constexpr absl::Duration kIdleWhenLeaving = absl::Seconds(2);
-constexpr absl::Duration kMostWhenLeaving = absl::Seconds(30);
+constexpr absl::Duration kMostWhenLeaving = absl::Seconds(5);
 
 uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
 

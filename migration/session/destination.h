@@ -78,6 +78,11 @@ class Destination {
   void Leave();
 
   MoveState state() const { return state_.get(); }
+  // The guest was taken over here, and with `whole` all of its memory is here, too.
+  bool HasGuest(bool whole) const {
+    const TimedMutexLock lock(&mutex_);
+    return run_ > absl::ZeroDuration() && (!whole || all_pages_);
+  }
   // What only this side can measure.
   MoveReport report() const;
 

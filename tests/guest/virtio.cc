@@ -6,6 +6,9 @@
 //   blk_span=4M     bytes of the disk, from its start, that are written, flushed and read back in a round
 //   blk_chunk=64K   bytes of a request (whole sectors); blk_depth=8 requests in flight
 //   discard=1       and discarded and written with zeroes, where the disk can
+//   blk_cold=0      in place of all that, the disk is only read, to so many bytes in turn (whole chunks) that were
+//   filled
+//                   at the start and that nobody but the device touches, and nobody compares
 //   fill=32M        free memory that is filled with known content; the balloon takes it first
 //   report_free=0   bytes of other free memory that are reported as free to the balloon, once; command r: once more
 //   scatter=0       in place of following the target, keep the balloon's queue full of lists of so many pages, every
@@ -109,6 +112,14 @@ class Disk {
       requests_[i].header = static_cast<Header*>(TakePages(1));
       requests_[i].data = static_cast<volatile uint64_t*>(TakePages((chunk_ + kPageBytes - 1) / kPageBytes));
     }
+    cold_chunks_ = NumberOption("blk_cold", 0) / chunk_;
+    if (cold_chunks_ != 0) {
+      const uint64_t pages = cold_chunks_ * chunk_ / kPageBytes;
+      cold_ = static_cast<volatile uint64_t*>(TakePages(pages));
+      for (uint64_t page = 0; page < pages; ++page) {
+        FillPage(cold_ + page * kPageBytes / 8, {.seed = kSeed, .page = page, .generation = 1}, 0);
+      }
+    }
     phase_start_ = Tsc();
     return true;
   }
@@ -121,7 +132,7 @@ class Disk {
     if (phase_ == Phase::kWrite || phase_ == Phase::kRead) {
       for (uint32_t i = 0; i < depth_ && next_chunk_ < chunks_; ++i) {
         if ((in_flight_ & 1u << i) == 0) {
-          Start(i, phase_ == Phase::kWrite ? kOut : kIn, next_chunk_++);
+          Start(i, phase_ == Phase::kWrite && cold_ == nullptr ? kOut : kIn, next_chunk_++);
         }
       }
       if (next_chunk_ == chunks_ && in_flight_ == 0) {
@@ -176,12 +187,17 @@ class Disk {
     *request.header = {.type = type, .sector = chunk * chunk_ / kSectorBytes, .status = 0xff};
     const uint64_t words = chunk_ / 8;
     const PageContent content = Content(chunk);
-    for (uint64_t i = 0; i < words; ++i) {
-      request.data[i] = type == kOut ? ContentWord(content, i) : 0;
+    volatile uint64_t* data = request.data;
+    if (cold_ != nullptr) {
+      data = cold_ + next_cold_++ % cold_chunks_ * words;
+    } else {
+      for (uint64_t i = 0; i < words; ++i) {
+        data[i] = type == kOut ? ContentWord(content, i) : 0;
+      }
     }
     const Segment segments[] = {
         {.data = request.header, .bytes = 16, .device_writes = false},
-        {.data = request.data, .bytes = static_cast<uint32_t>(chunk_), .device_writes = type == kIn},
+        {.data = data, .bytes = static_cast<uint32_t>(chunk_), .device_writes = type == kIn},
         {.data = &request.header->status, .bytes = 1, .device_writes = true},
     };
     queue_.Add(chain, segments, 3);
@@ -217,7 +233,7 @@ class Disk {
         Wrong("blk", "written", written);
       }
       const PageContent content = Content(request.chunk);
-      for (uint64_t i = 0; i < chunk_ / 8; ++i) {
+      for (uint64_t i = 0; cold_ == nullptr && i < chunk_ / 8; ++i) {
         if (request.data[i] != ContentWord(content, i)) {
           Wrong("blk", "content-of-sector", (request.chunk * chunk_ + i * 8) / kSectorBytes);
           break;
@@ -231,10 +247,11 @@ class Disk {
 
   bool IsWanted(Phase phase) const {
     const bool discard = NumberOption("discard", 1) != 0;
-    return phase == Phase::kFlush         ? device_.Has(kFlush)
-           : phase == Phase::kWriteZeroes ? discard && device_.Has(kWriteZeroes)
-           : phase == Phase::kDiscard     ? discard && device_.Has(kDiscard)
-                                          : true;
+    return cold_ != nullptr && phase != Phase::kRead && phase != Phase::kEnd ? false
+           : phase == Phase::kFlush                                          ? device_.Has(kFlush)
+           : phase == Phase::kWriteZeroes                                    ? discard && device_.Has(kWriteZeroes)
+           : phase == Phase::kDiscard                                        ? discard && device_.Has(kDiscard)
+                                                                             : true;
   }
 
   void NextPhase() {
@@ -259,6 +276,9 @@ class Disk {
   uint64_t chunk_ = 0;
   uint64_t depth_ = 0;
   uint64_t chunks_ = 0;
+  volatile uint64_t* cold_ = nullptr;
+  uint64_t cold_chunks_ = 0;
+  uint64_t next_cold_ = 0;
   Phase phase_ = Phase::kWrite;
   bool phase_started_ = false;
   uint64_t next_chunk_ = 0;

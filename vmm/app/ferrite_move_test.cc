@@ -32,6 +32,7 @@
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "tests/fakes/relay.h"
+#include "tests/fakes/test_place.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
@@ -79,10 +80,11 @@ class FerriteMoveTest : public ::testing::Test {
     return list;
   }
 
-  void RunGuest(const std::string& side, const std::string& options, const std::string& devices = "") {
-    std::vector<std::string> words = Words(
-        side, absl::StrCat("run --name web1 --kernel ", kernel_,
-                           " --mem 64M --cpus 2 --detach --console file:", directory_, "/", side, ".console", devices));
+  void RunGuest(const std::string& side, const std::string& options, const std::string& devices = "",
+                absl::string_view memory = "64M") {
+    std::vector<std::string> words =
+        Words(side, absl::StrCat("run --name web1 --kernel ", kernel_, " --mem ", memory,
+                                 " --cpus 2 --detach --console file:", directory_, "/", side, ".console", devices));
     words.push_back("--cmdline");
     words.push_back(options);
     const Finished result = RunFerrite(words);
@@ -431,6 +433,146 @@ TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
   EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
   EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
   receiver_.reset();
+}
+
+// Whether what reads the disk of that monitor waits for a page that a move has not brought: the thread of its devices,
+// in the kernel with the io_uring's lock, or where the file system wants it one of the io_uring's.
+bool DiskWaitsForAPage(pid_t monitor) {
+  const auto line_of = [](const fs::path& path) {
+    std::string line;
+    std::ifstream file(path);
+    std::getline(file, line);
+    return line;
+  };
+  std::error_code ignored;
+  for (const fs::directory_entry& task : fs::directory_iterator(absl::StrCat("/proc/", monitor, "/task"), ignored)) {
+    const std::string name = line_of(task.path() / "comm");
+    if ((name == "devices" || absl::StartsWith(name, "iou-wrk")) &&
+        line_of(task.path() / "wchan") == "handle_userfault") {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Only its end gets it out of there.
+TEST_F(FerriteMoveTest, GuestWhoseDiskWaitsForMemoryThatNeverComesCanBeEnded) {
+  const std::string disk = directory_ + "/disk";
+  std::ofstream(disk) << std::string(1 << 20, 'x');
+  fs::remove(kernel_);
+  fs::copy_file("tests/guest/virtio", kernel_);
+  fs::permissions(kernel_, fs::perms::owner_all);
+  for (const absl::string_view how : {"stop web1", "stop web1 --force", "signals"}) {
+    SCOPED_TRACE(how);
+    bool waits = false;
+    for (int attempt = 0; !waits && attempt < 5; ++attempt) {
+      // The disk is the first to touch most of its memory, so that it waits for page after page.
+      RunGuest("here", absl::StrCat("blk_span=1M fill=4M report_ms=10 blk_cold=", ForPlace("192M", "32M")),
+               absl::StrCat(" --disk id=root,path=", disk), ForPlace("256M", "64M"));
+      (void)NextReport("here", "event=virtio");
+      const int source = Info("here")["pid"];
+      const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket --debuggable"));
+      FerriteProcess move(
+          Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 64K")));
+      const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+      while (!DiskWaitsForAPage(receiver_->pid()) && kill(source, 0) == 0 && MonotonicTime::Now() < deadline) {
+      }
+      (void)kill(source, SIGKILL);
+      (void)move.Wait();
+      (void)Ferrite("here", "stop web1 --force");
+      const MonotonicTime soon = MonotonicTime::Now() + absl::Seconds(2);
+      while (!(waits = DiskWaitsForAPage(receiver_->pid())) && MonotonicTime::Now() < soon) {
+      }
+      if (!waits) {
+        // It was not looked at in time, or got all that it had asked for.
+        receiver_.reset();
+        fs::remove_all(directory_ + "/there");
+      }
+    }
+    ASSERT_TRUE(waits);
+    const MonotonicTime start = MonotonicTime::Now();
+    if (how == "signals") {
+      receiver_->Signal(SIGTERM);
+      receiver_->Signal(SIGTERM);
+      EXPECT_EQ(receiver_->Wait().exit_code, -1);
+      fs::remove_all(directory_ + "/there");
+    } else {
+      const Finished stopped = Ferrite("there", how);
+      EXPECT_EQ(stopped.exit_code, kExitOk) << stopped.err;
+      const Finished ended = receiver_->Wait();
+      EXPECT_EQ(ended.exit_code, kExitOk) << ended.err;
+      EXPECT_TRUE(absl::StrContains(ended.err, "waits for memory that is missing")) << ended.err;
+      EXPECT_FALSE(fs::exists(directory_ + "/there/web1"));
+    }
+    EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(15));
+    receiver_.reset();
+  }
+}
+
+// The source stands still, and may come back: what was asked for meanwhile is refused, not done then.
+TEST_F(FerriteMoveTest, ArrivingGuestIsNotPausedLaterAndKeepsTheBalloonsTarget) {
+  RunGuest("here", kSlowGuest, " --balloon 0");
+  const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+  EXPECT_EQ(Info("there")["arrival"], nullptr);
+  FerriteProcess move(
+      Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 8M")));
+  const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+  while (Info("there")["arrival"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
+  }
+  const int source = Info("here")["pid"];
+  ASSERT_EQ(kill(source, SIGSTOP), 0);
+  const auto refused = [&](absl::string_view operation) {
+    const Finished result = Ferrite("there", absl::StrCat(operation, " web1"));
+    EXPECT_EQ(result.exit_code, kExitFailure);
+    EXPECT_TRUE(absl::StrContains(result.err, absl::StrCat("cannot ", operation, ": the machine is still arriving")))
+        << result.err;
+  };
+  refused("pause");
+  refused("resume");
+  refused("reset");
+  EXPECT_TRUE(absl::StrContains(Ferrite("there", "move web1 unix:/tmp/nobody").err, "still arriving"));
+  // R8: done afterwards.
+  const Finished balloon = Ferrite("there", "balloon web1 16M");
+  EXPECT_EQ(balloon.exit_code, kExitOk) << balloon.err;
+  EXPECT_NE(Info("there")["arrival"]["over"], true) << "it was too late";
+  ASSERT_EQ(kill(source, SIGCONT), 0);
+  const Finished moved = move.Wait();
+  EXPECT_EQ(moved.exit_code, kExitOk) << moved.err;
+  // As soon as the source knows.
+  const Finished paused = Ferrite("there", "pause web1");
+  EXPECT_EQ(paused.exit_code, kExitOk) << paused.err;
+  EXPECT_EQ(Ferrite("there", "resume web1").exit_code, kExitOk);
+  EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
+  EXPECT_EQ(Info("there")["balloon"]["target_bytes"], 16 << 20);
+}
+
+// An end has an end, whether the source sends too slowly or stands still.
+TEST_F(FerriteMoveTest, ArrivingGuestIsEndedWithoutWaitingForItsMemory) {
+  for (const bool stands_still : {false, true}) {
+    SCOPED_TRACE(stands_still);
+    RunGuest("here", kSlowGuest);
+    const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+    FerriteProcess move(
+        Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 64K")));
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (Info("there")["arrival"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline) {
+    }
+    const int source = Info("here")["pid"];
+    if (stands_still) {
+      ASSERT_EQ(kill(source, SIGSTOP), 0);
+    }
+    const MonotonicTime start = MonotonicTime::Now();
+    const Finished stopped = Ferrite("there", "stop web1");
+    EXPECT_EQ(stopped.exit_code, kExitOk) << stopped.err;
+    EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(10) + ForPlace(absl::ZeroDuration(), absl::Seconds(20)));
+    const Finished ended = receiver_->Wait();
+    receiver_.reset();
+    EXPECT_EQ(ended.exit_code, kExitOk) << ended.err;
+    EXPECT_FALSE(fs::exists(directory_ + "/there/web1"));
+    kill(source, SIGCONT);
+    EXPECT_EQ(Ferrite("here", "stop web1 --force").exit_code, kExitOk);
+    (void)move.Wait();
+  }
 }
 
 // Until the move is on and memory goes.

@@ -125,9 +125,11 @@ absl::Status Monitor::Serve() {
   return absl::OkStatus();
 }
 
-void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arrival) {
+void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arrival,
+                            std::function<absl::Status(absl::string_view operation)> allows) {
   ControlTarget target = Target(&machine);
   target.arrival = std::move(arrival);
+  target.arrival_allows = std::move(allows);
   server_->SetTarget(std::move(target));
 }
 

@@ -49,8 +49,9 @@ class Monitor {
   // Takes a machine whose listener is Listener(); it can be moved from here on. `arrival` is the move by which it came.
   void SetMachine(std::unique_ptr<Machine> machine, const MoveStatus& arrival);
   // Serves a machine that somebody else still owns and that cannot be moved. Before it goes, SetMachine() or Close().
-  // `arrival` tells how far it is.
-  void ServeArriving(Machine& machine, std::function<MoveStatus()> arrival);
+  // `arrival` tells how far it is, `allows` as MovePort::Allows().
+  void ServeArriving(Machine& machine, std::function<MoveStatus()> arrival,
+                     std::function<absl::Status(absl::string_view operation)> allows);
 
   // Between the steps of a start: CANCELLED when a signal asked for the end meanwhile.
   absl::Status GoOn();

@@ -23,11 +23,14 @@
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 #include "vmm/base/timed_mutex.h"
+#include "vmm/console/raw_terminal.h"
 #include "vmm/move/machine_arrival.h"
 
 namespace ferrite {
 namespace {
 
+// How long a move is waited for whose guest is to be ended. It ends by itself before, unless it is stuck.
+constexpr absl::Duration kMovePatience = absl::Seconds(8);
 // A guest that misses pages cannot always be stopped.
 constexpr absl::Duration kStopPatience = absl::Seconds(2);
 
@@ -75,6 +78,15 @@ class ArrivalView {
     const absl::MutexLock lock(&mutex_);
     return session_ == nullptr ? MoveStatus() : ArrivalOf(*session_);
   }
+  // What waits for memory that is not here, or would be overwritten with the state that comes, is refused: nothing is
+  // carried out when nobody waits for it any more.
+  absl::Status Allows(absl::string_view operation) const {
+    const absl::MutexLock lock(&mutex_);
+    if (operation == "stop" || (session_ != nullptr && session_->HasGuest(/*whole=*/operation != kSetBalloon))) {
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the machine is still arriving here"));
+  }
 
  private:
   mutable absl::Mutex mutex_;
@@ -95,6 +107,7 @@ class Incoming {
         new Incoming(std::move(over), std::move(session), std::move(listener), std::move(view)));
     incoming->thread_ = Thread("receive", [incoming = incoming.get()] {
       incoming->result_ = incoming->session_->Run(*incoming->listener_);
+      incoming->ran_.Notify();
       incoming->over_.Signal();
     });
     return incoming;
@@ -108,11 +121,17 @@ class Incoming {
 
   const EventFd& over() const { return over_; }
   migration::Destination& session() { return *session_; }
+  bool IsOverWithin(absl::Duration limit) { return ran_.WaitFor(limit); }
+  // Once it is over. The thread may be about to end still, and waits in vain for that as long as a device of the guest
+  // waits for a page: the kernel has it take the lock of the io_uring that it made, which is held meanwhile.
+  const absl::Status& result() {
+    (void)ran_.WaitFor(absl::InfiniteDuration());
+    return result_;
+  }
   // Waits for the end. A session that the guest still needs (post-copy that broke off) stays with this object.
-  absl::Status Finish() {
+  void Finish() {
     thread_.Join();
     listener_.reset();
-    return result_;
   }
 
  private:
@@ -124,30 +143,36 @@ class Incoming {
   std::unique_ptr<migration::Destination> session_;
   std::unique_ptr<migration::Listener> listener_;
   const std::shared_ptr<ArrivalView> view_;
-  absl::Status result_;
+  absl::Status result_;  // before ran_
+  TimedNotification ran_;
   Thread thread_;
 };
 
-// Until the move is over. False when it was asked to end before.
-bool WaitForArrival(Monitor& monitor, Incoming& incoming) {
+// What came of the wait for a machine.
+enum class Wait {
+  kOver,       // the move is over
+  kCancelled,  // it was asked to end, and the guest never runs here
+  kEnds,       // it was asked to end when the guest had been taken over
+};
+
+Wait WaitForArrival(Monitor& monitor, Incoming& incoming) {
   pollfd polled[] = {
       {incoming.over().fd(), POLLIN, 0}, {monitor.signals().fd(), POLLIN, 0}, {monitor.ended().fd(), POLLIN, 0}};
   while (poll(polled, 3, -1) < 0) {
     FERRITE_CHECK(errno == EINTR);
   }
   if (polled[0].revents != 0) {
-    return true;
+    return Wait::kOver;
   }
   if (polled[1].revents != 0) {
     Log().info("ending: {}", monitor.signals().Take());
     monitor.ended().Signal();
   }
   if (incoming.session().Cancel().ok()) {
-    return false;
+    return Wait::kCancelled;
   }
-  // When the guest runs here already, it is the machine that ends, once all of it is here, or the source is gone.
   incoming.session().Leave();
-  return true;
+  return Wait::kEnds;
 }
 
 absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
@@ -162,25 +187,28 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   }
   const auto view = std::make_shared<ArrivalView>();
   FERRITE_ASSIGN_OR_RETURN(
-      const auto arrival, MachineArrival::Create({.kvm = monitor->kvm(),
-                                                  .loop = monitor->loop(),
-                                                  .console = &monitor->console(),
-                                                  .built =
-                                                      [&](Machine& machine) {
-                                                        machine.SetListener(monitor->Listener());
-                                                        monitor->ServeArriving(machine, [view] { return view->Get(); });
-                                                      }},
-                                                 {.name = line.run.config.name,
-                                                  .disk_paths = line.receive.disk_paths,
-                                                  .disk_from = line.receive.disk_from,
-                                                  .trust_disks = line.receive.trust_disks,
-                                                  .kernel_path = line.receive.kernel_path,
-                                                  .initrd_path = line.receive.initrd_path,
-                                                  .boot_from = line.receive.boot_from,
-                                                  .lock_memory = line.receive.lock_memory,
-                                                  .dirty_ring = line.receive.dirty_ring,
-                                                  .limits = {.memory_bytes = line.receive.max_memory_bytes,
-                                                             .cpus = line.receive.max_cpus}}));
+      const auto arrival,
+      MachineArrival::Create(
+          {.kvm = monitor->kvm(),
+           .loop = monitor->loop(),
+           .console = &monitor->console(),
+           .built =
+               [&](Machine& machine) {
+                 machine.SetListener(monitor->Listener());
+                 monitor->ServeArriving(
+                     machine, [view] { return view->Get(); },
+                     [view](absl::string_view operation) { return view->Allows(operation); });
+               }},
+          {.name = line.run.config.name,
+           .disk_paths = line.receive.disk_paths,
+           .disk_from = line.receive.disk_from,
+           .trust_disks = line.receive.trust_disks,
+           .kernel_path = line.receive.kernel_path,
+           .initrd_path = line.receive.initrd_path,
+           .boot_from = line.receive.boot_from,
+           .lock_memory = line.receive.lock_memory,
+           .dirty_ring = line.receive.dirty_ring,
+           .limits = {.memory_bytes = line.receive.max_memory_bytes, .cpus = line.receive.max_cpus}}));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
@@ -193,43 +221,60 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
                                             .machine_descriptors = MachineDescriptors(line.receive.max_cpus)},
                                            std::move(listener), view));
   FERRITE_RETURN_IF_ERROR(TellReady(line, address));
-  if (!WaitForArrival(*monitor, *incoming)) {
+  const Wait wait = WaitForArrival(*monitor, *incoming);
+  if (wait == Wait::kCancelled) {
     // That of a move that had failed when this came.
-    const std::string why(incoming->Finish().message());
+    const std::string why(incoming->result().message());
+    incoming->Finish();
     return absl::CancelledError(absl::StrCat("ended before a machine arrived",
                                              absl::EndsWith(why, "cancelled") ? "" : absl::StrCat(": ", why)));
   }
-  const absl::Status result = incoming->Finish();
-  const bool runs_here = result.ok() || incoming->session().state() == migration::MoveState::kPostcopyPaused;
-  if (!runs_here) {
-    return absl::Status(result.code(), absl::StrCat("no machine arrived: ", result.message()));
-  }
-  MoveStatus arrived = ArrivalOf(incoming->session());
-  arrived.over = true;
-  arrived.result = result;
-  monitor->SetMachine(arrival->Take(), arrived);
-  if (result.ok()) {
-    Log().info("the machine has arrived");
-    incoming.reset();
+  // Else the machine ends here while its memory still comes, or its source says nothing.
+  const bool over = wait == Wait::kOver || incoming->IsOverWithin(kMovePatience);
+  if (over) {
+    const absl::Status result = incoming->result();
+    const bool runs_here = result.ok() || incoming->session().state() == migration::MoveState::kPostcopyPaused;
+    if (!runs_here) {
+      incoming->Finish();
+      return absl::Status(result.code(), absl::StrCat("no machine arrived: ", result.message()));
+    }
+    MoveStatus arrived = ArrivalOf(incoming->session());
+    arrived.over = true;
+    arrived.result = result;
+    monitor->SetMachine(arrival->Take(), arrived);
+    if (result.ok()) {
+      Log().info("the machine has arrived");
+      incoming.reset();
+      monitor->WaitForEnd();
+      return monitor->Stop();
+    }
+    Log().error("{}", std::string(result.message()));
     monitor->WaitForEnd();
-    return monitor->Stop();
   }
-  Log().error("{}", std::string(result.message()));
-  monitor->WaitForEnd();
   TimedNotification stopped;
   StopInfo info;
   Thread stopper("stop", [&] {
-    info = monitor->Stop();
+    if (over) {
+      info = monitor->Stop();
+    } else {
+      arrival->machine()->Stop();
+      monitor->Close();
+    }
     stopped.Notify();
   });
-  if (!stopped.WaitFor(kStopPatience)) {
+  const bool is_stopped = stopped.WaitFor(kStopPatience);
+  if (!is_stopped || !over) {
     // Somebody waits for a page that does not come. To let them go on without it would let a device write to a disk
     // what the guest never meant: they end with the process.
-    Log().warn("the guest cannot be stopped, as when it waits for memory that is missing: its monitor ends without it");
+    Log().warn(is_stopped ? "the guest was stopped while its memory was still coming: its monitor ends without the rest"
+                          : "the guest cannot be stopped, as when it waits for memory that is missing: its monitor "
+                            "ends without it");
     monitor->LeaveRunDir();
-    _exit(kExitOk);
+    RawTerminal::Restore();
+    _exit(over || incoming->session().HasGuest(/*whole=*/false) ? kExitOk : kExitFailure);
   }
   stopper.Join();
+  incoming->Finish();
   return info;
 }
 

@@ -17,7 +17,7 @@ std::atomic<int> raw_fd = -1;
 termios saved;
 
 // Async-signal-safe.
-void Restore() {
+void RestoreSettings() {
   const int fd = raw_fd.exchange(-1);
   if (fd >= 0) {
     (void)tcsetattr(fd, TCSANOW, &saved);
@@ -25,7 +25,7 @@ void Restore() {
 }
 
 void RestoreAndDie(int signal) {
-  Restore();
+  RestoreSettings();
   struct sigaction default_action = {};
   default_action.sa_handler = SIG_DFL;
   (void)sigaction(signal, &default_action, nullptr);
@@ -34,7 +34,7 @@ void RestoreAndDie(int signal) {
 
 // Once in a process. Handlers that somebody else put there (a sanitizer) stay.
 bool InstallExits() {
-  (void)atexit(Restore);
+  (void)atexit(RestoreSettings);
   for (const int signal : {SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGQUIT}) {
     struct sigaction before = {};
     if (sigaction(signal, nullptr, &before) == 0 && before.sa_handler == SIG_DFL) {
@@ -72,6 +72,8 @@ absl::StatusOr<std::unique_ptr<RawTerminal>> RawTerminal::Create(int fd) {
   }
   return std::unique_ptr<RawTerminal>(new RawTerminal());
 }
+
+void RawTerminal::Restore() { RestoreSettings(); }
 
 RawTerminal::~RawTerminal() { Restore(); }
 

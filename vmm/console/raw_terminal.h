@@ -20,6 +20,9 @@ class RawTerminal {
   RawTerminal& operator=(const RawTerminal&) = delete;
   ~RawTerminal();
 
+  // For a process that ends by _exit(): if there is one, its terminal is as it was before.
+  static void Restore();
+
  private:
   RawTerminal() = default;
 };

@@ -276,6 +276,13 @@ kj::Promise<void> ControlService::RunInTurn(Context context, WorkQueue::Turn tur
       .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
 }
 
+absl::Status ControlService::Allows(absl::string_view operation) const {
+  if (target_.mover != nullptr) {
+    return target_.mover->Allows(operation, /*force=*/false);
+  }
+  return target_.arrival_allows ? target_.arrival_allows(operation) : absl::OkStatus();
+}
+
 template <typename Context>
 kj::Promise<void> ControlService::RunOnMachine(Context context, WorkQueue::Turn turn, const char* name,
                                                absl::Status (*operation)(Machine&), bool force) {
@@ -283,13 +290,21 @@ kj::Promise<void> ControlService::RunOnMachine(Context context, WorkQueue::Turn 
     FillError(NotHereYet(), context.getResults().initError());
     return kj::READY_NOW;
   }
-  return RunInTurn(context, turn, [name, operation, force, machine = target_.machine, mover = target_.mover] {
-    const absl::Status allowed = mover == nullptr ? absl::OkStatus() : mover->Allows(name, force);
-    if (allowed.ok() && force && mover != nullptr) {
-      mover->GiveUp();
-    }
-    return allowed.ok() ? operation(*machine) : allowed;
-  });
+  return RunInTurn(context, turn,
+                   [name, operation, force, machine = target_.machine, mover = target_.mover,
+                    arrival_allows = target_.arrival_allows] {
+                     // When its turn comes: it may have waited for a while.
+                     absl::Status allowed;
+                     if (mover != nullptr) {
+                       allowed = mover->Allows(name, force);
+                     } else if (arrival_allows) {
+                       allowed = arrival_allows(name);
+                     }
+                     if (allowed.ok() && force && mover != nullptr) {
+                       mover->GiveUp();
+                     }
+                     return allowed.ok() ? operation(*machine) : allowed;
+                   });
 }
 
 kj::Promise<void> ControlService::pause(PauseContext context) {
@@ -370,6 +385,9 @@ absl::Status ControlService::StartBalloon(uint64_t target_bytes) {
     return absl::InvalidArgumentError(absl::StrCat("balloon target of ", FormatByteSize(target_bytes),
                                                    " is more than the machine's ", FormatByteSize(memory_bytes)));
   }
+  if (target_.machine->state() == MachineState::kStopped) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot ", kSetBalloon, ": the machine is stopped"));
+  }
   return target_.balloon->SetTarget(target_bytes);
 }
 
@@ -386,7 +404,14 @@ kj::Promise<void> ControlService::setBalloon(SetBalloonContext context) {
     started = MayWaitForBalloon();
   }
   if (started.ok()) {
+    started = Allows(kSetBalloon);
+  }
+  if (started.ok()) {
     started = StartBalloon(target_bytes);
+  }
+  if (started.ok()) {
+    // Or the machine's state was saved without it just now.
+    started = Allows(kSetBalloon);
   }
   if (!started.ok()) {
     FillError(started, context.getResults().initError());

@@ -11,6 +11,8 @@
 #include <optional>
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "proto/control.capnp.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/control/balloon_waits.h"
@@ -93,6 +95,8 @@ class ControlService final : public control::Control::Server {
   template <typename Context>
   kj::Promise<void> RunOnMachine(Context context, WorkQueue::Turn turn, const char* name,
                                  absl::Status (*operation)(Machine&), bool force = false);
+  // Whether a move away from here, or to here, allows `operation` now.
+  absl::Status Allows(absl::string_view operation) const;
   // Null with the reason why there is nothing to move.
   MovePort* MoverOr(control::Error::Builder error) const;
   absl::Status StartBalloon(uint64_t target_bytes);

@@ -36,6 +36,10 @@ struct MoveStatus {
   GuestPlace guest = GuestPlace::kHereRunning;
 };
 
+// For MovePort::Allows(). A target for the balloon goes with the machine until its state is saved, and is lost from
+// then on until the guest runs again, here or there.
+inline constexpr absl::string_view kSetBalloon = "set the balloon";
+
 // Threads: any. No method but TakeBack() waits for the move.
 class MovePort {
  public:
@@ -57,8 +61,8 @@ class MovePort {
   virtual absl::Status Recover(const std::string& where) = 0;
   // `force`: also when somebody listens there who does not answer.
   virtual absl::Status TakeBack(bool force) = 0;
-  // Whether `operation` ("pause", "stop") may be done to the machine now; FAILED_PRECONDITION that says why not.
-  // `force`: memory that a destination may still need may go.
+  // Whether `operation` (kSetBalloon, "pause", "stop") may be done to the machine now; FAILED_PRECONDITION that says
+  // why not. `force`: memory that a destination may still need may go.
   virtual absl::Status Allows(absl::string_view operation, bool force) const = 0;
   // The machine is ended by force: a guest that went over is not waited for any more, what it misses it never gets.
   virtual void GiveUp() = 0;

@@ -7,7 +7,9 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "vmm/base/fd.h"
 #include "vmm/console/console_hub.h"
@@ -20,13 +22,15 @@ namespace ferrite {
 // What is served. All outlive the server.
 struct ControlTarget {
   std::string name;
-  Machine* machine = nullptr;           // null: it has not arrived yet
-  ConsoleHub* console = nullptr;        // null: no console to attach to
-  BalloonPort* balloon = nullptr;       // null: the machine has none
-  MovePort* mover = nullptr;            // null: it cannot be moved
-  std::function<void()> give_up;        // what `stop` does, too, while the machine has not arrived
-  std::function<MoveStatus()> arrival;  // of a machine that is still arriving; may be empty
-  std::function<void()> idle;           // on the control thread, when the last client has gone; may be empty
+  Machine* machine = nullptr;      // null: it has not arrived yet
+  ConsoleHub* console = nullptr;   // null: no console to attach to
+  BalloonPort* balloon = nullptr;  // null: the machine has none
+  MovePort* mover = nullptr;       // null: it cannot be moved
+  std::function<void()> give_up;   // what `stop` does, too, while the machine has not arrived
+  // Of a machine that is still arriving; may be empty: how far it is, and as MovePort::Allows().
+  std::function<MoveStatus()> arrival;
+  std::function<absl::Status(absl::string_view operation)> arrival_allows;
+  std::function<void()> idle;  // on the control thread, when the last client has gone; may be empty
 };
 
 // Answers clients of the same user, or root, on a thread of its own ("control"); what blocks in the machine (pause,

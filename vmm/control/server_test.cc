@@ -147,6 +147,44 @@ TEST_F(ServerTest, ErrorsKeepTheirCodeAndText) {
   EXPECT_EQ(Connect()->Reset(), absl::InternalError("kernel vmlinuz is gone"));
 }
 
+// What would wait for memory that is not here yet is refused, and not carried out later; the balloon's target from when
+// on it is not overwritten any more. The end is never refused.
+TEST_F(ServerTest, MachineThatIsStillArrivingIsAskedForNothingButItsEnd) {
+  std::atomic<bool> runs{false};
+  bool gave_up = false;
+  const auto allows = [&](absl::string_view operation) {
+    return operation == "stop" || (runs && operation == kSetBalloon)
+               ? absl::OkStatus()
+               : absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": it is still arriving"));
+  };
+  server_->SetTarget({.name = "arriving",
+                      .machine = &machine_,
+                      .balloon = &balloon_,
+                      .give_up = [&] { gave_up = true; },
+                      .arrival = [] { return MoveStatus{.number = 1}; },
+                      .arrival_allows = allows});
+  auto client = Connect();
+  for (const MonotonicTime deadline = MonotonicTime::Now() + kPatience; client->Describe()->name != "arriving";) {
+    ASSERT_LT(MonotonicTime::Now(), deadline);
+  }
+  EXPECT_EQ(client->Pause().message(), "cannot pause: it is still arriving");
+  EXPECT_EQ(client->Resume().message(), "cannot resume: it is still arriving");
+  EXPECT_EQ(client->Reset().message(), "cannot reset: it is still arriving");
+  EXPECT_EQ(client->SetBalloon(8 << 20, absl::ZeroDuration()).status().message(),
+            "cannot set the balloon: it is still arriving");
+  EXPECT_EQ(balloon_.Figures().target_bytes, 0u);
+  EXPECT_TRUE(machine_.operations().empty());
+  runs = true;
+  EXPECT_TRUE(client->SetBalloon(8 << 20, absl::ZeroDuration()).ok());
+  EXPECT_EQ(balloon_.Figures().target_bytes, 8u << 20);
+  EXPECT_TRUE(client->Stop(/*force=*/false).ok());
+  EXPECT_TRUE(gave_up);
+  EXPECT_EQ(machine_.operations(), std::vector<std::string>{"stop"});
+  EXPECT_EQ(client->SetBalloon(0, absl::ZeroDuration()).status().message(),
+            "cannot set the balloon: the machine is stopped");
+  server_->SetTarget({.name = "vm", .machine = &machine_});
+}
+
 // What anybody's monitor says reaches a terminal as text.
 TEST_F(ServerTest, WordsOfTheServerAreClean) {
   constexpr char kEscape[] = "\x1b]0;gone\a\x1b[2J\r\n\xc2\x9b";

@@ -307,6 +307,9 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
     }
     return absl::OkStatus();
   }
+  if (operation == kSetBalloon && !Needed() && state != migration::MoveState::kDevice) {
+    return absl::OkStatus();
+  }
   if (Needed()) {
     return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the guest was handed over to ",
                                                       status_.where, "; `ferrite recover` says what can be done"));

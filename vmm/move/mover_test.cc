@@ -25,5 +25,17 @@ TEST(MoverTest, NoMoveBeginsAtTheEnd) {
   mover.Wait();
 }
 
+TEST(MoverTest, BalloonMayBeSetWhileNothingIsLostByIt) {
+  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20});
+  auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  Mover mover(machine, *std::move(directory), "", nullptr);
+  EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok());
+  ASSERT_TRUE(mover.Start("unix:/nowhere", {}).ok());
+  EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok()) << "the target goes with the machine";
+  mover.Wait();
+  EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok());
+}
+
 }  // namespace
 }  // namespace ferrite
