@@ -170,8 +170,11 @@ absl::Status Placer::Arm(Userfault& userfault) {
 
 absl::Status Placer::Disarm() {
   Userfault* const userfault = std::exchange(userfault_, nullptr);
-  return userfault == nullptr ? absl::OkStatus()
-                              : Annotate(userfault->Unregister(region_.guest_mapping()), region_.name());
+  if (userfault != nullptr) {
+    FERRITE_RETURN_IF_ERROR(Annotate(userfault->Unregister(region_.guest_mapping()), region_.name()));
+  }
+  region_.DropAlias();
+  return absl::OkStatus();
 }
 
 PageRun Placer::Claim(PageRun run) {

@@ -59,7 +59,8 @@ class Placer {
   // FAILED_PRECONDITION when the kernel cannot do it for this backing, with what it lacks.
   static absl::Status CanArm(MemoryBacking backing, const UserfaultFeatures& features);
   absl::Status Arm(Userfault& userfault);
-  // All is here: the kernel handles faults again.
+  // All is here, and nobody places anything any more: the kernel handles faults again, and the guest's mapping is the
+  // only one.
   absl::Status Disarm();
 
   // --- After it; `run` is whole host pages ---

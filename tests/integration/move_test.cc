@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/base/config.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "devices/balloon/balloon.h"
@@ -427,6 +428,36 @@ TEST(MoveTest, LockedMemoryIsLockedAtTheDestinationOnlyAtTheEnd) {
 }
 
 // A guest that dirties faster than the channel, and a move that must not turn into post-copy.
+// What the kernel counts as resident of this process's mappings of guest memory.
+uint64_t MappedGuestBytes() {
+  std::ifstream smaps("/proc/self/smaps");
+  uint64_t bytes = 0;
+  bool of_guest = false;
+  for (std::string line; std::getline(smaps, line);) {
+    if (absl::StrContains(line, "memfd:ferrite-ram")) {
+      of_guest = true;
+    } else if (absl::StartsWith(line, "VmFlags:")) {
+      of_guest = false;
+    } else if (of_guest && absl::StartsWith(line, "Rss:")) {
+      bytes += std::stoull(line.substr(4)) << 10;
+    }
+  }
+  return bytes;
+}
+
+TEST(MoveTest, MemoryIsMappedOnceWhenAPostcopyHasSettled) {
+  MachineConfig config;
+  config.memory_bytes = 64 * kMiB;
+  config.memory_backing = MemoryBacking::kMemfd;
+  config.command_line = "mode=step set=32M report_ms=10";
+  const auto moving = Start("dirty", config);
+  ASSERT_NE(moving, nullptr);
+  const MoveResult result = moving->Move({.options = {.mode = migration::MoveMode::kPostcopy}});
+  ASSERT_NO_FATAL_FAILURE(ExpectMoved(*moving, result));
+  EXPECT_GT(MappedGuestBytes(), 32 * kMiB);
+  EXPECT_LE(MappedGuestBytes(), 64 * kMiB);
+}
+
 TEST(MoveTest, ThrottleLetsPrecopyConverge) {
   MachineConfig config;
   config.memory_bytes = 64 * kMiB;

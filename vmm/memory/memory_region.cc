@@ -235,6 +235,16 @@ absl::StatusOr<uint64_t> MemoryRegion::ResidentBytes() const {
   return resident;
 }
 
+void MemoryRegion::DropAlias() {
+  // Piece by piece: on some kernels a vCPU's fault waits until no range at all is being unmapped.
+  const uint64_t piece = std::max(host_page_bytes(), uint64_t{64} << 20);
+  for (uint64_t done = 0; done < alias_mapping_.size(); done += piece) {
+    // Of memory that is shared this forgets page tables alone. What a kernel refuses (of huge pages) munmap(2) does.
+    (void)madvise(alias_mapping_.data() + done, std::min(piece, alias_mapping_.size() - done), MADV_DONTNEED);
+  }
+  alias_mapping_ = Mapping();
+}
+
 absl::Status MemoryRegion::SetThp(bool on) {
   if (IsHugetlb(backing_)) {
     return absl::OkStatus();

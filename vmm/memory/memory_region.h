@@ -30,7 +30,7 @@ absl::string_view MemoryBackingName(MemoryBacking backing);
 uint64_t HostPageBytes(MemoryBacking backing);
 
 // Threads: the accessors and MarkWritten() are safe from any thread; Discard() too, but what the guest reads in the
-// range meanwhile is either old or zero. SetThp(), Lock() and Unlock() are called by one thread at a time.
+// range meanwhile is either old or zero. SetThp(), Lock(), Unlock() and DropAlias() are called by one thread at a time.
 class MemoryRegion {
  public:
   // Memory of `bytes` (a multiple of the host page size) at `base`. Nothing is touched: pages come when used, except
@@ -49,10 +49,14 @@ class MemoryRegion {
   // -1 for anonymous memory.
   int fd() const { return fd_.get(); }
 
+  // Ends the second mapping: what was touched through it has page tables of its own, and counts as resident twice.
+  // Nobody uses it any more. Content and guest mapping stay as they are.
+  void DropAlias();
+
   // What KVM and the devices use.
   std::span<uint8_t> guest_mapping() const { return guest_mapping_.span(); }
-  // The second mapping of the same memory; empty for anonymous memory. Writing through it neither faults in nor
-  // changes page tables of the guest mapping.
+  // The second mapping of the same memory; empty for anonymous memory, and after DropAlias(). Writing through it
+  // neither faults in nor changes page tables of the guest mapping.
   std::span<uint8_t> alias_mapping() const { return alias_mapping_.span(); }
 
   // Notes that the monitor itself wrote [offset, offset + bytes): KVM's dirty log sees only what vCPUs write. Cheap

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -157,6 +158,23 @@ TEST(MemfdRegionTest, BothMappingsShowTheSameMemory) {
   EXPECT_EQ(region->guest_mapping()[kMiB], 7);
   region->guest_mapping()[kMiB] = 8;
   EXPECT_EQ(region->alias_mapping()[kMiB], 8);
+}
+
+TEST(MemfdRegionTest, ContentOutlivesTheSecondMapping) {
+  const auto region = MakeRegion(200 * kMiB, MemoryBacking::kMemfd);
+  const uint64_t last = region->bytes() - 1;
+  region->alias_mapping()[0] = 1;
+  region->alias_mapping()[last] = 7;
+  const uint8_t* const alias = region->alias_mapping().data();
+  region->DropAlias();
+  EXPECT_TRUE(region->alias_mapping().empty());
+  unsigned char present = 0;
+  EXPECT_EQ(mincore(const_cast<uint8_t*>(alias), kPageBytes, &present), -1) << "it is not mapped";
+  EXPECT_EQ(region->guest_mapping()[0], 1);
+  EXPECT_EQ(region->guest_mapping()[last], 7);
+  EXPECT_TRUE(region->SetThp(false).ok());
+  ASSERT_TRUE(region->Discard(0, kPageBytes).ok());
+  EXPECT_EQ(region->guest_mapping()[0], 0);
 }
 
 TEST(MemfdRegionTest, SizeIsSealed) {
