@@ -8,6 +8,7 @@
 #include <cstring>
 #include <ctime>
 
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
@@ -88,7 +89,7 @@ bool HoldsWhereLookedAt(const uint8_t* page, const Content& content, uint64_t vi
 EngineGuest::EngineGuest(GuestMemory& memory, const GuestPlan& plan)
     : memory_(memory), plan_(plan), workers_(1 + plan.readers) {
   FERRITE_CHECK(std::has_single_bit(plan.hot_pages) && plan.hot_pages <= plan.set_pages);
-  workers_[0].thread = Thread("guest-writer", [this] {
+  workers_[0].thread = StartOrDie("guest-writer", [this] {
     Work(workers_[0], [this] {
       WriteOne();
       return true;
@@ -96,7 +97,7 @@ EngineGuest::EngineGuest(GuestMemory& memory, const GuestPlan& plan)
   });
   for (uint32_t reader = 0; reader < plan.readers; ++reader) {
     Worker& worker = workers_[1 + reader];
-    worker.thread = Thread("guest-reader", [this, reader, &worker] {
+    worker.thread = StartOrDie("guest-reader", [this, reader, &worker] {
       uint64_t position = 0;
       Work(worker, [&] { return arrived_.load(std::memory_order_relaxed) && ReadOne(reader, position); });
     });

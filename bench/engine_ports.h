@@ -38,7 +38,10 @@ class EngineSourcePort final : public migration::SourcePort {
   absl::Status Pause() override;
   absl::Status Resume() override;
   void StayPaused() override {}
-  void SetThrottle(int percent) override { guest_.SetThrottle(percent); }
+  absl::Status SetThrottle(int percent) override {
+    guest_.SetThrottle(percent);
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override { return guest_.Save(); }
   absl::Status ReleaseDisks() override { return absl::OkStatus(); }
   absl::Status AcquireDisks() override { return absl::OkStatus(); }

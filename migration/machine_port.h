@@ -54,8 +54,8 @@ class SourcePort {
   // The move is over, and the guest cannot run here now (its disks did not come back): undoes what Pause() did but for
   // running it. What it lacks is the machine's own affair from here on.
   virtual void StayPaused() = 0;
-  // Lets each vCPU run only (100 - percent) of the time; 0 ends it.
-  virtual void SetThrottle(int percent) = 0;
+  // Lets each vCPU run only (100 - percent) of the time; 0 ends it, and does not fail.
+  virtual absl::Status SetThrottle(int percent) = 0;
 
   // Paused: devices' and vCPUs' complete state, an encoded state.capnp Machine.
   virtual absl::StatusOr<std::vector<uint8_t>> SaveState() = 0;

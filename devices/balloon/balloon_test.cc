@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/fakes/test_thread.h"
 #include "tests/fakes/virtio_harness.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
@@ -227,11 +228,11 @@ TEST_F(BalloonTest, FiguresAndTargetNeedNotTheDevice) {
   harness_.driver().WriteConfig<uint32_t>(kActualOffset, 7);
   harness_.interrupt().Take();
   TimedNotification done;
-  std::optional<Thread> client;
+  Thread client;
   {
     // A pass that does not end.
     absl::MutexLock lock(&balloon_->mutex());
-    client.emplace("client", [&] {
+    client = StartOrDie("client", [&] {
       EXPECT_EQ(balloon_->target(), 0u);
       EXPECT_EQ(balloon_->actual(), 7 * kPageBytes);
       EXPECT_EQ(balloon_->reclaimed(), 0u);
@@ -243,7 +244,7 @@ TEST_F(BalloonTest, FiguresAndTargetNeedNotTheDevice) {
     });
     EXPECT_TRUE(done.WaitFor(kPatience)) << "it waits for the device";
   }
-  client->Join();
+  client.Join();
   harness_.loop().RunReady();
   EXPECT_EQ(harness_.driver().ReadConfig<uint32_t>(kNumPagesOffset), 9u);
   EXPECT_EQ(harness_.interrupt().Take(), 1u);

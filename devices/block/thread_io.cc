@@ -21,7 +21,9 @@ absl::StatusOr<std::unique_ptr<AsyncIo>> ThreadIo::Create(EventLoop& loop, uint3
     self->listener_();
   }));
   for (uint32_t i = 0; i < std::min(depth, kMaxThreads); ++i) {
-    io->threads_.emplace_back(absl::StrCat("blkio-", i), [self = io.get()] { self->Work(); });
+    FERRITE_ASSIGN_OR_RETURN(Thread thread,
+                             Thread::Start(absl::StrCat("blkio-", i), [self = io.get()] { self->Work(); }));
+    io->threads_.push_back(std::move(thread));
   }
   return io;
 }

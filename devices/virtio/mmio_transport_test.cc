@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/fakes/test_thread.h"
 #include "tests/fakes/virtio_harness.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/base/monotonic.h"
@@ -433,7 +434,7 @@ TEST(MmioTransportTurnTest, WhoWaitsForTheDeviceHasItBeforeTheNextPass) {
     harness.driver().Notify(0);
     ASSERT_TRUE(in_first.WaitFor(kPatience));
     harness.driver().Notify(0);
-    Thread vcpu("vcpu", [&] { (void)harness.driver().ReadConfig<uint8_t>(0); });
+    Thread vcpu = StartOrDie("vcpu", [&] { (void)harness.driver().ReadConfig<uint8_t>(0); });
     const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
     while (device.waiting() == 0 && MonotonicTime::Now() < deadline) {
       std::this_thread::yield();

@@ -45,8 +45,18 @@ ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
       silence_ms_(absl::ToInt64Milliseconds(options_.silence)),
       most_bytes_(options_.most_bytes),
       stream_(std::move(stream)),
-      on_failure_(std::move(on_failure)) {
-  reader_ = Thread(options_.thread_name, [this] { ReadLoop(); });
+      on_failure_(std::move(on_failure)) {}
+
+absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(std::unique_ptr<Stream> stream, Options options,
+                                                                 std::function<void(const absl::Status&)> on_failure) {
+  std::unique_ptr<ControlPeer> peer(new ControlPeer(std::move(stream), std::move(options), std::move(on_failure)));
+  absl::StatusOr<Thread> reader = Thread::Start(peer->options_.thread_name, [peer = peer.get()] { peer->ReadLoop(); });
+  if (!reader.ok()) {
+    peer->SendLastWords(reader.status());
+    return reader.status();
+  }
+  peer->reader_ = *std::move(reader);
+  return peer;
 }
 
 ControlPeer::~ControlPeer() {

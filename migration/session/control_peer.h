@@ -37,8 +37,9 @@ class ControlPeer {
   };
 
   // `on_failure` is called at most once, on the reading thread, when the connection is lost, the peer is silent, or it
-  // sent ERROR, REFUSE or nonsense.
-  ControlPeer(std::unique_ptr<Stream> stream, Options options, std::function<void(const absl::Status&)> on_failure);
+  // sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so.
+  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(std::unique_ptr<Stream> stream, Options options,
+                                                             std::function<void(const absl::Status&)> on_failure);
   // Shuts the stream down and joins.
   ~ControlPeer();
 
@@ -80,6 +81,8 @@ class ControlPeer {
   bool said_why() const { return said_why_.load(std::memory_order_acquire); }
 
  private:
+  ControlPeer(std::unique_ptr<Stream> stream, Options options, std::function<void(const absl::Status&)> on_failure);
+
   void ReadLoop();
   absl::StatusOr<ControlMessage> ReadOne();
   // Handles `message` or queues it; an error ends the loop.

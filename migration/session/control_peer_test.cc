@@ -83,13 +83,15 @@ Ends Connected(uint32_t most_bytes = kMaxControlBytes) {
   EXPECT_TRUE(pair.ok());
   auto counted = std::make_unique<CountedStream>(std::move(pair->first));
   Ends ends{.theirs = std::move(pair->second), .counted = counted.get(), .peer = nullptr};
-  ends.peer = std::make_unique<ControlPeer>(std::move(counted),
-                                            ControlPeer::Options{.thread_name = "peer",
-                                                                 .peer_name = "the other",
-                                                                 .silence = absl::Hours(1),
-                                                                 .most_bytes = most_bytes,
-                                                                 .on_message = nullptr},
-                                            [](const absl::Status&) {});
+  auto peer = ControlPeer::Create(std::move(counted),
+                                  ControlPeer::Options{.thread_name = "peer",
+                                                       .peer_name = "the other",
+                                                       .silence = absl::Hours(1),
+                                                       .most_bytes = most_bytes,
+                                                       .on_message = nullptr},
+                                  [](const absl::Status&) {});
+  EXPECT_TRUE(peer.ok()) << peer.status();
+  ends.peer = *std::move(peer);
   return ends;
 }
 

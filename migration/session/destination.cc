@@ -41,7 +41,7 @@ Destination::Destination(DestinationFactory& factory, Options options, EventFd c
 
 Destination::~Destination() {
   Break(absl::CancelledError("the session ends"));
-  SetPeer(nullptr);
+  AdoptPeer(nullptr);
   StopFaults();
   receivers_.clear();
 }
@@ -68,7 +68,7 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
     return absl::CancelledError("cancelled");
   }
   peer_->SetSilence(options_.silence);
-  StartReceivers(/*live=*/false);
+  FERRITE_RETURN_IF_ERROR(StartReceivers(/*live=*/false));
   const Urgency urgency;
   absl::Status status = Attended(lobby, [this] { return ReceiveUntilRunning(); });
   while (true) {
@@ -189,7 +189,7 @@ bool Destination::Accept(Greeter::Chosen chosen) {
     drops_.Log(chosen.who, answered.message());
   }
   // Its thread is joined: from here on it breaks nothing any more.
-  SetPeer(nullptr);
+  AdoptPeer(nullptr);
   port_.reset();
   factory_.Dropped();
   // A cancel meanwhile is seen next.
@@ -299,15 +299,18 @@ absl::Status Destination::AcceptChannels(Lobby& lobby) {
   return absl::OkStatus();
 }
 
-void Destination::StartReceivers(bool live) {
+absl::Status Destination::StartReceivers(bool live) {
   {
     const TimedMutexLock lock(&mutex_);
     ended_channels_ = 0;
   }
   for (const auto& stream : page_) {
-    receivers_.emplace_back(absl::StrCat("mig-recv-", receivers_.size()),
-                            [this, stream = stream.get(), live] { ReceivePages(*stream, live); });
+    FERRITE_ASSIGN_OR_RETURN(Thread thread,
+                             Thread::Start(absl::StrCat("mig-recv-", receivers_.size()),
+                                           [this, stream = stream.get(), live] { ReceivePages(*stream, live); }));
+    receivers_.push_back(std::move(thread));
   }
+  return absl::OkStatus();
 }
 
 absl::Status Destination::Prepare() {
@@ -784,17 +787,16 @@ void Destination::StopFaults() {
   }
 }
 
-void Destination::SetPeer(std::unique_ptr<Stream> stream) {
-  std::unique_ptr<ControlPeer> peer;
-  if (stream != nullptr) {
-    peer = std::make_unique<ControlPeer>(std::move(stream),
-                                         ControlPeer::Options{.thread_name = "mig-dst-ctl",
-                                                              .peer_name = "the source",
-                                                              .silence = options_.silence,
-                                                              .most_bytes = kMaxGreetingBytes},
-                                         [this](const absl::Status& reason) { Break(reason); });
-  }
+absl::Status Destination::SetPeer(std::unique_ptr<Stream> stream) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ControlPeer> peer,
+                           ControlPeer::Create(std::move(stream),
+                                               ControlPeer::Options{.thread_name = "mig-dst-ctl",
+                                                                    .peer_name = "the source",
+                                                                    .silence = options_.silence,
+                                                                    .most_bytes = kMaxGreetingBytes},
+                                               [this](const absl::Status& reason) { Break(reason); }));
   AdoptPeer(std::move(peer));
+  return absl::OkStatus();
 }
 
 void Destination::AdoptPeer(std::unique_ptr<ControlPeer> peer) {

@@ -100,7 +100,7 @@ class Destination {
   absl::Status SendAccept();
   absl::Status CheckRegions(state::MachineDescription::Reader machine);
   absl::Status AcceptChannels(Lobby& lobby);
-  void StartReceivers(bool live);
+  absl::Status StartReceivers(bool live);
   absl::Status Prepare();
   // Runs a phase of the move while sources of other moves are turned away.
   absl::Status Attended(Lobby& lobby, absl::FunctionRef<absl::Status()> phase);
@@ -136,7 +136,7 @@ class Destination {
   void SendRefuse(const absl::Status& reason);
   void ReceivePages(Stream& stream, bool live);
   // The control connection from here on; null: none.
-  void SetPeer(std::unique_ptr<Stream> stream);
+  absl::Status SetPeer(std::unique_ptr<Stream> stream);
   void AdoptPeer(std::unique_ptr<ControlPeer> peer);
   // The connection is broken, or a thread failed: everything that waits ends with `reason`.
   void Break(const absl::Status& reason);

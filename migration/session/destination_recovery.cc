@@ -44,7 +44,7 @@ absl::Status Destination::Recover(Lobby& lobby) {
     // Their threads have failed with the connection; what they had asked for, or were receiving, is asked for again.
     StopFaults();
     receivers_.clear();
-    SetPeer(nullptr);
+    AdoptPeer(nullptr);
     // Whoever wants this to end says so before it signals: either it is seen here, or its signal is still to come.
     cancel_.Drain();
     const bool ends = cancelled_ || leaving_;
@@ -85,7 +85,7 @@ absl::Status Destination::Recover(Lobby& lobby) {
 }
 
 absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
-  SetPeer(std::move(stream));
+  FERRITE_RETURN_IF_ERROR(SetPeer(std::move(stream)));
   if (leaving_) {
     // Or Leave() sees this connection, and ends its waiting.
     return absl::CancelledError("the wait for the source was ended");
@@ -135,7 +135,7 @@ absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
   if (userfault_ != nullptr && !settled_) {
     StopFaults();
     FERRITE_RETURN_IF_ERROR(ServeFaults(urgent_, /*ask_again=*/true));
-    StartReceivers(/*live=*/true);
+    FERRITE_RETURN_IF_ERROR(StartReceivers(/*live=*/true));
   }
   return absl::OkStatus();
 }

@@ -45,11 +45,11 @@ absl::StatusOr<Preamble> ReadPreamble(Lobby::Arrival& arrival) {
 
 absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(Lobby& lobby, const MoveId& id, DropLog& drops) {
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
-  return std::unique_ptr<Doorman>(new Doorman(lobby, id, drops, std::move(stop)));
+  std::unique_ptr<Doorman> doorman(new Doorman(lobby, id, drops, std::move(stop)));
+  FERRITE_ASSIGN_OR_RETURN(doorman->thread_,
+                           Thread::Start("mig-dst-door", [doorman = doorman.get()] { doorman->Serve(); }));
+  return doorman;
 }
-
-Doorman::Doorman(Lobby& lobby, const MoveId& id, DropLog& drops, EventFd stop)
-    : lobby_(lobby), id_(id), drops_(drops), stop_(std::move(stop)), thread_("mig-dst-door", [this] { Serve(); }) {}
 
 Doorman::~Doorman() {
   stop_.Signal();

@@ -3,6 +3,7 @@
 #define FERRITE_MIGRATION_SESSION_DOOR_H_
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -35,7 +36,8 @@ class Doorman {
   ~Doorman();
 
  private:
-  Doorman(Lobby& lobby, const MoveId& id, DropLog& drops, EventFd stop);
+  Doorman(Lobby& lobby, const MoveId& id, DropLog& drops, EventFd stop)
+      : lobby_(lobby), id_(id), drops_(drops), stop_(std::move(stop)) {}
   void Serve();
 
   Lobby& lobby_;

@@ -35,12 +35,17 @@ absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(Userfault& user
   }
   for (size_t i = 0; i < std::max<size_t>(urgent.size(), 1); ++i) {
     Stream* const stream = i < urgent.size() ? urgent[i].get() : nullptr;
-    server->threads_.emplace_back(absl::StrCat("mig-fault-", i), [self = server.get(), stream] {
-      BecomeUrgent();
-      if (const absl::Status status = self->Serve(stream); !status.ok()) {
-        self->callbacks_.on_failure(status);
-      }
-    });
+    // What the thread needs is here before it is: a fault thread that ends early leaves the guest waiting.
+    FERRITE_ASSIGN_OR_RETURN(Fd epoll, server->WatchAll(stream));
+    FERRITE_ASSIGN_OR_RETURN(
+        Thread thread, Thread::Start(absl::StrCat("mig-fault-", i),
+                                     [self = server.get(), stream, epoll = std::make_shared<Fd>(std::move(epoll))] {
+                                       BecomeUrgent();
+                                       if (const absl::Status status = self->Serve(*epoll, stream); !status.ok()) {
+                                         self->callbacks_.on_failure(status);
+                                       }
+                                     }));
+    server->threads_.push_back(std::move(thread));
   }
   return server;
 }
@@ -81,12 +86,8 @@ void FaultServer::AddRequest(size_t region, uint64_t unit, std::vector<uint8_t>&
   requests.insert(requests.end(), header.begin(), header.end());
 }
 
-absl::Status FaultServer::Serve(Stream* stream) {
-  std::optional<PageReceiver> receiver;
-  if (stream != nullptr) {
-    receiver.emplace(*stream, landscape_, figures_);
-  }
-  const Fd epoll(epoll_create1(EPOLL_CLOEXEC));
+absl::StatusOr<Fd> FaultServer::WatchAll(Stream* stream) const {
+  Fd epoll(epoll_create1(EPOLL_CLOEXEC));
   // A fault wakes one of the threads (EPOLLEXCLUSIVE), not all of them: the others would take the vCPUs' time to find
   // nothing.
   epoll_event fault{.events = EPOLLIN | EPOLLEXCLUSIVE, .data = {.u32 = kFault}};
@@ -96,6 +97,14 @@ absl::Status FaultServer::Serve(Stream* stream) {
       (stream != nullptr && epoll_ctl(epoll.get(), EPOLL_CTL_ADD, stream->fd(), &answer) != 0) ||
       epoll_ctl(epoll.get(), EPOLL_CTL_ADD, stop_.fd(), &stop) != 0) {
     return ErrnoStatus("fault thread: epoll");
+  }
+  return epoll;
+}
+
+absl::Status FaultServer::Serve(const Fd& epoll, Stream* stream) {
+  std::optional<PageReceiver> receiver;
+  if (stream != nullptr) {
+    receiver.emplace(*stream, landscape_, figures_);
   }
   while (true) {
     epoll_event ready[3];

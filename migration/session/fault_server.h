@@ -50,8 +50,9 @@ class FaultServer {
               Callbacks callbacks, EventFd stop);
 
   absl::Status AskAgain(Stream& stream);
-  // `stream` may be null.
-  absl::Status Serve(Stream* stream);
+  // `stream` may be null. The epoll instance of a thread.
+  absl::StatusOr<Fd> WatchAll(Stream* stream) const;
+  absl::Status Serve(const Fd& epoll, Stream* stream);
   absl::Status TakeFaults(Stream* stream);
   absl::Status Handle(const Fault& fault, std::vector<uint8_t>& requests);
   void AddRequest(size_t region, uint64_t unit, std::vector<uint8_t>& requests);

@@ -32,16 +32,18 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     terms_.id = id;
   }
 
-  void Open(std::unique_ptr<Stream> stream, absl::Duration patience) {
+  absl::Status Open(std::unique_ptr<Stream> stream, absl::Duration patience) {
     const absl::MutexLock lock(&mutex_);
-    peer_ = std::make_unique<ControlPeer>(
-        std::move(stream),
-        ControlPeer::Options{.thread_name = "mig-dst-ctl",
-                             .peer_name = "the source",
-                             .silence = patience,
-                             .most_bytes = kMaxGreetingBytes,
-                             .on_message = [self = shared_from_this()] { return self->OnMessage(); }},
-        [self = shared_from_this()](const absl::Status& why) { self->OnFailure(why); });
+    FERRITE_ASSIGN_OR_RETURN(
+        peer_, ControlPeer::Create(
+                   std::move(stream),
+                   ControlPeer::Options{.thread_name = "mig-dst-ctl",
+                                        .peer_name = "the source",
+                                        .silence = patience,
+                                        .most_bytes = kMaxGreetingBytes,
+                                        .on_message = [self = shared_from_this()] { return self->OnMessage(); }},
+                   [self = shared_from_this()](const absl::Status& why) { self->OnFailure(why); }));
+    return absl::OkStatus();
   }
   // Ends the connection.
   void Close() {
@@ -191,8 +193,11 @@ void Greeter::Admit(std::unique_ptr<Stream> stream, std::string origin, const Mo
   }
   const auto caller = std::make_shared<Caller>(stream->peer(), std::move(origin), id,
                                                MonotonicTime::Now() + options_.patience, on_news_, on_lost_);
+  if (const absl::Status opened = caller->Open(std::move(stream), options_.patience); !opened.ok()) {
+    drops_.Log(caller->who(), opened.message());
+    return;
+  }
   callers_.push_back(caller);
-  caller->Open(std::move(stream), options_.patience);
 }
 
 bool Greeter::LetGo() {

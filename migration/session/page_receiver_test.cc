@@ -14,6 +14,7 @@
 #include "migration/fault/userfault.h"
 #include "migration/transport/stream.h"
 #include "migration/wire/page_header.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/thread.h"
 
 namespace ferrite::migration {
@@ -119,7 +120,7 @@ class PageReceiverTest : public testing::Test {
     const auto header = EncodePageHeader(
         {.type = PageFrameType::kPages, .first_page = run.first, .count = static_cast<uint32_t>(run.count)});
     const std::vector<uint8_t> content = Content(run);
-    Thread sender("sender", [&] {
+    Thread sender = StartOrDie("sender", [&] {
       EXPECT_TRUE(source_->WriteAll(header).ok());
       EXPECT_TRUE(source_->WriteAll(std::span<const uint8_t>(content)).ok());
     });

@@ -80,16 +80,25 @@ absl::Status PageSource::SendRound(uint32_t number, const std::function<bool()>&
   pending_.Rewind();
   std::vector<absl::Status> results(senders_.size());
   std::vector<Thread> threads;
+  absl::Status made;
   // On threads of their own: who stops the guest afterwards is in no class that waits.
-  for (size_t channel = 0; channel < senders_.size(); ++channel) {
-    threads.emplace_back(absl::StrCat("mig-page-", channel), [&, channel] {
+  for (size_t channel = 0; channel < senders_.size() && made.ok(); ++channel) {
+    absl::StatusOr<Thread> thread = Thread::Start(absl::StrCat("mig-page-", channel), [&, channel] {
       results[channel] = SendShare(channel, number, stop);
       if (!results[channel].ok()) {
         Shutdown();
       }
     });
+    made = thread.status();
+    if (made.ok()) {
+      threads.push_back(*std::move(thread));
+    } else {
+      // The others need not end their round.
+      Shutdown();
+    }
   }
   threads.clear();
+  FERRITE_RETURN_IF_ERROR(made);
   for (const absl::Status& result : results) {
     FERRITE_RETURN_IF_ERROR(result);
   }
@@ -134,21 +143,25 @@ uint64_t PageSource::PendingBytes() const { return pending_.CountPending() * kPa
 
 void PageSource::LiftLimit() { limiter_.SetRate(0); }
 
-void PageSource::StartPostcopy() {
+absl::Status PageSource::StartPostcopy() {
   pending_.StartUnits();
   limiter_.SetRate(postcopy_rate_);
   for (size_t channel = 0; channel < urgent_.size(); ++channel) {
-    urgent_threads_.emplace_back(absl::StrCat("mig-urgent-", channel), [this, channel] {
-      BecomeUrgent();
-      Note(ServeRequests(channel));
-    });
+    FERRITE_ASSIGN_OR_RETURN(Thread thread, Thread::Start(absl::StrCat("mig-urgent-", channel), [this, channel] {
+                               BecomeUrgent();
+                               Note(ServeRequests(channel));
+                             }));
+    urgent_threads_.push_back(std::move(thread));
   }
   // Making the order takes milliseconds; the destination loads meanwhile, and may wait for pages.
   pending_.OrderByHeat();
   for (size_t channel = 0; channel < page_.size(); ++channel) {
     page_[channel]->LimitBuffers(kPostcopyBufferBytes);
-    bulk_threads_.emplace_back(absl::StrCat("mig-bulk-", channel), [this, channel] { Note(SendRest(channel)); });
+    FERRITE_ASSIGN_OR_RETURN(
+        Thread thread, Thread::Start(absl::StrCat("mig-bulk-", channel), [this, channel] { Note(SendRest(channel)); }));
+    bulk_threads_.push_back(std::move(thread));
   }
+  return absl::OkStatus();
 }
 
 absl::Status PageSource::FinishPostcopy() {

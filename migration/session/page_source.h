@@ -49,7 +49,8 @@ class PageSource {
   // What is sent from here on is not held back, until StartPostcopy().
   void LiftLimit();
   // The switchover is decided and nothing is collected any more: threads send what is asked for, and the rest by heat.
-  void StartPostcopy();
+  // After an error, some of them may.
+  absl::Status StartPostcopy();
   // Until everything was sent, or a channel failed.
   absl::Status FinishPostcopy();
 

@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/thread.h"
 
 namespace ferrite::migration {
@@ -12,14 +13,14 @@ namespace {
 TEST(RoundGateTest, NobodyGoesOnBeforeAllHaveArrivedAndItWasOpened) {
   RoundGate gate(2);
   std::atomic<int> passed = 0;
-  Thread first("first", [&] {
+  Thread first = StartOrDie("first", [&] {
     const auto next = gate.Arrive(1);
     EXPECT_TRUE(next.ok() && *next == RoundGate::Next::kRound);
     ++passed;
     EXPECT_TRUE(*gate.Arrive(2) == RoundGate::Next::kLive);
     ++passed;
   });
-  Thread second("second", [&] {
+  Thread second = StartOrDie("second", [&] {
     EXPECT_TRUE(gate.Arrive(1).ok());
     ++passed;
     EXPECT_TRUE(*gate.Arrive(2) == RoundGate::Next::kLive);
@@ -40,7 +41,7 @@ TEST(RoundGateTest, RefusesRoundsOutOfOrderAndEndsWithAFailure) {
   RoundGate gate(1);
   EXPECT_FALSE(gate.Arrive(2).ok());
   EXPECT_FALSE(gate.AwaitAll(0).ok());
-  Thread waiting("waiting", [&] { EXPECT_EQ(gate.AwaitAll(1).code(), absl::StatusCode::kUnavailable); });
+  Thread waiting = StartOrDie("waiting", [&] { EXPECT_EQ(gate.AwaitAll(1).code(), absl::StatusCode::kUnavailable); });
   gate.Fail(absl::UnavailableError("gone"));
   waiting.Join();
   EXPECT_EQ(gate.Arrive(1).status().code(), absl::StatusCode::kUnavailable);

@@ -47,21 +47,25 @@ absl::Duration FromPeer(uint64_t nanoseconds) {
 
 absl::string_view TextOf(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
 
-// Acts once, on a thread of its own, when it lives for longer than `limit`.
+// Acts once, on a thread of its own, when it was not stopped within `limit`.
 class Watchdog {
  public:
-  Watchdog(absl::Duration limit, std::function<void()> act)
-      : thread_("mig-src-watch", [this, limit, act = std::move(act)] {
-          {
-            const TimedMutexLock lock(&mutex_);
-            barked_ = !mutex_.AwaitFor(absl::Condition(&over_), limit);
-            if (!barked_) {
-              return;
-            }
-          }
-          act();
-        }) {}
+  Watchdog() = default;
   ~Watchdog() { (void)Stop(); }
+
+  absl::Status Start(absl::Duration limit, std::function<void()> act) {
+    FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start("mig-src-watch", [this, limit, act = std::move(act)] {
+                               {
+                                 const TimedMutexLock lock(&mutex_);
+                                 barked_ = !mutex_.AwaitFor(absl::Condition(&over_), limit);
+                                 if (!barked_) {
+                                   return;
+                                 }
+                               }
+                               act();
+                             }));
+    return absl::OkStatus();
+  }
 
   // Whether it acted.
   bool Stop() {
@@ -168,17 +172,18 @@ absl::Status Source::OpenControl(const Address& destination, absl::Duration sile
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, OpenChannel(destination, ChannelRole::kControl, 0));
   {
     const TimedMutexLock lock(&mutex_);
-    control_ = std::make_unique<ControlPeer>(
-        std::move(stream),
-        ControlPeer::Options{.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = silence},
-        [this](const absl::Status&) {
-          // Wake whatever of ours blocks.
-          cancel_.Signal();
-          const TimedMutexLock pages_lock(&mutex_);
-          if (pages_ != nullptr) {
-            pages_->Shutdown();
-          }
-        });
+    FERRITE_ASSIGN_OR_RETURN(control_, ControlPeer::Create(std::move(stream),
+                                                           ControlPeer::Options{.thread_name = "mig-src-ctl",
+                                                                                .peer_name = "the destination",
+                                                                                .silence = silence},
+                                                           [this](const absl::Status&) {
+                                                             // Wake whatever of ours blocks.
+                                                             cancel_.Signal();
+                                                             const TimedMutexLock pages_lock(&mutex_);
+                                                             if (pages_ != nullptr) {
+                                                               pages_->Shutdown();
+                                                             }
+                                                           }));
     peer_ = control_.get();
   }
   return cancelled_ ? absl::CancelledError("cancelled") : absl::OkStatus();
@@ -368,7 +373,7 @@ absl::Status Source::Rounds() {
     }
     if (decision.throttle_percent != throttle) {
       throttle = decision.throttle_percent;
-      port_.SetThrottle(throttle);
+      FERRITE_RETURN_IF_ERROR(port_.SetThrottle(throttle));
     }
     before = now;
     has_before = true;
@@ -382,7 +387,8 @@ absl::Status Source::Switchover() {
       absl::DeadlineExceededError(absl::StrCat("the destination lives, but the guest stood still for ",
                                                absl::FormatDuration(StandstillLimit()), ", and that was not over yet"));
   {
-    Watchdog watchdog(StandstillLimit(), [&] { EndStandstill(too_long); });
+    Watchdog watchdog;
+    FERRITE_RETURN_IF_ERROR(watchdog.Start(StandstillLimit(), [&] { EndStandstill(too_long); }));
     const absl::Status status = postcopy_ ? SwitchoverPostcopy() : SwitchoverPrecopy();
     if (watchdog.Stop() && !peer_->said_why()) {
       return too_long;
@@ -489,7 +495,7 @@ absl::Status Source::SendPackage() {
   if (postcopy_) {
     // Loading may touch guest memory: pages flow from here on.
     serving_ = true;
-    pages_->StartPostcopy();
+    FERRITE_RETURN_IF_ERROR(pages_->StartPostcopy());
   }
   FERRITE_ASSIGN_OR_RETURN(const ControlMessage loaded, Await(stream::Control::LOADED));
   absl::Duration load;
@@ -668,7 +674,7 @@ absl::Status Source::RunHere() {
   if (disks_released_) {
     status = Annotate(port_.AcquireDisks(), "take the disks back");
   }
-  port_.SetThrottle(0);
+  (void)port_.SetThrottle(0);
   if (tracking_) {
     port_.StopDirtyTracking();
   }

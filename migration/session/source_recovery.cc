@@ -209,7 +209,7 @@ absl::Status Source::TryToRecover(const Address& destination, Search& search) {
     ++report_.recoveries;
   }
   serving_ = true;
-  pages_->StartPostcopy();
+  FERRITE_RETURN_IF_ERROR(pages_->StartPostcopy());
   PublishStart();
   const MonotonicTime served_from = MonotonicTime::Now();
   absl::Status status = Annotate(End(), "post-copy");

@@ -18,6 +18,7 @@
 #include "migration/transport/dialer.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/clean_text.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
@@ -61,7 +62,7 @@ TEST(StreamTest, GathersAndScatters) {
   for (size_t i = 0; i < sent.size(); ++i) {
     sent[i] = static_cast<uint8_t>(i * 7);
   }
-  Thread writer("writer", [&] {
+  Thread writer = StartOrDie("writer", [&] {
     std::vector<iovec> pieces;
     for (size_t at = 0; at < sent.size(); at += 37) {  // more pieces than the kernel takes at once
       pieces.push_back({.iov_base = &sent[at], .iov_len = std::min<size_t>(37, sent.size() - at)});
@@ -139,7 +140,7 @@ TEST(StreamTest, TellsMemoryThatCannotBeHadFromABrokenConnection) {
 TEST(StreamTest, ShutdownEndsAReadThatWaits) {
   auto pair = MakeStreamPair();
   ASSERT_TRUE(pair.ok());
-  Thread reader("reader", [&] {
+  Thread reader = StartOrDie("reader", [&] {
     std::array<uint8_t, 8> bytes{};
     EXPECT_FALSE(pair->second->ReadAll(bytes).ok());
   });
@@ -161,7 +162,7 @@ TEST(StreamTest, ShutdownEndsARest) {
   auto pair = MakeStreamPair();
   ASSERT_TRUE(pair.ok());
   pair->first->Rest(absl::Milliseconds(1));
-  Thread rester("rester", [&] { pair->second->Rest(absl::Hours(1)); });
+  Thread rester = StartOrDie("rester", [&] { pair->second->Rest(absl::Hours(1)); });
   pair->second->Shutdown();
 }
 

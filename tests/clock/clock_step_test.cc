@@ -17,6 +17,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "tests/fakes/test_thread.h"
 #include "tests/migration/move_harness.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/base/fd.h"
@@ -80,7 +81,7 @@ class ClockStepTest : public testing::TestWithParam<absl::Duration> {
     const MonotonicTime start = MonotonicTime::Now();
     // Watched by poll(2) and not by what is tested.
     const Fd done(eventfd(0, EFD_CLOEXEC));
-    Thread thread("test-body", [&] {
+    Thread thread = StartOrDie("test-body", [&] {
       body();
       eventfd_write(done.get(), 1);
     });
@@ -109,7 +110,7 @@ TEST_P(ClockStepTest, WaitForAConditionEndsInItsTime) {
     waits = true;
     return false;
   };
-  Thread stepper("stepper", [&] {
+  Thread stepper = StartOrDie("stepper", [&] {
     while (!waits) {
       usleep(1000);
     }

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 
@@ -80,7 +81,7 @@ void FakeGuest::Step() {
 
 void FakeGuest::Run() {
   stop_ = false;
-  thread_ = Thread("fake-guest", [this] {
+  thread_ = StartOrDie("fake-guest", [this] {
     thread_id_ = gettid();
     while (!stop_.load(std::memory_order_relaxed)) {
       const MonotonicTime begin = MonotonicTime::Now();

@@ -105,9 +105,10 @@ class FakeSourcePort final : public migration::SourcePort {
   absl::Status Pause() override;
   absl::Status Resume() override;
   void StayPaused() override { stays_paused = true; }
-  void SetThrottle(int percent) override {
+  absl::Status SetThrottle(int percent) override {
     throttle = percent;
     guest_.SetThrottle(percent);
+    return absl::OkStatus();
   }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
   absl::Status ReleaseDisks() override;

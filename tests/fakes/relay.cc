@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -22,7 +23,7 @@ absl::StatusOr<std::unique_ptr<Relay>> Relay::Create(const std::string& path, co
   FERRITE_ASSIGN_OR_RETURN(auto listener, Listener::Create({.kind = Address::Kind::kUnix, .path = path}));
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
   std::unique_ptr<Relay> relay(new Relay(std::move(listener), onward, std::move(stop)));
-  relay->thread_ = Thread("test-relay", [relay = relay.get()] { relay->Accept(); });
+  relay->thread_ = StartOrDie("test-relay", [relay = relay.get()] { relay->Accept(); });
   return relay;
 }
 
@@ -55,8 +56,8 @@ void Relay::Accept() {
     Link& link = links_.emplace_back();
     link.source = *std::move(source);
     link.destination = *std::move(destination);
-    link.there = Thread("test-relay-to", [this, &link] { Pump(*link.source, *link.destination); });
-    link.back = Thread("test-relay-fro", [this, &link] { Pump(*link.destination, *link.source); });
+    link.there = StartOrDie("test-relay-to", [this, &link] { Pump(*link.source, *link.destination); });
+    link.back = StartOrDie("test-relay-fro", [this, &link] { Pump(*link.destination, *link.source); });
   }
 }
 

@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "devices/block/disk_image.h"
+#include "tests/fakes/test_thread.h"
 #include "tests/integration/moving_payload.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
@@ -208,7 +209,7 @@ TEST_F(MoveFailureTest, CancelDoesNotWaitForBandwidth) {
       moving_->Move({.options = {.mode = MoveMode::kPrecopy, .max_bandwidth = 1},
                      .during = [&](migration::Source& source, const migration::MoveProgress& progress) {
                        if (progress.state == MoveState::kActive && !canceller.joinable()) {
-                         canceller = Thread("canceller", [&source] {
+                         canceller = StartOrDie("canceller", [&source] {
                            while (source.progress().sent_bytes == 0) {
                              absl::SleepFor(absl::Milliseconds(1));
                            }
@@ -365,7 +366,7 @@ TEST_F(DiskTakeBackTest, DiskThatSomebodyElseKeepsCostsNoMoreThanAPause) {
 TEST_F(DiskTakeBackTest, DiskThatSomebodyElseHasForAMomentIsWaitedFor) {
   Thread holder;
   const MoveResult result = FailingMove([&] {
-    holder = Thread("holder", [this] {
+    holder = StartOrDie("holder", [this] {
       absl::SleepFor(absl::Milliseconds(300));
       holder_.reset();
     });
@@ -380,7 +381,7 @@ TEST_F(DiskTakeBackTest, StopOfTheMachineEndsTheWaitForADisk) {
   Thread stopper;
   const MonotonicTime start = MonotonicTime::Now();
   const MoveResult result =
-      FailingMove([&] { stopper = Thread("stopper", [this] { moving_->here().machine().Stop(); }); });
+      FailingMove([&] { stopper = StartOrDie("stopper", [this] { moving_->here().machine().Stop(); }); });
   stopper.Join();
   EXPECT_EQ(machine().state(), MachineState::kStopped) << result.source;
   EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(4));

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "migration/transport/socket.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
@@ -45,7 +46,7 @@ class HookedSource final : public migration::SourcePort {
   absl::Status Pause() override { return port_.Pause(); }
   absl::Status Resume() override { return port_.Resume(); }
   void StayPaused() override { port_.StayPaused(); }
-  void SetThrottle(int percent) override { port_.SetThrottle(percent); }
+  absl::Status SetThrottle(int percent) override { return port_.SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override {
     if (attempt_.on_save) {
       attempt_.on_save(*session_);
@@ -163,7 +164,7 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
       return result;
     }
     absl::Status received;
-    Thread receiver("test-receiver", [&] { received = (*destination)->Run(**listener); });
+    Thread receiver = StartOrDie("test-receiver", [&] { received = (*destination)->Run(**listener); });
     result = MoveTo(target, attempt);
     if (!result.source.ok()) {
       // It may still wait for a source.

@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
@@ -321,7 +322,7 @@ absl::StatusOr<StopInfo> PayloadMachine::WaitUntilStopped(absl::Duration timeout
   bool stopped = false;
   bool late = false;
   StopInfo info;
-  Thread waiter("stop-waiter", [&] {
+  Thread waiter = StartOrDie("stop-waiter", [&] {
     StopInfo result = machine_->WaitUntilStopped();
     TimedMutexLock lock(&mutex);
     info = std::move(result);

@@ -24,6 +24,7 @@
 #include "migration/wire/version.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/fake_guest.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 
@@ -204,7 +205,7 @@ TEST_P(HostileSourceTest, EndsTheMoveWithAClearWord) {
   auto session = Destination::Create(there, {.silence = absl::Seconds(1)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   {
     HostileSource source(sockets);
     GetParam().run(source);
@@ -350,7 +351,7 @@ TEST(StrangersTest, AreDroppedAndTheRealSourceIsStillServed) {
   auto session = Destination::Create(there, {.silence = absl::Seconds(5)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   auto cancel = EventFd::Create();
   ASSERT_TRUE(cancel.ok());
   {
@@ -397,7 +398,7 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
   auto session = Destination::Create(there, {.silence = absl::Seconds(2)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok());
   // It stays within what is sent.
@@ -471,7 +472,7 @@ TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
   auto session = Destination::Create(there, {.silence = absl::Milliseconds(300)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok());
   FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
@@ -510,7 +511,7 @@ class SourceWithoutAnEndTest : public testing::Test {
     auto session = Destination::Create(there_, {.silence = absl::Seconds(60)});
     EXPECT_TRUE(session.ok());
     session_ = *std::move(session);
-    receiver_ = Thread("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
+    receiver_ = StartOrDie("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
     auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
     EXPECT_TRUE(memory.ok());
     const FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
@@ -535,7 +536,7 @@ class SourceWithoutAnEndTest : public testing::Test {
   }
   void Leave() {
     std::atomic<bool> over = false;
-    const Thread lives("lives", [&] {
+    const Thread lives = StartOrDie("lives", [&] {
       while (!over && SendControl(*source_->control, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
         absl::SleepFor(absl::Milliseconds(100));
       }
@@ -579,7 +580,7 @@ TEST(CancelledDestinationTest, RefusesOnceTheStateIsLoaded) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto session = Destination::Create(there, {.silence = absl::Seconds(10)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok());
   FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
@@ -605,7 +606,7 @@ class SourceThatGivesUpTest : public testing::Test {
     auto session = Destination::Create(there_, {.silence = absl::Seconds(60)});
     EXPECT_TRUE(session.ok());
     session_ = *std::move(session);
-    receiver_ = Thread("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
+    receiver_ = StartOrDie("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
     source_ = std::make_unique<HostileSource>(sockets_, kFeaturePostcopy | kFeatureRecovery);
     source_->page->Shutdown();
     source_->urgent->Shutdown();
@@ -656,7 +657,7 @@ TEST(OldVersionTest, IsToldWhyItIsDropped) {
   auto session = Destination::Create(there, {.silence = absl::Seconds(5)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   const auto old = sockets.Dial(ChannelRole::kControl);
   (void)SendControl(*old, [](stream::Control::Builder out) {
     auto hello = out.initHello();
@@ -685,7 +686,7 @@ TEST(PagesTwiceTest, ArePlacedOnce) {
   auto session = Destination::Create(there, {.silence = absl::Seconds(10)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok());
   const FakeGuest guest(**memory, {.first_page = kFirst, .pages = kWork});
@@ -741,7 +742,7 @@ TEST_P(LateFrameTest, DoesNotTouchTheGuest) {
   auto session = Destination::Create(there, {.silence = absl::Seconds(1), .hold_for = absl::Milliseconds(100)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok());
   FakeGuest guest(**memory, {.first_page = 100, .pages = 20});
@@ -783,7 +784,7 @@ TEST(StrangersTest, OneThatOnlyAnswersPingIsDropped) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto session = Destination::Create(there, {.patience = absl::Milliseconds(400)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
   int pings = 0;
   // Until it is dropped.
@@ -814,7 +815,7 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
   auto session = Destination::Create(there, {.silence = absl::Milliseconds(100), .patience = absl::Seconds(20)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   const auto control = sockets.Dial(ChannelRole::kControl);
   std::vector<std::unique_ptr<Stream>> strangers;
   for (int i = 0; i < kStrangers; ++i) {
@@ -853,7 +854,7 @@ TEST(StrangersTest, TooManyThatWaitToBeGreetedLoseTheirPlace) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   std::vector<std::unique_ptr<Stream>> strangers;
   for (int i = 0; i < 12; ++i) {
     strangers.push_back(sockets.Dial(ChannelRole::kControl));
@@ -872,7 +873,7 @@ TEST(StrangersTest, OneThatIsWelcomedAndGoesIsDropped) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   for (const bool cancels : {false, true}) {
     const auto stranger = sockets.Dial(ChannelRole::kControl);
     SendHello(*stranger);
@@ -895,7 +896,7 @@ TEST(StrangersTest, ThirtyThatSayHelloAndNothingElseKeepNobodyOut) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   std::vector<std::unique_ptr<Stream>> strangers;
   for (int i = 0; i < 30; ++i) {
     strangers.push_back(sockets.Dial(ChannelRole::kControl));
@@ -934,7 +935,7 @@ TEST(StrangersTest, MachineThatIsRefusedEndsNothing) {
   };
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto bring = [&](const std::function<void(state::MachineDescription::Builder)>& machine) {
     const auto stranger = sockets.Dial(ChannelRole::kControl);
     SendHello(*stranger);
@@ -977,7 +978,7 @@ TEST(StrangersTest, WhoLeavesBeforeItsMachineIsAcceptedEndsNothing) {
   };
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   {
     const auto stranger = sockets.Dial(ChannelRole::kControl);
     SendHello(*stranger);
@@ -1012,7 +1013,7 @@ TEST(StrangersTest, WhoDoesNotReadKeepsNobodyWaiting) {
   };
   auto session = Destination::Create(there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
   SendHello(*stranger);
   SayMachine(*stranger);
@@ -1035,7 +1036,7 @@ TEST(StrangersTest, LongMessagesAreNotTaken) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
   ASSERT_TRUE(stranger->WriteAll(ControlHeaderOf(kMaxGreetingBytes + 8)).ok());
   EXPECT_NE(ErrorFrom(*stranger).find("at most 262144 are allowed"), std::string::npos);
@@ -1056,7 +1057,7 @@ TEST(StrangersTest, HearOfACancelWhileTheirMachineIsMade) {
     return absl::FailedPreconditionError("and it is refused");
   };
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   const auto source = sockets.Dial(ChannelRole::kControl);
   SendHello(*source);
   EXPECT_TRUE(ReadControl(*source).ok());
@@ -1074,7 +1075,7 @@ TEST(StrangersTest, HearWhyTheDestinationEnds) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
-  Thread receiver("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
   SendHello(*stranger);
   EXPECT_TRUE(ReadControl(*stranger).ok());
@@ -1091,7 +1092,7 @@ TEST(BusyDestinationTest, TellsASecondSourceAtOnce) {
   auto session = Destination::Create(there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
-  Thread receiver("receiver", [&] { result = (*session)->Run(sockets.listener()); });
+  Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
   auto second_memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
   ASSERT_TRUE(memory.ok() && second_memory.ok());
@@ -1146,7 +1147,7 @@ TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
   FakeSourcePort port(**memory, guest);
   auto source = Source::Create(
       port, {.mode = GetParam().mode, .silence = absl::Seconds(1), .patience = GetParam().patience}, nullptr);
-  Thread peer("peer", [&] {
+  Thread peer = StartOrDie("peer", [&] {
     const std::unique_ptr<Stream> control = sockets.Accept();
     if (control != nullptr) {
       std::array<uint8_t, kPreambleBytes> preamble;
@@ -1210,7 +1211,7 @@ class Receiving {
   // Takes the rounds of a pre-copy, until the source asks whether they have arrived: what comes then is the last.
   void AwaitSwitchover() {
     std::atomic<bool> over = false;
-    Thread drain("drain", [&] {
+    Thread drain = StartOrDie("drain", [&] {
       std::vector<uint8_t> bytes(1 << 20);
       while (!over) {
         (void)SendControl(control_, [](stream::Control::Builder out) { out.initPing(); });
@@ -1248,7 +1249,7 @@ class Receiving {
   }
   void Request(const PageHeader& header) { (void)urgent[0]->WriteAll(EncodePageHeader(header)); }
   Thread DrainPages() {
-    return Thread("drain", [this] {
+    return StartOrDie("drain", [this] {
       std::array<uint8_t, 4096> bytes;
       while (page[0]->ReadAll(bytes).ok()) {
       }
@@ -1413,7 +1414,7 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
   auto source = Source::Create(
       port, {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::ZeroDuration()}, nullptr);
   ASSERT_TRUE(source.ok());
-  Thread peer("peer", [&] {
+  Thread peer = StartOrDie("peer", [&] {
     const std::unique_ptr<Stream> control = sockets.Accept();
     std::array<uint8_t, kPreambleBytes> preamble;
     ASSERT_TRUE(control != nullptr && control->ReadAll(preamble).ok());
@@ -1424,7 +1425,7 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
     ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
     (void)SendControl(*control, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
     // What it is told meanwhile fits into no buffer.
-    const Thread hear("hear", [&] { ReadToTheEnd(*control); });
+    const Thread hear = StartOrDie("hear", [&] { ReadToTheEnd(*control); });
     there.Live();
   });
   const absl::Status status = (*source)->Run(sockets.listener().address());
@@ -1457,7 +1458,7 @@ TEST_P(ComesBackTest, IsLookedForNoLonger) {
       nullptr);
   ASSERT_TRUE(source.ok());
   std::atomic<int> came = 0;
-  Thread peer("peer", [&] {
+  Thread peer = StartOrDie("peer", [&] {
     {
       const std::unique_ptr<Stream> control = sockets.Accept();
       std::array<uint8_t, kPreambleBytes> preamble;
@@ -1542,7 +1543,7 @@ TEST(EndlessMissingTest, IsLookedForNoLonger) {
       nullptr);
   ASSERT_TRUE(source.ok());
   std::atomic<int> told = 0;
-  Thread peer("peer", [&] {
+  Thread peer = StartOrDie("peer", [&] {
     {
       const std::unique_ptr<Stream> control = sockets.Accept();
       std::array<uint8_t, kPreambleBytes> preamble;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 
@@ -70,7 +71,7 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   }));
   running = source.get();
   const int accepted_before = destination_->accepted;
-  Thread receiver("test-receiver", [&] { result.destination = session_->Run(*listener); });
+  Thread receiver = StartOrDie("test-receiver", [&] { result.destination = session_->Run(*listener); });
   result.source = source->Run(relay_ != nullptr ? relay_->address() : listener->address());
   if (afterwards) {
     result.source = afterwards(*source, result.source);

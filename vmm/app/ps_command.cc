@@ -47,14 +47,21 @@ std::vector<absl::StatusOr<MachineDescription>> AskAll(const std::string& base,
   std::vector<absl::StatusOr<MachineDescription>> answers(machines.size(), absl::CancelledError("not asked"));
   const MonotonicTime deadline = MonotonicTime::Now() + kPatienceForAll;
   std::atomic<size_t> next = 0;
+  const auto ask = [&] {
+    for (size_t i = next++; i < order.size() && MonotonicTime::Now() < deadline; i = next++) {
+      answers[static_cast<size_t>(order[i] - machines.data())] = Ask(base, *order[i]);
+    }
+  };
   std::vector<Thread> threads;
-  while (threads.size() < std::min(order.size(), kAskedAtATime)) {
-    threads.emplace_back("ask", [&] {
-      for (size_t i = next++; i < order.size() && MonotonicTime::Now() < deadline; i = next++) {
-        answers[static_cast<size_t>(order[i] - machines.data())] = Ask(base, *order[i]);
-      }
-    });
+  // This thread asks, too: alone where no other can be made.
+  while (threads.size() + 1 < std::min(order.size(), kAskedAtATime)) {
+    auto thread = Thread::Start("ask", ask);
+    if (!thread.ok()) {
+      break;
+    }
+    threads.push_back(*std::move(thread));
   }
+  ask();
   threads.clear();
   return answers;
 }

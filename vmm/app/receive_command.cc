@@ -105,11 +105,11 @@ class Incoming {
     view->Set(session.get());
     std::unique_ptr<Incoming> incoming(
         new Incoming(std::move(over), std::move(session), std::move(listener), std::move(view)));
-    incoming->thread_ = Thread("receive", [incoming = incoming.get()] {
-      incoming->result_ = incoming->session_->Run(*incoming->listener_);
-      incoming->ran_.Notify();
-      incoming->over_.Signal();
-    });
+    FERRITE_ASSIGN_OR_RETURN(incoming->thread_, Thread::Start("receive", [incoming = incoming.get()] {
+                               incoming->result_ = incoming->session_->Run(*incoming->listener_);
+                               incoming->ran_.Notify();
+                               incoming->over_.Signal();
+                             }));
     return incoming;
   }
   ~Incoming() {
@@ -253,7 +253,7 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
   }
   TimedNotification stopped;
   StopInfo info;
-  Thread stopper("stop", [&] {
+  absl::StatusOr<Thread> stopper = Thread::Start("stop", [&] {
     if (over) {
       info = monitor->Stop();
     } else {
@@ -262,7 +262,10 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
     }
     stopped.Notify();
   });
-  const bool is_stopped = stopped.WaitFor(kStopPatience);
+  if (!stopper.ok()) {
+    Log().warn("{}", std::string(stopper.status().message()));
+  }
+  const bool is_stopped = stopper.ok() && stopped.WaitFor(kStopPatience);
   if (!is_stopped || !over) {
     // Somebody waits for a page that does not come. To let them go on without it would let a device write to a disk
     // what the guest never meant: they end with the process.
@@ -273,7 +276,7 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
     RawTerminal::Restore();
     _exit(over || incoming->session().HasGuest(/*whole=*/false) ? kExitOk : kExitFailure);
   }
-  stopper.Join();
+  stopper->Join();
   incoming->Finish();
   return info;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/mapping.h"
@@ -102,7 +103,8 @@ TEST(MappingTest, IsAlignedAndUnmapped) {
 
 TEST(ThreadTest, HasItsName) {
   std::string name(16, '\0');
-  Thread thread("a-name-that-is-too-long", [&] { pthread_getname_np(pthread_self(), name.data(), name.size()); });
+  Thread thread =
+      StartOrDie("a-name-that-is-too-long", [&] { pthread_getname_np(pthread_self(), name.data(), name.size()); });
   thread.Join();
   EXPECT_STREQ(name.c_str(), "a-name-that-is-");
 }

@@ -95,15 +95,19 @@ class StateWatch final : public EventLoop::Watch {
 
 class AsioLoop final : public EventLoop {
  public:
-  explicit AsioLoop(std::string thread_name) : work_(context_.get_executor()) {
+  AsioLoop() : work_(context_.get_executor()) {
     // Asio opens its files now, where a lack of them can be told, and not with the first watch.
     const boost::asio::posix::stream_descriptor descriptor(context_);
-    thread_ = Thread(std::move(thread_name), [this] { context_.run(); });
   }
   ~AsioLoop() override {
     work_.reset();
     context_.stop();
     thread_.Join();
+  }
+
+  absl::Status Start(std::string thread_name) {
+    FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start(std::move(thread_name), [this] { context_.run(); }));
+    return absl::OkStatus();
   }
 
   absl::StatusOr<std::unique_ptr<Watch>> WatchReadable(int fd, std::function<void()> ready) override {
@@ -159,7 +163,9 @@ class AsioLoop final : public EventLoop {
 absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(std::string thread_name) {
   const std::string what = absl::StrCat("make the event loop ", thread_name);
   try {
-    return std::make_unique<AsioLoop>(std::move(thread_name));
+    auto loop = std::make_unique<AsioLoop>();
+    FERRITE_RETURN_IF_ERROR(Annotate(loop->Start(std::move(thread_name)), what));
+    return loop;
   } catch (const boost::system::system_error& error) {
     return ErrnoStatus(error.code().value(), what);
   } catch (const std::system_error& error) {

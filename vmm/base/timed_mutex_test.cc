@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
 
@@ -60,11 +61,11 @@ TEST(TimedMutexTest, DoesNotWaitForWhatHoldsAlready) {
 
 TEST(TimedMutexTest, WakesWhoeverCanGoOn) {
   Shared shared;
-  Thread first("first", [&] {
+  Thread first = StartOrDie("first", [&] {
     EXPECT_TRUE(shared.Await(1, kLong));
     shared.Set(2);
   });
-  Thread second("second", [&] {
+  Thread second = StartOrDie("second", [&] {
     EXPECT_TRUE(shared.Await(2, absl::InfiniteDuration()));
     shared.Set(3);
   });
@@ -75,7 +76,7 @@ TEST(TimedMutexTest, WakesWhoeverCanGoOn) {
 // To wait gives the mutex up as well as Unlock() does.
 TEST(TimedMutexTest, WakesOthersWhenItBeginsToWait) {
   Shared shared;
-  Thread other("other", [&] {
+  Thread other = StartOrDie("other", [&] {
     const TimedMutexLock lock(&shared.mutex);
     for (int round = 0; round < 100; ++round) {
       const auto odd = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(shared.mutex) { return shared.value % 2 == 1; };
@@ -98,7 +99,7 @@ TEST(TimedMutexTest, WakesOthersWhenItBeginsToWait) {
 TEST(TimedMutexTest, MayBeDestroyedByWhoWaited) {
   for (int i = 0; i < 200; ++i) {
     auto shared = std::make_unique<Shared>();
-    Thread setter("setter", [&there = *shared] { there.Set(1); });
+    Thread setter = StartOrDie("setter", [&there = *shared] { there.Set(1); });
     EXPECT_TRUE(shared->Await(1, kLong));
     shared.reset();
   }
@@ -107,7 +108,7 @@ TEST(TimedMutexTest, MayBeDestroyedByWhoWaited) {
 TEST(TimedNotificationTest, TellsWhetherItHappenedInTime) {
   TimedNotification notification;
   EXPECT_FALSE(notification.WaitFor(kShort));
-  Thread notifier("notifier", [&] { notification.Notify(); });
+  Thread notifier = StartOrDie("notifier", [&] { notification.Notify(); });
   EXPECT_TRUE(notification.WaitFor(kLong));
   EXPECT_TRUE(notification.WaitFor(absl::ZeroDuration()));
 }

@@ -115,8 +115,10 @@ absl::StatusOr<std::unique_ptr<ConsoleHub>> ConsoleHub::Create(Options options) 
     FERRITE_RETURN_IF_ERROR(made.status());
     listener = *std::move(made);
   }
-  return std::unique_ptr<ConsoleHub>(new ConsoleHub(std::move(options), std::move(wake), std::move(listener.first),
-                                                    std::move(listener.second), std::move(file)));
+  std::unique_ptr<ConsoleHub> hub(new ConsoleHub(std::move(options), std::move(wake), std::move(listener.first),
+                                                 std::move(listener.second), std::move(file)));
+  FERRITE_ASSIGN_OR_RETURN(hub->thread_, Thread::Start("console", [hub = hub.get()] { hub->Run(); }));
+  return hub;
 }
 
 ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, SocketFile socket_file, Fd file)
@@ -140,7 +142,6 @@ ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, SocketFile so
       terminal_ = *std::move(terminal);
     }
   }
-  thread_ = Thread("console", [this] { Run(); });
 }
 
 ConsoleHub::~ConsoleHub() {

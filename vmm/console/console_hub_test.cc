@@ -25,6 +25,7 @@
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/full_file.h"
 #include "tests/fakes/no_descriptors.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/socket_file.h"
 #include "vmm/base/thread.h"
@@ -475,7 +476,7 @@ TEST_F(ConsoleHubTest, ASocketWithAFullBacklogIsSomebodysAndNotWaitedFor) {
   ASSERT_EQ(errno, EAGAIN);
   TimedNotification over;
   absl::Status status;
-  Thread creating("creator", [&] {
+  Thread creating = StartOrDie("creator", [&] {
     status = ConsoleHub::Create({.sink = {ConsoleSink::Kind::kUnix, path}}).status();
     over.Notify();
   });

@@ -28,6 +28,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "proto/control.capnp.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
@@ -173,7 +174,7 @@ class ClientTest : public ::testing::Test {
 
   // A client of what does `attack` with the first connection, and closes it then.
   ControlClient& Attacked(std::function<void(Victim&)> attack, absl::Duration timeout = kPatience) {
-    server_ = Thread("server", [this, attack = std::move(attack)] {
+    server_ = StartOrDie("server", [this, attack = std::move(attack)] {
       pollfd polled = {listener_.get(), POLLIN, 0};
       ASSERT_EQ(poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1);
       Victim victim(Fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)));

@@ -79,7 +79,7 @@ class FakeMachine final : public Machine {
   void Leave(std::string) override { Stop(); }
   absl::Status ReleaseDisks() override { return absl::OkStatus(); }
   absl::Status AcquireDisks() override { return absl::OkStatus(); }
-  void SetThrottle(int) override {}
+  absl::Status SetThrottle(int) override { return absl::OkStatus(); }
   absl::StatusOr<absl::Duration> MeasureLoad() override { return absl::ZeroDuration(); }
   std::optional<uint32_t> VcpuOfThread(pid_t) const override { return std::nullopt; }
   MachineState state() const override {

@@ -17,6 +17,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
@@ -319,14 +320,14 @@ TEST_F(RunDirTest, BaseThatComesAndGoesNeverFailsAStart) {
   const std::string base = base_ + "/x/run";
   std::vector<Thread> threads;
   for (int i = 0; i < kThreads; ++i) {
-    threads.emplace_back("starter", [&, name = absl::StrCat("vm", i)] {
+    threads.push_back(StartOrDie("starter", [&, name = absl::StrCat("vm", i)] {
       for (int round = 0; round < kRounds; ++round) {
         auto dir = RunDir::Create(base, name);
         ASSERT_TRUE(dir.ok()) << dir.status();
         EXPECT_TRUE(fs::exists((*dir)->path() + "/ferrite.pid"));
         EXPECT_TRUE(ListMachines(base).ok());
       }
-    });
+    }));
   }
 }
 
@@ -565,7 +566,7 @@ TEST_F(RunDirTest, OneOfManyStartersWinsAndListingDisturbsNobody) {
     std::atomic<int> done = 0;
     std::vector<Thread> threads;
     for (int i = 0; i < kThreads; ++i) {
-      threads.emplace_back("starter", [&] {
+      threads.push_back(StartOrDie("starter", [&] {
         auto dir = RunDir::Create(base_, "vm");
         winners += dir.ok() ? 1 : 0;
         EXPECT_TRUE(dir.ok() || absl::IsAlreadyExists(dir.status())) << dir.status();
@@ -575,7 +576,7 @@ TEST_F(RunDirTest, OneOfManyStartersWinsAndListingDisturbsNobody) {
         while (done < kThreads) {
           std::this_thread::yield();
         }
-      });
+      }));
     }
     threads.clear();
     EXPECT_EQ(winners, 1);
@@ -589,7 +590,7 @@ TEST_F(RunDirTest, StartAndEndInTurnNeverFindsAnotherError) {
   std::atomic<int> winners = 0;
   std::vector<Thread> threads;
   for (int i = 0; i < kThreads; ++i) {
-    threads.emplace_back("starter", [&] {
+    threads.push_back(StartOrDie("starter", [&] {
       for (int round = 0; round < kRounds; ++round) {
         auto dir = RunDir::Create(base_, "vm");
         EXPECT_TRUE(dir.ok() || absl::IsAlreadyExists(dir.status())) << dir.status();
@@ -598,7 +599,7 @@ TEST_F(RunDirTest, StartAndEndInTurnNeverFindsAnotherError) {
           EXPECT_TRUE((*dir)->ListenOnControlSocket().ok());
         }
       }
-    });
+    }));
   }
   threads.clear();
   EXPECT_GT(winners, 0);

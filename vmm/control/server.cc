@@ -218,23 +218,25 @@ class RpcControlServer final : public ControlServer {
   }
 
   absl::Status Start() {
+    FERRITE_RETURN_IF_ERROR(work_.Start("control-work"));
     absl::Notification started;
     absl::Status status;
-    thread_ = Thread("control", [this, &started, &status] {
-      const kj::Maybe<kj::Exception> failure = kj::runCatchingExceptions([&] { Run(started); });
-      KJ_IF_MAYBE (exception, failure) {
-        if (started.HasBeenNotified()) {
-          Log().error("control: the server ended: {}", Summary(*exception));
-        } else {
-          // kj tells the errno by its text only.
-          const std::string summary = Summary(*exception);
-          status = absl::StrContains(summary, strerror(EMFILE))
-                       ? ErrnoStatus(EMFILE, "start the control server")
-                       : absl::InternalError(absl::StrCat("control server: ", summary));
-          started.Notify();
-        }
-      }
-    });
+    FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start("control", [this, &started, &status] {
+                               const kj::Maybe<kj::Exception> failure =
+                                   kj::runCatchingExceptions([&] { Run(started); });
+                               KJ_IF_MAYBE (exception, failure) {
+                                 if (started.HasBeenNotified()) {
+                                   Log().error("control: the server ended: {}", Summary(*exception));
+                                 } else {
+                                   // kj tells the errno by its text only.
+                                   const std::string summary = Summary(*exception);
+                                   status = absl::StrContains(summary, strerror(EMFILE))
+                                                ? ErrnoStatus(EMFILE, "start the control server")
+                                                : absl::InternalError(absl::StrCat("control server: ", summary));
+                                   started.Notify();
+                                 }
+                               }
+                             }));
     started.WaitForNotification();
     return status;
   }
@@ -321,7 +323,7 @@ class RpcControlServer final : public ControlServer {
   const ControlTarget target_;
   const Fd listener_;
   const EventFd wake_;
-  WorkQueue work_{"control-work", {.last = kMaxAllOperations, .next = kMaxStops}};
+  WorkQueue work_{{.last = kMaxAllOperations, .next = kMaxStops}};
 
   absl::Mutex mutex_;
   std::deque<TimedEvent> published_ ABSL_GUARDED_BY(mutex_);

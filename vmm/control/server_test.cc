@@ -22,6 +22,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "proto/control.capnp.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/thread.h"
@@ -242,7 +243,7 @@ TEST_F(ServerTest, UnknownMachineIsNamedWithWhatToDo) {
 TEST_F(ServerTest, BlockedOperationHoldsUpNobodyElse) {
   machine_.HoldPause(true);
   absl::Status paused = absl::UnknownError("");
-  Thread pausing("pauser", [&] { paused = Connect()->Pause(); });
+  Thread pausing = StartOrDie("pauser", [&] { paused = Connect()->Pause(); });
   auto client = Connect();
   const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
   while (!machine_.pausing() && MonotonicTime::Now() < deadline) {
@@ -493,7 +494,7 @@ TEST_F(ServerTest, AFloodOfCallsHoldsUpNeitherOthersNorTheEnd) {
   std::atomic<bool> flooding = true;
   std::vector<Thread> threads;
   for (int i = 0; i < kFlooders; ++i) {
-    threads.emplace_back("flood", [&] {
+    threads.push_back(StartOrDie("flood", [&] {
       while (flooding) {
         RawClient client(dir_->socket_path());
         for (int call = 0; call < kCalls && flooding; ++call) {
@@ -505,7 +506,7 @@ TEST_F(ServerTest, AFloodOfCallsHoldsUpNeitherOthersNorTheEnd) {
           }
         }
       }
-    });
+    }));
   }
   for (int i = 0; i < 20; ++i) {
     ExpectServes();
@@ -545,7 +546,7 @@ TEST_F(ServerTest, WatcherGetsEveryEventInOrder) {
 
 TEST_F(ServerTest, LastEventArrivesBeforeTheEnd) {
   absl::Notification watching;
-  Thread watcher("watcher", [&] {
+  Thread watcher = StartOrDie("watcher", [&] {
     auto client = Connect();
     ASSERT_TRUE(client->StartWatching().ok());
     watching.Notify();
@@ -563,7 +564,7 @@ TEST_F(ServerTest, SlowWatcherMissesEventsIsToldAndHurtsNobody) {
   auto slow = Connect();
   ASSERT_TRUE(slow->StartWatching().ok());
   // A client on another thread: this thread's loop would serve the slow one, too.
-  Thread other("fast", [&] {
+  Thread other = StartOrDie("fast", [&] {
     auto fast = Connect();
     ASSERT_TRUE(fast->StartWatching().ok());
     for (int i = 0; i < 1000; ++i) {
@@ -602,7 +603,7 @@ TEST_F(ServerTest, NewClientTakesThePlaceOfTheOneThatIsIdleForTheLongest) {
   ASSERT_TRUE(watcher->StartWatching().ok());
   machine_.HoldPause(true);
   absl::Status paused = absl::UnknownError("");
-  Thread pausing("pauser", [&] { paused = Connect()->Pause(); });
+  Thread pausing = StartOrDie("pauser", [&] { paused = Connect()->Pause(); });
   while (!machine_.pausing()) {
     std::this_thread::yield();
   }
@@ -695,7 +696,7 @@ TEST_F(ServerTest, EndOfTheMachineIsToldWhenTheLockIsDroppedAMomentLater) {
   ASSERT_TRUE(client->Describe().ok());
   server_.reset();
   absl::Notification told;
-  Thread kernel("kernel", [&] {
+  Thread kernel = StartOrDie("kernel", [&] {
     // Who does not wait has answered by then.
     (void)told.WaitForNotificationWithTimeout(absl::Milliseconds(100));
     dir_.reset();
@@ -803,11 +804,11 @@ TEST_F(ServerTest, DisconnectInTheMiddleHurtsNobody) {
 TEST_F(ServerTest, EndingAnswersWhoWaits) {
   machine_.HoldPause(true);
   absl::Status paused = absl::UnknownError("");
-  Thread pausing("pauser", [&] { paused = Connect()->Pause(); });
+  Thread pausing = StartOrDie("pauser", [&] { paused = Connect()->Pause(); });
   while (!machine_.pausing()) {
     std::this_thread::yield();
   }
-  Thread ending("ender", [&] { server_.reset(); });
+  Thread ending = StartOrDie("ender", [&] { server_.reset(); });
   machine_.HoldPause(false);
   ending.Join();
   pausing.Join();

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "vmm/base/status.h"
+
 namespace ferrite {
 namespace {
 
@@ -9,8 +11,10 @@ absl::Status Ending() { return absl::UnavailableError("this machine is ending");
 
 }  // namespace
 
-WorkQueue::WorkQueue(std::string thread_name, Limits limits)
-    : limits_(limits), thread_(std::move(thread_name), [this] { Loop(); }) {}
+absl::Status WorkQueue::Start(std::string thread_name) {
+  FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start(std::move(thread_name), [this] { Loop(); }));
+  return absl::OkStatus();
+}
 
 void WorkQueue::BeginEnd() {
   std::list<Entry> dropped;

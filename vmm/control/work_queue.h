@@ -26,11 +26,14 @@ class WorkQueue {
     size_t next;
   };
 
-  WorkQueue(std::string thread_name, Limits limits);
+  explicit WorkQueue(Limits limits) : limits_(limits) {}
   ~WorkQueue() { Close(); }
 
   // What ends the machine does not wait behind all that clients want done before.
   enum class Turn { kLast, kNext };
+
+  // Once, before the first Run().
+  absl::Status Start(std::string thread_name);
 
   // From a thread with a kj event loop: a promise of what `work` returns; RESOURCE_EXHAUSTED when as much waits for
   // that kind of turn as may, UNAVAILABLE after BeginEnd(). When the promise is dropped, work that has not begun is not

@@ -117,7 +117,7 @@ class Machine {
   virtual absl::Status ReleaseDisks() = 0;
   virtual absl::Status AcquireDisks() = 0;
   // Lets each vCPU run only (100 - percent) of the time, 0 to 99, in slices of 10 ms.
-  virtual void SetThrottle(int percent) = 0;
+  virtual absl::Status SetThrottle(int percent) = 0;
   // Created only, and it stays so: how long it takes to load the state of a machine like this one.
   virtual absl::StatusOr<absl::Duration> MeasureLoad() = 0;
   // The vCPU that runs on the thread with this id. Never waits.

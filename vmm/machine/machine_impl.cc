@@ -80,7 +80,9 @@ absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
   }
   for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
     VcpuThread::Listener& listener = *this;
-    vcpu_threads_.push_back(std::make_unique<VcpuThread>(*vcpu, devices_->mmio(), devices_->ports(), listener));
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<VcpuThread> thread,
+                             VcpuThread::Create(*vcpu, devices_->mmio(), devices_->ports(), listener));
+    vcpu_threads_.push_back(std::move(thread));
   }
   std::vector<VcpuThread*> threads;
   for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
@@ -88,7 +90,7 @@ absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
     threads.push_back(thread.get());
   }
   throttle_ = std::make_unique<VcpuThrottle>(std::move(threads));
-  control_thread_ = Thread("machine-ctl", [this] { RunControl(); });
+  FERRITE_ASSIGN_OR_RETURN(control_thread_, Thread::Start("machine-ctl", [this] { RunControl(); }));
   return absl::OkStatus();
 }
 

@@ -65,7 +65,7 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   void Leave(std::string where) override;
   absl::Status ReleaseDisks() override;
   absl::Status AcquireDisks() override;
-  void SetThrottle(int percent) override;
+  absl::Status SetThrottle(int percent) override;
   absl::StatusOr<absl::Duration> MeasureLoad() override;
   std::optional<uint32_t> VcpuOfThread(pid_t thread) const override;
   MachineState state() const override { return state_.load(); }

@@ -156,11 +156,9 @@ absl::Status MachineImpl::AcquireDisksLocked() {
   return status;
 }
 
-void MachineImpl::SetThrottle(int percent) {
+absl::Status MachineImpl::SetThrottle(int percent) {
   absl::MutexLock lock(&operation_mutex_);
-  if (throttle_ != nullptr) {
-    throttle_->Set(percent);
-  }
+  return throttle_ != nullptr ? throttle_->Set(percent) : absl::OkStatus();
 }
 
 absl::StatusOr<absl::Duration> MachineImpl::MeasureLoad() {

@@ -37,10 +37,13 @@ void UnblockKick() {
 
 }  // namespace
 
-VcpuThread::VcpuThread(KvmVcpu& vcpu, Bus& mmio, Bus& ports, Listener& listener)
-    : vcpu_(vcpu), mmio_(mmio), ports_(ports), listener_(listener) {
+absl::StatusOr<std::unique_ptr<VcpuThread>> VcpuThread::Create(KvmVcpu& vcpu, Bus& mmio, Bus& ports,
+                                                               Listener& listener) {
   InstallKickHandler();
-  thread_ = Thread(absl::StrCat("vcpu-", vcpu.index()), [this] { Loop(); });
+  std::unique_ptr<VcpuThread> made(new VcpuThread(vcpu, mmio, ports, listener));
+  FERRITE_ASSIGN_OR_RETURN(made->thread_,
+                           Thread::Start(absl::StrCat("vcpu-", vcpu.index()), [made = made.get()] { made->Loop(); }));
+  return made;
 }
 
 VcpuThread::~VcpuThread() {

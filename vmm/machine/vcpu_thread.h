@@ -4,10 +4,12 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "vmm/base/thread.h"
 #include "vmm/bus/bus.h"
@@ -38,7 +40,7 @@ class VcpuThread {
   };
 
   // Starts the thread, parked. All arguments outlive it.
-  VcpuThread(KvmVcpu& vcpu, Bus& mmio, Bus& ports, Listener& listener);
+  static absl::StatusOr<std::unique_ptr<VcpuThread>> Create(KvmVcpu& vcpu, Bus& mmio, Bus& ports, Listener& listener);
   // Ends the thread; not to be called on it.
   ~VcpuThread();
   VcpuThread(const VcpuThread&) = delete;
@@ -62,6 +64,9 @@ class VcpuThread {
 
  private:
   enum class Want { kPark, kRun, kEnd };
+
+  VcpuThread(KvmVcpu& vcpu, Bus& mmio, Bus& ports, Listener& listener)
+      : vcpu_(vcpu), mmio_(mmio), ports_(ports), listener_(listener) {}
 
   void Loop();
   // Parks. Returns whether to run again.

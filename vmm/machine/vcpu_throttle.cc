@@ -1,5 +1,7 @@
 #include "vmm/machine/vcpu_throttle.h"
 
+#include <utility>
+
 #include "absl/time/time.h"
 #include "vmm/base/status.h"
 
@@ -10,7 +12,7 @@ constexpr absl::Duration kSlice = absl::Milliseconds(10);
 
 }  // namespace
 
-void VcpuThrottle::Set(int percent) {
+absl::Status VcpuThrottle::Set(int percent) {
   FERRITE_CHECK(percent >= 0 && percent < 100);
   int before = 0;
   {
@@ -19,10 +21,17 @@ void VcpuThrottle::Set(int percent) {
     percent_ = percent;
   }
   if (before == 0 && percent > 0) {
-    thread_ = Thread("vcpu-throttle", [this] { Loop(); });
+    absl::StatusOr<Thread> thread = Thread::Start("vcpu-throttle", [this] { Loop(); });
+    if (!thread.ok()) {
+      TimedMutexLock lock(&mutex_);
+      percent_ = 0;
+      return thread.status();
+    }
+    thread_ = *std::move(thread);
   } else if (percent == 0) {
     thread_.Join();
   }
+  return absl::OkStatus();
 }
 
 void VcpuThrottle::Loop() {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "vmm/base/thread.h"
 #include "vmm/base/timed_mutex.h"
 #include "vmm/machine/vcpu_thread.h"
@@ -19,10 +20,11 @@ class VcpuThrottle {
  public:
   // The vCPUs outlive the throttle.
   explicit VcpuThrottle(std::vector<VcpuThread*> vcpus) : vcpus_(std::move(vcpus)) {}
-  ~VcpuThrottle() { Set(0); }
+  ~VcpuThrottle() { (void)Set(0); }
 
-  // `percent` of the time that vCPUs stand still, 0 to 99.
-  void Set(int percent);
+  // `percent` of the time that vCPUs stand still, 0 to 99. Fails, and changes nothing, where it needs its thread and
+  // cannot have it.
+  absl::Status Set(int percent);
 
  private:
   void Loop();

@@ -39,7 +39,7 @@ class MachineSource final : public migration::SourcePort {
   absl::Status Pause() override;
   absl::Status Resume() override;
   void StayPaused() override;
-  void SetThrottle(int percent) override { machine_.SetThrottle(percent); }
+  absl::Status SetThrottle(int percent) override { return machine_.SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
   absl::Status ReleaseDisks() override { return machine_.ReleaseDisks(); }
   absl::Status AcquireDisks() override;

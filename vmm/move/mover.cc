@@ -78,6 +78,8 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     if (ending_) {
       return Ending();
     }
+    FERRITE_RETURN_IF_ERROR(
+        Annotate(StartThread([address](migration::Source& session) { return session.Run(address); }), "cannot move"));
     // The session before the port that it uses.
     source_ = std::move(source);
     port_ = std::move(port);
@@ -88,7 +90,6 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     status_.where = address.ToString();
   }
   Log().info("move: to {}", address.ToString());
-  StartThread([address](migration::Source& source) { return source.Run(address); });
   return absl::OkStatus();
 }
 
@@ -120,12 +121,14 @@ absl::Status Mover::Recover(const std::string& where) {
     if (ending_) {
       return Ending();
     }
+    FERRITE_RETURN_IF_ERROR(
+        Annotate(StartThread([address](migration::Source& source) { return source.Recover(address); }),
+                 "cannot look for the destination"));
     on_ = true;
     status_.over = false;
     status_.result = absl::OkStatus();
   }
   Log().info("move: looking for the destination at {}", to);
-  StartThread([address](migration::Source& source) { return source.Recover(address); });
   return absl::OkStatus();
 }
 
@@ -148,12 +151,13 @@ absl::Status Mover::TakeBack(bool force) {
         }
       }
     }
+    FERRITE_RETURN_IF_ERROR(Annotate(StartThread([force, &status](migration::Source& source) {
+                                       status = source.TakeBack(force);
+                                       return status.ok() ? absl::AbortedError("the guest was taken back") : status;
+                                     }),
+                                     "cannot take the guest back"));
     on_ = true;
     status_.over = false;
-    StartThread([force, &status](migration::Source& source) {
-      status = source.TakeBack(force);
-      return status.ok() ? absl::AbortedError("the guest was taken back") : status;
-    });
   }
   Wait();
   const TimedMutexLock lock(&mutex_);
@@ -177,8 +181,9 @@ void Mover::BeginEnd() {
   ending_ = true;
 }
 
-void Mover::StartThread(std::function<absl::Status(migration::Source&)> phase) {
-  thread_ = Thread("move", [this, phase = std::move(phase)] { Run(phase); });
+absl::Status Mover::StartThread(std::function<absl::Status(migration::Source&)> phase) {
+  FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start("move", [this, phase = std::move(phase)] { Run(phase); }));
+  return absl::OkStatus();
 }
 
 void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
@@ -187,7 +192,11 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     const TimedMutexLock lock(&mutex_);
     source = source_.get();
   }
-  Thread ticker("move-tick", [this] { Tick(); });
+  absl::StatusOr<Thread> ticker = Thread::Start("move-tick", [this] { Tick(); });
+  if (!ticker.ok()) {
+    // Nothing but its listener misses it.
+    Log().warn("move: it is told of at its changes only: {}", std::string(ticker.status().message()));
+  }
   const absl::Status result = phase(*source);
   const GuestPlace guest = PlaceAfter(result);
   if (result.ok()) {
@@ -207,7 +216,9 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     status_.where = source->where();
     status_.over = true;
   }
-  ticker.Join();
+  if (ticker.ok()) {
+    ticker->Join();
+  }
   Publish();
   const TimedMutexLock lock(&mutex_);
   on_ = false;

@@ -62,8 +62,10 @@ class Mover final : public MovePort {
   void Wait();
 
  private:
-  // Runs `phase` of source_ on the thread of the move.
-  void StartThread(std::function<absl::Status(migration::Source&)> phase) ABSL_EXCLUSIVE_LOCKS_REQUIRED(start_mutex_);
+  // Runs `phase` of source_ on the thread of the move, when mutex_ is free: what the phase needs may still be set
+  // after this worked, and nothing was changed when it did not.
+  absl::Status StartThread(std::function<absl::Status(migration::Source&)> phase)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(start_mutex_, mutex_);
   void Run(const std::function<absl::Status(migration::Source&)>& phase);
   absl::Status CheckHandedOver() const;
   // The address, if it is not one at which this monitor itself listens for something else.
