@@ -20,6 +20,7 @@ absl::StatusOr<std::unique_ptr<AsyncIo>> ThreadIo::Create(EventLoop& loop, uint3
     self->completed_.Drain();
     self->listener_();
   }));
+  io->threads_.reserve(kMaxThreads);
   for (uint32_t i = 0; i < std::min(depth, kMaxThreads); ++i) {
     FERRITE_ASSIGN_OR_RETURN(Thread thread,
                              Thread::Start(absl::StrCat("blkio-", i), [self = io.get()] { self->Work(); }));

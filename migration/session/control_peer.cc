@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "migration/session/thread_class.h"
 #include "vmm/base/clean_text.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/timed_mutex.h"
 
@@ -60,7 +61,7 @@ absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(std::unique_ptr
 }
 
 ControlPeer::~ControlPeer() {
-  Shutdown(absl::CancelledError("the move's connection was closed here"));
+  UntilThereIsMemory([this] { Shutdown(absl::CancelledError("the move's connection was closed here")); });
   reader_.Join();
 }
 
@@ -79,12 +80,17 @@ absl::Status ControlPeer::Send(absl::FunctionRef<void(stream::Control::Builder)>
 }
 
 void ControlPeer::SendError(const absl::Status& error) {
-  (void)Send([&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
+  (void)CatchOutOfMemory([&] {
+    return Send(
+        [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
+  });
 }
 
 void ControlPeer::SendLastWords(const absl::Status& error) {
-  (void)SendBriefly(
-      [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
+  (void)CatchOutOfMemory([&] {
+    return SendBriefly(
+        [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
+  });
 }
 
 void ControlPeer::HangUp(const absl::Status& error) {
@@ -176,7 +182,7 @@ absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {
     writing_ = writing;
   };
   set_writing(true);
-  absl::Status status = stream_->WriteAll(frame);
+  absl::Status status = CatchOutOfMemory([&] { return stream_->WriteAll(frame); });
   set_writing(false);
   return status;
 }
@@ -199,14 +205,14 @@ bool ControlPeer::Fail(const absl::Status& reason) {
 void ControlPeer::ReadLoop() {
   BecomeUrgent();
   while (true) {
-    absl::Status status = AwaitBytes();
-    if (status.ok()) {
-      absl::StatusOr<ControlMessage> message = ReadOne();
-      status = message.ok() ? Dispatch(*std::move(message)) : message.status();
-    }
+    const absl::Status status = CatchOutOfMemory([this]() -> absl::Status {
+      FERRITE_RETURN_IF_ERROR(AwaitBytes());
+      FERRITE_ASSIGN_OR_RETURN(ControlMessage message, ReadOne());
+      return Dispatch(std::move(message));
+    });
     if (!status.ok()) {
       if (Fail(status)) {
-        on_failure_(status);
+        IfThereIsMemory([&] { on_failure_(status); });
       }
       stream_->Shutdown();
       return;
@@ -229,10 +235,11 @@ absl::Status ControlPeer::AwaitBytes() {
       quiet += step;
       quiet_ = quiet > step;
       // A message that is being written is as good as a PING, and must not be waited for here.
+      capnp::MallocMessageBuilder message;
+      message.initRoot<stream::Control>().initPing();
       if (send_mutex_.TryLock()) {
-        capnp::MallocMessageBuilder message;
-        message.initRoot<stream::Control>().initPing();
-        const absl::Status status = Write(message);
+        const absl::Status status =
+            CatchOutOfMemory([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) { return Write(message); });
         send_mutex_.Unlock();
         FERRITE_RETURN_IF_ERROR(status);
       }

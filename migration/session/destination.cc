@@ -14,6 +14,7 @@
 #include "migration/wire/version.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/timed_mutex.h"
 
@@ -40,7 +41,7 @@ Destination::Destination(DestinationFactory& factory, Options options, EventFd c
     : factory_(factory), options_(std::move(options)), cancel_(std::move(cancel)) {}
 
 Destination::~Destination() {
-  Break(absl::CancelledError("the session ends"));
+  UntilThereIsMemory([this] { Break(absl::CancelledError("the session ends")); });
   AdoptPeer(nullptr);
   StopFaults();
   receivers_.clear();
@@ -56,29 +57,33 @@ absl::Status Destination::Run(Listener& listener) {
                .keep_free = options_.machine_descriptors,
                .from = options_.from},
               [this](const std::string& who, absl::string_view why) { drops_.Log(who, why); });
-  const absl::Status status = RunPhases(lobby);
+  const absl::Status status = CatchOutOfMemory([&] { return RunPhases(lobby); });
   return status.ok() ? status : GiveUp(status);
 }
 
 absl::Status Destination::RunPhases(Lobby& lobby) {
   FERRITE_RETURN_IF_ERROR(AwaitMachine(lobby));
   FERRITE_RETURN_IF_ERROR(Annotate(AcceptChannels(lobby), "setup"));
-  FERRITE_RETURN_IF_ERROR(Annotate(Attended(lobby, [this] { return Prepare(); }), "advise"));
+  // From here on the whole time: behind GRANT nothing is made that may be missing then.
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Doorman> doorman, Doorman::Create(lobby, id_, drops_));
+  FERRITE_RETURN_IF_ERROR(Annotate(Prepare(), "advise"));
   if (!state_.Change(MoveState::kSetup, MoveState::kActive)) {
     return absl::CancelledError("cancelled");
   }
   peer_->SetSilence(options_.silence);
   FERRITE_RETURN_IF_ERROR(StartReceivers(/*live=*/false));
   const Urgency urgency;
-  absl::Status status = Attended(lobby, [this] { return ReceiveUntilRunning(); });
+  absl::Status status = CatchOutOfMemory([this] { return ReceiveUntilRunning(); });
   while (true) {
     if (status.ok()) {
-      status = Attended(lobby, [this] { return ReceiveTheRest(); });
+      status = CatchOutOfMemory([this] { return ReceiveTheRest(); });
     }
     if (status.ok() || !MayComeBack()) {
       break;
     }
-    Log().warn("receive: {}; waiting for the source to come back", std::string(status.message()));
+    doorman.reset();
+    IfThereIsMemory(
+        [&] { Log().warn("receive: {}; waiting for the source to come back", std::string(status.message())); });
     if (!absl::IsUnavailable(status) && !absl::IsOutOfRange(status)) {
       // What went wrong is not the connection: a person at the source is to read it.
       peer_->SendLastWords(status);
@@ -90,11 +95,21 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
       break;
     }
     status = absl::OkStatus();
+    // The move can do without.
+    IfThereIsMemory([&] {
+      if (auto another = Doorman::Create(lobby, id_, drops_); another.ok()) {
+        doorman = *std::move(another);
+      } else {
+        Log().warn("receive: other sources are not answered: {}", std::string(another.status().message()));
+      }
+    });
   }
   if (settled_) {
     if (!status.ok()) {
       // The guest came whole; the source stays paused until a person tells it so.
-      Log().warn("receive: {}, but the source could not be told: {}", GuestWords(), std::string(status.message()));
+      IfThereIsMemory([&] {
+        Log().warn("receive: {}, but the source could not be told: {}", GuestWords(), std::string(status.message()));
+      });
     }
     FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kCompleted));
     return absl::OkStatus();
@@ -198,11 +213,6 @@ bool Destination::Accept(Greeter::Chosen chosen) {
   return false;
 }
 
-absl::Status Destination::Attended(Lobby& lobby, absl::FunctionRef<absl::Status()> phase) {
-  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<Doorman> doorman, Doorman::Create(lobby, id_, drops_));
-  return phase();
-}
-
 absl::Status Destination::CheckRegions(state::MachineDescription::Reader machine) {
   const auto theirs = machine.getRegions();
   const auto ours = port_->memory().regions();
@@ -304,6 +314,8 @@ absl::Status Destination::StartReceivers(bool live) {
     const TimedMutexLock lock(&mutex_);
     ended_channels_ = 0;
   }
+  // One that started is never the one that there is no room for.
+  receivers_.reserve(page_.size());
   for (const auto& stream : page_) {
     FERRITE_ASSIGN_OR_RETURN(Thread thread,
                              Thread::Start(absl::StrCat("mig-recv-", receivers_.size()),
@@ -357,7 +369,7 @@ void Destination::ReceivePages(Stream& stream, bool live) {
       }
     }
   };
-  if (const absl::Status status = receive(); !status.ok()) {
+  if (const absl::Status status = CatchOutOfMemory(receive); !status.ok()) {
     Break(status);
   }
 }
@@ -530,7 +542,7 @@ absl::Status Destination::ServeFaults(std::span<const std::unique_ptr<Stream>> u
     if (connected) {
       Break(status);
     } else {
-      Log().warn("receive: {}", std::string(status.message()));
+      IfThereIsMemory([&] { Log().warn("receive: {}", std::string(status.message())); });
     }
   };
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<FaultServer> faults,
@@ -555,10 +567,11 @@ absl::Status Destination::OnGrant(const ControlMessage& message) {
   if (!state_.Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
     return absl::CancelledError("cancelled");
   }
-  absl::Status ran = port_->AcquireDisks();
-  if (ran.ok()) {
-    ran = port_->Run();
-  }
+  // An error of it says that the guest does not run.
+  const absl::Status ran = CatchOutOfMemory([this]() -> absl::Status {
+    FERRITE_RETURN_IF_ERROR(port_->AcquireDisks());
+    return port_->Run();
+  });
   if (!ran.ok()) {
     // The source takes the guest back when it hears this, so the guest must not run here after it is said.
     FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kFailing));
@@ -728,17 +741,26 @@ void Destination::Leave() {
 absl::Status Destination::GiveUp(const absl::Status& reason) {
   (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
   if (state_.get() == MoveState::kPostcopyPaused) {
-    return absl::Status(reason.code(),
-                        absl::StrCat(reason.message(), "; ", GuestWords(), ", without the pages that are missing"));
+    return CatchOutOfMemory([&] {
+      return absl::Status(reason.code(),
+                          absl::StrCat(reason.message(), "; ", GuestWords(), ", without the pages that are missing"));
+    });
   }
-  const absl::Status why = WordsFor(reason);
+  absl::Status why = reason;
+  (void)CatchOutOfMemory([&] {
+    why = WordsFor(reason);
+    return absl::OkStatus();
+  });
   for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
     if (state_.Change(from, MoveState::kFailing)) {
       break;
     }
   }
   const bool cancelled = state_.get() == MoveState::kCancelling;
-  if (peer_ != nullptr) {
+  const absl::Status told = CatchOutOfMemory([&]() -> absl::Status {
+    if (peer_ == nullptr) {
+      return absl::OkStatus();
+    }
     if (peer_->failure().ok()) {
       if (loaded_) {
         // GRANT may be on its way. The source takes the guest back when it hears that it does not run here.
@@ -747,7 +769,10 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
         peer_->SendError(why);
       }
     }
-    peer_->Shutdown(why);
+    return absl::OkStatus();
+  });
+  if (peer_ != nullptr) {
+    peer_->Shutdown(told.ok() ? why : told);
   }
   Break(why);
   StopFaults();

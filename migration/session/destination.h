@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -102,8 +101,6 @@ class Destination {
   absl::Status AcceptChannels(Lobby& lobby);
   absl::Status StartReceivers(bool live);
   absl::Status Prepare();
-  // Runs a phase of the move while sources of other moves are turned away.
-  absl::Status Attended(Lobby& lobby, absl::FunctionRef<absl::Status()> phase);
   absl::Status ReceiveUntilRunning();
   absl::Status OnRound(const ControlMessage& message);
   absl::Status OnDiscard(const ControlMessage& message);
@@ -121,6 +118,8 @@ class Destination {
   bool MayComeBack() const;
   // Waits until the source is back, and goes on where the connection was lost (DESIGN §5).
   absl::Status Recover(Lobby& lobby);
+  // One look at the door: whether the source is back. An error ends the wait.
+  absl::StatusOr<bool> LookForSource(Lobby& lobby, MonotonicTime hold_until);
   absl::Status Resume(std::unique_ptr<Stream> stream, Lobby& lobby);
   absl::Status SendMissing();
   // Over `urgent`, or without the source when it is empty.

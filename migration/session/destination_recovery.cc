@@ -1,10 +1,12 @@
 // The destination when a connection was lost behind LOADED (DESIGN §5).
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "migration/session/destination.h"
 #include "migration/session/door.h"
 #include "migration/session/greeter.h"
@@ -12,10 +14,17 @@
 #include "migration/wire/version.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
+namespace {
+
+// Before what this host had no room for is tried again.
+constexpr absl::Duration kRetryPause = absl::Milliseconds(250);
+
+}  // namespace
 
 bool Destination::MayComeBack() const {
   if ((features_ & kFeatureRecovery) == 0 || cancelled_ || leaving_) {
@@ -37,51 +46,83 @@ absl::Status Destination::Recover(Lobby& lobby) {
   const absl::Cleanup waited = [this] { waiting_ = false; };
   const MonotonicTime hold_until = MonotonicTime::Now() + options_.hold_for;
   while (true) {
-    const bool misses_pages = !settled_ && state_.get() != MoveState::kDevice;
-    if (misses_pages) {
-      (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
-    }
-    // Their threads have failed with the connection; what they had asked for, or were receiving, is asked for again.
-    StopFaults();
-    receivers_.clear();
-    AdoptPeer(nullptr);
-    // Whoever wants this to end says so before it signals: either it is seen here, or its signal is still to come.
-    cancel_.Drain();
-    const bool ends = cancelled_ || leaving_;
-    {
-      const TimedMutexLock lock(&mutex_);
-      broken_ = absl::OkStatus();
-    }
-    if (userfault_ != nullptr && !settled_) {
-      // Zero pages that nobody has touched yet are here, and fault all the same: also when nobody waits for the source.
-      FERRITE_RETURN_IF_ERROR(ServeFaults({}, /*ask_again=*/false));
-    }
-    if (ends) {
-      return absl::CancelledError("the wait for the source was ended");
-    }
-    FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival,
-                             lobby.Next(cancel_, misses_pages ? MonotonicTime::InfiniteFuture() : hold_until));
-    const std::string who = arrival.stream->peer();
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(arrival);
-    if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != id_) {
-      if (preamble.ok() && preamble->role == ChannelRole::kControl) {
-        TurnAway(*arrival.stream, kBusy);
-      }
-      drops_.Log(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
-      continue;
-    }
-    arrival.stream->SetPatience(options_.silence);
-    const absl::Status resumed = Resume(std::move(arrival.stream), lobby);
-    if (resumed.ok()) {
-      Log().info("receive: the source is back");
+    bool is_back = false;
+    absl::Status over;
+    const absl::Status looked = CatchOutOfMemory([&]() -> absl::Status {
+      const absl::StatusOr<bool> back = LookForSource(lobby, hold_until);
+      over = back.status();
+      is_back = back.ok() && *back;
       return absl::OkStatus();
+    });
+    if (!over.ok() || is_back) {
+      return over;
     }
-    if (revoked_ || state_.get() == MoveState::kFailing) {
-      return resumed;
+    if (!looked.ok()) {
+      // The guest is not lost for want of memory to look for its source with.
+      Break(looked);
+      absl::SleepFor(kRetryPause);
     }
-    drops_.Log(who, resumed.message());
-    Break(resumed);
   }
+}
+
+absl::StatusOr<bool> Destination::LookForSource(Lobby& lobby, MonotonicTime hold_until) {
+  const bool misses_pages = !settled_ && state_.get() != MoveState::kDevice;
+  if (misses_pages) {
+    (void)state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
+  }
+  // Their threads have failed with the connection; what they had asked for, or were receiving, is asked for again.
+  StopFaults();
+  receivers_.clear();
+  AdoptPeer(nullptr);
+  // Whoever wants this to end says so before it signals: either it is seen here, or its signal is still to come.
+  cancel_.Drain();
+  const bool ends = cancelled_ || leaving_;
+  {
+    const TimedMutexLock lock(&mutex_);
+    broken_ = absl::OkStatus();
+  }
+  MonotonicTime until = misses_pages ? MonotonicTime::InfiniteFuture() : hold_until;
+  if (userfault_ != nullptr && !settled_) {
+    // Zero pages that nobody has touched yet are here, and fault all the same: also when nobody waits for the source.
+    if (const absl::Status served = ServeFaults({}, /*ask_again=*/false); !served.ok()) {
+      // Who faults waits, and is seen to at the next look.
+      drops_.Tell(absl::StrCat("the guest's faults are not seen to: ", served.message()));
+      until = std::min(until, MonotonicTime::Now() + kRetryPause);
+    }
+  }
+  if (ends) {
+    return absl::CancelledError("the wait for the source was ended");
+  }
+  absl::StatusOr<Lobby::Arrival> next = lobby.Next(cancel_, until);
+  if (absl::IsDeadlineExceeded(next.status()) && (misses_pages || MonotonicTime::Now() < hold_until)) {
+    return false;
+  }
+  FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival, std::move(next));
+  const std::string who = arrival.stream->peer();
+  const absl::StatusOr<Preamble> preamble = ReadPreamble(arrival);
+  if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != id_) {
+    if (preamble.ok() && preamble->role == ChannelRole::kControl) {
+      TurnAway(*arrival.stream, kBusy);
+    }
+    drops_.Log(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
+    return false;
+  }
+  arrival.stream->SetPatience(options_.silence);
+  const absl::Status resumed = CatchOutOfMemory([&] { return Resume(std::move(arrival.stream), lobby); });
+  if (resumed.ok()) {
+    Log().info("receive: the source is back");
+    return true;
+  }
+  if (revoked_ || state_.get() == MoveState::kFailing) {
+    return resumed;
+  }
+  drops_.Log(who, resumed.message());
+  if (peer_ != nullptr && absl::IsResourceExhausted(resumed)) {
+    // What this side lacks: the source tries again.
+    peer_->SendLastWords(resumed);
+  }
+  Break(resumed);
+  return false;
 }
 
 absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {

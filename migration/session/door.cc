@@ -9,6 +9,7 @@
 #include "migration/wire/control_frame.h"
 #include "migration/wire/version.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -46,17 +47,29 @@ absl::StatusOr<Preamble> ReadPreamble(Lobby::Arrival& arrival) {
 absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(Lobby& lobby, const MoveId& id, DropLog& drops) {
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
   std::unique_ptr<Doorman> doorman(new Doorman(lobby, id, drops, std::move(stop)));
-  FERRITE_ASSIGN_OR_RETURN(doorman->thread_,
-                           Thread::Start("mig-dst-door", [doorman = doorman.get()] { doorman->Serve(); }));
+  FERRITE_ASSIGN_OR_RETURN(
+      doorman->thread_, Thread::Start("mig-dst-door", [doorman = doorman.get()] {
+        const absl::Status status = CatchOutOfMemory([&] {
+          doorman->Serve();
+          return absl::OkStatus();
+        });
+        if (!status.ok()) {
+          IfThereIsMemory(
+              [&] { Log().warn("receive: other sources are not answered: {}", std::string(status.message())); });
+        }
+      }));
   return doorman;
 }
 
 Doorman::~Doorman() {
   stop_.Signal();
   thread_.Join();
-  for (Lobby::Arrival& arrival : kept_) {
-    lobby_.PutBack(std::move(arrival));
-  }
+  // What cannot be kept is closed, and its source tries again.
+  IfThereIsMemory([this] {
+    for (Lobby::Arrival& arrival : kept_) {
+      lobby_.PutBack(std::move(arrival));
+    }
+  });
 }
 
 void Doorman::Serve() {

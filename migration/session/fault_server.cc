@@ -13,6 +13,7 @@
 #include "migration/session/thread_class.h"
 #include "migration/wire/page_header.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -33,18 +34,19 @@ absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(Userfault& user
   if (ask_again) {
     FERRITE_RETURN_IF_ERROR(server->AskAgain(*urgent[0]));
   }
+  server->threads_.reserve(std::max<size_t>(urgent.size(), 1));
   for (size_t i = 0; i < std::max<size_t>(urgent.size(), 1); ++i) {
     Stream* const stream = i < urgent.size() ? urgent[i].get() : nullptr;
     // What the thread needs is here before it is: a fault thread that ends early leaves the guest waiting.
     FERRITE_ASSIGN_OR_RETURN(Fd epoll, server->WatchAll(stream));
     FERRITE_ASSIGN_OR_RETURN(
-        Thread thread, Thread::Start(absl::StrCat("mig-fault-", i),
-                                     [self = server.get(), stream, epoll = std::make_shared<Fd>(std::move(epoll))] {
-                                       BecomeUrgent();
-                                       if (const absl::Status status = self->Serve(*epoll, stream); !status.ok()) {
-                                         self->callbacks_.on_failure(status);
-                                       }
-                                     }));
+        Thread thread, Thread::Start(absl::StrCat("mig-fault-", i), [self = server.get(), stream,
+                                                                     epoll = std::make_shared<Fd>(std::move(epoll))] {
+          BecomeUrgent();
+          if (const absl::Status status = CatchOutOfMemory([&] { return self->Serve(*epoll, stream); }); !status.ok()) {
+            self->callbacks_.on_failure(status);
+          }
+        }));
     server->threads_.push_back(std::move(thread));
   }
   return server;
@@ -139,7 +141,7 @@ absl::Status FaultServer::TakeFaults(Stream* stream) {
   FERRITE_ASSIGN_OR_RETURN(const size_t count, userfault_.Read(faults));
   std::vector<uint8_t> requests;
   for (size_t i = 0; i < count; ++i) {
-    const absl::Status status = Handle(faults[i], requests);
+    const absl::Status status = CatchOutOfMemory([&] { return Handle(faults[i], requests); });
     if (!status.ok() && stream != nullptr) {
       return status;
     }

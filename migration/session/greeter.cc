@@ -8,12 +8,14 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "migration/fault/userfault.h"
 #include "migration/transport/crowd.h"
 #include "migration/wire/version.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -179,7 +181,9 @@ Greeter::Greeter(Options options, DropLog& drops, std::function<void()> on_news,
                  std::function<void(const absl::Status&)> on_lost)
     : options_(options), drops_(drops), on_news_(std::move(on_news)), on_lost_(std::move(on_lost)) {}
 
-Greeter::~Greeter() { SendAway(absl::CancelledError("the destination waits for nobody any more")); }
+Greeter::~Greeter() {
+  UntilThereIsMemory([this] { SendAway(absl::CancelledError("the destination waits for nobody any more")); });
+}
 
 void Greeter::SendAway(const absl::Status& why) {
   while (!callers_.empty()) {
@@ -243,6 +247,8 @@ MonotonicTime Greeter::deadline() const {
 void Greeter::Drop(Place place, const absl::Status& why) {
   const std::shared_ptr<Caller> caller = *place;
   callers_.erase(place);
+  // Also when there is no memory for a word about it.
+  const absl::Cleanup close = [&] { caller->Close(); };
   drops_.Log(caller->who(), why.message());
   caller->HangUp(why);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "vmm/base/status.h"
 
@@ -133,26 +134,20 @@ absl::Status PageReceiver::Show(const PageHeader& header) {
       rest.count -= placer.pages_per_unit();
       continue;
     }
+    // Whatever ends this before the pages are shown, exceptions among it: they are nobody's again.
+    absl::Cleanup abandon = [&] { placer.Abandon(run); };
     const absl::StatusOr<std::span<uint8_t>> window =
         run.count > placer.pages_per_unit() ? placer.WideWindow(run) : placer.Window(run);
-    if (!window.ok()) {
-      placer.Abandon(run);
-      return window.status();
-    }
+    FERRITE_RETURN_IF_ERROR(window.status());
     std::span<uint8_t> target = *window;
     if (target.empty()) {
       buffer_.resize(kMaxDataPages * kPageBytes);
       target = std::span<uint8_t>(buffer_).first(run.count * kPageBytes);
       figures_.copied_pages.fetch_add(run.count, std::memory_order_relaxed);
     }
-    if (absl::Status status = stream_.ReadRest(target); !status.ok()) {
-      placer.Abandon(run);
-      return status;
-    }
-    if (absl::Status status = placer.Show(run, target.data()); !status.ok()) {
-      placer.Abandon(run);
-      return status;
-    }
+    FERRITE_RETURN_IF_ERROR(stream_.ReadRest(target));
+    FERRITE_RETURN_IF_ERROR(placer.Show(run, target.data()));
+    std::move(abandon).Cancel();
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     rest.first += run.count;
     rest.count -= run.count;
@@ -207,11 +202,10 @@ absl::Status PageReceiver::ShowPart(const PageHeader& header) {
   if (!done.claimed) {
     return absl::OkStatus();
   }
-  const absl::Status shown = placer.Show(done.unit, nullptr);
-  if (!shown.ok()) {
-    placer.Abandon(done.unit);
-  }
-  return shown;
+  absl::Cleanup abandon = [&] { placer.Abandon(done.unit); };
+  FERRITE_RETURN_IF_ERROR(placer.Show(done.unit, nullptr));
+  std::move(abandon).Cancel();
+  return absl::OkStatus();
 }
 
 absl::Status PageReceiver::Drop(uint64_t bytes) {

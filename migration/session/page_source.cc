@@ -11,6 +11,7 @@
 #include "migration/stream/fault_window.h"
 #include "migration/wire/page_header.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -79,12 +80,14 @@ absl::Status PageSource::SendRound(uint32_t number, const std::function<bool()>&
   }
   pending_.Rewind();
   std::vector<absl::Status> results(senders_.size());
+  // One that started is never the one that there is no room for.
   std::vector<Thread> threads;
+  threads.reserve(senders_.size());
   absl::Status made;
   // On threads of their own: who stops the guest afterwards is in no class that waits.
   for (size_t channel = 0; channel < senders_.size() && made.ok(); ++channel) {
     absl::StatusOr<Thread> thread = Thread::Start(absl::StrCat("mig-page-", channel), [&, channel] {
-      results[channel] = SendShare(channel, number, stop);
+      results[channel] = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
       if (!results[channel].ok()) {
         Shutdown();
       }
@@ -146,10 +149,12 @@ void PageSource::LiftLimit() { limiter_.SetRate(0); }
 absl::Status PageSource::StartPostcopy() {
   pending_.StartUnits();
   limiter_.SetRate(postcopy_rate_);
+  urgent_threads_.reserve(urgent_.size());
+  bulk_threads_.reserve(page_.size());
   for (size_t channel = 0; channel < urgent_.size(); ++channel) {
     FERRITE_ASSIGN_OR_RETURN(Thread thread, Thread::Start(absl::StrCat("mig-urgent-", channel), [this, channel] {
                                BecomeUrgent();
-                               Note(ServeRequests(channel));
+                               Note(CatchOutOfMemory([&] { return ServeRequests(channel); }));
                              }));
     urgent_threads_.push_back(std::move(thread));
   }
@@ -157,8 +162,9 @@ absl::Status PageSource::StartPostcopy() {
   pending_.OrderByHeat();
   for (size_t channel = 0; channel < page_.size(); ++channel) {
     page_[channel]->LimitBuffers(kPostcopyBufferBytes);
-    FERRITE_ASSIGN_OR_RETURN(
-        Thread thread, Thread::Start(absl::StrCat("mig-bulk-", channel), [this, channel] { Note(SendRest(channel)); }));
+    FERRITE_ASSIGN_OR_RETURN(Thread thread, Thread::Start(absl::StrCat("mig-bulk-", channel), [this, channel] {
+                               Note(CatchOutOfMemory([&] { return SendRest(channel); }));
+                             }));
     bulk_threads_.push_back(std::move(thread));
   }
   return absl::OkStatus();

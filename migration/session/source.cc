@@ -15,6 +15,7 @@
 #include "migration/wire/version.h"
 #include "vmm/base/clean_text.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 #include "vmm/base/timed_mutex.h"
@@ -122,8 +123,12 @@ absl::Status Source::Run(const Address& destination) {
     return absl::CancelledError("the move was cancelled");
   }
   Publish([](MoveProgress&) {});
-  absl::Status status = RunPhases(destination);
-  return Finished(status.ok() ? status : KeepTrying(destination, GiveUp(status)));
+  absl::Status status = CatchOutOfMemory([&] { return RunPhases(destination); });
+  if (!status.ok()) {
+    const absl::Status given_up = GiveUp(status);
+    status = CatchOutOfMemory([&] { return KeepTrying(destination, given_up); });
+  }
+  return Finished(status);
 }
 
 absl::Status Source::Finished(const absl::Status& status) {
@@ -292,7 +297,7 @@ bool Source::StopRound() const {
 
 absl::Status Source::SendRound(const std::function<bool()>& stop) {
   absl::Status status = pages_->SendRound(round_, stop);
-  if (!status.ok()) {
+  if (!status.ok() && !absl::IsResourceExhausted(status)) {
     // The channels were shut down when the control connection was lost.
     absl::Status lost = peer_->failure();
     status = lost.ok() ? status : lost;
@@ -572,13 +577,14 @@ absl::Status Source::End() {
     (void)peer_->Send([](stream::Control::Builder control) { control.setHeard(); });
   }
   FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kCompleted));
-  if (tracking_) {
-    port_.StopDirtyTracking();
-  }
-  port_.Moved(where_);
-  // The destination waits for this: it has been heard.
-  pages_->Shutdown();
-  peer_->Shutdown(absl::CancelledError("the move is over"));
+  // Whatever fails from here on, the guest is over there.
+  UntilThereIsMemory([this] {
+    StopTracking();
+    port_.Moved(where_);
+    // The destination waits for this: it has been heard.
+    pages_->Shutdown();
+    peer_->Shutdown(absl::CancelledError("the move is over"));
+  });
   return absl::OkStatus();
 }
 
@@ -623,28 +629,36 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
     (void)pages_->FinishPostcopy();
   }
   // The guest first: words can wait.
-  const absl::Status undone = RunHere();
-  const absl::Status why = cancelled ? reason : WordsFor(reason);
+  absl::Status undone;
+  UntilThereIsMemory([&] { undone = RunHere(); });
+  const absl::Status why = CatchOutOfMemory([&] { return TellWhy(reason, cancelled); });
   if (peer_ != nullptr) {
-    if (cancelled) {
-      (void)peer_->Send([](stream::Control::Builder control) { control.initCancel().setMessage("cancelled"); });
-    } else if (peer_->failure().ok()) {
-      peer_->SendError(why);
-    }
     peer_->Shutdown(why);
   }
   FERRITE_CHECK(cancelled ? state_.Change(MoveState::kCancelling, MoveState::kCancelled)
                           : state_.Change(MoveState::kFailing, MoveState::kFailed));
-  if (!undone.ok()) {
-    return absl::Status(
-        why.code(),
-        absl::StrCat(why.message(), "; the guest did not go on here, since this failed: ", undone.message()));
+  return CatchOutOfMemory([&]() -> absl::Status {
+    if (!undone.ok()) {
+      return absl::Status(
+          why.code(),
+          absl::StrCat(why.message(), "; the guest did not go on here, since this failed: ", undone.message()));
+    }
+    return cancelled ? absl::CancelledError("the move was cancelled") : why;
+  });
+}
+
+absl::Status Source::TellWhy(const absl::Status& reason, bool cancelled) {
+  const absl::Status why = cancelled ? reason : WordsFor(reason);
+  if (peer_ != nullptr && cancelled) {
+    (void)peer_->Send([](stream::Control::Builder control) { control.initCancel().setMessage("cancelled"); });
+  } else if (peer_ != nullptr && peer_->failure().ok()) {
+    peer_->SendError(why);
   }
-  return cancelled ? absl::CancelledError("the move was cancelled") : why;
+  return why;
 }
 
 absl::Status Source::StandStill(const absl::Status& reason) {
-  const absl::Status why = WordsFor(reason);
+  const absl::Status why = CatchOutOfMemory([&] { return WordsFor(reason); });
   FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused) ||
                 state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyPaused));
   if (pages_ != nullptr) {
@@ -653,14 +667,17 @@ absl::Status Source::StandStill(const absl::Status& reason) {
   if (peer_ != nullptr) {
     peer_->Shutdown(why);
   }
-  const TimedMutexLock lock(&mutex_);
-  return absl::Status(why.code(),
-                      absl::StrCat("the guest was handed over to ", where_, ", then: ", why.message(),
-                                   abandoned_ ? "" : "; this side stays paused and keeps the guest's memory"));
+  return CatchOutOfMemory([&] {
+    const TimedMutexLock lock(&mutex_);
+    return absl::Status(why.code(),
+                        absl::StrCat("the guest was handed over to ", where_, ", then: ", why.message(),
+                                     abandoned_ ? "" : "; this side stays paused and keeps the guest's memory"));
+  });
 }
 
 absl::Status Source::WordsFor(const absl::Status& reason) const {
-  if (peer_ == nullptr) {
+  // What this side lacks comes first: the other one may have noticed that its channels were closed for it.
+  if (peer_ == nullptr || absl::IsResourceExhausted(reason)) {
     return reason;
   }
   if (absl::IsUnavailable(reason)) {
@@ -675,11 +692,10 @@ absl::Status Source::RunHere() {
     status = Annotate(port_.AcquireDisks(), "take the disks back");
   }
   (void)port_.SetThrottle(0);
-  if (tracking_) {
-    port_.StopDirtyTracking();
-  }
+  StopTracking();
   if (inhibited_) {
     port_.AllowBalloon();
+    inhibited_ = false;
   }
   if (paused_ && status.ok()) {
     status = Annotate(port_.Resume(), "resume the guest");
@@ -688,6 +704,13 @@ absl::Status Source::RunHere() {
     port_.StayPaused();
   }
   return status;
+}
+
+void Source::StopTracking() {
+  if (tracking_) {
+    port_.StopDirtyTracking();
+    tracking_ = false;
+  }
 }
 
 std::string Source::where() const {
@@ -736,7 +759,8 @@ void Source::Publish(const std::function<void(MoveProgress&)>& change) {
     change(progress_);
   }
   if (on_progress_) {
-    on_progress_(progress());
+    // A move does not end for want of words about it.
+    IfThereIsMemory([this] { on_progress_(progress()); });
   }
 }
 

@@ -106,7 +106,11 @@ class Source {
   absl::Status StandStill(const absl::Status& reason);
   // What the other side said of a failure comes before what was noticed of it here.
   absl::Status WordsFor(const absl::Status& reason) const;
+  // The reason, which was told to the destination as far as it can be told.
+  absl::Status TellWhy(const absl::Status& reason, bool cancelled);
+  // May be called again when it did not come to its end.
   absl::Status RunHere();
+  void StopTracking();
   // Tries to find the destination until it worked, there is nothing to recover, or the time is up.
   absl::Status KeepTrying(const Address& destination, const absl::Status& lost);
   struct Search {
@@ -118,6 +122,7 @@ class Source {
   };
   // One try, of which each answer is to come before the end of the search; that moves on with what comes of it.
   absl::Status TryToRecover(const Address& destination, Search& search);
+  absl::Status TryToTakeBack(bool force);
   // Forgets the connections, and gets ready for others.
   absl::Status StartAnew();
   absl::StatusOr<bool> AskWhetherGranted(const Address& destination, absl::Duration limit);

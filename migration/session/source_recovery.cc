@@ -8,6 +8,7 @@
 #include "migration/session/source.h"
 #include "migration/wire/version.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/timed_mutex.h"
 
@@ -36,7 +37,7 @@ absl::Status Source::Recover(const Address& destination) {
     const TimedMutexLock lock(&mutex_);
     leaving_ = false;
   }
-  return Finished(KeepTrying(destination, absl::OkStatus()));
+  return Finished(CatchOutOfMemory([&] { return KeepTrying(destination, absl::OkStatus()); }));
 }
 
 absl::Status Source::KeepTrying(const Address& destination, const absl::Status& lost) {
@@ -52,7 +53,7 @@ absl::Status Source::KeepTrying(const Address& destination, const absl::Status& 
       }
     }
     const Search before = search;
-    const absl::Status now = TryToRecover(destination, search);
+    const absl::Status now = CatchOutOfMemory([&] { return TryToRecover(destination, search); });
     if (now.ok()) {
       return now;
     }
@@ -222,16 +223,21 @@ absl::Status Source::TryToRecover(const Address& destination, Search& search) {
 }
 
 absl::Status Source::TakeBack(bool force) {
+  const absl::Status status = CatchOutOfMemory([&] { return TryToTakeBack(force); });
+  return state_.get() == MoveState::kPostcopyRecover ? GiveUp(status) : status;
+}
+
+absl::Status Source::TryToTakeBack(bool force) {
   {
     const TimedMutexLock lock(&mutex_);
     leaving_ = false;
   }
   if (const absl::Status started = StartAnew(); !started.ok()) {
-    return state_.get() == MoveState::kPostcopyRecover ? GiveUp(started) : started;
+    return started;
   }
   const absl::StatusOr<bool> granted = AskWhetherGranted(destination_, options_.patience);
   if (granted.ok() && *granted) {
-    return GiveUp(absl::FailedPreconditionError("the destination says that it has the guest"));
+    return absl::FailedPreconditionError("the destination says that it has the guest");
   }
   bool ended = false;
   {
@@ -239,7 +245,7 @@ absl::Status Source::TakeBack(bool force) {
     ended = leaving_;
   }
   if (ended) {
-    return GiveUp(absl::CancelledError("the guest was not taken back: this was ended"));
+    return absl::CancelledError("the guest was not taken back: this was ended");
   }
   if (granted.ok()) {
     // Whether or not the answer comes: nobody but this side could grant it any more, and it will not.
@@ -247,16 +253,20 @@ absl::Status Source::TakeBack(bool force) {
     (void)peer_->Expect(stream::Control::REVOKED, options_.patience);
   } else if (reached_ && !force) {
     // It was there to be connected to: it may run the guest, or have GRANT before it.
-    return GiveUp(absl::UnavailableError(
+    return absl::UnavailableError(
         absl::StrCat("somebody listens there but does not say whether it has the guest: ", granted.status().message(),
-                     "; --force takes the guest back all the same")));
+                     "; --force takes the guest back all the same"));
   }
   may_run_there_ = false;
   FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kFailing));
-  if (peer_ != nullptr) {
-    peer_->Shutdown(absl::CancelledError("the guest was taken back"));
-  }
-  const absl::Status status = RunHere();
+  // The guest is this side's from here on.
+  absl::Status status;
+  UntilThereIsMemory([&] {
+    if (peer_ != nullptr) {
+      peer_->Shutdown(absl::CancelledError("the guest was taken back"));
+    }
+    status = RunHere();
+  });
   FERRITE_CHECK(state_.Change(MoveState::kFailing, MoveState::kFailed));
   Publish([](MoveProgress&) {});
   return status;

@@ -10,6 +10,7 @@
 #include "migration/wire/crc32c.h"
 #include "migration/wire/endian.h"
 #include "vmm/base/clean_text.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -32,7 +33,8 @@ capnp::ReaderOptions Limits(size_t words) {
 // Cap'n Proto throws when a message is malformed; nothing of that leaves this file.
 absl::Status Guard(absl::FunctionRef<absl::Status()> body) {
   absl::Status status;
-  KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] { status = body(); })) {
+  // A lack of memory here is nothing that the peer did.
+  KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] { status = CatchOutOfMemory(body); })) {
     return absl::InvalidArgumentError(
         absl::StrCat("control frame: malformed message (", CleanText(exception->getDescription().cStr()), ")"));
   }

@@ -11,13 +11,24 @@
 
 namespace ferrite {
 
-// Whether the calling thread is making one, which no test means to refuse (tests/fakes/scarcity.h).
-inline thread_local bool making_test_thread = false;
+// Whether nothing is refused to the calling thread just now (tests/fakes/scarcity.h).
+inline thread_local bool has_plenty = false;
+
+// While it lives, nothing is refused to this thread: what it does is the test's own.
+class Plenty {
+ public:
+  Plenty() : before_(std::exchange(has_plenty, true)) {}
+  ~Plenty() { has_plenty = before_; }
+  Plenty(const Plenty&) = delete;
+  Plenty& operator=(const Plenty&) = delete;
+
+ private:
+  const bool before_;
+};
 
 inline Thread StartOrDie(std::string name, std::function<void()> body) {
-  making_test_thread = true;
+  const Plenty plenty;
   absl::StatusOr<Thread> thread = Thread::Start(std::move(name), std::move(body));
-  making_test_thread = false;
   FERRITE_CHECK(thread.ok());
   return *std::move(thread);
 }

@@ -12,12 +12,10 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
-#include "tests/fakes/test_thread.h"
 #include "vmm/base/event_loop.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/mapping.h"
 #include "vmm/base/status.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite {
 namespace {
@@ -99,14 +97,6 @@ TEST(MappingTest, IsAlignedAndUnmapped) {
   Mapping moved = *std::move(mapping);
   EXPECT_EQ(moved.data()[kHuge - 1], 7);
   EXPECT_FALSE(Mapping::Create("too much", size_t{1} << 60, MAP_PRIVATE).ok());
-}
-
-TEST(ThreadTest, HasItsName) {
-  std::string name(16, '\0');
-  Thread thread =
-      StartOrDie("a-name-that-is-too-long", [&] { pthread_getname_np(pthread_self(), name.data(), name.size()); });
-  thread.Join();
-  EXPECT_STREQ(name.c_str(), "a-name-that-is-");
 }
 
 TEST(EventLoopTest, CallsBackUntilTheWatchIsGone) {

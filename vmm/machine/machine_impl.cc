@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/pinned_file.h"
 #include "vmm/base/status.h"
 #include "vmm/boot/boot_file.h"
@@ -209,7 +210,8 @@ void MachineImpl::ChangeState(MachineState to) {
 
 void MachineImpl::Tell(MachineEvent::Kind kind, std::string text) {
   if (listener_) {
-    listener_({kind, std::move(text)});
+    // What happened has happened, also where there is no memory for words about it.
+    IfThereIsMemory([&] { listener_({kind, std::move(text)}); });
   }
 }
 
@@ -276,7 +278,8 @@ absl::Status MachineImpl::Resume() {
   FERRITE_RETURN_IF_ERROR(Annotate(AcquireDisksLocked(), "cannot resume"));
   ResumeLocked();
   if (std::exchange(arrived_, false)) {
-    devices_->Arrived();
+    // The guest runs: nobody may be told otherwise.
+    IfThereIsMemory([this] { devices_->Arrived(); });
   }
   return absl::OkStatus();
 }
@@ -375,11 +378,12 @@ void MachineImpl::StopLocked(StopInfo info) {
     ParkVcpus();
     devices_->Quiesce();
   }
+  // Before anything is at its end: it may find no memory.
+  const std::string text = absl::StrCat(StopReasonName(info.reason), info.details.empty() ? "" : ": ", info.details);
   // It may never have come to be.
   throttle_.reset();
   vcpu_threads_.clear();
   ChangeState(MachineState::kStopped);
-  const std::string text = absl::StrCat(StopReasonName(info.reason), info.details.empty() ? "" : ": ", info.details);
   {
     absl::MutexLock lock(&stop_mutex_);
     stop_info_ = std::move(info);

@@ -113,16 +113,20 @@ absl::Status MachineSource::Pause() {
 }
 
 absl::Status MachineSource::Resume() {
-  if (!std::exchange(held_, false)) {
+  if (!held_) {
     return absl::OkStatus();
   }
+  // It counts as held to the end: what found no memory on the way is done again.
   EndHold();
-  return ran_ ? machine_.Resume() : absl::OkStatus();
+  absl::Status status = ran_ ? machine_.Resume() : absl::OkStatus();
+  held_ = false;
+  return status;
 }
 
 void MachineSource::StayPaused() {
-  if (std::exchange(held_, false)) {
+  if (held_) {
     EndHold();
+    held_ = false;
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -192,22 +193,28 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     const TimedMutexLock lock(&mutex_);
     source = source_.get();
   }
-  absl::StatusOr<Thread> ticker = Thread::Start("move-tick", [this] { Tick(); });
-  if (!ticker.ok()) {
+  Thread ticker;
+  const absl::Status ticks = CatchOutOfMemory([&]() -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(ticker, Thread::Start("move-tick", [this] { Tick(); }));
+    return absl::OkStatus();
+  });
+  if (!ticks.ok()) {
     // Nothing but its listener misses it.
-    Log().warn("move: it is told of at its changes only: {}", std::string(ticker.status().message()));
+    Log().warn("move: it is told of at its changes only: {}", std::string(ticks.message()));
   }
-  const absl::Status result = phase(*source);
+  const absl::Status result = CatchOutOfMemory([&] { return phase(*source); });
   const GuestPlace guest = PlaceAfter(result);
-  if (result.ok()) {
-    Log().info("move: done, {}", DescribePlace(guest, "the guest", source->where()));
-  } else if (guest == GuestPlace::kHandedOver) {
-    // The session's own words tell of it.
-    Log().warn("move: {}", std::string(result.message()));
-  } else {
-    Log().warn("move: {}; {}", std::string(result.message()), DescribePlace(guest, "the guest", source->where()));
-  }
-  {
+  IfThereIsMemory([&] {
+    if (result.ok()) {
+      Log().info("move: done, {}", DescribePlace(guest, "the guest", source->where()));
+    } else if (guest == GuestPlace::kHandedOver) {
+      // The session's own words tell of it.
+      Log().warn("move: {}", std::string(result.message()));
+    } else {
+      Log().warn("move: {}; {}", std::string(result.message()), DescribePlace(guest, "the guest", source->where()));
+    }
+  });
+  UntilThereIsMemory([&] {
     const TimedMutexLock lock(&mutex_);
     status_.progress = source->progress();
     status_.report = source->report();
@@ -215,10 +222,8 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     status_.guest = guest;
     status_.where = source->where();
     status_.over = true;
-  }
-  if (ticker.ok()) {
-    ticker->Join();
-  }
+  });
+  ticker.Join();
   Publish();
   const TimedMutexLock lock(&mutex_);
   on_ = false;
@@ -261,7 +266,7 @@ void Mover::Publish() {
     return;
   }
   const absl::MutexLock lock(&publish_mutex_);
-  listener_(status());
+  IfThereIsMemory([this] { listener_(status()); });
 }
 
 MoveStatus Mover::status() const {
