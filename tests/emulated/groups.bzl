@@ -12,6 +12,7 @@ GROUPS = {
         "//tests/integration:memory_test",
         "//tests/integration:peer_bytes_test",
         "//tests/integration:save_load_test",
+        "//tests/integration:scarcity_test",
         "//vmm/app:doctor_test",
         "//vmm/app:ferrite_test",
         "//vmm/app:hiding_test",

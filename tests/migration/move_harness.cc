@@ -58,10 +58,11 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   } else {
     address = {.kind = Address::Kind::kUnix, .host = "", .port = "", .path = absl::StrCat(directory_, "/socket")};
   }
-  const std::unique_ptr<Listener> listener = OrDie(Listener::Create(address));
+  std::unique_ptr<Listener> listener = OrDie(Listener::Create(address));
+  const Address there = listener->address();
   session_ = OrDie(Destination::Create(*destination_, {.silence = options.silence, .hold_for = options.recover_for}));
   if (setup_.relay) {
-    relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), listener->address()));
+    relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), there));
   }
   Source* running = nullptr;
   const std::unique_ptr<Source> source = OrDie(Source::Create(*port_, options, [&](const MoveProgress& progress) {
@@ -71,8 +72,14 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   }));
   running = source.get();
   const int accepted_before = destination_->accepted;
-  Thread receiver = StartOrDie("test-receiver", [&] { result.destination = session_->Run(*listener); });
-  result.source = source->Run(relay_ != nullptr ? relay_->address() : listener->address());
+  Thread receiver = StartOrDie("test-receiver", [&] {
+    result.destination = session_->Run(*listener);
+    if (!result.destination.ok() && session_->state() != MoveState::kPostcopyPaused) {
+      // Its monitor ends, and nobody waits to be let in.
+      listener.reset();
+    }
+  });
+  result.source = source->Run(relay_ != nullptr ? relay_->address() : there);
   if (afterwards) {
     result.source = afterwards(*source, result.source);
   }

@@ -32,11 +32,13 @@
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "tests/fakes/relay.h"
+#include "tests/fakes/task_limit.h"
 #include "tests/fakes/test_place.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {
@@ -986,6 +988,72 @@ void LoseUserfaultfd() {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
     _exit(125);
   }
+}
+
+// In a control group that leaves room for none, one, two more tasks, and so on: the move fails and says why, the guest
+// runs on and can be paused, and the machine moves when there is room (R3).
+TEST_F(FerriteMoveTest, LackOfTasksFailsTheMoveAndTheGuestRunsOn) {
+  const auto limit = TaskLimit::Create();
+  ASSERT_TRUE(limit.ok()) << limit.status();
+  RunGuest("here", "mode=step set=2M report_ms=10");
+  NextReport("here");
+  ASSERT_TRUE((*limit)->Add(Info("here")["pid"].get<pid_t>()).ok());
+  int failed = 0;
+  bool moved = false;
+  for (uint64_t more = 0; !moved && more < 12; ++more) {
+    SCOPED_TRACE(absl::StrCat("room for ", more));
+    const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
+    const auto count = (*limit)->Count();
+    ASSERT_TRUE(count.ok()) << count.status();
+    ASSERT_TRUE((*limit)->SetMost(*count + more).ok());
+    const Finished result = Ferrite("here", absl::StrCat("move web1 ", address));
+    ASSERT_TRUE((*limit)->Lift().ok());
+    moved = result.exit_code == kExitOk;
+    if (moved) {
+      break;
+    }
+    ++failed;
+    EXPECT_EQ(result.exit_code, kExitFailure) << result.err;
+    EXPECT_TRUE(absl::StrContains(result.err, "make the thread ")) << result.err;
+    EXPECT_TRUE(absl::StrContains(result.err, "pids.max")) << result.err;
+    EXPECT_EQ(Info("here")["state"], "running") << "R3";
+    EXPECT_NE(NextReport("here"), "no report") << "R3";
+    EXPECT_EQ(Ferrite("here", "pause web1").exit_code, kExitOk);
+    EXPECT_EQ(Ferrite("here", "resume web1").exit_code, kExitOk);
+    receiver_.reset();
+    (void)Ferrite("there", "ps");
+    fs::remove(directory_ + "/socket");
+  }
+  EXPECT_GE(failed, 2);
+  EXPECT_TRUE(moved);
+  EXPECT_NE(NextReport("there"), "no report");
+}
+
+// `run` in such a group runs, or says which task cannot be made; it does not hang.
+TEST_F(FerriteMoveTest, LackOfTasksEndsARunWithAWord) {
+  const auto limit = TaskLimit::Create();
+  ASSERT_TRUE(limit.ok()) << limit.status();
+  int named = 0;
+  bool ran = false;
+  for (uint64_t most = 1; !ran && most < 24; ++most) {
+    SCOPED_TRACE(absl::StrCat("room for ", most));
+    ASSERT_TRUE((*limit)->SetMost(most).ok());
+    std::vector<std::string> words =
+        Words("here", absl::StrCat("run --name web1 --kernel ", "tests/guest/count",
+                                   " --mem 32M --console file:", directory_, "/here.console"));
+    words.push_back("--cmdline");
+    words.push_back("report_ms=1 reports=2");
+    FerriteProcess process(words, /*user=*/0, [&] { FERRITE_CHECK((*limit)->Add(0).ok()); });
+    const Finished result = process.Wait();
+    ran = result.exit_code == kExitOk;
+    if (!ran) {
+      EXPECT_EQ(result.exit_code, kExitFailure) << result.err;
+      named += absl::StrContains(result.err, "pids.max") ? 1 : 0;
+      EXPECT_FALSE(result.err.empty());
+    }
+  }
+  EXPECT_TRUE(ran);
+  EXPECT_GE(named, 3);
 }
 
 TEST_F(FerriteMoveTest, DestinationWithoutUserfaultfdSaysHowToGetItAndTakesPrecopy) {
