@@ -40,7 +40,8 @@ class KvmVcpu {
   DirtyRing* dirty_ring() { return dirty_ring_.has_value() ? &*dirty_ring_ : nullptr; }
 
   // KVM_RUN. Returns 0 when run().exit_reason says why it came back, else the errno: EINTR (a signal or RequestExit()),
-  // EAGAIN (try again: the vCPU waited for its INIT), EFAULT, EHWPOISON and others (it cannot run).
+  // EAGAIN (try again: the vCPU waited for its INIT; or the VM never ran, and there is no room for a task that KVM
+  // needs for it), EFAULT, EHWPOISON and others (it cannot run).
   int Run();
 
   // While `requested`, Run() completes the exit before and comes back with EINTR without entering the guest

@@ -94,6 +94,11 @@ std::string DescribeRunError(int error, const kvm_run& run) {
   if ((error == EFAULT || error == EHWPOISON) && run.exit_reason == KVM_EXIT_MEMORY_FAULT) {
     absl::StrAppend(&text, ", ", DescribeExit(run));
   }
+  if (error == EAGAIN) {
+    absl::StrAppend(&text,
+                    ", again and again: KVM cannot make a task of its own that it needs to run the guest "
+                    "(pids.max of the control groups, `ulimit -u`, /proc/sys/kernel/threads-max)");
+  }
   absl::StrAppend(&text, OwnMemoryWords(error));
   return text;
 }

@@ -103,6 +103,7 @@ TEST(DescribeRunErrorTest, SaysTheAddressWhereTheKernelDoes) {
   EXPECT_THAT(DescribeRunError(EFAULT, run), HasSubstr("guest address 0x12345000, 0x1000 bytes, flags 0x8"));
   EXPECT_THAT(DescribeRunError(EHWPOISON, run), HasSubstr("guest address 0x12345000"));
   EXPECT_EQ(DescribeRunError(EINVAL, run), "KVM_RUN: Invalid argument");
+  EXPECT_THAT(DescribeRunError(EAGAIN, run), HasSubstr("pids.max"));
 }
 
 }  // namespace

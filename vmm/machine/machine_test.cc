@@ -4,11 +4,15 @@
 #include <capnp/message.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstdarg>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -30,6 +34,27 @@
 #include "vmm/kvm/kvm_abi.h"
 #include "vmm/machine/machine_harness.h"
 #include "vmm/memory/page_bitmap.h"
+
+namespace {
+
+// How many calls of KVM_RUN are refused from now on, with EAGAIN.
+std::atomic<int64_t> refused_runs{0};
+
+}  // namespace
+
+// In place of libc's.
+extern "C" int ioctl(int fd, unsigned long request, ...) noexcept {
+  if (request == KVM_RUN && refused_runs > 0) {
+    --refused_runs;
+    errno = EAGAIN;
+    return -1;
+  }
+  va_list arguments;
+  va_start(arguments, request);
+  void* const argument = va_arg(arguments, void*);
+  va_end(arguments);
+  return static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
+}
 
 namespace ferrite {
 namespace {
@@ -304,6 +329,31 @@ TEST_F(MachineTest, MemoryThatTheHostDoesNotGiveStopsTheMachineWithAnError) {
   EXPECT_EQ(info.reason, StopReason::kError);
   EXPECT_THAT(info.details, HasSubstr("vCPU 0: KVM_RUN: Bad address"));
   EXPECT_THAT(info.details, HasSubstr("rip "));
+}
+
+// As where a control group's pids.max leaves no room for the task that KVM makes at the first run.
+TEST_F(MachineTest, KvmThatSaysAgainForEverStopsTheMachineWithAnError) {
+  refused_runs = INT64_MAX;
+  const std::unique_ptr<Machine> machine = Start(MachineHarness::Config("count", "reports=1", 2));
+  const StopInfo info = machine->WaitUntilStopped();
+  // It is not tried as fast as may be.
+  EXPECT_GT(refused_runs, INT64_MAX - 10'000);
+  refused_runs = 0;
+  EXPECT_EQ(info.reason, StopReason::kError);
+  EXPECT_THAT(info.details, HasSubstr("KVM_RUN: Resource temporarily unavailable"));
+  EXPECT_THAT(info.details, HasSubstr("pids.max"));
+}
+
+TEST_F(MachineTest, VcpuThatKvmSendsBackParks) {
+  refused_runs = INT64_MAX;
+  const std::unique_ptr<Machine> machine = Start(MachineHarness::Config("count", "reports=3"));
+  EXPECT_EQ(machine->Pause().ToString(), "OK");
+  EXPECT_EQ(machine->state(), MachineState::kPaused);
+  refused_runs = 20;
+  EXPECT_EQ(machine->Resume().ToString(), "OK");
+  EXPECT_EQ(machine->WaitUntilStopped().reason, StopReason::kPowerOff);
+  EXPECT_EQ(refused_runs, 0);
+  EXPECT_THAT(Errors(console_), IsEmpty());
 }
 
 // The kernel answers questions about a vCPU only when it is out of KVM_RUN, and a vCPU that waits to be started never

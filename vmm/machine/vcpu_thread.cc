@@ -1,5 +1,6 @@
 #include "vmm/machine/vcpu_thread.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -9,11 +10,19 @@
 #include <span>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/machine/exit_report.h"
 
 namespace ferrite {
 namespace {
+
+// KVM_RUN may say for so long that it is to be called again, each time at once. Who waits for its INIT hears that once
+// for each time that it was woken.
+constexpr absl::Duration kAgainLimit = absl::Seconds(1);
+constexpr absl::Duration kAtOnce = absl::Milliseconds(10);
+constexpr int kAgainPauseMs = 1;
 
 int KickSignal() { return SIGRTMIN; }
 
@@ -134,22 +143,39 @@ bool VcpuThread::ShouldPark() {
   return false;
 }
 
-// Parks only where KVM_RUN came back with EINTR: it has then completed the exit before, as it must before the vCPU's
-// state is read. A device access that takes several exits comes back with the next one until it is done.
+// Parks only where no exit is open, as it must be before the vCPU's state is read. EINTR: KVM_RUN has completed the one
+// before; a device access that takes several exits comes back with the next one until it is done. EAGAIN: it comes
+// before the guest is entered at all, from a vCPU that waits for its INIT or a VM that never ran, and neither has one.
 void VcpuThread::RunGuest() {
+  MonotonicTime first_again;
+  MonotonicTime last_again = MonotonicTime::InfinitePast();
   for (;;) {
     const int error = vcpu_.Run();
     if (error == 0) {
       if (!HandleExit()) {
         return;
       }
-    } else if (error == EINTR) {
-      if (ShouldPark()) {
-        return;
-      }
-    } else if (error != EAGAIN) {
+      continue;
+    }
+    if (error != EINTR && error != EAGAIN) {
       End(StopReason::kError, DescribeRunError(error, vcpu_.run()));
       return;
+    }
+    if (ShouldPark()) {
+      return;
+    }
+    if (error == EAGAIN) {
+      const MonotonicTime now = MonotonicTime::Now();
+      if (now - last_again > kAtOnce) {
+        first_again = now;
+      } else if (now - first_again > kAgainLimit) {
+        End(StopReason::kError, DescribeRunError(error, vcpu_.run()));
+        return;
+      } else {
+        // A kick ends it.
+        (void)poll(nullptr, 0, kAgainPauseMs);
+      }
+      last_again = MonotonicTime::Now();
     }
   }
 }
