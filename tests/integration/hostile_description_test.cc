@@ -137,7 +137,7 @@ TEST_F(HostileDescriptionTest, IsComparedBeforeAMachineIsMade) {
                 huge(out);
                 out.getRegions()[0].setBase(4096);
               }),
-              HasSubstr("memory region 0 has 16777216 bytes at 4096 at the source, but 16777216 at 0 here"));
+              HasSubstr("memory region ram-low has 16777216 bytes at 4096 at the source, but 16777216 at 0 here"));
   EXPECT_THAT(Refusal([&](Description out) {
                 huge(out);
                 out.getDevices()[0].setName(out.getDevices()[1].getName());

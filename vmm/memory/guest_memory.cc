@@ -65,6 +65,15 @@ void CopyToGuest(const uint8_t* in, uint8_t* guest, uint64_t bytes) {
 
 }  // namespace
 
+std::vector<MemoryPlace> MemoryLayout(uint64_t bytes) {
+  const uint64_t low = std::min(bytes, kMmioHoleStart.value());
+  std::vector<MemoryPlace> places = {{"ram-low", GuestAddress(0), low}};
+  if (bytes > low) {
+    places.push_back({"ram-high", kMmioHoleEnd, bytes - low});
+  }
+  return places;
+}
+
 absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes, MemoryBacking backing) {
   if (bytes == 0 || bytes > kMaxGuestMemoryBytes || bytes % HostPageBytes(backing) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("guest memory of ", bytes, " bytes: must be a multiple of ",
@@ -72,13 +81,10 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes,
                                                    ") and at most ", kMaxGuestMemoryBytes >> 40, " TiB"));
   }
   FERRITE_RETURN_IF_ERROR(CheckHugePageGroups(bytes, backing));
-  const uint64_t low = std::min(bytes, kMmioHoleStart.value());
   std::vector<std::unique_ptr<MemoryRegion>> regions;
-  FERRITE_ASSIGN_OR_RETURN(auto low_region, MemoryRegion::Create("ram-low", GuestAddress(0), low, backing));
-  regions.push_back(std::move(low_region));
-  if (bytes > low) {
-    FERRITE_ASSIGN_OR_RETURN(auto high_region, MemoryRegion::Create("ram-high", kMmioHoleEnd, bytes - low, backing));
-    regions.push_back(std::move(high_region));
+  for (const MemoryPlace& place : MemoryLayout(bytes)) {
+    FERRITE_ASSIGN_OR_RETURN(auto region, MemoryRegion::Create(place.name, place.base, place.bytes, backing));
+    regions.push_back(std::move(region));
   }
   return std::make_unique<GuestMemory>(std::move(regions));
 }

@@ -24,6 +24,14 @@ inline constexpr GuestAddress kMmioHoleEnd{0x1'0000'0000};
 // The largest guest: 46 bits of physical address are what the smallest of the hosts offer.
 inline constexpr uint64_t kMaxGuestMemoryBytes = uint64_t{1} << 42;
 
+// Where a guest of `bytes` has its RAM: "ram-low" at 0 and, for more than 3 GiB, "ram-high" at 4 GiB.
+struct MemoryPlace {
+  const char* name;
+  GuestAddress base;
+  uint64_t bytes;
+};
+std::vector<MemoryPlace> MemoryLayout(uint64_t bytes);
+
 // The guest's RAM. Regions are fixed once made.
 //
 // Threads: any. The guest changes the same memory at any time, so a value that is checked is first copied: Read() it
@@ -33,7 +41,7 @@ inline constexpr uint64_t kMaxGuestMemoryBytes = uint64_t{1} << 42;
 // Fill of no bytes are OK everywhere.
 class GuestMemory {
  public:
-  // "ram-low" at 0 and, for more than 3 GiB, "ram-high" at 4 GiB. `bytes` is a multiple of the host's page size.
+  // A region for each place of MemoryLayout(). `bytes` is a multiple of the host's page size.
   static absl::StatusOr<std::unique_ptr<GuestMemory>> Create(uint64_t bytes, MemoryBacking backing);
   explicit GuestMemory(std::vector<std::unique_ptr<MemoryRegion>> regions);
 

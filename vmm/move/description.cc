@@ -109,25 +109,17 @@ absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
 
 // Whether the memory lies where GuestMemory puts it here.
 absl::Status CheckRegions(state::MachineDescription::Reader described, const MachineConfig& config) {
-  const uint64_t low = std::min(config.memory_bytes, kMmioHoleStart.value());
-  struct Place {
-    uint64_t base;
-    uint64_t bytes;
-  };
-  std::vector<Place> ours = {{.base = 0, .bytes = low}};
-  if (config.memory_bytes > low) {
-    ours.push_back({.base = kMmioHoleEnd.value(), .bytes = config.memory_bytes - low});
-  }
+  const std::vector<MemoryPlace> ours = MemoryLayout(config.memory_bytes);
   const auto theirs = described.getRegions();
   if (theirs.size() != ours.size()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the machine has ", theirs.size(), " memory regions, here it would have ", ours.size()));
   }
   for (uint32_t i = 0; i < theirs.size(); ++i) {
-    if (theirs[i].getBase() != ours[i].base || theirs[i].getBytes() != ours[i].bytes) {
-      return absl::FailedPreconditionError(absl::StrCat("memory region ", i, " has ", theirs[i].getBytes(),
+    if (theirs[i].getBase() != ours[i].base.value() || theirs[i].getBytes() != ours[i].bytes) {
+      return absl::FailedPreconditionError(absl::StrCat("memory region ", ours[i].name, " has ", theirs[i].getBytes(),
                                                         " bytes at ", theirs[i].getBase(), " at the source, but ",
-                                                        ours[i].bytes, " at ", ours[i].base, " here"));
+                                                        ours[i].bytes, " at ", ours[i].base.value(), " here"));
     }
   }
   return absl::OkStatus();
