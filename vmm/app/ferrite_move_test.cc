@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -457,6 +458,25 @@ bool DiskWaitsForAPage(pid_t monitor) {
   return false;
 }
 
+// Whether a handler of that process's has the signal, as before it came for the first time.
+bool Catches(pid_t pid, int signal) {
+  std::ifstream status(absl::StrCat("/proc/", pid, "/status"));
+  for (std::string line; std::getline(status, line);) {
+    if (absl::StartsWith(line, "SigCgt:")) {
+      return (std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1) != 0;
+    }
+  }
+  return false;
+}
+
+// Kills a process that is no child of the test's, and waits for its end.
+void Kill(pid_t pid) {
+  const Fd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  (void)kill(pid, SIGKILL);
+  pollfd ended = {process.get(), POLLIN, 0};
+  EXPECT_EQ(poll(&ended, 1, static_cast<int>(absl::ToInt64Milliseconds(kPatience))), 1);
+}
+
 // Only its end gets it out of there.
 TEST_F(FerriteMoveTest, GuestWhoseDiskWaitsForMemoryThatNeverComesCanBeEnded) {
   const std::string disk = directory_ + "/disk";
@@ -479,8 +499,9 @@ TEST_F(FerriteMoveTest, GuestWhoseDiskWaitsForMemoryThatNeverComesCanBeEnded) {
       const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
       while (!DiskWaitsForAPage(receiver_->pid()) && kill(source, 0) == 0 && MonotonicTime::Now() < deadline) {
       }
-      (void)kill(source, SIGKILL);
+      Kill(source);
       (void)move.Wait();
+      // If it was handed over.
       (void)Ferrite("here", "stop web1 --force");
       const MonotonicTime soon = MonotonicTime::Now() + absl::Seconds(2);
       while (!(waits = DiskWaitsForAPage(receiver_->pid())) && MonotonicTime::Now() < soon) {
@@ -495,6 +516,9 @@ TEST_F(FerriteMoveTest, GuestWhoseDiskWaitsForMemoryThatNeverComesCanBeEnded) {
     const MonotonicTime start = MonotonicTime::Now();
     if (how == "signals") {
       receiver_->Signal(SIGTERM);
+      // Two that wait to be taken are one.
+      while (Catches(receiver_->pid(), SIGTERM) && MonotonicTime::Now() - start < kPatience) {
+      }
       receiver_->Signal(SIGTERM);
       EXPECT_EQ(receiver_->Wait().exit_code, -1);
       fs::remove_all(directory_ + "/there");
