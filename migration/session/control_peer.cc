@@ -79,13 +79,6 @@ absl::Status ControlPeer::Send(absl::FunctionRef<void(stream::Control::Builder)>
   return status;
 }
 
-void ControlPeer::SendError(const absl::Status& error) {
-  (void)CatchOutOfMemory([&] {
-    return Send(
-        [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
-  });
-}
-
 void ControlPeer::SendLastWords(const absl::Status& error) {
   (void)CatchOutOfMemory([&] {
     return SendBriefly(

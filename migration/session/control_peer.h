@@ -47,9 +47,7 @@ class ControlPeer {
   absl::Status Send(absl::FunctionRef<void(stream::Control::Builder)> fill);
   // The same for one that may not read: takes 100 ms at most for each write.
   absl::Status SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill);
-  // Tells the peer why, as far as it can still be told.
-  void SendError(const absl::Status& error);
-  // The same, briefly; nothing is to be sent afterwards.
+  // Tells the peer why, briefly, as far as it can still be told; nothing is to be sent afterwards.
   void SendLastWords(const absl::Status& error);
   // The same without waiting: as much as goes at once, and nothing to a peer that does not read. Shuts down.
   void HangUp(const absl::Status& error);

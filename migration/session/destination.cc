@@ -126,6 +126,8 @@ absl::Status Destination::AwaitMachine(Lobby& lobby) {
     lobby.SetLetGo([&greeter] { return greeter.LetGo(); });
     status = GreetUntilAccepted(greeter, lobby);
     lobby.SetLetGo(nullptr);
+    // The machine is made, and its channels come next.
+    lobby.KeepFree(0);
     greeter.SendAway(status.ok() ? absl::UnavailableError(kBusy)
                                  : Annotate(status, "the destination waits for nobody any more"));
   }
@@ -355,7 +357,10 @@ void Destination::ReceivePages(Stream& stream, bool live) {
           waits_->End(header.region, header.first_page, header.count, MonotonicTime::Now());
           OnPage();
         }
-      } else if (header.count == kLastRound && live) {
+      } else if (live) {
+        if (header.count != kLastRound) {
+          return absl::InvalidArgumentError("page frame: another round in post-copy");
+        }
         const TimedMutexLock lock(&mutex_);
         ++ended_channels_;
         return absl::OkStatus();
@@ -766,7 +771,7 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
         // GRANT may be on its way. The source takes the guest back when it hears that it does not run here.
         SendRefuse(why);
       } else {
-        peer_->SendError(why);
+        peer_->SendLastWords(why);
       }
     }
     return absl::OkStatus();

@@ -11,7 +11,6 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "migration/fault/userfault.h"
 #include "migration/transport/crowd.h"
 #include "migration/wire/version.h"
 #include "vmm/base/monotonic.h"
@@ -140,9 +139,6 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
       FERRITE_ASSIGN_OR_RETURN(
           version, ChooseVersion(kOurVersions, {.lowest = hello.getLowestVersion(), .newest = hello.getVersion()}));
       terms_.features = hello.getFeatures() & kOurFeatures;
-      if (const auto kernel = Userfault::Probe(); !kernel.ok() || !kernel->poison) {
-        terms_.features &= ~uint64_t{kFeaturePoison};
-      }
       terms_.page_channels = hello.getPageChannels();
       terms_.urgent_channels = hello.getUrgentChannels();
       if (terms_.page_channels < 1 || terms_.page_channels > kMaxChannels || terms_.urgent_channels < 1 ||

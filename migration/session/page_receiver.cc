@@ -111,10 +111,13 @@ absl::Status PageReceiver::Land(const PageHeader& header) {
 absl::Status PageReceiver::Show(const PageHeader& header) {
   Placer& placer = landscape_.placer(header.region);
   const PageRun all{.first = header.first_page, .count = header.count};
+  if (header.type == PageFrameType::kPoison) {
+    // Whoever touches such a page gets a SIGBUS, which ends the monitor as long as nothing makes a machine check of it.
+    return absl::InvalidArgumentError("page frame: poisoned pages are not supported");
+  }
   if (header.type != PageFrameType::kPages) {
     return ForPieces(header, [&](PageRun piece) -> absl::Status {
-      FERRITE_ASSIGN_OR_RETURN(const uint64_t news,
-                               header.type == PageFrameType::kZero ? placer.ShowZero(piece) : placer.ShowPoison(piece));
+      FERRITE_ASSIGN_OR_RETURN(const uint64_t news, placer.ShowZero(piece));
       figures_.zero_pages.fetch_add(news, std::memory_order_relaxed);
       figures_.duplicate_pages.fetch_add(piece.count - news, std::memory_order_relaxed);
       return absl::OkStatus();

@@ -531,17 +531,23 @@ absl::Status Source::Grant() {
   }
   const MonotonicTime start = MonotonicTime::Now();
   FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
+  if (peer_->refused()) {
+    // That takes what the disk takes, and the destination has given up meanwhile.
+    return peer_->failure();
+  }
   may_run_there_ = true;
-  return SendGrant(start);
+  return SendGrant(start, options_.patience);
 }
 
-absl::Status Source::SendGrant(MonotonicTime start) {
-  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
+absl::Status Source::SendGrant(MonotonicTime start, absl::Duration patience) {
+  absl::Status running = peer_->Send([&](stream::Control::Builder control) {
     auto grant = control.initGrant();
     grant.setMoveId(IdBytes());
     grant.setEpoch(epoch_);
-  }));
-  const absl::Status running = Await(stream::Control::RUNNING).status();
+  });
+  if (running.ok()) {
+    running = peer_->Expect(stream::Control::RUNNING, patience).status();
+  }
   if (!running.ok()) {
     // Who refuses the grant has not run the guest, and never will.
     may_run_there_ = !peer_->refused();
@@ -650,9 +656,9 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
 absl::Status Source::TellWhy(const absl::Status& reason, bool cancelled) {
   const absl::Status why = cancelled ? reason : WordsFor(reason);
   if (peer_ != nullptr && cancelled) {
-    (void)peer_->Send([](stream::Control::Builder control) { control.initCancel().setMessage("cancelled"); });
+    (void)peer_->SendBriefly([](stream::Control::Builder control) { control.initCancel().setMessage("cancelled"); });
   } else if (peer_ != nullptr && peer_->failure().ok()) {
-    peer_->SendError(why);
+    peer_->SendLastWords(why);
   }
   return why;
 }

@@ -99,7 +99,7 @@ class Source {
   void OnPageFailure(const absl::Status& failure);
   absl::Status Grant();
   // `start`: of what counts as starting the guest.
-  absl::Status SendGrant(MonotonicTime start);
+  absl::Status SendGrant(MonotonicTime start, absl::Duration patience);
   absl::Status End();
   // Undoes what was done, so that the guest is as it was before; behind GRANT only stands still.
   absl::Status GiveUp(const absl::Status& reason);

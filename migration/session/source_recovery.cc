@@ -181,7 +181,7 @@ absl::Status Source::TryToRecover(const Address& destination, Search& search) {
     const MonotonicTime start = MonotonicTime::Now();
     ++epoch_;
     FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id_, epoch_, where_));
-    FERRITE_RETURN_IF_ERROR(SendGrant(start));
+    FERRITE_RETURN_IF_ERROR(SendGrant(start, limit()));
   }
   if (!had_run) {
     // Once in a move.

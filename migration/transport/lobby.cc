@@ -45,7 +45,10 @@ size_t FreeDescriptors() {
 }  // namespace
 
 Lobby::Lobby(Listener& listener, Options options, std::function<void(const std::string&, absl::string_view)> on_dropped)
-    : listener_(listener), options_(std::move(options)), on_dropped_(std::move(on_dropped)) {}
+    : listener_(listener),
+      options_(std::move(options)),
+      on_dropped_(std::move(on_dropped)),
+      keep_free_(options_.keep_free) {}
 
 absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime deadline) {
   const std::string what = absl::StrCat("accept on ", listener_.address().ToString());
@@ -101,7 +104,7 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
 
 absl::Status Lobby::AcceptAll(bool makes_room) {
   // Who came with this look has not been read yet, and makes room for nobody.
-  for (size_t i = 0; i < options_.most && ((makes_room && i == 0) || waiting_.size() < options_.most); ++i) {
+  for (size_t i = 0; i < options_.most && ((makes_room && i == 0) || waiting_.size() < Room()); ++i) {
     absl::StatusOr<std::unique_ptr<Stream>> stream = listener_.AcceptNow();
     if (absl::IsResourceExhausted(stream.status())) {
       // Whether that was enough shows at the next look.
@@ -128,12 +131,15 @@ absl::Status Lobby::AcceptAll(bool makes_room) {
   return absl::OkStatus();
 }
 
+size_t Lobby::Room() const {
+  return keep_free_ > 0 && FreeDescriptors() < keep_free_ ? std::min(kFewest, options_.most) : options_.most;
+}
+
 void Lobby::Admit(std::unique_ptr<Stream> stream) {
   std::string origin = OriginOf(stream->fd());
-  if (waiting_.size() == options_.most) {
-    (void)MakeRoom(origin, "too many others wait");
-  } else if (waiting_.size() >= kFewest && options_.keep_free > 0 && FreeDescriptors() < options_.keep_free) {
-    (void)MakeRoom(origin, "the files that can still be open here are for a machine");
+  if (const size_t room = Room(); waiting_.size() >= room) {
+    (void)MakeRoom(origin, room == options_.most ? "too many others wait"
+                                                 : "the files that can still be open here are for a machine");
   }
   waiting_.push_back(
       {.arrival = {.stream = std::move(stream), .first_bytes = std::vector<uint8_t>(options_.first_bytes)},

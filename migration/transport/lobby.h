@@ -55,6 +55,8 @@ class Lobby {
   // `let_go` closes a connection that came through here and is waited for elsewhere; false when there is none. It is
   // asked, on the thread of Next(), when there is no descriptor for another one and none waits in here. May be empty.
   void SetLetGo(std::function<bool()> let_go) { let_go_ = std::move(let_go); }
+  // As Options::keep_free, from here on.
+  void KeepFree(size_t descriptors) { keep_free_ = descriptors; }
   // An arrival that was for somebody else to take: the first that Next() returns.
   void PutBack(Arrival arrival) { put_back_.push_back(std::move(arrival)); }
 
@@ -70,6 +72,8 @@ class Lobby {
   // Accepts those that wait at the listener and for whom there is room. For the first of them one is closed when there
   // is none, if that may be. An error when no other ever can be.
   absl::Status AcceptAll(bool makes_room);
+  // How many may wait now.
+  size_t Room() const;
   void Admit(std::unique_ptr<Stream> stream);
   // Closes one for another, which comes from `origin`. Whether there was any.
   bool MakeRoom(absl::string_view origin, absl::string_view why);
@@ -83,6 +87,7 @@ class Lobby {
   const Options options_;
   const std::function<void(const std::string&, absl::string_view)> on_dropped_;
   std::function<bool()> let_go_;
+  size_t keep_free_;
   std::list<Arrival> put_back_;
   std::list<Waiting> waiting_;  // the one that came first is first
   MonotonicTime accept_again_ = MonotonicTime::InfinitePast();

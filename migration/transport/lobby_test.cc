@@ -201,6 +201,18 @@ TEST_F(LobbyTest, FewWaitWhenTheDescriptorsThatAreLeftAreForSomethingElse) {
   Say(*last, "1234");
   EXPECT_EQ(Next(*lobby), "1234");
   EXPECT_EQ(dropped_, std::vector<std::string>(13, "the files that can still be open here are for a machine"));
+  // Who came with the same look, and was not read yet, makes no room.
+  lobby.reset();
+  strangers.clear();
+  lobby = std::make_unique<Lobby>(*listener_,
+                                  Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 1 << 30},
+                                  [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
+  const auto first = Come();
+  Say(*first, "4321");
+  for (int i = 0; i < 20; ++i) {
+    strangers.push_back(Come());
+  }
+  EXPECT_EQ(Next(*lobby), "4321");
   // With as many as that to spare nobody goes.
   dropped_.clear();
   lobby =

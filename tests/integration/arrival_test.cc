@@ -123,7 +123,7 @@ class ArrivalTest : public testing::Test {
   static void Describe(const std::string& path, state::BootFile::Builder out) {
     auto file = PinnedFile::Find(path, PinnedFile::Links::kAll);
     ASSERT_TRUE(file.ok()) << file.status();
-    DescribeBootFile({.file = *std::move(file), .content = std::nullopt}, out);
+    DescribeBootFile({.file = *std::move(file), .content = std::nullopt}, /*ended=*/false, out);
   }
   void DescribeKernel(const std::string& path) {
     described().getBoot().setKernelPath(path);

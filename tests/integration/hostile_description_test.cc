@@ -78,7 +78,8 @@ class HostileDescriptionTest : public testing::Test {
     described.getBoot().setKernelPath(kernel_);
     auto kernel = PinnedFile::Find(kernel_, PinnedFile::Links::kAll);
     EXPECT_TRUE(kernel.ok()) << kernel.status();
-    DescribeBootFile({.file = *std::move(kernel), .content = std::nullopt}, described.getBoot().initKernel());
+    DescribeBootFile({.file = *std::move(kernel), .content = std::nullopt}, /*ended=*/false,
+                     described.getBoot().initKernel());
     spoil(described);
     const auto arrival = MachineArrival::Create(
         {.kvm = there_->host().kvm, .loop = there_->host().loop},

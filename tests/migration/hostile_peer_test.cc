@@ -1,6 +1,7 @@
 // Peers that lie, stop, or speak another language (R11), and what the honest side does: it ends with a clear word, and
 // the guest runs on (R3).
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <array>
@@ -523,6 +524,10 @@ class SourceWithoutAnEndTest : public testing::Test {
     EXPECT_EQ(ReadControl(*source_->control)->which(), stream::Control::LOADED);
     source_->SendGrant(1);
     EXPECT_EQ(ReadControl(*source_->control)->which(), stream::Control::RUNNING);
+    // It has touched what it works on, so that it can be paused when nobody serves its faults any more.
+    for (const uint64_t before = there_.guest()->steps(); there_.guest()->steps() < before + 200;) {
+      sched_yield();
+    }
   }
   ~SourceWithoutAnEndTest() override {
     there_.guest()->Pause();
@@ -571,6 +576,22 @@ TEST_F(SourceWithoutAnEndTest, SendsAllPagesAndNotTheirEnd) {
   Leave();
   EXPECT_TRUE(result_.ok()) << result_;
   EXPECT_EQ(session_->state(), MoveState::kCompleted);
+}
+
+TEST_F(SourceWithoutAnEndTest, BeginsAnotherRound) {
+  EXPECT_TRUE(source_->page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = 2})).ok());
+  Leave();
+  EXPECT_NE(result_.message().find("another round in post-copy"), absl::string_view::npos) << result_;
+  EXPECT_EQ(session_->state(), MoveState::kPostcopyPaused);
+}
+
+// R9: a page that the hardware lost ends whoever touches it, as long as nobody makes a machine check of that.
+TEST_F(SourceWithoutAnEndTest, SendsPoison) {
+  EXPECT_TRUE(
+      source_->page->WriteAll(EncodePageHeader({.type = PageFrameType::kPoison, .first_page = 0, .count = 8})).ok());
+  Leave();
+  EXPECT_NE(result_.message().find("poisoned pages are not supported"), absl::string_view::npos) << result_;
+  EXPECT_EQ(session_->state(), MoveState::kPostcopyPaused);
 }
 
 // R2: GRANT may be on its way when the destination is told to end. It says that the guest never runs there, so that the
@@ -1316,6 +1337,15 @@ INSTANTIATE_TEST_SUITE_P(
                "closed the connection in the middle"},
         Answer{"StopsReading", [](Sockets& s, Stream& c) { Receiving(s, c).Live(); }, "stopped reading",
                MoveMode::kPrecopy},
+        Answer{"RefusesWhenItHasLoaded",
+               [](Sockets& s, Stream& c) {
+                 Receiving there(s, c);
+                 if (there.AwaitPackage()) {
+                   (void)SendControl(c, [](stream::Control::Builder out) { out.initLoaded(); });
+                   (void)SendControl(c, [](stream::Control::Builder out) { out.initRefuse().setReason("no more"); });
+                 }
+               },
+               "the destination refuses: no more"},
         Answer{"RequestOutside", Asks({.first_page = kBytes / 4096, .count = 1}), "outside of region 0"},
         Answer{"RequestOverTheEnd", Asks({.first_page = 1, .count = 0xffff'ffff}), "outside of region 0"},
         Answer{"RequestOfNoRegion", Asks({.region = 5, .first_page = 0, .count = 1}), "no request"},

@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "vmm/base/byte_size.h"
 #include "vmm/base/directory.h"
 #include "vmm/base/log.h"
@@ -27,6 +28,7 @@ namespace {
 // blocking mode: a write of that size does not block.
 constexpr size_t kWriteBytes = 4096;
 constexpr size_t kMaxInput = 4096;
+constexpr absl::Duration kScarcePause = absl::Milliseconds(10);
 
 mode_t TypeOf(int fd) {
   struct stat info = {};
@@ -247,7 +249,11 @@ void ConsoleHub::Run() {
       timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
     }
     if (poll(polled.data(), polled.size(), timeout_ms) < 0) {
-      FERRITE_CHECK(errno == EINTR || errno == ENOMEM);
+      FERRITE_CHECK(errno == EINTR || errno == ENOMEM || errno == EINVAL);
+      if (errno != EINTR) {
+        // No memory, or fewer files allowed than are open here by now: nothing tells when that is over.
+        absl::SleepFor(kScarcePause);
+      }
       continue;
     }
     if (polled[0].revents != 0) {

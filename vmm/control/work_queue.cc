@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -84,7 +85,7 @@ void WorkQueue::Loop() {
   std::list<Entry> taken;
   while (Take(taken)) {
     Entry& entry = taken.front();
-    *entry.result = entry.work();
+    *entry.result = CatchOutOfMemory([&] { return entry.work(); });
     entry.done->fulfill();
     taken.clear();
   }

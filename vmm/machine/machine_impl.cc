@@ -182,8 +182,11 @@ void MachineImpl::CarryOutRequest() {
     return;
   }
   // It is not there any more to be told no.
-  const auto boot = PrepareBoot();
-  if (const absl::Status status = boot.ok() ? ResetLocked(*boot) : boot.status(); !status.ok()) {
+  const absl::Status status = CatchOutOfMemory([this]() ABSL_NO_THREAD_SAFETY_ANALYSIS -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(const auto boot, PrepareBoot());
+    return ResetLocked(boot);
+  });
+  if (!status.ok()) {
     StopLocked({StopReason::kError, absl::StrCat("reset by the guest: ", status.message())});
   }
 }

@@ -66,10 +66,16 @@ absl::StatusOr<Sha256Digest> DigestOf(const PinnedFile& pinned, uint64_t bytes, 
   return hash.Finish();
 }
 
-absl::StatusOr<BootFile::Content> ContentOf(const PinnedFile& file) {
+absl::StatusOr<BootFile::Content> ContentOf(const PinnedFile& file, const std::atomic<bool>& ended) {
   FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(file));
-  FERRITE_ASSIGN_OR_RETURN(const Sha256Digest digest, DigestOf(file, bytes, /*ended=*/nullptr));
+  FERRITE_ASSIGN_OR_RETURN(const Sha256Digest digest, DigestOf(file, bytes, &ended));
   return BootFile::Content{.bytes = bytes, .sha256 = digest};
+}
+
+bool OthersMayNotWrite(const PinnedFile& file) {
+  struct stat info = {};
+  return fstat(file.fd(), &info) == 0 && (info.st_uid == 0 || info.st_uid == geteuid()) &&
+         (info.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
 }  // namespace
@@ -92,8 +98,9 @@ absl::StatusOr<Sha256Digest> BootFileDigests::Of(const PinnedFile& file, uint64_
   }
   ++files_read_;
   FERRITE_ASSIGN_OR_RETURN(const Sha256Digest digest, DigestOf(file, bytes, &ended_));
-  // What was changed while it was read is not known by that.
-  if (const auto after = KeyOf(file); after.ok() && *after == key) {
+  // What was changed while it was read is not known by that; and who may write to a file can do so, through a mapping,
+  // without a change of its times.
+  if (const auto after = KeyOf(file); after.ok() && *after == key && OthersMayNotWrite(file)) {
     known_.push_back({.key = key, .digest = digest});
     if (known_.size() > kMostKnown) {
       known_.pop_front();
@@ -102,12 +109,12 @@ absl::StatusOr<Sha256Digest> BootFileDigests::Of(const PinnedFile& file, uint64_
   return digest;
 }
 
-void DescribeBootFile(const BootFile& file, state::BootFile::Builder out) {
+void DescribeBootFile(const BootFile& file, const std::atomic<bool>& ended, state::BootFile::Builder out) {
   absl::StatusOr<BootFile::Content> content = absl::UnknownError("");
   if (file.content.has_value()) {
     content = *file.content;
   } else {
-    content = ContentOf(file.file);
+    content = ContentOf(file.file, ended);
   }
   if (!content.ok()) {
     out.setProblem(std::string(content.status().message()));

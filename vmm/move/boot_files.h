@@ -19,7 +19,8 @@
 namespace ferrite {
 
 // What was in files that were read whole, as long as they are the same and were not changed: whoever asks about one
-// again and again has it read once. The last few are known. Threads: End() any, the rest one.
+// again and again has it read once. The last few are known, of those that only root or this user may write to. Threads:
+// End() any, the rest one.
 class BootFileDigests {
  public:
   // Of the file, which has `bytes`. CANCELLED after End().
@@ -43,8 +44,9 @@ class BootFileDigests {
   uint64_t files_read_ = 0;
 };
 
-// Size and digest of what has to be in the file, else of what is in it now, or why there are none.
-void DescribeBootFile(const BootFile& file, state::BootFile::Builder out);
+// Size and digest of what has to be in the file, else of what is in it now, or why there are none: also that it was
+// `ended` meanwhile.
+void DescribeBootFile(const BootFile& file, const std::atomic<bool>& ended, state::BootFile::Builder out);
 
 // Whether the source says what is in its file at all, or why not. Errors name `what` ("kernel").
 absl::Status CheckDescribed(absl::string_view what, state::BootFile::Reader described);

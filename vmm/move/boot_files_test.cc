@@ -30,6 +30,7 @@ class BootFileDigestsTest : public testing::Test {
   std::string Write(const std::string& name, const std::string& content) {
     std::string path = absl::StrCat(directory_, "/", name);
     std::ofstream(path) << content;
+    std::filesystem::permissions(path, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
     return path;
   }
   absl::StatusOr<Sha256Digest> Of(const std::string& path) {
@@ -76,6 +77,15 @@ TEST_F(BootFileDigestsTest, KnowAFewOnly) {
   EXPECT_EQ(digests_.files_read(), 65u);
   ASSERT_TRUE(Of(absl::StrCat(directory_, "/kernel0")).ok());
   EXPECT_EQ(digests_.files_read(), 66u);
+}
+
+// Who may write to it can do so without a change of its times.
+TEST_F(BootFileDigestsTest, ReadAFileThatOthersMayWriteToAgain) {
+  const std::string path = Write("kernel", "one");
+  std::filesystem::permissions(path, std::filesystem::perms::others_write, std::filesystem::perm_options::add);
+  ASSERT_TRUE(Of(path).ok());
+  EXPECT_EQ(*Of(path), Digest("one"));
+  EXPECT_EQ(digests_.files_read(), 2u);
 }
 
 TEST_F(BootFileDigestsTest, AreNotWaitedForAtTheEnd) {

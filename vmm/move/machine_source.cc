@@ -55,9 +55,9 @@ absl::Status MachineSource::Describe(state::MachineDescription::Builder out) {
   }
   if (config.reboot_on_reset) {
     // What a reset would boot here now.
-    DescribeBootFile(*config.kernel, boot.initKernel());
+    DescribeBootFile(*config.kernel, ended_, boot.initKernel());
     if (!config.initrd_path.empty()) {
-      DescribeBootFile(*config.initrd, boot.initInitrd());
+      DescribeBootFile(*config.initrd, ended_, boot.initInitrd());
     }
   }
   return absl::OkStatus();

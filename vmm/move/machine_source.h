@@ -2,6 +2,7 @@
 #ifndef FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
 #define FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ class MachineSource final : public migration::SourcePort {
   // Whether the guest ran when it was paused for the switchover. When the move is over.
   bool ran() const { return ran_; }
 
+  // A kernel or initrd is not read any more for its description: it may be somebody else's, and large. Any thread.
+  void EndDescription() { ended_ = true; }
   // A disk that somebody else has is not waited for any more. Any thread.
   void StopTrying();
 
@@ -61,6 +64,7 @@ class MachineSource final : public migration::SourcePort {
   bool ran_ = false;  // before it was held
   BalloonInhibitor::Token no_ballooning_;
 
+  std::atomic<bool> ended_{false};
   TimedMutex mutex_;
   bool stop_trying_ ABSL_GUARDED_BY(mutex_) = false;
 };

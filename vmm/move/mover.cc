@@ -200,7 +200,7 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
   });
   if (!ticks.ok()) {
     // Nothing but its listener misses it.
-    Log().warn("move: it is told of at its changes only: {}", std::string(ticks.message()));
+    IfThereIsMemory([&] { Log().warn("move: it is told of at its changes only: {}", std::string(ticks.message())); });
   }
   const absl::Status result = CatchOutOfMemory([&] { return phase(*source); });
   const GuestPlace guest = PlaceAfter(result);
@@ -294,6 +294,7 @@ absl::Status Mover::Cancel() {
     return absl::FailedPreconditionError("the machine is not moving");
   }
   absl::Status status = source_->Cancel();
+  port_->EndDescription();
   if (!status.ok()) {
     port_->StopTrying();
   }
