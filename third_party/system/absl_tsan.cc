@@ -115,7 +115,11 @@ bool WRAP(WAIT_TIMEOUT)(const absl::Notification* notification, absl::Duration t
   return notified;
 }
 
-// The table of errno's texts: a static variable of Debian's absl, whose guard is not seen either.
-const char* __tsan_default_suppressions() { return "race:absl::debian3::base_internal::StrError\n"; }
+// The table of errno's texts: a static variable of Debian's absl, whose guard is not seen either. The graph, where
+// absl's own code locks: in a wait for a notification.
+const char* __tsan_default_suppressions() {
+  return "race:absl::debian3::base_internal::StrError\n"
+         "race:absl::debian3::synchronization_internal::GraphCycles\n";
+}
 
 }  // extern "C"
