@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "migration/transport/socket.h"
 #include "tests/fakes/test_thread.h"
@@ -165,11 +166,16 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     }
     absl::Status received;
     Thread receiver = StartOrDie("test-receiver", [&] { received = (*destination)->Run(**listener); });
-    result = MoveTo(target, attempt);
-    if (!result.source.ok()) {
-      // It may still wait for a source.
+    // It may still wait for a source, also when an exception came out of the move, which should not.
+    absl::Cleanup end = [&] {
       (void)(*destination)->Cancel();
       (*destination)->Leave();
+    };
+    result = MoveTo(target, attempt);
+    if (result.source.ok()) {
+      std::move(end).Cancel();
+    } else {
+      std::move(end).Invoke();
     }
     receiver.Join();
     result.destination = received;

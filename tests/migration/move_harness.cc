@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/base/status.h"
@@ -79,10 +80,16 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
       listener.reset();
     }
   });
+  // An exception, which should not come out of a move, fails the test; it does not leave it waiting.
+  absl::Cleanup end = [this] {
+    (void)session_->Cancel();
+    session_->Leave();
+  };
   result.source = source->Run(relay_ != nullptr ? relay_->address() : there);
   if (afterwards) {
     result.source = afterwards(*source, result.source);
   }
+  std::move(end).Cancel();
   if (!result.source.ok()) {
     // It may still wait for a source: for one at all, or for this one to come back. Otherwise it ends by itself, with
     // the source's own word of why, which a cancel might be faster than.
