@@ -1028,7 +1028,7 @@ TEST_F(FerriteMoveTest, LackOfTasksFailsTheMoveAndTheGuestRunsOn) {
   ASSERT_TRUE((*limit)->Add(Info("here")["pid"].get<pid_t>()).ok());
   int failed = 0;
   bool moved = false;
-  for (uint64_t more = 0; !moved && more < 12; ++more) {
+  for (uint64_t more = 0; !moved && more < 12; more += ForPlace(1, 3)) {
     SCOPED_TRACE(absl::StrCat("room for ", more));
     const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
     const auto count = (*limit)->Count();
