@@ -9,7 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "migration/session/thread_class.h"
 #include "vmm/base/clean_text.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/out_of_memory.h"
+#include "vmm/base/poll.h"
 #include "vmm/base/status.h"
 #include "vmm/base/timed_mutex.h"
 
@@ -219,13 +221,13 @@ absl::Status ControlPeer::AwaitBytes() {
     // Three PINGs at least in the time after which a silent peer counts as gone.
     const int64_t step = std::clamp<int64_t>(silence / 4, 1, kPingPauseMs);
     pollfd polled{.fd = stream_->fd(), .events = POLLIN, .revents = 0};
-    const int n = poll(&polled, 1, static_cast<int>(step));
-    if (n > 0) {
+    const MonotonicTime start = MonotonicTime::Now();
+    if (PollFor({&polled, 1}, absl::Milliseconds(step)) > 0) {
       quiet_ = false;
       return absl::OkStatus();
     }
-    if (n == 0) {
-      quiet += step;
+    if (const int64_t waited = absl::ToInt64Milliseconds(MonotonicTime::Now() - start); waited > 0) {
+      quiet += waited;
       quiet_ = quiet > step;
       // A message that is being written is as good as a PING, and must not be waited for here.
       capnp::MallocMessageBuilder message;

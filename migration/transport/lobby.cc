@@ -16,12 +16,12 @@
 #include "migration/transport/crowd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/poll.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
 namespace {
 
-constexpr absl::Duration kLongestPoll = absl::Hours(1);  // of one call: a timespec has no infinity
 // After a connection that could not be accepted: nothing tells when the next one can be.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
 // That wait whatever else the descriptors are for: the one that is waited for has to be among them for an instant.
@@ -72,11 +72,8 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
     for (const Waiting& one : waiting_) {
       polled.push_back({.fd = one.arrival.stream->fd(), .events = POLLIN, .revents = 0});
     }
-    const timespec left =
-        absl::ToTimespec(std::clamp(until - MonotonicTime::Now(), absl::ZeroDuration(), kLongestPoll));
-    if (ppoll(polled.data(), polled.size(), &left, nullptr) < 0 && errno != EINTR) {
-      return ErrnoStatus(absl::StrCat(what, ": poll"));
-    }
+    // A guest may depend on the wait.
+    (void)PollFor(polled, until - MonotonicTime::Now());
     if (polled[0].revents != 0) {
       return absl::CancelledError(absl::StrCat(what, ": cancelled"));
     }

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/poll.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::migration {
@@ -54,22 +55,17 @@ absl::StatusOr<std::vector<Endpoint>> ResolveAs(const Address& address, bool pas
 // Waits until `fd` is readable; CANCELLED otherwise.
 absl::Status AwaitReadable(int fd, const EventFd& cancel, absl::string_view what) {
   while (true) {
-    pollfd polled[2] = {{.fd = fd, .events = POLLIN, .revents = 0},
-                        {.fd = cancel.fd(), .events = POLLIN, .revents = 0}};
-    const int n = poll(polled, 2, -1);
-    if (n < 0 && errno != EINTR) {
-      return ErrnoStatus(absl::StrCat(what, ": poll"));
-    }
-    if (n > 0 && polled[1].revents != 0) {
+    pollfd polled[2] = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
+                        {.fd = fd, .events = POLLIN, .revents = 0}};
+    (void)PollFor(polled, absl::InfiniteDuration());
+    if (polled[0].revents != 0) {
       return absl::CancelledError(absl::StrCat(what, ": cancelled"));
     }
-    if (n > 0 && polled[0].revents != 0) {
+    if (polled[1].revents != 0) {
       return absl::OkStatus();
     }
   }
 }
-
-constexpr absl::Duration kLongestPoll = absl::Hours(1);  // of one call: a timespec has no infinity
 
 // Blocking from here on; small frames leave at once.
 absl::Status Prepare(const Fd& fd) {
@@ -220,11 +216,7 @@ absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> e
         // One that failed has no descriptor, and is passed over.
         polled.push_back({.fd = attempt.fd().get(), .events = POLLOUT, .revents = 0});
       }
-      const timespec left =
-          absl::ToTimespec(std::clamp(until - MonotonicTime::Now(), absl::ZeroDuration(), kLongestPoll));
-      if (ppoll(polled.data(), polled.size(), &left, nullptr) < 0 && errno != EINTR) {
-        return ErrnoStatus(absl::StrCat(what, ": poll"));
-      }
+      (void)PollFor(polled, until - MonotonicTime::Now());
       if (polled[0].revents != 0) {
         return absl::CancelledError(absl::StrCat(what, ": cancelled"));
       }

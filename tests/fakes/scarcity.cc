@@ -83,11 +83,17 @@ extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attribute
 }
 
 void* operator new(size_t bytes) {
-  void* const memory = ferrite::memory.Refuses() ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
-  if (memory == nullptr) {
-    throw std::bad_alloc();
+  while (true) {
+    if (void* const memory = ferrite::memory.Refuses() ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);
+        memory != nullptr) {
+      return memory;
+    }
+    const std::new_handler handler = std::get_new_handler();
+    if (handler == nullptr) {
+      throw std::bad_alloc();
+    }
+    handler();
   }
-  return memory;
 }
 
 void operator delete(void* memory) noexcept { std::free(memory); }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "vmm/app/commands.h"
+#include "vmm/base/poll.h"
 #include "vmm/base/status.h"
 #include "vmm/console/escape_filter.h"
 #include "vmm/console/raw_terminal.h"
@@ -45,10 +46,7 @@ class ConsoleSession {
       const bool pending = !to_guest_.empty();
       pollfd polled[] = {{console_.get(), static_cast<short>(POLLIN | (pending ? POLLOUT : 0)), 0},
                          {input_open && (!pending || escapes_) ? STDIN_FILENO : -1, POLLIN, 0}};
-      if (poll(polled, 2, -1) < 0) {
-        FERRITE_CHECK(errno == EINTR);
-        continue;
-      }
+      (void)PollFor(polled, absl::InfiniteDuration());
       if ((polled[0].revents & ~POLLOUT) != 0 && !CopyOutput()) {
         return;
       }

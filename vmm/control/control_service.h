@@ -41,7 +41,7 @@ struct ControlShared {
   // goes through page by page, what it said last serves for a while, so that it is not most of what this thread does.
   uint64_t ResidentBytes();
 
-  ControlTarget target;
+  const ControlTarget& target;  // changes when the machine has arrived
   WorkQueue& work;
   kj::Timer& timer;
   const MonotonicTime started = MonotonicTime::Now();

@@ -5,6 +5,7 @@
 
 #include "vmm/base/clean_text.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
 
 namespace ferrite {
 
@@ -30,7 +31,7 @@ absl::Status ReadError(control::Error::Reader error) {
 }
 
 void KjLogRedirect::logMessage(kj::LogSeverity, const char*, int, int, kj::String&& text) {
-  Log().debug("control: {}", CleanText(FromKj(text)));
+  IfThereIsMemory([&] { Log().debug("control: {}", CleanText(FromKj(text))); });
 }
 
 }  // namespace ferrite

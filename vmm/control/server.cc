@@ -18,12 +18,15 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
+#include "vmm/base/patient_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 #include "vmm/control/bounded_stream.h"
@@ -42,6 +45,8 @@ constexpr kj::Duration kLastWords = 5 * kj::SECONDS;
 // A client that has said nothing for so long only takes a place.
 constexpr kj::Duration kFirstMessage = 10 * kj::SECONDS;
 constexpr kj::Duration kAcceptRetry = 100 * kj::MILLISECONDS;
+// Before all is begun again.
+constexpr absl::Duration kBeginAgain = absl::Milliseconds(50);
 // Events between two looks at the descriptors. Without a limit those that have more to read whenever somebody looks
 // keep the loop from all others, and from its end.
 constexpr kj::uint kEventsInARow = 64;
@@ -88,21 +93,29 @@ struct Connection {
 // What lives on the control thread.
 class ServerLoop final : private kj::TaskSet::ErrorHandler {
  public:
-  ServerLoop(kj::AsyncIoContext& io, int listener, std::function<void()> idle, ControlShared& shared)
+  ServerLoop(kj::AsyncIoContext& io, int listener, std::function<void()> idle, ControlShared& shared,
+             PatientMemory& memory)
       : io_(io),
         listener_(listener),
+        memory_(memory),
         idle_(std::move(idle)),
         listener_observer_(io.unixEventPort, listener, FdObserver::OBSERVE_READ),
         shared_(shared),
-        tasks_(*this) {
-    tasks_.add(AcceptLoop());
-  }
+        tasks_(*this),
+        accepting_(AcceptLoop().fork()) {}
+
+  // Fails when no client is accepted any more.
+  kj::Promise<void> Accepting() { return accepting_.addBranch(); }
 
   // Reads no more messages of anybody.
   void StopReading() {
     for (Connection* client : clients_) {
       client->messages.StopReading();
     }
+  }
+  void DropAllForMemory() {
+    LogOnce("dropped all clients", "this host has no memory left for them");
+    DropAll();
   }
   void DropAll() {
     for (Connection* client : clients_) {
@@ -113,6 +126,9 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
  private:
   // One client at a time: there may always be one more.
   kj::Promise<void> AcceptLoop() {
+    if (!memory_.Refill()) {
+      return io_.provider->getTimer().afterDelay(kAcceptRetry).then([this] { return AcceptLoop(); });
+    }
     Fd client(accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     const int error = errno;
     if (!client.valid() && error == EAGAIN) {
@@ -149,13 +165,15 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
     auto connection =
         kj::heap<Connection>(kj::mv(stream), shared_, io_.provider->getTimer(), [this](const kj::Exception& exception) {
           if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
-            LogOnce("dropped a client", Summary(exception));
+            // Its connection is still to be ended.
+            IfThereIsMemory([&] { LogOnce("dropped a client", Summary(exception)); });
           }
         });
-    ++connections_;
-    clients_.push_back(connection.get());
     auto gone = connection->network.onDisconnect();
-    tasks_.add(gone.attach(kj::defer([this, client = connection.get()] { Gone(client); }), kj::mv(connection)));
+    clients_.push_back(connection.get());
+    ++connections_;
+    auto leave = kj::defer([this, client = connection.get()] { Gone(client); });
+    tasks_.add(gone.attach(kj::mv(leave), kj::mv(connection)));
   }
 
   // False when all are at something.
@@ -188,10 +206,13 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
     Log().log(std::exchange(warned_, true) ? spdlog::level::debug : spdlog::level::warn, "control: {}: {}", what, why);
   }
 
-  void taskFailed(kj::Exception&& exception) override { LogOnce("a connection failed", Summary(exception)); }
+  void taskFailed(kj::Exception&& exception) override {
+    IfThereIsMemory([&] { LogOnce("a connection failed", Summary(exception)); });
+  }
 
   kj::AsyncIoContext& io_;
   const int listener_;
+  PatientMemory& memory_;
   const std::function<void()> idle_;
   FdObserver listener_observer_;
   ControlShared& shared_;
@@ -199,12 +220,13 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   size_t connections_ = 0;          // with those
   bool warned_ = false;
   kj::TaskSet tasks_;
+  kj::ForkedPromise<void> accepting_;  // uses all of the above
 };
 
 class RpcControlServer final : public ControlServer {
  public:
-  RpcControlServer(Fd listener, EventFd wake, const ControlTarget& target)
-      : target_(target), listener_(std::move(listener)), wake_(std::move(wake)) {}
+  RpcControlServer(Fd listener, EventFd wake, EventFd no_memory, const ControlTarget& target)
+      : target_(target), listener_(std::move(listener)), wake_(std::move(wake)), no_memory_(std::move(no_memory)) {}
 
   ~RpcControlServer() override {
     // First the work, whose answers the loop still has to send.
@@ -221,22 +243,7 @@ class RpcControlServer final : public ControlServer {
     FERRITE_RETURN_IF_ERROR(work_.Start("control-work"));
     absl::Notification started;
     absl::Status status;
-    FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start("control", [this, &started, &status] {
-                               const kj::Maybe<kj::Exception> failure =
-                                   kj::runCatchingExceptions([&] { Run(started); });
-                               KJ_IF_MAYBE (exception, failure) {
-                                 if (started.HasBeenNotified()) {
-                                   Log().error("control: the server ended: {}", Summary(*exception));
-                                 } else {
-                                   // kj tells the errno by its text only.
-                                   const std::string summary = Summary(*exception);
-                                   status = absl::StrContains(summary, strerror(EMFILE))
-                                                ? ErrnoStatus(EMFILE, "start the control server")
-                                                : absl::InternalError(absl::StrCat("control server: ", summary));
-                                   started.Notify();
-                                 }
-                               }
-                             }));
+    FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start("control", [this, &started, &status] { Serve(started, status); }));
     started.WaitForNotification();
     return status;
   }
@@ -269,19 +276,74 @@ class RpcControlServer final : public ControlServer {
     wake_.Signal();
   }
 
-  void Run(absl::Notification& started) {
+  // `started` when it serves, or when it could not, with `could_start`. They are gone then.
+  void Serve(absl::Notification& started, absl::Status& could_start) {
+    absl::Notification* waiting = &started;
+    const auto begun = [&] {
+      if (absl::Notification* const notification = std::exchange(waiting, nullptr); notification != nullptr) {
+        notification->Notify();
+      }
+    };
+    while (true) {
+      const absl::Status ran = Caught([&] { Run(begun); });
+      if (waiting != nullptr) {
+        could_start = ran;
+        begun();
+        return;
+      }
+      if (ran.ok() || IsEnding()) {
+        return;
+      }
+      // No client keeps the others, and those that come, from the machine: it is reachable as long as it is there.
+      IfThereIsMemory([&] { Log().warn("control: all clients were dropped: {}", std::string(ran.message())); });
+      absl::SleepFor(kBeginAgain);
+    }
+  }
+
+  static absl::Status Caught(absl::FunctionRef<void()> body) {
+    return CatchOutOfMemory([&]() -> absl::Status {
+      try {
+        body();
+        return absl::OkStatus();
+      } catch (const kj::Exception& exception) {
+        // kj tells the errno by its text only.
+        const std::string summary = Summary(exception);
+        return absl::StrContains(summary, strerror(EMFILE))
+                   ? ErrnoStatus(EMFILE, "start the control server")
+                   : absl::InternalError(absl::StrCat("control server: ", summary));
+      }
+    });
+  }
+
+  bool IsEnding() {
+    absl::MutexLock lock(&mutex_);
+    return ending_;
+  }
+
+  void Run(absl::FunctionRef<void()> begun) {
     KjLogRedirect log;
+    // kj's promises do not survive an allocation that fails.
+    PatientMemory memory(no_memory_);
     auto io = kj::setupAsyncIo();
     io.waitScope.setBusyPollInterval(kEventsInARow);
     {
       ControlShared shared{.target = target_, .work = work_, .timer = io.provider->getTimer()};
-      ServerLoop loop(io, listener_.get(), target_.idle, shared);
+      ServerLoop loop(io, listener_.get(), target_.idle, shared, memory);
       FdObserver wake(io.unixEventPort, wake_.fd(), FdObserver::OBSERVE_READ);
-      started.Notify();
-      bool ending = false;
+      FdObserver no_memory(io.unixEventPort, no_memory_.fd(), FdObserver::OBSERVE_READ);
+      begun();
+      // What was left behind when this failed before.
+      bool ending = DeliverPublished(shared);
       while (!ending) {
-        wake.whenBecomesReadable().wait(io.waitScope);
+        loop.Accepting()
+            .exclusiveJoin(wake.whenBecomesReadable())
+            .exclusiveJoin(no_memory.whenBecomesReadable())
+            .wait(io.waitScope);
         wake_.Drain();
+        if (no_memory_.Drain() > 0) {
+          // What they have sent and asked for is what there is to give back.
+          loop.DropAllForMemory();
+        }
         ending = DeliverPublished(shared);
       }
       // Watchers hear of the end before the connection goes, if they listen; the answers that are due go into the
@@ -311,7 +373,7 @@ class RpcControlServer final : public ControlServer {
       ending = ending_;
     }
     if (target.has_value()) {
-      shared.target = *std::move(target);
+      target_ = *std::move(target);
     }
     shared.AddMissed(missed);
     for (const TimedEvent& event : events) {
@@ -320,9 +382,10 @@ class RpcControlServer final : public ControlServer {
     return ending;
   }
 
-  const ControlTarget target_;
+  ControlTarget target_;  // of the control thread
   const Fd listener_;
   const EventFd wake_;
+  const EventFd no_memory_;
   WorkQueue work_{{.last = kMaxAllOperations, .next = kMaxStops}};
 
   absl::Mutex mutex_;
@@ -338,7 +401,8 @@ class RpcControlServer final : public ControlServer {
 
 absl::StatusOr<std::unique_ptr<ControlServer>> ControlServer::Create(Fd listener, ControlTarget target) {
   FERRITE_ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
-  auto server = std::make_unique<RpcControlServer>(std::move(listener), std::move(wake), target);
+  FERRITE_ASSIGN_OR_RETURN(EventFd no_memory, EventFd::Create());
+  auto server = std::make_unique<RpcControlServer>(std::move(listener), std::move(wake), std::move(no_memory), target);
   FERRITE_RETURN_IF_ERROR(server->Start());
   return server;
 }

@@ -18,6 +18,7 @@ absl::Status WorkQueue::Start(std::string thread_name) {
 }
 
 void WorkQueue::BeginEnd() {
+  const absl::Status ending = Ending();
   std::list<Entry> dropped;
   {
     absl::MutexLock lock(&mutex_);
@@ -25,7 +26,7 @@ void WorkQueue::BeginEnd() {
     dropped.swap(last_);
   }
   for (const Entry& entry : dropped) {
-    *entry.result = Ending();
+    *entry.result = ending;
     entry.done->fulfill();
   }
 }
