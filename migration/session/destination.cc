@@ -580,7 +580,7 @@ absl::Status Destination::OnGrant(const ControlMessage& message) {
   if (!ran.ok()) {
     // The source takes the guest back when it hears this, so the guest must not run here after it is said.
     FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kFailing));
-    SendRefuse(ran);
+    UntilThereIsMemory([&] { SendRefuse(ran); });
     return ran;
   }
   const absl::Duration run = MonotonicTime::Now() - start;
@@ -736,7 +736,7 @@ absl::string_view Destination::GuestWords() const {
 void Destination::Leave() {
   leaving_ = true;
   if (waiting_) {
-    Break(absl::CancelledError("the wait for the source was ended"));
+    UntilThereIsMemory([this] { Break(absl::CancelledError("the wait for the source was ended")); });
     return;
   }
   // Wakes who waits for pages.
@@ -769,7 +769,7 @@ absl::Status Destination::GiveUp(const absl::Status& reason) {
     if (peer_->failure().ok()) {
       if (loaded_) {
         // GRANT may be on its way. The source takes the guest back when it hears that it does not run here.
-        SendRefuse(why);
+        UntilThereIsMemory([&] { SendRefuse(why); });
       } else {
         peer_->SendLastWords(why);
       }
@@ -873,8 +873,11 @@ absl::Status Destination::Cancel() {
   for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
     if (state_.Change(from, MoveState::kCancelling)) {
       cancelled_ = true;
-      factory_.Cancelled();
-      Break(absl::CancelledError("cancelled"));
+      // What was begun is done: nobody asks again.
+      UntilThereIsMemory([this] {
+        factory_.Cancelled();
+        Break(absl::CancelledError("cancelled"));
+      });
       return absl::OkStatus();
     }
   }

@@ -732,14 +732,17 @@ absl::Status Source::Cancel() {
     if (state_.Change(from, MoveState::kCancelling)) {
       cancelled_ = true;
       cancel_.Signal();
-      const TimedMutexLock lock(&mutex_);
-      if (pages_ != nullptr) {
-        pages_->Shutdown();
-      }
-      if (control_ != nullptr) {
-        // The destination is told when the guest is this side's again.
-        control_->Interrupt(absl::CancelledError("cancelled"));
-      }
+      // What was begun is done: nobody asks again.
+      UntilThereIsMemory([this] {
+        const TimedMutexLock lock(&mutex_);
+        if (pages_ != nullptr) {
+          pages_->Shutdown();
+        }
+        if (control_ != nullptr) {
+          // The destination is told when the guest is this side's again.
+          control_->Interrupt(absl::CancelledError("cancelled"));
+        }
+      });
       return absl::OkStatus();
     }
   }

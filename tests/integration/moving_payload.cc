@@ -72,7 +72,11 @@ class HookedSource final : public migration::SourcePort {
     return port_.AcquireDisks();
   }
   absl::Status RecordGrant(const migration::MoveId& id, uint64_t epoch, absl::string_view where) override {
-    return port_.RecordGrant(id, epoch, where);
+    FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id, epoch, where));
+    if (attempt_.on_grant) {
+      attempt_.on_grant();
+    }
+    return absl::OkStatus();
   }
   void Moved(absl::string_view where) override { port_.Moved(where); }
 

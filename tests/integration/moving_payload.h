@@ -36,6 +36,8 @@ struct MoveTry {
   // Called when the source has released its disks, and before it takes them back.
   std::function<void()> on_release;
   std::function<void()> on_take_back;
+  // Called right before the guest is granted.
+  std::function<void()> on_grant;
   // Changes the package.
   std::function<void(std::vector<uint8_t>&)> on_package;
 };

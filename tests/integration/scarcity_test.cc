@@ -1,17 +1,39 @@
 // Whole moves of a real machine on a host that has no room for one more thread, at each of the places where one is
-// made: the guest runs on at one side, and moves when there is room again (R2, R3). tests/migration/scarcity_test.cc
-// has the same of the engine alone, and of descriptors and memory.
+// made: the guest runs on at one side, and moves when there is room again (R2, R3). And to a monitor that is refused an
+// allocation, at each place behind GRANT. tests/migration/scarcity_test.cc has the same of the engine alone, and of
+// descriptors and memory.
 #include "tests/fakes/scarcity.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <memory>
+#include <new>
+#include <string>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "migration/transport/address.h"
+#include "migration/transport/socket.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"
+#include "tests/integration/scarce_process.h"
+#include "vmm/app/exit_codes.h"
+#include "vmm/app/ferrite_process.h"
+#include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/control/client.h"
 
 namespace ferrite {
 namespace {
@@ -64,6 +86,178 @@ TEST_P(MachineScarcityTest, GuestRunsOnWhicheverThreadCannotBeMade) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, MachineScarcityTest, testing::Values(MoveMode::kPrecopy, MoveMode::kPostcopy),
+                         [](const testing::TestParamInfo<MoveMode>& info) {
+                           return info.param == MoveMode::kPostcopy ? "Postcopy" : "Precopy";
+                         });
+
+constexpr absl::Duration kPatience = absl::Seconds(60);
+constexpr absl::Duration kEndOfMove = absl::Milliseconds(500);
+
+// `ferrite receive`, as people use it, with the memory that a test gives it.
+class ScarceReceiver {
+ public:
+  ScarceReceiver(const std::string& directory, uint64_t nth) : directory_(directory) {
+    const std::string path = directory + "/scarce";
+    const Fd file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    FERRITE_CHECK(ftruncate(file.get(), sizeof(ScarceProcess)) == 0);
+    void* const memory = mmap(nullptr, sizeof(ScarceProcess), PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+    FERRITE_CHECK(memory != MAP_FAILED);
+    shared_ = new (memory) ScarceProcess;
+    shared_->nth = nth;
+    int ready[2];
+    FERRITE_CHECK(pipe(ready) == 0);
+    FERRITE_CHECK(setenv(kScarceProcess, path.c_str(), /*replace=*/1) == 0);
+    process_ = std::make_unique<FerriteProcess>(
+        std::vector<std::string>{"receive", "--name", "there", "--listen", absl::StrCat("unix:", directory, "/there"),
+                                 "--ready-fd", absl::StrCat(ready[1]), "--kernel", PayloadPath("dirty"), "--console",
+                                 absl::StrCat("unix:", directory, "/console"), "--run-dir", directory + "/run"},
+        /*user=*/0, /*in_child=*/nullptr, "tests/integration/scarce_ferrite");
+    FERRITE_CHECK(unsetenv(kScarceProcess) == 0);
+    close(ready[1]);
+    std::string said;
+    for (char c = 0; read(ready[0], &c, 1) == 1 && c != '\n';) {
+      said.push_back(c);
+    }
+    close(ready[0]);
+    auto address = migration::ParseAddress(said);
+    FERRITE_CHECK(address.ok());
+    address_ = *std::move(address);
+  }
+  ~ScarceReceiver() { (void)munmap(shared_, sizeof(ScarceProcess)); }
+
+  const migration::Address& address() const { return address_; }
+  // False when it is gone.
+  bool BecomeScarce() { return Tell(kBecomeScarce, shared_->is_scarce); }
+  bool HavePlenty() { return Tell(kHavePlenty, shared_->has_plenty); }
+  // Until the thread of the move has ended, or the process; one that lost its source waits for it for longer.
+  void AwaitEndOfMove() {
+    const auto is_moving = [this] {
+      std::error_code error;
+      for (const auto& task :
+           std::filesystem::directory_iterator(absl::StrCat("/proc/", process_->pid(), "/task"), error)) {
+        std::string name;
+        std::getline(std::ifstream(task.path() / "comm"), name);
+        if (name == "receive") {
+          return true;
+        }
+      }
+      return false;
+    };
+    for (const MonotonicTime deadline = MonotonicTime::Now() + kEndOfMove;
+         is_moving() && MonotonicTime::Now() < deadline;) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  }
+  uint64_t refused() const { return shared_->refused; }
+  Finished Wait() { return process_->Wait(); }
+
+  absl::StatusOr<std::unique_ptr<ControlClient>> Connect() {
+    return ControlClient::ConnectToMachine(directory_ + "/run", "there", kPatience);
+  }
+  // What the guest says of all of its memory.
+  std::string CheckGuest() {
+    const auto cancel = EventFd::Create();
+    const auto console = migration::ParseAddress(absl::StrCat("unix:", directory_, "/console"));
+    FERRITE_CHECK(cancel.ok() && console.ok());
+    auto stream = migration::Connect(*console, kPatience, *cancel);
+    if (!stream.ok()) {
+      return stream.status().ToString();
+    }
+    (*stream)->SetPatience(kPatience);
+    const uint8_t check = 'c';
+    std::string said((*stream)->WriteAll({&check, 1}).ok() ? "" : "cannot ask it; ");
+    uint8_t byte = 0;
+    while (!absl::StrContains(said, "event=check") || said.back() != '\n') {
+      if (const absl::Status read = (*stream)->ReadAll({&byte, 1}); !read.ok()) {
+        return absl::StrCat(said, read.message());
+      }
+      said.push_back(static_cast<char>(byte));
+    }
+    return said;
+  }
+
+ private:
+  bool Tell(int signal, const std::atomic<bool>& heard) {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    process_->Signal(signal);
+    while (!heard && MonotonicTime::Now() < deadline && !process_->HasEnded()) {
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    return heard;
+  }
+
+  const std::string directory_;
+  ScarceProcess* shared_;
+  migration::Address address_;
+  std::unique_ptr<FerriteProcess> process_;
+};
+
+class MonitorScarcityTest : public testing::TestWithParam<MoveMode> {
+ protected:
+  // One move in which the `nth` allocation behind GRANT is refused. Returns whether it was.
+  bool MoveWithoutTheNth(uint64_t nth) {
+    MachineConfig config;
+    config.memory_bytes = uint64_t{16} << 20;
+    config.command_line = "set=1M idle=1 report_ms=3600000";
+    auto made = MovingPayload::Run("dirty", config);
+    FERRITE_CHECK(made.ok());
+    MovingPayload& moving = **made;
+    FERRITE_CHECK(moving.here().WaitFor("filled").ok());
+    ScarceReceiver there(moving.directory(), nth);
+    const MoveResult result = moving.MoveTo(
+        there.address(), {.options = {.mode = GetParam()}, .on_grant = [&] { (void)there.BecomeScarce(); }});
+    SCOPED_TRACE(result.source.ToString());
+    if (!result.source.ok()) {
+      EXPECT_EQ(result.source_state, MoveState::kFailed) << "R3, R4: the guest runs nowhere";
+      const auto check = moving.here().Check();
+      EXPECT_TRUE(check.ok()) << check.status();
+      const Finished end = there.Wait();
+      EXPECT_EQ(end.exit_code, kExitFailure) << end.err;
+      EXPECT_TRUE(absl::StrContains(end.err, "no machine arrived")) << end.err;
+      return true;
+    }
+    EXPECT_EQ(result.source_state, MoveState::kCompleted);
+    // What the monitor does last when a machine has come needs memory, too.
+    there.AwaitEndOfMove();
+    if (!there.HavePlenty()) {
+      const Finished end = there.Wait();
+      ADD_FAILURE() << "R1: the guest went to a monitor that ended with " << end.exit_code << ": " << end.err;
+      return true;
+    }
+    EXPECT_TRUE(absl::StrContains(there.CheckGuest(), " errors=0")) << there.CheckGuest();
+    // One that waits for its source still ends before it has answered.
+    absl::Status stopped;
+    const auto client = there.Connect();
+    EXPECT_TRUE(client.ok()) << client.status();
+    if (client.ok()) {
+      const auto machine = (*client)->Describe();
+      EXPECT_TRUE(machine.ok()) << machine.status();
+      EXPECT_TRUE(machine.ok() && machine->state == MachineState::kRunning);
+      // It can go on from there, and be asked for anything.
+      EXPECT_TRUE((*client)->Pause().ok());
+      EXPECT_TRUE((*client)->Resume().ok());
+      stopped = (*client)->Stop(/*force=*/false);
+    }
+    const Finished end = there.Wait();
+    EXPECT_EQ(end.exit_code, kExitOk) << end.err << stopped;
+    return there.refused() > 0;
+  }
+};
+
+TEST_P(MonitorScarcityTest, GuestThatWasGrantedIsNotLostForWantOfMemory) {
+  int tried = 0;
+  uint64_t nth = 1;
+  for (bool refused = true; refused; nth += ForPlace<uint64_t>(1 + nth / 32, 40), ++tried) {
+    SCOPED_TRACE(absl::StrCat(nth, ". refused"));
+    refused = MoveWithoutTheNth(nth);
+    ASSERT_FALSE(HasFailure());
+    ASSERT_LT(nth, 5000u) << "something is refused that nobody needs";
+  }
+  RecordProperty("moves", static_cast<int>(tried));
+  EXPECT_GT(tried, ForPlace(15, 1)) << "nothing was refused";
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, MonitorScarcityTest, testing::Values(MoveMode::kPrecopy, MoveMode::kPostcopy),
                          [](const testing::TestParamInfo<MoveMode>& info) {
                            return info.param == MoveMode::kPostcopy ? "Postcopy" : "Precopy";
                          });

@@ -31,7 +31,8 @@ std::string Contents(const Fd& fd) {
 
 }  // namespace
 
-FerriteProcess::FerriteProcess(const std::vector<std::string>& words, uid_t user, const std::function<void()>& in_child)
+FerriteProcess::FerriteProcess(const std::vector<std::string>& words, uid_t user, const std::function<void()>& in_child,
+                               const char* path)
     : out_(MemoryFile("out")), err_(MemoryFile("err")) {
   std::vector<char*> arguments = {const_cast<char*>("ferrite")};
   for (const std::string& word : words) {
@@ -39,7 +40,7 @@ FerriteProcess::FerriteProcess(const std::vector<std::string>& words, uid_t user
   }
   arguments.push_back(nullptr);
   // By descriptor: another user may not be allowed to reach the path.
-  const Fd program(open("vmm/app/ferrite", O_RDONLY | O_CLOEXEC));
+  const Fd program(open(path, O_RDONLY | O_CLOEXEC));
   FERRITE_CHECK(program.valid());
   pid_ = fork();
   FERRITE_CHECK(pid_ >= 0);
@@ -67,6 +68,12 @@ FerriteProcess::~FerriteProcess() {
 }
 
 void FerriteProcess::Signal(int signal) const { FERRITE_CHECK(kill(pid_, signal) == 0); }
+
+bool FerriteProcess::HasEnded() const {
+  siginfo_t info = {};
+  FERRITE_CHECK(waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0);
+  return info.si_pid != 0;
+}
 
 Finished FerriteProcess::Wait() {
   const Fd ended(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));

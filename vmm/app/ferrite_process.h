@@ -22,9 +22,9 @@ struct Finished {
 class FerriteProcess {
  public:
   // `user` other than 0 runs it as that user, when this process may change users. `in_child` (may be null) runs before
-  // the program does.
+  // the program does. `path` is the program's, in the test's data.
   explicit FerriteProcess(const std::vector<std::string>& words, uid_t user = 0,
-                          const std::function<void()>& in_child = nullptr);
+                          const std::function<void()>& in_child = nullptr, const char* path = "vmm/app/ferrite");
   FerriteProcess(const FerriteProcess&) = delete;
   FerriteProcess& operator=(const FerriteProcess&) = delete;
   // Kills it when it still runs.
@@ -32,6 +32,7 @@ class FerriteProcess {
 
   pid_t pid() const { return pid_; }
   void Signal(int signal) const;
+  bool HasEnded() const;
   Finished Wait();
 
  private:

@@ -2,7 +2,6 @@
 
 #include <poll.h>
 
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +11,8 @@
 #include "vmm/app/text.h"
 #include "vmm/app/unused_memory.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
+#include "vmm/base/poll.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -79,10 +80,7 @@ absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const RunOptions& run, 
   return monitor;
 }
 
-Monitor::~Monitor() {
-  Close();
-  mover_.reset();
-}
+Monitor::~Monitor() { Close(); }
 
 std::function<void(const MachineEvent&)> Monitor::Listener() {
   return [this](const MachineEvent& event) { OnEvent(event); };
@@ -93,11 +91,14 @@ void Monitor::OnEvent(const MachineEvent& event) {
   const bool last = event.kind == MachineEvent::Kind::kStopped;
   if (last || (event.kind != MachineEvent::Kind::kBalloon && logged_ < kMaxLogged)) {
     ++logged_;
-    Log().info("machine {}{}{}", MachineEventKindName(event.kind), event.text.empty() ? "" : ": ", event.text);
+    IfThereIsMemory([&] {
+      Log().info("machine {}{}{}", MachineEventKindName(event.kind), event.text.empty() ? "" : ": ", event.text);
+    });
   }
-  if (published_to_ != nullptr) {
-    published_to_->Publish(event);
+  if (ControlServer* const server = published_to_; server != nullptr) {
+    IfThereIsMemory([&] { server->Publish(event); });
   }
+  // Whatever was missing for words.
   if (last) {
     ended_.Signal();
   }
@@ -130,22 +131,31 @@ void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arriva
   ControlTarget target = Target(&machine);
   target.arrival = std::move(arrival);
   target.arrival_allows = std::move(allows);
+  MakeMover(machine);
+  arrived_target_ = Target(&machine);
   server_->SetTarget(std::move(target));
 }
 
-void Monitor::SetMachine(std::unique_ptr<Machine> machine, const MoveStatus& arrival) {
-  machine_ = std::move(machine);
+void Monitor::MakeMover(Machine& machine) {
   mover_ =
-      std::make_unique<Mover>(*machine_, std::move(grant_directory_), console_socket_, [this](const MoveStatus& move) {
+      std::make_unique<Mover>(machine, std::move(grant_directory_), console_socket_, [this](const MoveStatus& move) {
         absl::MutexLock lock(&mutex_);
         if (published_to_ != nullptr) {
           published_to_->Publish(move);
         }
       });
-  mover_->SetArrival(arrival);
-  if (server_ != nullptr) {
-    server_->SetTarget(Target(machine_.get()));
-  }
+}
+
+void Monitor::SetMachine(std::unique_ptr<Machine> machine) {
+  machine_ = std::move(machine);
+  MakeMover(*machine_);
+}
+
+void Monitor::SetArrival(MoveStatus arrival) { mover_->SetArrival(std::move(arrival)); }
+
+void Monitor::SetArrivedMachine(std::unique_ptr<Machine> machine) noexcept {
+  machine_ = std::move(machine);
+  server_->SetTarget(std::move(arrived_target_));
 }
 
 absl::Status Monitor::GoOn() {
@@ -159,19 +169,20 @@ absl::Status Monitor::GoOn() {
 void Monitor::WaitForEnd() {
   ReleaseUnusedMemory();
   pollfd polled[] = {{signals_.fd(), POLLIN, 0}, {ended_.fd(), POLLIN, 0}};
-  while (poll(polled, 2, -1) < 0) {
-    FERRITE_CHECK(errno == EINTR);
+  while (PollFor(polled, absl::InfiniteDuration()) == 0) {
   }
   if (polled[0].revents != 0) {
-    Log().info("stopping the machine: {}", signals_.Take());
+    IfThereIsMemory([this] { Log().info("stopping the machine: {}", signals_.Take()); });
   }
 }
 
 StopInfo Monitor::Stop() {
   if (mover_->MustWait()) {
-    Log().warn(
-        "the guest went over and may still need its memory from here: the monitor ends when it has all of it "
-        "(`ferrite recover` helps when the connection was lost); a signal ends it at once");
+    IfThereIsMemory([] {
+      Log().warn(
+          "the guest went over and may still need its memory from here: the monitor ends when it has all of it "
+          "(`ferrite recover` helps when the connection was lost); a signal ends it at once");
+    });
     signals_.LetThrough();
     mover_->WaitUntilNotNeeded();
   }
@@ -181,7 +192,7 @@ StopInfo Monitor::Stop() {
   }
   mover_->BeginEnd();
   // Too late is no error: then the move ends by itself.
-  (void)mover_->Cancel();
+  IfThereIsMemory([this] { (void)mover_->Cancel(); });
   mover_->Leave();
   mover_->Wait();
   machine_->Stop();
@@ -196,6 +207,7 @@ void Monitor::Close() {
     published_to_ = nullptr;
   }
   server_.reset();
+  mover_.reset();
 }
 
 }  // namespace ferrite

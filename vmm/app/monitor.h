@@ -46,12 +46,17 @@ class Monitor {
 
   // Serves the control socket, with the machine or, before there is one, without it.
   absl::Status Serve();
-  // Takes a machine whose listener is Listener(); it can be moved from here on. `arrival` is the move by which it came.
-  void SetMachine(std::unique_ptr<Machine> machine, const MoveStatus& arrival);
-  // Serves a machine that somebody else still owns and that cannot be moved. Before it goes, SetMachine() or Close().
-  // `arrival` tells how far it is, `allows` as MovePort::Allows().
+  // Takes a machine whose listener is Listener(), before Serve(); it can be moved from here on.
+  void SetMachine(std::unique_ptr<Machine> machine);
+  // Serves a machine that somebody else still owns and that cannot be moved, once. Before it goes, SetArrivedMachine()
+  // or Close(). `arrival` tells how far it is, `allows` as MovePort::Allows().
   void ServeArriving(Machine& machine, std::function<MoveStatus()> arrival,
                      std::function<absl::Status(absl::string_view operation)> allows);
+  // The move by which the machine of ServeArriving() came.
+  void SetArrival(MoveStatus arrival);
+  // Takes the machine of ServeArriving(), whose guest may run already; it can be moved from here on. All that this
+  // needs has been there since ServeArriving(): nothing can be missing.
+  void SetArrivedMachine(std::unique_ptr<Machine> machine) noexcept;
 
   // Between the steps of a start: CANCELLED when a signal asked for the end meanwhile.
   absl::Status GoOn();
@@ -61,7 +66,7 @@ class Monitor {
   // --force` gave that up; a signal (another one, where one has come already) ends the process at once. Returns how the
   // machine stopped.
   StopInfo Stop();
-  // Ends the control server.
+  // Ends the control server, and what moves the machine away.
   void Close();
   // The log stays when the run directory goes.
   void KeepLog() { run_dir_->KeepLog(); }
@@ -72,6 +77,7 @@ class Monitor {
   Monitor(StopSignals signals, EventFd ended) : signals_(std::move(signals)), ended_(std::move(ended)) {}
   void OnEvent(const MachineEvent& event);
   ControlTarget Target(Machine* machine);
+  void MakeMover(Machine& machine);
 
   std::string name_;
   std::string console_socket_;  // its path, if there is one
@@ -90,6 +96,7 @@ class Monitor {
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<BalloonPort> balloon_;
   std::unique_ptr<Mover> mover_;
+  ControlTarget arrived_target_;  // for when the machine of ServeArriving() has arrived
   std::unique_ptr<ControlServer> server_;
 };
 

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -20,6 +19,8 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/monitor.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
+#include "vmm/base/poll.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 #include "vmm/base/timed_mutex.h"
@@ -105,15 +106,17 @@ class Incoming {
     view->Set(session.get());
     std::unique_ptr<Incoming> incoming(
         new Incoming(std::move(over), std::move(session), std::move(listener), std::move(view)));
-    FERRITE_ASSIGN_OR_RETURN(incoming->thread_, Thread::Start("receive", [incoming = incoming.get()] {
-                               incoming->result_ = incoming->session_->Run(*incoming->listener_);
-                               incoming->ran_.Notify();
-                               incoming->over_.Signal();
-                             }));
+    FERRITE_ASSIGN_OR_RETURN(
+        incoming->thread_, Thread::Start("receive", [incoming = incoming.get()] {
+          incoming->result_ = CatchOutOfMemory([incoming] { return incoming->session_->Run(*incoming->listener_); });
+          incoming->ran_.Notify();
+          incoming->over_.Signal();
+        }));
     return incoming;
   }
   ~Incoming() {
-    (void)session_->Cancel();
+    // Too late is no error.
+    IfThereIsMemory([this] { (void)session_->Cancel(); });
     session_->Leave();
     thread_.Join();
     view_->Set(nullptr);
@@ -158,17 +161,16 @@ enum class Wait {
 Wait WaitForArrival(Monitor& monitor, Incoming& incoming) {
   pollfd polled[] = {
       {incoming.over().fd(), POLLIN, 0}, {monitor.signals().fd(), POLLIN, 0}, {monitor.ended().fd(), POLLIN, 0}};
-  while (poll(polled, 3, -1) < 0) {
-    FERRITE_CHECK(errno == EINTR);
+  while (PollFor(polled, absl::InfiniteDuration()) == 0) {
   }
   if (polled[0].revents != 0) {
     return Wait::kOver;
   }
   if (polled[1].revents != 0) {
-    Log().info("ending: {}", monitor.signals().Take());
+    IfThereIsMemory([&] { Log().info("ending: {}", monitor.signals().Take()); });
     monitor.ended().Signal();
   }
-  if (incoming.session().Cancel().ok()) {
+  if (CatchOutOfMemory([&] { return incoming.session().Cancel(); }).ok()) {
     return Wait::kCancelled;
   }
   incoming.session().Leave();
@@ -238,34 +240,42 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
       incoming->Finish();
       return absl::Status(result.code(), absl::StrCat("no machine arrived: ", result.message()));
     }
-    MoveStatus arrived = ArrivalOf(incoming->session());
-    arrived.over = true;
-    arrived.result = result;
-    monitor->SetMachine(arrival->Take(), arrived);
+    // The guest runs, and its source has let go of it: it stays, whatever is missing here for words.
+    IfThereIsMemory([&] {
+      MoveStatus arrived = ArrivalOf(incoming->session());
+      arrived.over = true;
+      arrived.result = result;
+      monitor->SetArrival(std::move(arrived));
+    });
+    monitor->SetArrivedMachine(arrival->Take());
     if (result.ok()) {
-      Log().info("the machine has arrived");
+      IfThereIsMemory([] { Log().info("the machine has arrived"); });
       incoming.reset();
       monitor->WaitForEnd();
       return monitor->Stop();
     }
-    Log().error("{}", std::string(result.message()));
+    IfThereIsMemory([&] { Log().error("{}", std::string(result.message())); });
     monitor->WaitForEnd();
   }
   TimedNotification stopped;
   StopInfo info;
-  absl::StatusOr<Thread> stopper = Thread::Start("stop", [&] {
-    if (over) {
-      info = monitor->Stop();
-    } else {
-      arrival->machine()->Stop();
-      monitor->Close();
-    }
-    stopped.Notify();
+  Thread stopper;
+  const absl::Status stops = CatchOutOfMemory([&]() -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(stopper, Thread::Start("stop", [&] {
+                               if (over) {
+                                 info = monitor->Stop();
+                               } else {
+                                 arrival->machine()->Stop();
+                                 monitor->Close();
+                               }
+                               stopped.Notify();
+                             }));
+    return absl::OkStatus();
   });
-  if (!stopper.ok()) {
-    Log().warn("{}", std::string(stopper.status().message()));
+  if (!stops.ok()) {
+    IfThereIsMemory([&] { Log().warn("{}", std::string(stops.message())); });
   }
-  const bool is_stopped = stopper.ok() && stopped.WaitFor(kStopPatience);
+  const bool is_stopped = stops.ok() && stopped.WaitFor(kStopPatience);
   if (!is_stopped || !over) {
     // Somebody waits for a page that does not come. To let them go on without it would let a device write to a disk
     // what the guest never meant: they end with the process.
@@ -276,7 +286,7 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
     RawTerminal::Restore();
     _exit(over || incoming->session().HasGuest(/*whole=*/false) ? kExitOk : kExitFailure);
   }
-  stopper->Join();
+  stopper.Join();
   incoming->Finish();
   return info;
 }

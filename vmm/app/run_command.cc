@@ -28,7 +28,7 @@ absl::StatusOr<StopInfo> RunMachine(const CommandLine& line, const std::function
   FERRITE_ASSIGN_OR_RETURN(auto owned, Machine::Create(config, monitor->kvm(), monitor->loop(), &monitor->console()));
   Machine& machine = *owned;
   machine.SetListener(monitor->Listener());
-  monitor->SetMachine(std::move(owned), {});
+  monitor->SetMachine(std::move(owned));
   FERRITE_RETURN_IF_ERROR(monitor->GoOn());
   FERRITE_RETURN_IF_ERROR(machine.Boot());
   FERRITE_RETURN_IF_ERROR(monitor->GoOn());

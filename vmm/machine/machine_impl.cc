@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
 #include "vmm/base/log.h"
@@ -38,6 +39,13 @@ absl::Status FindBootFile(absl::string_view what, const std::string& path, std::
   }
   file = std::make_shared<BootFile>(BootFile{.file = *std::move(found), .content = std::nullopt});
   return absl::OkStatus();
+}
+
+// Without them where there is no memory for words.
+StopInfo WithDetails(StopReason reason, absl::FunctionRef<std::string()> details) {
+  StopInfo info{reason, ""};
+  IfThereIsMemory([&] { info.details = details(); });
+  return info;
 }
 
 }  // namespace
@@ -178,7 +186,8 @@ void MachineImpl::CarryOutRequest() {
     return;
   }
   if (config_.kernel_path.empty()) {
-    StopLocked({StopReason::kReset, "by the guest; the machine was loaded without a kernel to boot again"});
+    StopLocked(WithDetails(StopReason::kReset,
+                           [] { return "by the guest; the machine was loaded without a kernel to boot again"; }));
     return;
   }
   // It is not there any more to be told no.
@@ -187,7 +196,7 @@ void MachineImpl::CarryOutRequest() {
     return ResetLocked(boot);
   });
   if (!status.ok()) {
-    StopLocked({StopReason::kError, absl::StrCat("reset by the guest: ", status.message())});
+    StopLocked(WithDetails(StopReason::kError, [&] { return absl::StrCat("reset by the guest: ", status.message()); }));
   }
 }
 
@@ -258,9 +267,12 @@ void MachineImpl::ParkVcpus() {
 
 void MachineImpl::StartVcpus() {
   for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
-    if (const absl::Status status = vcpu->NotifyPaused(); !status.ok()) {
-      Log().warn("the guest's watchdog is not told of the pause: {}", status.ToString());
-    }
+    // The guest runs by now: nothing may keep it from that.
+    IfThereIsMemory([&] {
+      if (const absl::Status status = vcpu->NotifyPaused(); !status.ok()) {
+        Log().warn("the guest's watchdog is not told of the pause: {}", status.ToString());
+      }
+    });
   }
   for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
     thread->Run();
@@ -278,20 +290,32 @@ absl::Status MachineImpl::Resume() {
   if (held_.has_value()) {
     return absl::FailedPreconditionError(absl::StrCat("cannot resume: ", *held_));
   }
+  return ResumeLocked();
+}
+
+absl::Status MachineImpl::ResumeLocked() {
   FERRITE_RETURN_IF_ERROR(Annotate(AcquireDisksLocked(), "cannot resume"));
-  ResumeLocked();
+  const absl::Status resumed = CatchOutOfMemory([this] {
+    devices_->Resume();
+    return absl::OkStatus();
+  });
+  if (!resumed.ok()) {
+    // Some of them may have begun.
+    QuiesceDevices();
+    return Annotate(resumed, "cannot resume");
+  }
+  ChangeState(MachineState::kRunning);
+  // The guest runs: nothing fails from here on, and nobody may be told otherwise.
+  Tell(MachineEvent::Kind::kRunning, "");
+  StartVcpus();
   if (std::exchange(arrived_, false)) {
-    // The guest runs: nobody may be told otherwise.
     IfThereIsMemory([this] { devices_->Arrived(); });
   }
   return absl::OkStatus();
 }
 
-void MachineImpl::ResumeLocked() {
-  devices_->Resume();
-  ChangeState(MachineState::kRunning);
-  Tell(MachineEvent::Kind::kRunning, "");
-  StartVcpus();
+void MachineImpl::QuiesceDevices() {
+  UntilThereIsMemory([this] { devices_->Quiesce(); });
 }
 
 absl::Status MachineImpl::Pause() {
@@ -305,7 +329,7 @@ absl::Status MachineImpl::Pause() {
 
 void MachineImpl::PauseLocked() {
   ParkVcpus();
-  devices_->Quiesce();
+  QuiesceDevices();
   ChangeState(MachineState::kPaused);
   Tell(MachineEvent::Kind::kPaused, "");
 }
@@ -325,9 +349,9 @@ absl::Status MachineImpl::Reset() {
   // The guest runs on meanwhile, and afterwards if there is nothing good to boot.
   const auto boot = PrepareBoot();
   FERRITE_RETURN_IF_ERROR(Annotate(boot.ok() ? boot->TryToRead() : boot.status(), "cannot reset"));
-  const absl::Status status = ResetLocked(*boot);
+  const absl::Status status = CatchOutOfMemory([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ResetLocked(*boot); });
   if (!status.ok()) {
-    StopLocked({StopReason::kError, absl::StrCat("reset: ", status.message())});
+    StopLocked(WithDetails(StopReason::kError, [&] { return absl::StrCat("reset: ", status.message()); }));
   }
   return status;
 }
@@ -336,7 +360,7 @@ absl::Status MachineImpl::ResetLocked(const PreparedBoot& boot) {
   const bool was_running = state() == MachineState::kRunning;
   if (was_running) {
     ParkVcpus();
-    devices_->Quiesce();
+    QuiesceDevices();
   }
   {
     // What the guest asked for before it was reset concerns the next one no more.
@@ -379,10 +403,11 @@ void MachineImpl::StopLocked(StopInfo info) {
   }
   if (state() == MachineState::kRunning) {
     ParkVcpus();
-    devices_->Quiesce();
+    QuiesceDevices();
   }
-  // Before anything is at its end: it may find no memory.
-  const std::string text = absl::StrCat(StopReasonName(info.reason), info.details.empty() ? "" : ": ", info.details);
+  std::string text;
+  IfThereIsMemory(
+      [&] { text = absl::StrCat(StopReasonName(info.reason), info.details.empty() ? "" : ": ", info.details); });
   // It may never have come to be.
   throttle_.reset();
   vcpu_threads_.clear();
@@ -451,8 +476,9 @@ absl::Status MachineImpl::LoadState(state::Machine::Reader in) {
     return WrongState("load a state");
   }
   FERRITE_RETURN_IF_ERROR(CheckStateLocked(in));
-  if (const absl::Status status = Apply(in); !status.ok()) {
-    StopLocked({StopReason::kError, absl::StrCat("load of the state: ", status.message())});
+  if (const absl::Status status = CatchOutOfMemory([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return Apply(in); });
+      !status.ok()) {
+    StopLocked(WithDetails(StopReason::kError, [&] { return absl::StrCat("load of the state: ", status.message()); }));
     return status;
   }
   if (state() == MachineState::kCreated) {

@@ -107,7 +107,9 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   absl::Status LoadKernelAndEnter(const PreparedBoot& boot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void ParkVcpus() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void StartVcpus() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
-  void ResumeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+  // Of a paused machine. After an error it is paused still.
+  absl::Status ResumeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+  void QuiesceDevices() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void PauseLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   // After an error the machine is neither what it was nor what it was to be.
   absl::Status ResetLocked(const PreparedBoot& boot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);

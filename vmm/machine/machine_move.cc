@@ -101,15 +101,17 @@ absl::StatusOr<bool> MachineImpl::Hold(std::string why) {
 }
 
 absl::Status MachineImpl::Arrive(bool run) {
-  {
-    absl::MutexLock lock(&operation_mutex_);
-    if (state() != MachineState::kPaused) {
-      return WrongState("arrive");
-    }
-    held_.reset();
-    arrived_ = true;
+  absl::MutexLock lock(&operation_mutex_);
+  if (state() != MachineState::kPaused) {
+    return WrongState("arrive");
   }
-  return run ? Resume() : absl::OkStatus();
+  arrived_ = true;
+  if (run) {
+    // Held until it runs: a guest that cannot goes back to its source, and nobody may resume it here (R2).
+    FERRITE_RETURN_IF_ERROR(ResumeLocked());
+  }
+  held_.reset();
+  return absl::OkStatus();
 }
 
 void MachineImpl::EndHold() {

@@ -8,10 +8,12 @@
 #include <csignal>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/machine/exit_report.h"
 
@@ -158,7 +160,7 @@ void VcpuThread::RunGuest() {
       continue;
     }
     if (error != EINTR && error != EAGAIN) {
-      End(StopReason::kError, DescribeRunError(error, vcpu_.run()));
+      End(StopReason::kError, [&] { return DescribeRunError(error, vcpu_.run()); });
       return;
     }
     if (ShouldPark()) {
@@ -169,7 +171,7 @@ void VcpuThread::RunGuest() {
       if (now - last_again > kAtOnce) {
         first_again = now;
       } else if (now - first_again > kAgainLimit) {
-        End(StopReason::kError, DescribeRunError(error, vcpu_.run()));
+        End(StopReason::kError, [&] { return DescribeRunError(error, vcpu_.run()); });
         return;
       } else {
         // A kick ends it.
@@ -194,21 +196,21 @@ bool VcpuThread::HandleExit() {
       return true;
     case KVM_EXIT_DIRTY_RING_FULL:
       if (const absl::Status status = listener_.OnDirtyRingFull(); !status.ok()) {
-        End(StopReason::kError, std::string(status.message()));
+        End(StopReason::kError, [&] { return std::string(status.message()); });
         return false;
       }
       return true;
     case KVM_EXIT_SYSTEM_EVENT:
       if (run.system_event.type == KVM_SYSTEM_EVENT_SHUTDOWN) {
-        End(StopReason::kPowerOff, DescribeExit(run));
+        End(StopReason::kPowerOff, [&] { return DescribeExit(run); });
       } else if (run.system_event.type == KVM_SYSTEM_EVENT_RESET) {
-        End(StopReason::kReset, DescribeExit(run));
+        End(StopReason::kReset, [&] { return DescribeExit(run); });
       } else {
-        End(StopReason::kGuestFault, DescribeExit(run));
+        End(StopReason::kGuestFault, [&] { return DescribeExit(run); });
       }
       return false;
     default:
-      End(StopReason::kGuestFault, DescribeExit(run));
+      End(StopReason::kGuestFault, [&] { return DescribeExit(run); });
       return false;
   }
 }
@@ -236,9 +238,12 @@ void VcpuThread::HandleMmio() {
   }
 }
 
-void VcpuThread::End(StopReason reason, const std::string& what) {
+void VcpuThread::End(StopReason reason, absl::FunctionRef<std::string()> what) {
   RequestPark();
-  listener_.OnGuestEnd(reason, absl::StrCat("vCPU ", vcpu_.index(), ": ", what, "\n", DescribeRegisters(vcpu_)));
+  std::string details;
+  IfThereIsMemory(
+      [&] { details = absl::StrCat("vCPU ", vcpu_.index(), ": ", what(), "\n", DescribeRegisters(vcpu_)); });
+  listener_.OnGuestEnd(reason, std::move(details));
 }
 
 }  // namespace ferrite

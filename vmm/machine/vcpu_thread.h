@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -77,7 +78,7 @@ class VcpuThread {
   bool HandleExit();
   void HandlePortIo();
   void HandleMmio();
-  void End(StopReason reason, const std::string& what);
+  void End(StopReason reason, absl::FunctionRef<std::string()> what);
   void KickLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   KvmVcpu& vcpu_;

@@ -11,6 +11,7 @@
 #include "devices/balloon/balloon.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/move/description.h"
 #include "vmm/move/state_blob.h"
@@ -80,7 +81,7 @@ class ArrivalPort final : public migration::DestinationPort {
   }
 
   absl::Status AcquireDisks() override {
-    const absl::Status status = machine_.AcquireDisks();
+    const absl::Status status = CatchOutOfMemory([this] { return machine_.AcquireDisks(); });
     if (status.ok()) {
       return status;
     }
@@ -88,13 +89,13 @@ class ArrivalPort final : public migration::DestinationPort {
     if (machine_.state() == MachineState::kStopped) {
       return status;
     }
-    tell_(status.message());
+    IfThereIsMemory([&] { tell_(status.message()); });
     return absl::FailedPreconditionError(
         "a disk of the machine cannot be taken here, and the log of the destination says why");
   }
 
   absl::Status Run() override {
-    const absl::Status status = machine_.Arrive(/*run=*/!stays_paused_);
+    const absl::Status status = CatchOutOfMemory([this] { return machine_.Arrive(/*run=*/!stays_paused_); });
     if (!status.ok()) {
       GiveDisksBack();
     }
@@ -108,9 +109,11 @@ class ArrivalPort final : public migration::DestinationPort {
  private:
   // The source takes them again as soon as it hears that the guest does not run here.
   void GiveDisksBack() {
-    if (const absl::Status status = machine_.ReleaseDisks(); !status.ok()) {
-      Log().warn("receive: {}", status.ToString());
-    }
+    UntilThereIsMemory([this] {
+      if (const absl::Status status = machine_.ReleaseDisks(); !status.ok()) {
+        Log().warn("receive: {}", status.ToString());
+      }
+    });
   }
 
   Machine& machine_;

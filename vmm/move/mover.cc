@@ -33,7 +33,7 @@ Mover::Mover(Machine& machine, Fd run_directory, std::string console_socket, Lis
 
 Mover::~Mover() {
   // Too late or nothing to cancel: then there is its end to wait for, or none.
-  (void)Cancel();
+  IfThereIsMemory([this] { (void)Cancel(); });
   Leave();
   const absl::MutexLock lock(&start_mutex_);
   thread_.Join();
@@ -79,18 +79,18 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     if (ending_) {
       return Ending();
     }
+    MoveStatus status;
+    status.number = status_.number + 1;
+    status.where = address.ToString();
     FERRITE_RETURN_IF_ERROR(
         Annotate(StartThread([address](migration::Source& session) { return session.Run(address); }), "cannot move"));
     // The session before the port that it uses.
     source_ = std::move(source);
     port_ = std::move(port);
     on_ = true;
-    const uint64_t number = status_.number + 1;
-    status_ = {};
-    status_.number = number;
-    status_.where = address.ToString();
+    status_ = std::move(status);
   }
-  Log().info("move: to {}", address.ToString());
+  IfThereIsMemory([&] { Log().info("move: to {}", address.ToString()); });
   return absl::OkStatus();
 }
 
@@ -129,7 +129,7 @@ absl::Status Mover::Recover(const std::string& where) {
     status_.over = false;
     status_.result = absl::OkStatus();
   }
-  Log().info("move: looking for the destination at {}", to);
+  IfThereIsMemory([&] { Log().info("move: looking for the destination at {}", to); });
   return absl::OkStatus();
 }
 
