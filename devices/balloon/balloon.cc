@@ -6,9 +6,11 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -99,7 +101,10 @@ void Balloon::SetListener(Listener listener) {
 
 void Balloon::SetActual(uint32_t pages) {
   if (actual_pages_.exchange(pages) != pages && listener_) {
-    listener_(pages * kPageBytes);
+    IfThereIsMemory([&] {
+      mutex_.AssertHeld();
+      listener_(pages * kPageBytes);
+    });
   }
 }
 
@@ -249,6 +254,7 @@ absl::StatusOr<bool> Balloon::TakePages(uint16_t index, Pass& pass) {
   if (!chain.has_value()) {
     return false;
   }
+  absl::Cleanup unanswered = [&queue] { queue.PutBack(); };
   const uint64_t bytes = chain->readable_bytes();
   if (chain->writable_bytes() != 0 || bytes % sizeof(uint32_t) != 0) {
     return absl::InvalidArgumentError(
@@ -271,10 +277,10 @@ absl::StatusOr<bool> Balloon::TakePages(uint16_t index, Pass& pass) {
   }
   const bool given_back = !inflate || Reclaim(pass);
   if (done < bytes || !given_back) {
-    queue.PutBack();
     return false;
   }
   done = 0;
+  std::move(unanswered).Cancel();
   queue.Push(chain->head(), 0);
   if (inflate && !negotiated(kBalloonMustTellHost)) {
     // From the answer on they may be in use again. To forget them takes as long as there is memory: once a pass.
@@ -296,6 +302,8 @@ bool Balloon::Reclaim(Pass& pass) {
 }
 
 absl::StatusOr<bool> Balloon::TakeStatistics(virtio::Queue& queue) {
+  BalloonStatistics statistics;
+  statistics.values.reserve(kMaxStatistics);  // before anything is taken that would be lost
   FERRITE_ASSIGN_OR_RETURN(const std::optional<virtio::Chain> chain, queue.Pop());
   if (!chain.has_value()) {
     return false;
@@ -303,7 +311,6 @@ absl::StatusOr<bool> Balloon::TakeStatistics(virtio::Queue& queue) {
   if (chain->writable_bytes() != 0) {
     return absl::InvalidArgumentError("a statistics buffer has memory for the device to write");
   }
-  BalloonStatistics statistics;
   statistics.time = MonotonicTime::Now();
   const uint64_t count = std::min(chain->readable_bytes() / kStatisticBytes, kMaxStatistics);
   for (uint64_t i = 0; i < count; ++i) {
@@ -331,6 +338,7 @@ absl::StatusOr<bool> Balloon::TakeReport(uint16_t index, Pass& pass) {
   if (!chain.has_value()) {
     return false;
   }
+  absl::Cleanup unanswered = [&queue] { queue.PutBack(); };
   if (chain->readable_bytes() != 0) {
     return absl::InvalidArgumentError("a report of free pages has memory for the device to read");
   }
@@ -341,7 +349,6 @@ absl::StatusOr<bool> Balloon::TakeReport(uint16_t index, Pass& pass) {
     end += segment.bytes.size();
     while (done < end) {
       if (pass.share.used_up()) {
-        queue.PutBack();
         return false;
       }
       // Pieces end where host pages do, so that none is cut in two.
@@ -358,6 +365,7 @@ absl::StatusOr<bool> Balloon::TakeReport(uint16_t index, Pass& pass) {
     }
   }
   done = 0;
+  std::move(unanswered).Cancel();
   queue.Push(chain->head(), 0);
   return true;
 }

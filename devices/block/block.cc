@@ -5,9 +5,11 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/own_memory.h"
 #include "vmm/base/status.h"
 
@@ -125,9 +127,18 @@ void Block::Activate(uint64_t features) {
 
 absl::Status Block::ProcessQueue(uint16_t index) {
   virtio::Queue& queue = transport().queue(index);
+  const absl::Cleanup start = [this] {
+    mutex_.AssertHeld();
+    io_->Kick();
+    FinishRequests();
+  };
   absl::Status status;
   // What the driver adds meanwhile waits for the next call, so that the loop gets to other devices.
   for (uint16_t i = 0; i < queue.size() && status.ok() && TakesMore(index); ++i) {
+    if (free_requests_.empty()) {
+      requests_.push_back(std::make_unique<Request>());
+      free_requests_.Push(*requests_.back());
+    }
     absl::StatusOr<std::optional<virtio::Chain>> chain = queue.Pop();
     if (!chain.ok()) {
       status = chain.status();
@@ -137,8 +148,6 @@ absl::Status Block::ProcessQueue(uint16_t index) {
       status = StartRequest(**std::move(chain));
     }
   }
-  io_->Kick();
-  FinishRequests();
   return status;
 }
 
@@ -152,15 +161,16 @@ absl::Status Block::StartRequest(virtio::Chain chain) {
     notify_driver_ = true;
     return absl::InvalidArgumentError("a request has no writable byte for its status");
   }
-  if (free_requests_.empty()) {
-    requests_.push_back(std::make_unique<Request>());
-    free_requests_.push_back(requests_.back().get());
-  }
-  Request& request = *free_requests_.back();
-  free_requests_.pop_back();
+  auto& request = static_cast<Request&>(*free_requests_.Pop());
   ++in_flight_;
   request.chain.emplace(std::move(chain));
+  absl::Cleanup undo = [this, &request] {
+    mutex_.AssertHeld();
+    transport().queue(kQueue).PutBack();
+    Forget(request);
+  };
   const std::optional<uint8_t> status = Prepare(request);
+  std::move(undo).Cancel();
   put_back_.reset();
   if (status.has_value()) {
     Complete(request, *status);
@@ -223,6 +233,7 @@ std::optional<uint8_t> Block::PrepareTransfer(Request& request) {
   request.next_byte = BytesDone(request);
   request.work_bytes = std::min(bytes, kMaxBlockTransferBytes);
   request.write_through = write && !writeback_;
+  request.buffers.reserve(write ? chain.readable().size() : chain.writable().size());
   return PrepareNext(request);
 }
 
@@ -350,11 +361,15 @@ void Block::Release(Request& request) {
     // Also when it failed: a part may have landed.
     request.chain->MarkWritten(0, request.next_byte);
   }
+  Forget(request);
+}
+
+void Block::Forget(Request& request) {
   if (in_pieces_ == &request) {
     in_pieces_ = nullptr;
   }
   request.chain.reset();
-  free_requests_.push_back(&request);
+  free_requests_.Push(request);
   --in_flight_;
 }
 
@@ -370,10 +385,16 @@ void Block::FinishRequests() {
         PutBack(request);
         continue;
       }
-      const std::optional<uint8_t> status =
-          request.error != 0 ? Refuse(request, absl::StrCat(ErrnoStatus(request.error, image_->path()).message(),
-                                                            OwnMemoryWords(request.error)))
-                             : PrepareNext(request);
+      std::optional<uint8_t> status = kBlockStatusIoError;
+      if (request.error == 0) {
+        status = PrepareNext(request);
+      } else {
+        IfThereIsMemory([&] {
+          mutex_.AssertHeld();
+          Refuse(request,
+                 absl::StrCat(ErrnoStatus(request.error, image_->path()).message(), OwnMemoryWords(request.error)));
+        });
+      }
       if (status.has_value()) {
         bytes_in_flight_ -= request.work_bytes;
         Complete(request, *status);

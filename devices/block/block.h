@@ -45,7 +45,8 @@ inline constexpr uint64_t kMaxBlockBytesInFlight = uint64_t{16} << 20;
 // flight, can put the request back into the queue. Afterwards it goes on from there; only where a state was loaded,
 // which does not say how far it was, it is done from its start.
 //
-// Requests beyond kMaxBlockBytesInFlight wait in the queue, also over a pause and a save.
+// Requests beyond kMaxBlockBytesInFlight wait in the queue, also over a pause and a save. So does one for which there
+// is no memory here: what a request takes it has before it is started, and one that is started comes to its end.
 //
 // Threads: as virtio::Device says; the image belongs to the device's mutex and is handed over (Release, Acquire) while
 // quiesced.
@@ -97,18 +98,20 @@ class Block final : public virtio::Device {
   std::optional<uint8_t> Prepare(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareTransfer(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareRanges(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // These and what follows a request that was submitted take no memory.
   void PreparePiece(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::optional<uint8_t> PrepareNext(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint8_t GetId(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Complete(Request& request, uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // How far `request` came already, a transfer that was taken from the queue just now.
   uint64_t BytesDone(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Takes back a request in pieces, none of which is in flight.
+  // Puts a transfer back into the queue, no piece of which is in flight.
   void PutBack(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Counts what a request had written into the guest's memory, and forgets it.
   void Release(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Forget(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Completes what the file is done with, takes requests of several steps further, tells the driver, and looks for more
-  // in the queue when there is room again.
+  // in the queue when there is room again. Throws nothing.
   void FinishRequests() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   bool InCapacity(uint64_t sector, uint64_t sectors) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -122,7 +125,7 @@ class Block final : public virtio::Device {
   bool may_set_writeback_ ABSL_GUARDED_BY(mutex_) = false;
   bool writeback_ ABSL_GUARDED_BY(mutex_) = true;
   std::vector<std::unique_ptr<Request>> requests_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Request*> free_requests_ ABSL_GUARDED_BY(mutex_);
+  IoRequestQueue free_requests_ ABSL_GUARDED_BY(mutex_);
   uint32_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   // The request that has more pieces to come than the one in flight, and was taken from the queue last.

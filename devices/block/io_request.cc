@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <utility>
 
 namespace ferrite {
 namespace {
@@ -18,9 +19,8 @@ constexpr int kMaxTries = 100;
 constexpr int kPunchHole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 constexpr int kZeroRange = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 
-// What zeroes are written from: one small block many times over, 1 MiB a call.
-constexpr size_t kZeroBlocks = 64;
-alignas(4096) std::array<uint8_t, 16384> zero_block;
+// What zeroes are written from. Nobody writes to it: it is the kernel's one page of zeroes many times over.
+alignas(4096) std::array<uint8_t, size_t{1} << 20> zero_block;
 
 // EINVAL is what a block device says to a range that its own blocks do not divide.
 bool MeansNotSupported(int error) { return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL; }
@@ -51,7 +51,7 @@ void IoRequest::Begin() {
   error = 0;
   mode_ = 0;
   tries_ = 0;
-  next_buffer_ = 0;
+  buffers_left_ = buffers;
   next_offset_ = offset;
   zeroes_left_ = 0;
   switch (kind) {
@@ -81,8 +81,7 @@ IoCall IoRequest::NextCall() const {
     call.bytes = bytes;
     call.mode = mode_;
   } else if (call_ != IoCall::Kind::kSync) {
-    call.buffers = std::span<const iovec>(buffers).subspan(next_buffer_);
-    call.buffers = call.buffers.first(std::min<size_t>(call.buffers.size(), IOV_MAX));
+    call.buffers = buffers_left_.first(std::min<size_t>(buffers_left_.size(), IOV_MAX));
   }
   return call;
 }
@@ -105,16 +104,16 @@ bool IoRequest::Finish(int64_t result) {
 bool IoRequest::FinishTransfer(uint64_t moved) {
   next_offset_ += moved;
   uint64_t rest = moved;
-  while (next_buffer_ < buffers.size() && rest >= buffers[next_buffer_].iov_len) {
-    rest -= buffers[next_buffer_].iov_len;
-    ++next_buffer_;
+  while (!buffers_left_.empty() && rest >= buffers_left_.front().iov_len) {
+    rest -= buffers_left_.front().iov_len;
+    buffers_left_ = buffers_left_.subspan(1);
   }
-  if (next_buffer_ < buffers.size()) {
+  if (!buffers_left_.empty()) {
     if (moved == 0) {
       // The file ends here: it was cut off under us.
       return Over(EIO);
     }
-    iovec& buffer = buffers[next_buffer_];
+    iovec& buffer = buffers_left_.front();
     buffer.iov_base = static_cast<uint8_t*>(buffer.iov_base) + rest;
     buffer.iov_len -= rest;
     return false;
@@ -144,13 +143,31 @@ bool IoRequest::FinishRefusedAllocate(int refusal) {
 }
 
 void IoRequest::PrepareZeroes() {
-  buffers.clear();
-  next_buffer_ = 0;
-  while (zeroes_left_ > 0 && buffers.size() < kZeroBlocks) {
-    const uint64_t length = std::min<uint64_t>(zeroes_left_, zero_block.size());
-    buffers.push_back({zero_block.data(), length});
-    zeroes_left_ -= length;
+  zeroes_ = {zero_block.data(), std::min<uint64_t>(zeroes_left_, zero_block.size())};
+  zeroes_left_ -= zeroes_.iov_len;
+  buffers_left_ = {&zeroes_, 1};
+}
+
+void IoRequestQueue::Push(IoRequest& request) {
+  request.next_ = nullptr;
+  (first_ == nullptr ? first_ : last_->next_) = &request;
+  last_ = &request;
+}
+
+IoRequest* IoRequestQueue::Pop() {
+  IoRequest* const request = first_;
+  if (request != nullptr) {
+    first_ = std::exchange(request->next_, nullptr);
   }
+  return request;
+}
+
+void IoRequestQueue::Append(IoRequestQueue& other) {
+  if (other.empty()) {
+    return;
+  }
+  (first_ == nullptr ? first_ : last_->next_) = std::exchange(other.first_, nullptr);
+  last_ = other.last_;
 }
 
 }  // namespace ferrite

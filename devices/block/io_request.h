@@ -46,6 +46,8 @@ class IoRequest {
   std::vector<iovec> buffers;  // of kRead and kWrite, at least one byte in all; used up
   int error = 0;               // the outcome: 0 or an errno value
 
+  // None of these takes memory: a request that was begun comes to its end.
+  //
   // For those who carry it out: the calls that it takes, one after the other. A short read or write goes on, EINTR and
   // EAGAIN are tried again (not for ever), and there is another way where the file system cannot do what is asked.
   //
@@ -58,6 +60,7 @@ class IoRequest {
   bool Finish(int64_t result);
 
  private:
+  friend class IoRequestQueue;
   bool FinishTransfer(uint64_t moved);
   bool FinishRefusedAllocate(int refusal);
   void PrepareZeroes();
@@ -69,9 +72,28 @@ class IoRequest {
   IoCall::Kind call_ = IoCall::Kind::kRead;
   int mode_ = 0;
   int tries_ = 0;
-  size_t next_buffer_ = 0;
+  std::span<iovec> buffers_left_;  // of `buffers`, or zeroes_
   uint64_t next_offset_ = 0;
-  uint64_t zeroes_left_ = 0;  // that no buffer names yet
+  iovec zeroes_ = {};
+  uint64_t zeroes_left_ = 0;  // that zeroes_ does not name yet
+
+  IoRequest* next_ = nullptr;  // in the queue that it is in
+};
+
+// Requests in a row, first in, first out. Takes no memory: they are linked to one another, and so each is in one queue
+// at the most. Not the owner of them. Threads: one at a time.
+class IoRequestQueue {
+ public:
+  bool empty() const { return first_ == nullptr; }
+  void Push(IoRequest& request);
+  // Null when it is empty.
+  IoRequest* Pop();
+  // Takes all of `other`, in their order.
+  void Append(IoRequestQueue& other);
+
+ private:
+  IoRequest* first_ = nullptr;
+  IoRequest* last_ = nullptr;
 };
 
 }  // namespace ferrite

@@ -42,18 +42,12 @@ ThreadIo::~ThreadIo() {
 
 void ThreadIo::Kick() {
   absl::MutexLock lock(&mutex_);
-  to_do_.insert(to_do_.end(), submitted_.begin(), submitted_.end());
-  submitted_.clear();
+  to_do_.Append(submitted_);
 }
 
 IoRequest* ThreadIo::PopDone() {
   absl::MutexLock lock(&mutex_);
-  if (done_.empty()) {
-    return nullptr;
-  }
-  IoRequest* request = done_.front();
-  done_.pop_front();
-  return request;
+  return done_.Pop();
 }
 
 void ThreadIo::Work() {
@@ -64,8 +58,7 @@ void ThreadIo::Work() {
     if (stopping_) {
       return;
     }
-    IoRequest* request = to_do_.front();
-    to_do_.pop_front();
+    IoRequest* request = to_do_.Pop();
     ++working_;
     mutex_.Unlock();
     request->Begin();
@@ -73,7 +66,7 @@ void ThreadIo::Work() {
     }
     mutex_.Lock();
     --working_;
-    done_.push_back(request);
+    done_.Push(*request);
     completed_.Signal();
   }
 }

@@ -3,7 +3,6 @@
 #define FERRITE_DEVICES_BLOCK_THREAD_IO_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -26,7 +25,7 @@ class ThreadIo final : public AsyncIo {
   ~ThreadIo() override;
 
   void SetListener(std::function<void()> listener) override { listener_ = std::move(listener); }
-  void Submit(IoRequest& request) override { submitted_.push_back(&request); }
+  void Submit(IoRequest& request) override { submitted_.Push(request); }
   void Kick() override;
   IoRequest* PopDone() override;
 
@@ -37,11 +36,11 @@ class ThreadIo final : public AsyncIo {
 
   const EventFd completed_;
   std::function<void()> listener_;
-  std::vector<IoRequest*> submitted_;
+  IoRequestQueue submitted_;
 
   absl::Mutex mutex_;
-  std::deque<IoRequest*> to_do_ ABSL_GUARDED_BY(mutex_);
-  std::deque<IoRequest*> done_ ABSL_GUARDED_BY(mutex_);
+  IoRequestQueue to_do_ ABSL_GUARDED_BY(mutex_);
+  IoRequestQueue done_ ABSL_GUARDED_BY(mutex_);
   uint32_t working_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 

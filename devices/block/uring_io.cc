@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -106,7 +107,7 @@ absl::Status UringIo::Watch() {
 
 void UringIo::Submit(IoRequest& request) {
   request.Begin();
-  waiting_.push_back(&request);
+  waiting_.Push(request);
 }
 
 void UringIo::Kick() {
@@ -117,8 +118,7 @@ void UringIo::Kick() {
     if (entry == nullptr) {
       break;
     }
-    IoRequest* request = waiting_.front();
-    waiting_.pop_front();
+    IoRequest* request = waiting_.Pop();
     Prepare(entry, request->NextCall());
     io_uring_sqe_set_data(entry, request);
     ++in_ring_;
@@ -131,7 +131,10 @@ void UringIo::Kick() {
     if (taken <= 0) {
       // No memory for it now: what stays in the ring goes with the next try.
       if (retry_ == nullptr) {
-        retry_ = loop_.WatchTimer(kRetryPeriod, [this] { listener_(); });
+        IfThereIsMemory([this] { retry_ = loop_.WatchTimer(kRetryPeriod, [this] { listener_(); }); });
+      }
+      if (retry_ == nullptr) {
+        completed_.Signal();  // none for a timer either
       }
       return;
     }
@@ -150,7 +153,7 @@ IoRequest* UringIo::PopDone() {
     if (request->Finish(result)) {
       return request;
     }
-    waiting_.push_back(request);
+    waiting_.Push(*request);
   }
   if (!waiting_.empty() || io_uring_sq_ready(ring) > 0) {
     Kick();

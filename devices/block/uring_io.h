@@ -3,7 +3,6 @@
 #define FERRITE_DEVICES_BLOCK_URING_IO_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 
@@ -38,7 +37,7 @@ class UringIo final : public AsyncIo {
   const std::unique_ptr<Ring> ring_;
   const EventFd completed_;
   std::function<void()> listener_;
-  std::deque<IoRequest*> waiting_;  // with a call to make
+  IoRequestQueue waiting_;  // with a call to make
   uint32_t in_ring_ = 0;
   // Destroyed before what the callbacks use.
   std::unique_ptr<EventLoop::Watch> retry_;

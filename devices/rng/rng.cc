@@ -7,7 +7,9 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -44,6 +46,7 @@ absl::Status Rng::ProcessQueue(uint16_t index) {
     if (!chain.has_value()) {
       break;
     }
+    absl::Cleanup unanswered = [&queue] { queue.PutBack(); };
     if (chain->readable_bytes() != 0) {
       return absl::InvalidArgumentError("an entropy request has memory for the device to read");  // §5.4.6.1
     }
@@ -55,6 +58,7 @@ absl::Status Rng::ProcessQueue(uint16_t index) {
       filled += bytes;
     }
     chain->MarkWritten(0, filled);
+    std::move(unanswered).Cancel();
     queue.Push(chain->head(), filled);
   }
   transport().NotifyUsed(index);

@@ -110,7 +110,8 @@ class Device {
   // is done: the transport calls again as long as chains are left (it handles the suppression of doorbells, too). The
   // share is some milliseconds of work and counts what costs the time, whatever number of chains that is: a pause, the
   // vCPUs and the other devices' queues wait for it. Only called between Activate() and Reset(), when not quiesced, for
-  // an enabled queue. An error goes to Fail().
+  // an enabled queue. An error goes to Fail(). It may throw std::bad_alloc, and is called again later then: a chain
+  // that it took has been begun, or is in the queue again.
   virtual absl::Status ProcessQueue(uint16_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
   // False after ProcessQueue() that left chains because the device has enough in flight: the transport does not call
   // again by itself. The device calls RingDoorbell() once it takes chains again.

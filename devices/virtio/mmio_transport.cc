@@ -6,7 +6,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite::virtio {
@@ -56,6 +59,8 @@ constexpr uint32_t kInterruptConfig = 2;
 
 // The guest can reset and fail a device as often as it likes.
 constexpr uint32_t kMaxFailuresLogged = 8;
+
+constexpr absl::Duration kScarcePause = absl::Milliseconds(10);
 
 void SetLow(GuestAddress& address, uint32_t value) {
   address = GuestAddress((address.value() & ~uint64_t{0xffff'ffff}) | value);
@@ -162,11 +167,15 @@ void MmioTransport::Write(uint64_t offset, std::span<const uint8_t> data) {
   virtio::Device::Lock lock(&device_);
   // Another vCPU is in the middle of a reset.
   device_.mutex().Await(absl::Condition(&drained_));
-  if (is_register) {
-    WriteRegister(offset, value);
-  } else if (offset >= kConfig) {
-    device_.WriteConfig(offset - kConfig, data);
-  }
+  // It would end the process on this thread, which is a vCPU's. Only words about a mistake of the driver take memory.
+  IfThereIsMemory([&] {
+    device_.mutex().AssertHeld();
+    if (is_register) {
+      WriteRegister(offset, value);
+    } else if (offset >= kConfig) {
+      device_.WriteConfig(offset - kConfig, data);
+    }
+  });
 }
 
 uint32_t MmioTransport::ReadRegister(uint64_t offset) const {
@@ -279,7 +288,7 @@ void MmioTransport::WriteQueueReady(uint16_t index, uint32_t value) {
   absl::Status status = slot.queue.Enable(slot.setup, (driver_features_ & kFeatureEventIndex) != 0,
                                           (driver_features_ & kFeatureIndirectDescriptors) != 0);
   if (!status.ok()) {
-    Fail(Annotate(status, absl::StrCat("queue ", index)));
+    FailQueue(index, status);
   }
 }
 
@@ -314,6 +323,18 @@ bool MmioTransport::active() const {
 // On the loop's thread.
 void MmioTransport::HandleDoorbell(uint16_t index) {
   doorbells_[index].Drain();
+  const auto process = [&] {
+    ProcessQueue(index);
+    return absl::OkStatus();
+  };
+  if (!CatchOutOfMemory(process).ok()) {
+    // What was taken and not begun is in the queue again. The loop gets to the others meanwhile.
+    absl::SleepFor(kScarcePause);
+    RingDoorbell(index);
+  }
+}
+
+void MmioTransport::ProcessQueue(uint16_t index) {
   // After everybody else who waits: a guest that keeps its queue full holds up neither its own vCPUs nor a pause.
   absl::MutexLock lock(&device_.mutex());
   device_.mutex().Await(absl::Condition(
@@ -325,7 +346,7 @@ void MmioTransport::HandleDoorbell(uint16_t index) {
   }
   queue.DisableNotifications();
   if (absl::Status status = device_.ProcessQueue(index); !status.ok()) {
-    Fail(Annotate(status, absl::StrCat("queue ", index)));
+    FailQueue(index, status);
     return;
   }
   // One that is full looks again by itself, so until then the driver need not ring.
@@ -377,14 +398,23 @@ void MmioTransport::Fail(const absl::Status& status) {
   }
   if (failures_logged_ < kMaxFailuresLogged) {
     ++failures_logged_;
-    Log().warn("{}: {}; the device stops until the guest resets it{}", std::string(name()),
-               std::string(status.message()),
-               failures_logged_ == kMaxFailuresLogged ? " (more such failures are not logged)" : "");
+    IfThereIsMemory([&] {
+      device_.mutex().AssertHeld();
+      Log().warn("{}: {}; the device stops until the guest resets it{}", std::string(name()),
+                 std::string(status.message()),
+                 failures_logged_ == kMaxFailuresLogged ? " (more such failures are not logged)" : "");
+    });
   }
   status_ |= kNeedsReset;
   if ((status_ & kDriverOk) != 0) {
     Interrupt(kInterruptConfig);
   }
+}
+
+void MmioTransport::FailQueue(uint16_t index, const absl::Status& status) {
+  absl::Status annotated = status;
+  IfThereIsMemory([&] { annotated = Annotate(status, absl::StrCat("queue ", index)); });
+  Fail(annotated);
 }
 
 void MmioTransport::DrainLocked() {

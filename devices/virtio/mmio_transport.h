@@ -27,6 +27,8 @@ inline constexpr uint64_t kQueueNotifyOffset = 0x50;
 
 // The registers of one virtio device, in a window of kMmioWindowBytes.
 //
+// Where an allocation fails, a queue is looked at again later (10 ms), and a register is not written.
+//
 // Threads: as IoDevice and ferrite::Device say. Queues are processed on the event loop's thread.
 class MmioTransport final : public IoDevice, public ferrite::Device, private Transport {
  public:
@@ -77,6 +79,8 @@ class MmioTransport final : public IoDevice, public ferrite::Device, private Tra
   // Whether queues may be processed.
   bool active() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex());
   void HandleDoorbell(uint16_t index);
+  void ProcessQueue(uint16_t index);
+  void FailQueue(uint16_t index, const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex());
   uint32_t ReadRegister(uint64_t offset) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex());
   void WriteRegister(uint64_t offset, uint32_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex());
   void WriteStatus(uint32_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex());

@@ -82,6 +82,18 @@ extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attribute
   return ferrite::threads.Refuses() ? EAGAIN : kReal(thread, attributes, body, argument);
 }
 
+// What Boost.Asio takes its memory by.
+extern "C" void* aligned_alloc(size_t alignment, size_t bytes) noexcept {
+  void* memory = nullptr;
+  return posix_memalign(&memory, alignment, bytes) == 0 ? memory : nullptr;
+}
+
+extern "C" int posix_memalign(void** memory, size_t alignment, size_t bytes) noexcept {
+  using Allocate = int (*)(void**, size_t, size_t);
+  static const auto kReal = reinterpret_cast<Allocate>(dlsym(RTLD_NEXT, "posix_memalign"));
+  return ferrite::memory.Refuses() ? ENOMEM : kReal(memory, alignment, bytes);
+}
+
 void* operator new(size_t bytes) {
   while (true) {
     if (void* const memory = ferrite::memory.Refuses() ? nullptr : std::malloc(bytes == 0 ? 1 : bytes);

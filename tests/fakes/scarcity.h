@@ -13,7 +13,7 @@ namespace ferrite {
 
 enum class Scarce {
   kThreads,
-  kMemory,       // of operator new
+  kMemory,       // of operator new, and what asks for aligned memory
   kDescriptors,  // RLIMIT_NOFILE
 };
 

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/thread.h"
 
@@ -22,6 +23,9 @@ namespace {
 using boost::system::error_code;
 
 class AsioLoop;
+
+// Nothing may throw out of what runs on the loop's thread: that would end the process, and the guest in it. Asio takes
+// memory for each wait (that of the one before, where it fits).
 
 // What a callback shares with its Watch: `active` is read and written on the loop's thread only.
 struct FdState : std::enable_shared_from_this<FdState> {
@@ -34,9 +38,13 @@ struct FdState : std::enable_shared_from_this<FdState> {
                             if (error || !self->active) {
                               return;
                             }
-                            self->ready();
+                            UntilThereIsMemory([&] {
+                              if (self->active) {
+                                self->ready();
+                              }
+                            });
                             if (self->active) {
-                              self->Wait();
+                              UntilThereIsMemory([&] { self->Wait(); });
                             }
                           });
   }
@@ -62,10 +70,11 @@ struct TimerState : std::enable_shared_from_this<TimerState> {
       if (error || !self->active) {
         return;
       }
-      self->expired();
+      // What it was at is tried again when the timer expires again.
+      IfThereIsMemory([&] { self->expired(); });
       if (self->active) {
         self->timer.expires_after(self->period);
-        self->Wait();
+        UntilThereIsMemory([&] { self->Wait(); });
       }
     });
   }
@@ -83,10 +92,14 @@ struct TimerState : std::enable_shared_from_this<TimerState> {
 template <typename State>
 class StateWatch final : public EventLoop::Watch {
  public:
-  StateWatch(EventLoop& loop, std::shared_ptr<State> state) : loop_(loop), state_(std::move(state)) {}
+  explicit StateWatch(EventLoop& loop) : loop_(loop) {}
   ~StateWatch() override {
-    loop_.RunAndWait([this] { state_->Stop(); });
+    if (state_ != nullptr) {
+      UntilThereIsMemory([this] { loop_.RunAndWait([this] { state_->Stop(); }); });
+    }
   }
+
+  void Started(std::shared_ptr<State> state) { state_ = std::move(state); }
 
  private:
   EventLoop& loop_;
@@ -120,17 +133,16 @@ class AsioLoop final : public EventLoop {
       return ErrnoStatus(error.value(), "watch a file descriptor");
     }
     copy.Release();
-    Post([state] { state->Wait(); });
-    return std::make_unique<StateWatch<FdState>>(*this, std::move(state));
+    return Start(std::move(state));
   }
 
   std::unique_ptr<Watch> WatchTimer(absl::Duration period, std::function<void()> expired) override {
-    auto state = std::make_shared<TimerState>(context_, period, std::move(expired));
-    Post([state] { state->Wait(); });
-    return std::make_unique<StateWatch<TimerState>>(*this, std::move(state));
+    return Start(std::make_shared<TimerState>(context_, period, std::move(expired)));
   }
 
-  void Post(std::function<void()> task) override { boost::asio::post(context_, std::move(task)); }
+  void Post(std::function<void()> task) override {
+    boost::asio::post(context_, [task = std::move(task)] { IfThereIsMemory(task); });
+  }
 
   void RunAndWait(std::function<void()> task) override {
     if (thread_.IsCurrent()) {
@@ -138,14 +150,23 @@ class AsioLoop final : public EventLoop {
       return;
     }
     absl::Notification done;
-    Post([&] {
-      task();
+    boost::asio::post(context_, [&] {
+      IfThereIsMemory(task);
       done.Notify();
     });
     done.WaitForNotification();
   }
 
  private:
+  // All that may find no memory comes before anything waits.
+  template <typename State>
+  std::unique_ptr<Watch> Start(std::shared_ptr<State> state) {
+    auto watch = std::make_unique<StateWatch<State>>(*this);
+    boost::asio::post(context_, [state] { UntilThereIsMemory([&] { state->Wait(); }); });
+    watch->Started(std::move(state));
+    return watch;
+  }
+
   static absl::StatusOr<Fd> DuplicateOf(int fd) {
     Fd borrowed(fd);
     auto copy = borrowed.Duplicate();
@@ -162,9 +183,12 @@ class AsioLoop final : public EventLoop {
 
 absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Create(std::string thread_name) {
   const std::string what = absl::StrCat("make the event loop ", thread_name);
+  std::unique_ptr<AsioLoop> loop;
   try {
-    auto loop = std::make_unique<AsioLoop>();
-    FERRITE_RETURN_IF_ERROR(Annotate(loop->Start(std::move(thread_name)), what));
+    FERRITE_RETURN_IF_ERROR(CatchOutOfMemory([&]() -> absl::Status {
+      loop = std::make_unique<AsioLoop>();
+      return Annotate(loop->Start(std::move(thread_name)), what);
+    }));
     return loop;
   } catch (const boost::system::system_error& error) {
     return ErrnoStatus(error.code().value(), what);

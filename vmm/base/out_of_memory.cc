@@ -12,17 +12,13 @@ namespace {
 
 constexpr absl::Duration kPause = absl::Milliseconds(10);
 
-// Made before it is needed.
-const absl::Status& NoMemory() {
-  static const auto* const kStatus = new absl::Status(
-      absl::ResourceExhaustedError("this host has no memory left for it (a limit as `ulimit -v` may be the reason)"));
-  return *kStatus;
-}
+// Made before any thread is, and so before it is needed. Never destroyed.
+const absl::Status& no_memory = *new absl::Status(
+    absl::ResourceExhaustedError("this host has no memory left for it (a limit as `ulimit -v` may be the reason)"));
 
 }  // namespace
 
 absl::Status CatchOutOfMemory(absl::FunctionRef<absl::Status()> body) {
-  const absl::Status& no_memory = NoMemory();
   try {
     return body();
   } catch (const std::bad_alloc&) {

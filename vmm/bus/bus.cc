@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "vmm/base/log.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -73,14 +74,16 @@ void Bus::Write(uint64_t address, std::span<const uint8_t> data) {
 }
 
 void Bus::LogUnclaimed(absl::string_view verb, uint64_t address, uint64_t bytes) {
-  {
-    absl::MutexLock lock(&logged_mutex_);
-    if (logged_.size() >= kMaxLoggedAddresses || !logged_.insert(address).second) {
-      return;
+  IfThereIsMemory([&] {
+    {
+      absl::MutexLock lock(&logged_mutex_);
+      if (logged_.size() >= kMaxLoggedAddresses || !logged_.insert(address).second) {
+        return;
+      }
     }
-  }
-  Log().info("{} bus: {} of {} bytes at {:#x}, where no device is; said once for this address", name_,
-             fmt::string_view(verb.data(), verb.size()), bytes, address);
+    Log().info("{} bus: {} of {} bytes at {:#x}, where no device is; said once for this address", name_,
+               fmt::string_view(verb.data(), verb.size()), bytes, address);
+  });
 }
 
 }  // namespace ferrite

@@ -19,6 +19,7 @@
 #include "vmm/base/directory.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 
 namespace ferrite {
@@ -128,6 +129,7 @@ ConsoleHub::ConsoleHub(Options options, EventFd wake, Fd listener, SocketFile so
       wake_(std::move(wake)),
       listener_(std::move(listener)),
       socket_file_(std::move(socket_file)) {
+  input_.reserve(kMaxInput);
   if (file.valid() || options_.sink.kind == ConsoleSink::Kind::kStdio) {
     Outlet& sink = outlets_.emplace_back();
     sink.is_sink = true;
@@ -187,6 +189,8 @@ absl::StatusOr<Fd> ConsoleHub::Attach() {
   if (fcntl(ours.get(), F_SETFL, O_NONBLOCK) != 0) {
     return ErrnoStatus("prepare the socket of a console client");
   }
+  std::list<Outlet> client;
+  client.push_back(OutletTo(std::move(ours), /*is_sink=*/false));
   {
     absl::MutexLock lock(&mutex_);
     if (client_count_ >= kMaxClients) {
@@ -194,7 +198,7 @@ absl::StatusOr<Fd> ConsoleHub::Attach() {
           absl::StrCat(kMaxClients, " clients are attached to the console; leave one of them with Ctrl-a x"));
     }
     ++client_count_;
-    new_clients_.push_back(std::move(ours));
+    new_clients_.splice(new_clients_.end(), client);
   }
   Wake();
   return theirs;
@@ -210,92 +214,113 @@ void ConsoleHub::Wake() {
   wake_.Signal();
 }
 
-void ConsoleHub::Run() {
+// What the console's thread has from one turn to the next.
+struct ConsoleHub::Progress {
   bool stopping = false;
   MonotonicTime last_progress;
   std::vector<pollfd> polled;
-  while (true) {
-    TakeNewClients();
-    DeliverInput();
-    const bool room = input_.size() < kMaxInput && !stopping;
-    bool sink_pending = false;
-    bool any_pending = false;
-    polled.clear();
-    polled.push_back({wake_.fd(), POLLIN, 0});
-    const bool reads_input = standard_input_open_ && (room || (terminal_ != nullptr && !stopping));
-    polled.push_back({reads_input ? options_.input_fd : -1, POLLIN, 0});
-    const bool accepts = MonotonicNs() >= accept_again_ns_;
-    polled.push_back({stopping || !accepts ? -1 : listener_.get(), POLLIN, 0});
-    int timeout_ms = accepts ? -1 : MillisecondsUntil(accept_again_ns_);
-    for (const Outlet& outlet : outlets_) {
-      const bool pending = HasPending(outlet);
-      any_pending |= pending;
-      sink_pending |= pending && outlet.is_sink;
-      const bool waits = pending && outlet.failing && MonotonicNs() < outlet.retry_ns;
-      if (waits) {
-        const int ms = MillisecondsUntil(outlet.retry_ns);
-        timeout_ms = timeout_ms < 0 ? ms : std::min(timeout_ms, ms);
-      }
-      const bool reads = outlet.owned.valid() && outlet.is_socket && room;
-      const short events = static_cast<short>((pending && !waits ? POLLOUT : 0) | (reads ? POLLIN : 0));
-      polled.push_back({events != 0 ? outlet.fd : -1, events, 0});
-    }
-    if (stopping) {
-      const absl::Duration patience = sink_pending ? options_.sink_patience : options_.client_patience;
-      const absl::Duration left = last_progress + patience - MonotonicTime::Now();
-      if (!any_pending || left <= absl::ZeroDuration()) {
-        break;
-      }
-      timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
-    }
-    if (poll(polled.data(), polled.size(), timeout_ms) < 0) {
-      FERRITE_CHECK(errno == EINTR || errno == ENOMEM || errno == EINVAL);
-      if (errno != EINTR) {
-        // No memory, or fewer files allowed than are open here by now: nothing tells when that is over.
-        absl::SleepFor(kScarcePause);
-      }
-      continue;
-    }
-    if (polled[0].revents != 0) {
-      wake_.Drain();
-      absl::MutexLock lock(&mutex_);
-      woken_ = false;
-      if (stopping_ && !stopping) {
-        stopping = true;
-        last_progress = MonotonicTime::Now();
-        for (Outlet& outlet : outlets_) {
-          outlet.retry_ns = 0;
-        }
-      }
-    }
-    if (polled[1].revents != 0) {
-      ReadStandardInput();
-    }
-    auto outlet = outlets_.begin();
-    for (size_t i = 3; i < polled.size(); ++i) {
-      const short events = polled[i].revents;
-      bool alive = true;
-      if ((polled[i].events & POLLIN) != 0 && (events & ~POLLOUT) != 0) {
-        alive = ReadClient(*outlet);
-      }
-      if (alive && (polled[i].events & POLLOUT) != 0 && events != 0) {
-        const uint64_t before = outlet->position;
-        alive = WriteSome(*outlet, stopping);
-        last_progress = outlet->position != before ? MonotonicTime::Now() : last_progress;
-      }
-      if (!alive && !outlet->is_sink) {
-        absl::MutexLock lock(&mutex_);
-        --client_count_;
-      }
-      outlet = alive ? std::next(outlet) : outlets_.erase(outlet);
-    }
-    // Last, because it adds an outlet.
-    if (polled[2].revents != 0) {
-      AcceptSocketClient();
+};
+
+void ConsoleHub::Run() {
+  Progress progress;
+  for (bool over = false; !over;) {
+    const auto turn = [&] {
+      over = !Turn(progress);
+      return absl::OkStatus();
+    };
+    if (!CatchOutOfMemory(turn).ok()) {
+      absl::SleepFor(kScarcePause);
     }
   }
   outlets_.clear();
   terminal_.reset();
+}
+
+bool ConsoleHub::Turn(Progress& progress) {
+  auto& [stopping, last_progress, polled] = progress;
+  TakeNewClients();
+  DeliverInput();
+  const bool room = input_.size() < kMaxInput && !stopping;
+  bool sink_pending = false;
+  bool any_pending = false;
+  polled.clear();
+  polled.push_back({wake_.fd(), POLLIN, 0});
+  const bool reads_input = standard_input_open_ && (room || (terminal_ != nullptr && !stopping));
+  polled.push_back({reads_input ? options_.input_fd : -1, POLLIN, 0});
+  const bool accepts = MonotonicNs() >= accept_again_ns_;
+  polled.push_back({stopping || !accepts ? -1 : listener_.get(), POLLIN, 0});
+  int timeout_ms = accepts ? -1 : MillisecondsUntil(accept_again_ns_);
+  for (const Outlet& outlet : outlets_) {
+    const bool pending = HasPending(outlet);
+    any_pending |= pending;
+    sink_pending |= pending && outlet.is_sink;
+    const bool waits = pending && outlet.failing && MonotonicNs() < outlet.retry_ns;
+    if (waits) {
+      const int ms = MillisecondsUntil(outlet.retry_ns);
+      timeout_ms = timeout_ms < 0 ? ms : std::min(timeout_ms, ms);
+    }
+    const bool reads = outlet.owned.valid() && outlet.is_socket && room;
+    const short events = static_cast<short>((pending && !waits ? POLLOUT : 0) | (reads ? POLLIN : 0));
+    polled.push_back({events != 0 ? outlet.fd : -1, events, 0});
+  }
+  if (stopping) {
+    const absl::Duration patience = sink_pending ? options_.sink_patience : options_.client_patience;
+    const absl::Duration left = last_progress + patience - MonotonicTime::Now();
+    if (!any_pending || left <= absl::ZeroDuration()) {
+      return false;
+    }
+    timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
+  }
+  if (poll(polled.data(), polled.size(), timeout_ms) < 0) {
+    FERRITE_CHECK(errno == EINTR || errno == ENOMEM || errno == EINVAL);
+    if (errno != EINTR) {
+      // No memory, or fewer files allowed than are open here by now: nothing tells when that is over, and only what
+      // the hub itself is told is looked at.
+      absl::SleepFor(kScarcePause);
+    }
+    for (pollfd& one : polled) {
+      one.revents = 0;
+    }
+    polled[0].revents = POLLIN;
+  }
+  if (polled[0].revents != 0) {
+    wake_.Drain();
+    absl::MutexLock lock(&mutex_);
+    woken_ = false;
+    if (stopping_ && !stopping) {
+      stopping = true;
+      last_progress = MonotonicTime::Now();
+      for (Outlet& outlet : outlets_) {
+        outlet.retry_ns = 0;
+      }
+    }
+  }
+  if (polled[1].revents != 0) {
+    ReadStandardInput();
+  }
+  auto outlet = outlets_.begin();
+  for (size_t i = 3; i < polled.size(); ++i) {
+    const short events = polled[i].revents;
+    bool alive = true;
+    if ((polled[i].events & POLLIN) != 0 && (events & ~POLLOUT) != 0) {
+      alive = ReadClient(*outlet);
+    }
+    if (alive && (polled[i].events & POLLOUT) != 0 && events != 0) {
+      const uint64_t before = outlet->position;
+      alive = WriteSome(*outlet, stopping);
+      last_progress = outlet->position != before ? MonotonicTime::Now() : last_progress;
+    }
+    if (!alive && !outlet->is_sink) {
+      absl::MutexLock lock(&mutex_);
+      --client_count_;
+    }
+    outlet = alive ? std::next(outlet) : outlets_.erase(outlet);
+  }
+  // Last, because it adds an outlet.
+  if (polled[2].revents != 0) {
+    AcceptSocketClient();
+  }
+  return true;
 }
 
 bool ConsoleHub::HasPending(const Outlet& outlet) {
@@ -468,28 +493,30 @@ void ConsoleHub::AcceptSocketClient() {
     (void)send(client.get(), kBusy.data(), kBusy.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     return;
   }
-  AddClient(std::move(client), /*is_sink=*/true);
+  outlets_.push_back(OutletTo(std::move(client), /*is_sink=*/true));
+  absl::MutexLock lock(&mutex_);
+  outlets_.back().position = ReplayFrom();
 }
 
 void ConsoleHub::TakeNewClients() {
-  std::vector<Fd> clients;
-  {
-    absl::MutexLock lock(&mutex_);
-    clients.swap(new_clients_);
+  absl::MutexLock lock(&mutex_);
+  for (Outlet& client : new_clients_) {
+    client.position = ReplayFrom();
   }
-  for (Fd& client : clients) {
-    AddClient(std::move(client), /*is_sink=*/false);
-  }
+  outlets_.splice(outlets_.end(), new_clients_);
 }
 
-void ConsoleHub::AddClient(Fd fd, bool is_sink) {
-  Outlet& outlet = outlets_.emplace_back();
-  outlet.fd = fd.get();
-  outlet.owned = std::move(fd);
+ConsoleHub::Outlet ConsoleHub::OutletTo(Fd client, bool is_sink) {
+  Outlet outlet;
+  outlet.fd = client.get();
+  outlet.owned = std::move(client);
   outlet.is_socket = true;
   outlet.is_sink = is_sink;
-  absl::MutexLock lock(&mutex_);
-  outlet.position = std::max(ring_.begin(), ring_.end() - std::min<uint64_t>(ring_.end(), kReplayBytes));
+  return outlet;
+}
+
+uint64_t ConsoleHub::ReplayFrom() const {
+  return std::max(ring_.begin(), ring_.end() - std::min<uint64_t>(ring_.end(), kReplayBytes));
 }
 
 void ConsoleHub::DeliverInput() {

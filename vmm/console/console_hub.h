@@ -108,7 +108,11 @@ class ConsoleHub final : public SerialBackend {
 
   ConsoleHub(Options options, EventFd wake, Fd listener, SocketFile socket_file, Fd file);
 
+  struct Progress;
   void Run();
+  // Waits for something to do, and does it; false at the end. One that finds no memory in the middle is gone on with in
+  // the next.
+  bool Turn(Progress& progress);
   bool HasPending(const Outlet& outlet);
   // Writes once; false when the outlet is gone.
   bool WriteSome(Outlet& outlet, bool stopping);
@@ -124,7 +128,9 @@ class ConsoleHub final : public SerialBackend {
   void ReadStandardInput();
   void AcceptSocketClient();
   void TakeNewClients();
-  void AddClient(Fd fd, bool is_sink);
+  static Outlet OutletTo(Fd client, bool is_sink);
+  // Where a new client's output begins.
+  uint64_t ReplayFrom() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DeliverInput();
   void Wake();
 
@@ -138,7 +144,7 @@ class ConsoleHub final : public SerialBackend {
   OutputRing ring_ ABSL_GUARDED_BY(mutex_){kBufferBytes};
   bool woken_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<Fd> new_clients_ ABSL_GUARDED_BY(mutex_);
+  std::list<Outlet> new_clients_ ABSL_GUARDED_BY(mutex_);
   size_t client_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::atomic<uint64_t> dropped_bytes_ = 0;
 

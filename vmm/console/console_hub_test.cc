@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <pty.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -525,6 +526,29 @@ TEST_F(ConsoleHubTest, ASocketClientIsAcceptedOnceThereAreDescriptorsAgain) {
     EXPECT_TRUE(log.WaitFor("raise the limit of open files (ulimit -n); it is tried again\n"));
   }
   EXPECT_EQ(ReadUntil(client.get(), "boot\n"), "boot\n");
+}
+
+// poll(2) refuses more entries than there may be files, however many are open.
+TEST_F(ConsoleHubTest, FewerFilesThanAreOpenHoldItUpAndNoMore) {
+  auto hub = Make({.client_patience = absl::Milliseconds(100)});
+  auto client = hub->Attach();
+  ASSERT_TRUE(client.ok()) << client.status();
+  hub->Transmit(Bytes("boot\n"));
+  EXPECT_EQ(ReadUntil(client->get(), "boot\n"), "boot\n");
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit few = {.rlim_cur = 3, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  hub->Transmit(Bytes("login: "));
+  pollfd polled = {client->get(), POLLIN, 0};
+  EXPECT_EQ(poll(&polled, 1, 100), 0) << "the limit holds up nobody: what is this test about?";
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(ReadUntil(client->get(), "login: "), "login: ");
+
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  hub->Transmit(Bytes("what nobody takes any more"));
+  hub.reset();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 // A process of its own, whose controlling terminal is a pty: raw mode needs the foreground.

@@ -8,8 +8,6 @@
 namespace ferrite {
 
 void OutputRing::Append(std::span<const uint8_t> bytes) {
-  // Address space now, memory as it is written.
-  data_.reserve(capacity_);
   if (bytes.size() > capacity_) {
     const size_t skipped = bytes.size() - capacity_;
     // Positions go on as if the skipped bytes had been there; then every byte of the ring is overwritten below.

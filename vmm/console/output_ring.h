@@ -9,12 +9,13 @@
 
 namespace ferrite {
 
-// Every reader keeps a position of its own, so that one buffer serves the slow, the fast and the late. The memory is
-// taken as output comes, up to the capacity. Not thread-safe.
+// Every reader keeps a position of its own, so that one buffer serves the slow, the fast and the late. Address space is
+// taken at once, memory as output comes, up to the capacity. Not thread-safe.
 class OutputRing {
  public:
-  explicit OutputRing(size_t capacity) : capacity_(capacity) {}
+  explicit OutputRing(size_t capacity) : capacity_(capacity) { data_.reserve(capacity_); }
 
+  // Takes no memory that was not taken before: it is called where a guest's processor stands still.
   void Append(std::span<const uint8_t> bytes);
 
   // Positions of the oldest byte that is still there and of the next one to come.

@@ -240,10 +240,10 @@ void VcpuThread::HandleMmio() {
 
 void VcpuThread::End(StopReason reason, absl::FunctionRef<std::string()> what) {
   RequestPark();
-  std::string details;
-  IfThereIsMemory(
-      [&] { details = absl::StrCat("vCPU ", vcpu_.index(), ": ", what(), "\n", DescribeRegisters(vcpu_)); });
-  listener_.OnGuestEnd(reason, std::move(details));
+  // The guest may want no more than to be reset: that goes without words.
+  std::string words;
+  IfThereIsMemory([&] { words = absl::StrCat("vCPU ", vcpu_.index(), ": ", what(), "\n", DescribeRegisters(vcpu_)); });
+  listener_.OnGuestEnd(reason, std::move(words));
 }
 
 }  // namespace ferrite
