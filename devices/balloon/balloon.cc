@@ -283,9 +283,8 @@ absl::StatusOr<bool> Balloon::TakePages(uint16_t index, Pass& pass) {
   std::move(unanswered).Cancel();
   queue.Push(chain->head(), 0);
   if (inflate && !negotiated(kBalloonMustTellHost)) {
-    // From the answer on they may be in use again. To forget them takes as long as there is memory: once a pass.
+    // From the answer on they may be in use again.
     pages_.Clear();
-    return false;
   }
   return true;
 }

@@ -6,9 +6,18 @@
 #include "vmm/base/log.h"
 
 namespace ferrite {
+namespace {
+
+// A cache line of a bitmap.
+constexpr uint64_t kBlockPages = 512;
+
+}  // namespace
 
 BalloonPages::RegionPages::RegionPages(MemoryRegion* region)
-    : region(region), inflated(region->pages()), pending(region->pages()) {}
+    : region(region),
+      inflated(region->pages()),
+      used_blocks((region->pages() + kBlockPages - 1) / kBlockPages),
+      pending(region->pages()) {}
 
 BalloonPages::BalloonPages(GuestMemory& memory) {
   for (const auto& region : memory.regions()) {
@@ -32,6 +41,7 @@ bool BalloonPages::Inflate(uint64_t frame) {
     return false;
   }
   if (!pages->inflated.Set(page)) {
+    pages->used_blocks.Set(page / kBlockPages);
     pages->pending.Set(page);
     pages->pending_from = std::min(pages->pending_from, page);
     ++pending_count_;
@@ -53,8 +63,13 @@ bool BalloonPages::Deflate(uint64_t frame) {
 
 void BalloonPages::Clear() {
   for (RegionPages& pages : regions_) {
-    pages.inflated.ClearAll();
-    pages.pending.ClearAll();
+    for (auto block = pages.used_blocks.FindSet(0); block.has_value(); block = pages.used_blocks.FindSet(*block)) {
+      const uint64_t first = *block * kBlockPages;
+      const uint64_t count = std::min(kBlockPages, pages.region->pages() - first);
+      pages.inflated.ClearRange(first, count);
+      pages.pending.ClearRange(first, count);
+      pages.used_blocks.Clear(*block);
+    }
   }
   pending_count_ = 0;
 }

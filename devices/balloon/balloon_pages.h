@@ -27,7 +27,7 @@ class BalloonPages {
   // frame. Twice the same changes nothing.
   bool Inflate(uint64_t frame);
   bool Deflate(uint64_t frame);
-  // Forgets every page.
+  // Forgets every page. Takes as long as there were pages, whatever the size of the guest.
   void Clear();
 
   // Sorted and disjoint, each in one region.
@@ -59,6 +59,7 @@ class BalloonPages {
 
     MemoryRegion* region;
     PageBitmap inflated;
+    PageBitmap used_blocks;     // a bit for kBlockPages of `inflated`: one was set there since Clear()
     PageBitmap pending;         // a part of inflated
     uint64_t pending_from = 0;  // no page below is pending
   };

@@ -698,6 +698,28 @@ TEST_F(LargeBalloonTest, NoPassTakesMoreThanItsShareHoweverManyListsThereAre) {
   }
 }
 
+// What a list costs is for its pages, and not for the size of the guest: a pass takes several, and knows none of them
+// any more.
+TEST_F(LargeBalloonTest, ListsOfADriverThatNeedNotTellAreForgottenOneByOne) {
+  constexpr uint32_t kLists = 8;
+  harness_.Start(virtio::kFeatureVersion1);
+  const uint64_t start = balloon_->reclaimed();
+  for (uint16_t pass = 1; pass <= 2; ++pass) {
+    for (uint32_t list = 0; list < kLists; ++list) {
+      // Each has the first of all pages that are used here, and others from end to end of the memory.
+      const Frames frames = {1000, 400000 + 50000 * list, 400001 + 50000 * list};
+      harness_.queue(kInflate)
+          .Chain()
+          .Readable({reinterpret_cast<const uint8_t*>(frames.data()), frames.size() * sizeof(uint32_t)})
+          .Submit();
+    }
+    absl::MutexLock lock(&balloon_->mutex());
+    ASSERT_TRUE(balloon_->ProcessQueue(kInflate).ok());
+    EXPECT_EQ(harness_.queue(kInflate).used_index(), pass * kLists);
+    EXPECT_EQ(balloon_->reclaimed() - start, pass * kLists * 3 * kPageBytes);
+  }
+}
+
 TEST_F(LargeBalloonTest, NoPassTakesMoreThanItsShareOfReports) {
   constexpr uint64_t kMostBytes = uint64_t{64} << 20;
   constexpr uint32_t kReportBytes = 300 << 20;
