@@ -4,6 +4,7 @@
 // descriptors and memory.
 #include "tests/fakes/scarcity.h"
 
+#include <capnp/message.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -20,20 +21,28 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "devices/block/disk_image.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
+#include "proto/state.capnp.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"
+#include "tests/integration/payload_machine.h"
 #include "tests/integration/scarce_process.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
+#include "vmm/base/pinned_file.h"
 #include "vmm/control/client.h"
+#include "vmm/move/machine_arrival.h"
+#include "vmm/move/machine_source.h"
 
 namespace ferrite {
 namespace {
@@ -261,6 +270,64 @@ INSTANTIATE_TEST_SUITE_P(Modes, MonitorScarcityTest, testing::Values(MoveMode::k
                          [](const testing::TestParamInfo<MoveMode>& info) {
                            return info.param == MoveMode::kPostcopy ? "Postcopy" : "Precopy";
                          });
+
+// R3: the source takes them again when it hears that they could not be had.
+TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
+  const Plenty plenty;
+  char name[] = "/tmp/ferrite-scarce-XXXXXX";
+  ASSERT_NE(mkdtemp(name), nullptr);
+  const std::string directory = name;
+  const absl::Cleanup remove = [&] { std::filesystem::remove_all(directory); };
+  MachineConfig config;
+  config.memory_bytes = uint64_t{16} << 20;
+  config.command_line = "mode=step set=4M report_ms=10";
+  config.reboot_on_reset = false;
+  for (const char* id : {"root", "data"}) {
+    const std::string path = absl::StrCat(directory, "/", id);
+    std::ofstream(path).close();
+    ASSERT_EQ(truncate(path.c_str(), 1 << 20), 0);
+    config.disks.push_back({.id = id, .path = path});
+  }
+  auto source = PayloadMachine::Run("dirty", config);
+  ASSERT_TRUE(source.ok()) << source.status();
+  auto there = PayloadMachine::Await();
+  ASSERT_TRUE(there.ok()) << there.status();
+  const Fd run_directory(open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  MachineSource port((*source)->machine(), run_directory);
+  capnp::MallocMessageBuilder description;
+  ASSERT_TRUE(port.Describe(description.initRoot<state::MachineDescription>()).ok());
+  auto arrival = MachineArrival::Create({.kvm = (*there)->host().kvm, .loop = (*there)->host().loop},
+                                        {.name = "guest", .disk_from = {directory}});
+  ASSERT_TRUE(arrival.ok()) << arrival.status();
+  auto destination = (*arrival)->Build(description.getRoot<state::MachineDescription>().asReader());
+  ASSERT_TRUE(destination.ok()) << destination.status();
+  Machine& machine = *(*arrival)->machine();
+  ASSERT_EQ((*source)->machine().Pause(), absl::OkStatus());
+  ASSERT_EQ((*source)->machine().ReleaseDisks(), absl::OkStatus());
+
+  const auto in_use = [](const std::string& path) {
+    const auto file = PinnedFile::Find(path, PinnedFile::Links::kAll);
+    return DiskImage::LookAt(*file, /*read_only=*/false)->in_use;
+  };
+  uint64_t refused = 1;
+  uint64_t failed = 0;
+  for (uint64_t nth = 1; refused > 0; ++nth) {
+    SCOPED_TRACE(absl::StrCat(nth, ". refused"));
+    ASSERT_LT(nth, 200u);
+    Scarcity scarcity(Scarce::kMemory, nth);
+    has_plenty = false;
+    const absl::Status status = CatchOutOfMemory([&] { return (*destination)->AcquireDisks(); });
+    has_plenty = true;
+    scarcity.End();
+    refused = scarcity.refused();
+    failed += status.ok() ? 0 : 1;
+    for (const DiskConfig& disk : config.disks) {
+      EXPECT_EQ(in_use(disk.path), status.ok()) << disk.id << ": " << status;
+    }
+    ASSERT_EQ(machine.ReleaseDisks(), absl::OkStatus());
+  }
+  EXPECT_GE(failed, 2u) << "nothing was refused: what is this test about?";
+}
 
 }  // namespace
 }  // namespace ferrite

@@ -6,6 +6,7 @@
 #include <functional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "devices/balloon/balloon.h"
@@ -21,6 +22,11 @@ namespace {
 
 // Whether all of the memory may be locked. Nothing is brought in by that: the move does it.
 absl::Status TryLock(GuestMemory& memory) {
+  const absl::Cleanup unlock = [&memory] {
+    for (const auto& region : memory.regions()) {
+      (void)munlock(region->guest_mapping().data(), region->guest_mapping().size());
+    }
+  };
   absl::Status status;
   for (const auto& region : memory.regions()) {
     const auto mapping = region->guest_mapping();
@@ -28,9 +34,6 @@ absl::Status TryLock(GuestMemory& memory) {
       status = ErrnoStatus(absl::StrCat("--mlock: lock ", mapping.size() >> 20,
                                         " MiB (raise the limit with `ulimit -l` or LimitMEMLOCK=)"));
     }
-  }
-  for (const auto& region : memory.regions()) {
-    (void)munlock(region->guest_mapping().data(), region->guest_mapping().size());
   }
   return status;
 }
@@ -81,11 +84,12 @@ class ArrivalPort final : public migration::DestinationPort {
   }
 
   absl::Status AcquireDisks() override {
+    absl::Cleanup give_back = [this] { GiveDisksBack(); };
     const absl::Status status = CatchOutOfMemory([this] { return machine_.AcquireDisks(); });
     if (status.ok()) {
+      std::move(give_back).Cancel();
       return status;
     }
-    GiveDisksBack();
     if (machine_.state() == MachineState::kStopped) {
       return status;
     }
@@ -95,9 +99,10 @@ class ArrivalPort final : public migration::DestinationPort {
   }
 
   absl::Status Run() override {
+    absl::Cleanup give_back = [this] { GiveDisksBack(); };
     const absl::Status status = CatchOutOfMemory([this] { return machine_.Arrive(/*run=*/!stays_paused_); });
-    if (!status.ok()) {
-      GiveDisksBack();
+    if (status.ok()) {
+      std::move(give_back).Cancel();
     }
     return status;
   }
@@ -107,7 +112,7 @@ class ArrivalPort final : public migration::DestinationPort {
   std::optional<uint32_t> VcpuOfThread(pid_t thread) override { return machine_.VcpuOfThread(thread); }
 
  private:
-  // The source takes them again as soon as it hears that the guest does not run here.
+  // The source takes them again as soon as it hears that the guest does not run here, whatever the reason.
   void GiveDisksBack() {
     UntilThereIsMemory([this] {
       if (const absl::Status status = machine_.ReleaseDisks(); !status.ok()) {

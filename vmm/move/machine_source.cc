@@ -7,10 +7,12 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/move/boot_files.h"
 #include "vmm/move/grant_record.h"
@@ -65,15 +67,14 @@ absl::Status MachineSource::Describe(state::MachineDescription::Builder out) {
 
 absl::Status MachineSource::StartDirtyTracking() {
   FERRITE_RETURN_IF_ERROR(machine_.StartDirtyTracking());
+  absl::Cleanup stop = [this] { UntilThereIsMemory([this] { StopDirtyTracking(); }); };
   // The machine counts everything as written at first. The move has not read a page yet: none of that is news.
   const auto regions = machine_.memory().regions();
   for (size_t i = 0; i < regions.size(); ++i) {
     PageBitmap before(regions[i]->pages());
-    if (const absl::Status status = machine_.CollectDirty(i, before); !status.ok()) {
-      StopDirtyTracking();
-      return status;
-    }
+    FERRITE_RETURN_IF_ERROR(machine_.CollectDirty(i, before));
   }
+  std::move(stop).Cancel();
   return absl::OkStatus();
 }
 

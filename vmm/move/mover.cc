@@ -84,6 +84,7 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     status.where = address.ToString();
     FERRITE_RETURN_IF_ERROR(
         Annotate(StartThread([address](migration::Source& session) { return session.Run(address); }), "cannot move"));
+    // Nothing takes memory from here on: it has begun.
     // The session before the port that it uses.
     source_ = std::move(source);
     port_ = std::move(port);
