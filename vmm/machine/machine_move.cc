@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
+#include "devices/virtio/device.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/status.h"
 #include "vmm/machine/machine_impl.h"
@@ -55,7 +56,7 @@ absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
   const auto disks = devices_->disks();
   auto described_disks = out.initDisks(static_cast<uint32_t>(disks.size()));
   for (uint32_t i = 0; i < disks.size(); ++i) {
-    absl::MutexLock disk_lock(&disks[i]->mutex());
+    virtio::Device::Lock disk_lock(disks[i]);
     described_disks[i].setId(config_.disks[i].id);
     described_disks[i].setPath(disks[i]->image().PathNow());
     described_disks[i].setReadOnly(config_.disks[i].read_only);
@@ -135,7 +136,7 @@ absl::Status MachineImpl::ReleaseDisks() {
   }
   absl::Status status;
   for (Block* disk : devices_->disks()) {
-    absl::MutexLock disk_lock(&disk->mutex());
+    virtio::Device::Lock disk_lock(disk);
     status.Update(disk->image().Release());
   }
   return status;
@@ -152,7 +153,7 @@ absl::Status MachineImpl::AcquireDisks() {
 absl::Status MachineImpl::AcquireDisksLocked() {
   absl::Status status;
   for (Block* disk : devices_->disks()) {
-    absl::MutexLock disk_lock(&disk->mutex());
+    virtio::Device::Lock disk_lock(disk);
     status.Update(disk->image().Acquire());
   }
   return status;
