@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -30,6 +31,7 @@
 #include "vmm/app/ferrite_process.h"
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
+#include "vmm/control/client.h"
 #include "vmm/control/raw_client.h"
 #include "vmm/control/run_dir.h"
 
@@ -382,6 +384,36 @@ TEST_F(MachineTest, DetachedMachineIsListedShownPausedResumedAndStopped) {
   EXPECT_EQ(Ferrite("stop one").exit_code, kExitOk);
   // The name is free as soon as `stop` returned.
   Start("one");
+}
+
+// The monitor has no process id there.
+TEST_F(MachineTest, StopFromAnotherPidNamespaceWaitsForTheEnd) {
+  Start("vm");
+  const int pid = Json::parse(Ferrite("info vm --json").out)["pid"];
+  const Fd monitor(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  ASSERT_TRUE(monitor.valid());
+  // A watcher that does not take the last event makes the end a few seconds longer.
+  auto watcher = ControlClient::ConnectToMachine(base_, "vm");
+  ASSERT_TRUE(watcher.ok()) << watcher.status();
+  ASSERT_EQ((*watcher)->StartWatching(), absl::OkStatus());
+  FerriteProcess stop(Words("stop vm"), /*user=*/0, [] {
+    const int user = geteuid() == 0 ? 0 : CLONE_NEWUSER;
+    if (unshare(CLONE_NEWPID | user) != 0) {
+      _exit(125);
+    }
+    // It is its children that are in there.
+    if (const pid_t child = fork(); child != 0) {
+      int status = 0;
+      _exit(waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : 124);
+    }
+  });
+  const Finished result = stop.Wait();
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  detached_.clear();
+  ExpectNothingLeft();
+  // What follows the last thing that is seen from there is short.
+  pollfd polled = {monitor.get(), POLLIN, 0};
+  EXPECT_EQ(poll(&polled, 1, 1000), 1) << "it has not ended";
 }
 
 TEST_F(MachineTest, LiveMachineKeepsItsName) {

@@ -3,6 +3,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <string>
+
 #include "absl/strings/str_cat.h"
 #include "vmm/app/commands.h"
 #include "vmm/base/fd.h"
@@ -42,16 +44,20 @@ int StopCommand(const CommandLine& line) {
     if (!status.ok() && status.code() != absl::StatusCode::kUnavailable) {
       return Fail(status);
     }
-    pollfd ended = {monitor.get(), POLLIN, 0};
-    if (monitor.valid() && poll(&ended, 1, static_cast<int>(absl::ToInt64Milliseconds(line.timeout))) == 0) {
-      if (!status.ok()) {
-        return Fail(status);  // nobody can say whether it was asked
-      }
-      return Fail(
-          absl::DeadlineExceededError(absl::StrCat("machine ", line.name, " is stopped, but its monitor (pid ",
-                                                   machine->pid, ") has not ended yet; kill it if it must go")));
+    pollfd polled = {monitor.get(), POLLIN, 0};
+    // It has none in another pid namespace.
+    const bool ended = monitor.valid()
+                           ? poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(line.timeout))) != 0
+                           : client.AwaitEnd().ok();
+    if (ended) {
+      return kExitOk;
     }
-    return kExitOk;
+    if (!status.ok()) {
+      return Fail(status);  // nobody can say whether it was asked
+    }
+    const std::string pid = machine->pid > 0 ? absl::StrCat(" (pid ", machine->pid, ")") : "";
+    return Fail(absl::DeadlineExceededError(absl::StrCat("machine ", line.name, " is stopped, but its monitor", pid,
+                                                         " has not ended yet; kill it if it must go")));
   });
 }
 

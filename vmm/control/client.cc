@@ -5,6 +5,7 @@
 #include <kj/async-io.h>
 #include <kj/debug.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <deque>
 #include <mutex>
@@ -59,6 +60,11 @@ void CheckFromMonitor(capnp::rpc::Message::Reader message) {
       KJ_FAIL_REQUIRE("a message of a kind that none sends");
   }
 }
+
+// A monitor that is killed closes its connections before the kernel drops its lock. Only the lock tells: its process id
+// may be another namespace's.
+constexpr absl::Duration kEndPatience = absl::Seconds(1);
+constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
 
 // kj allows one event loop in a thread.
 std::shared_ptr<kj::AsyncIoContext> ThreadContext() {
@@ -212,18 +218,27 @@ struct Asked {
   absl::Duration timeout;
 };
 
-absl::StatusOr<Fd> Connect(const Asked& asked);
+struct Connection {
+  Fd socket;
+  Fd directory;  // the machine's
+};
+
+absl::StatusOr<Connection> Connect(const Asked& asked);
+// Whether the machine of that directory lives.
+bool Lives(const Asked& asked, const Fd& directory);
 // Why a connection to the machine ended.
 absl::Status LostMachine(const Asked& asked);
 
 class RpcControlClient final : public ControlClient {
  public:
-  RpcControlClient(Asked asked, Fd fd, bool take_descriptors)
+  RpcControlClient(Asked asked, Connection connection, bool take_descriptors)
       : context_(ThreadContext()),
         asked_(std::move(asked)),
-        pid_(ListenerOf(fd.get())),
+        directory_(std::move(connection.directory)),
+        pid_(ListenerOf(connection.socket.get())),
         stream_(context_->lowLevelProvider->wrapUnixSocketFd(
-                    fd.Release(), LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC),
+                    connection.socket.Release(),
+                    LowLevelAsyncIoProvider::TAKE_OWNERSHIP | LowLevelAsyncIoProvider::ALREADY_CLOEXEC),
                 {.max_open_calls = kMaxOpenCalls,
                  .take_descriptors = take_descriptors,
                  .read_to_the_end = true,
@@ -261,6 +276,22 @@ class RpcControlClient final : public ControlClient {
       request.setForce(force);
       return ErrorOf(request.send());
     });
+  }
+
+  absl::Status AwaitEnd() override {
+    const MonotonicTime deadline = MonotonicTime::Now() + asked_.timeout;
+    const absl::Status closed =
+        Wait(asked_.timeout, [this] { return network_.onDisconnect().then([] { return absl::OkStatus(); }); });
+    if (absl::IsDeadlineExceeded(closed)) {
+      return closed;
+    }
+    while (Lives(asked_, directory_)) {
+      if (MonotonicTime::Now() >= deadline) {
+        return absl::DeadlineExceededError(absl::StrCat("machine ", asked_.name, " has not ended yet"));
+      }
+      absl::SleepFor(kLockPoll);
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<BalloonFigures> Balloon() override {
@@ -339,7 +370,7 @@ class RpcControlClient final : public ControlClient {
 
   // By a connection of its own: no other takes a descriptor, whose mere closing may hang.
   absl::StatusOr<Fd> AttachConsole() override {
-    FERRITE_ASSIGN_OR_RETURN(Fd connection, Connect(asked_));
+    FERRITE_ASSIGN_OR_RETURN(Connection connection, Connect(asked_));
     RpcControlClient other(asked_, std::move(connection), /*take_descriptors=*/true);
     Fd result;
     FERRITE_RETURN_IF_ERROR(other.Wait(asked_.timeout, [&] {
@@ -451,6 +482,7 @@ class RpcControlClient final : public ControlClient {
 
   const std::shared_ptr<kj::AsyncIoContext> context_;
   const Asked asked_;
+  const Fd directory_;
   const pid_t pid_;
   std::string refused_;  // what it sent that no monitor sends
   BoundedStream stream_;
@@ -460,11 +492,6 @@ class RpcControlClient final : public ControlClient {
   std::shared_ptr<EventQueue> events_ = std::make_shared<EventQueue>();
   control::Subscription::Client subscription_ = nullptr;
 };
-
-// A monitor that is killed closes its connections before the kernel drops its lock. Only the lock tells: its process id
-// may be another namespace's.
-constexpr absl::Duration kEndPatience = absl::Seconds(1);
-constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
 
 absl::Status LostMachine(const Asked& asked) {
   const MonotonicTime deadline = MonotonicTime::Now() + kEndPatience;
@@ -483,14 +510,23 @@ absl::Status LostMachine(const Asked& asked) {
                    ") lives, but dropped this connection: it is ending, or too many clients are connected; try again"));
 }
 
-absl::StatusOr<Fd> Connect(const Asked& asked) {
-  FERRITE_ASSIGN_OR_RETURN(const FoundMachine found, FindMachine(asked.base, asked.name));
-  auto connection = ConnectToControlSocket(found, asked.timeout);
-  if (absl::IsNotFound(connection.status()) || absl::IsUnavailable(connection.status())) {
+bool Lives(const Asked& asked, const Fd& directory) {
+  const auto found = FindMachine(asked.base, asked.name);
+  struct stat then = {};
+  struct stat now = {};
+  return found.ok() && fstat(directory.get(), &then) == 0 && fstat(found->directory.get(), &now) == 0 &&
+         then.st_dev == now.st_dev && then.st_ino == now.st_ino;
+}
+
+absl::StatusOr<Connection> Connect(const Asked& asked) {
+  FERRITE_ASSIGN_OR_RETURN(FoundMachine found, FindMachine(asked.base, asked.name));
+  auto socket = ConnectToControlSocket(found, asked.timeout);
+  if (absl::IsNotFound(socket.status()) || absl::IsUnavailable(socket.status())) {
     return absl::UnavailableError(
         absl::StrCat("machine ", asked.name, " (pid ", found.pid, ") is just starting or ending; try again"));
   }
-  return connection;
+  FERRITE_RETURN_IF_ERROR(socket.status());
+  return Connection{*std::move(socket), std::move(found.directory)};
 }
 
 }  // namespace
@@ -499,7 +535,7 @@ absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::ConnectToMachine(c
                                                                                absl::string_view name,
                                                                                absl::Duration timeout) {
   Asked asked = {base, std::string(name), timeout};
-  FERRITE_ASSIGN_OR_RETURN(Fd connection, Connect(asked));
+  FERRITE_ASSIGN_OR_RETURN(Connection connection, Connect(asked));
   return std::make_unique<RpcControlClient>(std::move(asked), std::move(connection), /*take_descriptors=*/false);
 }
 

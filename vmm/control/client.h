@@ -73,6 +73,9 @@ class ControlClient {
   virtual absl::Status Resume() = 0;
   virtual absl::Status Reset() = 0;
   virtual absl::Status Stop(bool force) = 0;
+  // Waits until the monitor is gone, as far as that is seen without its process id: it has closed this connection, and
+  // the machine's name is free, or another one's.
+  virtual absl::Status AwaitEnd() = 0;
   virtual absl::StatusOr<BalloonFigures> Balloon() = 0;
   // Returns when the guest has reached the target if `wait` is not zero, else at once.
   virtual absl::StatusOr<BalloonFigures> SetBalloon(uint64_t target_bytes, absl::Duration wait) = 0;

@@ -363,6 +363,21 @@ TEST_F(ClientTest, ProcessIsTheOneThatAnswersWhateverItSays) {
   EXPECT_EQ(machine->pid, getpid());
 }
 
+// As seen from another pid namespace.
+TEST_F(ClientTest, EndIsThatOfTheConnectionAndOfTheLock) {
+  absl::Notification close;
+  ControlClient& client = Attacked([&](Victim&) { close.WaitForNotification(); }, kTimeout);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(client.AwaitEnd())) << "the monitor is connected";
+  close.Notify();
+  server_.Join();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(client.AwaitEnd())) << "the name is taken";
+  dir_.reset();
+  EXPECT_EQ(client.AwaitEnd(), absl::OkStatus());
+  auto next = RunDir::Create(base_, "vm");
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(client.AwaitEnd(), absl::OkStatus()) << "this is another one";
+}
+
 // A descriptor may be one whose closing hangs.
 TEST_F(ClientTest, DescriptorsAreNotTaken) {
   int ends[2];
