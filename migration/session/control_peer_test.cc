@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/endian.h"
+#include "vmm/base/monotonic.h"
 #include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
@@ -159,6 +160,23 @@ TEST(ControlPeerTest, LongMessagesComeWhole) {
                     return absl::OkStatus();
                   })
                   .ok());
+}
+
+// Who reads nothing, with every buffer full, is not waited for.
+TEST(ControlPeerTest, LastWordsAreBrief) {
+  constexpr absl::Duration kLong = absl::Seconds(30);
+  const Ends ends = Connected();
+  ends.peer->SetPatience(kLong);
+  ends.theirs->SetPatience(absl::Seconds(1));
+  capnp::MallocMessageBuilder ping;
+  ping.initRoot<stream::Control>().initPing();
+  const std::vector<uint8_t> frame = EncodeControl(ping);
+  while (ends.theirs->WriteAll(frame).ok()) {
+  }
+  const MonotonicTime start = MonotonicTime::Now();
+  ends.peer->SendLastWords(absl::AbortedError("no more"));
+  EXPECT_LT(MonotonicTime::Now() - start, kLong / 3);
+  EXPECT_TRUE(ends.peer->failure().ok()) << ends.peer->failure();
 }
 
 }  // namespace

@@ -271,6 +271,38 @@ INSTANTIATE_TEST_SUITE_P(Modes, MonitorScarcityTest, testing::Values(MoveMode::k
                            return info.param == MoveMode::kPostcopy ? "Postcopy" : "Precopy";
                          });
 
+// A reset that the guest asked for ends with the machine where there is no memory for it, and the process goes on.
+TEST(ResetScarcityTest, GuestsResetFailsByItself) {
+  const Plenty plenty;
+  auto there = PayloadMachine::Await();
+  ASSERT_TRUE(there.ok()) << there.status();
+  MachineConfig config;
+  config.name = "guest";
+  config.memory_bytes = uint64_t{16} << 20;
+  config.command_line = "do=reset";
+  config.kernel_path = PayloadPath("fault");
+  int failed = 0;
+  for (uint64_t nth = 1; nth <= 8; ++nth) {
+    SCOPED_TRACE(absl::StrCat(nth, ". refused"));
+    auto machine = Machine::Create(config, (*there)->host().kvm, (*there)->host().loop, nullptr);
+    ASSERT_TRUE(machine.ok()) << machine.status();
+    ASSERT_EQ((*machine)->Boot(), absl::OkStatus());
+    Scarcity scarcity(Scarce::kMemory, nth);
+    ASSERT_EQ((*machine)->Resume(), absl::OkStatus());
+    const MonotonicTime deadline = MonotonicTime::Now() + absl::Seconds(60);
+    while (scarcity.refused() == 0) {
+      ASSERT_LT(MonotonicTime::Now(), deadline);
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+    scarcity.End();
+    const StopInfo info = (*machine)->WaitUntilStopped();
+    EXPECT_EQ(info.reason, StopReason::kError) << info.details;
+    EXPECT_TRUE(absl::StartsWith(info.details, "reset by the guest: ")) << info.details;
+    failed += absl::StrContains(info.details, "no memory left") ? 1 : 0;
+  }
+  EXPECT_GE(failed, 1);
+}
+
 // R3: the source takes them again when it hears that they could not be had.
 TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
   const Plenty plenty;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,11 @@ class FakeMachine final : public Machine {
     absl::MutexLock lock(&mutex_);
     reset_error_ = std::move(words);
   }
+  // There is no memory for a reset.
+  void StarveReset() {
+    absl::MutexLock lock(&mutex_);
+    reset_starves_ = true;
+  }
   bool pausing() const {
     absl::MutexLock lock(&mutex_);
     return pausing_;
@@ -56,6 +62,9 @@ class FakeMachine final : public Machine {
   }
   absl::Status Reset() override {
     absl::MutexLock lock(&mutex_);
+    if (reset_starves_) {
+      throw std::bad_alloc();
+    }
     return absl::InternalError(reset_error_);
   }
   void Stop() override {
@@ -109,6 +118,7 @@ class FakeMachine final : public Machine {
   MachineState state_ ABSL_GUARDED_BY(mutex_) = MachineState::kRunning;
   bool hold_pause_ ABSL_GUARDED_BY(mutex_) = false;
   bool pausing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reset_starves_ ABSL_GUARDED_BY(mutex_) = false;
   std::string reset_error_ ABSL_GUARDED_BY(mutex_) = "kernel vmlinuz is gone";
   std::vector<std::string> operations_ ABSL_GUARDED_BY(mutex_);
 };

@@ -148,6 +148,14 @@ TEST_F(ServerTest, ErrorsKeepTheirCodeAndText) {
   EXPECT_EQ(Connect()->Reset(), absl::InternalError("kernel vmlinuz is gone"));
 }
 
+TEST_F(ServerTest, OperationWithoutMemoryFailsAndNothingElseDoes) {
+  auto client = Connect();
+  machine_.StarveReset();
+  const absl::Status status = client->Reset();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_TRUE(client->Pause().ok());
+}
+
 // What would wait for memory that is not here yet is refused, and not carried out later; the balloon's target from when
 // on it is not overwritten any more. The end is never refused.
 TEST_F(ServerTest, MachineThatIsStillArrivingIsAskedForNothingButItsEnd) {

@@ -1,16 +1,32 @@
 #include "vmm/move/mover.h"
 
+#include <capnp/message.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/inotify.h>
+#include <unistd.h>
 
+#include <cstdlib>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "migration/session/destination.h"
+#include "migration/transport/socket.h"
+#include "tests/fakes/fake_guest.h"
 #include "tests/fakes/scarcity.h"
+#include "tests/fakes/test_thread.h"
 #include "vmm/base/fd.h"
+#include "vmm/base/monotonic.h"
+#include "vmm/base/pinned_file.h"
 #include "vmm/control/fake_machine.h"
+#include "vmm/move/boot_files.h"
 
 namespace ferrite {
 namespace {
@@ -37,6 +53,59 @@ TEST(MoverTest, BalloonMayBeSetWhileNothingIsLostByIt) {
   EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok()) << "the target goes with the machine";
   mover.Wait();
   EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok());
+}
+
+// A kernel may be somebody else's, and large: here it is mostly a hole, which takes as long to read.
+TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
+  const std::string directory_name = testing::TempDir();
+  const std::string kernel = absl::StrCat(directory_name, "/kernel");
+  const absl::Cleanup remove = [&] { unlink(kernel.c_str()); };
+  constexpr uint64_t kShort = uint64_t{128} << 20;
+  constexpr uint64_t kLong = uint64_t{4} << 30;
+  ASSERT_TRUE(OpenFile(kernel, O_RDWR | O_CREAT, 0600).ok());
+  auto file = PinnedFile::Find(kernel, PinnedFile::Links::kAll);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto boot = std::make_shared<const BootFile>(BootFile{.file = *std::move(file), .content = std::nullopt});
+  // How long a part of it takes here.
+  ASSERT_EQ(truncate(kernel.c_str(), kShort), 0);
+  const MonotonicTime before = MonotonicTime::Now();
+  capnp::MallocMessageBuilder message;
+  DescribeBootFile(*boot, /*ended=*/false, message.initRoot<state::BootFile>());
+  const absl::Duration all = (MonotonicTime::Now() - before) * (2 * kLong / kShort);
+  ASSERT_EQ(truncate(kernel.c_str(), kLong), 0);
+  const Fd opened(inotify_init1(IN_CLOEXEC));
+  ASSERT_GE(inotify_add_watch(opened.get(), kernel.c_str(), IN_OPEN), 0);
+
+  std::string socket_directory = "/tmp/ferrite-mover-XXXXXX";
+  ASSERT_NE(mkdtemp(socket_directory.data()), nullptr);
+  const absl::Cleanup remove_directory = [&] { rmdir(socket_directory.c_str()); };
+  auto listener = migration::Listener::Create(
+      {.kind = migration::Address::Kind::kUnix, .path = absl::StrCat(socket_directory, "/s")});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  FakeDestination there(MemoryBacking::kMemfd);
+  auto session = migration::Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok()) << session.status();
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(**listener); });
+
+  FakeMachine machine({.name = "vm",
+                       .memory_bytes = 1 << 20,
+                       .kernel_path = kernel,
+                       .initrd_path = kernel,
+                       .kernel = boot,
+                       .initrd = boot});
+  auto directory = OpenFile(directory_name, O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  Mover mover(machine, *std::move(directory), "", nullptr);
+  ASSERT_EQ(mover.Start((*listener)->address().ToString(), {.patience = absl::Hours(1)}), absl::OkStatus());
+  pollfd polled = {opened.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&polled, 1, 30'000), 1) << "it is not read: what is this test about?";
+  const MonotonicTime start = MonotonicTime::Now();
+  EXPECT_EQ(mover.Cancel(), absl::OkStatus());
+  mover.Wait();
+  EXPECT_LT(MonotonicTime::Now() - start, all / 4);
+  EXPECT_TRUE(absl::IsCancelled(mover.status().result)) << mover.status().result;
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
 }
 
 // R3: the mover can move again, and whatever else is refused while a move is on is not.
