@@ -38,11 +38,13 @@ void* Allocate() { return ::operator new(kPiece); }
 TEST(PatientMemoryTest, IsGivenBackThenWaitsUntilThereIsSome) {
   const auto spent = EventFd::Create();
   ASSERT_TRUE(spent.ok());
+  TimedNotification keeps_some;
   TimedNotification has_none;
   TimedNotification goes_on;
   TimedNotification has_some;
   Thread thread = StartOrDie("patient", [&] {
     PatientMemory memory(*spent);
+    keeps_some.Notify();
     has_none.WaitFor(absl::InfiniteDuration());
     void* const first = Allocate();
     goes_on.Notify();
@@ -52,6 +54,7 @@ TEST(PatientMemoryTest, IsGivenBackThenWaitsUntilThereIsSome) {
     ::operator delete(first);
     ::operator delete(second);
   });
+  ASSERT_TRUE(keeps_some.WaitFor(absl::Seconds(30)));
   bool fails_here = false;
   bool went_on = false;
   bool had_some = true;
@@ -63,13 +66,13 @@ TEST(PatientMemoryTest, IsGivenBackThenWaitsUntilThereIsSome) {
       fails_here = true;
     }
     has_none.Notify();
-    went_on = goes_on.WaitFor(absl::Seconds(60));
+    went_on = goes_on.WaitFor(absl::Seconds(30));
     had_some = has_some.WaitFor(absl::Milliseconds(50));
   }
   EXPECT_TRUE(fails_here);
   EXPECT_TRUE(went_on);
   EXPECT_FALSE(had_some);
-  EXPECT_TRUE(has_some.WaitFor(absl::Seconds(60)));
+  EXPECT_TRUE(has_some.WaitFor(absl::Seconds(30)));
   EXPECT_EQ(spent->Drain(), 1u);
   thread.Join();
 }
