@@ -36,11 +36,16 @@ constexpr uint64_t kWanted = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_H
                              UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_POISON | UFFD_FEATURE_THREAD_ID;
 
 absl::StatusOr<Fd> OpenUserfault() {
-  if (const Fd device(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)); device.valid()) {
+  const Fd device(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+  if (device.valid()) {
     Fd fd(ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
     if (fd.valid()) {
       return fd;
     }
+  }
+  if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+    // The system call may need a right that this process lacks, which would be the wrong thing to tell.
+    return ErrnoStatus("userfaultfd");
   }
   Fd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!fd.valid()) {
