@@ -95,6 +95,12 @@ class FerriteMoveTest : public ::testing::Test {
     ASSERT_EQ(result.exit_code, kExitOk) << result.err;
   }
 
+  // All of its memory is there to be moved.
+  void RunSlowGuest(const std::string& side, const std::string& devices = "") {
+    RunGuest(side, kSlowGuest, devices);
+    EXPECT_TRUE(absl::StrContains(NextReport(side), "event=dirty"));
+  }
+
   // Returns the address at which it waits, once it does. It may have the files in the test's directory.
   std::string StartReceiver(const std::string& side, const std::string& listen,
                             const std::function<void()>& in_child = nullptr) {
@@ -202,7 +208,7 @@ TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
 
 // The monitors are elsewhere: one is detached.
 TEST_F(FerriteMoveTest, SocketIsWhereTheUserIs) {
-  RunGuest("here", kSlowGuest);
+  RunSlowGuest("here");
   const auto enter = [this] { ASSERT_EQ(chdir(directory_.c_str()), 0); };
   EXPECT_EQ(StartReceiver("there", "unix:socket", enter), absl::StrCat("unix:", directory_, "/socket"));
   auto relay =
@@ -309,6 +315,7 @@ TEST_F(FerriteMoveTest, GuestThatPoweredOffMeanwhileIsNotSaidToRunOn) {
 
 TEST_F(FerriteMoveTest, CancelledMoveLeavesTheGuestAndEndsTheReceiver) {
   RunGuest("here", "set=16M report_ms=10");
+  (void)NextReport("here");  // all of its memory is there to be moved
   const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
   FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
   const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
@@ -323,6 +330,7 @@ TEST_F(FerriteMoveTest, CancelledMoveLeavesTheGuestAndEndsTheReceiver) {
 
 TEST_F(FerriteMoveTest, SecondMoveAndPauseAreRefusedWhileOneIsOn) {
   RunGuest("here", "set=16M report_ms=10");
+  (void)NextReport("here");  // all of its memory is there to be moved
   const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
   FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
   const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
@@ -346,7 +354,7 @@ TEST_F(FerriteMoveTest, SecondMoveAndPauseAreRefusedWhileOneIsOn) {
 
 // A path of its own for each side, so that the connections can be cut.
 TEST_F(FerriteMoveTest, MoveGoesOnAfterALostConnection) {
-  RunGuest("here", kSlowGuest);
+  RunSlowGuest("here");
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   auto relay = migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress(address));
   ASSERT_TRUE(relay.ok()) << relay.status();
@@ -364,7 +372,7 @@ TEST_F(FerriteMoveTest, MoveGoesOnAfterALostConnection) {
 
 // R2: the guest runs again when a person says so, not before.
 TEST_F(FerriteMoveTest, GuestOfADestinationThatDiedIsTakenBack) {
-  RunGuest("here", kSlowGuest);
+  RunSlowGuest("here");
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(Words(
       "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 500ms")));
@@ -405,7 +413,7 @@ TEST_F(FerriteMoveTest, GuestOfADestinationThatDiedIsTakenBack) {
 
 // A guest that misses pages can be ended where it runs, too.
 TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
-  RunGuest("here", kSlowGuest);
+  RunSlowGuest("here");
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(
       Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M")));
@@ -541,7 +549,7 @@ TEST_F(FerriteMoveTest, GuestWhoseDiskWaitsForMemoryThatNeverComesCanBeEnded) {
 
 // The source stands still, and may come back: what was asked for meanwhile is refused, not done then.
 TEST_F(FerriteMoveTest, ArrivingGuestIsNotPausedLaterAndKeepsTheBalloonsTarget) {
-  RunGuest("here", kSlowGuest, " --balloon 0");
+  RunSlowGuest("here", " --balloon 0");
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   EXPECT_EQ(Info("there")["arrival"], nullptr);
   FerriteProcess move(
@@ -580,7 +588,7 @@ TEST_F(FerriteMoveTest, ArrivingGuestIsNotPausedLaterAndKeepsTheBalloonsTarget) 
 TEST_F(FerriteMoveTest, ArrivingGuestIsEndedWithoutWaitingForItsMemory) {
   for (const bool stands_still : {false, true}) {
     SCOPED_TRACE(stands_still);
-    RunGuest("here", kSlowGuest);
+    RunSlowGuest("here");
     const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
     FerriteProcess move(
         Words("here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 64K")));
@@ -620,6 +628,7 @@ void FerriteMoveTest::AwaitMemory(const std::string& side) {
 // R3
 TEST_F(FerriteMoveTest, ReceiverThatIsStoppedOrKilledLeavesTheGuestAndItMovesAgain) {
   RunGuest("here", "mode=step set=16M report_ms=10");
+  (void)NextReport("here");  // all of its memory is there to be moved
   for (const bool killed : {false, true}) {
     SCOPED_TRACE(killed);
     const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
@@ -648,7 +657,7 @@ TEST_F(FerriteMoveTest, GuestIsTakenBackPausedWhenSomebodyElseHasItsDisk) {
   const std::string disk = directory_ + "/disk";
   std::ofstream(disk).close();
   fs::resize_file(disk, 1 << 20);
-  RunGuest("here", kSlowGuest, absl::StrCat(" --disk id=root,ro,path=", disk));
+  RunSlowGuest("here", absl::StrCat(" --disk id=root,ro,path=", disk));
   const std::string address = StartReceiver("there", absl::StrCat("unix:", directory_, "/socket"));
   FerriteProcess move(Words(
       "here", absl::StrCat("move web1 ", address, " --mode postcopy --max-postcopy-bandwidth 1M --recover-for 100ms")));
