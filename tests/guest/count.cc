@@ -3,6 +3,7 @@
 //
 //   report_ms=100   time between reports
 //   reports=0       power off after so many reports of the first vCPU; 0: never
+//   nmi=1           an NMI to the vCPUs that do not take part (cpus=)
 //   command q       power off
 #include "tests/guest/runtime/clock.h"
 #include "tests/guest/runtime/console.h"
@@ -82,6 +83,9 @@ void Count() {
 
 void Main() {
   Line("ready").Add("cpus", Cpus()).Add("pages", FreePages()).Add("tsc_khz", TscKhz()).Send();
+  if (NumberOption("nmi", 0) != 0) {
+    SendNmi();
+  }
   RunOnAllCpus(Count);
   Line("done").Send();
 }

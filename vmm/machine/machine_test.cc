@@ -362,6 +362,15 @@ TEST_F(MachineTest, KvmThatSaysAgainForEverStopsTheMachineWithAnError) {
   EXPECT_THAT(info.details, HasSubstr("pids.max"));
 }
 
+// Linux does that to processors that it has not started, when it crashes.
+TEST_F(MachineTest, VcpuThatWaitsForItsInitMayGetAnNmi) {
+  const std::unique_ptr<Machine> machine =
+      Start(MachineHarness::Config("count", "cpus=1 nmi=1 report_ms=100 reports=25", 2));
+  const StopInfo info = machine->WaitUntilStopped();
+  EXPECT_EQ(info.reason, StopReason::kPowerOff) << info.details;
+  EXPECT_THAT(Errors(console_), IsEmpty());
+}
+
 TEST_F(MachineTest, VcpuThatKvmSendsBackParks) {
   RefuseRuns(INT64_MAX);
   const std::unique_ptr<Machine> machine = Start(MachineHarness::Config("count", "reports=3"));

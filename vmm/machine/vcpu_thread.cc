@@ -20,8 +20,7 @@
 namespace ferrite {
 namespace {
 
-// KVM_RUN may say for so long that it is to be called again, each time at once. Who waits for its INIT hears that once
-// for each time that it was woken.
+// KVM_RUN may say for so long that it is to be called again, each time at once.
 constexpr absl::Duration kAgainLimit = absl::Seconds(1);
 constexpr absl::Duration kAtOnce = absl::Milliseconds(10);
 constexpr int kAgainPauseMs = 1;
@@ -145,6 +144,12 @@ bool VcpuThread::ShouldPark() {
   return false;
 }
 
+// KVM wakes who waits for its INIT also for what does not start it, as an NMI is, and as long as that is pending.
+bool VcpuThread::WaitsForInit() const {
+  const absl::StatusOr<kvm_mp_state> state = vcpu_.GetMpState();
+  return state.ok() && state->mp_state == KVM_MP_STATE_UNINITIALIZED;
+}
+
 // Parks only where no exit is open, as it must be before the vCPU's state is read. EINTR: KVM_RUN has completed the one
 // before; a device access that takes several exits comes back with the next one until it is done. EAGAIN: it comes
 // before the guest is entered at all, from a vCPU that waits for its INIT or a VM that never ran, and neither has one.
@@ -170,7 +175,7 @@ void VcpuThread::RunGuest() {
       const MonotonicTime now = MonotonicTime::Now();
       if (now - last_again > kAtOnce) {
         first_again = now;
-      } else if (now - first_again > kAgainLimit) {
+      } else if (now - first_again > kAgainLimit && !WaitsForInit()) {
         End(StopReason::kError, [&] { return DescribeRunError(error, vcpu_.run()); });
         return;
       } else {

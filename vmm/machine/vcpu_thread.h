@@ -73,6 +73,7 @@ class VcpuThread {
   // Parks. Returns whether to run again.
   bool WaitForRun();
   void RunGuest();
+  bool WaitsForInit() const;
   bool ShouldPark();
   // Returns false when the vCPU cannot go on.
   bool HandleExit();

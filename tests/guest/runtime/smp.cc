@@ -43,6 +43,7 @@ constexpr uint32_t kIcrPending = 0x1000;
 // To all but the sender: also where a directed interrupt does not find a vCPU that never ran.
 constexpr uint32_t kIcrInit = 0xc4500;
 constexpr uint32_t kIcrStartup = 0xc4600;
+constexpr uint32_t kIcrNmi = 0xc4400;
 constexpr uint8_t kNoIndex = 0xff;  // start.S: NO_INDEX
 constexpr uint64_t kStartMs = 10'000;
 
@@ -112,6 +113,8 @@ uint32_t Cpus() {
 }
 
 Cpu& CpuAt(uint32_t index) { return guest_cpus[index]; }
+
+void SendNmi() { SendIpi(kIcrNmi); }
 
 void RunOnAllCpus(void (*work)()) {
   StartCpus();

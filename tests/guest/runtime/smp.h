@@ -16,6 +16,9 @@ void Main();
 uint32_t Cpus();
 Cpu& CpuAt(uint32_t index);
 
+// An NMI to all vCPUs but this one, whether or not they have started.
+void SendNmi();
+
 // Runs `work` on every vCPU (the others are woken with INIT and SIPI the first time) and returns when all are done.
 void RunOnAllCpus(void (*work)());
 
