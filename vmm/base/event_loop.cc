@@ -150,11 +150,18 @@ class AsioLoop final : public EventLoop {
       return;
     }
     absl::Notification done;
+    absl::Status ran;
     boost::asio::post(context_, [&] {
-      IfThereIsMemory(task);
+      ran = CatchOutOfMemory([&] {
+        task();
+        return absl::OkStatus();
+      });
       done.Notify();
     });
     done.WaitForNotification();
+    if (!ran.ok()) {
+      throw std::bad_alloc();
+    }
   }
 
  private:

@@ -13,7 +13,7 @@ namespace ferrite {
 
 // Memory: the loop does not end when an allocation fails. What is posted is then done in part; `expired` comes again
 // after its period; `ready`, which may have read its descriptor empty, is called again until there is memory. The
-// methods may throw std::bad_alloc at their callers, and nothing has begun then.
+// methods may throw std::bad_alloc at their callers, and nothing has begun then, but for what RunAndWait() ran in part.
 //
 // Threads: every method may be called from any thread, also from callbacks. Callbacks run one at a time on the loop's
 // thread. The destructor stops the loop and joins the thread; it must not run on that thread, and every Watch is

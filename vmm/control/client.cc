@@ -505,9 +505,9 @@ absl::Status LostMachine(const Asked& asked) {
     return absl::UnavailableError(grant.has_value() ? HandedOverText(asked.name, *grant)
                                                     : absl::StrCat("machine ", asked.name, " has ended"));
   }
-  return absl::UnavailableError(
-      absl::StrCat("the monitor of machine ", asked.name, " (pid ", found->pid,
-                   ") lives, but dropped this connection: it is ending, or too many clients are connected; try again"));
+  return absl::UnavailableError(absl::StrCat("the monitor of machine ", asked.name, " (pid ", found->pid,
+                                             ") lives, but dropped this connection: it is ending, has no memory for "
+                                             "clients, or has too many of them; try again"));
 }
 
 bool Lives(const Asked& asked, const Fd& directory) {

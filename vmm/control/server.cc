@@ -114,8 +114,9 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
     }
   }
   void DropAllForMemory() {
-    LogOnce("dropped all clients", "this host has no memory left for them");
     DropAll();
+    // Who writes it waits for memory on this thread.
+    LogOnce("dropped all clients", "this host has no memory left for them");
   }
   void DropAll() {
     for (Connection* client : clients_) {
