@@ -470,13 +470,16 @@ TEST(MoveTest, ThrottleLetsPrecopyConverge) {
   ASSERT_NE(moving, nullptr);
   ASSERT_TRUE(moving->here().WaitFor("filled").ok());
   int most = 0;
-  const MoveResult result =
-      moving->Move({.options = {.mode = MoveMode::kPrecopy, .max_bandwidth = 16 * kMiB, .timeout = absl::Minutes(1)},
-                    .during = [&](migration::Source&, const migration::MoveProgress& progress) {
-                      most = std::max(most, progress.throttle_percent);
-                    }});
-  ExpectMoved(*moving, result);
-  EXPECT_FALSE(result.report.postcopy);
+  // A guest that got no processor during a round was slow enough.
+  for (int attempt = 0; most == 0 && attempt < 5; ++attempt) {
+    const MoveResult result =
+        moving->Move({.options = {.mode = MoveMode::kPrecopy, .max_bandwidth = 16 * kMiB, .timeout = absl::Minutes(1)},
+                      .during = [&](migration::Source&, const migration::MoveProgress& progress) {
+                        most = std::max(most, progress.throttle_percent);
+                      }});
+    ASSERT_NO_FATAL_FAILURE(ExpectMoved(*moving, result));
+    EXPECT_FALSE(result.report.postcopy);
+  }
   EXPECT_GT(most, 0);
 }
 
