@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -102,20 +101,20 @@ absl::Status Placer::LandZero(PageRun run) {
   const PageRun units = Units(run);
   const uint64_t end = run.first + run.count;
   // Memory that nothing was received into is zero already, and stays without a page behind it.
-  std::optional<uint64_t> hole;  // the first of the units that are to become one, up to the one that is looked at
+  uint64_t hole_units = 0;  // that are to become one: those before the unit that is looked at
   const auto punch = [&](uint64_t hole_end) -> absl::Status {
-    if (!hole.has_value()) {
+    if (hole_units == 0) {
       return absl::OkStatus();
     }
-    const uint64_t first = *std::exchange(hole, std::nullopt);
-    return region_.Discard(first * unit_bytes(), (hole_end - first) * unit_bytes()).status();
+    const uint64_t units_in_hole = std::exchange(hole_units, 0);
+    return region_.Discard((hole_end - units_in_hole) * unit_bytes(), units_in_hole * unit_bytes()).status();
   };
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     const uint64_t unit_first = unit * pages_per_unit_;
     const bool whole = run.first <= unit_first && unit_first + pages_per_unit_ <= end;
     const bool present = states_.Get(unit) == PageState::kPresent;
     if (present && whole) {
-      hole = hole.value_or(unit);
+      ++hole_units;
     } else {
       FERRITE_RETURN_IF_ERROR(punch(unit));
     }

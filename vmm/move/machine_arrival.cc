@@ -84,12 +84,11 @@ class ArrivalPort final : public migration::DestinationPort {
   }
 
   absl::Status AcquireDisks() override {
-    absl::Cleanup give_back = [this] { GiveDisksBack(); };
     const absl::Status status = CatchOutOfMemory([this] { return machine_.AcquireDisks(); });
     if (status.ok()) {
-      std::move(give_back).Cancel();
       return status;
     }
+    GiveDisksBack();
     if (machine_.state() == MachineState::kStopped) {
       return status;
     }
@@ -99,10 +98,9 @@ class ArrivalPort final : public migration::DestinationPort {
   }
 
   absl::Status Run() override {
-    absl::Cleanup give_back = [this] { GiveDisksBack(); };
     const absl::Status status = CatchOutOfMemory([this] { return machine_.Arrive(/*run=*/!stays_paused_); });
-    if (status.ok()) {
-      std::move(give_back).Cancel();
+    if (!status.ok()) {
+      GiveDisksBack();
     }
     return status;
   }
