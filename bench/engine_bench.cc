@@ -38,6 +38,7 @@
 #include "bench/move_limits.h"
 #include "bench/samples.h"
 #include "bench/where.h"
+#include "migration/session/move_options.h"
 #include "vmm/base/mapping.h"
 #include "vmm/base/status.h"
 #include "vmm/memory/memory_region.h"

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "bench/engine_guest.h"
 #include "bench/engine_ports.h"
+#include "migration/session/move_options.h"
 #include "migration/session/move_report.h"
 
 namespace ferrite {

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "migration/session/door.h"
-#include "migration/session/page_source.h"
 #include "migration/session/thread_class.h"
 #include "migration/transport/crowd.h"
 #include "migration/wire/control_frame.h"

@@ -10,13 +10,13 @@
 #include "migration/session/destination.h"
 #include "migration/session/door.h"
 #include "migration/session/greeter.h"
-#include "migration/session/page_source.h"
 #include "migration/wire/version.h"
 #include "vmm/base/log.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/out_of_memory.h"
 #include "vmm/base/status.h"
 #include "vmm/base/timed_mutex.h"
+#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 namespace {
@@ -183,7 +183,7 @@ absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
 
 absl::Status Destination::SendMissing() {
   // Nothing is received at the moment: the states stand still, but for pages that faults ask for.
-  std::vector<RegionRun> missing;
+  std::vector<PageRange> missing;
   const auto send = [&](bool last) {
     const absl::Status status = peer_->Send([&](stream::Control::Builder control) {
       auto message = control.initMissing();

@@ -13,7 +13,7 @@ PageSender::PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* l
   pieces_.reserve(2 * kMaxFrames);
 }
 
-absl::Status PageSender::SendRun(const RegionRun& run, uint16_t flags, uint64_t pages_per_unit) {
+absl::Status PageSender::SendRun(const PageRange& run, uint16_t flags, uint64_t pages_per_unit) {
   const uint8_t* const base = memory_.regions()[run.region]->guest_mapping().data();
   const auto is_zero = [&](uint64_t first) {
     for (uint64_t page = first; page < first + pages_per_unit; ++page) {
@@ -52,7 +52,7 @@ absl::Status PageSender::SendRun(const RegionRun& run, uint16_t flags, uint64_t 
   return absl::OkStatus();
 }
 
-absl::Status PageSender::SendZero(const RegionRun& run) {
+absl::Status PageSender::SendZero(const PageRange& run) {
   constexpr uint64_t kMost = UINT32_MAX;
   for (uint64_t done = 0; done < run.count; done += kMost) {
     const uint64_t count = std::min(kMost, run.count - done);

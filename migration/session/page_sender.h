@@ -15,6 +15,7 @@
 #include "migration/transport/stream.h"
 #include "migration/wire/page_header.h"
 #include "vmm/memory/guest_memory.h"
+#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 
@@ -33,9 +34,9 @@ class PageSender {
   PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* limiter, SendFigures& figures);
 
   // The pages of `run`, zero pages as runs of their own. `pages_per_unit`: what goes as data goes in whole units.
-  absl::Status SendRun(const RegionRun& run, uint16_t flags, uint64_t pages_per_unit);
+  absl::Status SendRun(const PageRange& run, uint16_t flags, uint64_t pages_per_unit);
   // Pages that are known to be zero, or that nobody needs: not read.
-  absl::Status SendZero(const RegionRun& run);
+  absl::Status SendZero(const PageRange& run);
   absl::Status SendRoundEnd(uint32_t number);
   absl::Status Flush();
 

@@ -58,7 +58,7 @@ absl::Status PageSource::Start() {
     uint64_t page = 0;
     while (const auto first = skip.FindSet(page)) {
       const uint64_t end = skip.FindClear(*first).value_or(region.pages());
-      const RegionRun run{.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first};
+      const PageRange run{.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first};
       FERRITE_RETURN_IF_ERROR(senders_[0]->SendZero(run));
       pending_.pending(i).ClearRange(run.first, run.count);
       pending_.sent(i).SetRange(run.first, run.count);
@@ -112,7 +112,7 @@ absl::Status PageSource::SendShare(size_t channel, uint32_t round, const std::fu
   BecomeBulk();
   PageSender& sender = *senders_[channel];
   while (!stop()) {
-    const std::optional<RegionRun> run = pending_.ClaimNext(kMaxDataPages);
+    const std::optional<PageRange> run = pending_.ClaimNext(kMaxDataPages);
     if (!run.has_value()) {
       break;
     }
@@ -134,9 +134,9 @@ absl::StatusOr<uint64_t> PageSource::CollectDirty() {
   return pages * kPageBytes;
 }
 
-std::vector<RegionRun> PageSource::TakeStale() {
-  std::vector<RegionRun> stale = pending_.TakeStale();
-  for (const RegionRun& run : stale) {
+std::vector<PageRange> PageSource::TakeStale() {
+  std::vector<PageRange> stale = pending_.TakeStale();
+  for (const PageRange& run : stale) {
     twice_pages_ += run.count;
   }
   return stale;
@@ -183,7 +183,7 @@ absl::Status PageSource::SendRest(size_t channel) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
     page_[channel]->Rest(limiter_.Take(kMost, MonotonicTime::Now()));
-    const std::optional<RegionRun> run = pending_.ClaimHottest(kBulkPages);
+    const std::optional<PageRange> run = pending_.ClaimHottest(kBulkPages);
     if (!run.has_value()) {
       return sender.SendRoundEnd(kLastRound);
     }
@@ -226,7 +226,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
     const uint64_t extra = window.OnRequest(request.region, page);
     prefetch_hits_.fetch_add(window.hits() - hits, std::memory_order_relaxed);
     // The page itself leaves before anything else is looked at.
-    const RegionRun wanted = pending_.ClaimRequested(request.region, page, 0);
+    const PageRange wanted = pending_.ClaimRequested(request.region, page, 0);
     if (wanted.count > 0) {
       FERRITE_RETURN_IF_ERROR(sender.SendRun(wanted, kFlagRequested, per_unit));
       FERRITE_RETURN_IF_ERROR(sender.Flush());
@@ -234,7 +234,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
     }
     // Nobody asked for these: the limit is for them, too.
     if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, MonotonicTime::Now())) {
-      const RegionRun near = pending_.ClaimRequested(request.region, page + per_unit, extra - per_unit);
+      const PageRange near = pending_.ClaimRequested(request.region, page + per_unit, extra - per_unit);
       FERRITE_RETURN_IF_ERROR(sender.SendRun(near, kFlagPrefetch, per_unit));
       FERRITE_RETURN_IF_ERROR(sender.Flush());
       prefetched_pages_.fetch_add(near.count, std::memory_order_relaxed);

@@ -12,12 +12,14 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "migration/machine_port.h"
+#include "migration/session/move_options.h"
 #include "migration/session/move_report.h"
 #include "migration/session/page_sender.h"
 #include "migration/stream/pending_pages.h"
 #include "migration/stream/rate_limiter.h"
 #include "migration/transport/stream.h"
 #include "vmm/base/thread.h"
+#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 
@@ -41,10 +43,10 @@ class PageSource {
   absl::StatusOr<uint64_t> CollectDirty();
   uint64_t PendingBytes() const;
   // What the destination holds but is out of date: to be discarded there, and sent again.
-  std::vector<RegionRun> TakeStale();
+  std::vector<PageRange> TakeStale();
 
   // In place of all that: these, whole units, are what is still to be sent (recovery).
-  void MakePending(const RegionRun& run) { pending_.pending(run.region).SetRange(run.first, run.count); }
+  void MakePending(const PageRange& run) { pending_.pending(run.region).SetRange(run.first, run.count); }
 
   // What is sent from here on is not held back, until StartPostcopy().
   void LiftLimit();
@@ -90,13 +92,6 @@ class PageSource {
   std::vector<Thread> bulk_threads_;
   std::vector<Thread> urgent_threads_;
 };
-
-// What may wait in the kernel at either end of a page channel after the switchover: a page that is asked for when it is
-// on its way already waits for what is before it.
-inline constexpr int kPostcopyBufferBytes = 256 << 10;
-
-// Ends the pages of a channel after the switchover.
-inline constexpr uint32_t kLastRound = 0xffffffff;
 
 }  // namespace ferrite::migration
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "migration/session/thread_class.h"
+#include "migration/stream/convergence.h"
 #include "migration/transport/socket.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/crc32c.h"
@@ -451,8 +452,8 @@ absl::Status Source::SwitchoverPostcopy() {
 }
 
 absl::Status Source::SendDiscards(bool wait) {
-  const std::vector<RegionRun> stale = pages_->TakeStale();
-  const std::span<const RegionRun> all(stale);
+  const std::vector<PageRange> stale = pages_->TakeStale();
+  const std::span<const PageRange> all(stale);
   uint64_t messages = 0;
   for (size_t at = 0; at < all.size() || (wait && messages == 0); at += kMaxRanges) {
     const auto some = all.subspan(at, std::min(kMaxRanges, all.size() - at));

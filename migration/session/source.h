@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "migration/machine_port.h"
 #include "migration/session/control_peer.h"
+#include "migration/session/move_options.h"
 #include "migration/session/move_report.h"
 #include "migration/session/move_state.h"
 #include "migration/session/page_source.h"
@@ -24,6 +25,7 @@
 #include "vmm/base/fd.h"
 #include "vmm/base/monotonic.h"
 #include "vmm/base/timed_mutex.h"
+#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 
@@ -128,7 +130,7 @@ class Source {
   absl::StatusOr<bool> AskWhetherGranted(const Address& destination, absl::Duration limit);
   // Waits for the next step of the destination's. While the guest stands still, Switchover() watches the time.
   absl::StatusOr<ControlMessage> Await(stream::Control::Which which);
-  absl::StatusOr<std::vector<RegionRun>> AskWhatIsMissing(absl::Duration limit);
+  absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(absl::Duration limit);
   absl::Status Finished(const absl::Status& status);
 
   absl::StatusOr<std::unique_ptr<Stream>> OpenChannel(const Address& destination, ChannelRole role, uint16_t index);

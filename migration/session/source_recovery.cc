@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "migration/session/move_options.h"
 #include "migration/session/source.h"
 #include "migration/wire/version.h"
 #include "vmm/base/monotonic.h"
@@ -120,9 +121,9 @@ absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination, absl:
   return granted;
 }
 
-absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing(absl::Duration limit) {
+absl::StatusOr<std::vector<PageRange>> Source::AskWhatIsMissing(absl::Duration limit) {
   const MonotonicTime deadline = MonotonicTime::Now() + limit;
-  std::vector<RegionRun> runs;
+  std::vector<PageRange> runs;
   const auto regions = port_.memory().regions();
   uint64_t pages_left = 0;
   for (const auto& region : regions) {
@@ -143,7 +144,7 @@ absl::StatusOr<std::vector<RegionRun>> Source::AskWhatIsMissing(absl::Duration l
         return absl::InvalidArgumentError("MISSING: nothing in it, and not the last one");
       }
       for (const auto range : missing.getRanges()) {
-        const RegionRun run{.region = range.getRegion(), .first = range.getFirst(), .count = range.getCount()};
+        const PageRange run{.region = range.getRegion(), .first = range.getFirst(), .count = range.getCount()};
         if (run.region >= regions.size() || run.first >= regions[run.region]->pages() || run.count == 0 ||
             run.count > regions[run.region]->pages() - run.first || run.first % pages_per_unit_[run.region] != 0 ||
             run.count % pages_per_unit_[run.region] != 0 || run.count > pages_left) {
@@ -187,10 +188,10 @@ absl::Status Source::TryToRecover(const Address& destination, Search& search) {
     // Once in a move.
     search.until = MonotonicTime::Now() + options_.recover_for;
   }
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<RegionRun> missing, AskWhatIsMissing(limit()));
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<PageRange> missing, AskWhatIsMissing(limit()));
   search.told = true;
   uint64_t missing_pages = 0;
-  for (const RegionRun& run : missing) {
+  for (const PageRange& run : missing) {
     missing_pages += run.count;
   }
   // Of the first time nobody knows how many were missing before.
@@ -201,7 +202,7 @@ absl::Status Source::TryToRecover(const Address& destination, Search& search) {
     search.until = MonotonicTime::Now() + options_.recover_for;
   }
   FERRITE_RETURN_IF_ERROR(OpenPages(destination));
-  for (const RegionRun& run : missing) {
+  for (const PageRange& run : missing) {
     pages_->MakePending(run);
   }
   FERRITE_CHECK(state_.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));

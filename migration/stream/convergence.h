@@ -5,14 +5,9 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "migration/session/move_options.h"
 
 namespace ferrite::migration {
-
-enum class MoveMode {
-  kAuto,      // "auto": pre-copy that turns into post-copy when the rounds stop converging
-  kPrecopy,   // "precopy"
-  kPostcopy,  // "postcopy": no rounds at all
-};
 
 // What was measured in a round.
 struct RoundFigures {

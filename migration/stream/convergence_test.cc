@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "migration/session/move_options.h"
+
 namespace ferrite::migration {
 namespace {
 

@@ -47,7 +47,7 @@ void PendingPages::Heat(size_t index, const PageBitmap& dirty) {
   }
 }
 
-std::optional<RegionRun> PendingPages::ClaimNext(uint64_t max_pages) {
+std::optional<PageRange> PendingPages::ClaimNext(uint64_t max_pages) {
   while (true) {
     uint64_t at = cursor_.load(std::memory_order_acquire);
     const uint64_t index = at >> kCursorPageBits;
@@ -70,7 +70,7 @@ std::optional<RegionRun> PendingPages::ClaimNext(uint64_t max_pages) {
     }
     region.pending.ClearRange(*first, count);
     region.sent.SetRange(*first, count);
-    return RegionRun{.region = static_cast<uint16_t>(index), .first = *first, .count = count};
+    return PageRange{.region = static_cast<uint16_t>(index), .first = *first, .count = count};
   }
 }
 
@@ -97,7 +97,7 @@ void PendingPages::StartUnits() {
 
 void PendingPages::OrderByHeat() {
   // Buckets by heat keep the order of addresses within one heat.
-  std::array<std::vector<RegionRun>, 256> buckets;
+  std::array<std::vector<PageRange>, 256> buckets;
   for (size_t index = 0; index < regions_.size(); ++index) {
     Region& region = *regions_[index];
     const uint64_t per_unit = region.pages_per_unit;
@@ -145,7 +145,7 @@ bool PendingPages::ClaimUnit(Region& region, uint64_t unit) {
   return true;
 }
 
-RegionRun PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t max_units) {
+PageRange PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t max_units) {
   Region& region = *regions_[index];
   const uint64_t units = region.pending.pages() / region.pages_per_unit;
   uint64_t claimed = 0;
@@ -155,18 +155,18 @@ RegionRun PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t m
   return {.region = index, .first = unit * region.pages_per_unit, .count = claimed * region.pages_per_unit};
 }
 
-RegionRun PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t extra) {
+PageRange PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t extra) {
   const uint64_t per_unit = regions_[region]->pages_per_unit;
   return ClaimUnitsFrom(region, page / per_unit, 1 + extra / per_unit);
 }
 
-std::optional<RegionRun> PendingPages::ClaimHottest(uint64_t max_pages) {
+std::optional<PageRange> PendingPages::ClaimHottest(uint64_t max_pages) {
   while (true) {
     const size_t next = next_in_order_.load(std::memory_order_acquire);
     if (next >= order_.size()) {
       return std::nullopt;
     }
-    const RegionRun& entry = order_[next];
+    const PageRange& entry = order_[next];
     Region& region = *regions_[entry.region];
     const uint64_t per_unit = region.pages_per_unit;
     const uint64_t first_page = entry.first * per_unit;
@@ -179,7 +179,7 @@ std::optional<RegionRun> PendingPages::ClaimHottest(uint64_t max_pages) {
     }
     const uint64_t unit = *found / per_unit;
     const uint64_t units_left = entry.first + entry.count - unit;
-    const RegionRun run =
+    const PageRange run =
         ClaimUnitsFrom(entry.region, unit, std::min(std::max<uint64_t>(max_pages / per_unit, 1), units_left));
     if (run.count > 0) {
       return run;
@@ -187,8 +187,8 @@ std::optional<RegionRun> PendingPages::ClaimHottest(uint64_t max_pages) {
   }
 }
 
-std::vector<RegionRun> PendingPages::TakeStale() {
-  std::vector<RegionRun> stale;
+std::vector<PageRange> PendingPages::TakeStale() {
+  std::vector<PageRange> stale;
   for (size_t index = 0; index < regions_.size(); ++index) {
     Region& region = *regions_[index];
     const uint64_t per_unit = region.pages_per_unit;

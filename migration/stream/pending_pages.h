@@ -10,16 +10,9 @@
 
 #include "vmm/memory/guest_memory.h"
 #include "vmm/memory/page_bitmap.h"
+#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
-
-// A run of 4 KiB pages of one region.
-struct RegionRun {
-  uint16_t region = 0;
-  uint64_t first = 0;
-  uint64_t count = 0;
-  bool operator==(const RegionRun&) const = default;
-};
 
 // The pages of all regions that wait to be sent, and those that were sent. Threads: the Claim methods, from any; the
 // rest while nobody claims.
@@ -41,7 +34,7 @@ class PendingPages {
 
   // Claims the next run in address order, of at most `max_pages`; the cursor is shared by all claimers and starts anew
   // with Rewind(). Claimed pages count as sent.
-  std::optional<RegionRun> ClaimNext(uint64_t max_pages);
+  std::optional<PageRange> ClaimNext(uint64_t max_pages);
   void Rewind();
 
   // --- After the switchover: whole units ---
@@ -52,12 +45,12 @@ class PendingPages {
   void OrderByHeat();
   // Claims the unit that holds `page` and, behind it, as many pending pages as `extra` allows. Count 0: it was claimed
   // before (then it is on its way), or is not pending.
-  RegionRun ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
+  PageRange ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
   // Claims the next run in order of heat, then of address.
-  std::optional<RegionRun> ClaimHottest(uint64_t max_pages);
+  std::optional<PageRange> ClaimHottest(uint64_t max_pages);
 
   // Discard ranges of the switchover: units that were sent and are pending again. They count as not sent afterwards.
-  std::vector<RegionRun> TakeStale();
+  std::vector<PageRange> TakeStale();
 
  private:
   struct Region {
@@ -71,12 +64,12 @@ class PendingPages {
 
   // Claims one unit; true for one caller only.
   bool ClaimUnit(Region& region, uint64_t unit);
-  RegionRun ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
+  PageRange ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
 
   std::vector<std::unique_ptr<Region>> regions_;
   // Region and page of ClaimNext(), packed so that claimers advance it with one exchange.
   std::atomic<uint64_t> cursor_{0};
-  std::vector<RegionRun> order_;  // units, hottest first
+  std::vector<PageRange> order_;  // units, hottest first
   std::atomic<size_t> next_in_order_{0};
 };
 

@@ -24,14 +24,14 @@ TEST_F(PendingPagesTest, RoundsClaimInOrderAndOnce) {
   pages.pending(0).SetRange(10, 100);
   pages.pending(0).SetRange(500, 3);
   EXPECT_EQ(pages.CountPending(), 103u);
-  EXPECT_EQ(pages.ClaimNext(64), (RegionRun{0, 10, 64}));
-  EXPECT_EQ(pages.ClaimNext(64), (RegionRun{0, 74, 36}));
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 10, 64}));
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 74, 36}));
   // Behind the cursor: for the next round.
   pages.pending(0).Set(20);
-  EXPECT_EQ(pages.ClaimNext(64), (RegionRun{0, 500, 3}));
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 500, 3}));
   EXPECT_EQ(pages.ClaimNext(64), std::nullopt);
   pages.Rewind();
-  EXPECT_EQ(pages.ClaimNext(64), (RegionRun{0, 20, 1}));
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 20, 1}));
   EXPECT_EQ(pages.CountPending(), 0u);
   EXPECT_EQ(pages.sent(0).Count(), 103u);
 }
@@ -72,13 +72,13 @@ TEST_F(PendingPagesTest, HotPagesGoFirstAndRequestedOnesOnce) {
   pages.pending(0).SetRange(0, 1024);
   pages.StartUnits();
   pages.OrderByHeat();
-  EXPECT_EQ(pages.ClaimHottest(32), (RegionRun{0, 700, 2}));
-  EXPECT_EQ(pages.ClaimHottest(32), (RegionRun{0, 3, 1}));
-  EXPECT_EQ(pages.ClaimRequested(0, 10, 4), (RegionRun{0, 10, 5}));
+  EXPECT_EQ(pages.ClaimHottest(32), (PageRange{0, 700, 2}));
+  EXPECT_EQ(pages.ClaimHottest(32), (PageRange{0, 3, 1}));
+  EXPECT_EQ(pages.ClaimRequested(0, 10, 4), (PageRange{0, 10, 5}));
   EXPECT_EQ(pages.ClaimRequested(0, 12, 0).count, 0u) << "R5";
-  EXPECT_EQ(pages.ClaimHottest(4), (RegionRun{0, 0, 3}));
-  EXPECT_EQ(pages.ClaimHottest(100), (RegionRun{0, 4, 6}));
-  EXPECT_EQ(pages.ClaimHottest(100), (RegionRun{0, 15, 100}));
+  EXPECT_EQ(pages.ClaimHottest(4), (PageRange{0, 0, 3}));
+  EXPECT_EQ(pages.ClaimHottest(100), (PageRange{0, 4, 6}));
+  EXPECT_EQ(pages.ClaimHottest(100), (PageRange{0, 15, 100}));
   uint64_t rest = 0;
   while (const auto run = pages.ClaimHottest(512)) {
     rest += run->count;
@@ -91,7 +91,7 @@ TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
   PendingPages pages(*memory, {1});
   pages.sent(0).SetRange(0, 100);
   pages.pending(0).SetRange(90, 20);
-  EXPECT_EQ(pages.TakeStale(), (std::vector<RegionRun>{{0, 90, 10}}));
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 90, 10}}));
   EXPECT_TRUE(pages.TakeStale().empty());
 }
 
@@ -104,13 +104,13 @@ TEST_F(PendingPagesTest, HugePagesAreDiscardedAndSentWhole) {
   pages.pending(0).Set(7);
   pages.pending(0).SetRange(512 + 256, 256);
   pages.pending(0).SetRange(1536, 512);
-  EXPECT_EQ(pages.TakeStale(), (std::vector<RegionRun>{{0, 0, 1024}}));
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 0, 1024}}));
   pages.StartUnits();
   pages.OrderByHeat();
   EXPECT_EQ(pages.CountPending(), 3u * 512);
-  EXPECT_EQ(pages.ClaimRequested(0, 5, 0), (RegionRun{0, 0, 512}));
-  EXPECT_EQ(pages.ClaimHottest(1), (RegionRun{0, 512, 512}));
-  EXPECT_EQ(pages.ClaimHottest(1), (RegionRun{0, 1536, 512}));
+  EXPECT_EQ(pages.ClaimRequested(0, 5, 0), (PageRange{0, 0, 512}));
+  EXPECT_EQ(pages.ClaimHottest(1), (PageRange{0, 512, 512}));
+  EXPECT_EQ(pages.ClaimHottest(1), (PageRange{0, 1536, 512}));
   EXPECT_EQ(pages.ClaimHottest(1), std::nullopt);
 }
 

@@ -17,6 +17,10 @@
 
 namespace ferrite::migration {
 
+// What may wait in the kernel at either end of a page channel after the switchover (Stream::LimitBuffers()): a page
+// that is asked for when it is on its way already waits for what is before it.
+inline constexpr int kPostcopyBufferBytes = 256 << 10;
+
 // A connected, reliable, ordered stream. Calls block.
 //
 // Threads: one thread reads while another one writes; Shutdown() comes from any thread and makes both fail at once.

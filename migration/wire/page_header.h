@@ -15,6 +15,9 @@ inline constexpr size_t kPageHeaderBytes = 32;
 // region.
 inline constexpr uint32_t kMaxDataPages = 512;
 
+// The number of a ROUND that ends the pages of a channel after the switchover.
+inline constexpr uint32_t kLastRound = 0xffffffff;
+
 enum class PageFrameType : uint16_t {
   kPages = 1,    // count pages, followed by count * 4096 bytes
   kZero = 2,     // count pages of zeroes, nothing follows

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "migration/session/move_options.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/migration/move_harness.h"
 #include "vmm/base/event_loop.h"

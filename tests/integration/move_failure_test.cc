@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "devices/block/disk_image.h"
+#include "migration/session/move_options.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/integration/moving_payload.h"
 #include "vmm/app/ferrite_process.h"

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "devices/balloon/balloon.h"
+#include "migration/session/move_options.h"
 #include "tests/fakes/huge_page_pool.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"

@@ -27,6 +27,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "devices/block/disk_image.h"
+#include "migration/session/move_options.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "proto/state.capnp.h"

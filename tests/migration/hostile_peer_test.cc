@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "migration/session/destination.h"
+#include "migration/session/move_options.h"
 #include "migration/session/page_source.h"
 #include "migration/session/source.h"
 #include "migration/transport/socket.h"

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "migration/session/destination.h"
+#include "migration/session/move_options.h"
 #include "migration/session/source.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/time/clock.h"
+#include "migration/session/move_options.h"
 #include "tests/migration/move_harness.h"
 
 namespace ferrite::migration {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "migration/session/move_options.h"
 #include "tests/migration/move_harness.h"
 #include "vmm/base/monotonic.h"
 

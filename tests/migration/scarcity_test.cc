@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "migration/session/move_options.h"
 #include "tests/migration/move_harness.h"
 #include "vmm/base/timed_mutex.h"
 

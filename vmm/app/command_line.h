@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "migration/session/move_options.h"
 #include "migration/session/move_report.h"
 #include "migration/transport/address.h"
 #include "migration/transport/address_range.h"

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "migration/session/move_options.h"
 #include "vmm/base/fd.h"
 #include "vmm/control/balloon_port.h"
 #include "vmm/control/move_port.h"

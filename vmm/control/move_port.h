@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "migration/session/move_options.h"
 #include "migration/session/move_report.h"
 
 namespace ferrite {

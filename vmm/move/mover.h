@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "migration/session/move_options.h"
 #include "migration/session/source.h"
 #include "migration/transport/address.h"
 #include "vmm/base/fd.h"
