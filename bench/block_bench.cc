@@ -20,16 +20,16 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "bench/where.h"
 #include "devices/block/async_io.h"
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
 #include "tests/fakes/queue_driver.h"
 #include "tests/fakes/virtio_harness.h"
-#include "vmm/base/event_loop.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

@@ -14,9 +14,9 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "bench/samples.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 
 extern char** environ;
 

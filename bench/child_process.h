@@ -13,8 +13,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
 
 namespace ferrite {
 

@@ -33,15 +33,15 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "base/mapping.h"
+#include "base/status.h"
 #include "bench/child_process.h"
 #include "bench/engine_sides.h"
 #include "bench/move_limits.h"
 #include "bench/samples.h"
 #include "bench/where.h"
+#include "memory/memory_region.h"
 #include "migration/session/move_options.h"
-#include "vmm/base/mapping.h"
-#include "vmm/base/status.h"
-#include "vmm/memory/memory_region.h"
 
 namespace ferrite {
 namespace {

@@ -11,13 +11,13 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "bench/child_process.h"
 #include "bench/engine_guest.h"
 #include "bench/engine_ports.h"
 #include "bench/engine_sides.h"
 #include "bench/samples.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/memory/guest_memory.h"
+#include "memory/guest_memory.h"
 
 namespace ferrite {
 namespace {

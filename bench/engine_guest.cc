@@ -8,9 +8,9 @@
 #include <cstring>
 #include <ctime>
 
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

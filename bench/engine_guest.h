@@ -20,10 +20,10 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
+#include "memory/guest_memory.h"
 #include "migration/session/latency_histogram.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "bench/engine_guest.h"
+#include "memory/guest_memory.h"
 #include "migration/machine_port.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

@@ -11,11 +11,11 @@
 #include <memory>
 
 #include "absl/time/clock.h"
+#include "base/status.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

@@ -14,11 +14,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/status.h"
 #include "bench/linux_monitor.h"
 #include "bench/memory_use.h"
 #include "bench/samples.h"
 #include "bench/where.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

@@ -12,10 +12,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "bench/samples.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 #include "vmm/control/client.h"
 
 namespace ferrite {

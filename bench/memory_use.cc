@@ -13,9 +13,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/status.h"
 #include "bench/child_process.h"
 #include "bench/samples.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

@@ -27,11 +27,11 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "base/status.h"
 #include "bench/child_process.h"
 #include "bench/move_limits.h"
 #include "bench/samples.h"
 #include "bench/where.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

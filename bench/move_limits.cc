@@ -28,7 +28,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)

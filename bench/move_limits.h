@@ -7,9 +7,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/fd.h"
+#include "base/mapping.h"
 #include "bench/samples.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/mapping.h"
 
 namespace ferrite {
 

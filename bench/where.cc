@@ -16,8 +16,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/status.h"
+#include "base/fd.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -13,12 +13,12 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/monotonic.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "devices/balloon/balloon_pages.h"
 #include "devices/virtio/device.h"
+#include "memory/guest_memory.h"
 #include "proto/state.capnp.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <string>
 
-#include "vmm/base/log.h"
+#include "base/log.h"
 
 namespace ferrite {
 namespace {

@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/page_bitmap.h"
+#include "memory/guest_memory.h"
+#include "memory/page_bitmap.h"
 
 namespace ferrite {
 

@@ -12,11 +12,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/monotonic.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/virtio_harness.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite {
 namespace {

@@ -2,9 +2,9 @@
 
 #include <utility>
 
+#include "base/log.h"
 #include "devices/block/thread_io.h"
 #include "devices/block/uring_io.h"
-#include "vmm/base/log.h"
 
 namespace ferrite {
 

@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "base/event_loop.h"
 #include "devices/block/io_request.h"
-#include "vmm/base/event_loop.h"
 
 namespace ferrite {
 

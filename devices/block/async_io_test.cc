@@ -16,8 +16,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/timed_mutex.h"
+#include "base/fd.h"
+#include "base/timed_mutex.h"
 
 namespace ferrite {
 namespace {

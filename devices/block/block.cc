@@ -7,11 +7,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
-#include "vmm/base/log.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/own_memory.h"
-#include "vmm/base/status.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/own_memory.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/log_backoff.h"
 #include "devices/block/async_io.h"
 #include "devices/block/block_protocol.h"
 #include "devices/block/disk_image.h"
@@ -19,7 +20,6 @@
 #include "devices/virtio/device.h"
 #include "devices/virtio/queue.h"
 #include "proto/state.capnp.h"
-#include "vmm/base/log_backoff.h"
 
 namespace ferrite {
 

@@ -9,8 +9,8 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "devices/block/image_lock.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/pinned_file.h"
+#include "base/fd.h"
+#include "base/pinned_file.h"
 
 namespace ferrite {
 

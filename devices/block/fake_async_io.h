@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/status.h"
 #include "devices/block/async_io.h"
 #include "devices/block/io_request.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 

@@ -10,11 +10,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/thread.h"
 #include "devices/block/async_io.h"
 #include "devices/block/io_request.h"
-#include "vmm/base/event_loop.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite {
 

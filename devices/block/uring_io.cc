@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -7,10 +7,10 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
 #include "devices/block/async_io.h"
 #include "devices/block/io_request.h"
-#include "vmm/base/event_loop.h"
-#include "vmm/base/fd.h"
 
 namespace ferrite {
 

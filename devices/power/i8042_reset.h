@@ -6,7 +6,7 @@
 #include <functional>
 #include <span>
 
-#include "vmm/bus/device.h"
+#include "devices/bus/device.h"
 
 namespace ferrite {
 

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/clean_text.h"
+#include "base/clean_text.h"
 
 namespace ferrite {
 namespace {

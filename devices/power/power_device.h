@@ -10,8 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "devices/bus/device.h"
 #include "proto/state.capnp.h"
-#include "vmm/bus/device.h"
 
 namespace ferrite {
 

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

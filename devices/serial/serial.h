@@ -12,9 +12,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "devices/bus/device.h"
 #include "devices/serial/serial_backend.h"
 #include "proto/state.capnp.h"
-#include "vmm/bus/device.h"
 
 namespace ferrite {
 

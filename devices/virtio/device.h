@@ -11,8 +11,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "devices/virtio/queue.h"
+#include "memory/guest_memory.h"
 #include "proto/state.capnp.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite::virtio {
 

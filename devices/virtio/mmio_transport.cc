@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "vmm/base/log.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
+#include "base/log.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 
 namespace ferrite::virtio {
 namespace {

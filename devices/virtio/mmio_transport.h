@@ -12,12 +12,12 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "devices/bus/device.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/queue.h"
-#include "vmm/base/event_loop.h"
-#include "vmm/base/fd.h"
-#include "vmm/bus/device.h"
-#include "vmm/memory/guest_memory.h"
+#include "memory/guest_memory.h"
 
 namespace ferrite::virtio {
 

@@ -13,13 +13,13 @@
 #include <utility>
 #include <vector>
 
+#include "base/event_loop.h"
+#include "base/monotonic.h"
+#include "base/status.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/virtio_harness.h"
-#include "vmm/base/event_loop.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::virtio {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 // The rings are little-endian, and so are the only hosts.
 static_assert(std::endian::native == std::endian::little);

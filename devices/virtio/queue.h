@@ -10,8 +10,8 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "vmm/memory/guest_address.h"
-#include "vmm/memory/guest_memory.h"
+#include "memory/guest_address.h"
+#include "memory/guest_memory.h"
 
 namespace ferrite::virtio {
 

@@ -7,9 +7,9 @@
 #include <span>
 #include <vector>
 
+#include "base/status.h"
 #include "devices/virtio/queue.h"
-#include "vmm/base/status.h"
-#include "vmm/memory/guest_memory.h"
+#include "memory/guest_memory.h"
 
 namespace ferrite::virtio {
 namespace {

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "memory/guest_memory.h"
 #include "tests/fakes/queue_driver.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite::virtio {
 namespace {

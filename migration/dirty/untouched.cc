@@ -7,8 +7,8 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/page_map.h"
-#include "vmm/base/status.h"
+#include "base/page_map.h"
+#include "base/status.h"
 
 namespace ferrite::migration {
 namespace {

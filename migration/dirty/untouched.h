@@ -3,8 +3,8 @@
 #define FERRITE_MIGRATION_DIRTY_UNTOUCHED_H_
 
 #include "absl/status/status.h"
-#include "vmm/memory/memory_region.h"
-#include "vmm/memory/page_bitmap.h"
+#include "memory/memory_region.h"
+#include "memory/page_bitmap.h"
 
 namespace ferrite::migration {
 

@@ -13,7 +13,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 // Newer than Debian 12's headers (Linux 6.6).
 #ifndef UFFD_FEATURE_POISON

@@ -11,7 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite::migration {
 

@@ -1,6 +1,6 @@
 #include "migration/placement/page_states.h"
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite::migration {
 

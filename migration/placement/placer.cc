@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/status.h"
-#include "vmm/memory/memory_limits.h"
+#include "base/status.h"
+#include "memory/memory_limits.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23

@@ -8,9 +8,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "memory/memory_region.h"
 #include "migration/fault/userfault.h"
 #include "migration/placement/page_states.h"
-#include "vmm/memory/memory_region.h"
 
 namespace ferrite::migration {
 

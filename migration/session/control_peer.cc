@@ -7,13 +7,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clean_text.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/poll.h"
+#include "base/status.h"
+#include "base/timed_mutex.h"
 #include "migration/session/thread_class.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/poll.h"
-#include "vmm/base/status.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {

@@ -16,10 +16,10 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "migration/transport/stream.h"
 #include "migration/wire/control_frame.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "base/monotonic.h"
+#include "base/timed_mutex.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/endian.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {

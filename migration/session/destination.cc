@@ -5,17 +5,17 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "base/timed_mutex.h"
 #include "migration/session/door.h"
 #include "migration/session/thread_class.h"
 #include "migration/transport/crowd.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/version.h"
-#include "vmm/base/log.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {

@@ -16,6 +16,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/fd.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "migration/fault/userfault.h"
 #include "migration/machine_port.h"
 #include "migration/session/control_peer.h"
@@ -31,9 +34,6 @@
 #include "migration/transport/lobby.h"
 #include "migration/transport/socket.h"
 #include "migration/wire/preamble.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 

@@ -7,16 +7,16 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "base/timed_mutex.h"
+#include "memory/page_range.h"
 #include "migration/session/destination.h"
 #include "migration/session/door.h"
 #include "migration/session/greeter.h"
 #include "migration/wire/version.h"
-#include "vmm/base/log.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
-#include "vmm/base/timed_mutex.h"
-#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 namespace {

@@ -6,11 +6,11 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "base/log.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/version.h"
-#include "vmm/base/log.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
 
 namespace ferrite::migration {
 namespace {

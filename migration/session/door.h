@@ -9,12 +9,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/fd.h"
+#include "base/thread.h"
 #include "migration/session/drop_log.h"
 #include "migration/transport/lobby.h"
 #include "migration/transport/stream.h"
 #include "migration/wire/preamble.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 

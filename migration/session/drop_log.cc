@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/log.h"
-#include "vmm/base/monotonic.h"
+#include "base/clean_text.h"
+#include "base/log.h"
+#include "base/monotonic.h"
 
 namespace ferrite::migration {
 

@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "vmm/base/monotonic.h"
+#include "base/monotonic.h"
 
 namespace ferrite::migration {
 

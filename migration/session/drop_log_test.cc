@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/monotonic.h"
 #include "tests/fakes/captured_log.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 namespace {

@@ -10,11 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 #include "migration/session/thread_class.h"
 #include "migration/wire/page_header.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
 
 namespace ferrite::migration {
 namespace {

@@ -10,12 +10,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/fd.h"
+#include "base/thread.h"
 #include "migration/fault/userfault.h"
 #include "migration/session/page_receiver.h"
 #include "migration/session/wait_accounts.h"
 #include "migration/transport/stream.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 

@@ -12,12 +12,12 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "migration/session/control_peer.h"
 #include "migration/session/drop_log.h"
 #include "migration/transport/stream.h"
 #include "migration/wire/control_frame.h"
 #include "migration/wire/preamble.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 

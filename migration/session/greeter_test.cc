@@ -14,8 +14,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/timed_mutex.h"
+#include "base/monotonic.h"
+#include "base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {

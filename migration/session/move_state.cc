@@ -1,6 +1,6 @@
 #include "migration/session/move_state.h"
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite::migration {
 

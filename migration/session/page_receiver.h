@@ -11,11 +11,11 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "memory/guest_memory.h"
 #include "migration/placement/page_states.h"
 #include "migration/placement/placer.h"
 #include "migration/transport/stream.h"
 #include "migration/wire/page_header.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite::migration {
 

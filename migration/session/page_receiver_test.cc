@@ -11,11 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/thread.h"
 #include "migration/fault/userfault.h"
 #include "migration/transport/stream.h"
 #include "migration/wire/page_header.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 namespace {

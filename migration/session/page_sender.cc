@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "migration/stream/zero_page.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 
 namespace ferrite::migration {
 

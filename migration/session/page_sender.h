@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "memory/guest_memory.h"
+#include "memory/page_range.h"
 #include "migration/stream/pending_pages.h"
 #include "migration/stream/rate_limiter.h"
 #include "migration/transport/stream.h"
 #include "migration/wire/page_header.h"
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 

@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 #include "migration/dirty/untouched.h"
 #include "migration/session/thread_class.h"
 #include "migration/stream/fault_window.h"
 #include "migration/wire/page_header.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
 
 namespace ferrite::migration {
 namespace {

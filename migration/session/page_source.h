@@ -11,6 +11,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "base/thread.h"
+#include "memory/page_range.h"
 #include "migration/machine_port.h"
 #include "migration/session/move_options.h"
 #include "migration/session/move_report.h"
@@ -18,8 +20,6 @@
 #include "migration/stream/pending_pages.h"
 #include "migration/stream/rate_limiter.h"
 #include "migration/transport/stream.h"
-#include "vmm/base/thread.h"
-#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 

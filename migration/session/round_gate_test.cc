@@ -4,8 +4,8 @@
 
 #include <atomic>
 
+#include "base/thread.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 namespace {

@@ -7,6 +7,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clean_text.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "migration/session/thread_class.h"
 #include "migration/stream/convergence.h"
 #include "migration/transport/socket.h"
@@ -14,12 +20,6 @@
 #include "migration/wire/crc32c.h"
 #include "migration/wire/preamble.h"
 #include "migration/wire/version.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {

@@ -13,6 +13,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/timed_mutex.h"
+#include "memory/page_range.h"
 #include "migration/machine_port.h"
 #include "migration/session/control_peer.h"
 #include "migration/session/move_options.h"
@@ -22,10 +26,6 @@
 #include "migration/transport/address.h"
 #include "migration/transport/dialer.h"
 #include "migration/wire/preamble.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/timed_mutex.h"
-#include "vmm/memory/page_range.h"
 
 namespace ferrite::migration {
 

@@ -5,13 +5,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "base/timed_mutex.h"
 #include "migration/session/move_options.h"
 #include "migration/session/source.h"
 #include "migration/wire/version.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {

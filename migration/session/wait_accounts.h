@@ -13,9 +13,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/monotonic.h"
 #include "migration/session/latency_histogram.h"
 #include "migration/session/move_report.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 

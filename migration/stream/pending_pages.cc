@@ -5,7 +5,7 @@
 #include <bit>
 #include <utility>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite::migration {
 namespace {

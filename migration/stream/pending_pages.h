@@ -8,9 +8,9 @@
 #include <optional>
 #include <vector>
 
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/page_bitmap.h"
-#include "vmm/memory/page_range.h"
+#include "memory/guest_memory.h"
+#include "memory/page_bitmap.h"
+#include "memory/page_range.h"
 
 namespace ferrite::migration {
 

@@ -7,7 +7,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "vmm/base/monotonic.h"
+#include "base/monotonic.h"
 
 namespace ferrite::migration {
 

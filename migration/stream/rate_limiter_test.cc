@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "vmm/base/monotonic.h"
+#include "base/monotonic.h"
 
 namespace ferrite::migration {
 namespace {

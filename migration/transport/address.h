@@ -19,7 +19,7 @@ struct Address {
   std::string ToString() const;
 };
 
-// INVALID_ARGUMENT with the forms that are understood; also for what is not clean (vmm/base/clean_text.h).
+// INVALID_ARGUMENT with the forms that are understood; also for what is not clean (base/clean_text.h).
 absl::StatusOr<Address> ParseAddress(absl::string_view text);
 
 }  // namespace ferrite::migration

@@ -10,7 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "vmm/base/clean_text.h"
+#include "base/clean_text.h"
 
 namespace ferrite::migration {
 namespace {

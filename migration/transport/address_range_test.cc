@@ -8,8 +8,8 @@
 #include <memory>
 #include <vector>
 
+#include "base/clean_text.h"
 #include "migration/transport/stream.h"
-#include "vmm/base/clean_text.h"
 
 namespace ferrite::migration {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <span>
 
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 
 namespace ferrite::migration {
 

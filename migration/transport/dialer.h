@@ -9,10 +9,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/fd.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
-#include "vmm/base/fd.h"
 
 namespace ferrite::migration {
 

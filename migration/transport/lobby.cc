@@ -13,11 +13,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/poll.h"
+#include "base/status.h"
 #include "migration/transport/crowd.h"
-#include "vmm/base/log.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/poll.h"
-#include "vmm/base/status.h"
 
 namespace ferrite::migration {
 namespace {

@@ -15,12 +15,12 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/fd.h"
+#include "base/log_backoff.h"
+#include "base/monotonic.h"
 #include "migration/transport/address_range.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/log_backoff.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 

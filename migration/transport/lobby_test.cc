@@ -12,14 +12,14 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
 #include "migration/transport/address.h"
 #include "migration/transport/address_range.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/no_descriptors.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 namespace {

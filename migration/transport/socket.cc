@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/poll.h"
-#include "vmm/base/status.h"
+#include "base/monotonic.h"
+#include "base/poll.h"
+#include "base/status.h"
 
 namespace ferrite::migration {
 namespace {

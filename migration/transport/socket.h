@@ -12,10 +12,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/fd.h"
+#include "base/socket_file.h"
 #include "migration/transport/address.h"
 #include "migration/transport/stream.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/socket_file.h"
 
 namespace ferrite::migration {
 

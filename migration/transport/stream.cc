@@ -9,9 +9,9 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 
 namespace ferrite::migration {
 namespace {

@@ -14,15 +14,15 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/clean_text.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
 #include "migration/transport/address.h"
 #include "migration/transport/dialer.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 namespace {

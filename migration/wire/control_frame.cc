@@ -7,11 +7,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clean_text.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 #include "migration/wire/crc32c.h"
 #include "migration/wire/endian.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
 
 namespace ferrite::migration {
 namespace {

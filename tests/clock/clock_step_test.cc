@@ -17,15 +17,15 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "migration/session/move_options.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/migration/move_harness.h"
-#include "vmm/base/event_loop.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite {
 namespace {

@@ -13,8 +13,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "vmm/base/log.h"
-#include "vmm/base/timed_mutex.h"
+#include "base/log.h"
+#include "base/timed_mutex.h"
 
 namespace ferrite {
 

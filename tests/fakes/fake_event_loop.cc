@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "vmm/base/monotonic.h"
+#include "base/monotonic.h"
 
 namespace ferrite {
 

@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "vmm/base/event_loop.h"
+#include "base/event_loop.h"
 
 namespace ferrite {
 

@@ -16,9 +16,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/thread.h"
+#include "memory/guest_memory.h"
 #include "migration/machine_port.h"
-#include "vmm/base/thread.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

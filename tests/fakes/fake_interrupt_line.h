@@ -7,8 +7,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "vmm/base/timed_mutex.h"
-#include "vmm/bus/device.h"
+#include "base/timed_mutex.h"
+#include "devices/bus/device.h"
 
 namespace ferrite {
 

@@ -6,7 +6,7 @@
 #include <csignal>
 #include <utility>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

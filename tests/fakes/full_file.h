@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite {
 

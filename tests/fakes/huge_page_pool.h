@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite {
 

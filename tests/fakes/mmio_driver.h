@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
+#include "devices/bus/device.h"
 #include "devices/virtio/queue.h"
-#include "vmm/bus/device.h"
 
 namespace ferrite {
 

@@ -5,8 +5,8 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 
-#include "vmm/base/fd.h"
-#include "vmm/base/status.h"
+#include "base/fd.h"
+#include "base/status.h"
 
 namespace ferrite {
 

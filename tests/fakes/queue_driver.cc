@@ -3,7 +3,7 @@
 #include <atomic>
 #include <utility>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "absl/strings/string_view.h"
 #include "devices/virtio/queue.h"
-#include "vmm/memory/guest_memory.h"
+#include "memory/guest_memory.h"
 
 namespace ferrite {
 

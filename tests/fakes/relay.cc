@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/status.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/status.h"
 
 namespace ferrite::migration {
 namespace {

@@ -10,11 +10,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "base/fd.h"
+#include "base/thread.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
 #include "migration/transport/stream.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 

@@ -14,8 +14,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/status.h"
+#include "base/fd.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

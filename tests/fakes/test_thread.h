@@ -6,8 +6,8 @@
 #include <string>
 #include <utility>
 
-#include "vmm/base/status.h"
-#include "vmm/base/thread.h"
+#include "base/status.h"
+#include "base/thread.h"
 
 namespace ferrite {
 

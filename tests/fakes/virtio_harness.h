@@ -9,11 +9,11 @@
 
 #include "devices/virtio/device.h"
 #include "devices/virtio/mmio_transport.h"
+#include "memory/guest_memory.h"
 #include "tests/fakes/fake_event_loop.h"
 #include "tests/fakes/fake_interrupt_line.h"
 #include "tests/fakes/mmio_driver.h"
 #include "tests/fakes/queue_driver.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

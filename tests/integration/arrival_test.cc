@@ -21,13 +21,13 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/fd.h"
+#include "base/pinned_file.h"
 #include "devices/block/disk_image.h"
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/integration/payload_machine.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/pinned_file.h"
 #include "vmm/move/arrival_options.h"
 #include "vmm/move/boot_files.h"
 #include "vmm/move/machine_arrival.h"

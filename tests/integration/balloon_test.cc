@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/payload_machine.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {

@@ -12,6 +12,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "devices/balloon/balloon.h"
 #include "devices/block/async_io.h"
 #include "devices/block/block.h"
@@ -19,10 +23,6 @@
 #include "devices/rng/rng.h"
 #include "tests/fakes/scarcity.h"
 #include "tests/fakes/virtio_harness.h"
-#include "vmm/base/event_loop.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

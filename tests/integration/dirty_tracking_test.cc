@@ -12,8 +12,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "devices/balloon/balloon.h"
+#include "memory/page_bitmap.h"
 #include "tests/integration/payload_machine.h"
-#include "vmm/memory/page_bitmap.h"
 
 namespace ferrite {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
 #include "tests/integration/payload_machine.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {

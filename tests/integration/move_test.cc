@@ -13,12 +13,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "devices/balloon/balloon.h"
 #include "migration/session/move_options.h"
 #include "tests/fakes/huge_page_pool.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {

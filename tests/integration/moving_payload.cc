@@ -9,11 +9,11 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/thread.h"
 #include "migration/transport/socket.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/status.h"
-#include "vmm/base/thread.h"
 #include "vmm/move/machine_arrival.h"
 #include "vmm/move/machine_source.h"
 

@@ -14,10 +14,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/monotonic.h"
+#include "base/status.h"
+#include "base/thread.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
-#include "vmm/base/thread.h"
 #include "vmm/kvm/kvm_abi.h"
 
 namespace ferrite {

@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
 #include "migration/session/destination.h"
 #include "migration/session/move_options.h"
 #include "migration/session/page_source.h"
@@ -27,8 +29,6 @@
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 namespace {

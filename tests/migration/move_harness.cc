@@ -9,9 +9,9 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "base/thread.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/status.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite::migration {
 namespace {

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/monotonic.h"
 #include "migration/session/move_options.h"
 #include "tests/migration/move_harness.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite::migration {
 namespace {

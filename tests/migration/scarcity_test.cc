@@ -13,9 +13,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/timed_mutex.h"
 #include "migration/session/move_options.h"
 #include "tests/migration/move_harness.h"
-#include "vmm/base/timed_mutex.h"
 
 namespace ferrite::migration {
 namespace {

@@ -11,7 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

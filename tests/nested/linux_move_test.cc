@@ -18,8 +18,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "tests/nested/linux_guest.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {

@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

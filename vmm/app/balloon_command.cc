@@ -1,9 +1,9 @@
 // balloon
 #include <fmt/format.h>
 
+#include "base/byte_size.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
-#include "vmm/base/byte_size.h"
 
 namespace ferrite {
 namespace {

@@ -13,12 +13,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "base/byte_size.h"
+#include "base/clean_text.h"
+#include "base/status.h"
+#include "memory/guest_memory.h"
 #include "vmm/app/exit_codes.h"
-#include "vmm/base/byte_size.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/status.h"
 #include "vmm/control/run_dir.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "vmm/base/clean_text.h"
+#include "base/clean_text.h"
 
 namespace ferrite {
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <utility>
 
+#include "base/poll.h"
+#include "base/status.h"
 #include "vmm/app/commands.h"
-#include "vmm/base/poll.h"
-#include "vmm/base/status.h"
 #include "vmm/console/escape_filter.h"
 #include "vmm/console/raw_terminal.h"
 

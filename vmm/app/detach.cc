@@ -9,8 +9,8 @@
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/status.h"
+#include "base/fd.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -30,6 +30,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "devices/block/disk_image.h"
 #include "migration/transport/address.h"
 #include "migration/transport/socket.h"
@@ -38,9 +41,6 @@
 #include "tests/fakes/test_place.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

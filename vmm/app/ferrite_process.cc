@@ -10,7 +10,7 @@
 
 #include <csignal>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

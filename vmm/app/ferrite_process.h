@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite {
 

@@ -7,8 +7,8 @@
 #include "absl/base/config.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
-#include "vmm/base/page_map.h"
-#include "vmm/base/status.h"
+#include "base/page_map.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -27,7 +27,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite {
 namespace {

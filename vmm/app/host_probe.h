@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/control_group.h"
 #include "vmm/app/doctor.h"
-#include "vmm/base/control_group.h"
 
 namespace ferrite {
 

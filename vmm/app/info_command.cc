@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
 #include "vmm/app/text.h"
-#include "vmm/base/byte_size.h"
 
 namespace ferrite {
 namespace {

@@ -13,7 +13,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite {
 namespace {

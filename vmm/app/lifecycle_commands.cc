@@ -6,8 +6,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/fd.h"
 #include "vmm/app/commands.h"
-#include "vmm/base/fd.h"
 
 namespace ferrite {
 namespace {

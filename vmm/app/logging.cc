@@ -17,11 +17,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/clean_text.h"
+#include "base/directory.h"
+#include "base/fd.h"
+#include "base/status.h"
 #include "vmm/app/text.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/directory.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

@@ -5,12 +5,12 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite {
 
 // Warnings and errors to standard error, each as one line "ferrite: warning: ...". Lines that follow the first of a
-// text, here and in a file, are indented; what a terminal would obey is replaced (vmm/base/clean_text.h).
+// text, here and in a file, are indented; what a terminal would obey is replaced (base/clean_text.h).
 void LogToStandardError();
 
 // Everything from info on to the file `path`, too, with times; appended and flushed line by line. What cannot be

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "absl/strings/str_split.h"
+#include "base/log.h"
 #include "tests/fakes/full_file.h"
-#include "vmm/base/log.h"
 
 namespace ferrite {
 namespace {

@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/byte_size.h"
-#include "vmm/base/log.h"
-#include "vmm/base/status.h"
+#include "base/byte_size.h"
+#include "base/log.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -13,13 +13,13 @@
 #include <variant>
 #include <vector>
 
+#include "base/monotonic.h"
 #include "vmm/app/command_line.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/doctor.h"
 #include "vmm/app/hiding.h"
 #include "vmm/app/inheritance.h"
 #include "vmm/app/logging.h"
-#include "vmm/base/monotonic.h"
 
 namespace ferrite {
 namespace {

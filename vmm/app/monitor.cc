@@ -5,15 +5,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/out_of_memory.h"
+#include "base/poll.h"
+#include "base/status.h"
 #include "devices/balloon/balloon.h"
 #include "vmm/app/hiding.h"
 #include "vmm/app/logging.h"
 #include "vmm/app/text.h"
 #include "vmm/app/unused_memory.h"
-#include "vmm/base/log.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/poll.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

@@ -8,12 +8,12 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "migration/transport/address.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

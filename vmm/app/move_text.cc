@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "vmm/base/byte_size.h"
+#include "base/byte_size.h"
 
 namespace ferrite {
 namespace {

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 

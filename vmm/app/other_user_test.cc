@@ -17,12 +17,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "devices/block/disk_image.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_process.h"
 #include "vmm/app/ordinary_user.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 
 namespace ferrite {
 namespace {

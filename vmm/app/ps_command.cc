@@ -9,12 +9,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "base/byte_size.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/text.h"
-#include "vmm/base/byte_size.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/thread.h"
 
 namespace ferrite {
 namespace {

@@ -5,14 +5,14 @@
 #include <memory>
 #include <string>
 
+#include "base/clean_text.h"
+#include "base/status.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/detach.h"
 #include "vmm/app/hiding.h"
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/monitor.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/status.h"
 #include "vmm/machine/machine.h"
 
 namespace ferrite {

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <utility>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 
 namespace ferrite {
 
@@ -15,7 +15,7 @@ namespace ferrite {
 // whatever its main thread is in the middle of, or waits for in vain (a file of somebody else's, say). A signal that is
 // ignored (nohup) stays so.
 //
-// Made on the main thread before any other thread; those have every signal blocked (vmm/base/thread.h). One in a
+// Made on the main thread before any other thread; those have every signal blocked (base/thread.h). One in a
 // process. The first signal interrupts no system call of the main thread but those that are never restarted
 // (signal(7): poll among them).
 class StopSignals {

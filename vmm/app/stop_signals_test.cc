@@ -18,9 +18,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

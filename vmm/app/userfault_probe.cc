@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/fd.h"
 #include "vmm/app/host_probe.h"
-#include "vmm/base/fd.h"
 
 namespace ferrite {
 namespace {

@@ -1,9 +1,9 @@
 // version
 #include <fmt/format.h>
 
+#include "base/version.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
-#include "vmm/base/version.h"
 
 namespace ferrite {
 

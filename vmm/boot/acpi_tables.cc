@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/boot/aml.h"
 
 namespace ferrite {

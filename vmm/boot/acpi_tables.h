@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "vmm/memory/guest_address.h"
+#include "memory/guest_address.h"
 
 namespace ferrite {
 

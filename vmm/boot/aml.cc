@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite::aml {
 namespace {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "vmm/base/pinned_file.h"
-#include "vmm/base/sha256.h"
+#include "base/pinned_file.h"
+#include "base/sha256.h"
 
 namespace ferrite {
 

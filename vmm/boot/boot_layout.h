@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "vmm/memory/guest_address.h"
-#include "vmm/memory/guest_memory.h"
+#include "memory/guest_address.h"
+#include "memory/guest_memory.h"
 
 namespace ferrite {
 

@@ -11,9 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "vmm/base/log.h"
-#include "vmm/base/sha256.h"
-#include "vmm/base/status.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "base/status.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/boot_params.h"
 #include "vmm/boot/byte_source.h"

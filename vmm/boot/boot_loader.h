@@ -10,14 +10,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "memory/guest_address.h"
+#include "memory/guest_memory.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/boot_entry.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_params.h"
 #include "vmm/boot/byte_source.h"
 #include "vmm/boot/kernel_image.h"
-#include "vmm/memory/guest_address.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "vmm/base/pinned_file.h"
-#include "vmm/base/sha256.h"
+#include "base/pinned_file.h"
+#include "base/sha256.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/test_images.h"

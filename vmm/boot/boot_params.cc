@@ -4,7 +4,7 @@
 #include <array>
 #include <cstring>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/boot/acpi_tables.h"
 
 namespace ferrite {

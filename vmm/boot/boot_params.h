@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "memory/guest_memory.h"
 #include "vmm/boot/boot_layout.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

@@ -8,8 +8,8 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/own_memory.h"
-#include "vmm/base/status.h"
+#include "base/own_memory.h"
+#include "base/status.h"
 
 namespace ferrite {
 

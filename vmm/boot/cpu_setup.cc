@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/boot/boot_layout.h"
 
 namespace ferrite {

@@ -3,8 +3,8 @@
 #define FERRITE_VMM_BOOT_CPU_SETUP_H_
 
 #include "absl/status/status.h"
+#include "memory/guest_memory.h"
 #include "vmm/boot/boot_entry.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 

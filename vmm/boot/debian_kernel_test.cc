@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "vmm/base/pinned_file.h"
+#include "base/pinned_file.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/boot_loader.h"

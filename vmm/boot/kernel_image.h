@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "memory/guest_address.h"
 #include "vmm/boot/boot_entry.h"
 #include "vmm/boot/byte_source.h"
-#include "vmm/memory/guest_address.h"
 
 namespace ferrite {
 

@@ -2,7 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/kernel_image.h"
 #include "vmm/boot/test_images.h"

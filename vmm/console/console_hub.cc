@@ -15,12 +15,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
-#include "vmm/base/byte_size.h"
-#include "vmm/base/directory.h"
-#include "vmm/base/log.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
+#include "base/byte_size.h"
+#include "base/directory.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

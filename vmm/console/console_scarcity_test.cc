@@ -14,9 +14,9 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
 #include "tests/fakes/scarcity.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
 #include "vmm/console/console_hub.h"
 
 namespace ferrite {

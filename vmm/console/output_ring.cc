@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 

@@ -7,7 +7,7 @@
 #include <csignal>
 #include <cstdlib>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "vmm/base/monotonic.h"
+#include "base/monotonic.h"
 
 namespace ferrite {
 

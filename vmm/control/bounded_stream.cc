@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "vmm/base/clean_text.h"
-#include "vmm/base/log.h"
+#include "base/clean_text.h"
+#include "base/log.h"
 #include "vmm/control/rpc_util.h"
 
 namespace ferrite {

@@ -13,9 +13,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
+#include "base/clean_text.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "vmm/control/bounded_stream.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"

@@ -27,11 +27,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
 #include "proto/control.capnp.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/thread.h"
 #include "vmm/control/run_dir.h"
 
 namespace ferrite {

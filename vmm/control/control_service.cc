@@ -7,11 +7,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/byte_size.h"
-#include "vmm/base/log.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
-#include "vmm/base/version.h"
+#include "base/byte_size.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/status.h"
+#include "base/version.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 

@@ -13,8 +13,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/monotonic.h"
 #include "proto/control.capnp.h"
-#include "vmm/base/monotonic.h"
 #include "vmm/control/balloon_waits.h"
 #include "vmm/control/server.h"
 #include "vmm/control/work_queue.h"

@@ -12,7 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "vmm/base/monotonic.h"
+#include "base/monotonic.h"
 #include "vmm/control/balloon_port.h"
 #include "vmm/machine/machine.h"
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "vmm/base/clean_text.h"
+#include "base/clean_text.h"
 #include "vmm/control/rpc_util.h"
 
 namespace ferrite {

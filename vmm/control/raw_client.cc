@@ -9,9 +9,9 @@
 #include <cerrno>
 #include <vector>
 
+#include "base/status.h"
+#include "base/unix_socket.h"
 #include "proto/control.capnp.h"
-#include "vmm/base/status.h"
-#include "vmm/base/unix_socket.h"
 
 namespace ferrite {
 namespace {

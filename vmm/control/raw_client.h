@@ -8,8 +8,8 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
 
 namespace ferrite {
 

@@ -3,9 +3,9 @@
 #include <cstring>
 #include <string>
 
-#include "vmm/base/clean_text.h"
-#include "vmm/base/log.h"
-#include "vmm/base/out_of_memory.h"
+#include "base/clean_text.h"
+#include "base/log.h"
+#include "base/out_of_memory.h"
 
 namespace ferrite {
 

@@ -23,9 +23,9 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
-#include "vmm/base/unix_socket.h"
+#include "base/monotonic.h"
+#include "base/status.h"
+#include "base/unix_socket.h"
 
 namespace ferrite {
 namespace {

@@ -8,7 +8,7 @@
 //                            where something of somebody else's has that name
 //   BASE/.lock.UID           who holds a lock on it changes the base for that user; there only meanwhile
 //
-// Directories are opened once, and everything below them is reached through their descriptors (vmm/base/directory.h).
+// Directories are opened once, and everything below them is reached through their descriptors (base/directory.h).
 // A base in which others rename, or to which others lead, is refused; so is a machine's directory that others may write
 // to. Only root may look at the machines of others.
 #ifndef FERRITE_VMM_CONTROL_RUN_DIR_H_
@@ -26,9 +26,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "vmm/base/directory.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/socket_file.h"
+#include "base/directory.h"
+#include "base/fd.h"
+#include "base/socket_file.h"
 #include "vmm/move/grant_record.h"
 
 namespace ferrite {

@@ -22,9 +22,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "vmm/control/run_dir.h"
 #include "vmm/move/grant_record.h"
 

@@ -17,11 +17,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
+#include "base/unix_socket.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/unix_socket.h"
 #include "vmm/move/grant_record.h"
 
 namespace ferrite {

@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 #include "vmm/console/console_hub.h"
 #include "vmm/control/balloon_port.h"
 #include "vmm/control/move_port.h"

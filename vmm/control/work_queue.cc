@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -14,7 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
-#include "vmm/base/thread.h"
+#include "base/thread.h"
 
 namespace ferrite {
 

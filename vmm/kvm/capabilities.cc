@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/kvm/kvm_abi.h"
 
 namespace ferrite {

@@ -2,7 +2,7 @@
 
 #include <sys/mman.h>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

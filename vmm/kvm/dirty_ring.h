@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "vmm/base/mapping.h"
+#include "base/mapping.h"
 #include "vmm/kvm/kvm_abi.h"
 
 namespace ferrite {

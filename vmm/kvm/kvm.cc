@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/kvm/kvm_ioctl.h"
 #include "vmm/kvm/permission_hint.h"
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
 #include "vmm/kvm/capabilities.h"
 #include "vmm/kvm/kvm_abi.h"
 

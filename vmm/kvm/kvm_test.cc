@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "vmm/base/fd.h"
-#include "vmm/base/mapping.h"
+#include "base/fd.h"
+#include "base/mapping.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/msr_names.h"
 #include "vmm/kvm/platform_state.h"

@@ -1,8 +1,8 @@
 #include "vmm/kvm/platform_state.h"
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "vmm/kvm/blob.h"
 
 namespace ferrite {

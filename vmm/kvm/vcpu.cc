@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/kvm/kvm_ioctl.h"
 
 namespace ferrite {

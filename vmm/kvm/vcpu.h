@@ -12,8 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/mapping.h"
+#include "base/fd.h"
+#include "base/mapping.h"
 #include "vmm/kvm/dirty_ring.h"
 #include "vmm/kvm/kvm_abi.h"
 

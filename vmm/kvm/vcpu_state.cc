@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "vmm/base/status.h"
+#include "base/status.h"
 #include "vmm/kvm/blob.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/msr_names.h"

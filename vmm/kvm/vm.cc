@@ -6,9 +6,9 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/log.h"
-#include "vmm/base/mapping.h"
-#include "vmm/base/status.h"
+#include "base/log.h"
+#include "base/mapping.h"
+#include "base/status.h"
 #include "vmm/kvm/kvm_ioctl.h"
 
 namespace ferrite {

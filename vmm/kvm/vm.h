@@ -9,11 +9,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "vmm/base/fd.h"
+#include "base/fd.h"
+#include "memory/guest_address.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/kvm_abi.h"
 #include "vmm/kvm/vcpu.h"
-#include "vmm/memory/guest_address.h"
 
 namespace ferrite {
 

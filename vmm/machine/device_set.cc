@@ -6,13 +6,13 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/clean_text.h"
+#include "base/status.h"
 #include "devices/balloon/balloon.h"
 #include "devices/block/async_io.h"
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
 #include "devices/rng/rng.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/status.h"
 #include "vmm/machine/platform.h"
 
 namespace ferrite {

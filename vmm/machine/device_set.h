@@ -9,19 +9,19 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/event_loop.h"
+#include "devices/bus/bus.h"
+#include "devices/bus/device.h"
 #include "devices/power/i8042_reset.h"
 #include "devices/power/power_device.h"
 #include "devices/serial/serial.h"
 #include "devices/serial/serial_backend.h"
 #include "devices/virtio/mmio_transport.h"
-#include "vmm/base/event_loop.h"
+#include "memory/guest_memory.h"
 #include "vmm/boot/acpi_tables.h"
-#include "vmm/bus/bus.h"
-#include "vmm/bus/device.h"
 #include "vmm/kvm/vm.h"
 #include "vmm/machine/irq_line.h"
 #include "vmm/machine/machine_config.h"
-#include "vmm/memory/guest_memory.h"
 
 namespace ferrite {
 
@@ -59,7 +59,7 @@ class DeviceSet {
   // In the order of the configuration.
   std::span<Block* const> disks() const { return disks_; }
 
-  // By name, see vmm/bus/device.h.
+  // By name, see devices/bus/device.h.
   void Save(capnp::List<state::Device>::Builder out) const;
   // Whether `in` has exactly the devices of this set, and each takes its part (R7).
   absl::Status CheckState(capnp::List<state::Device>::Reader in) const;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

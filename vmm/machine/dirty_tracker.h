@@ -8,9 +8,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "memory/guest_memory.h"
+#include "memory/page_bitmap.h"
 #include "vmm/kvm/vm.h"
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/page_bitmap.h"
 
 namespace ferrite {
 

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "vmm/base/own_memory.h"
+#include "base/own_memory.h"
 
 namespace ferrite {
 namespace {

@@ -1,6 +1,6 @@
 #include "vmm/machine/irq_line.h"
 
-#include "vmm/base/status.h"
+#include "base/status.h"
 
 namespace ferrite {
 

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "vmm/base/fd.h"
-#include "vmm/bus/device.h"
+#include "base/fd.h"
+#include "devices/bus/device.h"
 #include "vmm/kvm/vm.h"
 
 namespace ferrite {

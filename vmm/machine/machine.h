@@ -14,11 +14,11 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "memory/guest_memory.h"
+#include "memory/page_bitmap.h"
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "vmm/machine/machine_config.h"
-#include "vmm/memory/guest_memory.h"
-#include "vmm/memory/page_bitmap.h"
 
 namespace ferrite {
 

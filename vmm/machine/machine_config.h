@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "vmm/base/pinned_file.h"
+#include "base/pinned_file.h"
+#include "memory/memory_region.h"
 #include "vmm/boot/boot_file.h"
-#include "vmm/memory/memory_region.h"
 
 namespace ferrite {
 

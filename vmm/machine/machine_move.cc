@@ -5,11 +5,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
+#include "base/status.h"
 #include "devices/block/block.h"
 #include "devices/block/disk_image.h"
 #include "devices/virtio/device.h"
-#include "vmm/base/monotonic.h"
-#include "vmm/base/status.h"
 #include "vmm/machine/machine_impl.h"
 
 namespace ferrite {

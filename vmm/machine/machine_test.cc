@@ -29,11 +29,11 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "base/monotonic.h"
+#include "memory/page_bitmap.h"
 #include "tests/fakes/test_place.h"
-#include "vmm/base/monotonic.h"
 #include "vmm/kvm/kvm_abi.h"
 #include "vmm/machine/machine_harness.h"
-#include "vmm/memory/page_bitmap.h"
 
 namespace {
 

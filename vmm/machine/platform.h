@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "vmm/memory/guest_address.h"
+#include "memory/guest_address.h"
 
 namespace ferrite {
 

@@ -2,8 +2,8 @@
 
 #include <vector>
 
-#include "vmm/base/log.h"
-#include "vmm/base/status.h"
+#include "base/log.h"
+#include "base/status.h"
 #include "vmm/kvm/cpuid.h"
 
 namespace ferrite {

@@ -12,8 +12,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "vmm/base/thread.h"
-#include "vmm/bus/bus.h"
+#include "base/thread.h"
+#include "devices/bus/bus.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine/machine.h"
 

@@ -6,8 +6,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "vmm/base/thread.h"
-#include "vmm/base/timed_mutex.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "vmm/machine/vcpu_thread.h"
 
 namespace ferrite {

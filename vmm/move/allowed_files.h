@@ -9,8 +9,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/pinned_file.h"
+#include "base/fd.h"
+#include "base/pinned_file.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/move/arrival_options.h"
 

@@ -12,8 +12,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/pinned_file.h"
+#include "base/fd.h"
+#include "base/pinned_file.h"
 
 namespace ferrite {
 namespace {

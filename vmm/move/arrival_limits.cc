@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "vmm/base/byte_size.h"
+#include "base/byte_size.h"
 
 namespace ferrite {
 namespace {

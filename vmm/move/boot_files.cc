@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/sha256.h"
-#include "vmm/base/status.h"
+#include "base/clean_text.h"
+#include "base/fd.h"
+#include "base/sha256.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

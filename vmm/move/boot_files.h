@@ -11,9 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/pinned_file.h"
+#include "base/sha256.h"
 #include "proto/machine.capnp.h"
-#include "vmm/base/pinned_file.h"
-#include "vmm/base/sha256.h"
 #include "vmm/boot/boot_file.h"
 
 namespace ferrite {

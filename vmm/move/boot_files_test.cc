@@ -12,8 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "vmm/base/pinned_file.h"
-#include "vmm/base/sha256.h"
+#include "base/pinned_file.h"
+#include "base/sha256.h"
 
 namespace ferrite {
 namespace {

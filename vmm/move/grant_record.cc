@@ -14,10 +14,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "vmm/base/clean_text.h"
-#include "vmm/base/directory.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/status.h"
+#include "base/clean_text.h"
+#include "base/directory.h"
+#include "base/fd.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -8,8 +8,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/fd.h"
 #include "migration/machine_port.h"
-#include "vmm/base/fd.h"
 
 namespace ferrite {
 

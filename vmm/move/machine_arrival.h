@@ -8,10 +8,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/event_loop.h"
 #include "devices/serial/serial_backend.h"
 #include "migration/machine_port.h"
 #include "migration/session/drop_log.h"
-#include "vmm/base/event_loop.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
 #include "vmm/move/allowed_files.h"

@@ -7,12 +7,12 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "base/fd.h"
+#include "base/timed_mutex.h"
 #include "devices/balloon/balloon_inhibitor.h"
+#include "memory/page_bitmap.h"
 #include "migration/machine_port.h"
-#include "vmm/base/fd.h"
-#include "vmm/base/timed_mutex.h"
 #include "vmm/machine/machine.h"
-#include "vmm/memory/page_bitmap.h"
 
 namespace ferrite {
 

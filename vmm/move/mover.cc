@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/log.h"
-#include "vmm/base/out_of_memory.h"
-#include "vmm/base/status.h"
+#include "base/log.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
 
 namespace ferrite {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "vmm/base/clean_text.h"
+#include "base/clean_text.h"
 
 namespace ferrite {
 

@@ -1,0 +1,44 @@
+// Strong types for the numbers of guest memory.
+#ifndef FERRITE_MEMORY_GUEST_ADDRESS_H_
+#define FERRITE_MEMORY_GUEST_ADDRESS_H_
+
+#include <compare>
+#include <cstdint>
+
+namespace ferrite {
+
+// The guest's page and the unit of dirty tracking, whatever the host's page size is.
+inline constexpr uint64_t kPageBytes = 4096;
+
+// A guest-physical address, in bytes. It may be any 64-bit value: a guest writes them into descriptors. Arithmetic
+// does not check for overflow; GuestMemory does.
+class GuestAddress {
+ public:
+  constexpr GuestAddress() = default;
+  constexpr explicit GuestAddress(uint64_t value) : value_(value) {}
+  constexpr uint64_t value() const { return value_; }
+  constexpr GuestAddress operator+(uint64_t bytes) const { return GuestAddress(value_ + bytes); }
+  constexpr uint64_t operator-(GuestAddress other) const { return value_ - other.value_; }
+  constexpr auto operator<=>(const GuestAddress&) const = default;
+
+ private:
+  uint64_t value_ = 0;
+};
+
+// The index of a 4 KiB page in its region (not in guest-physical space).
+class PageIndex {
+ public:
+  constexpr PageIndex() = default;
+  constexpr explicit PageIndex(uint64_t value) : value_(value) {}
+  static constexpr PageIndex Holding(uint64_t offset_in_region) { return PageIndex(offset_in_region / kPageBytes); }
+  constexpr uint64_t value() const { return value_; }
+  constexpr uint64_t offset() const { return value_ * kPageBytes; }
+  constexpr auto operator<=>(const PageIndex&) const = default;
+
+ private:
+  uint64_t value_ = 0;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_MEMORY_GUEST_ADDRESS_H_

@@ -1,0 +1,192 @@
+#include "memory/guest_memory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "memory/memory_limits.h"
+
+namespace ferrite {
+namespace {
+
+absl::Status OutOfRange(GuestAddress address, uint64_t bytes) {
+  return absl::OutOfRangeError(
+      absl::StrCat("guest memory: ", bytes, " bytes at 0x", absl::Hex(address.value()), " are not RAM"));
+}
+
+// The parts of [address, address + bytes) that lie in `region`, from `address` on.
+uint64_t BytesHere(const MemoryRegion& region, GuestAddress address, uint64_t bytes) {
+  return std::min(bytes, region.bytes() - (address - region.base()));
+}
+
+template <typename T>
+void LoadInto(const uint8_t* from, uint8_t* to) {
+  const T value = __atomic_load_n(reinterpret_cast<const T*>(from), __ATOMIC_ACQUIRE);
+  std::memcpy(to, &value, sizeof(value));
+}
+
+template <typename T>
+void StoreFrom(const uint8_t* from, uint8_t* to) {
+  T value;
+  std::memcpy(&value, from, sizeof(value));
+  __atomic_store_n(reinterpret_cast<T*>(to), value, __ATOMIC_RELEASE);
+}
+
+bool IsAligned(const uint8_t* guest, uint64_t bytes) { return reinterpret_cast<uintptr_t>(guest) % bytes == 0; }
+
+void CopyFromGuest(const uint8_t* guest, uint8_t* out, uint64_t bytes) {
+  if (bytes == 8 && IsAligned(guest, 8)) {
+    LoadInto<uint64_t>(guest, out);
+  } else if (bytes == 4 && IsAligned(guest, 4)) {
+    LoadInto<uint32_t>(guest, out);
+  } else if (bytes == 2 && IsAligned(guest, 2)) {
+    LoadInto<uint16_t>(guest, out);
+  } else if (bytes == 1) {
+    LoadInto<uint8_t>(guest, out);
+  } else {
+    std::memcpy(out, guest, bytes);
+  }
+}
+
+void CopyToGuest(const uint8_t* in, uint8_t* guest, uint64_t bytes) {
+  if (bytes == 8 && IsAligned(guest, 8)) {
+    StoreFrom<uint64_t>(in, guest);
+  } else if (bytes == 4 && IsAligned(guest, 4)) {
+    StoreFrom<uint32_t>(in, guest);
+  } else if (bytes == 2 && IsAligned(guest, 2)) {
+    StoreFrom<uint16_t>(in, guest);
+  } else if (bytes == 1) {
+    StoreFrom<uint8_t>(in, guest);
+  } else {
+    std::memcpy(guest, in, bytes);
+  }
+}
+
+}  // namespace
+
+std::vector<MemoryPlace> MemoryLayout(uint64_t bytes) {
+  const uint64_t low = std::min(bytes, kMmioHoleStart.value());
+  std::vector<MemoryPlace> places = {{"ram-low", GuestAddress(0), low}};
+  if (bytes > low) {
+    places.push_back({"ram-high", kMmioHoleEnd, bytes - low});
+  }
+  return places;
+}
+
+absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes, MemoryBacking backing) {
+  if (bytes == 0 || bytes > kMaxGuestMemoryBytes || bytes % HostPageBytes(backing) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("guest memory of ", bytes, " bytes: must be a multiple of ",
+                                                   HostPageBytes(backing), " (", MemoryBackingName(backing),
+                                                   ") and at most ", kMaxGuestMemoryBytes >> 40, " TiB"));
+  }
+  FERRITE_RETURN_IF_ERROR(CheckHugePageGroups(bytes, backing));
+  std::vector<std::unique_ptr<MemoryRegion>> regions;
+  for (const MemoryPlace& place : MemoryLayout(bytes)) {
+    FERRITE_ASSIGN_OR_RETURN(auto region, MemoryRegion::Create(place.name, place.base, place.bytes, backing));
+    regions.push_back(std::move(region));
+  }
+  return std::make_unique<GuestMemory>(std::move(regions));
+}
+
+GuestMemory::GuestMemory(std::vector<std::unique_ptr<MemoryRegion>> regions) : regions_(std::move(regions)) {
+  std::sort(regions_.begin(), regions_.end(), [](const auto& a, const auto& b) { return a->base() < b->base(); });
+  for (size_t i = 1; i < regions_.size(); ++i) {
+    FERRITE_CHECK(regions_[i - 1]->end() <= regions_[i]->base());
+  }
+}
+
+uint64_t GuestMemory::total_bytes() const {
+  uint64_t total = 0;
+  for (const auto& region : regions_) {
+    total += region->bytes();
+  }
+  return total;
+}
+
+MemoryRegion* GuestMemory::Find(GuestAddress address) const {
+  for (const auto& region : regions_) {
+    // One comparison that cannot overflow: below the base the difference wraps to a huge number.
+    if (address - region->base() < region->bytes()) {
+      return region.get();
+    }
+  }
+  return nullptr;
+}
+
+template <typename Visit>
+absl::Status GuestMemory::ForEachPiece(GuestAddress address, uint64_t bytes, Visit visit) const {
+  MemoryRegion* region = Find(address);
+  if (region != nullptr && BytesHere(*region, address, bytes) == bytes) {
+    if (bytes > 0) {
+      visit(*region, address - region->base(), bytes);
+    }
+    return absl::OkStatus();
+  }
+  // Across regions that touch: first make sure that all of it is RAM, since an error must leave everything as it was.
+  uint64_t checked = 0;
+  while (checked < bytes) {
+    const MemoryRegion* piece = Find(address + checked);
+    if (piece == nullptr || (address + checked).value() < address.value()) {
+      return OutOfRange(address, bytes);
+    }
+    checked += BytesHere(*piece, address + checked, bytes - checked);
+  }
+  uint64_t done = 0;
+  while (done < bytes) {
+    region = Find(address + done);
+    const uint64_t here = BytesHere(*region, address + done, bytes - done);
+    visit(*region, address + done - region->base(), here);
+    done += here;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GuestMemory::Read(GuestAddress address, std::span<uint8_t> out) const {
+  uint8_t* to = out.data();
+  return ForEachPiece(address, out.size(), [&to](const MemoryRegion& region, uint64_t offset, uint64_t bytes) {
+    CopyFromGuest(region.guest_mapping().data() + offset, to, bytes);
+    to += bytes;
+  });
+}
+
+absl::Status GuestMemory::Write(GuestAddress address, std::span<const uint8_t> in) {
+  const uint8_t* from = in.data();
+  return ForEachPiece(address, in.size(), [&from](MemoryRegion& region, uint64_t offset, uint64_t bytes) {
+    CopyToGuest(from, region.guest_mapping().data() + offset, bytes);
+    region.MarkWritten(offset, bytes);
+    from += bytes;
+  });
+}
+
+absl::Status GuestMemory::Fill(GuestAddress address, uint8_t value, uint64_t bytes) {
+  return ForEachPiece(address, bytes, [value](MemoryRegion& region, uint64_t offset, uint64_t length) {
+    std::memset(region.guest_mapping().data() + offset, value, length);
+    region.MarkWritten(offset, length);
+  });
+}
+
+absl::StatusOr<std::span<uint8_t>> GuestMemory::Slice(GuestAddress address, uint64_t bytes) const {
+  MemoryRegion* region = Find(address);
+  if (region == nullptr || BytesHere(*region, address, bytes) < bytes) {
+    return OutOfRange(address, bytes);
+  }
+  return region->guest_mapping().subspan(address - region->base(), bytes);
+}
+
+absl::Status GuestMemory::WriteInPlace(GuestAddress address, uint64_t bytes,
+                                       absl::FunctionRef<absl::Status(std::span<uint8_t>)> fill) {
+  FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> to, Slice(address, bytes));
+  const absl::Status filled = fill(to);
+  MarkWritten(address, bytes);
+  return filled;
+}
+
+void GuestMemory::MarkWritten(GuestAddress address, uint64_t bytes) {
+  const absl::Status status = ForEachPiece(address, bytes, [](MemoryRegion& region, uint64_t offset, uint64_t length) {
+    region.MarkWritten(offset, length);
+  });
+  FERRITE_CHECK(status.ok());
+}
+
+}  // namespace ferrite

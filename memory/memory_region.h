@@ -1,0 +1,97 @@
+// One contiguous piece of guest RAM and the host memory behind it.
+#ifndef FERRITE_MEMORY_MEMORY_REGION_H_
+#define FERRITE_MEMORY_MEMORY_REGION_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/fd.h"
+#include "base/mapping.h"
+#include "memory/guest_address.h"
+#include "memory/page_bitmap.h"
+
+namespace ferrite {
+
+// What holds the guest's RAM. The names are those of --memory-backing.
+enum class MemoryBacking {
+  kMemfd,      // "memfd": shared memory (memfd_create), 4 KiB pages; mapped twice
+  kAnonymous,  // "anon": private anonymous memory; mapped once
+  kHugetlb2M,  // "hugetlb-2M": memfd of 2 MiB huge pages, reserved when made; mapped twice
+  kHugetlb1G,  // "hugetlb-1G": the same with 1 GiB
+};
+absl::StatusOr<MemoryBacking> ParseMemoryBacking(absl::string_view name);
+absl::string_view MemoryBackingName(MemoryBacking backing);
+// The size of the host's pages behind it.
+uint64_t HostPageBytes(MemoryBacking backing);
+
+// Threads: the accessors and MarkWritten() are safe from any thread; Discard() too, but what the guest reads in the
+// range meanwhile is either old or zero. SetThp(), Lock(), Unlock() and DropAlias() are called by one thread at a time.
+class MemoryRegion {
+ public:
+  // Memory of `bytes` (a multiple of the host page size) at `base`. Nothing is touched: pages come when used, except
+  // that huge pages are reserved, so that a lack of them is an error here and not a SIGBUS later. Discard() gives the
+  // reservation up.
+  static absl::StatusOr<std::unique_ptr<MemoryRegion>> Create(std::string name, GuestAddress base, uint64_t bytes,
+                                                              MemoryBacking backing);
+
+  const std::string& name() const { return name_; }
+  GuestAddress base() const { return base_; }
+  uint64_t bytes() const { return guest_mapping_.size(); }
+  uint64_t pages() const { return bytes() / kPageBytes; }
+  GuestAddress end() const { return base_ + bytes(); }
+  MemoryBacking backing() const { return backing_; }
+  uint64_t host_page_bytes() const { return HostPageBytes(backing_); }
+  // -1 for anonymous memory.
+  int fd() const { return fd_.get(); }
+
+  // Ends the second mapping: what was touched through it has page tables of its own, and counts as resident twice.
+  // Nobody uses it any more. Content and guest mapping stay as they are.
+  void DropAlias();
+
+  // What KVM and the devices use.
+  std::span<uint8_t> guest_mapping() const { return guest_mapping_.span(); }
+  // The second mapping of the same memory; empty for anonymous memory, and after DropAlias(). Writing through it
+  // neither faults in nor changes page tables of the guest mapping.
+  std::span<uint8_t> alias_mapping() const { return alias_mapping_.span(); }
+
+  // Notes that the monitor itself wrote [offset, offset + bytes): KVM's dirty log sees only what vCPUs write. Cheap
+  // and always on.
+  void MarkWritten(uint64_t offset, uint64_t bytes);
+  PageBitmap& own_writes() { return own_writes_; }
+
+  // Gives the whole host pages inside [offset, offset + bytes) back to the host: they read as zero afterwards, and the
+  // file has a hole there. Returns the number of bytes that were given back (0 when no whole host page lies inside).
+  // Counts as written. Huge pages go back to the pool unreserved: when somebody else has taken them, the next access to
+  // the range is a SIGBUS here and EFAULT from KVM_RUN.
+  absl::StatusOr<uint64_t> Discard(uint64_t offset, uint64_t bytes);
+
+  // Bytes of host memory in use now, from the kernel (mincore(2) for private memory, the file's blocks otherwise).
+  absl::StatusOr<uint64_t> ResidentBytes() const;
+
+  // madvise(2): MADV_HUGEPAGE or MADV_NOHUGEPAGE on both mappings. No effect on hugetlb.
+  absl::Status SetThp(bool on);
+
+  // mlock(2) of the guest mapping. The error names the limit (RLIMIT_MEMLOCK) and how to raise it.
+  absl::Status Lock();
+  absl::Status Unlock();
+
+ private:
+  MemoryRegion(std::string name, GuestAddress base, MemoryBacking backing, Fd fd, Mapping guest, Mapping alias);
+
+  const std::string name_;
+  const GuestAddress base_;
+  const MemoryBacking backing_;
+  Fd fd_;
+  Mapping guest_mapping_;
+  Mapping alias_mapping_;
+  PageBitmap own_writes_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_MEMORY_MEMORY_REGION_H_

@@ -1,0 +1,229 @@
+#include "memory/memory_region.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <tuple>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+std::unique_ptr<MemoryRegion> MakeRegion(uint64_t bytes, MemoryBacking backing) {
+  auto region = MemoryRegion::Create("ram-test", GuestAddress(0), bytes, backing);
+  EXPECT_TRUE(region.ok()) << region.status();
+  return region.ok() ? *std::move(region) : nullptr;
+}
+
+// The line of /proc/self/smaps that starts with `field`, for the mapping at `address`.
+std::string SmapsField(const void* address, const std::string& field) {
+  std::ifstream smaps("/proc/self/smaps");
+  const auto wanted = reinterpret_cast<uintptr_t>(address);
+  bool here = false;
+  for (std::string line; std::getline(smaps, line);) {
+    unsigned long start = 0;
+    unsigned long end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &start, &end) == 2) {
+      here = start <= wanted && wanted < end;
+    } else if (here && absl::StartsWith(line, field)) {
+      return line;
+    }
+  }
+  return "";
+}
+
+TEST(MemoryBackingTest, NamesAreTheOptionsAndBack) {
+  for (const MemoryBacking backing :
+       {MemoryBacking::kMemfd, MemoryBacking::kAnonymous, MemoryBacking::kHugetlb2M, MemoryBacking::kHugetlb1G}) {
+    const auto parsed = ParseMemoryBacking(MemoryBackingName(backing));
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(*parsed, backing);
+  }
+  EXPECT_EQ(HostPageBytes(MemoryBacking::kMemfd), 4096u);
+  EXPECT_EQ(HostPageBytes(MemoryBacking::kHugetlb2M), 2 * kMiB);
+  const auto unknown = ParseMemoryBacking("hugetlb");
+  EXPECT_EQ(unknown.status().message(),
+            "memory backing 'hugetlb' is unknown; there are memfd, anon, hugetlb-2M, hugetlb-1G");
+}
+
+class RegionOfSmallPagesTest : public testing::TestWithParam<MemoryBacking> {};
+
+INSTANTIATE_TEST_SUITE_P(Backings, RegionOfSmallPagesTest,
+                         testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous),
+                         [](const auto& info) { return std::string(MemoryBackingName(info.param)); });
+
+TEST_P(RegionOfSmallPagesTest, UsesNoMemoryUntilTouched) {
+  const auto region = MakeRegion(64 * kMiB, GetParam());
+  EXPECT_EQ(region->bytes(), 64 * kMiB);
+  EXPECT_EQ(region->pages(), 16384u);
+  EXPECT_EQ(region->own_writes().pages(), 16384u);
+  ASSERT_EQ(*region->ResidentBytes(), 0u);
+  ASSERT_TRUE(region->SetThp(false).ok());
+  region->guest_mapping()[5 * kPageBytes] = 1;
+  region->guest_mapping()[63 * kMiB] = 1;
+  EXPECT_EQ(*region->ResidentBytes(), 2 * kPageBytes);
+}
+
+TEST_P(RegionOfSmallPagesTest, IsAlignedForTransparentHugePages) {
+  const auto region = MakeRegion(kPageBytes * 3, GetParam());
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(region->guest_mapping().data()) % (2 * kMiB), 0u);
+}
+
+TEST_P(RegionOfSmallPagesTest, DiscardGivesMemoryBackAndReadsAsZero) {
+  const auto region = MakeRegion(8 * kMiB, GetParam());
+  ASSERT_TRUE(region->SetThp(false).ok());
+  std::memset(region->guest_mapping().data(), 0x5a, region->bytes());
+  ASSERT_EQ(*region->ResidentBytes(), 8 * kMiB);
+  const auto given_back = region->Discard(kMiB, 4 * kMiB);
+  ASSERT_TRUE(given_back.ok()) << given_back.status();
+  EXPECT_EQ(*given_back, 4 * kMiB);
+  EXPECT_EQ(*region->ResidentBytes(), 4 * kMiB);
+  EXPECT_EQ(region->own_writes().FindSet(0), 256u);
+  EXPECT_EQ(region->own_writes().Count(), 1024u);
+  EXPECT_EQ(region->guest_mapping()[kMiB - 1], 0x5a);
+  EXPECT_EQ(region->guest_mapping()[kMiB], 0);
+  EXPECT_EQ(region->guest_mapping()[5 * kMiB - 1], 0);
+  EXPECT_EQ(region->guest_mapping()[5 * kMiB], 0x5a);
+}
+
+TEST_P(RegionOfSmallPagesTest, DiscardTakesWholeHostPagesOnly) {
+  const auto region = MakeRegion(16 * kPageBytes, GetParam());
+  std::memset(region->guest_mapping().data(), 0x5a, region->bytes());
+  EXPECT_EQ(*region->Discard(1, 2 * kPageBytes - 2), 0u);
+  EXPECT_EQ(*region->Discard(100, 100), 0u);
+  EXPECT_EQ(*region->Discard(0, 0), 0u);
+  EXPECT_TRUE(region->own_writes().Empty());
+  EXPECT_EQ(*region->Discard(1, 3 * kPageBytes), 2 * kPageBytes);
+  EXPECT_EQ(region->guest_mapping()[kPageBytes - 1], 0x5a);
+  EXPECT_EQ(region->guest_mapping()[kPageBytes], 0);
+  EXPECT_EQ(region->guest_mapping()[3 * kPageBytes - 1], 0);
+  EXPECT_EQ(region->guest_mapping()[3 * kPageBytes], 0x5a);
+  EXPECT_EQ(region->own_writes().Count(), 2u);
+}
+
+TEST_P(RegionOfSmallPagesTest, MarkWrittenCountsEveryPageTouched) {
+  const auto region = MakeRegion(16 * kPageBytes, GetParam());
+  region->MarkWritten(3 * kPageBytes, 0);
+  EXPECT_TRUE(region->own_writes().Empty());
+  region->MarkWritten(2 * kPageBytes - 1, 2);
+  region->MarkWritten(16 * kPageBytes - 1, 1);
+  EXPECT_EQ(region->own_writes().Count(), 3u);
+  EXPECT_TRUE(region->own_writes().Test(1));
+  EXPECT_TRUE(region->own_writes().Test(2));
+  EXPECT_TRUE(region->own_writes().Test(15));
+}
+
+TEST_P(RegionOfSmallPagesTest, ThpAdviceReachesTheKernel) {
+  const auto region = MakeRegion(8 * kMiB, GetParam());
+  ASSERT_TRUE(region->SetThp(true).ok());
+  EXPECT_TRUE(absl::StrContains(SmapsField(region->guest_mapping().data(), "VmFlags"), " hg"));
+  ASSERT_TRUE(region->SetThp(false).ok());
+  EXPECT_TRUE(absl::StrContains(SmapsField(region->guest_mapping().data(), "VmFlags"), " nh"));
+}
+
+TEST_P(RegionOfSmallPagesTest, IsKeptOutOfCoreDumps) {
+  const auto region = MakeRegion(8 * kMiB, GetParam());
+  EXPECT_TRUE(absl::StrContains(SmapsField(region->guest_mapping().data(), "VmFlags"), " dd"));
+}
+
+TEST_P(RegionOfSmallPagesTest, RefusesSizesAndAddressesThatAreNoMultiplesOfAPage) {
+  for (const auto& [base, bytes] :
+       {std::tuple<uint64_t, uint64_t>{0, 0}, {0, 4097}, {1, 4096}, {~uint64_t{4095}, 8192}, {0, uint64_t{1} << 63}}) {
+    const auto region = MemoryRegion::Create("ram-test", GuestAddress(base), bytes, GetParam());
+    EXPECT_TRUE(absl::IsInvalidArgument(region.status())) << base << " " << bytes << ": " << region.status();
+  }
+}
+
+TEST_P(RegionOfSmallPagesTest, RefusesMoreThanTheAddressSpaceHolds) {
+  const auto region = MemoryRegion::Create("ram-test", GuestAddress(0), uint64_t{1} << 60, GetParam());
+  ASSERT_FALSE(region.ok());
+  EXPECT_TRUE(absl::StrContains(region.status().message(), "ram-test")) << region.status();
+}
+
+TEST(MemfdRegionTest, BothMappingsShowTheSameMemory) {
+  const auto region = MakeRegion(4 * kMiB, MemoryBacking::kMemfd);
+  ASSERT_EQ(region->alias_mapping().size(), region->bytes());
+  ASSERT_NE(region->alias_mapping().data(), region->guest_mapping().data());
+  region->alias_mapping()[kMiB] = 7;
+  EXPECT_EQ(region->guest_mapping()[kMiB], 7);
+  region->guest_mapping()[kMiB] = 8;
+  EXPECT_EQ(region->alias_mapping()[kMiB], 8);
+}
+
+TEST(MemfdRegionTest, ContentOutlivesTheSecondMapping) {
+  const auto region = MakeRegion(200 * kMiB, MemoryBacking::kMemfd);
+  const uint64_t last = region->bytes() - 1;
+  region->alias_mapping()[0] = 1;
+  region->alias_mapping()[last] = 7;
+  const uint8_t* const alias = region->alias_mapping().data();
+  region->DropAlias();
+  EXPECT_TRUE(region->alias_mapping().empty());
+  unsigned char present = 0;
+  EXPECT_EQ(mincore(const_cast<uint8_t*>(alias), kPageBytes, &present), -1) << "it is not mapped";
+  EXPECT_EQ(region->guest_mapping()[0], 1);
+  EXPECT_EQ(region->guest_mapping()[last], 7);
+  EXPECT_TRUE(region->SetThp(false).ok());
+  ASSERT_TRUE(region->Discard(0, kPageBytes).ok());
+  EXPECT_EQ(region->guest_mapping()[0], 0);
+}
+
+TEST(MemfdRegionTest, SizeIsSealed) {
+  const auto region = MakeRegion(4 * kMiB, MemoryBacking::kMemfd);
+  EXPECT_NE(ftruncate(region->fd(), 0), 0);
+  EXPECT_NE(ftruncate(region->fd(), 8 * kMiB), 0);
+  EXPECT_EQ(fcntl(region->fd(), F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+}
+
+TEST(MemfdRegionTest, DiscardLeavesAHoleInTheFile) {
+  const auto region = MakeRegion(kMiB, MemoryBacking::kMemfd);
+  std::memset(region->alias_mapping().data(), 1, region->bytes());
+  ASSERT_TRUE(region->Discard(0, 4 * kPageBytes).ok());
+  EXPECT_EQ(lseek(region->fd(), 0, SEEK_HOLE), 0);
+  EXPECT_EQ(lseek(region->fd(), 0, SEEK_DATA), static_cast<off_t>(4 * kPageBytes));
+}
+
+TEST(AnonymousRegionTest, IsMappedOnce) {
+  const auto region = MakeRegion(kMiB, MemoryBacking::kAnonymous);
+  EXPECT_EQ(region->fd(), -1);
+  EXPECT_TRUE(region->alias_mapping().empty());
+}
+
+TEST(HugetlbRegionTest, RefusesSizesThatAreNoMultiplesOfAHugePage) {
+  const auto region = MemoryRegion::Create("ram-test", GuestAddress(0), kMiB, MemoryBacking::kHugetlb2M);
+  EXPECT_EQ(region.status().message(),
+            "memory ram-test: size 1048576 and address 0x0 must be multiples of 2097152 bytes for hugetlb-2M, and not "
+            "empty");
+}
+
+// However many there are free, nobody has this many.
+TEST(HugetlbRegionTest, TooFewHugePagesIsAnErrorAtOnceThatSaysHowManyAndHowToGetThem) {
+  const auto region = MemoryRegion::Create("ram-test", GuestAddress(0), uint64_t{1} << 40, MemoryBacking::kHugetlb2M);
+  ASSERT_FALSE(region.ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(region.status())) << region.status();
+  EXPECT_TRUE(absl::StrContains(region.status().message(), "needs 524288 huge pages of 2 MiB, ")) << region.status();
+  EXPECT_TRUE(absl::StrContains(region.status().message(),
+                                " are free; reserve more by writing their total number to "
+                                "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"))
+      << region.status();
+}
+
+TEST(HugetlbRegionTest, OneGigabytePagesOrAReasonWhyNot) {
+  const auto region = MemoryRegion::Create("ram-test", GuestAddress(0), uint64_t{1} << 42, MemoryBacking::kHugetlb1G);
+  ASSERT_FALSE(region.ok());
+  EXPECT_TRUE(absl::StrContains(region.status().message(), "needs 4096 huge pages of 1024 MiB") ||
+              absl::StrContains(region.status().message(), "this host has no huge pages of 1024 MiB"))
+      << region.status();
+}
+
+}  // namespace
+}  // namespace ferrite
