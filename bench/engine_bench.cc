@@ -41,7 +41,7 @@
 #include "bench/samples.h"
 #include "bench/where.h"
 #include "memory/memory_region.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 
 namespace ferrite {
 namespace {

@@ -23,7 +23,7 @@
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "memory/guest_memory.h"
-#include "migration/session/latency_histogram.h"
+#include "migration/placing/latency_histogram.h"
 
 namespace ferrite {
 

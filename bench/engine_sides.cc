@@ -12,10 +12,10 @@
 
 #include "absl/time/clock.h"
 #include "base/status.h"
+#include "migration/channel/address.h"
+#include "migration/channel/socket.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
-#include "migration/transport/address.h"
-#include "migration/transport/socket.h"
 
 namespace ferrite {
 namespace {

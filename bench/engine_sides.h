@@ -14,8 +14,8 @@
 #include "absl/status/statusor.h"
 #include "bench/engine_guest.h"
 #include "bench/engine_ports.h"
-#include "migration/session/move_options.h"
-#include "migration/session/move_report.h"
+#include "migration/api/move_options.h"
+#include "migration/api/move_report.h"
 
 namespace ferrite {
 

@@ -9,13 +9,13 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "base/thread_class.h"
 #include "base/timed_mutex.h"
+#include "migration/channel/crowd.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/crc32c.h"
+#include "migration/protocol/version.h"
 #include "migration/session/door.h"
-#include "migration/session/thread_class.h"
-#include "migration/transport/crowd.h"
-#include "migration/wire/control_frame.h"
-#include "migration/wire/crc32c.h"
-#include "migration/wire/version.h"
 
 namespace ferrite::migration {
 namespace {

@@ -13,10 +13,10 @@
 #include "base/status.h"
 #include "base/timed_mutex.h"
 #include "memory/page_range.h"
+#include "migration/protocol/version.h"
 #include "migration/session/destination.h"
 #include "migration/session/door.h"
 #include "migration/session/greeter.h"
-#include "migration/wire/version.h"
 
 namespace ferrite::migration {
 namespace {

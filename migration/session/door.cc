@@ -9,8 +9,8 @@
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "migration/wire/control_frame.h"
-#include "migration/wire/version.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/version.h"
 
 namespace ferrite::migration {
 namespace {

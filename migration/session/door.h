@@ -11,10 +11,10 @@
 #include "absl/strings/string_view.h"
 #include "base/fd.h"
 #include "base/thread.h"
-#include "migration/session/drop_log.h"
-#include "migration/transport/lobby.h"
-#include "migration/transport/stream.h"
-#include "migration/wire/preamble.h"
+#include "migration/channel/drop_log.h"
+#include "migration/channel/lobby.h"
+#include "migration/channel/stream.h"
+#include "migration/protocol/preamble.h"
 
 namespace ferrite::migration {
 

@@ -14,8 +14,8 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "migration/transport/crowd.h"
-#include "migration/wire/version.h"
+#include "migration/channel/crowd.h"
+#include "migration/protocol/version.h"
 
 namespace ferrite::migration {
 

@@ -13,11 +13,11 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
-#include "migration/session/control_peer.h"
-#include "migration/session/drop_log.h"
-#include "migration/transport/stream.h"
-#include "migration/wire/control_frame.h"
-#include "migration/wire/preamble.h"
+#include "migration/channel/control_peer.h"
+#include "migration/channel/drop_log.h"
+#include "migration/channel/stream.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/preamble.h"
 
 namespace ferrite::migration {
 
@@ -26,7 +26,7 @@ constexpr uint16_t kMaxChannels = 16;
 
 // Greets whoever connects as a source, several at once, until they have said what machine they bring: one that is slow
 // keeps no other waiting. Each has a time in which to say all of it, in messages of kMaxGreetingBytes at most. When too
-// many came one makes room for each that comes (migration/transport/crowd.h; silent is who has not said HELLO). Each is
+// many came one makes room for each that comes (migration/channel/crowd.h; silent is who has not said HELLO). Each is
 // served by the thread of its own connection.
 //
 // Threads: one.

@@ -12,14 +12,14 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "base/thread_class.h"
 #include "base/timed_mutex.h"
-#include "migration/session/thread_class.h"
-#include "migration/stream/convergence.h"
-#include "migration/transport/socket.h"
-#include "migration/wire/control_frame.h"
-#include "migration/wire/crc32c.h"
-#include "migration/wire/preamble.h"
-#include "migration/wire/version.h"
+#include "migration/channel/socket.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/crc32c.h"
+#include "migration/protocol/preamble.h"
+#include "migration/protocol/version.h"
+#include "migration/sending/convergence.h"
 
 namespace ferrite::migration {
 namespace {

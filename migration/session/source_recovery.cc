@@ -9,9 +9,9 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/timed_mutex.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
+#include "migration/protocol/version.h"
 #include "migration/session/source.h"
-#include "migration/wire/version.h"
 
 namespace ferrite::migration {
 namespace {

@@ -23,7 +23,7 @@
 #include "base/status.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/migration/move_harness.h"
 

@@ -21,9 +21,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
-#include "migration/wire/control_frame.h"
-#include "migration/wire/page_header.h"
-#include "migration/wire/preamble.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/page_header.h"
+#include "migration/protocol/preamble.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite::migration {

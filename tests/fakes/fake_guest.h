@@ -18,7 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "base/thread.h"
 #include "memory/guest_memory.h"
-#include "migration/machine_port.h"
+#include "migration/api/machine_port.h"
 
 namespace ferrite {
 

@@ -12,9 +12,9 @@
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/thread.h"
-#include "migration/transport/address.h"
-#include "migration/transport/socket.h"
-#include "migration/transport/stream.h"
+#include "migration/channel/address.h"
+#include "migration/channel/socket.h"
+#include "migration/channel/stream.h"
 
 namespace ferrite::migration {
 

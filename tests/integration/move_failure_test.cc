@@ -25,7 +25,7 @@
 #include "base/monotonic.h"
 #include "base/thread.h"
 #include "devices/block/disk_image.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/integration/moving_payload.h"
 #include "vmm/app/ferrite_process.h"

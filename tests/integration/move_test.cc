@@ -15,7 +15,7 @@
 #include "absl/time/time.h"
 #include "base/monotonic.h"
 #include "devices/balloon/balloon.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 #include "tests/fakes/huge_page_pool.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"

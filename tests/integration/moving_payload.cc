@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/thread.h"
-#include "migration/transport/socket.h"
+#include "migration/channel/socket.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/move/machine_arrival.h"
 #include "vmm/move/machine_source.h"

@@ -10,8 +10,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "migration/api/move_options.h"
 #include "migration/session/destination.h"
-#include "migration/session/move_options.h"
 #include "migration/session/source.h"
 #include "tests/fakes/relay.h"
 #include "tests/integration/payload_machine.h"

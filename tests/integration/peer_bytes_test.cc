@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "migration/wire/control_frame.h"
-#include "migration/wire/crc32c.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/crc32c.h"
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "tests/integration/payload_machine.h"

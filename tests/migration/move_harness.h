@@ -7,11 +7,11 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "migration/api/move_options.h"
+#include "migration/channel/address.h"
+#include "migration/channel/socket.h"
 #include "migration/session/destination.h"
-#include "migration/session/move_options.h"
 #include "migration/session/source.h"
-#include "migration/transport/address.h"
-#include "migration/transport/socket.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/relay.h"
 

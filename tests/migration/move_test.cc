@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/time/clock.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 #include "tests/migration/move_harness.h"
 
 namespace ferrite::migration {

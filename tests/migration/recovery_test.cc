@@ -10,7 +10,7 @@
 
 #include "absl/time/clock.h"
 #include "base/monotonic.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 #include "tests/migration/move_harness.h"
 
 namespace ferrite::migration {

@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/timed_mutex.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 #include "tests/migration/move_harness.h"
 
 namespace ferrite::migration {

@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "migration/transport/address.h"
+#include "migration/channel/address.h"
 #include "vmm/app/command_line.h"
 #include "vmm/machine/machine_config.h"
 

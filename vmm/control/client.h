@@ -15,7 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/fd.h"
-#include "migration/session/move_options.h"
+#include "migration/api/move_options.h"
 #include "vmm/control/balloon_port.h"
 #include "vmm/control/move_port.h"
 #include "vmm/machine/machine.h"

@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "migration/session/move_options.h"
-#include "migration/session/move_report.h"
+#include "migration/api/move_options.h"
+#include "migration/api/move_report.h"
 
 namespace ferrite {
 

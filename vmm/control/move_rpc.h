@@ -2,8 +2,8 @@
 #ifndef FERRITE_VMM_CONTROL_MOVE_RPC_H_
 #define FERRITE_VMM_CONTROL_MOVE_RPC_H_
 
-#include "migration/session/move_options.h"
-#include "migration/session/move_report.h"
+#include "migration/api/move_options.h"
+#include "migration/api/move_report.h"
 #include "proto/control.capnp.h"
 #include "vmm/control/move_port.h"
 

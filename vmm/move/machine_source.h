@@ -11,7 +11,7 @@
 #include "base/timed_mutex.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "memory/page_bitmap.h"
-#include "migration/machine_port.h"
+#include "migration/api/machine_port.h"
 #include "vmm/machine/machine.h"
 
 namespace ferrite {

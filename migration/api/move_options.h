@@ -1,0 +1,37 @@
+// What a move is asked for.
+#ifndef FERRITE_MIGRATION_API_MOVE_OPTIONS_H_
+#define FERRITE_MIGRATION_API_MOVE_OPTIONS_H_
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+
+namespace ferrite::migration {
+
+enum class MoveMode {
+  kAuto,      // "auto": pre-copy that turns into post-copy when the rounds stop converging
+  kPrecopy,   // "precopy"
+  kPostcopy,  // "postcopy": no rounds at all
+};
+
+enum class OnTimeout { kCancel, kPostcopy };
+
+struct MoveOptions {
+  MoveMode mode = MoveMode::kAuto;
+  absl::Duration downtime_limit = absl::Milliseconds(50);
+  uint64_t max_bandwidth = 0;                         // bytes/s, 0: no limit
+  uint64_t max_postcopy_bandwidth = 0;                // likewise; never holds back a page that was asked for
+  int channels = 1;                                   // page connections, 1 to 16
+  absl::Duration timeout = absl::InfiniteDuration();  // of the rounds
+  OnTimeout on_timeout = OnTimeout::kCancel;
+  absl::Duration connect_limit = absl::Seconds(10);
+  absl::Duration silence = absl::Seconds(10);  // after which the other side counts as gone
+  // How long the destination may take for a step while it is greeted and builds the machine, and be silent meanwhile.
+  absl::Duration patience = absl::Seconds(60);
+  // How long the source tries to find the destination again after a connection was lost behind GRANT.
+  absl::Duration recover_for = absl::Seconds(30);
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_API_MOVE_OPTIONS_H_

@@ -1,0 +1,78 @@
+// Where a move stands, and what it cost.
+#ifndef FERRITE_MIGRATION_API_MOVE_REPORT_H_
+#define FERRITE_MIGRATION_API_MOVE_REPORT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "migration/api/move_state.h"
+
+namespace ferrite::migration {
+
+struct MoveProgress {
+  MoveState state = MoveState::kNone;
+  uint32_t round = 0;
+  uint64_t sent_bytes = 0;
+  uint64_t remaining_bytes = 0;
+  double rate = 0;        // bytes/s, of the last round
+  double dirty_rate = 0;  // likewise
+  absl::Duration expected_downtime;
+  int throttle_percent = 0;
+  uint64_t faults = 0;  // requests that came so far
+};
+
+// How long threads waited for pages, as the destination measured it.
+struct WaitingFigures {
+  static constexpr uint32_t kMonitor = 0xffffffff;  // the monitor's own threads
+  uint32_t vcpu = 0;
+  uint64_t count = 0;
+  absl::Duration p50;
+  absl::Duration p99;
+  absl::Duration max;
+  absl::Duration sum;
+};
+
+struct MoveReport {
+  bool postcopy = false;
+  absl::Duration total;
+  // From the order to stop to the destination's word that the guest runs; the parts add up to it.
+  absl::Duration downtime;
+  absl::Duration stop;        // until nothing writes guest memory
+  absl::Duration last_pages;  // sending what was dirty (pre-copy), telling what is out of date (post-copy)
+  absl::Duration state;       // saving devices and vCPUs, releasing disks
+  absl::Duration send;        // the package's way, as far as the destination's load does not account for it
+  absl::Duration load;        // measured at the destination
+  absl::Duration run;         // GRANT and its answer
+  uint32_t rounds = 0;
+  uint64_t data_pages = 0;
+  uint64_t zero_pages = 0;
+  uint64_t skipped_pages = 0;  // never touched, or in the balloon: not read
+  uint64_t twice_pages = 0;    // sent again because they were dirtied
+  uint64_t bytes = 0;
+  uint64_t faults = 0;        // demand faults that went to the source
+  uint64_t minor_faults = 0;  // on pages that had arrived
+  uint64_t requested_pages = 0;
+  uint64_t prefetched_pages = 0;
+  uint64_t prefetch_hits = 0;  // requests that came where a window had ended: its pages had been used
+  uint64_t duplicate_pages = 0;
+  uint64_t copied_pages = 0;  // by the destination, on their way from the connection to the guest: none of a memfd
+  uint32_t recoveries = 0;    // how often the connection was lost after GRANT, and found again
+  std::vector<WaitingFigures> waiting;
+};
+
+// What was sent over channels that are gone, on top of what `to` has.
+inline void AddPages(const MoveReport& from, MoveReport& to) {
+  to.data_pages += from.data_pages;
+  to.zero_pages += from.zero_pages;
+  to.skipped_pages += from.skipped_pages;
+  to.twice_pages += from.twice_pages;
+  to.bytes += from.bytes;
+  to.requested_pages += from.requested_pages;
+  to.prefetched_pages += from.prefetched_pages;
+  to.prefetch_hits += from.prefetch_hits;
+}
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_API_MOVE_REPORT_H_

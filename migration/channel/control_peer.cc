@@ -1,0 +1,316 @@
+#include "migration/channel/control_peer.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clean_text.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/poll.h"
+#include "base/status.h"
+#include "base/thread_class.h"
+#include "base/timed_mutex.h"
+
+namespace ferrite::migration {
+namespace {
+
+// A peer that sends what nobody waits for is stopped before it fills our memory.
+constexpr size_t kMaxQueued = 256;
+constexpr size_t kMaxQueuedMessages = 2;  // of the largest size
+// Of a message that was announced, memory for so much more than what came of it is taken, or as much again: who only
+// announces one costs nothing.
+constexpr size_t kReadAhead = 64 << 10;
+// A message that is written for longer when the move is to end is one that the peer does not read.
+constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
+// The same where the kernel has room for it.
+constexpr absl::Duration kSoonWritten = absl::Milliseconds(10);
+// Between two PINGs on a quiet line at most, so that a silence that was made shorter counts soon.
+constexpr int64_t kPingPauseMs = 2500;
+
+}  // namespace
+
+absl::string_view ControlName(stream::Control::Which which) {
+  constexpr std::array<absl::string_view, 27> kNames = {
+      "INVALID", "HELLO",   "WELCOME",   "MACHINE", "ACCEPT",  "REFUSE",   "ADVISE", "READY",   "ROUND",
+      "DISCARD", "PACKAGE", "LOADED",    "GRANT",   "RUNNING", "END",      "SHUT",   "PING",    "PONG",
+      "ERROR",   "CANCEL",  "DISCARDED", "HEARD",   "RECOVER", "STANDING", "REVOKE", "REVOKED", "MISSING"};
+  const auto index = static_cast<size_t>(which);
+  return index < kNames.size() ? kNames[index] : "an unknown message";
+}
+
+ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
+                         std::function<void(const absl::Status&)> on_failure)
+    : options_(std::move(options)),
+      silence_ms_(absl::ToInt64Milliseconds(options_.silence)),
+      most_bytes_(options_.most_bytes),
+      stream_(std::move(stream)),
+      on_failure_(std::move(on_failure)) {}
+
+absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(std::unique_ptr<Stream> stream, Options options,
+                                                                 std::function<void(const absl::Status&)> on_failure) {
+  std::unique_ptr<ControlPeer> peer(new ControlPeer(std::move(stream), std::move(options), std::move(on_failure)));
+  absl::StatusOr<Thread> reader = Thread::Start(peer->options_.thread_name, [peer = peer.get()] { peer->ReadLoop(); });
+  if (!reader.ok()) {
+    peer->SendLastWords(reader.status());
+    return reader.status();
+  }
+  peer->reader_ = *std::move(reader);
+  return peer;
+}
+
+ControlPeer::~ControlPeer() {
+  UntilThereIsMemory([this] { Shutdown(absl::CancelledError("the move's connection was closed here")); });
+  reader_.Join();
+}
+
+absl::Status ControlPeer::Send(absl::FunctionRef<void(stream::Control::Builder)> fill) {
+  capnp::MallocMessageBuilder message;
+  fill(message.initRoot<stream::Control>());
+  const absl::MutexLock lock(&send_mutex_);
+  absl::Status status = Write(message);
+  if (!status.ok()) {
+    // What the peer said before it went away explains more than that it went away.
+    if (absl::Status known = failure(); !known.ok()) {
+      return known;
+    }
+  }
+  return status;
+}
+
+void ControlPeer::SendLastWords(const absl::Status& error) {
+  (void)CatchOutOfMemory([&] {
+    return SendBriefly(
+        [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
+  });
+}
+
+void ControlPeer::HangUp(const absl::Status& error) {
+  // A peer that does not read has let the buffer become full; what is being written to another one is soon written.
+  pollfd polled{.fd = stream_->fd(), .events = POLLOUT, .revents = 0};
+  if (poll(&polled, 1, 0) > 0) {
+    stream_->SetPatience(kWriteGrace);
+    bool written = false;
+    {
+      const TimedMutexLock lock(&mutex_);
+      written = AwaitWritten(kSoonWritten);
+    }
+    if (written) {
+      capnp::MallocMessageBuilder message;
+      message.initRoot<stream::Control>().initError().setMessage(std::string(error.message()));
+      const absl::MutexLock lock(&send_mutex_);
+      stream_->WriteSome(EncodeControl(message));
+    }
+  }
+  Shutdown(error);
+}
+
+absl::Status ControlPeer::SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill) {
+  // For a message that is begun meanwhile, too.
+  stream_->SetPatience(kWriteGrace);
+  {
+    const TimedMutexLock lock(&mutex_);
+    if (!AwaitWritten(kWriteGrace)) {
+      return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
+    }
+  }
+  return Send(fill);
+}
+
+absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
+  const TimedMutexLock lock(&mutex_);
+  const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !queue_.empty() || !failure_.ok() || !interrupt_.ok();
+  };
+  if (!mutex_.AwaitFor(absl::Condition(&ready), limit)) {
+    return absl::DeadlineExceededError(absl::StrCat(options_.peer_name, quiet_ ? "" : " lives, but",
+                                                    " did not answer within ", absl::FormatDuration(limit)));
+  }
+  if (queue_.empty()) {
+    return failure_.ok() ? interrupt_ : failure_;
+  }
+  ControlMessage message = std::move(queue_.front());
+  queue_.pop_front();
+  queued_bytes_ -= message.bytes();
+  return message;
+}
+
+absl::StatusOr<ControlMessage> ControlPeer::Expect(stream::Control::Which which, absl::Duration limit) {
+  FERRITE_ASSIGN_OR_RETURN(ControlMessage message, Next(limit));
+  if (message.which() != which) {
+    return absl::InvalidArgumentError(absl::StrCat(options_.peer_name, " sent ", ControlName(message.which()),
+                                                   " where ", ControlName(which), " was due"));
+  }
+  return message;
+}
+
+void ControlPeer::Shutdown(const absl::Status& reason) {
+  Fail(reason);
+  stream_->Shutdown();
+}
+
+absl::Status ControlPeer::failure() const {
+  const TimedMutexLock lock(&mutex_);
+  return failure_;
+}
+
+void ControlPeer::Interrupt(const absl::Status& reason) {
+  const TimedMutexLock lock(&mutex_);
+  interrupt_.Update(reason);
+  if (!AwaitWritten(kWriteGrace)) {
+    stream_->Shutdown();
+  }
+}
+
+bool ControlPeer::AwaitWritten(absl::Duration limit) {
+  const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
+  return mutex_.AwaitFor(absl::Condition(&written), limit);
+}
+
+absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {
+  const std::vector<uint8_t> frame = EncodeControl(message);
+  const auto set_writing = [this](bool writing) {
+    const TimedMutexLock lock(&mutex_);
+    writing_ = writing;
+  };
+  set_writing(true);
+  absl::Status status = CatchOutOfMemory([&] { return stream_->WriteAll(frame); });
+  set_writing(false);
+  return status;
+}
+
+void ControlPeer::AwaitFailure(absl::Duration limit) const {
+  const TimedMutexLock lock(&mutex_);
+  const auto failed = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok(); };
+  mutex_.AwaitFor(absl::Condition(&failed), limit);
+}
+
+bool ControlPeer::Fail(const absl::Status& reason) {
+  const TimedMutexLock lock(&mutex_);
+  if (!failure_.ok()) {
+    return false;
+  }
+  failure_ = reason;
+  return true;
+}
+
+void ControlPeer::ReadLoop() {
+  BecomeUrgent();
+  while (true) {
+    const absl::Status status = CatchOutOfMemory([this]() -> absl::Status {
+      FERRITE_RETURN_IF_ERROR(AwaitBytes());
+      FERRITE_ASSIGN_OR_RETURN(ControlMessage message, ReadOne());
+      return Dispatch(std::move(message));
+    });
+    if (!status.ok()) {
+      if (Fail(status)) {
+        IfThereIsMemory([&] { on_failure_(status); });
+      }
+      stream_->Shutdown();
+      return;
+    }
+  }
+}
+
+absl::Status ControlPeer::AwaitBytes() {
+  int64_t silence = silence_ms_.load();
+  for (int64_t quiet = 0; quiet < silence; silence = silence_ms_.load()) {
+    // Three PINGs at least in the time after which a silent peer counts as gone.
+    const int64_t step = std::clamp<int64_t>(silence / 4, 1, kPingPauseMs);
+    pollfd polled{.fd = stream_->fd(), .events = POLLIN, .revents = 0};
+    const MonotonicTime start = MonotonicTime::Now();
+    if (PollFor({&polled, 1}, absl::Milliseconds(step)) > 0) {
+      quiet_ = false;
+      return absl::OkStatus();
+    }
+    if (const int64_t waited = absl::ToInt64Milliseconds(MonotonicTime::Now() - start); waited > 0) {
+      quiet += waited;
+      quiet_ = quiet > step;
+      // A message that is being written is as good as a PING, and must not be waited for here.
+      capnp::MallocMessageBuilder message;
+      message.initRoot<stream::Control>().initPing();
+      if (send_mutex_.TryLock()) {
+        const absl::Status status =
+            CatchOutOfMemory([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) { return Write(message); });
+        send_mutex_.Unlock();
+        FERRITE_RETURN_IF_ERROR(status);
+      }
+    }
+  }
+  return absl::UnavailableError(
+      absl::StrCat(options_.peer_name, " was silent for ", absl::FormatDuration(absl::Milliseconds(silence))));
+}
+
+absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
+  std::array<uint8_t, kControlHeaderBytes> head;
+  if (const absl::Status status = stream_->ReadAll(head); !status.ok()) {
+    return absl::UnavailableError(status.message());
+  }
+  FERRITE_ASSIGN_OR_RETURN(const ControlHeader header, DecodeControlHeader(head, most_bytes_.load()));
+  std::vector<uint64_t> payload;
+  const size_t words = header.length / sizeof(uint64_t);
+  while (payload.size() < words) {
+    const size_t read = payload.size();
+    const size_t piece = std::min(words - read, kReadAhead / sizeof(uint64_t));
+    payload.resize(read + piece);
+    if (const absl::Status status =
+            stream_->ReadRest({reinterpret_cast<uint8_t*>(payload.data() + read), piece * sizeof(uint64_t)});
+        !status.ok()) {
+      return absl::UnavailableError(absl::IsOutOfRange(status)
+                                        ? absl::StrCat(status.message(), " in the middle of a frame")
+                                        : std::string(status.message()));
+    }
+  }
+  return ControlMessage::Parse(header, std::move(payload));
+}
+
+absl::Status ControlPeer::Dispatch(ControlMessage message) {
+  switch (message.which()) {
+    case stream::Control::PING: {
+      uint64_t token = 0;
+      FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+        token = control.getPing().getToken();
+        return absl::OkStatus();
+      }));
+      return Send([&](stream::Control::Builder control) { control.initPong().setToken(token); });
+    }
+    case stream::Control::PONG:
+      return absl::OkStatus();
+    case stream::Control::REFUSE:
+    case stream::Control::ERROR:
+    case stream::Control::CANCEL: {
+      std::string words;
+      FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
+        const capnp::Text::Reader said = message.which() == stream::Control::REFUSE   ? control.getRefuse().getReason()
+                                         : message.which() == stream::Control::CANCEL ? control.getCancel().getMessage()
+                                                                                      : control.getError().getMessage();
+        words = CleanText({said.begin(), said.size()});
+        return absl::OkStatus();
+      }));
+      said_why_.store(true, std::memory_order_release);
+      words = absl::StrCat(options_.peer_name,
+                           message.which() == stream::Control::REFUSE ? " refuses: " : " says: ", words);
+      if (message.which() == stream::Control::REFUSE) {
+        refused_.store(true, std::memory_order_release);
+        return absl::FailedPreconditionError(words);
+      }
+      return message.which() == stream::Control::CANCEL ? absl::CancelledError(words) : absl::AbortedError(words);
+    }
+    default:
+      break;
+  }
+  {
+    const TimedMutexLock lock(&mutex_);
+    queued_bytes_ += message.bytes();
+    if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedMessages * most_bytes_.load()) {
+      return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));
+    }
+    queue_.push_back(std::move(message));
+  }
+  return options_.on_message ? options_.on_message() : absl::OkStatus();
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,118 @@
+// One end of the control channel: messages both ways, and the watch over the other side's life.
+#ifndef FERRITE_MIGRATION_CHANNEL_CONTROL_PEER_H_
+#define FERRITE_MIGRATION_CHANNEL_CONTROL_PEER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
+#include "migration/channel/stream.h"
+#include "migration/protocol/control_frame.h"
+
+namespace ferrite::migration {
+
+// Threads: any for all methods; Next() from one at a time. A thread of its own reads, answers PING, sends PING when the
+// line is quiet, and gives the peer up when nothing was heard of it for `silence`.
+class ControlPeer {
+ public:
+  struct Options {
+    std::string thread_name;  // "mig-src-ctl"
+    std::string peer_name;    // "the destination": for messages
+    absl::Duration silence = absl::Seconds(10);
+    uint32_t most_bytes = kMaxControlBytes;  // of a message
+    // Called on the reading thread when Next() has something; may be empty. An error ends the connection.
+    std::function<absl::Status()> on_message;
+  };
+
+  // `on_failure` is called at most once, on the reading thread, when the connection is lost, the peer is silent, or it
+  // sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so.
+  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(std::unique_ptr<Stream> stream, Options options,
+                                                             std::function<void(const absl::Status&)> on_failure);
+  // Shuts the stream down and joins.
+  ~ControlPeer();
+
+  // Fills in one message and sends it.
+  absl::Status Send(absl::FunctionRef<void(stream::Control::Builder)> fill);
+  // The same for one that may not read: takes 100 ms at most for each write.
+  absl::Status SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill);
+  // Tells the peer why, briefly, as far as it can still be told; nothing is to be sent afterwards.
+  void SendLastWords(const absl::Status& error);
+  // The same without waiting: as much as goes at once, and nothing to a peer that does not read. Shuts down.
+  void HangUp(const absl::Status& error);
+  // Stream's, which is short after something was sent briefly.
+  void SetPatience(absl::Duration patience) { stream_->SetPatience(patience); }
+
+  // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first.
+  absl::StatusOr<ControlMessage> Next(absl::Duration limit = absl::InfiniteDuration());
+  // Next(), which must be `which`; DEADLINE_EXCEEDED when it did not come within `limit`.
+  absl::StatusOr<ControlMessage> Expect(stream::Control::Which which, absl::Duration limit = absl::InfiniteDuration());
+
+  // From the next message on.
+  void SetSilence(absl::Duration silence) { silence_ms_.store(absl::ToInt64Milliseconds(silence)); }
+  void SetMostBytes(uint32_t bytes) { most_bytes_.store(bytes); }
+
+  // Makes Next() fail with `reason` once the queue is empty, and ends the connection.
+  void Shutdown(const absl::Status& reason);
+  // Makes Next() fail with `reason` once the queue is empty. The connection lasts, and the peer can be told why, unless
+  // it does not read a message that is being written: 100 ms later that is ended.
+  void Interrupt(const absl::Status& reason);
+  // The first reason why the connection ended; OK while it lasts.
+  absl::Status failure() const;
+  // Waits until there is one, not longer than `limit`: when another channel broke, the peer's word of why may still be
+  // on its way.
+  void AwaitFailure(absl::Duration limit) const;
+  // Whether that was REFUSE.
+  bool refused() const { return refused_.load(std::memory_order_acquire); }
+  // Whether the peer itself gave the reason (ERROR, REFUSE, CANCEL), and did not merely go away.
+  bool said_why() const { return said_why_.load(std::memory_order_acquire); }
+
+ private:
+  ControlPeer(std::unique_ptr<Stream> stream, Options options, std::function<void(const absl::Status&)> on_failure);
+
+  void ReadLoop();
+  absl::StatusOr<ControlMessage> ReadOne();
+  // Handles `message` or queues it; an error ends the loop.
+  absl::Status Dispatch(ControlMessage message);
+  // Waits until bytes are there; sends PING meanwhile.
+  absl::Status AwaitBytes();
+  bool Fail(const absl::Status& reason);
+  // Whether no message is being written, after `limit` at most.
+  bool AwaitWritten(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Write(capnp::MallocMessageBuilder& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+
+  const Options options_;
+  std::atomic<int64_t> silence_ms_;
+  std::atomic<uint32_t> most_bytes_;
+  const std::unique_ptr<Stream> stream_;
+  const std::function<void(const absl::Status&)> on_failure_;
+  absl::Mutex send_mutex_;
+  mutable TimedMutex mutex_;
+  std::deque<ControlMessage> queue_ ABSL_GUARDED_BY(mutex_);
+  size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  absl::Status interrupt_ ABSL_GUARDED_BY(mutex_);
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> quiet_{false};  // PINGs were not answered
+  std::atomic<bool> refused_{false};
+  std::atomic<bool> said_why_{false};
+  Thread reader_;
+};
+
+// For messages.
+absl::string_view ControlName(stream::Control::Which which);
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_CHANNEL_CONTROL_PEER_H_

@@ -1,0 +1,183 @@
+#include "migration/channel/control_peer.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "base/monotonic.h"
+#include "base/timed_mutex.h"
+#include "migration/protocol/crc32c.h"
+#include "migration/protocol/endian.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr absl::Duration kSoon = absl::Seconds(30);
+
+// Remembers the longest piece that was to be read, and how many there were.
+class CountedStream : public Stream {
+ public:
+  explicit CountedStream(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+
+  bool AwaitReads(int count) {
+    const TimedMutexLock lock(&mutex_);
+    const auto came = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return reads_ >= count; };
+    return mutex_.AwaitFor(absl::Condition(&came), kSoon);
+  }
+  size_t longest() {
+    const TimedMutexLock lock(&mutex_);
+    return longest_;
+  }
+
+  absl::Status ReadAll(std::span<uint8_t> out) override {
+    {
+      const TimedMutexLock lock(&mutex_);
+      longest_ = std::max(longest_, out.size());
+      ++reads_;
+    }
+    return stream_->ReadAll(out);
+  }
+  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
+    return stream_->ReadAtLeast(buffers, wanted);
+  }
+  absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
+  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
+  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
+  void Rest(absl::Duration time) override { stream_->Rest(time); }
+  void Shutdown() override { stream_->Shutdown(); }
+  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
+  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
+  int fd() const override { return stream_->fd(); }
+  const std::string& peer() const override { return stream_->peer(); }
+
+ private:
+  const std::unique_ptr<Stream> stream_;
+  TimedMutex mutex_;
+  int reads_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t longest_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+struct Ends {
+  std::unique_ptr<Stream> theirs;
+  CountedStream* counted = nullptr;
+  std::unique_ptr<ControlPeer> peer;
+};
+
+// A frame's header that announces `length` bytes.
+std::vector<uint8_t> HeaderOf(uint32_t length) {
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initPing();
+  std::vector<uint8_t> header = EncodeControl(message);
+  header.resize(kControlHeaderBytes);
+  PutLittle<uint32_t>(&header[4], length);
+  PutLittle<uint32_t>(&header[12], Crc32c(std::span<const uint8_t>(header).first(12)));
+  return header;
+}
+
+Ends Connected(uint32_t most_bytes = kMaxControlBytes) {
+  auto pair = MakeStreamPair();
+  EXPECT_TRUE(pair.ok());
+  auto counted = std::make_unique<CountedStream>(std::move(pair->first));
+  Ends ends{.theirs = std::move(pair->second), .counted = counted.get(), .peer = nullptr};
+  auto peer = ControlPeer::Create(std::move(counted),
+                                  ControlPeer::Options{.thread_name = "peer",
+                                                       .peer_name = "the other",
+                                                       .silence = absl::Hours(1),
+                                                       .most_bytes = most_bytes,
+                                                       .on_message = nullptr},
+                                  [](const absl::Status&) {});
+  EXPECT_TRUE(peer.ok()) << peer.status();
+  ends.peer = *std::move(peer);
+  return ends;
+}
+
+// R11: who only announces a long message costs no memory.
+TEST(ControlPeerTest, MemoryIsTakenForWhatComes) {
+  const Ends ends = Connected();
+  ASSERT_TRUE(ends.theirs->WriteAll(HeaderOf(kMaxControlBytes)).ok());
+  ASSERT_TRUE(ends.counted->AwaitReads(2));
+  EXPECT_LE(ends.counted->longest(), size_t{64} << 10);
+}
+
+// R11: of a stranger no more is taken than it needs to say what it brings.
+TEST(ControlPeerTest, LongerMessagesThanAllowedEndTheConnection) {
+  for (const bool longer : {false, true}) {
+    SCOPED_TRACE(longer);
+    const Ends ends = Connected(kMaxGreetingBytes);
+    std::vector<uint8_t> header = HeaderOf(kMaxGreetingBytes + (longer ? 8 : 0));
+    ASSERT_TRUE(ends.theirs->WriteAll(header).ok());
+    if (longer) {
+      ends.peer->AwaitFailure(kSoon);
+      EXPECT_EQ(ends.peer->failure().code(), absl::StatusCode::kResourceExhausted) << ends.peer->failure();
+    } else {
+      ASSERT_TRUE(ends.counted->AwaitReads(2)) << "the payload is read";
+      EXPECT_TRUE(ends.peer->failure().ok());
+    }
+  }
+}
+
+TEST(ControlPeerTest, LimitIsRaisedForTheNextMessage) {
+  const Ends ends = Connected(kMaxGreetingBytes);
+  ends.peer->SetMostBytes(kMaxControlBytes);
+  ASSERT_TRUE(ends.theirs->WriteAll(HeaderOf(kMaxControlBytes)).ok());
+  ASSERT_TRUE(ends.counted->AwaitReads(2)) << "the payload is read";
+  EXPECT_TRUE(ends.peer->failure().ok());
+}
+
+// R11
+TEST(ControlPeerTest, WhatWaitsIsBoundedWithTheMessages) {
+  const Ends ends = Connected(kMaxGreetingBytes);
+  const std::vector<uint8_t> blob(kMaxGreetingBytes - 4096);
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initPackage().setBlob(kj::arrayPtr(blob.data(), blob.size()));
+  for (int i = 0; i < 4 && ends.theirs->WriteAll(EncodeControl(message)).ok(); ++i) {
+  }
+  ends.peer->AwaitFailure(kSoon);
+  EXPECT_NE(ends.peer->failure().message().find("that nobody waits for"), absl::string_view::npos)
+      << ends.peer->failure();
+}
+
+TEST(ControlPeerTest, LongMessagesComeWhole) {
+  const Ends ends = Connected();
+  std::vector<uint8_t> blob((1 << 20) + 4321);
+  for (size_t i = 0; i < blob.size(); ++i) {
+    blob[i] = static_cast<uint8_t>(i * 7 + i / 4096);
+  }
+  capnp::MallocMessageBuilder message;
+  message.initRoot<stream::Control>().initPackage().setBlob(kj::arrayPtr(blob.data(), blob.size()));
+  ASSERT_TRUE(ends.theirs->WriteAll(EncodeControl(message)).ok());
+  const auto package = ends.peer->Expect(stream::Control::PACKAGE, kSoon);
+  ASSERT_TRUE(package.ok()) << package.status();
+  EXPECT_TRUE(package
+                  ->Read([&](stream::Control::Reader in) {
+                    const auto came = in.getPackage().getBlob();
+                    EXPECT_TRUE(std::equal(came.begin(), came.end(), blob.begin(), blob.end()));
+                    return absl::OkStatus();
+                  })
+                  .ok());
+}
+
+// Who reads nothing, with every buffer full, is not waited for.
+TEST(ControlPeerTest, LastWordsAreBrief) {
+  constexpr absl::Duration kLong = absl::Seconds(30);
+  const Ends ends = Connected();
+  ends.peer->SetPatience(kLong);
+  ends.theirs->SetPatience(absl::Seconds(1));
+  capnp::MallocMessageBuilder ping;
+  ping.initRoot<stream::Control>().initPing();
+  const std::vector<uint8_t> frame = EncodeControl(ping);
+  while (ends.theirs->WriteAll(frame).ok()) {
+  }
+  const MonotonicTime start = MonotonicTime::Now();
+  ends.peer->SendLastWords(absl::AbortedError("no more"));
+  EXPECT_LT(MonotonicTime::Now() - start, kLong / 3);
+  EXPECT_TRUE(ends.peer->failure().ok()) << ends.peer->failure();
+}
+
+}  // namespace
+}  // namespace ferrite::migration

@@ -1,0 +1,63 @@
+#include "migration/channel/crowd.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "migration/channel/stream.h"
+
+namespace ferrite::migration {
+namespace {
+
+std::string Origin(const char* text) {
+  sockaddr_storage storage{};
+  sockaddr_in v4{.sin_family = AF_INET};
+  sockaddr_in6 v6{.sin6_family = AF_INET6};
+  if (inet_pton(AF_INET, text, &v4.sin_addr) == 1) {
+    std::memcpy(&storage, &v4, sizeof(v4));
+  } else {
+    EXPECT_EQ(inet_pton(AF_INET6, text, &v6.sin6_addr), 1) << text;
+    std::memcpy(&storage, &v6, sizeof(v6));
+  }
+  return OriginOf(storage);
+}
+
+TEST(CrowdTest, OriginIsWhatOneMayHaveManyAddressesOf) {
+  EXPECT_EQ(Origin("192.0.2.7"), Origin("::ffff:192.0.2.7"));
+  EXPECT_NE(Origin("192.0.2.7"), Origin("192.0.2.8"));
+  EXPECT_EQ(Origin("2001:db8::1"), Origin("2001:db8::ffff:1"));
+  EXPECT_NE(Origin("2001:db8::1"), Origin("2001:db8:0:1::1"));
+  EXPECT_EQ(Origin("127.0.0.1"), Origin("127.9.8.7"));
+  EXPECT_EQ(Origin("127.0.0.1"), Origin("::1"));
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  EXPECT_EQ(OriginOf(pair->first->fd()), Origin("127.0.0.1")) << "a unix socket";
+}
+
+TEST(CrowdTest, WhoHasMostMakesRoom) {
+  const struct {
+    const char* name;
+    std::vector<Present> here;
+    const char* comes;
+    size_t goes;
+  } rows[] = {
+      {"the first of the only origin", {{"a"}, {"a"}, {"a"}}, "a", 0},
+      {"the first silent one of it", {{"a"}, {"a", true}, {"a", true}}, "a", 1},
+      {"of a crowd for one from elsewhere", {{"b"}, {"a"}, {"a"}, {"a"}}, "b", 1},
+      {"of the crowd itself for one more of it", {{"b", true}, {"a"}, {"a"}}, "a", 1},
+      {"silent, but not of the crowd: it stays", {{"b", true}, {"a"}, {"a", true}}, "c", 2},
+      {"the first of many origins", {{"a"}, {"b"}, {"c"}}, "d", 0},
+      {"its own when it has one among many", {{"a"}, {"b"}, {"c"}}, "b", 1},
+  };
+  for (const auto& row : rows) {
+    EXPECT_EQ(WhoMakesRoom(row.here, row.comes), row.goes) << row.name;
+  }
+}
+
+}  // namespace
+}  // namespace ferrite::migration

@@ -1,0 +1,183 @@
+#include "migration/channel/stream.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+// The kernel takes at most this many pieces at once (UIO_MAXIOV).
+constexpr size_t kMaxPieces = 1024;
+
+constexpr absl::Duration kDefaultPatience = absl::Seconds(10);
+
+// Takes `bytes` off the front of `buffers` and returns what is left of them.
+std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
+  while (!buffers.empty() && bytes >= buffers.front().iov_len) {
+    bytes -= buffers.front().iov_len;
+    buffers = buffers.subspan(1);
+  }
+  if (!buffers.empty()) {
+    buffers.front().iov_base = static_cast<uint8_t*>(buffers.front().iov_base) + bytes;
+    buffers.front().iov_len -= bytes;
+  }
+  return buffers;
+}
+
+// Of a call that failed: the connection's affair, or that of our own memory.
+absl::Status Failed(int error, const std::string& what) {
+  const absl::Status status = ErrnoStatus(error, what);
+  return error == EFAULT || error == ENOMEM
+             ? absl::ResourceExhaustedError(
+                   absl::StrCat(status.message(), " (memory of this side cannot be had; the connection is in order)"))
+             : absl::UnavailableError(status.message());
+}
+
+class SocketStream final : public Stream {
+ public:
+  SocketStream(Fd fd, std::string peer) : fd_(std::move(fd)), peer_(std::move(peer)) { SetPatience(kDefaultPatience); }
+
+  absl::Status ReadAll(std::span<uint8_t> out) override {
+    iovec piece{.iov_base = out.data(), .iov_len = out.size()};
+    return ReadAtLeast({&piece, 1}, out.size()).status();
+  }
+
+  absl::Status ReadRest(std::span<uint8_t> out) override {
+    iovec piece{.iov_base = out.data(), .iov_len = out.size()};
+    return Read({&piece, 1}, out.size(), /*in_frame=*/true).status();
+  }
+
+  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
+    return Read(buffers, wanted, /*in_frame=*/false);
+  }
+
+  using Stream::WriteAll;
+  absl::Status WriteAll(std::span<iovec> buffers) override {
+    buffers = Advance(buffers, 0);
+    while (!buffers.empty()) {
+      msghdr message{};
+      message.msg_iov = buffers.data();
+      message.msg_iovlen = std::min(buffers.size(), kMaxPieces);
+      const ssize_t n = sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+      if (n < 0) {
+        if (errno == EINTR) {
+          continue;
+        }
+        if (errno == EAGAIN) {
+          return absl::UnavailableError(absl::StrCat(peer_, " stopped reading"));
+        }
+        return Failed(errno, absl::StrCat("send to ", peer_));
+      }
+      buffers = Advance(buffers, static_cast<size_t>(n));
+    }
+    return absl::OkStatus();
+  }
+
+  void WriteSome(std::span<const uint8_t> bytes) override {
+    (void)send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+
+  absl::Status AwaitReadable(absl::Duration limit) override {
+    pollfd polled{.fd = fd_.get(), .events = POLLIN, .revents = 0};
+    const int n = poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(limit)));
+    if (n < 0 && errno != EINTR) {
+      return ErrnoStatus(absl::StrCat("poll ", peer_));
+    }
+    return n > 0 ? absl::OkStatus() : absl::DeadlineExceededError(absl::StrCat(peer_, " sends nothing"));
+  }
+
+  void Rest(absl::Duration time) override {
+    const MonotonicTime end = MonotonicTime::Now() + time;
+    while (time > absl::ZeroDuration()) {
+      // POLLHUP needs not be asked for.
+      pollfd polled{.fd = fd_.get(), .events = 0, .revents = 0};
+      const timespec limit = absl::ToTimespec(time);
+      if (ppoll(&polled, 1, &limit, nullptr) > 0) {
+        return;
+      }
+      time = end - MonotonicTime::Now();
+    }
+  }
+
+  void Shutdown() override {
+    shut_down_ = true;
+    shutdown(fd_.get(), SHUT_RDWR);
+  }
+  bool shut_down() const override { return shut_down_; }
+  void SetPatience(absl::Duration patience) override {
+    const timeval limit = absl::ToTimeval(patience);
+    (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+  }
+  void LimitBuffers(int bytes) override {
+    (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+    (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+  }
+  int fd() const override { return fd_.get(); }
+  const std::string& peer() const override { return peer_; }
+
+ private:
+  absl::StatusOr<size_t> Read(std::span<iovec> buffers, size_t wanted, bool in_frame) {
+    size_t got = 0;
+    while (got < wanted) {
+      msghdr message{};
+      message.msg_iov = buffers.data();
+      message.msg_iovlen = std::min(buffers.size(), kMaxPieces);
+      // The kernel goes on giving out what came before a shutdown, which may be much.
+      const ssize_t n = shut_down_ ? 0 : recvmsg(fd_.get(), &message, 0);
+      if (n < 0) {
+        // EAGAIN is the end of the patience: it counts only in the middle of a frame.
+        if (errno == EINTR || (errno == EAGAIN && got == 0 && !in_frame)) {
+          continue;
+        }
+        if (errno == EAGAIN) {
+          return absl::UnavailableError(absl::StrCat(peer_, " stopped sending in the middle of a frame"));
+        }
+        return Failed(errno, absl::StrCat("receive from ", peer_));
+      }
+      if (n == 0) {
+        return got == 0
+                   ? absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"))
+                   : absl::UnavailableError(absl::StrCat(peer_, " closed the connection in the middle of a frame"));
+      }
+      got += static_cast<size_t>(n);
+      buffers = Advance(buffers, static_cast<size_t>(n));
+    }
+    return got;
+  }
+
+  const Fd fd_;
+  const std::string peer_;
+  std::atomic<bool> shut_down_{false};
+};
+
+}  // namespace
+
+absl::Status Stream::WriteAll(std::span<const uint8_t> bytes) {
+  iovec piece{.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()};
+  return WriteAll({&piece, 1});
+}
+
+std::unique_ptr<Stream> MakeSocketStream(int owned_fd, std::string peer) {
+  return std::make_unique<SocketStream>(Fd(owned_fd), std::move(peer));
+}
+
+absl::StatusOr<std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>>> MakeStreamPair() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
+    return ErrnoStatus("socketpair");
+  }
+  return std::make_pair(MakeSocketStream(ends[0], "pair:b"), MakeSocketStream(ends[1], "pair:a"));
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,73 @@
+// The destination's fault threads: page faults of the guest become requests, and their answers pages (DESIGN §6).
+#ifndef FERRITE_MIGRATION_PLACING_FAULT_SERVER_H_
+#define FERRITE_MIGRATION_PLACING_FAULT_SERVER_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/fd.h"
+#include "base/thread.h"
+#include "migration/channel/stream.h"
+#include "migration/placing/page_receiver.h"
+#include "migration/placing/userfault.h"
+#include "migration/placing/wait_accounts.h"
+
+namespace ferrite::migration {
+
+// One thread for each urgent channel. A thread waits for faults and for answers at once, so that a fault costs two
+// wake-ups here (its own, and its answer's) and one at the source. All threads read the same userfaultfd, each asks
+// over its own channel, and PageStates sees to it that a page is asked for once (R5).
+//
+// Without a channel (the connection is lost) one thread resolves what is here, and notes what is not.
+class FaultServer {
+ public:
+  struct Callbacks {
+    std::function<void(const absl::Status&)> on_failure;  // on a fault thread, at most once for each
+    std::function<void()> on_page;                        // pages were placed
+  };
+
+  // All outlive the server. `ask_again`: what was asked for over a connection that is gone is asked for first.
+  static absl::StatusOr<std::unique_ptr<FaultServer>> Create(Userfault& userfault, Landscape& landscape,
+                                                             std::span<const std::unique_ptr<Stream>> urgent,
+                                                             WaitAccounts& waits, ReceiveFigures& figures,
+                                                             Callbacks callbacks, bool ask_again);
+  // Ends the threads. A thread in the middle of a frame ends with the frame, or when its channel is shut down.
+  ~FaultServer();
+
+  // The threads are to end; does not wait for them. What happens to their channels from here on is no failure.
+  void End() { stop_.Signal(); }
+
+  uint64_t faults() const { return faults_.load(std::memory_order_relaxed); }
+  uint64_t minor_faults() const { return minor_faults_.load(std::memory_order_relaxed); }
+
+ private:
+  FaultServer(Userfault& userfault, Landscape& landscape, WaitAccounts& waits, ReceiveFigures& figures,
+              Callbacks callbacks, EventFd stop);
+
+  absl::Status AskAgain(Stream& stream);
+  // `stream` may be null. The epoll instance of a thread.
+  absl::StatusOr<Fd> WatchAll(Stream* stream) const;
+  absl::Status Serve(const Fd& epoll, Stream* stream);
+  absl::Status TakeFaults(Stream* stream);
+  absl::Status Handle(const Fault& fault, std::vector<uint8_t>& requests);
+  void AddRequest(size_t region, uint64_t unit, std::vector<uint8_t>& requests);
+
+  Userfault& userfault_;
+  Landscape& landscape_;
+  WaitAccounts& waits_;
+  ReceiveFigures& figures_;
+  const Callbacks callbacks_;
+  const EventFd stop_;
+  std::atomic<uint64_t> faults_{0};
+  std::atomic<uint64_t> minor_faults_{0};
+  std::vector<Thread> threads_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PLACING_FAULT_SERVER_H_

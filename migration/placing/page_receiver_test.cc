@@ -1,0 +1,260 @@
+// Where the bytes of a page go on their way from the connection to the guest (DESIGN §3): each read's target is
+// recorded.
+#include "migration/placing/page_receiver.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/thread.h"
+#include "migration/channel/stream.h"
+#include "migration/placing/userfault.h"
+#include "migration/protocol/page_header.h"
+#include "tests/fakes/test_thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint64_t kBytes = 8 << 20;
+
+// A stream that notes where each byte of it was read to.
+class RecordedStream final : public Stream {
+ public:
+  struct Piece {
+    const uint8_t* at;
+    size_t bytes;
+  };
+
+  explicit RecordedStream(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+
+  absl::Status ReadAll(std::span<uint8_t> out) override {
+    pieces_.push_back({out.data(), out.size()});
+    return stream_->ReadAll(out);
+  }
+  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
+    const std::vector<iovec> before(buffers.begin(), buffers.end());
+    absl::StatusOr<size_t> got = stream_->ReadAtLeast(buffers, wanted);
+    size_t left = got.value_or(0);
+    for (const iovec& buffer : before) {
+      const size_t here = std::min(left, buffer.iov_len);
+      pieces_.push_back({static_cast<const uint8_t*>(buffer.iov_base), here});
+      left -= here;
+    }
+    return got;
+  }
+  absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
+  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
+  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
+  void Shutdown() override { stream_->Shutdown(); }
+  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
+  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
+  void Rest(absl::Duration time) override { stream_->Rest(time); }
+  bool shut_down() const override { return cut_; }
+  int fd() const override { return stream_->fd(); }
+  const std::string& peer() const override { return stream_->peer(); }
+
+  // As after a Shutdown() that came when the last read was done.
+  void Cut() { cut_ = true; }
+  // How many bytes were read to their own places in `memory`: those of `run`, in order, each once.
+  uint64_t BytesInPlace(std::span<const uint8_t> memory, PageRun run) const {
+    uint64_t bytes = 0;
+    for (const Piece& piece : pieces_) {
+      if (piece.at == memory.data() + run.first * kPageBytes + bytes) {
+        bytes += piece.bytes;
+      }
+    }
+    return bytes;
+  }
+  uint64_t BytesElsewhere(std::span<const uint8_t> memory) const {
+    uint64_t bytes = 0;
+    for (const Piece& piece : pieces_) {
+      if (piece.at < memory.data() || piece.at >= memory.data() + memory.size()) {
+        bytes += piece.bytes;
+      }
+    }
+    return bytes;
+  }
+
+ private:
+  const std::unique_ptr<Stream> stream_;
+  std::vector<Piece> pieces_;
+  bool cut_ = false;
+};
+
+class PageReceiverTest : public testing::Test {
+ protected:
+  void Make(MemoryBacking backing) {
+    auto memory = GuestMemory::Create(kBytes, backing);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    memory_ = *std::move(memory);
+    landscape_ = std::make_unique<Landscape>(*memory_);
+    auto ends = MakeStreamPair();
+    ASSERT_TRUE(ends.ok());
+    source_ = std::move(ends->first);
+    stream_ = std::make_unique<RecordedStream>(std::move(ends->second));
+    receiver_ = std::make_unique<PageReceiver>(*stream_, *landscape_, figures_);
+  }
+
+  void Arm() {
+    auto userfault = Userfault::Create();
+    ASSERT_TRUE(userfault.ok()) << userfault.status();
+    userfault_ = *std::move(userfault);
+    ASSERT_TRUE(landscape_->placer(0).Arm(*userfault_).ok());
+  }
+
+  static std::vector<uint8_t> Content(PageRun run) {
+    std::vector<uint8_t> bytes(run.count * kPageBytes);
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      bytes[i] = static_cast<uint8_t>(run.first + i / kPageBytes + i * 7 + 1);
+    }
+    return bytes;
+  }
+
+  // One frame goes to the receiver, which handles it.
+  void Receive(PageRun run, bool live) {
+    const auto header = EncodePageHeader(
+        {.type = PageFrameType::kPages, .first_page = run.first, .count = static_cast<uint32_t>(run.count)});
+    const std::vector<uint8_t> content = Content(run);
+    Thread sender = StartOrDie("sender", [&] {
+      EXPECT_TRUE(source_->WriteAll(header).ok());
+      EXPECT_TRUE(source_->WriteAll(std::span<const uint8_t>(content)).ok());
+    });
+    const auto received = receiver_->ReceiveOne(live);
+    EXPECT_TRUE(received.ok()) << received.status();
+  }
+
+  // The guest's view. Everything is there: a fault that nobody handles would block the test.
+  void ExpectContent(PageRun run) {
+    const std::vector<uint8_t> content = Content(run);
+    EXPECT_EQ(std::memcmp(memory_->regions()[0]->guest_mapping().data() + run.first * kPageBytes, content.data(),
+                          content.size()),
+              0);
+  }
+
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<Userfault> userfault_;
+  std::unique_ptr<Landscape> landscape_;
+  ReceiveFigures figures_;
+  std::unique_ptr<Stream> source_;
+  std::unique_ptr<RecordedStream> stream_;
+  std::unique_ptr<PageReceiver> receiver_;
+};
+
+constexpr PageRun kRuns[] = {{0, 1}, {3, 300}, {400, 512}, {1024, 17}};
+constexpr uint64_t kPages = 1 + 300 + 512 + 17;
+
+TEST_F(PageReceiverTest, RoundsAreReadIntoTheGuestsMemoryItself) {
+  Make(MemoryBacking::kMemfd);
+  const auto guest = memory_->regions()[0]->guest_mapping();
+  // The second time over what is there already.
+  for (int round = 0; round < 2; ++round) {
+    for (const PageRun& run : kRuns) {
+      Receive(run, /*live=*/false);
+      ExpectContent(run);
+    }
+  }
+  for (const PageRun& run : kRuns) {
+    EXPECT_EQ(stream_->BytesInPlace(guest, run), run.count * kPageBytes) << run.first;
+  }
+  EXPECT_EQ(stream_->BytesElsewhere(guest), 2 * std::size(kRuns) * kPageHeaderBytes) << "only the headers";
+  EXPECT_EQ(figures_.copied_pages, 0u);
+  EXPECT_EQ(figures_.pages, 2 * kPages);
+}
+
+TEST_F(PageReceiverTest, LivePagesAreReadIntoTheAliasMappingAndOnlyShown) {
+  Make(MemoryBacking::kMemfd);
+  ASSERT_NO_FATAL_FAILURE(Arm());
+  const auto alias = memory_->regions()[0]->alias_mapping();
+  for (const PageRun& run : kRuns) {
+    Receive(run, /*live=*/true);
+    ExpectContent(run);
+    EXPECT_EQ(stream_->BytesInPlace(alias, run), run.count * kPageBytes) << run.first;
+  }
+  EXPECT_EQ(stream_->BytesElsewhere(alias), std::size(kRuns) * kPageHeaderBytes) << "only the headers";
+  EXPECT_EQ(figures_.copied_pages, 0u);
+  EXPECT_EQ(figures_.pages, kPages);
+}
+
+// The other way round: what is copied is counted.
+TEST_F(PageReceiverTest, AnonymousMemoryIsCopiedOnceWhenLive) {
+  Make(MemoryBacking::kAnonymous);
+  const auto guest = memory_->regions()[0]->guest_mapping();
+  Receive({0, 100}, /*live=*/false);
+  ExpectContent({0, 100});
+  EXPECT_EQ(figures_.copied_pages, 0u);
+  ASSERT_NO_FATAL_FAILURE(Arm());
+  Receive({200, 300}, /*live=*/true);
+  ExpectContent({200, 300});
+  EXPECT_EQ(figures_.copied_pages, 300u);
+  EXPECT_EQ(stream_->BytesElsewhere(guest), 2 * kPageHeaderBytes + 300 * kPageBytes);
+}
+
+// What comes twice is read, but to nowhere near the guest (R1).
+TEST_F(PageReceiverTest, DuplicatesNeverTouchTheMapping) {
+  Make(MemoryBacking::kMemfd);
+  ASSERT_NO_FATAL_FAILURE(Arm());
+  const auto alias = memory_->regions()[0]->alias_mapping();
+  Receive({10, 5}, /*live=*/true);
+  const uint64_t elsewhere = stream_->BytesElsewhere(alias);
+  Receive({10, 5}, /*live=*/true);
+  EXPECT_EQ(stream_->BytesElsewhere(alias) - elsewhere, kPageHeaderBytes + 5 * kPageBytes);
+  EXPECT_EQ(figures_.duplicate_pages, 5u);
+  EXPECT_EQ(figures_.copied_pages, 0u);
+}
+
+TEST_F(PageReceiverTest, ZeroesTakeThePlaceOfWhatCame) {
+  for (const MemoryBacking backing : {MemoryBacking::kMemfd, MemoryBacking::kAnonymous}) {
+    Make(backing);
+    const PageRun all{0, kBytes / kPageBytes};
+    for (const PageRun& run : kRuns) {
+      Receive(run, /*live=*/false);
+    }
+    ASSERT_TRUE(landscape_->placer(0).LandZero(all).ok());
+    const auto guest = memory_->regions()[0]->guest_mapping();
+    EXPECT_EQ(*memory_->regions()[0]->ResidentBytes(), 0u);
+    EXPECT_EQ(static_cast<size_t>(std::count(guest.begin(), guest.end(), 0)), guest.size());
+    EXPECT_EQ(landscape_->missing(), 0u);
+  }
+}
+
+// What costs no bytes can be all of the memory: whoever ends the connection waits for a piece of that only.
+TEST_F(PageReceiverTest, FramesWithoutBytesEndWithTheConnection) {
+  for (const bool live : {false, true}) {
+    Make(MemoryBacking::kMemfd);
+    if (live) {
+      ASSERT_NO_FATAL_FAILURE(Arm());
+    }
+    ASSERT_TRUE(
+        source_
+            ->WriteAll(EncodePageHeader({.type = PageFrameType::kZero, .first_page = 0, .count = kBytes / kPageBytes}))
+            .ok());
+    stream_->Cut();
+    EXPECT_TRUE(absl::IsUnavailable(receiver_->ReceiveOne(live).status()));
+    EXPECT_EQ(landscape_->missing(), kBytes / kPageBytes);
+    receiver_.reset();
+  }
+}
+
+TEST_F(PageReceiverTest, MemoryIsTakenInPieces) {
+  Make(MemoryBacking::kMemfd);
+  const Placer& placer = landscape_->placer(0);
+  PageRun rest{100, 200'000};
+  uint64_t next = rest.first;
+  int pieces = 0;
+  for (; rest.count > 0; ++pieces) {
+    const PageRun piece = placer.TakePiece(rest);
+    EXPECT_EQ(piece.first, next);
+    next += piece.count;
+    EXPECT_TRUE(next % 65536 == 0 || rest.count == 0) << next;
+  }
+  EXPECT_EQ(next, 200'100u);
+  EXPECT_EQ(pieces, 4);
+}
+
+}  // namespace
+}  // namespace ferrite::migration

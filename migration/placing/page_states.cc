@@ -1,0 +1,52 @@
+#include "migration/placing/page_states.h"
+
+#include "base/status.h"
+
+namespace ferrite::migration {
+
+PageStates::PageStates(uint64_t units)
+    : units_(units), states_(std::make_unique<std::atomic<PageState>[]>(units)), missing_(units) {}
+
+bool PageStates::Change(uint64_t unit, PageState from, PageState to) {
+  return states_[unit].compare_exchange_strong(from, to, std::memory_order_acq_rel);
+}
+
+bool PageStates::Request(uint64_t unit) { return Change(unit, PageState::kAbsent, PageState::kRequested); }
+
+bool PageStates::Claim(uint64_t unit) {
+  // A fault may turn absent into requested between the two, so requested is tried last.
+  return Change(unit, PageState::kAbsent, PageState::kReceiving) ||
+         Change(unit, PageState::kRequested, PageState::kReceiving);
+}
+
+void PageStates::Finish(uint64_t unit) {
+  FERRITE_CHECK(Change(unit, PageState::kReceiving, PageState::kPresent));
+  missing_.fetch_sub(1, std::memory_order_acq_rel);
+}
+
+void PageStates::Abandon(uint64_t unit) { FERRITE_CHECK(Change(unit, PageState::kReceiving, PageState::kRequested)); }
+
+bool PageStates::Poison(uint64_t unit) {
+  const bool changed = Change(unit, PageState::kAbsent, PageState::kPoisoned) ||
+                       Change(unit, PageState::kRequested, PageState::kPoisoned);
+  if (changed) {
+    missing_.fetch_sub(1, std::memory_order_acq_rel);
+  }
+  return changed;
+}
+
+bool PageStates::Discard(uint64_t unit) {
+  const bool changed = Change(unit, PageState::kPresent, PageState::kAbsent);
+  if (changed) {
+    missing_.fetch_add(1, std::memory_order_acq_rel);
+  }
+  return changed;
+}
+
+void PageStates::SetPresent(uint64_t unit) {
+  if (Change(unit, PageState::kAbsent, PageState::kPresent)) {
+    missing_.fetch_sub(1, std::memory_order_acq_rel);
+  }
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,61 @@
+// What the destination knows of each host page of a region (DESIGN §3): the one truth about whether a page is there.
+#ifndef FERRITE_MIGRATION_PLACING_PAGE_STATES_H_
+#define FERRITE_MIGRATION_PLACING_PAGE_STATES_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace ferrite::migration {
+
+enum class PageState : uint8_t {
+  kAbsent,     // not here, not asked for
+  kRequested,  // a fault asked for it
+  kReceiving,  // a thread is reading it from its connection
+  kPresent,    // here, or known to be zero
+  kPoisoned,   // lost at the source (R9)
+};
+
+// Allowed changes, each one compare-and-swap:
+//
+//   absent → requested → receiving → present     receiving → requested   (its connection broke)
+//   absent → receiving                           present   → absent      (discard; the guest does not run yet)
+//   absent, requested → poisoned
+//
+// Threads: any; unit `i` is host page i of the region.
+class PageStates {
+ public:
+  explicit PageStates(uint64_t units);
+
+  uint64_t units() const { return units_; }
+  PageState Get(uint64_t unit) const { return states_[unit].load(std::memory_order_acquire); }
+
+  // absent → requested. True for the one caller who is to ask the source (R5).
+  bool Request(uint64_t unit);
+  // absent or requested → receiving. True for the one caller who may fill and show the page (R1).
+  bool Claim(uint64_t unit);
+  // receiving → present, once the page is in place.
+  void Finish(uint64_t unit);
+  // receiving → requested: it did not arrive after all, and is asked for again in recovery.
+  void Abandon(uint64_t unit);
+  // absent or requested → poisoned. False when the page is here already.
+  bool Poison(uint64_t unit);
+  // present → absent, before the switchover. False when it was not present.
+  bool Discard(uint64_t unit);
+  // absent or present → present: what arrives before the switchover is simply there.
+  void SetPresent(uint64_t unit);
+
+  // How many are neither present nor poisoned. The one who brings it to 0 ends the move.
+  uint64_t missing() const { return missing_.load(std::memory_order_acquire); }
+
+ private:
+  bool Change(uint64_t unit, PageState from, PageState to);
+
+  const uint64_t units_;
+  const std::unique_ptr<std::atomic<PageState>[]> states_;
+  std::atomic<uint64_t> missing_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PLACING_PAGE_STATES_H_

@@ -1,0 +1,223 @@
+#include "migration/placing/userfault.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+
+// Newer than Debian 12's headers (Linux 6.6).
+#ifndef UFFD_FEATURE_POISON
+#define UFFD_FEATURE_POISON (1 << 14)
+#define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
+struct uffdio_poison {
+  struct uffdio_range range;
+  __u64 mode;
+  __s64 updated;
+};
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint64_t kWanted = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM |
+                             UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_POISON | UFFD_FEATURE_THREAD_ID;
+
+absl::StatusOr<Fd> OpenUserfault() {
+  const Fd device(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+  if (device.valid()) {
+    Fd fd(ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+    if (fd.valid()) {
+      return fd;
+    }
+  }
+  if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
+    // The system call may need a right that this process lacks, which would be the wrong thing to tell.
+    return ErrnoStatus("userfaultfd");
+  }
+  Fd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (!fd.valid()) {
+    if (errno == ENOSYS) {
+      return absl::FailedPreconditionError("this kernel has no userfaultfd (CONFIG_USERFAULTFD)");
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat(ErrnoStatus("userfaultfd").message(),
+                     "; give this user access to /dev/userfaultfd, or set the sysctl vm.unprivileged_userfaultfd=1"));
+  }
+  return fd;
+}
+
+absl::StatusOr<uint64_t> Handshake(int fd, uint64_t features) {
+  uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
+  if (ioctl(fd, UFFDIO_API, &api) < 0) {
+    return ErrnoStatus("UFFDIO_API");
+  }
+  return api.features;
+}
+
+UserfaultFeatures FromBits(uint64_t bits) {
+  return {
+      .missing_shmem = (bits & UFFD_FEATURE_MISSING_SHMEM) != 0,
+      .missing_hugetlb = (bits & UFFD_FEATURE_MISSING_HUGETLBFS) != 0,
+      .minor_shmem = (bits & UFFD_FEATURE_MINOR_SHMEM) != 0,
+      .minor_hugetlb = (bits & UFFD_FEATURE_MINOR_HUGETLBFS) != 0,
+      .poison = (bits & UFFD_FEATURE_POISON) != 0,
+      .thread_id = (bits & UFFD_FEATURE_THREAD_ID) != 0,
+  };
+}
+
+// The features that an fd would have; asking uses the fd up.
+absl::StatusOr<uint64_t> AvailableBits() {
+  FERRITE_ASSIGN_OR_RETURN(const Fd probe, OpenUserfault());
+  return Handshake(probe.get(), 0);
+}
+
+uffdio_range ToRange(std::span<uint8_t> range) {
+  return {.start = reinterpret_cast<uint64_t>(range.data()), .len = range.size()};
+}
+
+absl::Status Failed(absl::string_view what, std::span<uint8_t> range, int error) {
+  return ErrnoStatus(error, absl::StrFormat("%s of %d bytes at %p", what, range.size(), range.data()));
+}
+
+}  // namespace
+
+absl::StatusOr<UserfaultFeatures> Userfault::Probe() {
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t bits, AvailableBits());
+  return FromBits(bits);
+}
+
+absl::StatusOr<std::unique_ptr<Userfault>> Userfault::Create() {
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t available, AvailableBits());
+  FERRITE_ASSIGN_OR_RETURN(Fd fd, OpenUserfault());
+  FERRITE_RETURN_IF_ERROR(Handshake(fd.get(), available & kWanted).status());
+  return std::unique_ptr<Userfault>(new Userfault(std::move(fd), FromBits(available & kWanted)));
+}
+
+absl::Status Userfault::Register(std::span<uint8_t> range, bool minor) {
+  uffdio_register request{};
+  request.range = ToRange(range);
+  request.mode = UFFDIO_REGISTER_MODE_MISSING | (minor ? UFFDIO_REGISTER_MODE_MINOR : 0);
+  return ioctl(fd_.get(), UFFDIO_REGISTER, &request) < 0 ? Failed("UFFDIO_REGISTER", range, errno) : absl::OkStatus();
+}
+
+absl::Status Userfault::Unregister(std::span<uint8_t> range) {
+  uffdio_range request = ToRange(range);
+  return ioctl(fd_.get(), UFFDIO_UNREGISTER, &request) < 0 ? Failed("UFFDIO_UNREGISTER", range, errno)
+                                                           : absl::OkStatus();
+}
+
+absl::StatusOr<size_t> Userfault::Read(std::span<Fault> out) {
+  std::array<uffd_msg, 32> messages;
+  const size_t room = std::min(out.size(), messages.size());
+  ssize_t n = 0;
+  do {
+    n = read(fd_.get(), messages.data(), room * sizeof(uffd_msg));
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) {
+    if (errno == EAGAIN) {
+      return 0;
+    }
+    return ErrnoStatus("read userfaultfd");
+  }
+  size_t count = 0;
+  for (size_t i = 0; i < static_cast<size_t>(n) / sizeof(uffd_msg); ++i) {
+    if (messages[i].event != UFFD_EVENT_PAGEFAULT) {
+      continue;
+    }
+    const auto& fault = messages[i].arg.pagefault;
+    out[count++] = {.address = fault.address & ~uint64_t{4095},
+                    .thread = features_.thread_id ? static_cast<pid_t>(fault.feat.ptid) : 0,
+                    .minor = (fault.flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0};
+  }
+  return count;
+}
+
+namespace {
+
+// Runs one of the placing ioctls until all of `range` is there. `step` returns how many bytes it placed (it may be
+// fewer than asked for), or the negative errno when it placed none.
+absl::Status PlaceAll(Userfault& userfault, absl::string_view what, std::span<uint8_t> range, uint64_t host_page,
+                      absl::FunctionRef<int64_t(std::span<uint8_t>)> step) {
+  while (!range.empty()) {
+    const int64_t done = step(range);
+    if (done > 0) {
+      range = range.subspan(static_cast<size_t>(done));
+    } else if (done == -EEXIST) {
+      // It is there already: only who waits must know.
+      FERRITE_RETURN_IF_ERROR(userfault.Wake(range.first(host_page)));
+      range = range.subspan(host_page);
+    } else if (done != -EAGAIN) {
+      return Failed(what, range, static_cast<int>(-done));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The result in PlaceAll's terms: the kernel reports bytes placed, or the errno if none, in a field of the request.
+int64_t Outcome(int result, int64_t placed) {
+  if (result == 0 || placed > 0) {
+    return placed;
+  }
+  return -errno;
+}
+
+}  // namespace
+
+absl::Status Userfault::Continue(std::span<uint8_t> range, uint64_t host_page) {
+  return PlaceAll(*this, "UFFDIO_CONTINUE", range, host_page, [this](std::span<uint8_t> rest) {
+    uffdio_continue request{};
+    request.range = ToRange(rest);
+    const int result = ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
+    return Outcome(result, request.mapped);
+  });
+}
+
+absl::Status Userfault::Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page) {
+  const uint8_t* const base = range.data();
+  return PlaceAll(*this, "UFFDIO_COPY", range, host_page, [this, base, source](std::span<uint8_t> rest) {
+    uffdio_copy request{};
+    request.dst = reinterpret_cast<uint64_t>(rest.data());
+    request.src = reinterpret_cast<uint64_t>(source + (rest.data() - base));
+    request.len = rest.size();
+    const int result = ioctl(fd_.get(), UFFDIO_COPY, &request);
+    return Outcome(result, request.copy);
+  });
+}
+
+absl::Status Userfault::ZeroPage(std::span<uint8_t> range, uint64_t host_page) {
+  return PlaceAll(*this, "UFFDIO_ZEROPAGE", range, host_page, [this](std::span<uint8_t> rest) {
+    uffdio_zeropage request{};
+    request.range = ToRange(rest);
+    const int result = ioctl(fd_.get(), UFFDIO_ZEROPAGE, &request);
+    return Outcome(result, request.zeropage);
+  });
+}
+
+absl::Status Userfault::Poison(std::span<uint8_t> range, uint64_t host_page) {
+  return PlaceAll(*this, "UFFDIO_POISON", range, host_page, [this](std::span<uint8_t> rest) {
+    uffdio_poison request{};
+    request.range = ToRange(rest);
+    const int result = ioctl(fd_.get(), UFFDIO_POISON, &request);
+    return Outcome(result, request.updated);
+  });
+}
+
+absl::Status Userfault::Wake(std::span<uint8_t> range) {
+  uffdio_range request = ToRange(range);
+  return ioctl(fd_.get(), UFFDIO_WAKE, &request) < 0 ? Failed("UFFDIO_WAKE", range, errno) : absl::OkStatus();
+}
+
+}  // namespace ferrite::migration

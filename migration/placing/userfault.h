@@ -1,0 +1,73 @@
+// userfaultfd(2): faults of a range of our own memory, read and resolved by us.
+#ifndef FERRITE_MIGRATION_PLACING_USERFAULT_H_
+#define FERRITE_MIGRATION_PLACING_USERFAULT_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/fd.h"
+
+namespace ferrite::migration {
+
+// What the kernel's userfaultfd can do.
+struct UserfaultFeatures {
+  bool missing_shmem = false;
+  bool missing_hugetlb = false;
+  bool minor_shmem = false;
+  bool minor_hugetlb = false;
+  bool poison = false;
+  bool thread_id = false;
+};
+
+struct Fault {
+  uint64_t address = 0;  // in our address space, rounded down to a 4 KiB page
+  pid_t thread = 0;      // 0 where the kernel does not tell
+  bool minor = false;    // the page is in the page cache, only not mapped
+};
+
+// Threads: any, all methods. An fd from /dev/userfaultfd or, where that cannot be opened, the system call; faults of
+// the kernel on behalf of a vCPU must be seen too, so USER_MODE_ONLY will not do.
+class Userfault {
+ public:
+  // FAILED_PRECONDITION, with the remedy, when this process may not have a userfaultfd.
+  static absl::StatusOr<UserfaultFeatures> Probe();
+  static absl::StatusOr<std::unique_ptr<Userfault>> Create();
+
+  const UserfaultFeatures& features() const { return features_; }
+  // Non-blocking; readable when a fault waits. To be polled.
+  int fd() const { return fd_.get(); }
+
+  // Faults in `range` come here from now on: missing pages and, with `minor`, pages that are only not mapped.
+  absl::Status Register(std::span<uint8_t> range, bool minor);
+  // Faults are the kernel's again, and whoever waits in the range is woken.
+  absl::Status Unregister(std::span<uint8_t> range);
+
+  // Takes faults that wait, up to the size of `out`; returns how many, 0 when there are none.
+  absl::StatusOr<size_t> Read(std::span<Fault> out);
+
+  // Each makes the pages of `range` visible to the guest at once and wakes who waits for them. A page that is there
+  // already is left alone and its waiters are woken. `range` is whole host pages of `host_page` bytes.
+  absl::Status Continue(std::span<uint8_t> range, uint64_t host_page);                     // what the page cache holds
+  absl::Status Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page);  // a copy of `source`
+  absl::Status ZeroPage(std::span<uint8_t> range, uint64_t host_page);
+  // An access raises SIGBUS with BUS_MCEERR_AR (R9).
+  absl::Status Poison(std::span<uint8_t> range, uint64_t host_page);
+  // Only wakes: the fault is taken again.
+  absl::Status Wake(std::span<uint8_t> range);
+
+ private:
+  Userfault(Fd fd, UserfaultFeatures features) : fd_(std::move(fd)), features_(features) {}
+
+  const Fd fd_;
+  const UserfaultFeatures features_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PLACING_USERFAULT_H_

@@ -1,0 +1,54 @@
+// The 32 bytes that stand before page data and are a request (docs/wire_format.md, "Page frames").
+#ifndef FERRITE_MIGRATION_PROTOCOL_PAGE_HEADER_H_
+#define FERRITE_MIGRATION_PROTOCOL_PAGE_HEADER_H_
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "absl/status/statusor.h"
+
+namespace ferrite::migration {
+
+inline constexpr size_t kPageHeaderBytes = 32;
+// The most pages of data in one frame: one huge page of 2 MiB. Runs of zero and poisoned pages are as long as their
+// region.
+inline constexpr uint32_t kMaxDataPages = 512;
+
+// The number of a ROUND that ends the pages of a channel after the switchover.
+inline constexpr uint32_t kLastRound = 0xffffffff;
+
+enum class PageFrameType : uint16_t {
+  kPages = 1,    // count pages, followed by count * 4096 bytes
+  kZero = 2,     // count pages of zeroes, nothing follows
+  kPoison = 3,   // count pages that the hardware lost, nothing follows
+  kRound = 4,    // the end of round `count` on this channel, nothing follows
+  kRequest = 5,  // ← on an urgent channel: send these pages now, nothing follows
+};
+
+enum PageFrameFlags : uint16_t {
+  kFlagRequested = 1 << 0,  // holds a page that was asked for
+  kFlagPrefetch = 1 << 1,   // near a page that was asked for
+};
+
+struct PageHeader {
+  PageFrameType type = PageFrameType::kPages;
+  uint16_t flags = 0;
+  uint16_t region = 0;
+  uint64_t first_page = 0;  // in the region, 4 KiB
+  uint32_t count = 0;
+
+  uint64_t data_bytes() const { return type == PageFrameType::kPages ? uint64_t{count} * 4096 : 0; }
+  bool operator==(const PageHeader&) const = default;
+};
+
+std::array<uint8_t, kPageHeaderBytes> EncodePageHeader(const PageHeader& header);
+
+// DATA_LOSS for a wrong checksum; INVALID_ARGUMENT for an unknown type or flag, a count of 0 (but for kRound), data of
+// more than kMaxDataPages, a length that does not fit the count, or set reserved bytes. That the pages lie in a region
+// is for the reader to check, who knows the regions.
+absl::StatusOr<PageHeader> DecodePageHeader(std::span<const uint8_t, kPageHeaderBytes> bytes);
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PROTOCOL_PAGE_HEADER_H_

@@ -1,0 +1,51 @@
+#include "migration/protocol/preamble.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "migration/protocol/endian.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr std::array<uint8_t, 8> kMagic = {'F', 'E', 'R', 'R', 'I', 'T', 'E', '\n'};
+constexpr size_t kLowestVersion = 8;  // u16
+constexpr size_t kVersion = 10;       // u16
+constexpr size_t kRole = 12;          // u8
+constexpr size_t kReserved = 13;      // u8, 0
+constexpr size_t kIndex = 14;         // u16
+constexpr size_t kMoveId = 16;        // 16 bytes
+
+}  // namespace
+
+std::array<uint8_t, kPreambleBytes> EncodePreamble(const Preamble& preamble) {
+  std::array<uint8_t, kPreambleBytes> out{};
+  std::copy(kMagic.begin(), kMagic.end(), out.begin());
+  PutLittle<uint16_t>(&out[kLowestVersion], preamble.lowest_version);
+  PutLittle<uint16_t>(&out[kVersion], preamble.version);
+  out[kRole] = static_cast<uint8_t>(preamble.role);
+  PutLittle<uint16_t>(&out[kIndex], preamble.index);
+  std::copy(preamble.move_id.begin(), preamble.move_id.end(), out.begin() + kMoveId);
+  return out;
+}
+
+absl::StatusOr<Preamble> DecodePreamble(std::span<const uint8_t, kPreambleBytes> bytes) {
+  if (!std::equal(kMagic.begin(), kMagic.end(), bytes.begin())) {
+    return absl::InvalidArgumentError("the peer does not speak ferrite's move protocol");
+  }
+  if (bytes[kRole] > static_cast<uint8_t>(ChannelRole::kUrgent) || bytes[kReserved] != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("preamble: unknown channel role ", bytes[kRole]));
+  }
+  Preamble preamble;
+  preamble.lowest_version = GetLittle<uint16_t>(&bytes[kLowestVersion]);
+  preamble.version = GetLittle<uint16_t>(&bytes[kVersion]);
+  if (preamble.lowest_version > preamble.version) {
+    return absl::InvalidArgumentError("preamble: the lowest version is above the newest");
+  }
+  preamble.role = static_cast<ChannelRole>(bytes[kRole]);
+  preamble.index = GetLittle<uint16_t>(&bytes[kIndex]);
+  std::copy_n(bytes.begin() + kMoveId, preamble.move_id.size(), preamble.move_id.begin());
+  return preamble;
+}
+
+}  // namespace ferrite::migration

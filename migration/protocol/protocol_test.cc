@@ -1,0 +1,190 @@
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/crc32c.h"
+#include "migration/protocol/endian.h"
+#include "migration/protocol/page_header.h"
+#include "migration/protocol/preamble.h"
+#include "migration/protocol/version.h"
+
+namespace ferrite::migration {
+namespace {
+
+std::span<const uint8_t> Bytes(absl::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+TEST(Crc32cTest, MatchesTheSamplesOfRfc3720) {
+  EXPECT_EQ(Crc32c(Bytes("123456789")), 0xe3069283u);
+  const std::vector<uint8_t> zeroes(32, 0);
+  const std::vector<uint8_t> ones(32, 0xff);
+  EXPECT_EQ(Crc32c(zeroes), 0x8a9136aau);
+  EXPECT_EQ(Crc32c(ones), 0x62a8ab43u);
+  // In pieces, of any length.
+  EXPECT_EQ(Crc32c(Bytes("6789"), Crc32c(Bytes("12345"))), 0xe3069283u);
+}
+
+// Recomputes the checksum of a header that a test has spoilt on purpose.
+template <size_t N>
+void Seal(std::array<uint8_t, N>& header) {
+  PutLittle<uint32_t>(&header[N - 4], Crc32c({header.data(), N - 4}));
+}
+
+TEST(PageHeaderTest, RoundTrip) {
+  const PageHeader header{
+      .type = PageFrameType::kPages, .flags = kFlagRequested, .region = 3, .first_page = 0x123456789abc, .count = 512};
+  const auto decoded = DecodePageHeader(EncodePageHeader(header));
+  ASSERT_TRUE(decoded.ok()) << decoded.status();
+  EXPECT_EQ(*decoded, header);
+}
+
+TEST(PageHeaderTest, EveryFlippedBitIsFound) {
+  const auto good = EncodePageHeader({.type = PageFrameType::kZero, .region = 1, .first_page = 77, .count = 5});
+  for (size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    auto bad = good;
+    bad[bit / 8] ^= static_cast<uint8_t>(1 << (bit % 8));
+    EXPECT_EQ(DecodePageHeader(bad).status().code(), absl::StatusCode::kDataLoss) << bit;
+  }
+}
+
+TEST(PageHeaderTest, RefusesWhatIsNotAllowed) {
+  struct Case {
+    const char* what;
+    size_t offset;
+    uint8_t value;
+  };
+  // Based on PAGES with one page.
+  for (const Case& c : {Case{"type 0", 0, 0}, Case{"type 6", 0, 6}, Case{"unknown flag", 2, 4}, Case{"reserved", 6, 1},
+                        Case{"reserved", 20, 1}, Case{"no pages", 16, 0}, Case{"length of two pages", 25, 0x20},
+                        Case{"too many pages", 18, 1}}) {
+    auto bytes = EncodePageHeader({.type = PageFrameType::kPages, .count = 1});
+    bytes[c.offset] = c.value;
+    Seal(bytes);
+    EXPECT_EQ(DecodePageHeader(bytes).status().code(), absl::StatusCode::kInvalidArgument) << c.what;
+  }
+}
+
+TEST(PreambleTest, RoundTripAndRefusals) {
+  Preamble preamble{.lowest_version = 1, .version = 7, .role = ChannelRole::kUrgent, .index = 258};
+  preamble.move_id = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+  const auto bytes = EncodePreamble(preamble);
+  EXPECT_EQ(*DecodePreamble(bytes), preamble);
+  for (const size_t offset : {0, 7, 13}) {
+    auto bad = bytes;
+    bad[offset] ^= 0x20;
+    EXPECT_FALSE(DecodePreamble(bad).ok()) << offset;
+  }
+  auto role = bytes;
+  role[12] = 3;
+  EXPECT_FALSE(DecodePreamble(role).ok());
+  auto versions = bytes;
+  versions[8] = 8;  // the lowest above the newest
+  EXPECT_FALSE(DecodePreamble(versions).ok());
+}
+
+TEST(VersionTest, ChoosesTheNewestCommonOne) {
+  struct Case {
+    VersionRange ours, theirs;
+    int chosen;  // 0: none
+  };
+  for (const Case& c : {Case{{1, 1}, {1, 1}, 1}, Case{{1, 3}, {2, 5}, 3}, Case{{2, 5}, {1, 3}, 3},
+                        Case{{1, 1}, {2, 3}, 0}, Case{{2, 3}, {1, 1}, 0}}) {
+    const auto chosen = ChooseVersion(c.ours, c.theirs);
+    EXPECT_EQ(chosen.ok() ? *chosen : 0, c.chosen);
+  }
+  EXPECT_NE(ChooseVersion({1, 1}, {2, 3}).status().message().find("2 to 3"), absl::string_view::npos);
+}
+
+std::vector<uint8_t> DiscardFrame() {
+  capnp::MallocMessageBuilder message;
+  auto discard = message.initRoot<stream::Control>().initDiscard();
+  auto ranges = discard.initRanges(2);
+  ranges[0].setFirst(5);
+  ranges[0].setCount(6);
+  ranges[1].setRegion(1);
+  discard.setLast(true);
+  return EncodeControl(message);
+}
+
+absl::StatusOr<ControlMessage> Decode(const std::vector<uint8_t>& frame) {
+  std::array<uint8_t, kControlHeaderBytes> head;
+  std::copy_n(frame.begin(), head.size(), head.begin());
+  const auto header = DecodeControlHeader(head);
+  if (!header.ok()) {
+    return header.status();
+  }
+  std::vector<uint64_t> payload((frame.size() - head.size()) / sizeof(uint64_t));
+  std::memcpy(payload.data(), frame.data() + head.size(), payload.size() * sizeof(uint64_t));
+  return ControlMessage::Parse(*header, std::move(payload));
+}
+
+TEST(ControlFrameTest, RoundTrip) {
+  const auto message = Decode(DiscardFrame());
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->which(), stream::Control::DISCARD);
+  EXPECT_TRUE(message
+                  ->Read([](stream::Control::Reader control) {
+                    EXPECT_EQ(control.getDiscard().getRanges()[0].getCount(), 6u);
+                    EXPECT_TRUE(control.getDiscard().getLast());
+                    return absl::OkStatus();
+                  })
+                  .ok());
+}
+
+TEST(ControlFrameTest, EveryFlippedBitIsFound) {
+  const std::vector<uint8_t> good = DiscardFrame();
+  for (size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    std::vector<uint8_t> bad = good;
+    bad[bit / 8] ^= static_cast<uint8_t>(1 << (bit % 8));
+    EXPECT_FALSE(Decode(bad).ok()) << bit;
+  }
+}
+
+TEST(ControlFrameTest, LengthIsCheckedBeforeMemoryIsTaken) {
+  std::array<uint8_t, kControlHeaderBytes> head;
+  const std::vector<uint8_t> frame = DiscardFrame();
+  for (const uint32_t length : {0u, 12u, kMaxControlBytes + 8, 0xfffffff8u}) {
+    std::copy_n(frame.begin(), head.size(), head.begin());
+    PutLittle<uint32_t>(&head[4], length);
+    Seal(head);
+    EXPECT_FALSE(DecodeControlHeader(head).ok()) << length;
+  }
+}
+
+// R11: nothing in a payload with a right checksum, but a wrong content, makes reading it crash or run away.
+TEST(ControlFrameTest, MalformedMessagesAreErrors) {
+  std::mt19937 random(3);
+  const std::vector<uint8_t> good = DiscardFrame();
+  int refused = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::vector<uint64_t> payload((good.size() - kControlHeaderBytes) / sizeof(uint64_t));
+    std::memcpy(payload.data(), good.data() + kControlHeaderBytes, payload.size() * sizeof(uint64_t));
+    for (int n = 0; n < 3; ++n) {
+      reinterpret_cast<uint8_t*>(payload.data())[random() % (payload.size() * 8)] = static_cast<uint8_t>(random());
+    }
+    const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(payload.data()), payload.size() * 8);
+    const ControlHeader header{.length = static_cast<uint32_t>(bytes.size()), .payload_crc = Crc32c(bytes)};
+    const auto message = ControlMessage::Parse(header, payload);
+    const absl::Status read = message.ok() ? message->Read([](stream::Control::Reader control) {
+      if (control.isDiscard()) {
+        for (const auto range : control.getDiscard().getRanges()) {
+          (void)range.getCount();
+        }
+      } else if (control.isPackage()) {
+        (void)control.getPackage().getBlob();
+      }
+      return absl::OkStatus();
+    })
+                                           : message.status();
+    refused += read.ok() ? 0 : 1;
+  }
+  EXPECT_GT(refused, 100);
+}
+
+}  // namespace
+}  // namespace ferrite::migration

@@ -1,0 +1,30 @@
+// Which version and features a move uses: decided by pure functions.
+#ifndef FERRITE_MIGRATION_PROTOCOL_VERSION_H_
+#define FERRITE_MIGRATION_PROTOCOL_VERSION_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+namespace ferrite::migration {
+
+struct VersionRange {
+  uint16_t lowest = 0;
+  uint16_t newest = 0;
+};
+
+inline constexpr VersionRange kOurVersions{.lowest = 1, .newest = 1};
+
+enum Features : uint64_t {
+  kFeaturePostcopy = 1 << 0,
+  kFeaturePoison = 1 << 1,
+  kFeatureRecovery = 1 << 2,
+};
+inline constexpr uint64_t kOurFeatures = kFeaturePostcopy | kFeatureRecovery;
+
+// The newest version that both speak; FAILED_PRECONDITION, with both ranges, when there is none.
+absl::StatusOr<uint16_t> ChooseVersion(VersionRange ours, VersionRange theirs);
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PROTOCOL_VERSION_H_

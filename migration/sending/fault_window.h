@@ -1,0 +1,42 @@
+// How many pages to send along with one that was asked for (DESIGN §6): a pure predictor.
+#ifndef FERRITE_MIGRATION_SENDING_FAULT_WINDOW_H_
+#define FERRITE_MIGRATION_SENDING_FAULT_WINDOW_H_
+
+#include <array>
+#include <cstdint>
+
+namespace ferrite::migration {
+
+// Follows a few streams of faults at once (a guest has several threads). A request that continues one of them, at or
+// just after what was sent for it, doubles that stream's window; one that continues none starts a new stream without a
+// window, in place of the one that was quiet longest. So a sequential reader soon gets long runs and a random one
+// nothing extra.
+//
+// Not thread-safe: one for each urgent channel.
+class FaultWindow {
+ public:
+  static constexpr uint32_t kMaxPages = 64;
+
+  // The pages [page + 1, page + 1 + result) are worth sending after `page` of `region`.
+  uint32_t OnRequest(uint16_t region, uint64_t page);
+
+  uint64_t hits() const { return hits_; }
+  uint64_t misses() const { return misses_; }
+
+ private:
+  struct Track {
+    uint16_t region = 0;
+    uint64_t next = 0;  // the page after all that was sent
+    uint32_t window = 0;
+    uint64_t used = 0;  // time of the last request, 0: free
+  };
+
+  std::array<Track, 16> tracks_;
+  uint64_t clock_ = 0;
+  uint64_t hits_ = 0;
+  uint64_t misses_ = 0;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SENDING_FAULT_WINDOW_H_

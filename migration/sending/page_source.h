@@ -1,0 +1,98 @@
+// The source's pages: which are sent, over which channels, in rounds first and on request afterwards.
+#ifndef FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
+#define FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "base/thread.h"
+#include "memory/page_range.h"
+#include "migration/api/machine_port.h"
+#include "migration/api/move_options.h"
+#include "migration/api/move_report.h"
+#include "migration/channel/stream.h"
+#include "migration/sending/page_sender.h"
+#include "migration/sending/pending_pages.h"
+#include "migration/sending/rate_limiter.h"
+
+namespace ferrite::migration {
+
+// Threads: the session's thread calls; Shutdown() and the figures are for any.
+class PageSource {
+ public:
+  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `port` outlives this.
+  // `on_failure` is called on the thread that failed, for threads that StartPostcopy() started.
+  PageSource(SourcePort& port, std::vector<uint64_t> pages_per_unit, std::vector<std::unique_ptr<Stream>> page,
+             std::vector<std::unique_ptr<Stream>> urgent, const MoveOptions& options,
+             std::function<void(const absl::Status&)> on_failure);
+  // Ends the threads.
+  ~PageSource();
+
+  // Makes all pages pending, but for those that were never touched or that nobody needs: these are told to be zero.
+  absl::Status Start();
+  // Sends what is pending, on all channels, until there is nothing, `stop` returns true, or a channel fails; then ends
+  // the round on every channel.
+  absl::Status SendRound(uint32_t number, const std::function<bool()>& stop);
+  // Makes pending what was written since the last call. Returns how many bytes that is.
+  absl::StatusOr<uint64_t> CollectDirty();
+  uint64_t PendingBytes() const;
+  // What the destination holds but is out of date: to be discarded there, and sent again.
+  std::vector<PageRange> TakeStale();
+
+  // In place of all that: these, whole units, are what is still to be sent (recovery).
+  void MakePending(const PageRange& run) { pending_.pending(run.region).SetRange(run.first, run.count); }
+
+  // What is sent from here on is not held back, until StartPostcopy().
+  void LiftLimit();
+  // The switchover is decided and nothing is collected any more: threads send what is asked for, and the rest by heat.
+  // After an error, some of them may.
+  absl::Status StartPostcopy();
+  // Until everything was sent, or a channel failed.
+  absl::Status FinishPostcopy();
+
+  // Makes everything that blocks fail.
+  void Shutdown();
+
+  void FillReport(MoveReport& report) const;
+  uint64_t sent_bytes() const { return figures_.bytes.load(std::memory_order_relaxed); }
+  uint64_t faults() const { return faults_.load(std::memory_order_relaxed); }
+
+ private:
+  absl::Status SendShare(size_t channel, uint32_t round, const std::function<bool()>& stop);
+  absl::Status SendRest(size_t channel);
+  absl::Status ServeRequests(size_t channel);
+  // The first error of the threads.
+  void Note(const absl::Status& status);
+
+  SourcePort& port_;
+  const std::vector<uint64_t> pages_per_unit_;
+  const std::function<void(const absl::Status&)> on_failure_;
+  const std::vector<std::unique_ptr<Stream>> page_;
+  const std::vector<std::unique_ptr<Stream>> urgent_;
+  PendingPages pending_;
+  std::vector<std::unique_ptr<PageBitmap>> collected_;  // scratch, one a region
+  RateLimiter limiter_;
+  const uint64_t postcopy_rate_;
+  SendFigures figures_;
+  std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
+  uint64_t skipped_pages_ = 0;
+  uint64_t twice_pages_ = 0;
+  std::atomic<uint64_t> faults_{0};
+  std::atomic<uint64_t> requested_pages_{0};
+  std::atomic<uint64_t> prefetched_pages_{0};
+  std::atomic<uint64_t> prefetch_hits_{0};
+  mutable absl::Mutex mutex_;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Thread> bulk_threads_;
+  std::vector<Thread> urgent_threads_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_

@@ -1,0 +1,78 @@
+// What is still to be sent: the one place where a page is claimed for sending, so that nobody sends it twice (R6).
+#ifndef FERRITE_MIGRATION_SENDING_PENDING_PAGES_H_
+#define FERRITE_MIGRATION_SENDING_PENDING_PAGES_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "memory/guest_memory.h"
+#include "memory/page_bitmap.h"
+#include "memory/page_range.h"
+
+namespace ferrite::migration {
+
+// The pages of all regions that wait to be sent, and those that were sent. Threads: the Claim methods, from any; the
+// rest while nobody claims.
+class PendingPages {
+ public:
+  // `pages_per_unit[i]`: how many 4 KiB pages of region i are sent together after the switchover (the larger of both
+  // ends' host pages).
+  PendingPages(const GuestMemory& memory, std::vector<uint64_t> pages_per_unit);
+
+  size_t regions() const { return regions_.size(); }
+  PageBitmap& pending(size_t region) { return regions_[region]->pending; }
+  PageBitmap& sent(size_t region) { return regions_[region]->sent; }
+  uint64_t CountPending() const;
+
+  // How often, and how late, pages were found dirty: newer rounds weigh more. Feed it each round's dirty pages.
+  void Heat(size_t region, const PageBitmap& dirty);
+
+  // --- Rounds: single pages ---
+
+  // Claims the next run in address order, of at most `max_pages`; the cursor is shared by all claimers and starts anew
+  // with Rewind(). Claimed pages count as sent.
+  std::optional<PageRange> ClaimNext(uint64_t max_pages);
+  void Rewind();
+
+  // --- After the switchover: whole units ---
+
+  // A unit of which a page is pending is pending as a whole, and not sent.
+  void StartUnits();
+  // Prepares the order of ClaimHottest(). Others may claim what was requested meanwhile.
+  void OrderByHeat();
+  // Claims the unit that holds `page` and, behind it, as many pending pages as `extra` allows. Count 0: it was claimed
+  // before (then it is on its way), or is not pending.
+  PageRange ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
+  // Claims the next run in order of heat, then of address.
+  std::optional<PageRange> ClaimHottest(uint64_t max_pages);
+
+  // Discard ranges of the switchover: units that were sent and are pending again. They count as not sent afterwards.
+  std::vector<PageRange> TakeStale();
+
+ private:
+  struct Region {
+    explicit Region(uint64_t pages, uint64_t per_unit)
+        : pending(pages), sent(pages), pages_per_unit(per_unit), heat(pages / per_unit) {}
+    PageBitmap pending;
+    PageBitmap sent;
+    const uint64_t pages_per_unit;
+    std::vector<uint8_t> heat;  // per unit
+  };
+
+  // Claims one unit; true for one caller only.
+  bool ClaimUnit(Region& region, uint64_t unit);
+  PageRange ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
+
+  std::vector<std::unique_ptr<Region>> regions_;
+  // Region and page of ClaimNext(), packed so that claimers advance it with one exchange.
+  std::atomic<uint64_t> cursor_{0};
+  std::vector<PageRange> order_;  // units, hottest first
+  std::atomic<size_t> next_in_order_{0};
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SENDING_PENDING_PAGES_H_

@@ -1,0 +1,118 @@
+#include "migration/sending/pending_pages.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+namespace ferrite::migration {
+namespace {
+
+class PendingPagesTest : public testing::Test {
+ protected:
+  static std::unique_ptr<GuestMemory> Memory(uint64_t bytes) {
+    auto memory = GuestMemory::Create(bytes, MemoryBacking::kMemfd);
+    EXPECT_TRUE(memory.ok());
+    return *std::move(memory);
+  }
+};
+
+TEST_F(PendingPagesTest, RoundsClaimInOrderAndOnce) {
+  const auto memory = Memory(4 << 20);  // 1024 pages
+  PendingPages pages(*memory, {1});
+  pages.pending(0).SetRange(10, 100);
+  pages.pending(0).SetRange(500, 3);
+  EXPECT_EQ(pages.CountPending(), 103u);
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 10, 64}));
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 74, 36}));
+  // Behind the cursor: for the next round.
+  pages.pending(0).Set(20);
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 500, 3}));
+  EXPECT_EQ(pages.ClaimNext(64), std::nullopt);
+  pages.Rewind();
+  EXPECT_EQ(pages.ClaimNext(64), (PageRange{0, 20, 1}));
+  EXPECT_EQ(pages.CountPending(), 0u);
+  EXPECT_EQ(pages.sent(0).Count(), 103u);
+}
+
+TEST_F(PendingPagesTest, ManyClaimersShareARoundWithoutDoubles) {
+  const auto memory = Memory(64 << 20);
+  PendingPages pages(*memory, {1});
+  const uint64_t all = pages.pending(0).pages();
+  for (uint64_t page = 0; page < all; page += 3) {
+    pages.pending(0).SetRange(page, 2 < all - page ? 2 : all - page);
+  }
+  const uint64_t pending = pages.CountPending();
+  std::atomic<uint64_t> claimed = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      while (const auto run = pages.ClaimNext(16)) {
+        claimed += run->count;
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(claimed, pending) << "R6";
+  EXPECT_EQ(pages.CountPending(), 0u);
+}
+
+TEST_F(PendingPagesTest, HotPagesGoFirstAndRequestedOnesOnce) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(*memory, {1});
+  PageBitmap hot(1024);
+  hot.SetRange(700, 2);
+  PageBitmap warm(1024);
+  warm.Set(3);
+  pages.Heat(0, warm);
+  pages.Heat(0, hot);
+  pages.pending(0).SetRange(0, 1024);
+  pages.StartUnits();
+  pages.OrderByHeat();
+  EXPECT_EQ(pages.ClaimHottest(32), (PageRange{0, 700, 2}));
+  EXPECT_EQ(pages.ClaimHottest(32), (PageRange{0, 3, 1}));
+  EXPECT_EQ(pages.ClaimRequested(0, 10, 4), (PageRange{0, 10, 5}));
+  EXPECT_EQ(pages.ClaimRequested(0, 12, 0).count, 0u) << "R5";
+  EXPECT_EQ(pages.ClaimHottest(4), (PageRange{0, 0, 3}));
+  EXPECT_EQ(pages.ClaimHottest(100), (PageRange{0, 4, 6}));
+  EXPECT_EQ(pages.ClaimHottest(100), (PageRange{0, 15, 100}));
+  uint64_t rest = 0;
+  while (const auto run = pages.ClaimHottest(512)) {
+    rest += run->count;
+  }
+  EXPECT_EQ(rest, 1024u - 2 - 1 - 5 - 3 - 6 - 100);
+}
+
+TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(*memory, {1});
+  pages.sent(0).SetRange(0, 100);
+  pages.pending(0).SetRange(90, 20);
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 90, 10}}));
+  EXPECT_TRUE(pages.TakeStale().empty());
+}
+
+TEST_F(PendingPagesTest, HugePagesAreDiscardedAndSentWhole) {
+  const auto memory = Memory(8 << 20);  // four huge pages of 512
+  PendingPages pages(*memory, {512});
+  // The first: sent, one page dirty. The second: half sent. The third: sent. The fourth: nothing sent.
+  pages.sent(0).SetRange(0, 512 + 256);
+  pages.sent(0).SetRange(1024, 512);
+  pages.pending(0).Set(7);
+  pages.pending(0).SetRange(512 + 256, 256);
+  pages.pending(0).SetRange(1536, 512);
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 0, 1024}}));
+  pages.StartUnits();
+  pages.OrderByHeat();
+  EXPECT_EQ(pages.CountPending(), 3u * 512);
+  EXPECT_EQ(pages.ClaimRequested(0, 5, 0), (PageRange{0, 0, 512}));
+  EXPECT_EQ(pages.ClaimHottest(1), (PageRange{0, 512, 512}));
+  EXPECT_EQ(pages.ClaimHottest(1), (PageRange{0, 1536, 512}));
+  EXPECT_EQ(pages.ClaimHottest(1), std::nullopt);
+}
+
+}  // namespace
+}  // namespace ferrite::migration

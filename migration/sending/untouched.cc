@@ -1,0 +1,71 @@
+#include "migration/sending/untouched.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/page_map.h"
+#include "base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+absl::Status AddHoles(const MemoryRegion& region, PageBitmap& out) {
+  const auto bytes = static_cast<off_t>(region.bytes());
+  off_t at = 0;
+  while (at < bytes) {
+    off_t data = lseek(region.fd(), at, SEEK_DATA);
+    if (data < 0) {
+      if (errno != ENXIO) {
+        return ErrnoStatus(absl::StrCat("find data in ", region.name()));
+      }
+      data = bytes;  // a hole up to the end
+    }
+    data = std::min(data, bytes);
+    // A page that is partly data counts as data.
+    const uint64_t first = (static_cast<uint64_t>(at) + kPageBytes - 1) / kPageBytes;
+    const uint64_t end = static_cast<uint64_t>(data) / kPageBytes;
+    if (end > first) {
+      out.SetRange(first, end - first);
+    }
+    if (data == bytes) {
+      break;
+    }
+    at = lseek(region.fd(), data, SEEK_HOLE);
+    if (at < 0) {
+      return ErrnoStatus(absl::StrCat("find holes in ", region.name()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AddUnmapped(const MemoryRegion& region, PageBitmap& out) {
+  constexpr uint64_t kPresentOrSwapped = uint64_t{3} << 62;
+  FERRITE_ASSIGN_OR_RETURN(const int page_map, OwnPageMap());
+  const uint64_t first_page = reinterpret_cast<uint64_t>(region.guest_mapping().data()) / kPageBytes;
+  std::array<uint64_t, 8192> entries;
+  for (uint64_t page = 0; page < region.pages(); page += entries.size()) {
+    const uint64_t count = std::min<uint64_t>(entries.size(), region.pages() - page);
+    const ssize_t want = static_cast<ssize_t>(count * sizeof(uint64_t));
+    if (pread(page_map, entries.data(), want, static_cast<off_t>((first_page + page) * sizeof(uint64_t))) != want) {
+      return ErrnoStatus(absl::StrCat("read the page map of ", region.name()));
+    }
+    for (uint64_t i = 0; i < count; ++i) {
+      if ((entries[i] & kPresentOrSwapped) == 0) {
+        out.Set(page + i);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status AddUntouchedPages(const MemoryRegion& region, PageBitmap& out) {
+  return region.fd() >= 0 ? AddHoles(region, out) : AddUnmapped(region, out);
+}
+
+}  // namespace ferrite::migration
