@@ -16,8 +16,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "capnp/message.h"
-#include "devices/block/fake_async_io.h"
 #include "tests/fakes/captured_log.h"
+#include "tests/fakes/fake_async_io.h"
 #include "tests/fakes/queue_driver.h"
 #include "tests/fakes/virtio_harness.h"
 

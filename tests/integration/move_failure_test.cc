@@ -26,9 +26,9 @@
 #include "base/thread.h"
 #include "devices/block/disk_image.h"
 #include "migration/api/move_options.h"
+#include "tests/fakes/ferrite_process.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/integration/moving_payload.h"
-#include "vmm/app/ferrite_process.h"
 #include "vmm/move/mover.h"
 #include "vmm/move/state_blob.h"
 

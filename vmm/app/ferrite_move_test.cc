@@ -36,11 +36,11 @@
 #include "devices/block/disk_image.h"
 #include "migration/channel/address.h"
 #include "migration/channel/socket.h"
+#include "tests/fakes/ferrite_process.h"
 #include "tests/fakes/relay.h"
 #include "tests/fakes/task_limit.h"
 #include "tests/fakes/test_place.h"
 #include "vmm/app/exit_codes.h"
-#include "vmm/app/ferrite_process.h"
 
 namespace ferrite {
 namespace {

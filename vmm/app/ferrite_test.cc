@@ -29,10 +29,10 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
+#include "tests/fakes/ferrite_process.h"
+#include "tests/fakes/raw_client.h"
 #include "vmm/app/exit_codes.h"
-#include "vmm/app/ferrite_process.h"
 #include "vmm/control/client.h"
-#include "vmm/control/raw_client.h"
 #include "vmm/control/run_dir.h"
 
 namespace ferrite {

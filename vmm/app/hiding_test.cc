@@ -23,8 +23,8 @@
 #include "absl/time/time.h"
 #include "base/monotonic.h"
 #include "base/status.h"
+#include "tests/fakes/ferrite_process.h"
 #include "vmm/app/exit_codes.h"
-#include "vmm/app/ferrite_process.h"
 #include "vmm/app/ordinary_user.h"
 
 namespace ferrite {

@@ -20,8 +20,8 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "devices/block/disk_image.h"
+#include "tests/fakes/ferrite_process.h"
 #include "vmm/app/exit_codes.h"
-#include "vmm/app/ferrite_process.h"
 #include "vmm/app/ordinary_user.h"
 
 namespace ferrite {

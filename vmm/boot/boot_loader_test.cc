@@ -19,9 +19,9 @@
 #include "absl/status/statusor.h"
 #include "base/pinned_file.h"
 #include "base/sha256.h"
+#include "tests/fakes/test_images.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_layout.h"
-#include "vmm/boot/test_images.h"
 
 namespace ferrite {
 namespace {

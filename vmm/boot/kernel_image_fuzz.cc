@@ -3,9 +3,9 @@
 #include <cstdint>
 
 #include "base/status.h"
+#include "tests/fakes/test_images.h"
 #include "vmm/boot/boot_layout.h"
 #include "vmm/boot/kernel_image.h"
-#include "vmm/boot/test_images.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace ferrite;

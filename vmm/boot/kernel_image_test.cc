@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "vmm/boot/test_images.h"
+#include "tests/fakes/test_images.h"
 
 namespace ferrite {
 namespace {

@@ -12,10 +12,10 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
+#include "tests/fakes/fake_machine.h"
+#include "tests/fakes/raw_client.h"
 #include "tests/fakes/scarcity.h"
 #include "vmm/control/client.h"
-#include "vmm/control/fake_machine.h"
-#include "vmm/control/raw_client.h"
 #include "vmm/control/run_dir.h"
 #include "vmm/control/server.h"
 

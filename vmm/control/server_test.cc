@@ -26,10 +26,10 @@
 #include "base/thread.h"
 #include "base/unix_socket.h"
 #include "proto/control.capnp.h"
+#include "tests/fakes/fake_machine.h"
+#include "tests/fakes/raw_client.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/control/client.h"
-#include "vmm/control/fake_machine.h"
-#include "vmm/control/raw_client.h"
 #include "vmm/control/run_dir.h"
 
 namespace ferrite {

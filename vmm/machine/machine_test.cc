@@ -31,9 +31,9 @@
 #include "absl/synchronization/mutex.h"
 #include "base/monotonic.h"
 #include "memory/page_bitmap.h"
+#include "tests/fakes/machine_harness.h"
 #include "tests/fakes/test_place.h"
 #include "vmm/kvm/kvm_abi.h"
-#include "vmm/machine/machine_harness.h"
 
 namespace {
 

@@ -23,9 +23,9 @@
 #include "migration/channel/socket.h"
 #include "migration/session/destination.h"
 #include "tests/fakes/fake_guest.h"
+#include "tests/fakes/fake_machine.h"
 #include "tests/fakes/scarcity.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/control/fake_machine.h"
 #include "vmm/move/boot_files.h"
 
 namespace ferrite {

@@ -1,6 +1,6 @@
 // A client of a control socket that sends what it likes and waits for nothing, for tests.
-#ifndef FERRITE_VMM_CONTROL_RAW_CLIENT_H_
-#define FERRITE_VMM_CONTROL_RAW_CLIENT_H_
+#ifndef FERRITE_TESTS_FAKES_RAW_CLIENT_H_
+#define FERRITE_TESTS_FAKES_RAW_CLIENT_H_
 
 #include <cstdint>
 #include <optional>
@@ -50,4 +50,4 @@ class RawClient {
 
 }  // namespace ferrite
 
-#endif  // FERRITE_VMM_CONTROL_RAW_CLIENT_H_
+#endif  // FERRITE_TESTS_FAKES_RAW_CLIENT_H_

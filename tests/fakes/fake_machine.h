@@ -1,6 +1,6 @@
 // A Machine without KVM for tests of what controls one.
-#ifndef FERRITE_VMM_CONTROL_FAKE_MACHINE_H_
-#define FERRITE_VMM_CONTROL_FAKE_MACHINE_H_
+#ifndef FERRITE_TESTS_FAKES_FAKE_MACHINE_H_
+#define FERRITE_TESTS_FAKES_FAKE_MACHINE_H_
 
 #include <algorithm>
 #include <functional>
@@ -175,4 +175,4 @@ class FakeBalloon final : public BalloonPort {
 
 }  // namespace ferrite
 
-#endif  // FERRITE_VMM_CONTROL_FAKE_MACHINE_H_
+#endif  // FERRITE_TESTS_FAKES_FAKE_MACHINE_H_

@@ -1,4 +1,4 @@
-#include "vmm/control/raw_client.h"
+#include "tests/fakes/raw_client.h"
 
 #include <capnp/message.h>
 #include <capnp/rpc.capnp.h>

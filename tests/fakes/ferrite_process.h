@@ -1,6 +1,6 @@
 // The ferrite program as a child process, for tests.
-#ifndef FERRITE_VMM_APP_FERRITE_PROCESS_H_
-#define FERRITE_VMM_APP_FERRITE_PROCESS_H_
+#ifndef FERRITE_TESTS_FAKES_FERRITE_PROCESS_H_
+#define FERRITE_TESTS_FAKES_FERRITE_PROCESS_H_
 
 #include <sys/types.h>
 
@@ -46,4 +46,4 @@ Finished RunFerrite(const std::vector<std::string>& words, uid_t user = 0);
 
 }  // namespace ferrite
 
-#endif  // FERRITE_VMM_APP_FERRITE_PROCESS_H_
+#endif  // FERRITE_TESTS_FAKES_FERRITE_PROCESS_H_

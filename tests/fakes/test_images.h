@@ -1,6 +1,6 @@
 // Kernel images made in tests, right in all that the loader looks at unless a test spoils them.
-#ifndef FERRITE_VMM_BOOT_TEST_IMAGES_H_
-#define FERRITE_VMM_BOOT_TEST_IMAGES_H_
+#ifndef FERRITE_TESTS_FAKES_TEST_IMAGES_H_
+#define FERRITE_TESTS_FAKES_TEST_IMAGES_H_
 
 #include <elf.h>
 
@@ -116,4 +116,4 @@ inline constexpr size_t kNotesHeaderOffset = kFirstHeaderOffset + sizeof(Elf64_P
 
 }  // namespace ferrite
 
-#endif  // FERRITE_VMM_BOOT_TEST_IMAGES_H_
+#endif  // FERRITE_TESTS_FAKES_TEST_IMAGES_H_

@@ -1,6 +1,6 @@
 // For tests: a machine on real KVM with a payload guest (tests/guest) in it, and what the guest says.
-#ifndef FERRITE_VMM_MACHINE_MACHINE_HARNESS_H_
-#define FERRITE_VMM_MACHINE_MACHINE_HARNESS_H_
+#ifndef FERRITE_TESTS_FAKES_MACHINE_HARNESS_H_
+#define FERRITE_TESTS_FAKES_MACHINE_HARNESS_H_
 
 #include <cstdint>
 #include <deque>
@@ -87,4 +87,4 @@ std::vector<uint8_t> MemoryImage(Machine& machine);
 
 }  // namespace ferrite
 
-#endif  // FERRITE_VMM_MACHINE_MACHINE_HARNESS_H_
+#endif  // FERRITE_TESTS_FAKES_MACHINE_HARNESS_H_

@@ -1,6 +1,6 @@
 // AsyncIo that does what a test says, when it says it.
-#ifndef FERRITE_DEVICES_BLOCK_FAKE_ASYNC_IO_H_
-#define FERRITE_DEVICES_BLOCK_FAKE_ASYNC_IO_H_
+#ifndef FERRITE_TESTS_FAKES_FAKE_ASYNC_IO_H_
+#define FERRITE_TESTS_FAKES_FAKE_ASYNC_IO_H_
 
 #include <algorithm>
 #include <cstddef>
@@ -78,4 +78,4 @@ class FakeAsyncIo final : public AsyncIo {
 
 }  // namespace ferrite
 
-#endif  // FERRITE_DEVICES_BLOCK_FAKE_ASYNC_IO_H_
+#endif  // FERRITE_TESTS_FAKES_FAKE_ASYNC_IO_H_

@@ -1,4 +1,4 @@
-#include "vmm/machine/machine_harness.h"
+#include "tests/fakes/machine_harness.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -1,4 +1,4 @@
-#include "vmm/app/ferrite_process.h"
+#include "tests/fakes/ferrite_process.h"
 
 #include <fcntl.h>
 #include <grp.h>
