@@ -3,7 +3,7 @@
 //   BASE/NAME/control.sock   the control socket, mode 0600
 //   BASE/NAME/ferrite.pid    the monitor's process id; a lock on this file, not the number, proves that it lives
 //   BASE/NAME/ferrite.log    the monitor's log
-//   BASE/NAME/grant          to whom the machine was handed over (vmm/move/grant_record.h)
+//   BASE/NAME/grant          to whom the machine was handed over (vmm/control/grant_record.h)
 //   BASE/NAME.failed.log     the log of a machine that failed with nobody there to be told; BASE/NAME.failed.NUMBER.log
 //                            where something of somebody else's has that name
 //   BASE/.lock.UID           who holds a lock on it changes the base for that user; there only meanwhile
@@ -29,7 +29,7 @@
 #include "base/directory.h"
 #include "base/fd.h"
 #include "base/socket_file.h"
-#include "vmm/move/grant_record.h"
+#include "vmm/control/grant_record.h"
 
 namespace ferrite {
 

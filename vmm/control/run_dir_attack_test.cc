@@ -25,8 +25,8 @@
 #include "base/fd.h"
 #include "base/monotonic.h"
 #include "base/status.h"
+#include "vmm/control/grant_record.h"
 #include "vmm/control/run_dir.h"
-#include "vmm/move/grant_record.h"
 
 namespace ferrite {
 namespace {

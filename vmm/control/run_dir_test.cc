@@ -22,7 +22,7 @@
 #include "base/thread.h"
 #include "base/unix_socket.h"
 #include "tests/fakes/test_thread.h"
-#include "vmm/move/grant_record.h"
+#include "vmm/control/grant_record.h"
 
 namespace ferrite {
 namespace {

@@ -14,8 +14,8 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "devices/balloon/balloon.h"
+#include "vmm/control/grant_record.h"
 #include "vmm/move/boot_files.h"
-#include "vmm/move/grant_record.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite {

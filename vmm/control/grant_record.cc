@@ -1,4 +1,4 @@
-#include "vmm/move/grant_record.h"
+#include "vmm/control/grant_record.h"
 
 #include <fcntl.h>
 #include <unistd.h>

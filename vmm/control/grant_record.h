@@ -1,6 +1,6 @@
 // What a source keeps of a machine that it handed over (DESIGN §5): who may run it from here on.
-#ifndef FERRITE_VMM_MOVE_GRANT_RECORD_H_
-#define FERRITE_VMM_MOVE_GRANT_RECORD_H_
+#ifndef FERRITE_VMM_CONTROL_GRANT_RECORD_H_
+#define FERRITE_VMM_CONTROL_GRANT_RECORD_H_
 
 #include <cstdint>
 #include <string>
@@ -31,4 +31,4 @@ absl::Status RemoveGrantRecord(const Fd& directory);
 
 }  // namespace ferrite
 
-#endif  // FERRITE_VMM_MOVE_GRANT_RECORD_H_
+#endif  // FERRITE_VMM_CONTROL_GRANT_RECORD_H_
