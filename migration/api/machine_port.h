@@ -65,7 +65,7 @@ class SourcePort {
   // Takes them back when the move failed. May wait a few seconds for somebody else who has one.
   virtual absl::Status AcquireDisks() = 0;
 
-  // Written to disk before GRANT is sent (DESIGN §5): from here on this machine never resumes by itself.
+  // Written to disk before GRANT is sent (docs/move.md): from here on this machine never resumes by itself.
   virtual absl::Status RecordGrant(const MoveId& move_id, uint64_t epoch, absl::string_view where) = 0;
 
   // The destination runs the guest and has all of it: this machine ends.

@@ -8,7 +8,7 @@
 
 namespace ferrite::migration {
 
-// The names are QEMU's (MigrationStatus), as DESIGN §2 lists them.
+// The names are QEMU's (MigrationStatus), as docs/move.md lists them.
 enum class MoveState {
   kNone,
   kSetup,

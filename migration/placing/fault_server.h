@@ -1,4 +1,5 @@
-// The destination's fault threads: page faults of the guest become requests, and their answers pages (DESIGN §6).
+// The destination's fault threads: page faults of the guest become requests, and their answers pages
+// (docs/architecture.md).
 #ifndef FERRITE_MIGRATION_PLACING_FAULT_SERVER_H_
 #define FERRITE_MIGRATION_PLACING_FAULT_SERVER_H_
 

@@ -1,5 +1,5 @@
-// Where the bytes of a page go on their way from the connection to the guest (DESIGN §3): each read's target is
-// recorded.
+// Where the bytes of a page go on their way from the connection to the guest (docs/architecture.md): each read's target
+// is recorded.
 #include "migration/placing/page_receiver.h"
 
 #include <gtest/gtest.h>

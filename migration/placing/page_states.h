@@ -1,4 +1,5 @@
-// What the destination knows of each host page of a region (DESIGN §3): the one truth about whether a page is there.
+// What the destination knows of each host page of a region (docs/architecture.md): the one truth about whether a page
+// is there.
 #ifndef FERRITE_MIGRATION_PLACING_PAGE_STATES_H_
 #define FERRITE_MIGRATION_PLACING_PAGE_STATES_H_
 

@@ -1,5 +1,5 @@
 // Puts the arriving pages of one region in place: before the switchover by filling memory that nobody runs on, after it
-// atomically, under the eyes of the guest (DESIGN §3).
+// atomically, under the eyes of the guest (docs/architecture.md).
 #ifndef FERRITE_MIGRATION_PLACING_PLACER_H_
 #define FERRITE_MIGRATION_PLACING_PLACER_H_
 

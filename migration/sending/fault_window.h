@@ -1,4 +1,4 @@
-// How many pages to send along with one that was asked for (DESIGN §6): a pure predictor.
+// How many pages to send along with one that was asked for (docs/architecture.md): a pure predictor.
 #ifndef FERRITE_MIGRATION_SENDING_FAULT_WINDOW_H_
 #define FERRITE_MIGRATION_SENDING_FAULT_WINDOW_H_
 

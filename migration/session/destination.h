@@ -1,4 +1,4 @@
-// The destination's side of a move (DESIGN §2): receives one machine, and runs it only after GRANT.
+// The destination's side of a move (docs/move.md): receives one machine, and runs it only after GRANT.
 #ifndef FERRITE_MIGRATION_SESSION_DESTINATION_H_
 #define FERRITE_MIGRATION_SESSION_DESTINATION_H_
 
@@ -116,7 +116,7 @@ class Destination {
   absl::Status AwaitHeard();
   // Whether the source may come back for this move.
   bool MayComeBack() const;
-  // Waits until the source is back, and goes on where the connection was lost (DESIGN §5).
+  // Waits until the source is back, and goes on where the connection was lost (docs/move.md).
   absl::Status Recover(Lobby& lobby);
   // One look at the door: whether the source is back. An error ends the wait.
   absl::StatusOr<bool> LookForSource(Lobby& lobby, MonotonicTime hold_until);

@@ -1,4 +1,4 @@
-// The destination when a connection was lost behind LOADED (DESIGN §5).
+// The destination when a connection was lost behind LOADED (docs/move.md).
 #include <algorithm>
 #include <string>
 #include <utility>

@@ -1,4 +1,4 @@
-// The source's side of a move: a straight list of phases (DESIGN §2).
+// The source's side of a move: a straight list of phases (docs/move.md).
 #ifndef FERRITE_MIGRATION_SESSION_SOURCE_H_
 #define FERRITE_MIGRATION_SESSION_SOURCE_H_
 
@@ -55,7 +55,7 @@ class Source {
   // For a move that is postcopy-paused: the guest runs here again, as it was when it was handed over.
   // FAILED_PRECONDITION when the destination says that it has the guest, UNAVAILABLE when it can be connected to but
   // does not answer, unless `force`. A destination that cannot be connected to is believed to be gone: only a person
-  // can know that (DESIGN §5).
+  // can know that (docs/move.md).
   absl::Status TakeBack(bool force);
   // Ends the looking for the destination.
   void Leave();

@@ -1,4 +1,4 @@
-// The source behind GRANT, when a connection was lost (DESIGN §5).
+// The source behind GRANT, when a connection was lost (docs/move.md).
 #include <algorithm>
 #include <optional>
 #include <utility>

@@ -1,4 +1,4 @@
-// Connections that are lost after the guest was handed over (R2, R4, DESIGN §5). The guest proves them: each of its
+// Connections that are lost after the guest was handed over (R2, R4, docs/move.md). The guest proves them: each of its
 // steps checks a page (R1).
 #include <gtest/gtest.h>
 #include <sys/mman.h>

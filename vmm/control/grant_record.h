@@ -1,4 +1,4 @@
-// What a source keeps of a machine that it handed over (DESIGN §5): who may run it from here on.
+// What a source keeps of a machine that it handed over (docs/move.md): who may run it from here on.
 #ifndef FERRITE_VMM_CONTROL_GRANT_RECORD_H_
 #define FERRITE_VMM_CONTROL_GRANT_RECORD_H_
 
