@@ -11,8 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "base/monotonic.h"
 #include "base/timed_mutex.h"
-#include "migration/protocol/crc32c.h"
-#include "migration/protocol/endian.h"
+#include "tests/fakes/control_header.h"
 
 namespace ferrite::migration {
 namespace {
@@ -68,17 +67,6 @@ struct Ends {
   std::unique_ptr<ControlPeer> peer;
 };
 
-// A frame's header that announces `length` bytes.
-std::vector<uint8_t> HeaderOf(uint32_t length) {
-  capnp::MallocMessageBuilder message;
-  message.initRoot<stream::Control>().initPing();
-  std::vector<uint8_t> header = EncodeControl(message);
-  header.resize(kControlHeaderBytes);
-  PutLittle<uint32_t>(&header[4], length);
-  PutLittle<uint32_t>(&header[12], Crc32c(std::span<const uint8_t>(header).first(12)));
-  return header;
-}
-
 Ends Connected(uint32_t most_bytes = kMaxControlBytes) {
   auto pair = MakeStreamPair();
   EXPECT_TRUE(pair.ok());
@@ -99,7 +87,7 @@ Ends Connected(uint32_t most_bytes = kMaxControlBytes) {
 // R11: who only announces a long message costs no memory.
 TEST(ControlPeerTest, MemoryIsTakenForWhatComes) {
   const Ends ends = Connected();
-  ASSERT_TRUE(ends.theirs->WriteAll(HeaderOf(kMaxControlBytes)).ok());
+  ASSERT_TRUE(ends.theirs->WriteAll(ControlHeaderOf(kMaxControlBytes)).ok());
   ASSERT_TRUE(ends.counted->AwaitReads(2));
   EXPECT_LE(ends.counted->longest(), size_t{64} << 10);
 }
@@ -109,7 +97,7 @@ TEST(ControlPeerTest, LongerMessagesThanAllowedEndTheConnection) {
   for (const bool longer : {false, true}) {
     SCOPED_TRACE(longer);
     const Ends ends = Connected(kMaxGreetingBytes);
-    std::vector<uint8_t> header = HeaderOf(kMaxGreetingBytes + (longer ? 8 : 0));
+    std::vector<uint8_t> header = ControlHeaderOf(kMaxGreetingBytes + (longer ? 8 : 0));
     ASSERT_TRUE(ends.theirs->WriteAll(header).ok());
     if (longer) {
       ends.peer->AwaitFailure(kSoon);
@@ -124,7 +112,7 @@ TEST(ControlPeerTest, LongerMessagesThanAllowedEndTheConnection) {
 TEST(ControlPeerTest, LimitIsRaisedForTheNextMessage) {
   const Ends ends = Connected(kMaxGreetingBytes);
   ends.peer->SetMostBytes(kMaxControlBytes);
-  ASSERT_TRUE(ends.theirs->WriteAll(HeaderOf(kMaxControlBytes)).ok());
+  ASSERT_TRUE(ends.theirs->WriteAll(ControlHeaderOf(kMaxControlBytes)).ok());
   ASSERT_TRUE(ends.counted->AwaitReads(2)) << "the payload is read";
   EXPECT_TRUE(ends.peer->failure().ok());
 }

@@ -19,7 +19,6 @@
 #include "migration/channel/socket.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/crc32c.h"
-#include "migration/protocol/endian.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
@@ -27,6 +26,7 @@
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/captured_log.h"
+#include "tests/fakes/control_header.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/test_thread.h"
 
@@ -181,17 +181,6 @@ class HostileSource {
   std::unique_ptr<Stream> page;
   std::unique_ptr<Stream> urgent;
 };
-
-// A control frame's header that announces `length` bytes, with a checksum that fits.
-std::vector<uint8_t> ControlHeaderOf(uint32_t length) {
-  capnp::MallocMessageBuilder message;
-  message.initRoot<stream::Control>().initPing();
-  std::vector<uint8_t> header = EncodeControl(message);
-  header.resize(kControlHeaderBytes);
-  PutLittle<uint32_t>(&header[4], length);
-  PutLittle<uint32_t>(&header[12], Crc32c(std::span<const uint8_t>(header).first(12)));
-  return header;
-}
 
 struct Attack {
   const char* name;
