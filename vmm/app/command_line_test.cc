@@ -2,83 +2,110 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+#include <memory>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "vmm/app/balloon_command.h"
+#include "vmm/app/console_command.h"
+#include "vmm/app/events_command.h"
 #include "vmm/app/exit_codes.h"
+#include "vmm/app/info_command.h"
+#include "vmm/app/lifecycle_commands.h"
+#include "vmm/app/move_command.h"
+#include "vmm/app/ps_command.h"
+#include "vmm/app/receive_command.h"
+#include "vmm/app/recover_command.h"
+#include "vmm/app/run_command.h"
+#include "vmm/app/stop_command.h"
+#include "vmm/app/version_command.h"
 
 namespace ferrite {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
 
-std::variant<CommandLine, ParseEnd> Parse(absl::string_view words) {
+std::variant<std::unique_ptr<Command>, ParseEnd> Parse(absl::string_view words) {
   return ParseCommandLine(absl::StrSplit(words, ' ', absl::SkipEmpty()));
 }
 
-CommandLine ParseOk(absl::string_view words) {
-  auto parsed = Parse(words);
+// What the command was told, which has to be a `C`.
+template <typename C>
+typename C::Options ParseOk(std::vector<std::string> words) {
+  const std::string text = absl::StrJoin(words, " ");
+  const auto parsed = ParseCommandLine(std::move(words));
   if (const auto* end = std::get_if<ParseEnd>(&parsed)) {
-    ADD_FAILURE() << words << ": " << end->text;
+    ADD_FAILURE() << text << ": " << end->text;
     return {};
   }
-  return std::get<CommandLine>(parsed);
+  const auto* command = dynamic_cast<const C*>(std::get<std::unique_ptr<Command>>(parsed).get());
+  if (command == nullptr) {
+    ADD_FAILURE() << text << " is another command";
+    return {};
+  }
+  return command->options();
+}
+
+template <typename C>
+typename C::Options ParseOk(absl::string_view words) {
+  return ParseOk<C>(std::vector<std::string>(absl::StrSplit(words, ' ', absl::SkipEmpty())));
 }
 
 TEST(CommandLineTest, RunHasDefaults) {
-  const CommandLine line = ParseOk("run --kernel k");
-  EXPECT_EQ(line.command, Command::kRun);
-  EXPECT_TRUE(absl::StartsWith(line.run.config.name, "vm-")) << line.run.config.name;
-  EXPECT_EQ(line.run.config.kernel_path, "k");
-  EXPECT_EQ(line.run.config.memory_bytes, 512 * kMiB);
-  EXPECT_EQ(line.run.config.cpus, 1u);
-  EXPECT_EQ(line.run.config.memory_backing, MemoryBacking::kMemfd);
-  EXPECT_FALSE(line.run.config.balloon_bytes.has_value());
-  EXPECT_TRUE(line.run.config.reboot_on_reset);
-  EXPECT_EQ(line.run.console.kind, ConsoleSink::Kind::kStdio);
-  EXPECT_FALSE(line.run.detach);
+  const auto run = ParseOk<RunCommand>("run --kernel k");
+  EXPECT_TRUE(absl::StartsWith(run.config.name, "vm-")) << run.config.name;
+  EXPECT_EQ(run.config.kernel_path, "k");
+  EXPECT_EQ(run.config.memory_bytes, 512 * kMiB);
+  EXPECT_EQ(run.config.cpus, 1u);
+  EXPECT_EQ(run.config.memory_backing, MemoryBacking::kMemfd);
+  EXPECT_FALSE(run.config.balloon_bytes.has_value());
+  EXPECT_TRUE(run.config.reboot_on_reset);
+  EXPECT_EQ(run.monitor.console.kind, ConsoleSink::Kind::kStdio);
+  EXPECT_FALSE(run.detach);
 }
 
 TEST(CommandLineTest, RunTakesEveryOption) {
-  const auto parsed = ParseCommandLine({"run",
-                                        "--name",
-                                        "web-1",
-                                        "--kernel",
-                                        "k",
-                                        "--initrd",
-                                        "i",
-                                        "--cmdline",
-                                        "console=ttyS0 quiet",
-                                        "--mem",
-                                        "1G",
-                                        "--cpus",
-                                        "32",
-                                        "--disk",
-                                        "id=root,path=/a=b,ro",
-                                        "--disk",
-                                        "path=b.img",
-                                        "--balloon",
-                                        "256M",
-                                        "--rng",
-                                        "--console",
-                                        "unix:/tmp/c",
-                                        "--memory-backing",
-                                        "hugetlb-2M",
-                                        "--thp",
-                                        "--mlock",
-                                        "--no-reboot",
-                                        "--dirty-ring",
-                                        "--detach",
-                                        "--log",
-                                        "l",
-                                        "--run-dir",
-                                        "/d"});
-  const auto* line = std::get_if<CommandLine>(&parsed);
-  ASSERT_NE(line, nullptr) << std::get<ParseEnd>(parsed).text;
-  const MachineConfig& config = line->run.config;
+  const auto run = ParseOk<RunCommand>(std::vector<std::string>{"run",
+                                                                "--name",
+                                                                "web-1",
+                                                                "--kernel",
+                                                                "k",
+                                                                "--initrd",
+                                                                "i",
+                                                                "--cmdline",
+                                                                "console=ttyS0 quiet",
+                                                                "--mem",
+                                                                "1G",
+                                                                "--cpus",
+                                                                "32",
+                                                                "--disk",
+                                                                "id=root,path=/a=b,ro",
+                                                                "--disk",
+                                                                "path=b.img",
+                                                                "--balloon",
+                                                                "256M",
+                                                                "--rng",
+                                                                "--console",
+                                                                "unix:/tmp/c",
+                                                                "--memory-backing",
+                                                                "hugetlb-2M",
+                                                                "--thp",
+                                                                "--mlock",
+                                                                "--no-reboot",
+                                                                "--dirty-ring",
+                                                                "--detach",
+                                                                "--log",
+                                                                "l",
+                                                                "--run-dir",
+                                                                "/d"});
+  const MachineConfig& config = run.config;
   EXPECT_EQ(config.name, "web-1");
   EXPECT_EQ(config.initrd_path, "i");
   EXPECT_EQ(config.command_line, "console=ttyS0 quiet");
@@ -94,40 +121,81 @@ TEST(CommandLineTest, RunTakesEveryOption) {
   EXPECT_TRUE(config.rng && config.transparent_huge_pages && config.lock_memory && config.dirty_ring);
   EXPECT_FALSE(config.reboot_on_reset);
   EXPECT_EQ(config.memory_backing, MemoryBacking::kHugetlb2M);
-  EXPECT_EQ(line->run.console.path, "/tmp/c");
-  EXPECT_TRUE(line->run.detach);
-  EXPECT_EQ(line->run.log_path, "l");
-  EXPECT_EQ(line->run_dir, "/d");
+  EXPECT_EQ(run.monitor.console.path, "/tmp/c");
+  EXPECT_TRUE(run.detach);
+  EXPECT_EQ(run.monitor.log_path, "l");
+  EXPECT_EQ(run.monitor.run_dir, "/d");
+}
+
+template <typename C>
+void ExpectTakesAName(const char* word) {
+  const auto options = ParseOk<C>(absl::StrCat(word, " vm --run-dir /d"));
+  EXPECT_EQ(options.machine.name, "vm") << word;
+  EXPECT_EQ(options.machine.run_dir, "/d") << word;
+  EXPECT_EQ(options.machine.timeout, absl::Seconds(30)) << word;
+  // The commands of one class, apart.
+  const auto parsed = Parse(absl::StrCat(word, " vm"));
+  EXPECT_EQ(std::get<std::unique_ptr<Command>>(parsed)->help().name, std::string(word));
 }
 
 TEST(CommandLineTest, OtherCommandsTakeAName) {
-  const struct {
-    const char* word;
-    Command command;
-  } kRows[] = {
-      {"info", Command::kInfo},       {"pause", Command::kPause},     {"resume", Command::kResume},
-      {"balloon", Command::kBalloon}, {"console", Command::kConsole}, {"events", Command::kEvents},
-      {"reset", Command::kReset},     {"stop", Command::kStop},
-  };
-  for (const auto& row : kRows) {
-    const CommandLine line = ParseOk(absl::StrCat(row.word, " vm --run-dir /d"));
-    EXPECT_EQ(line.command, row.command) << row.word;
-    EXPECT_EQ(line.name, "vm");
-    EXPECT_EQ(line.run_dir, "/d");
-  }
-  EXPECT_EQ(ParseOk("ps --json --run-dir /d").command, Command::kPs);
-  EXPECT_EQ(ParseOk("info vm --timeout 5").timeout, absl::Seconds(5));
-  EXPECT_EQ(ParseOk("--version").command, Command::kVersion);
-  EXPECT_EQ(ParseOk("version").command, Command::kVersion);
+  ExpectTakesAName<InfoCommand>("info");
+  ExpectTakesAName<LifecycleCommand>("pause");
+  ExpectTakesAName<LifecycleCommand>("resume");
+  ExpectTakesAName<BalloonCommand>("balloon");
+  ExpectTakesAName<ConsoleCommand>("console");
+  ExpectTakesAName<EventsCommand>("events");
+  ExpectTakesAName<LifecycleCommand>("reset");
+  ExpectTakesAName<StopCommand>("stop");
+  const auto ps = ParseOk<PsCommand>("ps --json --run-dir /d");
+  EXPECT_TRUE(ps.json);
+  EXPECT_EQ(ps.run_dir, "/d");
+  EXPECT_EQ(ParseOk<InfoCommand>("info vm --timeout 5").machine.timeout, absl::Seconds(5));
+  (void)ParseOk<VersionCommand>("--version");
+  (void)ParseOk<VersionCommand>("version");
 }
 
 TEST(CommandLineTest, BalloonTakesASize) {
-  EXPECT_FALSE(ParseOk("balloon vm").balloon_bytes.has_value());
-  const CommandLine line = ParseOk("balloon vm 256M --wait --timeout 5");
-  EXPECT_EQ(line.balloon_bytes, 256 * kMiB);
-  EXPECT_TRUE(line.wait);
-  EXPECT_EQ(line.timeout, absl::Seconds(5));
-  EXPECT_EQ(ParseOk("balloon vm 0").balloon_bytes, 0u);
+  EXPECT_FALSE(ParseOk<BalloonCommand>("balloon vm").bytes.has_value());
+  const auto options = ParseOk<BalloonCommand>("balloon vm 256M --wait --timeout 5");
+  EXPECT_EQ(options.bytes, 256 * kMiB);
+  EXPECT_TRUE(options.wait);
+  EXPECT_EQ(options.machine.timeout, absl::Seconds(5));
+  EXPECT_EQ(ParseOk<BalloonCommand>("balloon vm 0").bytes, 0u);
+}
+
+TEST(CommandLineTest, MoveTakesEveryOption) {
+  const auto options = ParseOk<MoveCommand>(
+      "move vm unix:/a --mode postcopy --downtime-limit 20ms --max-bandwidth 1G --max-postcopy-bandwidth 2G --channels "
+      "4 "
+      "--timeout 10m --on-timeout postcopy --recover-for 5s --patience 7s --json --run-dir /d");
+  EXPECT_EQ(options.machine.name, "vm");
+  EXPECT_EQ(options.machine.run_dir, "/d");
+  EXPECT_EQ(options.action, MoveCommand::Action::kMove);
+  EXPECT_EQ(options.address, "unix:/a");
+  EXPECT_TRUE(options.json);
+  EXPECT_EQ(options.move.mode, migration::MoveMode::kPostcopy);
+  EXPECT_EQ(options.move.downtime_limit, absl::Milliseconds(20));
+  EXPECT_EQ(options.move.max_bandwidth, 1024 * kMiB);
+  EXPECT_EQ(options.move.max_postcopy_bandwidth, 2048 * kMiB);
+  EXPECT_EQ(options.move.channels, 4u);
+  EXPECT_EQ(options.move.timeout, absl::Minutes(10));
+  EXPECT_EQ(options.move.on_timeout, migration::OnTimeout::kPostcopy);
+  EXPECT_EQ(options.move.recover_for, absl::Seconds(5));
+  EXPECT_EQ(options.move.patience, absl::Seconds(7));
+  EXPECT_EQ(ParseOk<MoveCommand>("move vm --status").action, MoveCommand::Action::kStatus);
+  EXPECT_EQ(ParseOk<MoveCommand>("move vm --cancel").action, MoveCommand::Action::kCancel);
+  EXPECT_EQ(ParseOk<MoveCommand>("move vm --start-postcopy").action, MoveCommand::Action::kStartPostcopy);
+}
+
+TEST(CommandLineTest, RecoverGoesOnOrTakesBack) {
+  const auto on = ParseOk<RecoverCommand>("recover vm unix:/a --timeout 5");
+  EXPECT_EQ(on.address, "unix:/a");
+  EXPECT_EQ(on.machine.timeout, absl::Seconds(5));
+  EXPECT_FALSE(on.here);
+  const auto back = ParseOk<RecoverCommand>("recover vm --here --force");
+  EXPECT_TRUE(back.here && back.force);
+  EXPECT_TRUE(ParseOk<StopCommand>("stop vm --force").force);
 }
 
 TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
@@ -178,6 +246,19 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
       {"pause vm --timeout 0", "--timeout"},
       {"balloon vm 1x", "1x"},
       {"balloon vm --wait", "--wait"},
+      {"move vm", "say where to"},
+      {"move a/b unix:/a", "a/b"},
+      {"move vm unix:/a --cancel", "give one of ADDRESS, --status, --cancel and --start-postcopy"},
+      {"move vm --status --cancel", "give one of ADDRESS, --status, --cancel and --start-postcopy"},
+      {"move vm unix:/a --on-timeout cancel", "--on-timeout: after which time?"},
+      {"move vm unix:/a --downtime-limit soon", "--downtime-limit: \"soon\" is no time"},
+      {"move vm unix:/a --max-bandwidth 63K", "--max-bandwidth: \"63K\" bytes a second move no machine"},
+      {"move vm unix:/a --max-postcopy-bandwidth x", "--max-postcopy-bandwidth"},
+      {"move vm unix:/a --channels 17", "--channels: 17 is not in the range 1 to 16"},
+      {"recover vm unix:/a --here", "give ADDRESS or --here, not both"},
+      {"receive --name vm --listen unix:/a --initrd i", "--initrd: of which kernel?"},
+      {"receive --name vm --listen unix:/a --disk root", "--disk: \"root\": write ID=PATH"},
+      {"receive --name vm --listen unix:/a --disk r=a --disk r=b", "--disk: two paths for the id r"},
   };
   for (const auto& row : kRows) {
     const auto parsed = Parse(row.words);
@@ -201,7 +282,8 @@ TEST(CommandLineTest, PatienceOfLessThanASecondIsNone) {
           absl::StrContains(end->text, absl::StrCat("--patience: \"", time, "\" is too short; the least is 1s")))
           << end->text;
     }
-    (void)ParseOk(command + "1s");
+    const auto parsed = Parse(command + "1s");
+    EXPECT_EQ(std::get_if<ParseEnd>(&parsed), nullptr) << command;
   }
 }
 
@@ -236,30 +318,28 @@ TEST(CommandLineTest, EmptyValuesAreNamed) {
     EXPECT_EQ(end->exit_code, kExitUsage) << row.named;
     EXPECT_TRUE(absl::StrContains(end->text, row.named)) << end->text;
   }
-  const auto parsed = ParseCommandLine({"run", "--kernel", "k", "--cmdline", ""});
-  EXPECT_NE(std::get_if<CommandLine>(&parsed), nullptr);
+  EXPECT_EQ(ParseOk<RunCommand>(std::vector<std::string>{"run", "--kernel", "k", "--cmdline", ""}).config.command_line,
+            "");
 }
 
 TEST(CommandLineTest, ReceiveIsToldWhichFilesAMachineMayHave) {
-  const auto parsed = ParseCommandLine({"receive", "--name", "vm", "--listen", "unix:/a", "--disk", "root=/a=b",
-                                        "--disk-from", "/images", "--disk-from", "more", "--boot-from", "/boot"});
-  const auto* line = std::get_if<CommandLine>(&parsed);
-  ASSERT_NE(line, nullptr);
-  EXPECT_EQ(line->receive.disk_paths, (std::map<std::string, std::string>{{"root", "/a=b"}}));
-  EXPECT_EQ(line->receive.disk_from, (std::vector<std::string>{"/images", "more"}));
-  EXPECT_EQ(line->receive.boot_from, (std::vector<std::string>{"/boot"}));
+  const auto receive = ParseOk<ReceiveCommand>(
+      "receive --name vm --listen unix:/a --disk root=/a=b --disk-from /images --disk-from more --boot-from /boot");
+  EXPECT_EQ(receive.disk_paths, (std::map<std::string, std::string>{{"root", "/a=b"}}));
+  EXPECT_EQ(receive.disk_from, (std::vector<std::string>{"/images", "more"}));
+  EXPECT_EQ(receive.boot_from, (std::vector<std::string>{"/boot"}));
 }
 
 TEST(CommandLineTest, ReceiveIsToldWhoMayComeAndWithHowMuch) {
-  const CommandLine all = ParseOk("receive --name vm --listen tcp:[::]:0");
-  EXPECT_TRUE(all.receive.from.empty());
-  EXPECT_EQ(all.receive.max_memory_bytes, UINT64_MAX);
-  EXPECT_EQ(all.receive.max_cpus, 32u);
-  const CommandLine some =
-      ParseOk("receive --name vm --listen tcp:[::]:0 --from 192.0.2.0/24 --from 2001:db8::1 --max-mem 2G --max-cpus 4");
-  EXPECT_EQ(some.receive.from.size(), 2u);
-  EXPECT_EQ(some.receive.max_memory_bytes, 2048 * kMiB);
-  EXPECT_EQ(some.receive.max_cpus, 4u);
+  const auto all = ParseOk<ReceiveCommand>("receive --name vm --listen tcp:[::]:0");
+  EXPECT_TRUE(all.from.empty());
+  EXPECT_EQ(all.max_memory_bytes, UINT64_MAX);
+  EXPECT_EQ(all.max_cpus, 32u);
+  const auto some = ParseOk<ReceiveCommand>(
+      "receive --name vm --listen tcp:[::]:0 --from 192.0.2.0/24 --from 2001:db8::1 --max-mem 2G --max-cpus 4");
+  EXPECT_EQ(some.from.size(), 2u);
+  EXPECT_EQ(some.max_memory_bytes, 2048 * kMiB);
+  EXPECT_EQ(some.max_cpus, 4u);
   const std::pair<const char*, const char*> wrong[] = {
       {"tcp:[::]:0 --from 192.0.2.1/24", "beyond its mask"},
       {"tcp:[::]:0 --from host", "--from: 'host' is no address"},
@@ -283,8 +363,8 @@ TEST(CommandLineTest, KernelCommandLineIsLimited) {
 }
 
 TEST(CommandLineTest, EveryCommandHasHelpWithAnExampleAndTheExitCodes) {
-  for (const char* command :
-       {"run", "doctor", "ps", "info", "pause", "resume", "balloon", "console", "events", "reset", "stop", "version"}) {
+  for (const char* command : {"run", "receive", "move", "recover", "doctor", "ps", "info", "pause", "resume", "balloon",
+                              "console", "events", "reset", "stop", "version"}) {
     const auto parsed = Parse(absl::StrCat(command, " --help"));
     const auto* end = std::get_if<ParseEnd>(&parsed);
     ASSERT_NE(end, nullptr) << command;

@@ -1,34 +1,18 @@
-// The commands of ferrite, one file each. Every one prints and returns its exit code.
+// What the commands of ferrite share: how they fail, and how they find the machine that they talk to.
 #ifndef FERRITE_VMM_APP_COMMANDS_H_
 #define FERRITE_VMM_APP_COMMANDS_H_
 
-#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "vmm/app/command_line.h"
+#include "vmm/app/command_options.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/control/client.h"
 #include "vmm/control/run_dir.h"
+#include "vmm/machine/machine.h"
 
 namespace ferrite {
-
-int RunCommand(const CommandLine& line);
-int DoctorCommand(const CommandLine& line);
-int ReceiveCommand(const CommandLine& line);
-int MoveCommand(const CommandLine& line);
-int RecoverCommand(const CommandLine& line);
-int PsCommand(const CommandLine& line);
-int InfoCommand(const CommandLine& line);
-int PauseCommand(const CommandLine& line);
-int ResumeCommand(const CommandLine& line);
-int ResetCommand(const CommandLine& line);
-int StopCommand(const CommandLine& line);
-int BalloonCommand(const CommandLine& line);
-int ConsoleCommand(const CommandLine& line);
-int EventsCommand(const CommandLine& line);
-int VersionCommand(const CommandLine& line);
 
 // How a machine of this process ended, for a person; returns the exit code.
 int ReportEnd(const std::string& name, const StopInfo& info);
@@ -38,14 +22,14 @@ int Fail(const absl::Status& status, int exit_code);
 // The same with the exit code that the Status of a control call stands for.
 int Fail(const absl::Status& status);
 
-// What commands that talk to a machine share: connects to line.name and calls `use`, or fails.
+// Connects to the machine and calls `use`, or fails.
 template <typename Use>
-int WithMachine(const CommandLine& line, Use use) {
-  auto base = RunBase(line.run_dir);
+int WithMachine(const MachineOptions& machine, Use use) {
+  auto base = RunBase(machine.run_dir);
   if (!base.ok()) {
     return Fail(base.status(), kExitFailure);
   }
-  auto client = ControlClient::ConnectToMachine(*base, line.name, line.timeout);
+  auto client = ControlClient::ConnectToMachine(*base, machine.name, machine.timeout);
   if (!client.ok()) {
     return Fail(client.status(), absl::IsNotFound(client.status()) ? kExitNoSuchMachine : kExitFailure);
   }

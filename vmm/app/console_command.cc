@@ -1,4 +1,5 @@
-// console
+#include "vmm/app/console_command.h"
+
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -107,8 +108,16 @@ class ConsoleSession {
 
 }  // namespace
 
-int ConsoleCommand(const CommandLine& line) {
-  return WithMachine(line, [&](ControlClient& client) -> int {
+ConsoleCommand::ConsoleCommand()
+    : Command({"console", "Use a machine's serial console; Ctrl-a x leaves it, the machine runs on",
+               "ferrite console web1"}) {}
+
+void ConsoleCommand::AddTo(CLI::App& app) { AddMachine(app, options_.machine); }
+
+absl::Status ConsoleCommand::Finish() { return CheckMachineName(options_.machine.name); }
+
+int ConsoleCommand::Run(int64_t /*started_ns*/) {
+  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
     auto console = client.AttachConsole();
     if (!console.ok()) {
       return Fail(console.status());
@@ -116,7 +125,7 @@ int ConsoleCommand(const CommandLine& line) {
     // A pipe or a file as standard input is copied as it is.
     const auto terminal = RawTerminal::Create(STDIN_FILENO);
     if (terminal.ok()) {
-      fmt::print(stderr, "[ferrite] console of {}; Ctrl-a x leaves it, Ctrl-a h helps\n", line.name);
+      fmt::print(stderr, "[ferrite] console of {}; Ctrl-a x leaves it, Ctrl-a h helps\n", options_.machine.name);
     }
     ConsoleSession(*std::move(console), terminal.ok()).Run();
     return kExitOk;

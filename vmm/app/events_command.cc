@@ -1,4 +1,5 @@
-// events
+#include "vmm/app/events_command.h"
+
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -30,8 +31,18 @@ void Print(const WatchedEvent& event, bool json) {
 
 }  // namespace
 
-int EventsCommand(const CommandLine& line) {
-  return WithMachine(line, [&](ControlClient& client) -> int {
+EventsCommand::EventsCommand()
+    : Command({"events", "Print what happens to a machine until it ends", "ferrite events web1"}) {}
+
+void EventsCommand::AddTo(CLI::App& app) {
+  AddMachine(app, options_.machine);
+  AddJson(app, options_.json);
+}
+
+absl::Status EventsCommand::Finish() { return CheckMachineName(options_.machine.name); }
+
+int EventsCommand::Run(int64_t /*started_ns*/) {
+  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
     if (const absl::Status status = client.StartWatching(); !status.ok()) {
       return Fail(status);
     }
@@ -43,7 +54,7 @@ int EventsCommand(const CommandLine& line) {
       }
       // A move's figures come several times a second.
       if (event->event.kind != MachineEvent::Kind::kMove || event->event.text != last_move) {
-        Print(*event, line.json);
+        Print(*event, options_.json);
         if (ferror(stdout) != 0) {
           return kExitOk;  // main() tells
         }

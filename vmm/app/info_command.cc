@@ -1,4 +1,5 @@
-// info
+#include "vmm/app/info_command.h"
+
 #include <fmt/format.h>
 
 #include "absl/strings/str_cat.h"
@@ -75,13 +76,23 @@ void PrintMachine(const MachineDescription& machine) {
 
 }  // namespace
 
-int InfoCommand(const CommandLine& line) {
-  return WithMachine(line, [&](ControlClient& client) -> int {
+InfoCommand::InfoCommand() : Command({"info", "Show a machine", "ferrite info web1 --json"}) {}
+
+void InfoCommand::AddTo(CLI::App& app) {
+  AddMachine(app, options_.machine);
+  AddJson(app, options_.json);
+  AddTimeout(app, options_.machine);
+}
+
+absl::Status InfoCommand::Finish() { return CheckMachineName(options_.machine.name); }
+
+int InfoCommand::Run(int64_t /*started_ns*/) {
+  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
     const auto machine = client.Describe();
     if (!machine.ok()) {
       return Fail(machine.status());
     }
-    if (line.json) {
+    if (options_.json) {
       PrintJson(MachineJson(*machine), /*indented=*/true);
     } else {
       PrintMachine(*machine);

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <string>
 #include <system_error>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
@@ -49,15 +48,6 @@ absl::Status CheckHostMemory(uint64_t bytes) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Absolute(const std::string& path) {
-  std::error_code error;
-  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
-  if (error) {
-    return ErrnoStatus(error.value(), absl::StrCat("resolve ", path));
-  }
-  return absolute.string();
-}
-
 }  // namespace
 
 absl::Status CheckFiles(const MachineConfig& config) {
@@ -97,24 +87,18 @@ void WarnOfOthersDisk(const std::string& path, bool read_only) {
   }
 }
 
-absl::Status MakePathsAbsolute(CommandLine& line) {
-  std::vector<std::string*> paths = {&line.run_dir, &line.run.log_path, &line.run.console.path,
-                                     &line.run.config.kernel_path, &line.run.config.initrd_path};
-  for (DiskConfig& disk : line.run.config.disks) {
-    paths.push_back(&disk.path);
+absl::StatusOr<std::string> AbsolutePath(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(path, error);
+  if (error) {
+    return ErrnoStatus(error.value(), absl::StrCat("resolve ", path));
   }
-  for (std::string* path : paths) {
-    if (path->empty()) {
-      continue;
-    }
-    FERRITE_ASSIGN_OR_RETURN(*path, Absolute(*path));
-  }
-  return absl::OkStatus();
+  return absolute.string();
 }
 
 absl::StatusOr<migration::Address> AbsoluteAddress(migration::Address address) {
   if (address.kind == migration::Address::Kind::kUnix) {
-    FERRITE_ASSIGN_OR_RETURN(address.path, Absolute(address.path));
+    FERRITE_ASSIGN_OR_RETURN(address.path, AbsolutePath(address.path));
   }
   return migration::ParseAddress(address.ToString());
 }

@@ -7,7 +7,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "migration/channel/address.h"
-#include "vmm/app/command_line.h"
 #include "vmm/machine/machine_config.h"
 
 namespace ferrite {
@@ -20,8 +19,8 @@ absl::Status CheckFiles(const MachineConfig& config);
 // machine moves: then its guest stands still. Who is in a block device's group has the host's disks anyway.
 void WarnOfOthersDisk(const std::string& path, bool read_only);
 
-// Resolves the paths of `run`, --run-dir among them: a detached machine leaves the caller's directory.
-absl::Status MakePathsAbsolute(CommandLine& line);
+// `path` from the root.
+absl::StatusOr<std::string> AbsolutePath(const std::string& path);
 
 // ADDRESS as every process reads it: the path of "unix:PATH" from the root. INVALID_ARGUMENT, as ParseAddress(), when
 // that is too long for a socket.

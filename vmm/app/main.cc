@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <string>
 #include <utility>
 #include <variant>
@@ -57,42 +58,6 @@ void PrepareProcess() {
   LogToStandardError();
 }
 
-int Dispatch(const CommandLine& line) {
-  switch (line.command) {
-    case Command::kRun:
-      return RunCommand(line);
-    case Command::kReceive:
-      return ReceiveCommand(line);
-    case Command::kMove:
-      return MoveCommand(line);
-    case Command::kRecover:
-      return RecoverCommand(line);
-    case Command::kDoctor:
-      return DoctorCommand(line);
-    case Command::kPs:
-      return PsCommand(line);
-    case Command::kInfo:
-      return InfoCommand(line);
-    case Command::kPause:
-      return PauseCommand(line);
-    case Command::kResume:
-      return ResumeCommand(line);
-    case Command::kBalloon:
-      return BalloonCommand(line);
-    case Command::kConsole:
-      return ConsoleCommand(line);
-    case Command::kEvents:
-      return EventsCommand(line);
-    case Command::kReset:
-      return ResetCommand(line);
-    case Command::kStop:
-      return StopCommand(line);
-    case Command::kVersion:
-      return VersionCommand(line);
-  }
-  return kExitUsage;
-}
-
 // Standard output is buffered: that a disk is full may show only now.
 int Finish(int exit_code) {
   const bool written = fflush(stdout) == 0 && ferror(stdout) == 0;
@@ -102,9 +67,8 @@ int Finish(int exit_code) {
   return Fail(absl::DataLossError("standard output could not be written"), kExitFailure);
 }
 
-// Descriptors are used by their links there: those of run directories, of sockets, of what a path was found to be.
-absl::Status CheckProcfs(Command command) {
-  if (command == Command::kVersion || command == Command::kDoctor || ProcfsIsThere()) {
+absl::Status CheckProcfs(const Command& command) {
+  if (!command.needs_procfs() || ProcfsIsThere()) {
     return absl::OkStatus();
   }
   return absl::FailedPreconditionError("no procfs is mounted at /proc, which ferrite needs: mount -t proc proc /proc");
@@ -117,13 +81,12 @@ int Main(std::vector<std::string> words, int64_t started_ns) {
     (void)fputs(end->text.c_str(), end->exit_code == kExitOk ? stdout : stderr);
     return Finish(end->exit_code);
   }
-  auto& line = std::get<CommandLine>(parsed);
-  CloseInheritedDescriptors(line.receive.ready_fd);
-  if (const absl::Status status = CheckProcfs(line.command); !status.ok()) {
+  Command& command = *std::get<std::unique_ptr<Command>>(parsed);
+  CloseInheritedDescriptors(command.descriptor());
+  if (const absl::Status status = CheckProcfs(command); !status.ok()) {
     return Fail(status, kExitFailure);
   }
-  line.run.config.started_ns = started_ns;
-  return Finish(Dispatch(line));
+  return Finish(command.Run(started_ns));
 }
 
 }  // namespace

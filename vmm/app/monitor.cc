@@ -48,31 +48,31 @@ class DeviceBalloonPort final : public BalloonPort {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const RunOptions& run, const std::string& run_dir_option) {
-  if (!run.debuggable) {
+absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const std::string& name, const MonitorOptions& options) {
+  if (!options.debuggable) {
     FERRITE_RETURN_IF_ERROR(HideProcess());
   }
-  FERRITE_ASSIGN_OR_RETURN(const std::string base, RunBase(run_dir_option));
+  FERRITE_ASSIGN_OR_RETURN(const std::string base, RunBase(options.run_dir));
   FERRITE_ASSIGN_OR_RETURN(StopSignals signals, StopSignals::Create());
   FERRITE_ASSIGN_OR_RETURN(EventFd ended, EventFd::Create());
   std::unique_ptr<Monitor> monitor(new Monitor(std::move(signals), std::move(ended)));
-  monitor->name_ = run.config.name;
-  if (run.console.kind == ConsoleSink::Kind::kUnix) {
-    monitor->console_socket_ = run.console.path;
+  monitor->name_ = name;
+  if (options.console.kind == ConsoleSink::Kind::kUnix) {
+    monitor->console_socket_ = options.console.path;
   }
   FERRITE_ASSIGN_OR_RETURN(monitor->kvm_, Kvm::Open());
-  FERRITE_ASSIGN_OR_RETURN(monitor->run_dir_, RunDir::Create(base, run.config.name));
+  FERRITE_ASSIGN_OR_RETURN(monitor->run_dir_, RunDir::Create(base, name));
   FERRITE_RETURN_IF_ERROR(monitor->GoOn());
-  if (run.log_path.empty()) {
+  if (options.log_path.empty()) {
     FERRITE_ASSIGN_OR_RETURN(Fd log, monitor->run_dir_->CreateLog());
     LogToFileToo(std::move(log), monitor->run_dir_->log_path());
   } else {
-    FERRITE_RETURN_IF_ERROR(Annotate(LogToFileToo(run.log_path), "--log"));
+    FERRITE_RETURN_IF_ERROR(Annotate(LogToFileToo(options.log_path), "--log"));
   }
   FERRITE_ASSIGN_OR_RETURN(monitor->grant_directory_, monitor->run_dir_->directory().Duplicate());
   FERRITE_ASSIGN_OR_RETURN(monitor->loop_, EventLoop::Create("devices"));
   ConsoleHub::Options console_options;
-  console_options.sink = run.console;
+  console_options.sink = options.console;
   console_options.leave = [monitor = monitor.get()] { monitor->ended_.Signal(); };
   auto console = ConsoleHub::Create(std::move(console_options));
   FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));

@@ -11,7 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
-#include "vmm/app/command_line.h"
+#include "vmm/app/monitor_options.h"
 #include "vmm/app/stop_signals.h"
 #include "vmm/console/console_hub.h"
 #include "vmm/control/balloon_port.h"
@@ -30,8 +30,8 @@ namespace ferrite {
 // Threads: the main thread.
 class Monitor {
  public:
-  // `run` as RunOptions says; `run_dir_option` is --run-dir. Made before any other thread (StopSignals).
-  static absl::StatusOr<std::unique_ptr<Monitor>> Create(const RunOptions& run, const std::string& run_dir_option);
+  // `name` is the machine's. Made before any other thread (StopSignals).
+  static absl::StatusOr<std::unique_ptr<Monitor>> Create(const std::string& name, const MonitorOptions& options);
   ~Monitor();
 
   Kvm& kvm() { return *kvm_; }

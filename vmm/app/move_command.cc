@@ -1,134 +1,54 @@
-// move, recover
-#include <fmt/format.h>
-#include <unistd.h>
+#include "vmm/app/move_command.h"
 
-#include <cstdio>
-#include <functional>
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 #include <string>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
 #include "base/status.h"
 #include "migration/channel/address.h"
 #include "vmm/app/commands.h"
-#include "vmm/app/machine_files.h"
+#include "vmm/app/follow_move.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
 
 namespace ferrite {
 namespace {
 
-// Whether there is progress to tell: how it ended is told when it is over.
-bool Goes(migration::MoveState state) {
-  using migration::MoveState;
-  return state != MoveState::kNone && state != MoveState::kFailing && state != MoveState::kCancelling &&
-         !migration::IsFinal(state);
+// A frame of pages takes 4 s at that.
+constexpr uint64_t kLeastBandwidth = 64 << 10;
+
+absl::Status ReadBandwidth(absl::string_view option, const std::string& text, uint64_t& out) {
+  if (text.empty()) {
+    return absl::OkStatus();
+  }
+  auto bytes = ParseByteSize(text);
+  FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), option));
+  if (*bytes < kLeastBandwidth) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, ": \"", text, "\" bytes a second move no machine; the least is ",
+                     FormatByteSize(kLeastBandwidth), ", and without ", option, " there is no limit"));
+  }
+  out = *bytes;
+  return absl::OkStatus();
 }
 
-// Shows how a move goes: one line that changes on a terminal, else a line for each change of state or round.
-class ProgressPrinter {
- public:
-  explicit ProgressPrinter(bool json) : json_(json), live_(!json && isatty(STDOUT_FILENO) != 0) {}
-
-  void Show(const MoveStatus& move) {
-    if (json_) {
-      PrintJson(MoveJson(move), /*indented=*/false);
-    } else if (live_) {
-      fmt::print("\r\x1b[K{}", FormatMoveProgress(move));
-      drawn_ = true;
-    } else if (Goes(move.progress.state) && (move.progress.state != state_ || move.progress.round != round_)) {
-      fmt::print("{}\n", FormatMoveProgress(move));
-    }
-    state_ = move.progress.state;
-    round_ = move.progress.round;
-    // Whoever reads a pipe wants each line when it happens.
-    (void)fflush(stdout);
-  }
-  // Makes room for other lines.
-  void Finish() {
-    if (drawn_) {
-      fmt::print("\r\x1b[K");
-      (void)fflush(stdout);
-    }
-  }
-
- private:
-  const bool json_;
-  const bool live_;
-  bool drawn_ = false;
-  migration::MoveState state_ = migration::MoveState::kNone;
-  uint32_t round_ = 0;
-};
-
-// What a move that is over came to; the account last. Returns the exit code.
-int ReportOver(const CommandLine& line, const MoveStatus& move) {
-  if (line.json) {
-    PrintJson(MoveJson(move), /*indented=*/false);
-  } else if (move.result.ok()) {
-    fmt::print("{}\n{}", FormatGuestPlace(line.name, move), FormatMoveAccount(move.report));
-  }
-  if (move.result.ok()) {
-    return kExitOk;
-  }
-  return Fail(absl::Status(move.result.code(), FormatMoveFailure(line.name, move)), kExitFailure);
-}
-
-// Where the user means; the monitor works in another directory. Nowhere stays nowhere.
-absl::StatusOr<std::string> Destination(const CommandLine& line) {
-  if (line.move.address.empty()) {
-    return std::string();
-  }
-  FERRITE_ASSIGN_OR_RETURN(migration::Address address, migration::ParseAddress(line.move.address));
-  FERRITE_ASSIGN_OR_RETURN(address, AbsoluteAddress(std::move(address)));
-  return address.ToString();
-}
-
-// Starts a move, or the rest of one, and shows it to its end.
-int Follow(const CommandLine& line, ControlClient& client,
-           const std::function<absl::StatusOr<uint64_t>(ControlClient&)>& start) {
-  // Before the move begins: it may be over soon.
-  if (const absl::Status status = client.StartWatching(); !status.ok()) {
-    return Fail(status);
-  }
-  const auto number = start(client);
-  if (!number.ok()) {
-    return Fail(number.status());
-  }
-  ProgressPrinter printer(line.json);
-  while (true) {
-    const auto event = client.NextEvent();
-    if (!event.ok()) {
-      printer.Finish();
-      return Fail(
-          absl::Status(event.status().code(), absl::StrCat(event.status().message(),
-                                                           "; where the guest is now is not known here: `ferrite info ",
-                                                           line.name, "` here and at the destination tells")),
-          kExitFailure);
-    }
-    if (event->event.kind != MachineEvent::Kind::kMove || event->move.number != *number) {
-      continue;
-    }
-    if (event->move.over) {
-      printer.Finish();
-      return ReportOver(line, event->move);
-    }
-    printer.Show(event->move);
-  }
-}
-
-int Status(const CommandLine& line, ControlClient& client) {
+int ShowStatus(const MoveCommand::Options& options, ControlClient& client) {
   const auto move = client.GetMove();
   if (!move.ok()) {
     return Fail(move.status());
   }
-  if (line.json) {
+  if (options.json) {
     PrintJson(MoveJson(*move), /*indented=*/false);
   } else if (move->number == 0) {
-    fmt::print("{} has not been moved from here\n", line.name);
+    fmt::print("{} has not been moved from here\n", options.machine.name);
   } else if (move->over && !move->result.ok()) {
-    fmt::print("to {}: {}\n", move->where, FormatMoveFailure(line.name, *move));
+    fmt::print("to {}: {}\n", move->where, FormatMoveFailure(options.machine.name, *move));
   } else if (move->over) {
-    fmt::print("to {}: done\n{}\n{}", move->where, FormatGuestPlace(line.name, *move), FormatMoveAccount(move->report));
+    fmt::print("to {}: done\n{}\n{}", move->where, FormatGuestPlace(options.machine.name, *move),
+               FormatMoveAccount(move->report));
   } else {
     fmt::print("to {}: {}\n", move->where, FormatMoveProgress(*move));
   }
@@ -137,52 +57,98 @@ int Status(const CommandLine& line, ControlClient& client) {
 
 }  // namespace
 
-int MoveCommand(const CommandLine& line) {
-  const auto destination = Destination(line);
+MoveCommand::MoveCommand()
+    : Command({"move",
+               "Move a running machine to another monitor, and print what it cost; ends with 0 only "
+               "when the guest runs there",
+               "ferrite move web1 tcp:192.0.2.7:4000\n  ferrite move web1 --status"}) {}
+
+void MoveCommand::AddTo(CLI::App& app) {
+  AddMachine(app, options_.machine);
+  AddJson(app, options_.json);
+  app.add_option("address", options_.address, "Where `ferrite receive` waits: tcp:HOST:PORT or unix:PATH")
+      ->type_name("ADDRESS");
+  app.add_option("--mode", words_.mode, "auto (pre-copy, then post-copy if need be), precopy or postcopy [auto]")
+      ->type_name("MODE")
+      ->check(CLI::IsMember({"auto", "precopy", "postcopy"}));
+  app.add_option("--downtime-limit", words_.downtime_limit, "How long the guest may stand still [50ms]")
+      ->type_name("TIME");
+  app.add_option("--max-bandwidth", words_.max_bandwidth, "Bytes a second before the guest goes over [no limit]")
+      ->type_name("SIZE");
+  app.add_option("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth,
+                 "The same afterwards; what the guest waits for is never held back [no limit]")
+      ->type_name("SIZE");
+  app.add_option("--channels", options_.move.channels, "Connections for memory, 1 to 16 [1]")
+      ->type_name("N")
+      ->check(InRange(1, 16));
+  app.add_option("--timeout", words_.timeout, "How long pre-copy may take [no limit]")->type_name("TIME");
+  app.add_option("--on-timeout", words_.on_timeout, "What then: cancel or postcopy [cancel]")
+      ->type_name("WHAT")
+      ->check(CLI::IsMember({"cancel", "postcopy"}));
+  app.add_option("--recover-for", words_.recover_for,
+                 "How long to look for the destination when the connection is lost after the guest went over [30s]")
+      ->type_name("TIME");
+  app.add_option("--patience", words_.patience,
+                 "How long the destination may take for each step until memory goes, as to build the machine [60s]")
+      ->type_name("TIME");
+  app.add_flag("--status", words_.status, "Show the move that is on, or the last one");
+  app.add_flag("--cancel", words_.cancel, "Cancel the move that is on: the guest stays");
+  app.add_flag("--start-postcopy", words_.start_postcopy, "Hand the guest over now, its memory follows");
+}
+
+absl::Status MoveCommand::Finish() {
+  FERRITE_RETURN_IF_ERROR(CheckMachineName(options_.machine.name));
+  const int actions = (words_.status ? 1 : 0) + (words_.cancel ? 1 : 0) + (words_.start_postcopy ? 1 : 0);
+  if (actions > 1 || (actions == 1 && !options_.address.empty())) {
+    return absl::InvalidArgumentError("give one of ADDRESS, --status, --cancel and --start-postcopy");
+  }
+  if (actions == 1) {
+    options_.action = words_.status ? Action::kStatus : words_.cancel ? Action::kCancel : Action::kStartPostcopy;
+    return absl::OkStatus();
+  }
+  if (options_.address.empty()) {
+    return absl::InvalidArgumentError(
+        "say where to: tcp:HOST:PORT or unix:PATH, as the other monitor's `ferrite receive` prints it");
+  }
+  FERRITE_RETURN_IF_ERROR(migration::ParseAddress(options_.address).status());
+  if (!words_.on_timeout.empty() && words_.timeout.empty()) {
+    return absl::InvalidArgumentError("--on-timeout: after which time? Give --timeout, too");
+  }
+  using migration::MoveMode;
+  options_.move.mode = words_.mode == "precopy"    ? MoveMode::kPrecopy
+                       : words_.mode == "postcopy" ? MoveMode::kPostcopy
+                                                   : MoveMode::kAuto;
+  options_.move.on_timeout =
+      words_.on_timeout == "postcopy" ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
+  FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words_.downtime_limit, options_.move.downtime_limit));
+  FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words_.timeout, options_.move.timeout));
+  FERRITE_RETURN_IF_ERROR(ReadDuration("--recover-for", words_.recover_for, options_.move.recover_for));
+  FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.move.patience));
+  FERRITE_RETURN_IF_ERROR(ReadBandwidth("--max-bandwidth", words_.max_bandwidth, options_.move.max_bandwidth));
+  return ReadBandwidth("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth, options_.move.max_postcopy_bandwidth);
+}
+
+int MoveCommand::Run(int64_t /*started_ns*/) {
+  const auto destination = MoveDestination(options_.address);
   if (!destination.ok()) {
     return Fail(destination.status());
   }
-  return WithMachine(line, [&](ControlClient& client) -> int {
+  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
     absl::Status status;
-    switch (line.move.action) {
-      case MoveWish::Action::kMove:
-        return Follow(line, client,
-                      [&](ControlClient& machine) { return machine.StartMove(*destination, line.move.options); });
-      case MoveWish::Action::kStatus:
-        return Status(line, client);
-      case MoveWish::Action::kCancel:
+    switch (options_.action) {
+      case Action::kMove:
+        return FollowMove(options_.machine.name, options_.json, client,
+                          [&](ControlClient& machine) { return machine.StartMove(*destination, options_.move); });
+      case Action::kStatus:
+        return ShowStatus(options_, client);
+      case Action::kCancel:
         status = client.CancelMove();
         break;
-      case MoveWish::Action::kStartPostcopy:
+      case Action::kStartPostcopy:
         status = client.StartPostcopy();
         break;
     }
     return status.ok() ? kExitOk : Fail(status);
-  });
-}
-
-int RecoverCommand(const CommandLine& line) {
-  const auto destination = Destination(line);
-  if (!destination.ok()) {
-    return Fail(destination.status());
-  }
-  return WithMachine(line, [&](ControlClient& client) -> int {
-    if (!line.move.here) {
-      return Follow(line, client, [&](ControlClient& machine) { return machine.RecoverMove(*destination); });
-    }
-    if (const absl::Status status = client.TakeBack(line.force); !status.ok()) {
-      return Fail(status);
-    }
-    const auto move = client.GetMove();
-    if (!move.ok()) {
-      return Fail(move.status());
-    }
-    if (line.json) {
-      PrintJson(MoveJson(*move), /*indented=*/false);
-    } else {
-      fmt::print("{}, as it was when it was handed over to {}\n", FormatGuestPlace(line.name, *move), move->where);
-    }
-    return kExitOk;
   });
 }
 

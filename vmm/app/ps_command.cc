@@ -1,4 +1,5 @@
-// ps
+#include "vmm/app/ps_command.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -74,13 +75,22 @@ void PrintRow(const Row& row) {
 
 }  // namespace
 
-int PsCommand(const CommandLine& line) {
-  const auto base = RunBase(line.run_dir);
+PsCommand::PsCommand() : Command({"ps", "List the machines that run", "ferrite ps"}) {}
+
+void PsCommand::AddTo(CLI::App& app) {
+  AddRunDir(app, options_.run_dir);
+  AddJson(app, options_.json);
+}
+
+absl::Status PsCommand::Finish() { return absl::OkStatus(); }
+
+int PsCommand::Run(int64_t /*started_ns*/) {
+  const auto base = RunBase(options_.run_dir);
   if (!base.ok()) {
     return Fail(base.status(), kExitFailure);
   }
   // The usual one is made by the first machine; one that was named and is not there is a mistake.
-  if (const absl::Status there = CheckRunBase(*base); !there.ok() && !line.run_dir.empty()) {
+  if (const absl::Status there = CheckRunBase(*base); !there.ok() && !options_.run_dir.empty()) {
     return Fail(there, kExitFailure);
   }
   const auto machines = ListMachines(*base);
@@ -90,13 +100,13 @@ int PsCommand(const CommandLine& line) {
   const auto answers = AskAll(*base, *machines);
   size_t not_asked = 0;
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  if (!line.json) {
+  if (!options_.json) {
     PrintRow({"NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME"});
   }
   for (size_t i = 0; i < machines->size(); ++i) {
     const FoundMachine& found = (*machines)[i];
     if (found.handed_over.has_value()) {
-      if (line.json) {
+      if (options_.json) {
         list.push_back({{"name", found.name},
                         {"state", "handed-over"},
                         {"pid", nullptr},
@@ -111,7 +121,7 @@ int PsCommand(const CommandLine& line) {
     const bool asked = !absl::IsCancelled(machine.status());
     not_asked += asked ? 0 : 1;
     const std::string pid = std::to_string(found.pid);
-    if (line.json) {
+    if (options_.json) {
       list.push_back(machine.ok() ? MachineJson(*machine)
                                   : nlohmann::ordered_json({{"name", found.name},
                                                             {"state", asked ? "unreachable" : "not-asked"},
@@ -125,7 +135,7 @@ int PsCommand(const CommandLine& line) {
       PrintRow({found.name, pid, asked ? "unreachable" : "not asked", "-", "-", "-", "-"});
     }
   }
-  if (line.json) {
+  if (options_.json) {
     PrintJson(list, /*indented=*/true);
   }
   if (not_asked > 0) {

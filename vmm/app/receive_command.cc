@@ -1,18 +1,23 @@
-// receive
+#include "vmm/app/receive_command.h"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
+#include "base/byte_size.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/poll.h"
@@ -21,6 +26,7 @@
 #include "base/timed_mutex.h"
 #include "migration/channel/socket.h"
 #include "migration/session/destination.h"
+#include "vmm/app/command_options.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_files.h"
 #include "vmm/app/monitor.h"
@@ -43,18 +49,18 @@ constexpr size_t MachineDescriptors(uint32_t cpus) {
   return cpus + kMaxDisks * kOfADisk + 2 * kOfAnotherDevice + 2 * migration::kMaxChannels + kOther;
 }
 
-absl::Status TellReady(const CommandLine& line, const migration::Address& address) {
-  fmt::print("{} waits at {}\n", line.run.config.name, address.ToString());
+absl::Status TellReady(const ReceiveCommand::Options& options, const migration::Address& address) {
+  fmt::print("{} waits at {}\n", options.name, address.ToString());
   (void)fflush(stdout);
-  if (line.receive.ready_fd < 0) {
+  if (options.ready_fd < 0) {
     return absl::OkStatus();
   }
   const std::string text = absl::StrCat(address.ToString(), "\n");
-  if (write(line.receive.ready_fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-    return ErrnoStatus(absl::StrCat("--ready-fd ", line.receive.ready_fd));
+  if (write(options.ready_fd, text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    return ErrnoStatus(absl::StrCat("--ready-fd ", options.ready_fd));
   }
-  if (line.receive.ready_fd > STDERR_FILENO) {
-    close(line.receive.ready_fd);
+  if (options.ready_fd > STDERR_FILENO) {
+    close(options.ready_fd);
   }
   return absl::OkStatus();
 }
@@ -177,52 +183,50 @@ Wait WaitForArrival(Monitor& monitor, Incoming& incoming) {
   return Wait::kEnds;
 }
 
-absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
-  if (line.receive.ready_fd >= 0 && fcntl(line.receive.ready_fd, F_GETFD) < 0) {
-    return ErrnoStatus(absl::StrCat("--ready-fd ", line.receive.ready_fd));
+absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
+  if (options.ready_fd >= 0 && fcntl(options.ready_fd, F_GETFD) < 0) {
+    return ErrnoStatus(absl::StrCat("--ready-fd ", options.ready_fd));
   }
   // As it is told to people, who may be in another directory.
-  FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(line.receive.listen));
-  FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
-  for (const auto& [id, path] : line.receive.disk_paths) {
+  FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(options.listen));
+  FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(options.name, options.monitor));
+  for (const auto& [id, path] : options.disk_paths) {
     WarnOfOthersDisk(path, /*read_only=*/false);  // the source will say whether it is
   }
   const auto view = std::make_shared<ArrivalView>();
   FERRITE_ASSIGN_OR_RETURN(
       const auto arrival,
-      MachineArrival::Create(
-          {.kvm = monitor->kvm(),
-           .loop = monitor->loop(),
-           .console = &monitor->console(),
-           .built =
-               [&](Machine& machine) {
-                 machine.SetListener(monitor->Listener());
-                 monitor->ServeArriving(
-                     machine, [view] { return view->Get(); },
-                     [view](absl::string_view operation) { return view->Allows(operation); });
-               }},
-          {.name = line.run.config.name,
-           .disk_paths = line.receive.disk_paths,
-           .disk_from = line.receive.disk_from,
-           .trust_disks = line.receive.trust_disks,
-           .kernel_path = line.receive.kernel_path,
-           .initrd_path = line.receive.initrd_path,
-           .boot_from = line.receive.boot_from,
-           .lock_memory = line.receive.lock_memory,
-           .dirty_ring = line.receive.dirty_ring,
-           .limits = {.memory_bytes = line.receive.max_memory_bytes, .cpus = line.receive.max_cpus}}));
+      MachineArrival::Create({.kvm = monitor->kvm(),
+                              .loop = monitor->loop(),
+                              .console = &monitor->console(),
+                              .built =
+                                  [&](Machine& machine) {
+                                    machine.SetListener(monitor->Listener());
+                                    monitor->ServeArriving(
+                                        machine, [view] { return view->Get(); },
+                                        [view](absl::string_view operation) { return view->Allows(operation); });
+                                  }},
+                             {.name = options.name,
+                              .disk_paths = options.disk_paths,
+                              .disk_from = options.disk_from,
+                              .trust_disks = options.trust_disks,
+                              .kernel_path = options.kernel_path,
+                              .initrd_path = options.initrd_path,
+                              .boot_from = options.boot_from,
+                              .lock_memory = options.lock_memory,
+                              .dirty_ring = options.dirty_ring,
+                              .limits = {.memory_bytes = options.max_memory_bytes, .cpus = options.max_cpus}}));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
-  FERRITE_ASSIGN_OR_RETURN(auto incoming,
-                           Incoming::Start(*arrival,
-                                           {.patience = line.receive.patience,
-                                            .from = line.receive.from,
-                                            .machine_descriptors = MachineDescriptors(line.receive.max_cpus)},
-                                           std::move(listener), view));
-  FERRITE_RETURN_IF_ERROR(TellReady(line, address));
+  FERRITE_ASSIGN_OR_RETURN(auto incoming, Incoming::Start(*arrival,
+                                                          {.patience = options.patience,
+                                                           .from = options.from,
+                                                           .machine_descriptors = MachineDescriptors(options.max_cpus)},
+                                                          std::move(listener), view));
+  FERRITE_RETURN_IF_ERROR(TellReady(options, address));
   const Wait wait = WaitForArrival(*monitor, *incoming);
   if (wait == Wait::kCancelled) {
     // That of a move that had failed when this came.
@@ -293,9 +297,96 @@ absl::StatusOr<StopInfo> Receive(const CommandLine& line) {
 
 }  // namespace
 
-int ReceiveCommand(const CommandLine& line) {
-  const auto info = Receive(line);
-  return info.ok() ? ReportEnd(line.run.config.name, *info) : Fail(info.status(), kExitFailure);
+ReceiveCommand::ReceiveCommand()
+    : Command({"receive", "Wait for a machine that moves here, then run it as `run` does",
+               "ferrite receive --name web1 --listen tcp:0.0.0.0:4000 --disk root=/images/root.img "
+               "--kernel vmlinuz"}) {}
+
+void ReceiveCommand::AddTo(CLI::App& app) {
+  AddRunDir(app, options_.monitor.run_dir);
+  app.add_option("--name", options_.name, "The machine's name here")->required()->type_name("NAME");
+  app.add_option("--listen", words_.listen, "tcp:HOST:PORT (port 0: any free one) or unix:PATH")
+      ->required()
+      ->type_name("ADDRESS");
+  Repeatable(app.add_option("--disk", words_.disks, "ID=PATH: where a disk is here; repeatable"))->type_name("ID=PATH");
+  Repeatable(app.add_option("--disk-from", options_.disk_from,
+                            "Take other disks where they are at the source, if that is below DIR [none]; repeatable"))
+      ->type_name("DIR");
+  app.add_flag("--trust-disks", options_.trust_disks,
+               "Take the disks of --disk also where it shows that nobody has them open");
+  app.add_option("--kernel", options_.kernel_path,
+                 "What a reset boots here [the source's kernel and initrd, if --boot-from allows them]")
+      ->type_name("FILE");
+  app.add_option("--initrd", options_.initrd_path, "The initial RAM disk of that kernel [none]")->type_name("FILE");
+  Repeatable(app.add_option("--boot-from", options_.boot_from,
+                            "Without --kernel: boot the source's kernel and initrd, if the same files are below DIR "
+                            "[none]; repeatable"))
+      ->type_name("DIR");
+  app.add_option("--console", words_.console, "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio]")
+      ->type_name("SINK");
+  app.add_flag("--mlock", options_.lock_memory, "Lock the guest's memory in RAM once it is here");
+  app.add_flag("--dirty-ring", options_.dirty_ring,
+               "Track dirty pages with KVM's ring in place of its log when it moves on");
+  Repeatable(app.add_option("--from", words_.from,
+                            "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]"))
+      ->type_name("ADDRESS/BITS");
+  app.add_option("--max-mem", words_.max_memory, "Refuse a machine with more memory [what this host has]")
+      ->type_name("SIZE");
+  app.add_option("--max-cpus", options_.max_cpus, "Refuse a machine with more processors, 1 to 32 [32]")
+      ->type_name("N")
+      ->check(InRange(1, static_cast<int>(kMaxCpus)));
+  app.add_option("--patience", words_.patience,
+                 "How long a source may take to say what machine it brings, and for each step until memory comes "
+                 "[60s]")
+      ->type_name("TIME");
+  app.add_option("--ready-fd", options_.ready_fd,
+                 "Write the address to this file descriptor and close it when the monitor is ready")
+      ->type_name("N")
+      ->check(InRange(0, 1 << 20));
+  AddLogAndDebuggable(app, options_.monitor);
+}
+
+absl::Status ReceiveCommand::Finish() {
+  FERRITE_RETURN_IF_ERROR(Annotate(CheckMachineName(options_.name), "--name"));
+  auto listen = migration::ParseAddress(words_.listen);
+  FERRITE_RETURN_IF_ERROR(Annotate(listen.status(), "--listen"));
+  options_.listen = *std::move(listen);
+  for (const std::string& text : words_.disks) {
+    const std::pair<std::string, std::string> disk = absl::StrSplit(text, absl::MaxSplits('=', 1));
+    if (disk.first.empty() || disk.second.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--disk: \"", absl::CHexEscape(text), "\": write ID=PATH, as --disk root=/images/root.img"));
+    }
+    if (!options_.disk_paths.insert(disk).second) {
+      return absl::InvalidArgumentError(absl::StrCat("--disk: two paths for the id ", disk.first));
+    }
+  }
+  if (!words_.from.empty() && options_.listen.kind == migration::Address::Kind::kUnix) {
+    return absl::InvalidArgumentError("--from: a unix socket is its owner's alone; this is for --listen tcp:HOST:PORT");
+  }
+  for (const std::string& text : words_.from) {
+    auto range = migration::AddressRange::Parse(text);
+    FERRITE_RETURN_IF_ERROR(Annotate(range.status(), "--from"));
+    options_.from.push_back(*range);
+  }
+  if (!words_.max_memory.empty()) {
+    auto bytes = ParseByteSize(words_.max_memory);
+    FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), "--max-mem"));
+    options_.max_memory_bytes = *bytes;
+  }
+  if (!options_.initrd_path.empty() && options_.kernel_path.empty()) {
+    return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
+  }
+  FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.patience));
+  auto console = ParseConsoleSink(words_.console.empty() ? "stdio" : words_.console);
+  FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));
+  options_.monitor.console = *std::move(console);
+  return absl::OkStatus();
+}
+
+int ReceiveCommand::Run(int64_t /*started_ns*/) {
+  const auto info = Receive(options_);
+  return info.ok() ? ReportEnd(options_.name, *info) : Fail(info.status(), kExitFailure);
 }
 
 }  // namespace ferrite

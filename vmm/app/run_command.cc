@@ -1,12 +1,26 @@
-// run
+#include "vmm/app/run_command.h"
+
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <random>
+#include <set>
 #include <string>
+#include <utility>
 
-#include "base/clean_text.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "base/byte_size.h"
 #include "base/status.h"
+#include "memory/guest_memory.h"
+#include "vmm/app/command_options.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/detach.h"
 #include "vmm/app/hiding.h"
@@ -18,10 +32,84 @@
 namespace ferrite {
 namespace {
 
-absl::StatusOr<StopInfo> RunMachine(const CommandLine& line, const std::function<void()>& ready) {
-  const MachineConfig& config = line.run.config;
+constexpr uint64_t kMinMemoryBytes = uint64_t{16} << 20;
+constexpr size_t kMaxDiskId = 20;  // VIRTIO_BLK_ID_BYTES
+
+absl::Status CheckMemory(const MachineConfig& config) {
+  const uint64_t bytes = config.memory_bytes;
+  if (bytes < kMinMemoryBytes || bytes > kMaxGuestMemoryBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("--mem: ", FormatByteSize(bytes), " is not in ",
+                                                   FormatByteSize(kMinMemoryBytes), " to ",
+                                                   FormatByteSize(kMaxGuestMemoryBytes)));
+  }
+  if (const uint64_t page = HostPageBytes(config.memory_backing); bytes % page != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--mem: ", FormatByteSize(bytes), " is not a multiple of ",
+                                                   FormatByteSize(page), ", the page size of --memory-backing ",
+                                                   MemoryBackingName(config.memory_backing)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBalloon(uint64_t bytes, const MachineConfig& config) {
+  if (bytes % kPageBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--balloon: ", FormatByteSize(bytes), " is not a multiple of ", kPageBytes));
+  }
+  if (bytes > config.memory_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("--balloon: ", FormatByteSize(bytes), " is more than the machine's ",
+                                                   FormatByteSize(config.memory_bytes), " of memory"));
+  }
+  return absl::OkStatus();
+}
+
+// "[id=ID,]path=PATH[,ro]"; `index` gives a disk without an id its own: "disk0".
+absl::StatusOr<DiskConfig> ParseDisk(absl::string_view text, size_t index) {
+  DiskConfig disk;
+  disk.id = absl::StrCat("disk", index);
+  for (const absl::string_view part : absl::StrSplit(text, ',')) {
+    if (part == "ro") {
+      disk.read_only = true;
+    } else if (absl::StartsWith(part, "id=")) {
+      disk.id = std::string(part.substr(3));
+    } else if (absl::StartsWith(part, "path=") && disk.path.empty()) {
+      disk.path = std::string(part.substr(5));
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("\"", absl::CHexEscape(part), "\" in \"", text, "\": write [id=ID,]path=FILE[,ro]"));
+    }
+  }
+  if (disk.path.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" names no path: write [id=ID,]path=FILE[,ro]"));
+  }
+  const bool id_ok = std::all_of(disk.id.begin(), disk.id.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
+  });
+  if (disk.id.empty() || disk.id.size() > kMaxDiskId || !id_ok) {
+    return absl::InvalidArgumentError(absl::StrCat("disk id \"", absl::CHexEscape(disk.id), "\": use 1 to ", kMaxDiskId,
+                                                   " of the characters A-Z a-z 0-9 _ -"));
+  }
+  return disk;
+}
+
+// Resolves the paths: a detached machine leaves the caller's directory.
+absl::Status MakePathsAbsolute(RunCommand::Options& options) {
+  std::vector<std::string*> paths = {&options.monitor.run_dir, &options.monitor.log_path, &options.monitor.console.path,
+                                     &options.config.kernel_path, &options.config.initrd_path};
+  for (DiskConfig& disk : options.config.disks) {
+    paths.push_back(&disk.path);
+  }
+  for (std::string* path : paths) {
+    if (!path->empty()) {
+      FERRITE_ASSIGN_OR_RETURN(*path, AbsolutePath(*path));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StopInfo> RunMachine(const RunCommand::Options& options, const std::function<void()>& ready) {
+  const MachineConfig& config = options.config;
   FERRITE_RETURN_IF_ERROR(CheckFiles(config));
-  FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(line.run, line.run_dir));
+  FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(config.name, options.monitor));
   for (const DiskConfig& disk : config.disks) {
     WarnOfOthersDisk(disk.path, disk.read_only);
   }
@@ -39,7 +127,7 @@ absl::StatusOr<StopInfo> RunMachine(const CommandLine& line, const std::function
     monitor->WaitForEnd();
   }
   StopInfo info = monitor->Stop();
-  if (line.run.detach && (info.reason == StopReason::kGuestFault || info.reason == StopReason::kError)) {
+  if (options.detach && (info.reason == StopReason::kGuestFault || info.reason == StopReason::kError)) {
     // Nobody reads what is printed; the log holds the same.
     monitor->KeepLog();
   }
@@ -47,42 +135,17 @@ absl::StatusOr<StopInfo> RunMachine(const CommandLine& line, const std::function
   return info;
 }
 
-}  // namespace
-
-int ReportEnd(const std::string& name, const StopInfo& info) {
-  switch (info.reason) {
-    case StopReason::kGuestFault:
-      fmt::print(stderr, "ferrite: the guest of {} cannot go on:\n{}\n", name, CleanLines(info.details, kMaxLongText));
-      return kExitGuestFault;
-    case StopReason::kError:
-      fmt::print(stderr, "ferrite: machine {} failed: {}\n", name, CleanLines(info.details, kMaxLongText));
-      return kExitFailure;
-    case StopReason::kMoved:
-      fmt::print(stderr, "ferrite: machine {} has moved to {}\n", name, CleanText(info.details, kMaxLongText));
-      return kExitOk;
-    default:
-      return kExitOk;
-  }
+int RunHere(const RunCommand::Options& options, const std::function<void()>& ready) {
+  const auto info = RunMachine(options, ready);
+  return info.ok() ? ReportEnd(options.config.name, *info) : Fail(info.status(), kExitFailure);
 }
 
-namespace {
-
-int RunHere(const CommandLine& line, const std::function<void()>& ready) {
-  const auto info = RunMachine(line, ready);
-  return info.ok() ? ReportEnd(line.run.config.name, *info) : Fail(info.status(), kExitFailure);
-}
-
-}  // namespace
-
-int RunCommand(const CommandLine& line) {
-  if (!line.run.detach) {
-    return RunHere(line, [] {});
-  }
-  CommandLine absolute = line;
+int RunInBackground(const RunCommand::Options& options) {
+  RunCommand::Options absolute = options;
   if (const absl::Status status = MakePathsAbsolute(absolute); !status.ok()) {
     return Fail(status, kExitFailure);
   }
-  if (!line.run.debuggable) {
+  if (!options.monitor.debuggable) {
     // Before there is the process that will have the guest: nobody can look into that while it is young.
     if (const absl::Status status = HideProcess(); !status.ok()) {
       return Fail(status, kExitFailure);
@@ -95,12 +158,112 @@ int RunCommand(const CommandLine& line) {
   if (!child->ready) {
     return child->exit_code;
   }
-  if (line.json) {
-    PrintJson({{"name", line.run.config.name}, {"pid", child->pid}}, /*indented=*/true);
+  if (options.json) {
+    PrintJson({{"name", options.config.name}, {"pid", child->pid}}, /*indented=*/true);
   } else {
-    fmt::print("{} {}\n", line.run.config.name, child->pid);
+    fmt::print("{} {}\n", options.config.name, child->pid);
   }
   return kExitOk;
+}
+
+}  // namespace
+
+RunCommand::RunCommand()
+    : Command({"run", "Make and run a machine; ends with it",
+               "ferrite run --name web1 --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0 "
+               "--mem 512M --cpus 2\n    --disk id=root,path=root.img --balloon 0 --rng"}) {}
+
+void RunCommand::AddTo(CLI::App& app) {
+  AddRunDir(app, options_.monitor.run_dir);
+  MachineConfig& config = options_.config;
+  app.add_option("--name", config.name, "Its name for the other commands [vm- and a random number]")->type_name("NAME");
+  app.add_option("--kernel", config.kernel_path, "bzImage or uncompressed ELF kernel")->required()->type_name("FILE");
+  app.add_option("--initrd", config.initrd_path, "Initial RAM disk")->type_name("FILE");
+  app.add_option("--cmdline", config.command_line, "Kernel command line")->type_name("TEXT");
+  app.add_option("--mem", words_.memory, "Memory, 16M to 4T [512M]")->type_name("SIZE");
+  app.add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")
+      ->type_name("N")
+      ->check(InRange(1, static_cast<int>(kMaxCpus)));
+  Repeatable(app.add_option("--disk", words_.disks,
+                            "[id=ID,]path=FILE[,ro]: a raw image as a virtio block device; repeatable"))
+      ->type_name("DISK");
+  app.add_option("--balloon", words_.balloon,
+                 "Give it a balloon device; SIZE of the guest's memory is given back from the start, 0 for none")
+      ->type_name("SIZE");
+  app.add_flag("--rng", config.rng, "A source of randomness");
+  app.add_option("--console", words_.console,
+                 "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio; none with --detach]")
+      ->type_name("SINK");
+  app.add_option("--memory-backing", words_.backing, "memfd, anon, hugetlb-2M or hugetlb-1G [memfd]")
+      ->type_name("KIND");
+  app.add_flag("--thp", config.transparent_huge_pages, "Ask for transparent huge pages");
+  app.add_flag("--mlock", config.lock_memory, "Lock the guest's memory in RAM");
+  app.add_flag("--no-reboot", words_.no_reboot, "A reset by the guest ends the machine");
+  app.add_flag("--dirty-ring", config.dirty_ring, "Track dirty pages with KVM's ring in place of its log");
+  app.add_flag("--detach", options_.detach, "Return when the machine runs, and print its name and process id");
+  AddLogAndDebuggable(app, options_.monitor);
+  AddJson(app, options_.json);
+}
+
+absl::Status RunCommand::FinishConfig() {
+  MachineConfig& config = options_.config;
+  if (config.name.empty()) {
+    config.name = absl::StrFormat("vm-%06x", std::random_device{}() & 0xff'ffff);
+  }
+  FERRITE_RETURN_IF_ERROR(Annotate(CheckMachineName(config.name), "--name"));
+  auto backing = ParseMemoryBacking(words_.backing);
+  FERRITE_RETURN_IF_ERROR(Annotate(backing.status(), "--memory-backing"));
+  config.memory_backing = *backing;
+  auto memory = ParseByteSize(words_.memory);
+  FERRITE_RETURN_IF_ERROR(Annotate(memory.status(), "--mem"));
+  config.memory_bytes = *memory;
+  FERRITE_RETURN_IF_ERROR(CheckMemory(config));
+  if (!words_.balloon.empty()) {
+    auto balloon = ParseByteSize(words_.balloon);
+    FERRITE_RETURN_IF_ERROR(Annotate(balloon.status(), "--balloon"));
+    FERRITE_RETURN_IF_ERROR(CheckBalloon(*balloon, config));
+    config.balloon_bytes = *balloon;
+  }
+  if (config.command_line.size() > kMaxKernelCommandLine) {
+    return absl::InvalidArgumentError(absl::StrCat("--cmdline: ", config.command_line.size(),
+                                                   " bytes are more than the kernel's limit, ", kMaxKernelCommandLine));
+  }
+  if (words_.disks.size() > kMaxDisks) {
+    return absl::InvalidArgumentError(absl::StrCat("--disk: a machine has at most ", kMaxDisks, " disks"));
+  }
+  std::set<std::string> ids;
+  for (const std::string& text : words_.disks) {
+    auto disk = ParseDisk(text, config.disks.size());
+    FERRITE_RETURN_IF_ERROR(Annotate(disk.status(), "--disk"));
+    if (!ids.insert(disk->id).second) {
+      return absl::InvalidArgumentError(absl::StrCat("--disk: two disks have the id ", disk->id));
+    }
+    config.disks.push_back(*std::move(disk));
+  }
+  config.reboot_on_reset = !words_.no_reboot;
+  return absl::OkStatus();
+}
+
+absl::Status RunCommand::Finish() {
+  FERRITE_RETURN_IF_ERROR(FinishConfig());
+  const char* default_console = options_.detach ? "none" : "stdio";
+  auto console = ParseConsoleSink(words_.console.empty() ? default_console : words_.console);
+  FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));
+  options_.monitor.console = *std::move(console);
+  if (options_.detach && options_.monitor.console.kind == ConsoleSink::Kind::kStdio) {
+    return absl::InvalidArgumentError(
+        "--console stdio: a detached machine has no terminal; use none (the default with --detach) and `ferrite "
+        "console`, or file:PATH, or unix:PATH");
+  }
+  if (options_.json && !options_.detach) {
+    return absl::InvalidArgumentError("--json: without --detach there is nothing to print");
+  }
+  return absl::OkStatus();
+}
+
+int RunCommand::Run(int64_t started_ns) {
+  options_.config.started_ns = started_ns;
+  return options_.detach ? RunInBackground(options_) : RunHere(options_, [] {});
 }
 
 }  // namespace ferrite

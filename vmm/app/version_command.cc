@@ -1,4 +1,5 @@
-// version
+#include "vmm/app/version_command.h"
+
 #include <fmt/format.h>
 
 #include "base/version.h"
@@ -7,8 +8,17 @@
 
 namespace ferrite {
 
-int VersionCommand(const CommandLine& line) {
-  if (line.json) {
+VersionCommand::VersionCommand() : Command({"version", "Print the version", "ferrite version"}) {}
+
+void VersionCommand::AddTo(CLI::App& app) {
+  AddRunDir(app, options_.run_dir);
+  AddJson(app, options_.json);
+}
+
+absl::Status VersionCommand::Finish() { return absl::OkStatus(); }
+
+int VersionCommand::Run(int64_t /*started_ns*/) {
+  if (options_.json) {
     PrintJson({{"version", kVersion}}, /*indented=*/true);
   } else {
     fmt::print("ferrite {}\n", kVersion);

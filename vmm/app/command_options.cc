@@ -1,0 +1,84 @@
+#include "vmm/app/command_options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace ferrite {
+namespace {
+
+constexpr int kMaxTimeoutSeconds = 86'400;
+// What a loaded host may need for a step: less is no patience, and what is derived from it would round to nothing.
+constexpr absl::Duration kLeastPatience = absl::Seconds(1);
+
+}  // namespace
+
+void AddRunDir(CLI::App& app, std::string& run_dir) {
+  app.add_option("--run-dir", run_dir,
+                 "Directory of the machines' run directories [/run/ferrite, $XDG_RUNTIME_DIR/ferrite]")
+      ->type_name("DIR");
+}
+
+void AddMachine(CLI::App& app, MachineOptions& machine) {
+  AddRunDir(app, machine.run_dir);
+  app.add_option("name", machine.name, "The machine")->required()->type_name("NAME");
+}
+
+void AddTimeout(CLI::App& app, MachineOptions& machine) {
+  app.add_option_function<int>(
+         "--timeout", [&machine](const int& seconds) { machine.timeout = absl::Seconds(seconds); },
+         "How long to wait for the machine [30]")
+      ->type_name("SECONDS")
+      ->check(InRange(1, kMaxTimeoutSeconds));
+}
+
+void AddJson(CLI::App& app, bool& json) { app.add_flag("--json", json, "Print JSON"); }
+
+void AddLogAndDebuggable(CLI::App& app, MonitorOptions& monitor) {
+  app.add_option("--log", monitor.log_path, "Append the log to FILE, which stays [a file in the run directory]")
+      ->type_name("FILE");
+  app.add_flag("--debuggable", monitor.debuggable,
+               "Let other processes of this user look into the monitor and the guest's memory: debuggers, and cores");
+}
+
+CLI::Option* Repeatable(CLI::Option* option) {
+  return option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+std::function<std::string(const std::string&)> InRange(int min, int max) {
+  return [min, max](const std::string& text) -> std::string {
+    int number = 0;
+    if (!absl::SimpleAtoi(text, &number)) {
+      return absl::StrCat("\"", absl::CHexEscape(text.substr(0, 40)), "\" is not a number from ", min, " to ", max);
+    }
+    return number < min || number > max ? absl::StrCat(number, " is not in the range ", min, " to ", max) : "";
+  };
+}
+
+absl::Status ReadDuration(absl::string_view option, const std::string& text, absl::Duration& out) {
+  if (text.empty()) {
+    return absl::OkStatus();
+  }
+  absl::Duration duration;
+  if (!absl::ParseDuration(text, &duration) || duration <= absl::ZeroDuration() ||
+      duration == absl::InfiniteDuration()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(option, ": \"", absl::CHexEscape(text), "\" is no time; write it as 50ms, 2s or 10m"));
+  }
+  out = duration;
+  return absl::OkStatus();
+}
+
+absl::Status ReadPatience(const std::string& text, absl::Duration& out) {
+  FERRITE_RETURN_IF_ERROR(ReadDuration("--patience", text, out));
+  if (out < kLeastPatience) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--patience: \"", text, "\" is too short; the least is ", absl::FormatDuration(kLeastPatience)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite

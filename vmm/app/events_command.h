@@ -1,0 +1,30 @@
+// `ferrite events`: prints what happens to a machine until it ends.
+#ifndef FERRITE_VMM_APP_EVENTS_COMMAND_H_
+#define FERRITE_VMM_APP_EVENTS_COMMAND_H_
+
+#include "vmm/app/command.h"
+#include "vmm/app/command_options.h"
+
+namespace ferrite {
+
+class EventsCommand final : public Command {
+ public:
+  struct Options {
+    MachineOptions machine;
+    bool json = false;
+  };
+
+  EventsCommand();
+  void AddTo(CLI::App& app) override;
+  absl::Status Finish() override;
+  int Run(int64_t started_ns) override;
+
+  const Options& options() const { return options_; }
+
+ private:
+  Options options_;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_APP_EVENTS_COMMAND_H_
