@@ -20,17 +20,16 @@
 #include "base/byte_size.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
-#include "base/poll.h"
 #include "base/status.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/socket.h"
-#include "migration/session/destination.h"
 #include "vmm/app/command_options.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_files.h"
 #include "vmm/app/monitor.h"
 #include "vmm/console/raw_terminal.h"
+#include "vmm/move/arrivals.h"
 #include "vmm/move/machine_arrival.h"
 
 namespace ferrite {
@@ -65,122 +64,16 @@ absl::Status TellReady(const ReceiveCommand::Options& options, const migration::
   return absl::OkStatus();
 }
 
-MoveStatus ArrivalOf(const migration::Destination& session) {
-  MoveStatus arrival;
-  arrival.number = 1;
-  arrival.guest = GuestPlace::kHereRunning;
-  arrival.progress.state = session.state();
-  arrival.report = session.report();
-  return arrival;
-}
-
-// What clients may ask about a session, while there is one. Threads: any.
-class ArrivalView {
- public:
-  void Set(const migration::Destination* session) {
-    const absl::MutexLock lock(&mutex_);
-    session_ = session;
+// Whether the move is over; else the user, a client or the guest's own end asks for the end of the monitor.
+bool WaitForArrival(Monitor& monitor, Incoming& incoming) {
+  if (incoming.WaitForArrival(monitor.signals().fd(), monitor.ended().fd())) {
+    return true;
   }
-  MoveStatus Get() const {
-    const absl::MutexLock lock(&mutex_);
-    return session_ == nullptr ? MoveStatus() : ArrivalOf(*session_);
-  }
-  // What waits for memory that is not here, or would be overwritten with the state that comes, is refused: nothing is
-  // carried out when nobody waits for it any more.
-  absl::Status Allows(absl::string_view operation) const {
-    const absl::MutexLock lock(&mutex_);
-    if (operation == "stop" || (session_ != nullptr && session_->HasGuest(/*whole=*/operation != kSetBalloon))) {
-      return absl::OkStatus();
-    }
-    return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the machine is still arriving here"));
-  }
-
- private:
-  mutable absl::Mutex mutex_;
-  const migration::Destination* session_ ABSL_GUARDED_BY(mutex_) = nullptr;
-};
-
-// One incoming move, on a thread of its own.
-class Incoming {
- public:
-  static absl::StatusOr<std::unique_ptr<Incoming>> Start(migration::DestinationFactory& factory,
-                                                         const migration::Destination::Options& options,
-                                                         std::unique_ptr<migration::Listener> listener,
-                                                         std::shared_ptr<ArrivalView> view) {
-    FERRITE_ASSIGN_OR_RETURN(EventFd over, EventFd::Create());
-    FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(factory, options));
-    view->Set(session.get());
-    std::unique_ptr<Incoming> incoming(
-        new Incoming(std::move(over), std::move(session), std::move(listener), std::move(view)));
-    FERRITE_ASSIGN_OR_RETURN(
-        incoming->thread_, Thread::Start("receive", [incoming = incoming.get()] {
-          incoming->result_ = CatchOutOfMemory([incoming] { return incoming->session_->Run(*incoming->listener_); });
-          incoming->ran_.Notify();
-          incoming->over_.Signal();
-        }));
-    return incoming;
-  }
-  ~Incoming() {
-    // Too late is no error.
-    IfThereIsMemory([this] { (void)session_->Cancel(); });
-    session_->Leave();
-    thread_.Join();
-    view_->Set(nullptr);
-  }
-
-  const EventFd& over() const { return over_; }
-  migration::Destination& session() { return *session_; }
-  bool IsOverWithin(absl::Duration limit) { return ran_.WaitFor(limit); }
-  // Once it is over. The thread may be about to end still, and waits in vain for that as long as a device of the guest
-  // waits for a page: the kernel has it take the lock of the io_uring that it made, which is held meanwhile.
-  const absl::Status& result() {
-    (void)ran_.WaitFor(absl::InfiniteDuration());
-    return result_;
-  }
-  // Waits for the end. A session that the guest still needs (post-copy that broke off) stays with this object.
-  void Finish() {
-    thread_.Join();
-    listener_.reset();
-  }
-
- private:
-  Incoming(EventFd over, std::unique_ptr<migration::Destination> session, std::unique_ptr<migration::Listener> listener,
-           std::shared_ptr<ArrivalView> view)
-      : over_(std::move(over)), session_(std::move(session)), listener_(std::move(listener)), view_(std::move(view)) {}
-
-  EventFd over_;
-  std::unique_ptr<migration::Destination> session_;
-  std::unique_ptr<migration::Listener> listener_;
-  const std::shared_ptr<ArrivalView> view_;
-  absl::Status result_;  // before ran_
-  TimedNotification ran_;
-  Thread thread_;
-};
-
-// What came of the wait for a machine.
-enum class Wait {
-  kOver,       // the move is over
-  kCancelled,  // it was asked to end, and the guest never runs here
-  kEnds,       // it was asked to end when the guest had been taken over
-};
-
-Wait WaitForArrival(Monitor& monitor, Incoming& incoming) {
-  pollfd polled[] = {
-      {incoming.over().fd(), POLLIN, 0}, {monitor.signals().fd(), POLLIN, 0}, {monitor.ended().fd(), POLLIN, 0}};
-  while (PollFor(polled, absl::InfiniteDuration()) == 0) {
-  }
-  if (polled[0].revents != 0) {
-    return Wait::kOver;
-  }
-  if (polled[1].revents != 0) {
+  if (pollfd signal = {monitor.signals().fd(), POLLIN, 0}; poll(&signal, 1, 0) == 1) {
     IfThereIsMemory([&] { Log().info("ending: {}", monitor.signals().Take()); });
     monitor.ended().Signal();
   }
-  if (CatchOutOfMemory([&] { return incoming.session().Cancel(); }).ok()) {
-    return Wait::kCancelled;
-  }
-  incoming.session().Leave();
-  return Wait::kEnds;
+  return false;
 }
 
 absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
@@ -203,7 +96,7 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
                                   [&](Machine& machine) {
                                     machine.SetListener(monitor->Listener());
                                     monitor->ServeArriving(
-                                        machine, [view] { return view->Get(); },
+                                        machine, [view] { return view->status(); },
                                         [view](absl::string_view operation) { return view->Allows(operation); });
                                   }},
                              {.name = options.name,
@@ -227,8 +120,8 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
                                                            .machine_descriptors = MachineDescriptors(options.max_cpus)},
                                                           std::move(listener), view));
   FERRITE_RETURN_IF_ERROR(TellReady(options, address));
-  const Wait wait = WaitForArrival(*monitor, *incoming);
-  if (wait == Wait::kCancelled) {
+  bool over = WaitForArrival(*monitor, *incoming);
+  if (!over && incoming->End() == Incoming::Ending::kCancelled) {
     // That of a move that had failed when this came.
     const std::string why(incoming->result().message());
     incoming->Finish();
@@ -236,21 +129,15 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
                                              absl::EndsWith(why, "cancelled") ? "" : absl::StrCat(": ", why)));
   }
   // Else the machine ends here while its memory still comes, or its source says nothing.
-  const bool over = wait == Wait::kOver || incoming->IsOverWithin(kMovePatience);
+  over = over || incoming->IsOverWithin(kMovePatience);
   if (over) {
     const absl::Status result = incoming->result();
-    const bool runs_here = result.ok() || incoming->session().state() == migration::MoveState::kPostcopyPaused;
-    if (!runs_here) {
+    if (!incoming->RunsHere()) {
       incoming->Finish();
       return absl::Status(result.code(), absl::StrCat("no machine arrived: ", result.message()));
     }
     // The guest runs, and its source has let go of it: it stays, whatever is missing here for words.
-    IfThereIsMemory([&] {
-      MoveStatus arrived = ArrivalOf(incoming->session());
-      arrived.over = true;
-      arrived.result = result;
-      monitor->SetArrival(std::move(arrived));
-    });
+    IfThereIsMemory([&] { monitor->SetArrival(incoming->Account()); });
     monitor->SetArrivedMachine(arrival->Take());
     if (result.ok()) {
       IfThereIsMemory([] { Log().info("the machine has arrived"); });
@@ -288,7 +175,7 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
                             "ends without it");
     monitor->LeaveRunDir();
     RawTerminal::Restore();
-    _exit(over || incoming->session().HasGuest(/*whole=*/false) ? kExitOk : kExitFailure);
+    _exit(over || incoming->HasGuest() ? kExitOk : kExitFailure);
   }
   stopper.Join();
   incoming->Finish();
