@@ -107,6 +107,22 @@ TEST(StreamTest, GivesUpAPeerThatStopsInTheMiddle) {
 }
 
 // Also when nothing came of the rest yet: between a frame's head and what follows it.
+TEST(StreamTest, WriteThatWaitsIsHurried) {
+  auto pair = MakeStreamPair();
+  ASSERT_TRUE(pair.ok());
+  pair->second->SetPatience(absl::Minutes(5));
+  absl::Status written;
+  Thread writer = StartOrDie("test-writer", [&] {
+    const std::vector<uint8_t> much(16 << 20);
+    written = pair->second->WriteAll(much);
+  });
+  std::array<uint8_t, 8> first;
+  ASSERT_TRUE(pair->first->ReadAll(first).ok()) << "it is on";
+  pair->second->SetWritePatience(absl::Milliseconds(20));
+  writer.Join();
+  EXPECT_NE(written.message().find("stopped reading"), absl::string_view::npos) << written;
+}
+
 TEST(StreamTest, GivesUpAPeerThatStopsBehindAHead) {
   auto pair = MakeStreamPair();
   ASSERT_TRUE(pair.ok()) << pair.status();

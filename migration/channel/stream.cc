@@ -20,6 +20,8 @@ namespace {
 constexpr size_t kMaxPieces = 1024;
 
 constexpr absl::Duration kDefaultPatience = absl::Seconds(10);
+// A write that waits looks at its patience so often.
+constexpr absl::Duration kWriteStep = absl::Milliseconds(100);
 
 // Takes `bytes` off the front of `buffers` and returns what is left of them.
 std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
@@ -64,6 +66,7 @@ class SocketStream final : public Stream {
   using Stream::WriteAll;
   absl::Status WriteAll(std::span<iovec> buffers) override {
     buffers = Advance(buffers, 0);
+    absl::Duration waited;
     while (!buffers.empty()) {
       msghdr message{};
       message.msg_iov = buffers.data();
@@ -73,11 +76,18 @@ class SocketStream final : public Stream {
         if (errno == EINTR) {
           continue;
         }
-        if (errno == EAGAIN) {
+        if (errno != EAGAIN) {
+          return Failed(errno, absl::StrCat("send to ", peer_));
+        }
+        // Each lasts for a step, in which nothing went.
+        const absl::Duration patience = absl::Nanoseconds(write_patience_.load());
+        waited += std::min(patience, kWriteStep);
+        if (waited >= patience) {
           return absl::UnavailableError(absl::StrCat(peer_, " stopped reading"));
         }
-        return Failed(errno, absl::StrCat("send to ", peer_));
+        continue;
       }
+      waited = absl::ZeroDuration();
       buffers = Advance(buffers, static_cast<size_t>(n));
     }
     return absl::OkStatus();
@@ -117,7 +127,12 @@ class SocketStream final : public Stream {
   void SetPatience(absl::Duration patience) override {
     const timeval limit = absl::ToTimeval(patience);
     (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+    SetWritePatience(patience);
+  }
+  void SetWritePatience(absl::Duration patience) override {
+    write_patience_ = absl::ToInt64Nanoseconds(patience);
+    const timeval step = absl::ToTimeval(std::min(patience, kWriteStep));
+    (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &step, sizeof(step));
   }
   void LimitBuffers(int bytes) override {
     (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
@@ -159,6 +174,7 @@ class SocketStream final : public Stream {
   const Fd fd_;
   const std::string peer_;
   std::atomic<bool> shut_down_{false};
+  std::atomic<int64_t> write_patience_{0};  // ns
 };
 
 }  // namespace

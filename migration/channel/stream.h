@@ -57,6 +57,9 @@ class Stream {
   virtual bool shut_down() const { return false; }
   // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set.
   virtual void SetPatience(absl::Duration patience) = 0;
+  // The same for writes alone, the one that is on among them: that ends no later than `patience`, or 100 ms if that is
+  // more, from now when the peer reads nothing.
+  virtual void SetWritePatience(absl::Duration patience) = 0;
   // Bytes that may wait in the kernel, each way, so that what is sent last does not wait behind megabytes.
   virtual void LimitBuffers(int bytes) = 0;
   // To be polled together with others; reading goes through the methods.

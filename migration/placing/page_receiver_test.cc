@@ -52,6 +52,7 @@ class RecordedStream final : public Stream {
   absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
   void Shutdown() override { stream_->Shutdown(); }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
+  void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
   void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
   void Rest(absl::Duration time) override { stream_->Rest(time); }
   bool shut_down() const override { return cut_; }

@@ -100,6 +100,7 @@ class StuckStream : public Stream {
     stream_->Shutdown();
   }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
+  void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
   void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
   int fd() const override { return stream_->fd(); }
   const std::string& peer() const override { return stream_->peer(); }
