@@ -42,11 +42,12 @@ absl::StatusOr<Mapping> Mapping::Create(absl::string_view what, size_t bytes, in
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(borrowed_, other.borrowed_);
   return *this;
 }
 
 Mapping::~Mapping() {
-  if (size_ > 0) {
+  if (size_ > 0 && !borrowed_) {
     munmap(data_, size_);
   }
 }

@@ -14,7 +14,8 @@
 
 namespace ferrite {
 
-// A range of the address space that mmap(2) gave and that is unmapped with its owner. Move-only; empty by default.
+// A range of the address space that mmap(2) gave and that is unmapped with its owner, or that is borrowed. Move-only;
+// empty by default.
 class Mapping {
  public:
   // mmap(2) of `bytes` with PROT_READ | PROT_WRITE. `fd` is -1 for anonymous memory; `what` names it in the error.
@@ -22,9 +23,18 @@ class Mapping {
   static absl::StatusOr<Mapping> Create(absl::string_view what, size_t bytes, int flags, int fd = -1, off_t offset = 0,
                                         size_t alignment = 0);
 
+  // A range that somebody else has mapped, and unmaps when this is gone.
+  static Mapping Borrow(std::span<uint8_t> range) {
+    Mapping mapping(range.data(), range.size());
+    mapping.borrowed_ = true;
+    return mapping;
+  }
+
   Mapping() = default;
   Mapping(Mapping&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        borrowed_(std::exchange(other.borrowed_, false)) {}
   Mapping& operator=(Mapping&& other) noexcept;
   ~Mapping();
 
@@ -38,6 +48,7 @@ class Mapping {
 
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  bool borrowed_ = false;
 };
 
 }  // namespace ferrite

@@ -96,5 +96,21 @@ TEST_F(HugetlbRegionTest, ThpAdviceIsNoError) {
   EXPECT_TRUE(region_->SetThp(false).ok());
 }
 
+TEST_F(HugetlbRegionTest, IsAdoptedWithThePagesOfItsFile) {
+  const auto adopt = [&](uint64_t page_bytes) {
+    return MemoryRegion::Adopt(
+        "ram-low", GuestAddress(0),
+        {.mapping = region_->guest_mapping(), .fd = region_->fd(), .offset = 0, .page_bytes = page_bytes});
+  };
+  const auto adopted = adopt(kHugePage);
+  ASSERT_TRUE(adopted.ok()) << adopted.status();
+  EXPECT_EQ((*adopted)->host_page_bytes(), kHugePage);
+  (*adopted)->alias_mapping()[kHugePage] = 7;
+  EXPECT_EQ(region_->guest_mapping()[kHugePage], 7);
+  EXPECT_EQ(*(*adopted)->Discard(kHugePage, kHugePage), kHugePage);
+  EXPECT_EQ(region_->guest_mapping()[kHugePage], 0);
+  EXPECT_TRUE(absl::IsInvalidArgument(adopt(kPageBytes).status()));
+}
+
 }  // namespace
 }  // namespace ferrite

@@ -1,10 +1,12 @@
 #include "memory/memory_region.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -91,15 +93,63 @@ absl::StatusOr<Fd> CreateMemfd(const std::string& what, uint64_t bytes, const Ba
   return fd;
 }
 
-absl::StatusOr<Mapping> MapRam(const std::string& what, uint64_t bytes, int flags, int fd, const BackingInfo& info) {
+absl::StatusOr<Mapping> MapRam(const std::string& what, uint64_t bytes, int flags, int fd, uint64_t offset,
+                               const BackingInfo& info) {
   // Aligned for huge pages, transparent ones too.
-  FERRITE_ASSIGN_OR_RETURN(Mapping mapping,
-                           Mapping::Create(what, bytes, flags, fd, 0, std::max<size_t>(info.host_page_bytes, kHuge2M)));
+  FERRITE_ASSIGN_OR_RETURN(Mapping mapping, Mapping::Create(what, bytes, flags, fd, static_cast<off_t>(offset),
+                                                            std::max<size_t>(info.host_page_bytes, kHuge2M)));
   // A core dump of the monitor is to show the monitor, neither gigabytes of guest nor the guest's secrets.
   if (madvise(mapping.data(), bytes, MADV_DONTDUMP) != 0) {
     return ErrnoStatus(absl::StrCat("keep ", what, " out of core dumps"));
   }
   return mapping;
+}
+
+// Whether a region of pages of `info` can be there.
+absl::Status CheckPlace(absl::string_view name, GuestAddress base, uint64_t bytes, const BackingInfo& info) {
+  if (bytes == 0 || bytes % info.host_page_bytes != 0 || base.value() % info.host_page_bytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("memory ", name, ": size ", bytes, " and address 0x",
+                                                   absl::Hex(base.value()), " must be multiples of ",
+                                                   info.host_page_bytes, " bytes for ", info.name, ", and not empty"));
+  }
+  if (bytes > uint64_t{1} << 62 || base.value() + bytes < base.value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory ", name, ": ", bytes, " bytes at 0x", absl::Hex(base.value()), " are too many"));
+  }
+  return absl::OkStatus();
+}
+
+// What `memory` is, when it is what it says it is.
+absl::StatusOr<MemoryBacking> BackingOf(absl::string_view name, const MemoryRegion::Adopted& memory) {
+  if (memory.fd < 0) {
+    if (memory.page_bytes != kPageBytes || memory.offset != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("memory ", name, ": without a file it has pages of ", kPageBytes, " bytes, and no offset"));
+    }
+    return MemoryBacking::kAnonymous;
+  }
+  struct stat file = {};
+  struct statfs system = {};
+  if (fstat(memory.fd, &file) != 0 || fstatfs(memory.fd, &system) != 0) {
+    return ErrnoStatus(absl::StrCat("memory ", name, ": look at the descriptor ", memory.fd));
+  }
+  // The page size of hugetlbfs is its block size.
+  const auto page_bytes = system.f_type == HUGETLBFS_MAGIC ? static_cast<uint64_t>(system.f_bsize) : kPageBytes;
+  if (memory.page_bytes != page_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("memory ", name, ": pages of ", memory.page_bytes,
+                                                   " bytes, but its file has such of ", page_bytes));
+  }
+  const auto size = static_cast<uint64_t>(file.st_size);
+  if (memory.offset > size || memory.mapping.size() > size - memory.offset) {
+    return absl::InvalidArgumentError(absl::StrCat("memory ", name, ": ", memory.mapping.size(), " bytes from offset ",
+                                                   memory.offset, " on are more than its file of ", size, " has"));
+  }
+  for (const BackingInfo& info : kBackings) {
+    if (info.backing != MemoryBacking::kAnonymous && info.host_page_bytes == page_bytes) {
+      return info.backing;
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat("memory ", name, ": pages of ", page_bytes, " bytes are not known"));
 }
 
 std::string MemlockLimitText() {
@@ -130,41 +180,61 @@ uint64_t HostPageBytes(MemoryBacking backing) { return InfoOf(backing).host_page
 absl::StatusOr<std::unique_ptr<MemoryRegion>> MemoryRegion::Create(std::string name, GuestAddress base, uint64_t bytes,
                                                                    MemoryBacking backing) {
   const BackingInfo& info = InfoOf(backing);
-  if (bytes == 0 || bytes % info.host_page_bytes != 0 || base.value() % info.host_page_bytes != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("memory ", name, ": size ", bytes, " and address 0x",
-                                                   absl::Hex(base.value()), " must be multiples of ",
-                                                   info.host_page_bytes, " bytes for ", info.name, ", and not empty"));
-  }
-  if (bytes > uint64_t{1} << 62 || base.value() + bytes < base.value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("memory ", name, ": ", bytes, " bytes at 0x", absl::Hex(base.value()), " are too many"));
-  }
+  FERRITE_RETURN_IF_ERROR(CheckPlace(name, base, bytes, info));
   const std::string what = absl::StrCat("ferrite-", name);
   if (backing == MemoryBacking::kAnonymous) {
-    FERRITE_ASSIGN_OR_RETURN(Mapping guest, MapRam(what, bytes, MAP_PRIVATE | MAP_NORESERVE, -1, info));
+    FERRITE_ASSIGN_OR_RETURN(Mapping guest, MapRam(what, bytes, MAP_PRIVATE | MAP_NORESERVE, -1, 0, info));
     return std::unique_ptr<MemoryRegion>(
-        new MemoryRegion(std::move(name), base, backing, Fd(), std::move(guest), Mapping()));
+        new MemoryRegion(std::move(name), base, backing, Fd(), 0, std::move(guest), Mapping()));
   }
   FERRITE_ASSIGN_OR_RETURN(Fd fd, CreateMemfd(what, bytes, info));
   // Without MAP_NORESERVE the kernel promises the huge pages of the whole file to it here, or fails. The second mapping
   // of the file needs no second promise.
   const int flags = MAP_SHARED | (IsHugetlb(backing) ? 0 : MAP_NORESERVE);
-  absl::StatusOr<Mapping> guest = MapRam(what, bytes, flags, fd.get(), info);
+  absl::StatusOr<Mapping> guest = MapRam(what, bytes, flags, fd.get(), 0, info);
   if (!guest.ok()) {
     return IsHugetlb(backing) && absl::IsResourceExhausted(guest.status()) ? NotEnoughHugePages(what, bytes, info)
                                                                            : guest.status();
   }
-  FERRITE_ASSIGN_OR_RETURN(Mapping alias, MapRam(what, bytes, flags, fd.get(), info));
+  FERRITE_ASSIGN_OR_RETURN(Mapping alias, MapRam(what, bytes, flags, fd.get(), 0, info));
   return std::unique_ptr<MemoryRegion>(
-      new MemoryRegion(std::move(name), base, backing, std::move(fd), *std::move(guest), std::move(alias)));
+      new MemoryRegion(std::move(name), base, backing, std::move(fd), 0, *std::move(guest), std::move(alias)));
 }
 
-MemoryRegion::MemoryRegion(std::string name, GuestAddress base, MemoryBacking backing, Fd fd, Mapping guest,
-                           Mapping alias)
+absl::StatusOr<std::unique_ptr<MemoryRegion>> MemoryRegion::Adopt(std::string name, GuestAddress base,
+                                                                  const Adopted& memory) {
+  const absl::StatusOr<MemoryBacking> backing = BackingOf(name, memory);
+  FERRITE_RETURN_IF_ERROR(backing.status());
+  const BackingInfo& info = InfoOf(*backing);
+  const uint64_t bytes = memory.mapping.size();
+  FERRITE_RETURN_IF_ERROR(CheckPlace(name, base, bytes, info));
+  const auto place = reinterpret_cast<uint64_t>(memory.mapping.data());
+  if (place % info.host_page_bytes != 0 || memory.offset % info.host_page_bytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("memory ", name, ": it is mapped at 0x", absl::Hex(place),
+                                                   ", from offset ", memory.offset, " of its file, which are no ",
+                                                   "multiples of its pages' ", info.host_page_bytes, " bytes"));
+  }
+  Fd fd;
+  Mapping alias;
+  if (memory.fd >= 0) {
+    fd.Reset(fcntl(memory.fd, F_DUPFD_CLOEXEC, 0));
+    if (!fd.valid()) {
+      return ErrnoStatus(absl::StrCat("memory ", name, ": take over the descriptor ", memory.fd));
+    }
+    // Huge pages were promised to its owner's mapping.
+    FERRITE_ASSIGN_OR_RETURN(alias, MapRam(name, bytes, MAP_SHARED | MAP_NORESERVE, fd.get(), memory.offset, info));
+  }
+  return std::unique_ptr<MemoryRegion>(new MemoryRegion(std::move(name), base, *backing, std::move(fd), memory.offset,
+                                                        Mapping::Borrow(memory.mapping), std::move(alias)));
+}
+
+MemoryRegion::MemoryRegion(std::string name, GuestAddress base, MemoryBacking backing, Fd fd, uint64_t offset,
+                           Mapping guest, Mapping alias)
     : name_(std::move(name)),
       base_(base),
       backing_(backing),
       fd_(std::move(fd)),
+      offset_(offset),
       guest_mapping_(std::move(guest)),
       alias_mapping_(std::move(alias)),
       own_writes_(guest_mapping_.size() / kPageBytes) {}
@@ -194,7 +264,7 @@ absl::StatusOr<uint64_t> MemoryRegion::Discard(uint64_t offset, uint64_t bytes) 
   const uint64_t length = end - first;
   int result = 0;
   if (fd_.valid()) {
-    result = fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(first),
+    result = fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset_ + first),
                        static_cast<off_t>(length));
   } else {
     result = madvise(guest_mapping_.data() + first, length, MADV_DONTNEED);
@@ -213,11 +283,11 @@ absl::StatusOr<uint64_t> MemoryRegion::Discard(uint64_t offset, uint64_t bytes) 
 }
 
 absl::StatusOr<uint64_t> MemoryRegion::ResidentBytes() const {
-  if (fd_.valid()) {
-    struct stat info = {};
-    if (fstat(fd_.get(), &info) != 0) {
-      return ErrnoStatus(absl::StrCat("fstat of memory ", name_));
-    }
+  struct stat info = {};
+  if (fd_.valid() && fstat(fd_.get(), &info) != 0) {
+    return ErrnoStatus(absl::StrCat("fstat of memory ", name_));
+  }
+  if (fd_.valid() && static_cast<uint64_t>(info.st_size) == bytes()) {
     return static_cast<uint64_t>(info.st_blocks) * 512;
   }
   constexpr uint64_t kChunkPages = 16384;

@@ -39,6 +39,21 @@ class MemoryRegion {
   static absl::StatusOr<std::unique_ptr<MemoryRegion>> Create(std::string name, GuestAddress base, uint64_t bytes,
                                                               MemoryBacking backing);
 
+  // Memory that somebody else made, for a monitor that moves its guest with this engine alone.
+  struct Adopted {
+    // Where its owner has it mapped, for KVM: it stays the owner's, who unmaps it when the region is gone.
+    std::span<uint8_t> mapping;
+    // The file behind it, of which the region has a descriptor of its own; -1: private anonymous memory. Nobody makes
+    // it shorter as long as the region lives.
+    int fd = -1;
+    uint64_t offset = 0;      // of the mapping, in the file
+    uint64_t page_bytes = 0;  // the host's pages: 4096, or hugetlbfs' 2 MiB or 1 GiB
+  };
+  // INVALID_ARGUMENT when `memory` is not as it says it is: of another page size, beyond the end of the file, or not on
+  // the pages' boundaries.
+  static absl::StatusOr<std::unique_ptr<MemoryRegion>> Adopt(std::string name, GuestAddress base,
+                                                             const Adopted& memory);
+
   const std::string& name() const { return name_; }
   GuestAddress base() const { return base_; }
   uint64_t bytes() const { return guest_mapping_.size(); }
@@ -48,6 +63,8 @@ class MemoryRegion {
   uint64_t host_page_bytes() const { return HostPageBytes(backing_); }
   // -1 for anonymous memory.
   int fd() const { return fd_.get(); }
+  // Where it begins in the file.
+  uint64_t file_offset() const { return offset_; }
 
   // Ends the second mapping: what was touched through it has page tables of its own, and counts as resident twice.
   // Nobody uses it any more. Content and guest mapping stay as they are.
@@ -70,7 +87,8 @@ class MemoryRegion {
   // the range is a SIGBUS here and EFAULT from KVM_RUN.
   absl::StatusOr<uint64_t> Discard(uint64_t offset, uint64_t bytes);
 
-  // Bytes of host memory in use now, from the kernel (mincore(2) for private memory, the file's blocks otherwise).
+  // Bytes of host memory in use now, from the kernel (the blocks of a file that is this region's alone, mincore(2)
+  // otherwise).
   absl::StatusOr<uint64_t> ResidentBytes() const;
 
   // madvise(2): MADV_HUGEPAGE or MADV_NOHUGEPAGE on both mappings. No effect on hugetlb.
@@ -81,12 +99,14 @@ class MemoryRegion {
   absl::Status Unlock();
 
  private:
-  MemoryRegion(std::string name, GuestAddress base, MemoryBacking backing, Fd fd, Mapping guest, Mapping alias);
+  MemoryRegion(std::string name, GuestAddress base, MemoryBacking backing, Fd fd, uint64_t offset, Mapping guest,
+               Mapping alias);
 
   const std::string name_;
   const GuestAddress base_;
   const MemoryBacking backing_;
   Fd fd_;
+  const uint64_t offset_;  // in the file
   Mapping guest_mapping_;
   Mapping alias_mapping_;
   PageBitmap own_writes_;

@@ -13,6 +13,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/fd.h"
+#include "base/mapping.h"
 
 namespace ferrite {
 namespace {
@@ -223,6 +225,102 @@ TEST(HugetlbRegionTest, OneGigabytePagesOrAReasonWhyNot) {
   EXPECT_TRUE(absl::StrContains(region.status().message(), "needs 4096 huge pages of 1024 MiB") ||
               absl::StrContains(region.status().message(), "this host has no huge pages of 1024 MiB"))
       << region.status();
+}
+
+// Memory of another owner: a file in which two regions lie, one behind the other.
+class AdoptedRegionTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    fd_ = Fd(memfd_create("owner", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(fd_.get(), 4 * kMiB), 0);
+    mapping_ = *Mapping::Create("owner", 4 * kMiB, MAP_SHARED, fd_.get());
+  }
+
+  MemoryRegion::Adopted Half(uint64_t offset) {
+    return {.mapping = mapping_.span().subspan(offset, 2 * kMiB),
+            .fd = fd_.get(),
+            .offset = offset,
+            .page_bytes = kPageBytes};
+  }
+
+  Fd fd_;
+  Mapping mapping_;
+};
+
+TEST_F(AdoptedRegionTest, IsTheOwnersMemoryTwice) {
+  const auto region = MemoryRegion::Adopt("ram-high", GuestAddress(4096 * kMiB), Half(2 * kMiB));
+  ASSERT_TRUE(region.ok()) << region.status();
+  EXPECT_EQ((*region)->guest_mapping().data(), mapping_.data() + 2 * kMiB) << "what KVM was given";
+  EXPECT_EQ((*region)->bytes(), 2 * kMiB);
+  EXPECT_EQ((*region)->backing(), MemoryBacking::kMemfd);
+  (*region)->alias_mapping()[5] = 7;
+  EXPECT_EQ(mapping_.data()[2 * kMiB + 5], 7);
+  EXPECT_EQ(mapping_.data()[5], 0);
+}
+
+TEST_F(AdoptedRegionTest, GivesBackItsOwnPartOfTheFileAlone) {
+  std::memset(mapping_.data(), 1, 4 * kMiB);
+  const auto low = MemoryRegion::Adopt("ram-low", GuestAddress(0), Half(0));
+  const auto high = MemoryRegion::Adopt("ram-high", GuestAddress(4096 * kMiB), Half(2 * kMiB));
+  ASSERT_TRUE(low.ok() && high.ok());
+  EXPECT_EQ(*(*high)->Discard(kPageBytes, 2 * kPageBytes), 2 * kPageBytes);
+  // Before a page of the hole is made by looking at it.
+  EXPECT_EQ(*(*low)->ResidentBytes(), 2 * kMiB);
+  EXPECT_EQ(*(*high)->ResidentBytes(), 2 * kMiB - 2 * kPageBytes);
+  EXPECT_EQ((*high)->guest_mapping()[kPageBytes], 0);
+  EXPECT_EQ((*high)->guest_mapping()[3 * kPageBytes], 1);
+  EXPECT_EQ((*low)->guest_mapping()[kPageBytes], 1);
+}
+
+TEST_F(AdoptedRegionTest, LeavesTheOwnerItsMappingAndItsDescriptor) {
+  ASSERT_TRUE(MemoryRegion::Adopt("ram-low", GuestAddress(0), Half(0)).ok());
+  mapping_.data()[0] = 1;
+  EXPECT_EQ(fcntl(fd_.get(), F_GETFD), FD_CLOEXEC);
+}
+
+TEST_F(AdoptedRegionTest, AdoptsMemoryOfNoFile) {
+  auto owned = *Mapping::Create("owner", 2 * kMiB, MAP_PRIVATE | MAP_NORESERVE);
+  const auto region =
+      MemoryRegion::Adopt("ram-low", GuestAddress(0), {.mapping = owned.span(), .page_bytes = kPageBytes});
+  ASSERT_TRUE(region.ok()) << region.status();
+  EXPECT_EQ((*region)->backing(), MemoryBacking::kAnonymous);
+  EXPECT_EQ((*region)->fd(), -1);
+  EXPECT_TRUE((*region)->alias_mapping().empty());
+  owned.data()[0] = 1;
+  EXPECT_EQ(*(*region)->ResidentBytes(), kPageBytes);
+  EXPECT_EQ(*(*region)->Discard(0, kPageBytes), kPageBytes);
+  EXPECT_EQ(owned.data()[0], 0);
+}
+
+TEST_F(AdoptedRegionTest, RefusesWhatIsNotAsItSays) {
+  const auto refusal = [&](const MemoryRegion::Adopted& memory) {
+    const absl::Status status = MemoryRegion::Adopt("ram-low", GuestAddress(0), memory).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return std::string(status.message());
+  };
+  MemoryRegion::Adopted memory = Half(0);
+  memory.offset = 2 * kMiB + kPageBytes;
+  EXPECT_TRUE(absl::StrContains(refusal(memory), "more than its file of 4194304 has"));
+  memory = Half(0);
+  memory.offset = 1;
+  EXPECT_TRUE(absl::StrContains(refusal(memory), "no multiples of its pages' 4096 bytes"));
+  memory = Half(0);
+  memory.mapping = memory.mapping.subspan(1, kPageBytes);
+  EXPECT_TRUE(absl::StrContains(refusal(memory), "no multiples of its pages' 4096 bytes"));
+  memory = Half(0);
+  memory.page_bytes = 2 * kMiB;
+  EXPECT_TRUE(absl::StrContains(refusal(memory), "pages of 2097152 bytes, but its file has such of 4096"));
+  memory = Half(0);
+  memory.mapping = {};
+  EXPECT_TRUE(absl::StrContains(refusal(memory), "not empty"));
+  memory = Half(0);
+  memory.fd = -1;
+  memory.page_bytes = 2 * kMiB;
+  EXPECT_TRUE(absl::StrContains(refusal(memory), "without a file it has pages of 4096 bytes"));
+  const absl::Status status = MemoryRegion::Adopt("ram-low", GuestAddress(0),
+                                                  {.mapping = mapping_.span(), .fd = 9999, .page_bytes = kPageBytes})
+                                  .status();
+  EXPECT_TRUE(absl::StrContains(status.message(), "look at the descriptor 9999: Bad file descriptor")) << status;
 }
 
 }  // namespace

@@ -14,24 +14,25 @@ namespace ferrite::migration {
 namespace {
 
 absl::Status AddHoles(const MemoryRegion& region, PageBitmap& out) {
-  const auto bytes = static_cast<off_t>(region.bytes());
-  off_t at = 0;
-  while (at < bytes) {
+  const auto start = static_cast<off_t>(region.file_offset());
+  const auto end = start + static_cast<off_t>(region.bytes());
+  off_t at = start;
+  while (at < end) {
     off_t data = lseek(region.fd(), at, SEEK_DATA);
     if (data < 0) {
       if (errno != ENXIO) {
         return ErrnoStatus(absl::StrCat("find data in ", region.name()));
       }
-      data = bytes;  // a hole up to the end
+      data = end;  // a hole up to the end
     }
-    data = std::min(data, bytes);
+    data = std::min(data, end);
     // A page that is partly data counts as data.
-    const uint64_t first = (static_cast<uint64_t>(at) + kPageBytes - 1) / kPageBytes;
-    const uint64_t end = static_cast<uint64_t>(data) / kPageBytes;
-    if (end > first) {
-      out.SetRange(first, end - first);
+    const uint64_t first_page = (static_cast<uint64_t>(at - start) + kPageBytes - 1) / kPageBytes;
+    const uint64_t end_page = static_cast<uint64_t>(data - start) / kPageBytes;
+    if (end_page > first_page) {
+      out.SetRange(first_page, end_page - first_page);
     }
-    if (data == bytes) {
+    if (data == end) {
       break;
     }
     at = lseek(region.fd(), data, SEEK_HOLE);
