@@ -2,7 +2,6 @@
 
 #include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 
 #include <algorithm>
@@ -26,6 +25,7 @@
 #include "vmm/boot/boot_file.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm_abi.h"
+#include "vmm/machine/host_limits.h"
 #include "vmm/move/boot_files.h"
 
 namespace ferrite {
@@ -60,9 +60,8 @@ absl::StatusOr<std::string> CommandLineOf(capnp::Text::Reader in) {
   return std::string(text);
 }
 
-absl::Status CheckCpus(state::MachineDescription::Reader described, const Kvm& kvm) {
-  const uint32_t most =
-      std::min<uint32_t>(kMaxCpus, static_cast<uint32_t>(kvm.capabilities().value(KVM_CAP_MAX_VCPUS)));
+absl::Status CheckCpus(state::MachineDescription::Reader described, const HostLimits& host) {
+  const uint32_t most = std::min(kMaxCpus, host.max_vcpus);
   if (described.getCpus() < 1 || described.getCpus() > most) {
     return absl::FailedPreconditionError(
         absl::StrCat("the machine has ", described.getCpus(), " vCPUs, this host allows 1 to ", most));
@@ -80,12 +79,10 @@ absl::Status CheckCpus(state::MachineDescription::Reader described, const Kvm& k
     guest.push_back(entry);
   }
   return CheckCpuidFits(
-      guest, GuestCpuid(kvm.supported_cpuid(), {.index = 0,
-                                                .count = described.getCpus(),
-                                                .tsc_deadline = kvm.capabilities().has(KVM_CAP_TSC_DEADLINE_TIMER)}));
+      guest, GuestCpuid(host.cpuid, {.index = 0, .count = described.getCpus(), .tsc_deadline = host.tsc_deadline}));
 }
 
-absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
+absl::Status ReadMemory(state::Memory::Reader memory, const HostMemory& host, MachineConfig& config) {
   FERRITE_ASSIGN_OR_RETURN(const std::string backing, TextOf(memory.getBacking(), "memory backing"));
   FERRITE_ASSIGN_OR_RETURN(config.memory_backing, ParseMemoryBacking(backing));
   config.memory_bytes = memory.getBytes();
@@ -95,16 +92,12 @@ absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat("a machine cannot have ", config.memory_bytes,
                                                    " bytes of memory in ", MemoryBackingName(config.memory_backing)));
   }
-  struct sysinfo info = {};
-  if (sysinfo(&info) != 0) {
-    return ErrnoStatus("read the host's memory size");
-  }
-  const uint64_t host = (info.totalram + info.totalswap) * info.mem_unit;
-  if (config.memory_bytes > host) {
+  if (config.memory_bytes > host.bytes) {
     return absl::ResourceExhaustedError(absl::StrCat("the machine has ", config.memory_bytes >> 20,
-                                                     " MiB of memory, more than this host's ", host >> 20, " MiB"));
+                                                     " MiB of memory, more than this host's ", host.bytes >> 20,
+                                                     " MiB"));
   }
-  return CheckMemoryGroups(config.memory_bytes, config.memory_backing, info.totalswap * info.mem_unit);
+  return CheckMemoryGroups(config.memory_bytes, config.memory_backing, host.swap_bytes);
 }
 
 // Whether the memory lies where GuestMemory puts it here.
@@ -298,16 +291,16 @@ absl::Status ReadDevices(state::MachineDescription::Reader described, MachineCon
 }  // namespace
 
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
-                                       const AllowedFiles& files, BootFileDigests& digests, const Kvm& kvm,
+                                       const AllowedFiles& files, BootFileDigests& digests, const HostLimits& host,
                                        absl::FunctionRef<void(absl::string_view)> tell) {
   FERRITE_RETURN_IF_ERROR(CheckLimits(described, options.limits));
-  FERRITE_RETURN_IF_ERROR(CheckCpus(described, kvm));
+  FERRITE_RETURN_IF_ERROR(CheckCpus(described, host));
   MachineConfig config;
   config.name = options.name;
   config.cpus = described.getCpus();
   config.dirty_ring = options.dirty_ring;
   config.reboot_on_reset = described.getRebootOnReset();
-  FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), config));
+  FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), host.memory, config));
   FERRITE_RETURN_IF_ERROR(CheckRegions(described, config));
   FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, digests, tell, config));
   config.disks_elsewhere = true;

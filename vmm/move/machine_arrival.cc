@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "devices/balloon/balloon.h"
 #include "devices/balloon/balloon_inhibitor.h"
+#include "vmm/machine/host_limits.h"
 #include "vmm/move/description.h"
 #include "vmm/move/state_blob.h"
 
@@ -135,7 +136,8 @@ absl::StatusOr<std::unique_ptr<MachineArrival>> MachineArrival::Create(Host host
 
 absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Build(
     state::MachineDescription::Reader description) {
-  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, files_, digests_, host_.kvm,
+  FERRITE_ASSIGN_OR_RETURN(const HostLimits limits, ReadHostLimits(host_.kvm));
+  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, files_, digests_, limits,
                                                                 [this](absl::string_view words) { Tell(words); }));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine,
                            Machine::Create(config, host_.kvm, host_.loop, host_.console));

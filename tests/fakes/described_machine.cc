@@ -1,0 +1,69 @@
+#include "tests/fakes/described_machine.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vmm/kvm/cpuid.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint64_t kMemoryBytes = uint64_t{64} << 20;
+constexpr uint32_t kCpus = 2;
+
+}  // namespace
+
+HostLimits HostOfDescribedMachine() {
+  return {.max_vcpus = 4,
+          .cpuid = {{.function = 0, .eax = 1, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69},
+                    {.function = 1, .eax = 0x50657, .ebx = 0x800, .ecx = 0x0098'2201, .edx = 0x078b'fbff},
+                    {.function = 0x8000'0000, .eax = 0x8000'0008},
+                    {.function = 0x8000'0001, .ecx = 0x1, .edx = 0x2010'0800},
+                    {.function = 0x8000'0008, .eax = 0x302e}},
+          .memory = {.bytes = uint64_t{1} << 30}};
+}
+
+void DescribeMachine(state::MachineDescription::Builder out) {
+  out.setName("guest");
+  out.setCpus(kCpus);
+  out.setStateVersion(1);
+  out.setRebootOnReset(false);
+  auto memory = out.initMemory();
+  memory.setBytes(kMemoryBytes);
+  memory.setBacking("memfd");
+  auto regions = out.initRegions(1);
+  regions[0].setName("ram-low");
+  regions[0].setBytes(kMemoryBytes);
+  regions[0].setHostPageBytes(4096);
+  const std::pair<const char*, const char*> devices[] = {{"virtio-rng", "virtio-rng"},
+                                                         {"virtio-balloon", "virtio-balloon"},
+                                                         {"virtio-blk:root", "virtio-blk"},
+                                                         {"serial0", "serial"},
+                                                         {"power", "power"}};
+  auto described = out.initDevices(std::size(devices));
+  for (uint32_t i = 0; i < std::size(devices); ++i) {
+    described[i].setName(devices[i].first);
+    described[i].setKind(devices[i].second);
+    described[i].setVersion(1);
+  }
+  auto disks = out.initDisks(1);
+  disks[0].setId("root");
+  disks[0].setPath("/images/root.img");
+  disks[0].setBytes(kDescribedDiskBytes);
+  const std::vector<kvm_cpuid_entry2> cpuid = GuestCpuid(HostOfDescribedMachine().cpuid, {.count = kCpus});
+  auto leaves = out.initCpuid(static_cast<uint32_t>(cpuid.size()));
+  for (uint32_t i = 0; i < cpuid.size(); ++i) {
+    leaves[i].setFunction(cpuid[i].function);
+    leaves[i].setIndex(cpuid[i].index);
+    leaves[i].setFlags(cpuid[i].flags);
+    leaves[i].setEax(cpuid[i].eax);
+    leaves[i].setEbx(cpuid[i].ebx);
+    leaves[i].setEcx(cpuid[i].ecx);
+    leaves[i].setEdx(cpuid[i].edx);
+  }
+  out.setTscKhz(2'000'000);
+  out.initBoot().setCommandLine("console=ttyS0");
+}
+
+}  // namespace ferrite

@@ -1,0 +1,94 @@
+// Whatever a peer says of its machine, what is made of it is a machine of this host (R7, R11).
+#include <capnp/serialize.h>
+#include <kj/exception.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/clean_text.h"
+#include "base/status.h"
+#include "memory/guest_memory.h"
+#include "tests/fakes/described_machine.h"
+#include "vmm/move/description.h"
+
+namespace {
+
+using namespace ferrite;
+
+// A destination with an image for the disk "root", for as long as the process runs.
+class Destination {
+ public:
+  Destination() {
+    char name[] = "/tmp/ferrite-description-fuzz-XXXXXX";
+    FERRITE_CHECK(mkdtemp(name) != nullptr);
+    directory_ = name;
+    const std::string image = directory_ + "/root.img";
+    std::ofstream(image).close();
+    std::filesystem::resize_file(image, kDescribedDiskBytes);
+    options_ = {.name = "here",
+                .disk_paths = {{"root", image}},
+                .disk_from = {directory_},
+                .trust_disks = true,
+                .boot_from = {directory_}};
+    auto files = AllowedFiles::Find(options_);
+    FERRITE_CHECK(files.ok());
+    files_.emplace(*std::move(files));
+  }
+  ~Destination() { std::filesystem::remove_all(directory_); }
+
+  absl::StatusOr<MachineConfig> Configure(state::MachineDescription::Reader described) {
+    return ConfigOf(described, options_, *files_, digests_, host_, [](absl::string_view) {});
+  }
+  const HostLimits& host() const { return host_; }
+
+ private:
+  std::string directory_;
+  ArrivalOptions options_;
+  std::optional<AllowedFiles> files_;
+  BootFileDigests digests_;
+  const HostLimits host_ = HostOfDescribedMachine();
+};
+
+void CheckMachine(const MachineConfig& config, const HostLimits& host) {
+  FERRITE_CHECK(config.cpus >= 1 && config.cpus <= host.max_vcpus);
+  FERRITE_CHECK(config.memory_bytes > 0 && config.memory_bytes <= host.memory.bytes);
+  FERRITE_CHECK(config.memory_bytes % HostPageBytes(config.memory_backing) == 0);
+  FERRITE_CHECK(config.command_line.size() <= kMaxKernelCommandLine);
+  FERRITE_CHECK(config.disks.size() <= kMaxDisks);
+  std::set<std::string> ids;
+  for (const DiskConfig& disk : config.disks) {
+    FERRITE_CHECK(ids.insert(disk.id).second && IsClean(disk.id));
+    FERRITE_CHECK(disk.file != nullptr && disk.sectors > 0);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static Destination destination;
+  kj::Array<capnp::word> words = kj::heapArray<capnp::word>(size / sizeof(capnp::word));
+  std::copy_n(data, words.asBytes().size(), words.asBytes().begin());
+  capnp::ReaderOptions limits;
+  limits.traversalLimitInWords = 1024 + 4 * words.size();
+  limits.nestingLimit = 16;
+  (void)kj::runCatchingExceptions([&] {
+    capnp::FlatArrayMessageReader reader(words, limits);
+    const auto config = destination.Configure(reader.getRoot<state::MachineDescription>());
+    if (config.ok()) {
+      CheckMachine(*config, destination.host());
+    } else {
+      FERRITE_CHECK(!config.status().message().empty());
+      FERRITE_CHECK(IsClean(std::string(config.status().message())));
+    }
+  });
+  return 0;
+}

@@ -1,0 +1,207 @@
+#include "vmm/move/description.h"
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "devices/block/disk_image.h"
+#include "tests/fakes/described_machine.h"
+#include "vmm/move/allowed_files.h"
+#include "vmm/move/boot_files.h"
+
+namespace ferrite {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using Description = state::MachineDescription::Builder;
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+class DescriptionTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/ferrite-description-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    directory_ = name;
+    image_ = directory_ + "/root.img";
+    std::ofstream(image_).close();
+    std::filesystem::resize_file(image_, kDescribedDiskBytes);
+    options_.name = "here";
+    options_.disk_paths = {{"root", image_}};
+    options_.trust_disks = true;
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  // The configuration of a described machine in which `change` changed something.
+  absl::StatusOr<MachineConfig> Configure(const std::function<void(Description)>& change) {
+    capnp::MallocMessageBuilder message;
+    auto described = message.initRoot<state::MachineDescription>();
+    DescribeMachine(described);
+    change(described);
+    return Configure(described.asReader());
+  }
+  absl::StatusOr<MachineConfig> Configure(state::MachineDescription::Reader described) {
+    const auto files = AllowedFiles::Find(options_);
+    EXPECT_TRUE(files.ok()) << files.status();
+    BootFileDigests digests;
+    told_.clear();
+    return ConfigOf(described, options_, *files, digests, host_,
+                    [this](absl::string_view words) { absl::StrAppend(&told_, words, "\n"); });
+  }
+  std::string Refusal(const std::function<void(Description)>& spoil) {
+    return std::string(Configure(spoil).status().message());
+  }
+
+  std::string directory_;
+  std::string image_;
+  ArrivalOptions options_;
+  HostLimits host_ = HostOfDescribedMachine();
+  std::string told_;
+};
+
+constexpr auto kUnchanged = [](Description) {};
+
+TEST_F(DescriptionTest, MakesTheSameMachine) {
+  options_.dirty_ring = true;
+  const auto config = Configure(kUnchanged);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->name, "here");
+  EXPECT_EQ(config->cpus, 2u);
+  EXPECT_EQ(config->memory_bytes, 64 * kMiB);
+  EXPECT_EQ(config->memory_backing, MemoryBacking::kMemfd);
+  EXPECT_TRUE(config->dirty_ring);
+  EXPECT_TRUE(config->rng);
+  EXPECT_EQ(config->balloon_bytes, 0u) << "the target comes with the state";
+  EXPECT_TRUE(config->disks_elsewhere);
+  ASSERT_EQ(config->disks.size(), 1u);
+  EXPECT_EQ(config->disks[0].id, "root");
+  EXPECT_EQ(config->disks[0].path, image_);
+  EXPECT_EQ(config->disks[0].sectors, kDescribedDiskBytes / kSectorBytes);
+  EXPECT_FALSE(config->disks[0].read_only);
+  EXPECT_FALSE(config->reboot_on_reset);
+  EXPECT_EQ(config->command_line, "console=ttyS0");
+  EXPECT_THAT(told_, IsEmpty());
+}
+
+TEST_F(DescriptionTest, SeedOfTheFuzzTargetIsAGoodMachine) {
+  std::ifstream file("vmm/move/testdata/description_fuzz/machine", std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  ASSERT_EQ(bytes.size() % sizeof(capnp::word), 0u);
+  kj::Array<capnp::word> words = kj::heapArray<capnp::word>(bytes.size() / sizeof(capnp::word));
+  std::ranges::copy(bytes, words.asChars().begin());
+  capnp::FlatArrayMessageReader seed(words);
+  const auto config = Configure(seed.getRoot<state::MachineDescription>());
+  EXPECT_TRUE(config.ok()) << config.status();
+}
+
+TEST_F(DescriptionTest, WhatThisHostDoesNotHaveIsRefused) {
+  host_.max_vcpus = 1;
+  EXPECT_EQ(Refusal(kUnchanged), "the machine has 2 vCPUs, this host allows 1 to 1");
+  host_ = HostOfDescribedMachine();
+  host_.memory.bytes = 63 * kMiB;
+  EXPECT_EQ(Refusal(kUnchanged), "the machine has 64 MiB of memory, more than this host's 63 MiB");
+  host_ = HostOfDescribedMachine();
+  host_.cpuid[1].edx &= ~(1u << 26);
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("which this host does not offer"));
+}
+
+TEST_F(DescriptionTest, WhatIsNoMachineIsRefused) {
+  const std::pair<const char*, std::function<void(Description)>> refusals[] = {
+      {"0 vCPUs", [](Description out) { out.setCpus(0); }},
+      {"33 vCPUs", [](Description out) { out.setCpus(33); }},
+      {"paper", [](Description out) { out.getMemory().setBacking("paper"); }},
+      {"of memory", [](Description out) { out.getMemory().setBytes(0); }},
+      {"of memory", [](Description out) { out.getMemory().setBytes(64 * kMiB + 1); }},
+      {"of memory", [](Description out) { out.getMemory().setBytes(~uint64_t{0}); }},
+      {"2 memory regions, here it would have 1", [](Description out) { out.initRegions(2); }},
+      {"memory region ram-low has", [](Description out) { out.getRegions()[0].setBase(4096); }},
+      {"does not know the device virtio-toaster",
+       [](Description out) { out.getDevices()[0].setName("virtio-toaster"); }},
+      {"the device serial0 twice", [](Description out) { out.getDevices()[0].setName("serial0"); }},
+      {"lacks the device power",
+       [](Description out) {
+         auto devices = out.initDevices(2);
+         devices[0].setName("virtio-blk:root");
+         devices[1].setName("serial0");
+       }},
+      {"the device virtio-blk:other has no disk",
+       [](Description out) { out.getDevices()[2].setName("virtio-blk:other"); }},
+      {"the disk root has no device", [](Description out) { out.initDevices(0); }},
+      {"a disk with the id", [](Description out) { out.getDisks()[0].setId(""); }},
+      {"a disk with the id", [](Description out) { out.getDisks()[0].setId(std::string(21, 'a')); }},
+      {"disk id has characters that cannot be shown", [](Description out) { out.getDisks()[0].setId("\x1b[2J"); }},
+      {"has an end in its middle", [](Description out) { out.getBoot().setCommandLine(kj::StringPtr("a\0b", 3)); }},
+  };
+  for (const auto& [words, spoil] : refusals) {
+    EXPECT_THAT(Refusal(spoil), HasSubstr(words));
+  }
+}
+
+TEST_F(DescriptionTest, PeerHearsNothingOfThisHostsFiles) {
+  const auto none = [](Description out) { out.getDisks()[0].setBytes(2 * kDescribedDiskBytes); };
+  EXPECT_THAT(Refusal(none), Not(HasSubstr(image_)));
+  EXPECT_THAT(told_, HasSubstr(absl::StrCat(image_, " has ", kDescribedDiskBytes)));
+  const std::string refusal = Refusal(none);
+  options_.disk_paths.clear();
+  EXPECT_EQ(Refusal(none), refusal) << "whatever is the matter";
+  EXPECT_THAT(told_, HasSubstr("/images/root.img"));
+}
+
+TEST_F(DescriptionTest, DiskBelowADirectoryIsTakenWhileTheSourceHasIt) {
+  options_.disk_paths.clear();
+  options_.disk_from = {directory_};
+  const auto there = [this](Description out) { out.getDisks()[0].setPath(image_); };
+  EXPECT_THAT(Refusal(there), HasSubstr("disk root: its image cannot be used here"));
+  EXPECT_THAT(told_, HasSubstr("is not open here as the source's disk would be"));
+  const auto source = DiskImage::Create(image_, /*read_only=*/false);
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto config = Configure(there);
+  EXPECT_TRUE(config.ok()) << config.status() << told_;
+}
+
+TEST_F(DescriptionTest, DiskThatIsNotTheMachinesIsRefused) {
+  options_.disk_paths["data"] = image_;
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("no disk with the id data"));
+}
+
+class SameMachineTest : public testing::Test {
+ protected:
+  absl::Status Check(const std::function<void(Description)>& change) {
+    capnp::MallocMessageBuilder theirs;
+    auto there = theirs.initRoot<state::MachineDescription>();
+    DescribeMachine(there);
+    change(there);
+    capnp::MallocMessageBuilder ours;
+    DescribeMachine(ours.initRoot<state::MachineDescription>());
+    return CheckSameMachine(there.asReader(), ours.getRoot<state::MachineDescription>().asReader());
+  }
+};
+
+TEST_F(SameMachineTest, EachDeviceIsInAVersionThatIsRead) {
+  EXPECT_TRUE(Check([](Description) {}).ok());
+  EXPECT_TRUE(Check([](Description out) { out.getDevices()[1].setVersion(0); }).ok()) << "older is fine";
+  EXPECT_THAT(Check([](Description out) { out.setStateVersion(2); }).message(), HasSubstr("state has version 2"));
+  EXPECT_THAT(Check([](Description out) { out.getDevices()[3].setVersion(7); }).message(),
+              HasSubstr("serial0 has state version 7, this ferrite reads at most 1"));
+  EXPECT_THAT(Check([](Description out) { out.getDevices()[0].setName("serial0"); }).message(), HasSubstr("twice"));
+  EXPECT_THAT(Check([](Description out) { out.initDevices(0); }).message(), HasSubstr("the machine lacks the device"));
+}
+
+}  // namespace
+}  // namespace ferrite
