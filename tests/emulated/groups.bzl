@@ -17,6 +17,7 @@ GROUPS = {
         "//vmm/app:ferrite_test",
         "//vmm/app:hiding_test",
         "//vmm/kvm:kvm_test",
+        "//vmm/machine:irq_line_test",
         "//vmm/machine:machine_test",
     ],
     "moves": [

@@ -3,6 +3,7 @@
 //
 //   rounds=0        power off after so many rounds of the disk (without a disk: of random numbers); 0: never
 //   report_ms=100   time between reports
+//   blk_nth=0       which of the disks, the others are left alone
 //   blk_span=4M     bytes of the disk, from its start, that are written, flushed and read back in a round
 //   blk_chunk=64K   bytes of a request (whole sectors); blk_depth=8 requests in flight
 //   discard=1       and discarded and written with zeroes, where the disk can
@@ -95,7 +96,8 @@ class Entropy {
 class Disk {
  public:
   bool Open() {
-    if (!device_.Open(kVirtioBlock, 0, kFlush | kDiscard | kWriteZeroes)) {
+    if (!device_.Open(kVirtioBlock, static_cast<uint32_t>(NumberOption("blk_nth", 0)),
+                      kFlush | kDiscard | kWriteZeroes)) {
       return false;
     }
     queue_.Start(device_.base(), 0);

@@ -5,12 +5,17 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "tests/integration/payload_machine.h"
+#include "vmm/machine/platform.h"
 
 namespace ferrite {
 namespace {
@@ -106,6 +111,44 @@ TEST(SaveLoadTest, RegistersInterruptControllersAndTimeAreKept) {
       }
       ASSERT_TRUE(machine->console().errors().empty())
           << "cpus " << cpus << ", move " << i << ": " << machine->console().errors().front();
+    }
+  }
+}
+
+// A machine with a device at every place that the platform has for one: disks stand for the nets and the vsock that
+// there will be.
+TEST(SaveLoadTest, DeviceAtEveryPlaceWorks) {
+  const uint32_t disks = kMaxVirtioDevices - 2;
+  for (const uint32_t nth : {0u, disks - 1}) {
+    SCOPED_TRACE(nth);
+    MachineConfig config =
+        Config({.name = "", .options = "report_ms=10 blk_span=64K blk_chunk=16K discard=0 fill=16M", .cpus = 1});
+    absl::StrAppend(&config.command_line, " blk_nth=", nth);
+    config.rng = true;
+    config.balloon_bytes = 4 * kMiB;
+    for (uint32_t i = 0; i < disks; ++i) {
+      const std::string path = absl::StrCat(testing::TempDir(), "/disk", i);
+      std::ofstream(path).close();
+      std::filesystem::resize_file(path, kMiB);
+      config.disks.push_back({.id = absl::StrCat("disk", i), .path = path});
+    }
+    auto run = PayloadMachine::Run("virtio", config);
+    ASSERT_TRUE(run.ok()) << run.status();
+    std::unique_ptr<PayloadMachine> machine = *std::move(run);
+    const auto ready = machine->WaitFor("ready");
+    ASSERT_TRUE(ready.ok()) << ready.status();
+    EXPECT_EQ(ready->Number("rng") + ready->Number("blk") + ready->Number("balloon"), 3u);
+    ASSERT_TRUE(machine->WaitFor("balloon").ok());
+    ASSERT_TRUE(machine->WaitFor("virtio").ok());
+    const absl::Status moved = Move(machine, config);
+    ASSERT_TRUE(moved.ok()) << moved;
+    const auto check = machine->Check();
+    ASSERT_TRUE(check.ok()) << check.status();
+    EXPECT_GT(check->Number("blk_bytes"), 0u);
+    for (uint32_t i = 0; i < disks; ++i) {
+      std::ifstream image(config.disks[i].path, std::ios::binary);
+      const bool written = std::any_of(std::istreambuf_iterator<char>(image), {}, [](char c) { return c != 0; });
+      EXPECT_EQ(written, i == nth) << "disk " << i;
     }
   }
 }

@@ -86,7 +86,7 @@ absl::Status DeviceSet::AddVirtio(std::unique_ptr<virtio::Device> device, const 
     return absl::ResourceExhaustedError(
         absl::StrCat(device->name(), " is one device too many: a machine has room for ", kMaxVirtioDevices));
   }
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<IrqLine> line, IrqLine::Create(vm, kFirstVirtioIrq + index));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<IrqLine> line, IrqLine::Create(vm, kVirtioIrqs[index]));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<virtio::MmioTransport> transport,
                            virtio::MmioTransport::Create(std::move(device), memory, *line, loop));
   const GuestAddress window = kVirtioMmioBase + index * virtio::kMmioWindowBytes;
@@ -114,7 +114,7 @@ AcpiPlatform DeviceSet::DescribePlatform(uint32_t cpus) const {
     platform.virtio_mmio.push_back(
         {.base = static_cast<uint32_t>((kVirtioMmioBase + i * virtio::kMmioWindowBytes).value()),
          .bytes = virtio::kMmioWindowBytes,
-         .irq = kFirstVirtioIrq + i});
+         .irq = kVirtioIrqs[i]});
   }
   return platform;
 }

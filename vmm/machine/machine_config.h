@@ -1,4 +1,5 @@
-// What a machine is made of. Parsed and checked once (vmm/app, later config files and a move); Machine trusts it.
+// What a machine is made of. Parsed by who describes it (a command line, the source of a move) and checked by
+// machine_check.h; Machine trusts it.
 #ifndef FERRITE_VMM_MACHINE_MACHINE_CONFIG_H_
 #define FERRITE_VMM_MACHINE_MACHINE_CONFIG_H_
 

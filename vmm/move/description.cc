@@ -25,14 +25,13 @@
 #include "vmm/boot/boot_file.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm_abi.h"
-#include "vmm/machine/host_limits.h"
+#include "vmm/machine/machine_check.h"
 #include "vmm/move/boot_files.h"
 
 namespace ferrite {
 namespace {
 
 constexpr size_t kMaxText = 4096;
-constexpr size_t kMaxDiskId = 20;
 constexpr absl::string_view kDiskPrefix = "virtio-blk:";
 
 using Tell = absl::FunctionRef<void(absl::string_view)>;
@@ -51,21 +50,7 @@ absl::StatusOr<std::string> TextOf(capnp::Text::Reader in, absl::string_view wha
   return std::string(text);
 }
 
-// The kernel's, as it is: whoever shows it cleans it.
-absl::StatusOr<std::string> CommandLineOf(capnp::Text::Reader in) {
-  const absl::string_view text(in.begin(), in.size());
-  if (text.find('\0') != absl::string_view::npos) {
-    return absl::InvalidArgumentError("the machine's kernel command line has an end in its middle");
-  }
-  return std::string(text);
-}
-
-absl::Status CheckCpus(state::MachineDescription::Reader described, const HostLimits& host) {
-  const uint32_t most = std::min(kMaxCpus, host.max_vcpus);
-  if (described.getCpus() < 1 || described.getCpus() > most) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the machine has ", described.getCpus(), " vCPUs, this host allows 1 to ", most));
-  }
+absl::Status CheckCpuid(state::MachineDescription::Reader described, const HostLimits& host) {
   std::vector<kvm_cpuid_entry2> guest;
   for (const state::CpuidLeaf::Reader leaf : described.getCpuid()) {
     kvm_cpuid_entry2 entry = {};
@@ -82,22 +67,23 @@ absl::Status CheckCpus(state::MachineDescription::Reader described, const HostLi
       guest, GuestCpuid(host.cpuid, {.index = 0, .count = described.getCpus(), .tsc_deadline = host.tsc_deadline}));
 }
 
-absl::Status ReadMemory(state::Memory::Reader memory, const HostMemory& host, MachineConfig& config) {
+absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
   FERRITE_ASSIGN_OR_RETURN(const std::string backing, TextOf(memory.getBacking(), "memory backing"));
   FERRITE_ASSIGN_OR_RETURN(config.memory_backing, ParseMemoryBacking(backing));
   config.memory_bytes = memory.getBytes();
   config.transparent_huge_pages = memory.getTransparentHugePages();
-  if (config.memory_bytes == 0 || config.memory_bytes > kMaxGuestMemoryBytes ||
-      config.memory_bytes % HostPageBytes(config.memory_backing) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("a machine cannot have ", config.memory_bytes,
-                                                   " bytes of memory in ", MemoryBackingName(config.memory_backing)));
+  return absl::OkStatus();
+}
+
+// What is known of the disks without a look at this host's files.
+absl::Status ReadDisks(state::MachineDescription::Reader described, MachineConfig& config) {
+  config.disks_elsewhere = true;
+  for (const state::Disk::Reader disk : described.getDisks()) {
+    FERRITE_ASSIGN_OR_RETURN(std::string id, TextOf(disk.getId(), "disk id"));
+    FERRITE_ASSIGN_OR_RETURN(std::string path, TextOf(disk.getPath(), "disk path"));
+    config.disks.push_back({.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly()});
   }
-  if (config.memory_bytes > host.bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("the machine has ", config.memory_bytes >> 20,
-                                                     " MiB of memory, more than this host's ", host.bytes >> 20,
-                                                     " MiB"));
-  }
-  return CheckMemoryGroups(config.memory_bytes, config.memory_backing, host.swap_bytes);
+  return absl::OkStatus();
 }
 
 // Whether the memory lies where GuestMemory puts it here.
@@ -138,7 +124,7 @@ bool LocksShow(const PinnedFile& file) {
   }
 }
 
-// The image for the disk, which is `config` but for it. Errors are for this host's user.
+// The image for the disk of `config`. Errors are for this host's user.
 absl::Status FindImage(state::Disk::Reader disk, const ArrivalOptions& options, const AllowedFiles& files,
                        DiskConfig& config) {
   config.file = files.Disk(config.id);
@@ -181,24 +167,29 @@ absl::Status FindImage(state::Disk::Reader disk, const ArrivalOptions& options, 
   return absl::OkStatus();
 }
 
-absl::Status ReadDisk(state::Disk::Reader disk, const ArrivalOptions& options, const AllowedFiles& files, Tell tell,
-                      MachineConfig& config) {
-  FERRITE_ASSIGN_OR_RETURN(std::string id, TextOf(disk.getId(), "disk id"));
-  FERRITE_ASSIGN_OR_RETURN(std::string path, TextOf(disk.getPath(), "disk path"));
-  if (id.empty() || id.size() > kMaxDiskId ||
-      std::any_of(config.disks.begin(), config.disks.end(), [&](const DiskConfig& other) { return other.id == id; })) {
-    return absl::InvalidArgumentError(absl::StrCat("the machine has a disk with the id '", id, "', or two with it"));
+absl::Status FindImages(state::MachineDescription::Reader described, const ArrivalOptions& options,
+                        const AllowedFiles& files, Tell tell, MachineConfig& config) {
+  for (uint32_t i = 0; i < config.disks.size(); ++i) {
+    DiskConfig& disk = config.disks[i];
+    if (const absl::Status status = FindImage(described.getDisks()[i], options, files, disk); !status.ok()) {
+      tell(absl::StrCat("disk ", disk.id, ": ", status.message()));
+      return absl::FailedPreconditionError(
+          absl::StrCat("disk ", disk.id,
+                       ": its image cannot be used here, and the log of the destination says why; `ferrite receive "
+                       "--disk ",
+                       disk.id, "=PATH` names it there, `--disk-from DIR` allows the source's path"));
+    }
   }
-  DiskConfig here{.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly()};
-  if (const absl::Status status = FindImage(disk, options, files, here); !status.ok()) {
-    tell(absl::StrCat("disk ", here.id, ": ", status.message()));
-    return absl::FailedPreconditionError(
-        absl::StrCat("disk ", here.id,
-                     ": its image cannot be used here, and the log of the destination says why; `ferrite receive "
-                     "--disk ",
-                     here.id, "=PATH` names it there, `--disk-from DIR` allows the source's path"));
+  for (const auto& [id, path] : options.disk_paths) {
+    // clang 14 captures no structured bindings.
+    const std::string& wanted = id;
+    if (std::none_of(config.disks.begin(), config.disks.end(),
+                     [&wanted](const DiskConfig& disk) { return disk.id == wanted; })) {
+      tell(absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names ", path));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names a path"));
+    }
   }
-  config.disks.push_back(std::move(here));
   return absl::OkStatus();
 }
 
@@ -217,7 +208,6 @@ absl::StatusOr<std::shared_ptr<const BootFile>> FindBootFile(absl::string_view w
 
 absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, BootFileDigests& digests, Tell tell,
                       MachineConfig& config) {
-  FERRITE_ASSIGN_OR_RETURN(config.command_line, CommandLineOf(boot.getCommandLine()));
   if (files.kernel() != nullptr) {
     config.kernel = files.kernel();
     config.kernel_path = config.kernel->file.path();
@@ -294,29 +284,23 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
                                        const AllowedFiles& files, BootFileDigests& digests, const HostLimits& host,
                                        absl::FunctionRef<void(absl::string_view)> tell) {
   FERRITE_RETURN_IF_ERROR(CheckLimits(described, options.limits));
-  FERRITE_RETURN_IF_ERROR(CheckCpus(described, host));
   MachineConfig config;
   config.name = options.name;
   config.cpus = described.getCpus();
   config.dirty_ring = options.dirty_ring;
   config.reboot_on_reset = described.getRebootOnReset();
-  FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), host.memory, config));
+  const capnp::Text::Reader command_line = described.getBoot().getCommandLine();
+  // The kernel's, as it is: whoever shows it cleans it.
+  config.command_line.assign(command_line.begin(), command_line.size());
+  FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), config));
+  FERRITE_RETURN_IF_ERROR(ReadDisks(described, config));
+  FERRITE_RETURN_IF_ERROR(CheckMachineConfig(config));
+  FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host));
+  FERRITE_RETURN_IF_ERROR(CheckMemoryGroups(config.memory_bytes, config.memory_backing, host.memory.swap_bytes));
+  FERRITE_RETURN_IF_ERROR(CheckCpuid(described, host));
   FERRITE_RETURN_IF_ERROR(CheckRegions(described, config));
   FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, digests, tell, config));
-  config.disks_elsewhere = true;
-  for (const state::Disk::Reader disk : described.getDisks()) {
-    FERRITE_RETURN_IF_ERROR(ReadDisk(disk, options, files, tell, config));
-  }
-  for (const auto& [id, path] : options.disk_paths) {
-    // clang 14 captures no structured bindings.
-    const std::string& wanted = id;
-    if (std::none_of(config.disks.begin(), config.disks.end(),
-                     [&wanted](const DiskConfig& disk) { return disk.id == wanted; })) {
-      tell(absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names ", path));
-      return absl::FailedPreconditionError(
-          absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names a path"));
-    }
-  }
+  FERRITE_RETURN_IF_ERROR(FindImages(described, options, files, tell, config));
   FERRITE_RETURN_IF_ERROR(ReadDevices(described, config));
   return config;
 }

@@ -9,15 +9,14 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
-#include <set>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
 #include "base/status.h"
-#include "memory/guest_memory.h"
 #include "tests/fakes/described_machine.h"
+#include "vmm/machine/machine_check.h"
 #include "vmm/move/description.h"
 
 namespace {
@@ -59,14 +58,8 @@ class Destination {
 };
 
 void CheckMachine(const MachineConfig& config, const HostLimits& host) {
-  FERRITE_CHECK(config.cpus >= 1 && config.cpus <= host.max_vcpus);
-  FERRITE_CHECK(config.memory_bytes > 0 && config.memory_bytes <= host.memory.bytes);
-  FERRITE_CHECK(config.memory_bytes % HostPageBytes(config.memory_backing) == 0);
-  FERRITE_CHECK(config.command_line.size() <= kMaxKernelCommandLine);
-  FERRITE_CHECK(config.disks.size() <= kMaxDisks);
-  std::set<std::string> ids;
+  FERRITE_CHECK(CheckMachineConfig(config).ok() && CheckHostHas(config, host).ok());
   for (const DiskConfig& disk : config.disks) {
-    FERRITE_CHECK(ids.insert(disk.id).second && IsClean(disk.id));
     FERRITE_CHECK(disk.file != nullptr && disk.sectors > 0);
   }
 }

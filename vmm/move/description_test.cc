@@ -112,10 +112,10 @@ TEST_F(DescriptionTest, SeedOfTheFuzzTargetIsAGoodMachine) {
 
 TEST_F(DescriptionTest, WhatThisHostDoesNotHaveIsRefused) {
   host_.max_vcpus = 1;
-  EXPECT_EQ(Refusal(kUnchanged), "the machine has 2 vCPUs, this host allows 1 to 1");
+  EXPECT_EQ(Refusal(kUnchanged), "the machine's vCPUs: 2 are more than this host's KVM allows, 1");
   host_ = HostOfDescribedMachine();
   host_.memory.bytes = 63 * kMiB;
-  EXPECT_EQ(Refusal(kUnchanged), "the machine has 64 MiB of memory, more than this host's 63 MiB");
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("the machine's memory: 64M is more than this host's 63"));
   host_ = HostOfDescribedMachine();
   host_.cpuid[1].edx &= ~(1u << 26);
   EXPECT_THAT(Refusal(kUnchanged), HasSubstr("which this host does not offer"));
@@ -123,12 +123,13 @@ TEST_F(DescriptionTest, WhatThisHostDoesNotHaveIsRefused) {
 
 TEST_F(DescriptionTest, WhatIsNoMachineIsRefused) {
   const std::pair<const char*, std::function<void(Description)>> refusals[] = {
-      {"0 vCPUs", [](Description out) { out.setCpus(0); }},
+      {"vCPUs: 0 is not in", [](Description out) { out.setCpus(0); }},
       {"33 vCPUs", [](Description out) { out.setCpus(33); }},
       {"paper", [](Description out) { out.getMemory().setBacking("paper"); }},
-      {"of memory", [](Description out) { out.getMemory().setBytes(0); }},
-      {"of memory", [](Description out) { out.getMemory().setBytes(64 * kMiB + 1); }},
-      {"of memory", [](Description out) { out.getMemory().setBytes(~uint64_t{0}); }},
+      {"the machine's memory: ", [](Description out) { out.getMemory().setBytes(0); }},
+      {"the machine's memory: ", [](Description out) { out.getMemory().setBytes(64 * kMiB + 1); }},
+      {"the machine's memory: ", [](Description out) { out.getMemory().setBytes(8 * kMiB); }},
+      {"the machine's memory: ", [](Description out) { out.getMemory().setBytes(~uint64_t{0}); }},
       {"2 memory regions, here it would have 1", [](Description out) { out.initRegions(2); }},
       {"memory region ram-low has", [](Description out) { out.getRegions()[0].setBase(4096); }},
       {"does not know the device virtio-toaster",
@@ -143,8 +144,9 @@ TEST_F(DescriptionTest, WhatIsNoMachineIsRefused) {
       {"the device virtio-blk:other has no disk",
        [](Description out) { out.getDevices()[2].setName("virtio-blk:other"); }},
       {"the disk root has no device", [](Description out) { out.initDevices(0); }},
-      {"a disk with the id", [](Description out) { out.getDisks()[0].setId(""); }},
-      {"a disk with the id", [](Description out) { out.getDisks()[0].setId(std::string(21, 'a')); }},
+      {"the machine's disks: disk id", [](Description out) { out.getDisks()[0].setId(""); }},
+      {"the machine's disks: disk id", [](Description out) { out.getDisks()[0].setId(std::string(21, 'a')); }},
+      {"the machine's disks: disk id", [](Description out) { out.getDisks()[0].setId("a/b"); }},
       {"disk id has characters that cannot be shown", [](Description out) { out.getDisks()[0].setId("\x1b[2J"); }},
       {"has an end in its middle", [](Description out) { out.getBoot().setCommandLine(kj::StringPtr("a\0b", 3)); }},
   };

@@ -48,7 +48,7 @@ Range free_memory[kMaxRanges];
 uint32_t free_ranges;
 uint8_t apic_ids[kMaxCpus];
 uint32_t apic_count;
-constexpr uint32_t kMaxVirtio = 16;
+constexpr uint32_t kMaxVirtio = 32;
 uint32_t virtio_bases[kMaxVirtio];
 uint32_t virtio_count;
 uint16_t sleep_port;
