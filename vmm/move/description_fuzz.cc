@@ -15,7 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
 #include "base/status.h"
-#include "tests/fakes/described_machine.h"
+#include "tests/fakes/sample_machine.h"
 #include "vmm/machine/machine_check.h"
 #include "vmm/move/description.h"
 
@@ -32,7 +32,7 @@ class Destination {
     directory_ = name;
     const std::string image = directory_ + "/root.img";
     std::ofstream(image).close();
-    std::filesystem::resize_file(image, kDescribedDiskBytes);
+    std::filesystem::resize_file(image, kSampleDiskBytes);
     options_ = {.name = "here",
                 .disk_paths = {{"root", image}},
                 .disk_from = {directory_},
@@ -54,7 +54,7 @@ class Destination {
   ArrivalOptions options_;
   std::optional<AllowedFiles> files_;
   BootFileDigests digests_;
-  const HostLimits host_ = HostOfDescribedMachine();
+  const HostLimits host_ = HostOfSampleMachine();
 };
 
 void CheckMachine(const MachineConfig& config, const HostLimits& host) {

@@ -19,7 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "devices/block/disk_image.h"
-#include "tests/fakes/described_machine.h"
+#include "tests/fakes/sample_machine.h"
 #include "vmm/move/allowed_files.h"
 #include "vmm/move/boot_files.h"
 
@@ -41,7 +41,7 @@ class DescriptionTest : public testing::Test {
     directory_ = name;
     image_ = directory_ + "/root.img";
     std::ofstream(image_).close();
-    std::filesystem::resize_file(image_, kDescribedDiskBytes);
+    std::filesystem::resize_file(image_, kSampleDiskBytes);
     options_.name = "here";
     options_.disk_paths = {{"root", image_}};
     options_.trust_disks = true;
@@ -52,7 +52,7 @@ class DescriptionTest : public testing::Test {
   absl::StatusOr<MachineConfig> Configure(const std::function<void(Description)>& change) {
     capnp::MallocMessageBuilder message;
     auto described = message.initRoot<state::MachineDescription>();
-    DescribeMachine(described);
+    DescribeSampleMachine(described);
     change(described);
     return Configure(described.asReader());
   }
@@ -71,7 +71,7 @@ class DescriptionTest : public testing::Test {
   std::string directory_;
   std::string image_;
   ArrivalOptions options_;
-  HostLimits host_ = HostOfDescribedMachine();
+  HostLimits host_ = HostOfSampleMachine();
   std::string told_;
 };
 
@@ -92,7 +92,7 @@ TEST_F(DescriptionTest, MakesTheSameMachine) {
   ASSERT_EQ(config->disks.size(), 1u);
   EXPECT_EQ(config->disks[0].id, "root");
   EXPECT_EQ(config->disks[0].path, image_);
-  EXPECT_EQ(config->disks[0].sectors, kDescribedDiskBytes / kSectorBytes);
+  EXPECT_EQ(config->disks[0].sectors, kSampleDiskBytes / kSectorBytes);
   EXPECT_FALSE(config->disks[0].read_only);
   EXPECT_FALSE(config->reboot_on_reset);
   EXPECT_EQ(config->command_line, "console=ttyS0");
@@ -113,10 +113,10 @@ TEST_F(DescriptionTest, SeedOfTheFuzzTargetIsAGoodMachine) {
 TEST_F(DescriptionTest, WhatThisHostDoesNotHaveIsRefused) {
   host_.max_vcpus = 1;
   EXPECT_EQ(Refusal(kUnchanged), "the machine's vCPUs: 2 are more than this host's KVM allows, 1");
-  host_ = HostOfDescribedMachine();
+  host_ = HostOfSampleMachine();
   host_.memory.bytes = 63 * kMiB;
   EXPECT_THAT(Refusal(kUnchanged), HasSubstr("the machine's memory: 64M is more than this host's 63"));
-  host_ = HostOfDescribedMachine();
+  host_ = HostOfSampleMachine();
   host_.cpuid[1].edx &= ~(1u << 26);
   EXPECT_THAT(Refusal(kUnchanged), HasSubstr("which this host does not offer"));
 }
@@ -156,9 +156,9 @@ TEST_F(DescriptionTest, WhatIsNoMachineIsRefused) {
 }
 
 TEST_F(DescriptionTest, PeerHearsNothingOfThisHostsFiles) {
-  const auto none = [](Description out) { out.getDisks()[0].setBytes(2 * kDescribedDiskBytes); };
+  const auto none = [](Description out) { out.getDisks()[0].setBytes(2 * kSampleDiskBytes); };
   EXPECT_THAT(Refusal(none), Not(HasSubstr(image_)));
-  EXPECT_THAT(told_, HasSubstr(absl::StrCat(image_, " has ", kDescribedDiskBytes)));
+  EXPECT_THAT(told_, HasSubstr(absl::StrCat(image_, " has ", kSampleDiskBytes)));
   const std::string refusal = Refusal(none);
   options_.disk_paths.clear();
   EXPECT_EQ(Refusal(none), refusal) << "whatever is the matter";
@@ -187,10 +187,10 @@ class SameMachineTest : public testing::Test {
   absl::Status Check(const std::function<void(Description)>& change) {
     capnp::MallocMessageBuilder theirs;
     auto there = theirs.initRoot<state::MachineDescription>();
-    DescribeMachine(there);
+    DescribeSampleMachine(there);
     change(there);
     capnp::MallocMessageBuilder ours;
-    DescribeMachine(ours.initRoot<state::MachineDescription>());
+    DescribeSampleMachine(ours.initRoot<state::MachineDescription>());
     return CheckSameMachine(there.asReader(), ours.getRoot<state::MachineDescription>().asReader());
   }
 };

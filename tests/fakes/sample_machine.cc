@@ -1,4 +1,4 @@
-#include "tests/fakes/described_machine.h"
+#include "tests/fakes/sample_machine.h"
 
 #include <string>
 #include <utility>
@@ -14,7 +14,7 @@ constexpr uint32_t kCpus = 2;
 
 }  // namespace
 
-HostLimits HostOfDescribedMachine() {
+HostLimits HostOfSampleMachine() {
   return {.max_vcpus = 4,
           .cpuid = {{.function = 0, .eax = 1, .ebx = 0x756e6547, .ecx = 0x6c65746e, .edx = 0x49656e69},
                     {.function = 1, .eax = 0x50657, .ebx = 0x800, .ecx = 0x0098'2201, .edx = 0x078b'fbff},
@@ -24,7 +24,7 @@ HostLimits HostOfDescribedMachine() {
           .memory = {.bytes = uint64_t{1} << 30}};
 }
 
-void DescribeMachine(state::MachineDescription::Builder out) {
+void DescribeSampleMachine(state::MachineDescription::Builder out) {
   out.setName("guest");
   out.setCpus(kCpus);
   out.setStateVersion(1);
@@ -50,8 +50,8 @@ void DescribeMachine(state::MachineDescription::Builder out) {
   auto disks = out.initDisks(1);
   disks[0].setId("root");
   disks[0].setPath("/images/root.img");
-  disks[0].setBytes(kDescribedDiskBytes);
-  const std::vector<kvm_cpuid_entry2> cpuid = GuestCpuid(HostOfDescribedMachine().cpuid, {.count = kCpus});
+  disks[0].setBytes(kSampleDiskBytes);
+  const std::vector<kvm_cpuid_entry2> cpuid = GuestCpuid(HostOfSampleMachine().cpuid, {.count = kCpus});
   auto leaves = out.initCpuid(static_cast<uint32_t>(cpuid.size()));
   for (uint32_t i = 0; i < cpuid.size(); ++i) {
     leaves[i].setFunction(cpuid[i].function);

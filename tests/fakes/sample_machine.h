@@ -1,6 +1,6 @@
 // The description of a machine as a source sends it, and a host that can have it: for tests without KVM.
-#ifndef FERRITE_TESTS_FAKES_DESCRIBED_MACHINE_H_
-#define FERRITE_TESTS_FAKES_DESCRIBED_MACHINE_H_
+#ifndef FERRITE_TESTS_FAKES_SAMPLE_MACHINE_H_
+#define FERRITE_TESTS_FAKES_SAMPLE_MACHINE_H_
 
 #include "proto/machine.capnp.h"
 #include "vmm/machine/host_limits.h"
@@ -8,15 +8,15 @@
 namespace ferrite {
 
 // Bytes of the disk "root".
-inline constexpr uint64_t kDescribedDiskBytes = 4096;
+inline constexpr uint64_t kSampleDiskBytes = 4096;
 
 // 64 MiB, two vCPUs, serial0, power, a source of randomness, a balloon, the disk "root" that is read and written. It is
 // not booted again on a reset.
-void DescribeMachine(state::MachineDescription::Builder out);
+void DescribeSampleMachine(state::MachineDescription::Builder out);
 
 // 1 GiB of memory without swap, four vCPUs, and a processor that has what the described one has.
-HostLimits HostOfDescribedMachine();
+HostLimits HostOfSampleMachine();
 
 }  // namespace ferrite
 
-#endif  // FERRITE_TESTS_FAKES_DESCRIBED_MACHINE_H_
+#endif  // FERRITE_TESTS_FAKES_SAMPLE_MACHINE_H_
