@@ -1,7 +1,6 @@
 #include "vmm/app/machine_files.h"
 
 #include <sys/stat.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -9,7 +8,6 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
-#include "base/byte_size.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -35,19 +33,6 @@ absl::Status CheckBootFiles(const std::string& kernel, const std::string& initrd
   return initrd.empty() ? absl::OkStatus() : CheckFile("--initrd", /*writable=*/false, initrd);
 }
 
-absl::Status CheckHostMemory(uint64_t bytes) {
-  struct sysinfo info = {};
-  if (sysinfo(&info) != 0) {
-    return ErrnoStatus("read the host's memory size");
-  }
-  const uint64_t host = (info.totalram + info.totalswap) * info.mem_unit;
-  if (bytes > host) {
-    return absl::ResourceExhaustedError(absl::StrCat("--mem: ", FormatByteSize(bytes), " is more than this host has, ",
-                                                     RoundedByteSize(host), " with swap"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::Status CheckFiles(const MachineConfig& config) {
@@ -55,7 +40,7 @@ absl::Status CheckFiles(const MachineConfig& config) {
   for (const DiskConfig& disk : config.disks) {
     FERRITE_RETURN_IF_ERROR(CheckFile("--disk", /*writable=*/!disk.read_only, disk.path));
   }
-  return CheckHostMemory(config.memory_bytes);
+  return absl::OkStatus();
 }
 
 void WarnOfOthersDisk(const std::string& path, bool read_only) {

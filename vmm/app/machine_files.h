@@ -1,4 +1,4 @@
-// A look at the files and limits that a machine needs, before anything is made.
+// A look at the files that a machine needs, before anything is made.
 #ifndef FERRITE_VMM_APP_MACHINE_FILES_H_
 #define FERRITE_VMM_APP_MACHINE_FILES_H_
 
@@ -12,7 +12,7 @@
 namespace ferrite {
 
 // Refuses what cannot work, with an error that names the option and the file: missing, a directory, not readable or not
-// writable; more memory than the host has at all.
+// writable.
 absl::Status CheckFiles(const MachineConfig& config);
 
 // Logs a warning when others than its owner can open the disk's image, as far as modes tell, and so lock it while the

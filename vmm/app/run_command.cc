@@ -3,15 +3,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <functional>
 #include <memory>
 #include <random>
-#include <set>
 #include <string>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -19,7 +16,6 @@
 #include "absl/strings/str_split.h"
 #include "base/byte_size.h"
 #include "base/status.h"
-#include "memory/guest_memory.h"
 #include "vmm/app/command_options.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/detach.h"
@@ -27,40 +23,19 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/monitor.h"
+#include "vmm/machine/host_limits.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_check.h"
 
 namespace ferrite {
 namespace {
 
-constexpr uint64_t kMinMemoryBytes = uint64_t{16} << 20;
-constexpr size_t kMaxDiskId = 20;  // VIRTIO_BLK_ID_BYTES
-
-absl::Status CheckMemory(const MachineConfig& config) {
-  const uint64_t bytes = config.memory_bytes;
-  if (bytes < kMinMemoryBytes || bytes > kMaxGuestMemoryBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("--mem: ", FormatByteSize(bytes), " is not in ",
-                                                   FormatByteSize(kMinMemoryBytes), " to ",
-                                                   FormatByteSize(kMaxGuestMemoryBytes)));
-  }
-  if (const uint64_t page = HostPageBytes(config.memory_backing); bytes % page != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--mem: ", FormatByteSize(bytes), " is not a multiple of ",
-                                                   FormatByteSize(page), ", the page size of --memory-backing ",
-                                                   MemoryBackingName(config.memory_backing)));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckBalloon(uint64_t bytes, const MachineConfig& config) {
-  if (bytes % kPageBytes != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--balloon: ", FormatByteSize(bytes), " is not a multiple of ", kPageBytes));
-  }
-  if (bytes > config.memory_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("--balloon: ", FormatByteSize(bytes), " is more than the machine's ",
-                                                   FormatByteSize(config.memory_bytes), " of memory"));
-  }
-  return absl::OkStatus();
-}
+constexpr PartNames kOptionNames = {.cpus = "--cpus",
+                                    .memory = "--mem",
+                                    .memory_backing = "--memory-backing",
+                                    .command_line = "--cmdline",
+                                    .balloon = "--balloon",
+                                    .disk = "--disk"};
 
 // "[id=ID,]path=PATH[,ro]"; `index` gives a disk without an id its own: "disk0".
 absl::StatusOr<DiskConfig> ParseDisk(absl::string_view text, size_t index) {
@@ -80,13 +55,6 @@ absl::StatusOr<DiskConfig> ParseDisk(absl::string_view text, size_t index) {
   }
   if (disk.path.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" names no path: write [id=ID,]path=FILE[,ro]"));
-  }
-  const bool id_ok = std::all_of(disk.id.begin(), disk.id.end(), [](char c) {
-    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
-  });
-  if (disk.id.empty() || disk.id.size() > kMaxDiskId || !id_ok) {
-    return absl::InvalidArgumentError(absl::StrCat("disk id \"", absl::CHexEscape(disk.id), "\": use 1 to ", kMaxDiskId,
-                                                   " of the characters A-Z a-z 0-9 _ -"));
   }
   return disk;
 }
@@ -109,7 +77,11 @@ absl::Status MakePathsAbsolute(RunCommand::Options& options) {
 absl::StatusOr<StopInfo> RunMachine(const RunCommand::Options& options, const std::function<void()>& ready) {
   const MachineConfig& config = options.config;
   FERRITE_RETURN_IF_ERROR(CheckFiles(config));
+  FERRITE_ASSIGN_OR_RETURN(const HostMemory memory, ReadHostMemory());
+  FERRITE_RETURN_IF_ERROR(CheckHostHasMemory(config, memory, kOptionNames));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(config.name, options.monitor));
+  FERRITE_ASSIGN_OR_RETURN(const HostLimits host, ReadHostLimits(monitor->kvm()));
+  FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host, kOptionNames));
   for (const DiskConfig& disk : config.disks) {
     WarnOfOthersDisk(disk.path, disk.read_only);
   }
@@ -217,31 +189,18 @@ absl::Status RunCommand::FinishConfig() {
   auto memory = ParseByteSize(words_.memory);
   FERRITE_RETURN_IF_ERROR(Annotate(memory.status(), "--mem"));
   config.memory_bytes = *memory;
-  FERRITE_RETURN_IF_ERROR(CheckMemory(config));
   if (!words_.balloon.empty()) {
     auto balloon = ParseByteSize(words_.balloon);
     FERRITE_RETURN_IF_ERROR(Annotate(balloon.status(), "--balloon"));
-    FERRITE_RETURN_IF_ERROR(CheckBalloon(*balloon, config));
     config.balloon_bytes = *balloon;
   }
-  if (config.command_line.size() > kMaxKernelCommandLine) {
-    return absl::InvalidArgumentError(absl::StrCat("--cmdline: ", config.command_line.size(),
-                                                   " bytes are more than the kernel's limit, ", kMaxKernelCommandLine));
-  }
-  if (words_.disks.size() > kMaxDisks) {
-    return absl::InvalidArgumentError(absl::StrCat("--disk: a machine has at most ", kMaxDisks, " disks"));
-  }
-  std::set<std::string> ids;
   for (const std::string& text : words_.disks) {
     auto disk = ParseDisk(text, config.disks.size());
     FERRITE_RETURN_IF_ERROR(Annotate(disk.status(), "--disk"));
-    if (!ids.insert(disk->id).second) {
-      return absl::InvalidArgumentError(absl::StrCat("--disk: two disks have the id ", disk->id));
-    }
     config.disks.push_back(*std::move(disk));
   }
   config.reboot_on_reset = !words_.no_reboot;
-  return absl::OkStatus();
+  return CheckMachineConfig(config, kOptionNames);
 }
 
 absl::Status RunCommand::Finish() {
