@@ -63,19 +63,16 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory
   return memory;
 }
 
-absl::Status EngineSourcePort::Describe(state::MachineDescription::Builder out) {
-  out.setName("engine-bench");
-  out.setCpus(1);
-  out.initMemory().setBytes(memory_.total_bytes());
-  auto regions = out.initRegions(static_cast<uint32_t>(memory_.regions().size()));
-  for (uint32_t i = 0; i < regions.size(); ++i) {
-    const MemoryRegion& region = *memory_.regions()[i];
-    regions[i].setName(region.name());
-    regions[i].setBase(region.base().value());
-    regions[i].setBytes(region.bytes());
-    regions[i].setHostPageBytes(region.host_page_bytes());
+absl::StatusOr<migration::MachineSpec> EngineSourcePort::Describe() {
+  migration::MachineSpec spec{.regions = {}, .kind = "engine-bench", .version = 1, .machine = {}};
+  for (const auto& region : memory_.regions()) {
+    spec.regions.push_back({.kind = migration::RegionKind::kRam,
+                            .name = region->name(),
+                            .base = region->base().value(),
+                            .bytes = region->bytes(),
+                            .page_bytes = region->host_page_bytes()});
   }
-  return absl::OkStatus();
+  return spec;
 }
 
 absl::Status EngineSourcePort::StartDirtyTracking() {
@@ -102,10 +99,13 @@ absl::Status EngineSourcePort::Resume() {
 }
 
 absl::StatusOr<std::unique_ptr<migration::DestinationPort>> EngineDestination::Build(
-    state::MachineDescription::Reader description) {
-  if (description.getMemory().getBytes() != what_.bytes) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("a machine of ", description.getMemory().getBytes(), " bytes, not of ", what_.bytes));
+    const migration::MachineSpec& spec) {
+  uint64_t bytes = 0;
+  for (const migration::MachineSpec::Region& region : spec.regions) {
+    bytes += region.bytes;
+  }
+  if (bytes != what_.bytes) {
+    return absl::FailedPreconditionError(absl::StrCat("a machine of ", bytes, " bytes, not of ", what_.bytes));
   }
   guest_.reset();
   FERRITE_ASSIGN_OR_RETURN(memory_, MakeEngineMemory(what_, /*thp=*/false));

@@ -28,7 +28,7 @@ class EngineSourcePort final : public migration::SourcePort {
   EngineSourcePort(GuestMemory& memory, EngineGuest& guest) : memory_(memory), guest_(guest) {}
 
   GuestMemory& memory() override { return memory_; }
-  absl::Status Describe(state::MachineDescription::Builder out) override;
+  absl::StatusOr<migration::MachineSpec> Describe() override;
   absl::Status StartDirtyTracking() override;
   absl::Status CollectDirty(size_t index, PageBitmap& into) override;
   void StopDirtyTracking() override {}
@@ -59,8 +59,7 @@ class EngineDestination final : public migration::DestinationFactory {
  public:
   EngineDestination(const EngineMemory& memory, const GuestPlan& plan) : what_(memory), plan_(plan) {}
 
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
-      state::MachineDescription::Reader description) override;
+  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const migration::MachineSpec& spec) override;
   void Accepted() override {}
   void Dropped() override {
     guest_.reset();

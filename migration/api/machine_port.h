@@ -6,7 +6,6 @@
 
 #include <sys/types.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -20,11 +19,10 @@
 #include "absl/time/time.h"
 #include "memory/guest_memory.h"
 #include "memory/page_bitmap.h"
-#include "proto/machine.capnp.h"
+#include "migration/api/machine_spec.h"
+#include "migration/api/move_id.h"
 
 namespace ferrite::migration {
-
-using MoveId = std::array<uint8_t, 16>;
 
 // The machine at the source. Threads: the session's threads call, one call at a time, except memory(), which any may
 // use.
@@ -34,7 +32,7 @@ class SourcePort {
 
   virtual GuestMemory& memory() = 0;
   // Everything that the destination needs to build the machine or to refuse it.
-  virtual absl::Status Describe(state::MachineDescription::Builder out) = 0;
+  virtual absl::StatusOr<MachineSpec> Describe() = 0;
 
   // From here every write to guest memory, by vCPUs and by the monitor, is found by CollectDirty().
   virtual absl::Status StartDirtyTracking() = 0;
@@ -103,12 +101,12 @@ class DestinationPort {
   virtual std::optional<uint32_t> VcpuOfThread(pid_t thread) = 0;
 };
 
-// Builds the machine that a description asks for, or refuses with the reason (R7): CPU features, memory, devices and
+// Builds the machine that a spec asks for, or refuses with the reason (R7): CPU features, memory, devices and
 // their versions, disks. Threads: that of the session's Run().
 class DestinationFactory {
  public:
   virtual ~DestinationFactory() = default;
-  virtual absl::StatusOr<std::unique_ptr<DestinationPort>> Build(state::MachineDescription::Reader description) = 0;
+  virtual absl::StatusOr<std::unique_ptr<DestinationPort>> Build(const MachineSpec& spec) = 0;
   // The machine of the port that was built is the one that comes: from here on others may see it.
   virtual void Accepted() = 0;
   // It is not, and the port is gone: so is the machine then, and all that it took. Build() may be called again.

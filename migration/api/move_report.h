@@ -31,6 +31,8 @@ struct WaitingFigures {
   absl::Duration p99;
   absl::Duration max;
   absl::Duration sum;
+
+  bool operator==(const WaitingFigures&) const = default;
 };
 
 struct MoveReport {

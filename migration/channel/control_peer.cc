@@ -33,15 +33,6 @@ constexpr int64_t kPingPauseMs = 2500;
 
 }  // namespace
 
-absl::string_view ControlName(stream::Control::Which which) {
-  constexpr std::array<absl::string_view, 27> kNames = {
-      "INVALID", "HELLO",   "WELCOME",   "MACHINE", "ACCEPT",  "REFUSE",   "ADVISE", "READY",   "ROUND",
-      "DISCARD", "PACKAGE", "LOADED",    "GRANT",   "RUNNING", "END",      "SHUT",   "PING",    "PONG",
-      "ERROR",   "CANCEL",  "DISCARDED", "HEARD",   "RECOVER", "STANDING", "REVOKE", "REVOKED", "MISSING"};
-  const auto index = static_cast<size_t>(which);
-  return index < kNames.size() ? kNames[index] : "an unknown message";
-}
-
 ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
                          std::function<void(const absl::Status&)> on_failure)
     : options_(std::move(options)),
@@ -67,9 +58,7 @@ ControlPeer::~ControlPeer() {
   reader_.Join();
 }
 
-absl::Status ControlPeer::Send(absl::FunctionRef<void(stream::Control::Builder)> fill) {
-  capnp::MallocMessageBuilder message;
-  fill(message.initRoot<stream::Control>());
+absl::Status ControlPeer::Send(const Message& message) {
   const absl::MutexLock lock(&send_mutex_);
   absl::Status status = Write(message);
   if (!status.ok()) {
@@ -82,10 +71,7 @@ absl::Status ControlPeer::Send(absl::FunctionRef<void(stream::Control::Builder)>
 }
 
 void ControlPeer::SendLastWords(const absl::Status& error) {
-  (void)CatchOutOfMemory([&] {
-    return SendBriefly(
-        [&](stream::Control::Builder control) { control.initError().setMessage(std::string(error.message())); });
-  });
+  (void)CatchOutOfMemory([&] { return SendBriefly(message::Error{.message = std::string(error.message())}); });
 }
 
 void ControlPeer::HangUp(const absl::Status& error) {
@@ -99,16 +85,15 @@ void ControlPeer::HangUp(const absl::Status& error) {
       written = AwaitWritten(kSoonWritten);
     }
     if (written) {
-      capnp::MallocMessageBuilder message;
-      message.initRoot<stream::Control>().initError().setMessage(std::string(error.message()));
+      const std::vector<uint8_t> frame = Encode(message::Error{.message = std::string(error.message())});
       const absl::MutexLock lock(&send_mutex_);
-      stream_->WriteSome(EncodeControl(message));
+      stream_->WriteSome(frame);
     }
   }
   Shutdown(error);
 }
 
-absl::Status ControlPeer::SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill) {
+absl::Status ControlPeer::SendBriefly(const Message& message) {
   // For a message that is begun meanwhile, too.
   stream_->SetPatience(kWriteGrace);
   {
@@ -117,10 +102,10 @@ absl::Status ControlPeer::SendBriefly(absl::FunctionRef<void(stream::Control::Bu
       return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
     }
   }
-  return Send(fill);
+  return Send(message);
 }
 
-absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
+absl::StatusOr<Message> ControlPeer::Next(absl::Duration limit) {
   const TimedMutexLock lock(&mutex_);
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !queue_.empty() || !failure_.ok() || !interrupt_.ok();
@@ -132,19 +117,15 @@ absl::StatusOr<ControlMessage> ControlPeer::Next(absl::Duration limit) {
   if (queue_.empty()) {
     return failure_.ok() ? interrupt_ : failure_;
   }
-  ControlMessage message = std::move(queue_.front());
+  Arrival next = std::move(queue_.front());
   queue_.pop_front();
-  queued_bytes_ -= message.bytes();
-  return message;
+  queued_bytes_ -= next.bytes;
+  return std::move(next.message);
 }
 
-absl::StatusOr<ControlMessage> ControlPeer::Expect(stream::Control::Which which, absl::Duration limit) {
-  FERRITE_ASSIGN_OR_RETURN(ControlMessage message, Next(limit));
-  if (message.which() != which) {
-    return absl::InvalidArgumentError(absl::StrCat(options_.peer_name, " sent ", ControlName(message.which()),
-                                                   " where ", ControlName(which), " was due"));
-  }
-  return message;
+absl::Status ControlPeer::Misplaced(const Message& message, absl::string_view due) const {
+  return absl::InvalidArgumentError(
+      absl::StrCat(options_.peer_name, " sent ", MessageName(message), " where ", due, " was due"));
 }
 
 void ControlPeer::Shutdown(const absl::Status& reason) {
@@ -170,8 +151,8 @@ bool ControlPeer::AwaitWritten(absl::Duration limit) {
   return mutex_.AwaitFor(absl::Condition(&written), limit);
 }
 
-absl::Status ControlPeer::Write(capnp::MallocMessageBuilder& message) {
-  const std::vector<uint8_t> frame = EncodeControl(message);
+absl::Status ControlPeer::Write(const Message& message) {
+  const std::vector<uint8_t> frame = Encode(message);
   const auto set_writing = [this](bool writing) {
     const TimedMutexLock lock(&mutex_);
     writing_ = writing;
@@ -202,8 +183,8 @@ void ControlPeer::ReadLoop() {
   while (true) {
     const absl::Status status = CatchOutOfMemory([this]() -> absl::Status {
       FERRITE_RETURN_IF_ERROR(AwaitBytes());
-      FERRITE_ASSIGN_OR_RETURN(ControlMessage message, ReadOne());
-      return Dispatch(std::move(message));
+      FERRITE_ASSIGN_OR_RETURN(Arrival arrival, ReadOne());
+      return Dispatch(std::move(arrival));
     });
     if (!status.ok()) {
       if (Fail(status)) {
@@ -230,11 +211,9 @@ absl::Status ControlPeer::AwaitBytes() {
       quiet += waited;
       quiet_ = quiet > step;
       // A message that is being written is as good as a PING, and must not be waited for here.
-      capnp::MallocMessageBuilder message;
-      message.initRoot<stream::Control>().initPing();
       if (send_mutex_.TryLock()) {
         const absl::Status status =
-            CatchOutOfMemory([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) { return Write(message); });
+            CatchOutOfMemory([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) { return Write(message::Ping{}); });
         send_mutex_.Unlock();
         FERRITE_RETURN_IF_ERROR(status);
       }
@@ -244,7 +223,7 @@ absl::Status ControlPeer::AwaitBytes() {
       absl::StrCat(options_.peer_name, " was silent for ", absl::FormatDuration(absl::Milliseconds(silence))));
 }
 
-absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
+absl::StatusOr<ControlPeer::Arrival> ControlPeer::ReadOne() {
   std::array<uint8_t, kControlHeaderBytes> head;
   if (const absl::Status status = stream_->ReadAll(head); !status.ok()) {
     return absl::UnavailableError(status.message());
@@ -264,51 +243,46 @@ absl::StatusOr<ControlMessage> ControlPeer::ReadOne() {
                                         : std::string(status.message()));
     }
   }
-  return ControlMessage::Parse(header, std::move(payload));
+  FERRITE_RETURN_IF_ERROR(
+      CheckControlPayload(header, {reinterpret_cast<const uint8_t*>(payload.data()), header.length}));
+  absl::StatusOr<Message> message = Decode(payload);
+  if (absl::IsResourceExhausted(message.status())) {
+    // What this side lacks is no matter of the message.
+    return message.status();
+  }
+  return Arrival{.message = std::move(message), .bytes = header.length};
 }
 
-absl::Status ControlPeer::Dispatch(ControlMessage message) {
-  switch (message.which()) {
-    case stream::Control::PING: {
-      uint64_t token = 0;
-      FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
-        token = control.getPing().getToken();
-        return absl::OkStatus();
-      }));
-      return Send([&](stream::Control::Builder control) { control.initPong().setToken(token); });
+absl::Status ControlPeer::Dispatch(Arrival arrival) {
+  if (arrival.message.ok()) {
+    const Message& message = *arrival.message;
+    if (const auto* const ping = std::get_if<message::Ping>(&message); ping != nullptr) {
+      return Send(message::Pong{.token = ping->token});
     }
-    case stream::Control::PONG:
+    if (std::holds_alternative<message::Pong>(message)) {
       return absl::OkStatus();
-    case stream::Control::REFUSE:
-    case stream::Control::ERROR:
-    case stream::Control::CANCEL: {
-      std::string words;
-      FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
-        const capnp::Text::Reader said = message.which() == stream::Control::REFUSE   ? control.getRefuse().getReason()
-                                         : message.which() == stream::Control::CANCEL ? control.getCancel().getMessage()
-                                                                                      : control.getError().getMessage();
-        words = CleanText({said.begin(), said.size()});
-        return absl::OkStatus();
-      }));
-      said_why_.store(true, std::memory_order_release);
-      words = absl::StrCat(options_.peer_name,
-                           message.which() == stream::Control::REFUSE ? " refuses: " : " says: ", words);
-      if (message.which() == stream::Control::REFUSE) {
-        refused_.store(true, std::memory_order_release);
-        return absl::FailedPreconditionError(words);
-      }
-      return message.which() == stream::Control::CANCEL ? absl::CancelledError(words) : absl::AbortedError(words);
     }
-    default:
-      break;
+    if (const auto* const refuse = std::get_if<message::Refuse>(&message); refuse != nullptr) {
+      refused_.store(true, std::memory_order_release);
+      said_why_.store(true, std::memory_order_release);
+      return absl::FailedPreconditionError(absl::StrCat(options_.peer_name, " refuses: ", CleanText(refuse->reason)));
+    }
+    if (const auto* const cancel = std::get_if<message::Cancel>(&message); cancel != nullptr) {
+      said_why_.store(true, std::memory_order_release);
+      return absl::CancelledError(absl::StrCat(options_.peer_name, " says: ", CleanText(cancel->message)));
+    }
+    if (const auto* const error = std::get_if<message::Error>(&message); error != nullptr) {
+      said_why_.store(true, std::memory_order_release);
+      return absl::AbortedError(absl::StrCat(options_.peer_name, " says: ", CleanText(error->message)));
+    }
   }
   {
     const TimedMutexLock lock(&mutex_);
-    queued_bytes_ += message.bytes();
+    queued_bytes_ += arrival.bytes;
     if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedMessages * most_bytes_.load()) {
       return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));
     }
-    queue_.push_back(std::move(message));
+    queue_.push_back(std::move(arrival));
   }
   return options_.on_message ? options_.on_message() : absl::OkStatus();
 }

@@ -8,9 +8,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <variant>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -20,6 +21,7 @@
 #include "base/timed_mutex.h"
 #include "migration/channel/stream.h"
 #include "migration/protocol/control_frame.h"
+#include "migration/protocol/messages.h"
 
 namespace ferrite::migration {
 
@@ -43,10 +45,9 @@ class ControlPeer {
   // Shuts the stream down and joins.
   ~ControlPeer();
 
-  // Fills in one message and sends it.
-  absl::Status Send(absl::FunctionRef<void(stream::Control::Builder)> fill);
+  absl::Status Send(const Message& message);
   // The same for one that may not read: takes 100 ms at most for each write.
-  absl::Status SendBriefly(absl::FunctionRef<void(stream::Control::Builder)> fill);
+  absl::Status SendBriefly(const Message& message);
   // Tells the peer why, briefly, as far as it can still be told; nothing is to be sent afterwards.
   void SendLastWords(const absl::Status& error);
   // The same without waiting: as much as goes at once, and nothing to a peer that does not read. Shuts down.
@@ -54,10 +55,21 @@ class ControlPeer {
   // Stream's, which is short after something was sent briefly.
   void SetPatience(absl::Duration patience) { stream_->SetPatience(patience); }
 
-  // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first.
-  absl::StatusOr<ControlMessage> Next(absl::Duration limit = absl::InfiniteDuration());
-  // Next(), which must be `which`; DEADLINE_EXCEEDED when it did not come within `limit`.
-  absl::StatusOr<ControlMessage> Expect(stream::Control::Which which, absl::Duration limit = absl::InfiniteDuration());
+  // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first. In place of
+  // one that could not be decoded its error comes: the connection lasts, and the peer can be told why.
+  absl::StatusOr<Message> Next(absl::Duration limit = absl::InfiniteDuration());
+  // Next(), which must be a `T`; DEADLINE_EXCEEDED when it did not come within `limit`.
+  template <typename T>
+  absl::StatusOr<T> Expect(absl::Duration limit = absl::InfiniteDuration()) {
+    absl::StatusOr<Message> next = Next(limit);
+    if (!next.ok()) {
+      return next.status();
+    }
+    if (T* const due = std::get_if<T>(&*next); due != nullptr) {
+      return std::move(*due);
+    }
+    return Misplaced(*next, T::kName);
+  }
 
   // From the next message on.
   void SetSilence(absl::Duration silence) { silence_ms_.store(absl::ToInt64Milliseconds(silence)); }
@@ -82,15 +94,21 @@ class ControlPeer {
   ControlPeer(std::unique_ptr<Stream> stream, Options options, std::function<void(const absl::Status&)> on_failure);
 
   void ReadLoop();
-  absl::StatusOr<ControlMessage> ReadOne();
-  // Handles `message` or queues it; an error ends the loop.
-  absl::Status Dispatch(ControlMessage message);
+  // What was read, and the bytes that it took on the line.
+  struct Arrival {
+    absl::StatusOr<Message> message;
+    size_t bytes = 0;
+  };
+  absl::StatusOr<Arrival> ReadOne();
+  // Handles `arrival` or queues it; an error ends the loop.
+  absl::Status Dispatch(Arrival arrival);
+  absl::Status Misplaced(const Message& message, absl::string_view due) const;
   // Waits until bytes are there; sends PING meanwhile.
   absl::Status AwaitBytes();
   bool Fail(const absl::Status& reason);
   // Whether no message is being written, after `limit` at most.
   bool AwaitWritten(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Write(capnp::MallocMessageBuilder& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
+  absl::Status Write(const Message& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
 
   const Options options_;
   std::atomic<int64_t> silence_ms_;
@@ -99,7 +117,7 @@ class ControlPeer {
   const std::function<void(const absl::Status&)> on_failure_;
   absl::Mutex send_mutex_;
   mutable TimedMutex mutex_;
-  std::deque<ControlMessage> queue_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Arrival> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   absl::Status interrupt_ ABSL_GUARDED_BY(mutex_);
@@ -109,9 +127,6 @@ class ControlPeer {
   std::atomic<bool> said_why_{false};
   Thread reader_;
 };
-
-// For messages.
-absl::string_view ControlName(stream::Control::Which which);
 
 }  // namespace ferrite::migration
 

@@ -11,7 +11,8 @@
 #include "absl/base/thread_annotations.h"
 #include "base/monotonic.h"
 #include "base/timed_mutex.h"
-#include "tests/fakes/control_header.h"
+#include "migration/protocol/messages.h"
+#include "tests/fakes/raw_control.h"
 
 namespace ferrite::migration {
 namespace {
@@ -122,9 +123,8 @@ TEST(ControlPeerTest, LimitIsRaisedForTheNextMessage) {
 TEST(ControlPeerTest, WhatWaitsIsBoundedWithTheMessages) {
   const Ends ends = Connected(kMaxGreetingBytes);
   const std::vector<uint8_t> blob(kMaxGreetingBytes - 4096);
-  capnp::MallocMessageBuilder message;
-  message.initRoot<stream::Control>().initPackage().setBlob(kj::arrayPtr(blob.data(), blob.size()));
-  for (int i = 0; i < 4 && ends.theirs->WriteAll(EncodeControl(message)).ok(); ++i) {
+  const std::vector<uint8_t> frame = Encode(message::Package{.blob = blob});
+  for (int i = 0; i < 4 && ends.theirs->WriteAll(frame).ok(); ++i) {
   }
   ends.peer->AwaitFailure(kSoon);
   EXPECT_NE(ends.peer->failure().message().find("that nobody waits for"), absl::string_view::npos)
@@ -137,18 +137,44 @@ TEST(ControlPeerTest, LongMessagesComeWhole) {
   for (size_t i = 0; i < blob.size(); ++i) {
     blob[i] = static_cast<uint8_t>(i * 7 + i / 4096);
   }
-  capnp::MallocMessageBuilder message;
-  message.initRoot<stream::Control>().initPackage().setBlob(kj::arrayPtr(blob.data(), blob.size()));
-  ASSERT_TRUE(ends.theirs->WriteAll(EncodeControl(message)).ok());
-  const auto package = ends.peer->Expect(stream::Control::PACKAGE, kSoon);
+  ASSERT_TRUE(ends.theirs->WriteAll(Encode(message::Package{.blob = blob})).ok());
+  const auto package = ends.peer->Expect<message::Package>(kSoon);
   ASSERT_TRUE(package.ok()) << package.status();
-  EXPECT_TRUE(package
-                  ->Read([&](stream::Control::Reader in) {
-                    const auto came = in.getPackage().getBlob();
-                    EXPECT_TRUE(std::equal(came.begin(), came.end(), blob.begin(), blob.end()));
-                    return absl::OkStatus();
-                  })
-                  .ok());
+  EXPECT_EQ(package->blob, blob);
+}
+
+// What this side cannot decode is no end of the connection: whoever waits for it says why.
+TEST(ControlPeerTest, WhatCannotBeDecodedIsAnErrorInItsPlace) {
+  const Ends ends = Connected();
+  capnp::MallocMessageBuilder unknown;
+  unknown.initRoot<stream::Control>().setInvalid();
+  capnp::MallocMessageBuilder too_many;
+  too_many.initRoot<stream::Control>().initDiscard().initRanges(kMaxRanges + 1);
+  for (const std::vector<uint8_t>& frame : {Encode(message::Round{.number = 1}), EncodeControl(unknown),
+                                            EncodeControl(too_many), Encode(message::Round{.number = 2})}) {
+    ASSERT_TRUE(ends.theirs->WriteAll(frame).ok());
+  }
+  EXPECT_EQ(*ends.peer->Expect<message::Round>(kSoon), (message::Round{.number = 1}));
+  EXPECT_EQ(ends.peer->Next(kSoon).status(), absl::InvalidArgumentError("control frame: an unknown message (0)"));
+  EXPECT_EQ(ends.peer->Next(kSoon).status(),
+            absl::InvalidArgumentError("DISCARD: 4097 ranges, at most 4096 are allowed"));
+  const auto misplaced = ends.peer->Expect<message::Grant>(kSoon);
+  EXPECT_EQ(misplaced.status(), absl::InvalidArgumentError("the other sent ROUND where GRANT was due"));
+  EXPECT_TRUE(ends.peer->failure().ok()) << ends.peer->failure();
+  EXPECT_TRUE(ends.peer->Send(message::Error{.message = "so it cannot go on"}).ok());
+}
+
+// R11: nor does it cost more than what can be.
+TEST(ControlPeerTest, WhatCannotBeDecodedIsBoundedToo) {
+  const Ends ends = Connected();
+  capnp::MallocMessageBuilder unknown;
+  unknown.initRoot<stream::Control>().setInvalid();
+  const std::vector<uint8_t> frame = EncodeControl(unknown);
+  for (int i = 0; i < 300 && ends.theirs->WriteAll(frame).ok(); ++i) {
+  }
+  ends.peer->AwaitFailure(kSoon);
+  EXPECT_NE(ends.peer->failure().message().find("that nobody waits for"), absl::string_view::npos)
+      << ends.peer->failure();
 }
 
 // Who reads nothing, with every buffer full, is not waited for.
@@ -157,9 +183,7 @@ TEST(ControlPeerTest, LastWordsAreBrief) {
   const Ends ends = Connected();
   ends.peer->SetPatience(kLong);
   ends.theirs->SetPatience(absl::Seconds(1));
-  capnp::MallocMessageBuilder ping;
-  ping.initRoot<stream::Control>().initPing();
-  const std::vector<uint8_t> frame = EncodeControl(ping);
+  const std::vector<uint8_t> frame = Encode(message::Ping{});
   while (ends.theirs->WriteAll(frame).ok()) {
   }
   const MonotonicTime start = MonotonicTime::Now();

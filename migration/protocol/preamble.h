@@ -7,13 +7,11 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "migration/api/move_id.h"
 
 namespace ferrite::migration {
 
 inline constexpr size_t kPreambleBytes = 32;
-
-// Identifies one move: random, made by the source. Whoever knows it may join the move's connections.
-using MoveId = std::array<uint8_t, 16>;
 
 enum class ChannelRole : uint8_t {
   kControl = 0,  // control frames both ways; opened first

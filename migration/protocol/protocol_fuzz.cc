@@ -8,62 +8,17 @@
 
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/crc32c.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
 
 namespace {
-
-using ferrite::migration::ControlMessage;
 
 template <size_t N>
 std::array<uint8_t, N> Take(const uint8_t* data, size_t size) {
   std::array<uint8_t, N> out{};
   std::copy_n(data, std::min(size, N), out.begin());
   return out;
-}
-
-// Reads all that a message holds.
-absl::Status ReadAll(ferrite::stream::Control::Reader control) {
-  using ferrite::stream::Control;
-  switch (control.which()) {
-    case Control::HELLO:
-      (void)control.getHello().getMoveId();
-      (void)control.getHello().getSoftware();
-      break;
-    case Control::MACHINE: {
-      const auto machine = control.getMachine();
-      for (const auto device : machine.getDevices()) {
-        (void)device.getName();
-      }
-      for (const auto region : machine.getRegions()) {
-        (void)region.getName();
-      }
-      for (const auto disk : machine.getDisks()) {
-        (void)disk.getPath();
-      }
-      for (const auto leaf : machine.getCpuid()) {
-        (void)leaf.getEax();
-      }
-      (void)machine.getBoot().getCommandLine();
-      break;
-    }
-    case Control::DISCARD:
-      for (const auto range : control.getDiscard().getRanges()) {
-        (void)range.getFirst();
-      }
-      break;
-    case Control::PACKAGE:
-      (void)control.getPackage().getBlob();
-      break;
-    case Control::SHUT:
-      for (const auto waiting : control.getShut().getFigures().getWaiting()) {
-        (void)waiting.getSum();
-      }
-      break;
-    default:
-      break;
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -85,11 +40,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!payload.empty()) {
     std::memcpy(payload.data(), data, payload.size() * sizeof(uint64_t));
   }
-  const std::span<const uint8_t> bytes(reinterpret_cast<const uint8_t*>(payload.data()),
-                                       payload.size() * sizeof(uint64_t));
-  const ControlHeader header{.length = static_cast<uint32_t>(bytes.size()), .payload_crc = Crc32c(bytes)};
-  if (const auto message = ControlMessage::Parse(header, std::move(payload)); message.ok()) {
-    (void)message->Read(ReadAll);
+  if (const auto message = Decode(payload); message.ok()) {
+    // What was read is written, and read again, as it is.
+    const std::vector<uint8_t> frame = Encode(*message);
+    std::vector<uint64_t> again((frame.size() - kControlHeaderBytes) / sizeof(uint64_t));
+    std::memcpy(again.data(), &frame[kControlHeaderBytes], again.size() * sizeof(uint64_t));
+    if (const auto read = Decode(again); !read.ok() || *read != *message) {
+      __builtin_trap();
+    }
   }
   return 0;
 }

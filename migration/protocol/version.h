@@ -11,6 +11,7 @@ namespace ferrite::migration {
 struct VersionRange {
   uint16_t lowest = 0;
   uint16_t newest = 0;
+  bool operator==(const VersionRange&) const = default;
 };
 
 inline constexpr VersionRange kOurVersions{.lowest = 1, .newest = 1};

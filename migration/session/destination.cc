@@ -13,7 +13,8 @@
 #include "base/timed_mutex.h"
 #include "migration/channel/crowd.h"
 #include "migration/protocol/control_frame.h"
-#include "migration/protocol/crc32c.h"
+#include "migration/protocol/messages.h"
+#include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
 #include "migration/session/door.h"
 
@@ -26,8 +27,6 @@ constexpr absl::Duration kWords = absl::Milliseconds(100);
 // A guest that runs here already when this side is to end: its memory is waited for while it comes, not without an end.
 constexpr absl::Duration kIdleWhenLeaving = absl::Seconds(2);
 constexpr absl::Duration kMostWhenLeaving = absl::Seconds(5);
-
-uint64_t Nanoseconds(absl::Duration duration) { return static_cast<uint64_t>(absl::ToInt64Nanoseconds(duration)); }
 
 }  // namespace
 
@@ -214,36 +213,34 @@ bool Destination::Accept(Greeter::Chosen chosen) {
   return false;
 }
 
-absl::Status Destination::CheckRegions(state::MachineDescription::Reader machine) {
-  const auto theirs = machine.getRegions();
+absl::Status Destination::CheckRegions(const MachineSpec& spec) {
+  const std::vector<MachineSpec::Region>& theirs = spec.regions;
   const auto ours = port_->memory().regions();
   if (theirs.size() != ours.size()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the machine has ", theirs.size(), " memory regions, here it would have ", ours.size()));
   }
-  for (uint32_t i = 0; i < theirs.size(); ++i) {
-    if (theirs[i].getBase() != ours[i]->base().value() || theirs[i].getBytes() != ours[i]->bytes()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "memory region ", ours[i]->name(), " has ", theirs[i].getBytes(), " bytes at ", theirs[i].getBase(),
-          " at the source, but ", ours[i]->bytes(), " at ", ours[i]->base().value(), " here"));
+  for (size_t i = 0; i < theirs.size(); ++i) {
+    if (theirs[i].base != ours[i]->base().value() || theirs[i].bytes != ours[i]->bytes()) {
+      return absl::FailedPreconditionError(absl::StrCat("memory region ", ours[i]->name(), " has ", theirs[i].bytes,
+                                                        " bytes at ", theirs[i].base, " at the source, but ",
+                                                        ours[i]->bytes(), " at ", ours[i]->base().value(), " here"));
     }
   }
   return absl::OkStatus();
 }
 
 void Destination::SendRefuse(const absl::Status& reason) {
-  (void)peer_->Send(
-      [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(reason.message())); });
+  (void)peer_->Send(message::Refuse{.reason = std::string(reason.message())});
 }
 
-absl::Status Destination::Build(const ControlMessage& machine) {
-  const absl::Status built = machine.Read([&](stream::Control::Reader control) -> absl::Status {
-    FERRITE_ASSIGN_OR_RETURN(port_, factory_.Build(control.getMachine()));
-    return CheckRegions(control.getMachine());
+absl::Status Destination::Build(const MachineSpec& spec) {
+  const absl::Status built = CatchOutOfMemory([&]() -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(port_, factory_.Build(spec));
+    return CheckRegions(spec);
   });
   if (!built.ok()) {
-    (void)peer_->SendBriefly(
-        [&](stream::Control::Builder control) { control.initRefuse().setReason(std::string(built.message())); });
+    (void)peer_->SendBriefly(message::Refuse{.reason = std::string(built.message())});
   }
   return built;
 }
@@ -260,15 +257,11 @@ absl::Status Destination::SendAccept() {
   }
   postcopy_possible_ = able.ok();
   // One that does not read keeps nobody else waiting.
-  return peer_->SendBriefly([&](stream::Control::Builder control) {
-    auto accept = control.initAccept();
-    auto sizes = accept.initHostPageBytes(static_cast<uint32_t>(regions.size()));
-    for (uint32_t i = 0; i < sizes.size(); ++i) {
-      sizes.set(i, regions[i]->host_page_bytes());
-    }
-    accept.setPostcopy(postcopy_possible_);
-    accept.setPostcopyReason(std::string(able.message()));
-  });
+  message::Accept accept{.postcopy = postcopy_possible_, .postcopy_reason = std::string(able.message())};
+  for (const auto& region : regions) {
+    accept.host_page_bytes.push_back(region->host_page_bytes());
+  }
+  return peer_->SendBriefly(accept);
 }
 
 absl::Status Destination::AcceptChannels(Lobby& lobby) {
@@ -327,7 +320,7 @@ absl::Status Destination::StartReceivers(bool live) {
 }
 
 absl::Status Destination::Prepare() {
-  FERRITE_RETURN_IF_ERROR(peer_->Expect(stream::Control::ADVISE, options_.patience).status());
+  FERRITE_RETURN_IF_ERROR(peer_->Expect<message::Advise>(options_.patience).status());
   // R8: nothing is locked and nothing ballooned before the end. Locked memory would be filled right here, and then no
   // page would ever be missing.
   port_->InhibitBalloon();
@@ -341,8 +334,7 @@ absl::Status Destination::Prepare() {
     FERRITE_RETURN_IF_ERROR(region.SetThp(false));
     FERRITE_RETURN_IF_ERROR(region.Discard(0, region.bytes()).status());
   }
-  return peer_->Send(
-      [&](stream::Control::Builder control) { control.initReady().setLoadNanoseconds(Nanoseconds(load)); });
+  return peer_->Send(message::Ready{.load = load});
 }
 
 void Destination::ReceivePages(Stream& stream, bool live) {
@@ -381,7 +373,7 @@ void Destination::ReceivePages(Stream& stream, bool live) {
 absl::Status Destination::ReceiveUntilRunning() {
   while (state_.get() != MoveState::kPostcopyActive) {
     // Rounds take what they take.
-    absl::StatusOr<ControlMessage> message = peer_->Next(loaded_ ? options_.patience : absl::InfiniteDuration());
+    const absl::StatusOr<Message> message = peer_->Next(loaded_ ? options_.patience : absl::InfiniteDuration());
     if (!message.ok()) {
       const TimedMutexLock lock(&mutex_);
       return broken_.ok() ? message.status() : broken_;
@@ -390,43 +382,34 @@ absl::Status Destination::ReceiveUntilRunning() {
       // Much may wait in the queue.
       return absl::CancelledError("cancelled");
     }
-    absl::Status status;
-    switch (message->which()) {
-      case stream::Control::ROUND:
-        status = Annotate(OnRound(*message), "pre-copy");
-        break;
-      case stream::Control::DISCARD:
-        status = Annotate(OnDiscard(*message), "switchover");
-        break;
-      case stream::Control::PACKAGE:
-        status = Annotate(OnPackage(*message), "switchover");
-        break;
-      case stream::Control::GRANT:
-        status = Annotate(OnGrant(*message), "grant");
-        break;
-      default:
-        status = absl::InvalidArgumentError(
-            absl::StrCat("the source sent ", ControlName(message->which()), " while the guest was being received"));
-        break;
-    }
-    FERRITE_RETURN_IF_ERROR(status);
+    FERRITE_RETURN_IF_ERROR(On(*message));
   }
   return absl::OkStatus();
 }
 
-absl::Status Destination::OnRound(const ControlMessage& message) {
-  uint32_t number = 0;
-  bool last = false;
-  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
-    number = control.getRound().getNumber();
-    last = control.getRound().getLast();
-    return absl::OkStatus();
-  }));
+absl::Status Destination::On(const Message& message) {
+  if (const auto* const round = std::get_if<message::Round>(&message); round != nullptr) {
+    return Annotate(OnRound(*round), "pre-copy");
+  }
+  if (const auto* const discard = std::get_if<message::Discard>(&message); discard != nullptr) {
+    return Annotate(OnDiscard(*discard), "switchover");
+  }
+  if (const auto* const package = std::get_if<message::Package>(&message); package != nullptr) {
+    return Annotate(OnPackage(*package), "switchover");
+  }
+  if (const auto* const grant = std::get_if<message::Grant>(&message); grant != nullptr) {
+    return Annotate(OnGrant(*grant), "grant");
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("the source sent ", MessageName(message), " while the guest was being received"));
+}
+
+absl::Status Destination::OnRound(const message::Round& round) {
   if (state_.get() != MoveState::kActive) {
     return absl::InvalidArgumentError("ROUND came after the last one");
   }
-  FERRITE_RETURN_IF_ERROR(gate_->AwaitAll(number));
-  if (!last) {
+  FERRITE_RETURN_IF_ERROR(gate_->AwaitAll(round.number));
+  if (!round.last) {
     gate_->Open(RoundGate::Next::kRound);
     return absl::OkStatus();
   }
@@ -434,63 +417,45 @@ absl::Status Destination::OnRound(const ControlMessage& message) {
   return state_.Change(MoveState::kActive, MoveState::kDevice) ? absl::OkStatus() : absl::CancelledError("cancelled");
 }
 
-absl::Status Destination::OnDiscard(const ControlMessage& message) {
+absl::Status Destination::OnDiscard(const message::Discard& discard) {
   if (loaded_ || postcopy_) {
     return absl::InvalidArgumentError("DISCARD came after PACKAGE");
   }
-  return message.Read([&](stream::Control::Reader control) -> absl::Status {
-    const auto discard = control.getDiscard();
-    if (discard.getRanges().size() > kMaxRanges) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("DISCARD: ", discard.getRanges().size(), " ranges, at most ", kMaxRanges, " are allowed"));
+  uint64_t pages_left = landscape_->pages();
+  for (const PageRange& range : discard.ranges) {
+    PageRun run{.first = range.first, .count = range.count};
+    if (range.region >= landscape_->regions() || !landscape_->placer(range.region).IsWhole(run)) {
+      return absl::InvalidArgumentError(absl::StrCat("DISCARD: pages ", run.first, "+", run.count, " of region ",
+                                                     range.region, " are no whole host pages of it"));
     }
-    uint64_t pages_left = landscape_->pages();
-    for (const auto range : discard.getRanges()) {
-      PageRun run{.first = range.getFirst(), .count = range.getCount()};
-      if (range.getRegion() >= landscape_->regions() || !landscape_->placer(range.getRegion()).IsWhole(run)) {
-        return absl::InvalidArgumentError(absl::StrCat("DISCARD: pages ", run.first, "+", run.count, " of region ",
-                                                       range.getRegion(), " are no whole host pages of it"));
-      }
-      if (run.count > pages_left) {
-        return absl::InvalidArgumentError("DISCARD: more pages than there are");
-      }
-      pages_left -= run.count;
-      Placer& placer = landscape_->placer(range.getRegion());
-      while (run.count > 0) {
-        if (cancelled_) {
-          return absl::CancelledError("cancelled");
-        }
-        FERRITE_RETURN_IF_ERROR(placer.Discard(placer.TakePiece(run)));
-      }
+    if (run.count > pages_left) {
+      return absl::InvalidArgumentError("DISCARD: more pages than there are");
     }
-    if (discard.getLast()) {
-      return peer_->Send([](stream::Control::Builder answer) { answer.setDiscarded(); });
+    pages_left -= run.count;
+    Placer& placer = landscape_->placer(range.region);
+    while (run.count > 0) {
+      if (cancelled_) {
+        return absl::CancelledError("cancelled");
+      }
+      FERRITE_RETURN_IF_ERROR(placer.Discard(placer.TakePiece(run)));
     }
-    return absl::OkStatus();
-  });
+  }
+  return discard.last ? peer_->Send(message::Discarded{}) : absl::OkStatus();
 }
 
-absl::Status Destination::OnPackage(const ControlMessage& message) {
+absl::Status Destination::OnPackage(const message::Package& package) {
   if (state_.get() != MoveState::kDevice || loaded_) {
     return absl::InvalidArgumentError("PACKAGE came before the last round, or twice");
   }
-  return message.Read([&](stream::Control::Reader control) -> absl::Status {
-    const auto package = control.getPackage();
-    const std::span<const uint8_t> blob(package.getBlob().begin(), package.getBlob().size());
-    if (package.getVersion() != kPackageVersion) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the package has version ", package.getVersion(), ", this side knows ", kPackageVersion));
-    }
-    if (package.getLength() != blob.size() || package.getCrc32c() != Crc32c(blob)) {
-      return absl::DataLossError(absl::StrCat("the package is damaged: ", blob.size(), " of ", package.getLength(),
-                                              " bytes, or a wrong checksum"));
-    }
-    postcopy_ = package.getPostcopy();
-    if (postcopy_ && !postcopy_possible_) {
-      return absl::FailedPreconditionError("post-copy was not accepted");
-    }
-    return ApplyPackage(blob);
-  });
+  if (package.version != kPackageVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the package has version ", package.version, ", this side knows ", kPackageVersion));
+  }
+  postcopy_ = package.postcopy;
+  if (postcopy_ && !postcopy_possible_) {
+    return absl::FailedPreconditionError("post-copy was not accepted");
+  }
+  return ApplyPackage(package.blob);
 }
 
 absl::Status Destination::ApplyPackage(std::span<const uint8_t> blob) {
@@ -525,8 +490,7 @@ absl::Status Destination::ApplyPackage(std::span<const uint8_t> blob) {
   }
   FERRITE_RETURN_IF_ERROR(status);
   loaded_ = true;
-  return peer_->Send(
-      [&](stream::Control::Builder control) { control.initLoaded().setLoadNanoseconds(Nanoseconds(load)); });
+  return peer_->Send(message::Loaded{.load = load});
 }
 
 absl::Status Destination::ServeFaults(std::span<const std::unique_ptr<Stream>> urgent, bool ask_again) {
@@ -557,12 +521,11 @@ absl::Status Destination::ServeFaults(std::span<const std::unique_ptr<Stream>> u
   return absl::OkStatus();
 }
 
-absl::Status Destination::OnGrant(const ControlMessage& message) {
-  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
-    epoch_ = control.getGrant().getEpoch();
-    return IsOurs(control.getGrant().getMoveId()) ? absl::OkStatus()
-                                                  : absl::InvalidArgumentError("GRANT is for another move");
-  }));
+absl::Status Destination::OnGrant(const message::Grant& grant) {
+  epoch_ = grant.epoch;
+  if (grant.move_id != id_) {
+    return absl::InvalidArgumentError("GRANT is for another move");
+  }
   if (!loaded_) {
     return absl::InvalidArgumentError("GRANT came before the state was loaded");
   }
@@ -587,11 +550,7 @@ absl::Status Destination::OnGrant(const ControlMessage& message) {
     const TimedMutexLock lock(&mutex_);
     run_ = run;
   }
-  return peer_->Send([&](stream::Control::Builder control) {
-    auto running = control.initRunning();
-    running.setEpoch(epoch_);
-    running.setSinceGrantNanoseconds(Nanoseconds(run));
-  });
+  return peer_->Send(message::Running{.epoch = epoch_});
 }
 
 void Destination::OnPage() {
@@ -685,26 +644,13 @@ absl::Status Destination::SettleIn() {
 }
 
 absl::Status Destination::TellThatAllIsHere() {
-  const MoveReport figures = report();
-  return peer_->Send([&](stream::Control::Builder control) {
-    auto shut = control.initShut();
-    shut.setOk(true);
-    auto out = shut.initFigures();
-    out.setFaults(figures.faults);
-    out.setMinorFaults(figures.minor_faults);
-    out.setDuplicatePages(figures.duplicate_pages);
-    out.setLoadNanoseconds(Nanoseconds(figures.load));
-    out.setRunNanoseconds(Nanoseconds(figures.run));
-    auto waiting = out.initWaiting(static_cast<uint32_t>(figures.waiting.size()));
-    for (uint32_t i = 0; i < waiting.size(); ++i) {
-      waiting[i].setVcpu(figures.waiting[i].vcpu);
-      waiting[i].setCount(figures.waiting[i].count);
-      waiting[i].setP50(Nanoseconds(figures.waiting[i].p50));
-      waiting[i].setP99(Nanoseconds(figures.waiting[i].p99));
-      waiting[i].setMax(Nanoseconds(figures.waiting[i].max));
-      waiting[i].setSum(Nanoseconds(figures.waiting[i].sum));
-    }
-  });
+  MoveReport figures = report();
+  return peer_->Send(message::Shut{.ok = true,
+                                   .message = "",
+                                   .figures = {.faults = figures.faults,
+                                               .minor_faults = figures.minor_faults,
+                                               .duplicate_pages = figures.duplicate_pages,
+                                               .waiting = std::move(figures.waiting)}});
 }
 
 absl::Status Destination::AwaitHeard() {
@@ -712,9 +658,8 @@ absl::Status Destination::AwaitHeard() {
   // END may come before or after SHUT was sent.
   while (true) {
     const absl::Duration left = deadline - MonotonicTime::Now();
-    const absl::StatusOr<ControlMessage> message =
-        peer_->Next(std::clamp(left, absl::ZeroDuration(), kIdleWhenLeaving));
-    if (message.ok() && message->which() == stream::Control::HEARD) {
+    const absl::StatusOr<Message> message = peer_->Next(std::clamp(left, absl::ZeroDuration(), kIdleWhenLeaving));
+    if (message.ok() && std::holds_alternative<message::Heard>(*message)) {
       return absl::OkStatus();
     }
     const bool over = leaving_ || left <= absl::ZeroDuration();

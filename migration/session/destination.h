@@ -2,7 +2,6 @@
 #ifndef FERRITE_MIGRATION_SESSION_DESTINATION_H_
 #define FERRITE_MIGRATION_SESSION_DESTINATION_H_
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +19,8 @@
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/api/machine_port.h"
+#include "migration/api/machine_spec.h"
+#include "migration/api/move_id.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
 #include "migration/channel/address_range.h"
@@ -32,7 +33,7 @@
 #include "migration/placing/round_gate.h"
 #include "migration/placing/userfault.h"
 #include "migration/placing/wait_accounts.h"
-#include "migration/protocol/preamble.h"
+#include "migration/protocol/messages.h"
 #include "migration/session/greeter.h"
 
 namespace ferrite::migration {
@@ -95,18 +96,20 @@ class Destination {
   // Whether its machine is the one that comes. If not, nothing is left of it and of the connection.
   bool Accept(Greeter::Chosen chosen);
   // An error was told to the source.
-  absl::Status Build(const ControlMessage& machine);
+  absl::Status Build(const MachineSpec& spec);
   absl::Status SendAccept();
-  absl::Status CheckRegions(state::MachineDescription::Reader machine);
+  absl::Status CheckRegions(const MachineSpec& spec);
   absl::Status AcceptChannels(Lobby& lobby);
   absl::Status StartReceivers(bool live);
   absl::Status Prepare();
   absl::Status ReceiveUntilRunning();
-  absl::Status OnRound(const ControlMessage& message);
-  absl::Status OnDiscard(const ControlMessage& message);
-  absl::Status OnPackage(const ControlMessage& message);
+  // One step of the source's, as it comes.
+  absl::Status On(const Message& message);
+  absl::Status OnRound(const message::Round& round);
+  absl::Status OnDiscard(const message::Discard& discard);
+  absl::Status OnPackage(const message::Package& package);
   absl::Status ApplyPackage(std::span<const uint8_t> blob);
-  absl::Status OnGrant(const ControlMessage& message);
+  absl::Status OnGrant(const message::Grant& grant);
   absl::Status ReceiveTheRest();
   absl::Status AwaitAllPages();
   absl::Status SettleIn();
@@ -130,7 +133,6 @@ class Destination {
   // Of a guest that ran here: whether it still is.
   absl::string_view GuestWords() const;
 
-  bool IsOurs(capnp::Data::Reader id) const { return std::equal(id.begin(), id.end(), id_.begin(), id_.end()); }
   // Says that the guest does not run here, and never will.
   void SendRefuse(const absl::Status& reason);
   void ReceivePages(Stream& stream, bool live);

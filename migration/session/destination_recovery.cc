@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "base/timed_mutex.h"
 #include "memory/page_range.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 #include "migration/session/destination.h"
 #include "migration/session/door.h"
@@ -131,42 +132,38 @@ absl::Status Destination::Resume(std::unique_ptr<Stream> stream, Lobby& lobby) {
     // Or Leave() sees this connection, and ends its waiting.
     return absl::CancelledError("the wait for the source was ended");
   }
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::RECOVER, options_.patience));
+  FERRITE_ASSIGN_OR_RETURN(const message::Recover recover, peer_->Expect<message::Recover>(options_.patience));
   const MoveState now = state_.get();
   const bool granted =
       now == MoveState::kPostcopyActive || now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover;
   if (!granted && now != MoveState::kDevice) {
     return absl::CancelledError(absl::StrCat("the move is ", MoveStateName(now)));
   }
-  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
-    const auto recover = control.getRecover();
-    page_channels_ = recover.getPageChannels();
-    urgent_channels_ = recover.getUrgentChannels();
-    if (granted && recover.getEpoch() != epoch_) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("RECOVER: epoch ", recover.getEpoch(), ", but GRANT was of epoch ", epoch_));
-    }
-    if (!IsOurs(recover.getMoveId()) || page_channels_ < 1 || page_channels_ > kMaxChannels || urgent_channels_ < 1 ||
-        urgent_channels_ > kMaxChannels) {
-      return absl::InvalidArgumentError(absl::StrCat("RECOVER: another move, or ", page_channels_, " page and ",
-                                                     urgent_channels_, " urgent channels"));
-    }
-    return absl::OkStatus();
-  }));
-  FERRITE_RETURN_IF_ERROR(
-      peer_->Send([&](stream::Control::Builder control) { control.initStanding().setGranted(granted); }));
+  page_channels_ = recover.page_channels;
+  urgent_channels_ = recover.urgent_channels;
+  if (granted && recover.epoch != epoch_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("RECOVER: epoch ", recover.epoch, ", but GRANT was of epoch ", epoch_));
+  }
+  if (recover.move_id != id_ || page_channels_ < 1 || page_channels_ > kMaxChannels || urgent_channels_ < 1 ||
+      urgent_channels_ > kMaxChannels) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("RECOVER: another move, or ", page_channels_, " page and ", urgent_channels_, " urgent channels"));
+  }
+  FERRITE_RETURN_IF_ERROR(peer_->Send(message::Standing{.granted = granted}));
   if (!granted) {
-    FERRITE_ASSIGN_OR_RETURN(const ControlMessage word, peer_->Next(options_.patience));
-    if (word.which() == stream::Control::REVOKE) {
+    FERRITE_ASSIGN_OR_RETURN(const Message word, peer_->Next(options_.patience));
+    if (std::holds_alternative<message::Revoke>(word)) {
       revoked_ = true;
-      (void)peer_->Send([](stream::Control::Builder control) { control.setRevoked(); });
+      (void)peer_->Send(message::Revoked{});
       return absl::CancelledError("the source took the guest back");
     }
-    if (word.which() != stream::Control::GRANT) {
+    const auto* const grant = std::get_if<message::Grant>(&word);
+    if (grant == nullptr) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the source sent ", ControlName(word.which()), " where GRANT or REVOKE was due"));
+          absl::StrCat("the source sent ", MessageName(word), " where GRANT or REVOKE was due"));
     }
-    FERRITE_RETURN_IF_ERROR(OnGrant(word));
+    FERRITE_RETURN_IF_ERROR(OnGrant(*grant));
   }
   FERRITE_RETURN_IF_ERROR(SendMissing());
   FERRITE_RETURN_IF_ERROR(AcceptChannels(lobby));
@@ -185,18 +182,7 @@ absl::Status Destination::SendMissing() {
   // Nothing is received at the moment: the states stand still, but for pages that faults ask for.
   std::vector<PageRange> missing;
   const auto send = [&](bool last) {
-    const absl::Status status = peer_->Send([&](stream::Control::Builder control) {
-      auto message = control.initMissing();
-      message.setLast(last);
-      auto ranges = message.initRanges(static_cast<uint32_t>(missing.size()));
-      for (uint32_t i = 0; i < missing.size(); ++i) {
-        ranges[i].setRegion(missing[i].region);
-        ranges[i].setFirst(missing[i].first);
-        ranges[i].setCount(missing[i].count);
-      }
-    });
-    missing.clear();
-    return status;
+    return peer_->Send(message::Missing{.ranges = std::exchange(missing, {}), .last = last});
   };
   for (size_t index = 0; index < landscape_->regions(); ++index) {
     const PageStates& states = landscape_->states(index);

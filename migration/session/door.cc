@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "migration/protocol/control_frame.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 
 namespace ferrite::migration {
@@ -23,10 +23,8 @@ constexpr size_t kMostKept = 128;
 }  // namespace
 
 void TurnAway(Stream& stream, absl::string_view why) {
-  capnp::MallocMessageBuilder message;
-  message.initRoot<stream::Control>().initError().setMessage(std::string(why));
   stream.SetPatience(kPatience);
-  (void)stream.WriteAll(EncodeControl(message));
+  (void)stream.WriteAll(Encode(message::Error{.message = std::string(why)}));
 }
 
 absl::StatusOr<Preamble> ReadPreamble(Lobby::Arrival& arrival) {

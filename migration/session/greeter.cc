@@ -15,6 +15,8 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/channel/crowd.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 
 namespace ferrite::migration {
@@ -81,7 +83,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
 
  private:
   struct Offer {
-    ControlMessage machine;
+    MachineSpec machine;
     Terms terms;
   };
 
@@ -113,47 +115,34 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     chosen ? on_lost_(why) : on_news_();
   }
   absl::Status Answer(ControlPeer& peer) {
-    FERRITE_ASSIGN_OR_RETURN(
-        ControlMessage message,
-        peer.Expect(said_hello_ ? stream::Control::MACHINE : stream::Control::HELLO, absl::ZeroDuration()));
     if (!said_hello_) {
+      FERRITE_ASSIGN_OR_RETURN(const message::Hello hello, peer.Expect<message::Hello>(absl::ZeroDuration()));
       said_hello_ = true;
-      return Welcome(peer, message);
+      return Welcome(peer, hello);
     }
+    FERRITE_ASSIGN_OR_RETURN(message::Machine machine, peer.Expect<message::Machine>(absl::ZeroDuration()));
     said_all_ = true;
     {
       const absl::MutexLock lock(&mutex_);
-      offer_ = Offer{.machine = std::move(message), .terms = terms_};
+      offer_ = Offer{.machine = std::move(machine.spec), .terms = terms_};
     }
     on_news_();
     return absl::OkStatus();
   }
-  absl::Status Welcome(ControlPeer& peer, const ControlMessage& message) {
-    uint16_t version = 0;
-    FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
-      const auto hello = control.getHello();
-      const auto id = hello.getMoveId();
-      if (!std::equal(id.begin(), id.end(), terms_.id.begin(), terms_.id.end())) {
-        return absl::InvalidArgumentError("HELLO: the move's id is not the connection's");
-      }
-      FERRITE_ASSIGN_OR_RETURN(
-          version, ChooseVersion(kOurVersions, {.lowest = hello.getLowestVersion(), .newest = hello.getVersion()}));
-      terms_.features = hello.getFeatures() & kOurFeatures;
-      terms_.page_channels = hello.getPageChannels();
-      terms_.urgent_channels = hello.getUrgentChannels();
-      if (terms_.page_channels < 1 || terms_.page_channels > kMaxChannels || terms_.urgent_channels < 1 ||
-          terms_.urgent_channels > kMaxChannels) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("HELLO: ", terms_.page_channels, " page and ", terms_.urgent_channels, " urgent channels"));
-      }
-      return absl::OkStatus();
-    }));
-    return peer.Send([&](stream::Control::Builder control) {
-      auto welcome = control.initWelcome();
-      welcome.setVersion(version);
-      welcome.setFeatures(terms_.features);
-      welcome.setSoftware("ferrite");
-    });
+  absl::Status Welcome(ControlPeer& peer, const message::Hello& hello) {
+    if (hello.move_id != terms_.id) {
+      return absl::InvalidArgumentError("HELLO: the move's id is not the connection's");
+    }
+    FERRITE_ASSIGN_OR_RETURN(const uint16_t version, ChooseVersion(kOurVersions, hello.versions));
+    terms_.features = hello.features & kOurFeatures;
+    terms_.page_channels = hello.page_channels;
+    terms_.urgent_channels = hello.urgent_channels;
+    if (terms_.page_channels < 1 || terms_.page_channels > kMaxChannels || terms_.urgent_channels < 1 ||
+        terms_.urgent_channels > kMaxChannels) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("HELLO: ", terms_.page_channels, " page and ", terms_.urgent_channels, " urgent channels"));
+    }
+    return peer.Send(message::Welcome{.version = version, .features = terms_.features});
   }
 
   const std::string who_;

@@ -13,11 +13,11 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
+#include "migration/api/machine_spec.h"
+#include "migration/api/move_id.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/drop_log.h"
 #include "migration/channel/stream.h"
-#include "migration/protocol/control_frame.h"
-#include "migration/protocol/preamble.h"
 
 namespace ferrite::migration {
 
@@ -46,7 +46,7 @@ class Greeter {
   struct Chosen {
     std::string who;  // for messages
     std::unique_ptr<ControlPeer> peer;
-    ControlMessage machine;
+    MachineSpec machine;
     Terms terms;
   };
 

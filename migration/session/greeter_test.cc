@@ -16,6 +16,8 @@
 #include "absl/synchronization/notification.h"
 #include "base/monotonic.h"
 #include "base/timed_mutex.h"
+#include "migration/protocol/messages.h"
+#include "tests/fakes/raw_control.h"
 
 namespace ferrite::migration {
 namespace {
@@ -25,27 +27,12 @@ constexpr absl::Duration kSoon = absl::Seconds(30);
 
 constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
-void Send(Stream& stream, const std::function<void(stream::Control::Builder)>& fill) {
-  capnp::MallocMessageBuilder message;
-  fill(message.initRoot<stream::Control>());
-  EXPECT_TRUE(stream.WriteAll(EncodeControl(message)).ok());
-}
+void Send(Stream& stream, const Message& message) { EXPECT_TRUE(stream.WriteAll(Encode(message)).ok()); }
 void SayHello(Stream& stream) {
-  Send(stream, [](stream::Control::Builder out) {
-    auto hello = out.initHello();
-    hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-    hello.setVersion(1);
-    hello.setLowestVersion(1);
-    hello.setPageChannels(1);
-    hello.setUrgentChannels(1);
-  });
+  Send(stream, message::Hello{.move_id = kId, .versions = kOurVersions, .page_channels = 1, .urgent_channels = 1});
 }
-void SayMachine(Stream& stream) {
-  Send(stream, [](stream::Control::Builder out) { out.initMachine(); });
-}
-void SayError(Stream& stream) {
-  Send(stream, [](stream::Control::Builder out) { out.initError().setMessage("no"); });
-}
+void SayMachine(Stream& stream) { Send(stream, message::Machine{.spec = {.regions = {{.name = "ram"}}}}); }
+void SayError(Stream& stream) { Send(stream, message::Error{.message = "no"}); }
 
 // The next message but PING: "WELCOME", the words of an ERROR, or nothing when the connection ended.
 std::string Hear(Stream& stream) {
@@ -58,19 +45,13 @@ std::string Hear(Stream& stream) {
     EXPECT_TRUE(header.ok());
     std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
     EXPECT_TRUE(stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length}).ok());
-    const auto message = ControlMessage::Parse(*header, std::move(payload));
+    const auto message = Decode(payload);
     EXPECT_TRUE(message.ok());
-    if (message->which() == stream::Control::PING) {
+    if (std::holds_alternative<message::Ping>(*message)) {
       continue;
     }
-    std::string words(ControlName(message->which()));
-    if (message->which() == stream::Control::ERROR) {
-      (void)message->Read([&](stream::Control::Reader in) {
-        words = in.getError().getMessage().cStr();
-        return absl::OkStatus();
-      });
-    }
-    return words;
+    const auto* const error = std::get_if<message::Error>(&*message);
+    return error != nullptr ? error->message : std::string(MessageName(*message));
   }
 }
 
@@ -185,7 +166,8 @@ TEST_F(GreeterTest, LossOfTheChosenIsToldOnceOnItsThread) {
   AwaitNews(1);
   std::optional<Greeter::Chosen> chosen = greeter_.Look();
   ASSERT_TRUE(chosen.has_value());
-  EXPECT_EQ(chosen->machine.which(), stream::Control::MACHINE);
+  ASSERT_EQ(chosen->machine.regions.size(), 1u);
+  EXPECT_EQ(chosen->machine.regions[0].name, "ram");
   EXPECT_EQ(chosen->terms.id, kId);
   SayError(*source);
   AwaitLoss();

@@ -15,8 +15,7 @@
 #include "base/thread_class.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/socket.h"
-#include "migration/protocol/control_frame.h"
-#include "migration/protocol/crc32c.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
 #include "migration/sending/convergence.h"
@@ -24,6 +23,7 @@
 namespace ferrite::migration {
 namespace {
 
+constexpr uint32_t kPackageVersion = 1;
 constexpr uint64_t kUnansweredDiscards = 32;
 // Discards that are told while the guest still runs need not be told while it stands still.
 constexpr int kEarlyDiscards = 3;
@@ -39,16 +39,6 @@ constexpr absl::Duration kStandstillLimit = absl::Seconds(3);
 constexpr int kStandstillFactor = 4;
 // A destination that says that it needs longer to load the state is refused: the guest would stand still for as long.
 constexpr absl::Duration kMaxLoad = absl::Seconds(10);
-// Threads whose waiting a destination may report.
-constexpr uint32_t kMaxWaits = 256;
-
-// Of the other side, which may say anything.
-absl::Duration FromPeer(uint64_t nanoseconds) {
-  return absl::Nanoseconds(static_cast<int64_t>(std::min<uint64_t>(nanoseconds, INT64_MAX)));
-}
-
-absl::string_view TextOf(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
-
 // Acts once, on a thread of its own, when it was not stopped within `limit`.
 class Watchdog {
  public:
@@ -197,50 +187,36 @@ absl::Status Source::OpenControl(const Address& destination, absl::Duration sile
 
 absl::Status Source::Setup(const Address& destination) {
   FERRITE_RETURN_IF_ERROR(OpenControl(destination, std::max(options_.silence, options_.patience)));
-  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
-    auto hello = control.initHello();
-    hello.setMoveId(IdBytes());
-    hello.setVersion(kOurVersions.newest);
-    hello.setLowestVersion(kOurVersions.lowest);
-    hello.setFeatures(kOurFeatures);
-    hello.setPageChannels(static_cast<uint16_t>(options_.channels));
-    hello.setUrgentChannels(kUrgentChannels);
-    hello.setSoftware("ferrite");
-  }));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage welcome, Await(stream::Control::WELCOME));
-  FERRITE_RETURN_IF_ERROR(welcome.Read([&](stream::Control::Reader control) {
-    features_ = control.getWelcome().getFeatures() & kOurFeatures;
-    const uint16_t version = control.getWelcome().getVersion();
-    return ChooseVersion(kOurVersions, {.lowest = version, .newest = version}).status();
-  }));
+  FERRITE_RETURN_IF_ERROR(peer_->Send(message::Hello{.move_id = id_,
+                                                     .versions = kOurVersions,
+                                                     .features = kOurFeatures,
+                                                     .page_channels = static_cast<uint16_t>(options_.channels),
+                                                     .urgent_channels = kUrgentChannels}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Welcome welcome, Await<message::Welcome>());
+  features_ = welcome.features & kOurFeatures;
+  FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
 
-  capnp::MallocMessageBuilder description;
-  FERRITE_RETURN_IF_ERROR(port_.Describe(description.initRoot<state::MachineDescription>()));
-  FERRITE_RETURN_IF_ERROR(peer_->Send(
-      [&](stream::Control::Builder control) { control.setMachine(description.getRoot<state::MachineDescription>()); }));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage answer, Await(stream::Control::ACCEPT));
-  FERRITE_RETURN_IF_ERROR(answer.Read([&](stream::Control::Reader control) -> absl::Status {
-    const auto accept = control.getAccept();
-    const auto theirs = accept.getHostPageBytes();
-    const auto regions = port_.memory().regions();
-    if (theirs.size() != regions.size()) {
-      return absl::InvalidArgumentError("the destination accepted another number of memory regions");
+  FERRITE_ASSIGN_OR_RETURN(MachineSpec spec, port_.Describe());
+  FERRITE_RETURN_IF_ERROR(peer_->Send(message::Machine{.spec = std::move(spec)}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Accept accept, Await<message::Accept>());
+  const std::vector<uint64_t>& theirs = accept.host_page_bytes;
+  const auto regions = port_.memory().regions();
+  if (theirs.size() != regions.size()) {
+    return absl::InvalidArgumentError("the destination accepted another number of memory regions");
+  }
+  for (size_t i = 0; i < theirs.size(); ++i) {
+    const uint64_t bytes = std::max(theirs[i], regions[i]->host_page_bytes());
+    if (theirs[i] < kPageBytes || (theirs[i] & (theirs[i] - 1)) != 0 || regions[i]->bytes() % bytes != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "region ", regions[i]->name(), " has no whole number of the destination's pages of ", theirs[i], " bytes"));
     }
-    for (uint32_t i = 0; i < theirs.size(); ++i) {
-      const uint64_t bytes = std::max(theirs[i], regions[i]->host_page_bytes());
-      if (theirs[i] < kPageBytes || (theirs[i] & (theirs[i] - 1)) != 0 || regions[i]->bytes() % bytes != 0) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "region ", regions[i]->name(), " has no whole number of the destination's pages of ", theirs[i], " bytes"));
-      }
-      pages_per_unit_.push_back(bytes / kPageBytes);
-    }
-    postcopy_possible_ = accept.getPostcopy() && (features_ & kFeaturePostcopy) != 0;
-    if (!postcopy_possible_ && options_.mode == MoveMode::kPostcopy) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the destination cannot do post-copy: ", CleanText(TextOf(accept.getPostcopyReason()))));
-    }
-    return absl::OkStatus();
-  }));
+    pages_per_unit_.push_back(bytes / kPageBytes);
+  }
+  postcopy_possible_ = accept.postcopy && (features_ & kFeaturePostcopy) != 0;
+  if (!postcopy_possible_ && options_.mode == MoveMode::kPostcopy) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the destination cannot do post-copy: ", CleanText(accept.postcopy_reason)));
+  }
   return OpenPages(destination);
 }
 
@@ -260,10 +236,6 @@ absl::Status Source::OpenPages(const Address& destination) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ControlMessage> Source::Await(stream::Control::Which which) {
-  return peer_->Expect(which, options_.patience);
-}
-
 absl::Duration Source::StandstillLimit() const {
   return kStandstillLimit + kStandstillFactor * (options_.downtime_limit + load_estimate_);
 }
@@ -271,25 +243,16 @@ absl::Duration Source::StandstillLimit() const {
 absl::Status Source::Advise() {
   port_.InhibitBalloon();
   inhibited_ = true;
-  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
-    auto advise = control.initAdvise();
-    const auto regions = port_.memory().regions();
-    auto sizes = advise.initHostPageBytes(static_cast<uint32_t>(regions.size()));
-    for (uint32_t i = 0; i < regions.size(); ++i) {
-      sizes.set(i, regions[i]->host_page_bytes());
-    }
-  }));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage ready, Await(stream::Control::READY));
-  return ready.Read([&](stream::Control::Reader control) -> absl::Status {
-    load_estimate_ = FromPeer(control.getReady().getLoadNanoseconds());
-    if (load_estimate_ > kMaxLoad) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the destination says that it needs ", absl::FormatDuration(load_estimate_),
-                       " to load the machine's state, in which the guest would stand still; at most ",
-                       absl::FormatDuration(kMaxLoad), " are waited for"));
-    }
-    return absl::OkStatus();
-  });
+  FERRITE_RETURN_IF_ERROR(peer_->Send(message::Advise{}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Ready ready, Await<message::Ready>());
+  load_estimate_ = ready.load;
+  if (load_estimate_ > kMaxLoad) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the destination says that it needs ", absl::FormatDuration(load_estimate_),
+                     " to load the machine's state, in which the guest would stand still; at most ",
+                     absl::FormatDuration(kMaxLoad), " are waited for"));
+  }
+  return absl::OkStatus();
 }
 
 bool Source::StopRound() const {
@@ -306,13 +269,7 @@ absl::Status Source::SendRound(const std::function<bool()>& stop) {
   return status;
 }
 
-absl::Status Source::EndRound(bool last) {
-  return peer_->Send([&](stream::Control::Builder control) {
-    auto round = control.initRound();
-    round.setNumber(round_);
-    round.setLast(last);
-  });
-}
+absl::Status Source::EndRound(bool last) { return peer_->Send(message::Round{.number = round_, .last = last}); }
 
 absl::Status Source::Rounds() {
   FERRITE_RETURN_IF_ERROR(port_.StartDirtyTracking());
@@ -460,18 +417,9 @@ absl::Status Source::SendDiscards(bool wait) {
     const bool is_last = at + some.size() == all.size();
     // The other side queues what it did not get to: it is not sent more than it takes.
     const bool asks = ++messages % kUnansweredDiscards == 0 || (is_last && wait);
-    FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
-      auto discard = control.initDiscard();
-      auto ranges = discard.initRanges(static_cast<uint32_t>(some.size()));
-      for (uint32_t i = 0; i < some.size(); ++i) {
-        ranges[i].setRegion(some[i].region);
-        ranges[i].setFirst(some[i].first);
-        ranges[i].setCount(some[i].count);
-      }
-      discard.setLast(asks);
-    }));
+    FERRITE_RETURN_IF_ERROR(peer_->Send(message::Discard{.ranges = {some.begin(), some.end()}, .last = asks}));
     if (asks) {
-      FERRITE_RETURN_IF_ERROR(Await(stream::Control::DISCARDED).status());
+      FERRITE_RETURN_IF_ERROR(Await<message::Discarded>().status());
     }
   }
   return absl::OkStatus();
@@ -480,39 +428,28 @@ absl::Status Source::SendDiscards(bool wait) {
 absl::Status Source::AwaitArrival() {
   // Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still.
   // The answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
-  FERRITE_RETURN_IF_ERROR(peer_->Send([](stream::Control::Builder control) { control.initDiscard().setLast(true); }));
-  return Await(stream::Control::DISCARDED).status();
+  FERRITE_RETURN_IF_ERROR(peer_->Send(message::Discard{.ranges = {}, .last = true}));
+  return Await<message::Discarded>().status();
 }
 
 absl::Status Source::SendPackage() {
   const MonotonicTime start = MonotonicTime::Now();
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<uint8_t> blob, port_.SaveState());
+  FERRITE_ASSIGN_OR_RETURN(std::vector<uint8_t> blob, port_.SaveState());
   disks_released_ = true;
   FERRITE_RETURN_IF_ERROR(port_.ReleaseDisks());
   const MonotonicTime saved = MonotonicTime::Now();
-  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
-    auto package = control.initPackage();
-    package.setVersion(1);
-    package.setLength(blob.size());
-    package.setCrc32c(Crc32c(blob));
-    package.setBlob({blob.data(), blob.size()});
-    package.setPostcopy(postcopy_);
-  }));
+  FERRITE_RETURN_IF_ERROR(
+      peer_->Send(message::Package{.version = kPackageVersion, .blob = std::move(blob), .postcopy = postcopy_}));
   if (postcopy_) {
     // Loading may touch guest memory: pages flow from here on.
     serving_ = true;
     FERRITE_RETURN_IF_ERROR(pages_->StartPostcopy());
   }
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage loaded, Await(stream::Control::LOADED));
-  absl::Duration load;
-  FERRITE_RETURN_IF_ERROR(loaded.Read([&](stream::Control::Reader control) {
-    load = FromPeer(control.getLoaded().getLoadNanoseconds());
-    return absl::OkStatus();
-  }));
+  FERRITE_ASSIGN_OR_RETURN(const message::Loaded loaded, Await<message::Loaded>());
   const absl::Duration took = MonotonicTime::Now() - saved;
   const TimedMutexLock lock(&mutex_);
   report_.state = saved - start;
-  report_.load = std::min(load, took);
+  report_.load = std::min(loaded.load, took);
   report_.send = took - report_.load;
   return absl::OkStatus();
 }
@@ -541,13 +478,9 @@ absl::Status Source::Grant() {
 }
 
 absl::Status Source::SendGrant(MonotonicTime start, absl::Duration patience) {
-  absl::Status running = peer_->Send([&](stream::Control::Builder control) {
-    auto grant = control.initGrant();
-    grant.setMoveId(IdBytes());
-    grant.setEpoch(epoch_);
-  });
+  absl::Status running = peer_->Send(message::Grant{.move_id = id_, .epoch = epoch_});
   if (running.ok()) {
-    running = peer_->Expect(stream::Control::RUNNING, patience).status();
+    running = peer_->Expect<message::Running>(patience).status();
   }
   if (!running.ok()) {
     // Who refuses the grant has not run the guest, and never will.
@@ -569,19 +502,15 @@ absl::Status Source::End() {
   if (serving_) {
     FERRITE_RETURN_IF_ERROR(pages_->FinishPostcopy());
   }
-  FERRITE_RETURN_IF_ERROR(peer_->Send(
-      [&](stream::Control::Builder control) { control.initEnd().setPagesSent(pages_->sent_bytes() / kPageBytes); }));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message,
-                           peer_->Expect(stream::Control::SHUT, kShutFactor * options_.silence));
-  absl::Status verdict;
-  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
-    ReadShut(control, verdict);
-    return absl::OkStatus();
-  }));
-  FERRITE_RETURN_IF_ERROR(verdict);
+  FERRITE_RETURN_IF_ERROR(peer_->Send(message::End{}));
+  FERRITE_ASSIGN_OR_RETURN(message::Shut shut, peer_->Expect<message::Shut>(kShutFactor * options_.silence));
+  TakeFigures(std::move(shut.figures));
+  if (!shut.ok) {
+    return absl::AbortedError(absl::StrCat("the destination says: ", CleanText(shut.message)));
+  }
   if ((features_ & kFeatureRecovery) != 0) {
     // Nothing depends on it: a destination that does not hear it waits a little longer.
-    (void)peer_->Send([](stream::Control::Builder control) { control.setHeard(); });
+    (void)peer_->Send(message::Heard{});
   }
   FERRITE_CHECK(state_.Change(MoveState::kPostcopyActive, MoveState::kCompleted));
   // Whatever fails from here on, the guest is over there.
@@ -595,27 +524,13 @@ absl::Status Source::End() {
   return absl::OkStatus();
 }
 
-void Source::ReadShut(stream::Control::Reader control, absl::Status& verdict) {
-  const auto shut = control.getShut();
-  if (!shut.getOk()) {
-    verdict = absl::AbortedError(absl::StrCat("the destination says: ", CleanText(TextOf(shut.getMessage()))));
-  }
-  const auto figures = shut.getFigures();
+void Source::TakeFigures(message::DestinationFigures figures) {
   const TimedMutexLock lock(&mutex_);
   report_.rounds = round_;
-  report_.faults = figures.getFaults();
-  report_.minor_faults = figures.getMinorFaults();
-  report_.duplicate_pages = figures.getDuplicatePages();
-  const auto waits = figures.getWaiting();
-  report_.waiting.clear();
-  for (uint32_t i = 0; i < std::min(waits.size(), kMaxWaits); ++i) {
-    report_.waiting.push_back({.vcpu = waits[i].getVcpu(),
-                               .count = waits[i].getCount(),
-                               .p50 = FromPeer(waits[i].getP50()),
-                               .p99 = FromPeer(waits[i].getP99()),
-                               .max = FromPeer(waits[i].getMax()),
-                               .sum = FromPeer(waits[i].getSum())});
-  }
+  report_.faults = figures.faults;
+  report_.minor_faults = figures.minor_faults;
+  report_.duplicate_pages = figures.duplicate_pages;
+  report_.waiting = std::move(figures.waiting);
 }
 
 absl::Status Source::GiveUp(const absl::Status& reason) {
@@ -657,7 +572,7 @@ absl::Status Source::GiveUp(const absl::Status& reason) {
 absl::Status Source::TellWhy(const absl::Status& reason, bool cancelled) {
   const absl::Status why = cancelled ? reason : WordsFor(reason);
   if (peer_ != nullptr && cancelled) {
-    (void)peer_->SendBriefly([](stream::Control::Builder control) { control.initCancel().setMessage("cancelled"); });
+    (void)peer_->SendBriefly(message::Cancel{.message = "cancelled"});
   } else if (peer_ != nullptr && peer_->failure().ok()) {
     peer_->SendLastWords(why);
   }

@@ -18,12 +18,14 @@
 #include "base/timed_mutex.h"
 #include "memory/page_range.h"
 #include "migration/api/machine_port.h"
+#include "migration/api/move_id.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
 #include "migration/channel/address.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/dialer.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
 #include "migration/sending/page_source.h"
 
@@ -129,7 +131,10 @@ class Source {
   absl::Status StartAnew();
   absl::StatusOr<bool> AskWhetherGranted(const Address& destination, absl::Duration limit);
   // Waits for the next step of the destination's. While the guest stands still, Switchover() watches the time.
-  absl::StatusOr<ControlMessage> Await(stream::Control::Which which);
+  template <typename T>
+  absl::StatusOr<T> Await() {
+    return peer_->Expect<T>(options_.patience);
+  }
   absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(absl::Duration limit);
   absl::Status Finished(const absl::Status& status);
 
@@ -144,8 +149,7 @@ class Source {
   void Publish(const std::function<void(MoveProgress&)>& change);
   // Publishes, and measures the rate from here on.
   void PublishStart();
-  kj::ArrayPtr<const kj::byte> IdBytes() const { return {id_.data(), id_.size()}; }
-  void ReadShut(stream::Control::Reader control, absl::Status& verdict);
+  void TakeFigures(message::DestinationFigures figures);
 
   SourcePort& port_;
   const MoveOptions options_;

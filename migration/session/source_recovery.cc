@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "base/timed_mutex.h"
 #include "migration/api/move_options.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 #include "migration/session/source.h"
 
@@ -105,20 +106,12 @@ absl::Status Source::StartAnew() {
 
 absl::StatusOr<bool> Source::AskWhetherGranted(const Address& destination, absl::Duration limit) {
   FERRITE_RETURN_IF_ERROR(OpenControl(destination, options_.silence));
-  FERRITE_RETURN_IF_ERROR(peer_->Send([&](stream::Control::Builder control) {
-    auto recover = control.initRecover();
-    recover.setMoveId(IdBytes());
-    recover.setEpoch(epoch_);
-    recover.setPageChannels(static_cast<uint16_t>(options_.channels));
-    recover.setUrgentChannels(kUrgentChannels);
-  }));
-  FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::STANDING, limit));
-  bool granted = false;
-  FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) {
-    granted = control.getStanding().getGranted();
-    return absl::OkStatus();
-  }));
-  return granted;
+  FERRITE_RETURN_IF_ERROR(peer_->Send(message::Recover{.move_id = id_,
+                                                       .epoch = epoch_,
+                                                       .page_channels = static_cast<uint16_t>(options_.channels),
+                                                       .urgent_channels = kUrgentChannels}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Standing standing, peer_->Expect<message::Standing>(limit));
+  return standing.granted;
 }
 
 absl::StatusOr<std::vector<PageRange>> Source::AskWhatIsMissing(absl::Duration limit) {
@@ -136,26 +129,21 @@ absl::StatusOr<std::vector<PageRange>> Source::AskWhatIsMissing(absl::Duration l
       return absl::DeadlineExceededError(
           absl::StrCat("the destination lives, but did not say what is missing within ", absl::FormatDuration(limit)));
     }
-    FERRITE_ASSIGN_OR_RETURN(const ControlMessage message, peer_->Expect(stream::Control::MISSING, left));
-    FERRITE_RETURN_IF_ERROR(message.Read([&](stream::Control::Reader control) -> absl::Status {
-      const auto missing = control.getMissing();
-      last = missing.getLast();
-      if (missing.getRanges().size() == 0 && !last) {
-        return absl::InvalidArgumentError("MISSING: nothing in it, and not the last one");
+    FERRITE_ASSIGN_OR_RETURN(const message::Missing missing, peer_->Expect<message::Missing>(left));
+    last = missing.last;
+    if (missing.ranges.empty() && !last) {
+      return absl::InvalidArgumentError("MISSING: nothing in it, and not the last one");
+    }
+    for (const PageRange& run : missing.ranges) {
+      if (run.region >= regions.size() || run.first >= regions[run.region]->pages() || run.count == 0 ||
+          run.count > regions[run.region]->pages() - run.first || run.first % pages_per_unit_[run.region] != 0 ||
+          run.count % pages_per_unit_[run.region] != 0 || run.count > pages_left) {
+        return absl::InvalidArgumentError(absl::StrCat("MISSING: pages ", run.first, "+", run.count, " of region ",
+                                                       run.region, " are no whole pages of it, or told twice"));
       }
-      for (const auto range : missing.getRanges()) {
-        const PageRange run{.region = range.getRegion(), .first = range.getFirst(), .count = range.getCount()};
-        if (run.region >= regions.size() || run.first >= regions[run.region]->pages() || run.count == 0 ||
-            run.count > regions[run.region]->pages() - run.first || run.first % pages_per_unit_[run.region] != 0 ||
-            run.count % pages_per_unit_[run.region] != 0 || run.count > pages_left) {
-          return absl::InvalidArgumentError(absl::StrCat("MISSING: pages ", run.first, "+", run.count, " of region ",
-                                                         run.region, " are no whole pages of it, or told twice"));
-        }
-        pages_left -= run.count;
-        runs.push_back(run);
-      }
-      return absl::OkStatus();
-    }));
+      pages_left -= run.count;
+      runs.push_back(run);
+    }
   }
   return runs;
 }
@@ -250,8 +238,8 @@ absl::Status Source::TryToTakeBack(bool force) {
   }
   if (granted.ok()) {
     // Whether or not the answer comes: nobody but this side could grant it any more, and it will not.
-    (void)peer_->Send([](stream::Control::Builder control) { control.setRevoke(); });
-    (void)peer_->Expect(stream::Control::REVOKED, options_.patience);
+    (void)peer_->Send(message::Revoke{});
+    (void)peer_->Expect<message::Revoked>(options_.patience);
   } else if (reached_ && !force) {
     // It was there to be connected to: it may run the guest, or have GRANT before it.
     return absl::UnavailableError(

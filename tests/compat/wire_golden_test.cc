@@ -6,6 +6,7 @@
 // (WhatWasWrittenIsRead), name the new ones in kFiles, and write them with
 //   FERRITE_WRITE_SAMPLES=$PWD/tests/compat bazel run //tests/compat:wire_golden_test
 #include <capnp/dynamic.h>
+#include <capnp/serialize.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -24,6 +25,8 @@
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
+#include "proto/stream.capnp.h"
+#include "tests/fakes/raw_control.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite::migration {
@@ -214,21 +217,17 @@ absl::StatusOr<std::string> ReadControlFrame(const Bytes& bytes) {
   if (!header.ok()) {
     return header.status();
   }
-  std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
   if (bytes.size() != kControlHeaderBytes + header->length) {
     return absl::OutOfRangeError("another length");
   }
-  std::copy(bytes.begin() + kControlHeaderBytes, bytes.end(), reinterpret_cast<uint8_t*>(payload.data()));
-  const auto message = ControlMessage::Parse(*header, std::move(payload));
-  if (!message.ok()) {
-    return message.status();
+  const std::span<const uint8_t> payload = std::span(bytes).subspan(kControlHeaderBytes);
+  if (absl::Status status = CheckControlPayload(*header, payload); !status.ok()) {
+    return status;
   }
-  std::string text;
-  const absl::Status status = message->Read([&](stream::Control::Reader control) {
-    text = kj::str(control).cStr();
-    return absl::OkStatus();
-  });
-  return status.ok() ? absl::StatusOr<std::string>(text) : status;
+  kj::Array<capnp::word> words = kj::heapArray<capnp::word>(payload.size() / sizeof(capnp::word));
+  std::ranges::copy(payload, words.asBytes().begin());
+  capnp::FlatArrayMessageReader message(words);
+  return kj::str(message.getRoot<stream::Control>()).cStr();
 }
 
 std::vector<Sample> SavedStates() {

@@ -147,19 +147,17 @@ absl::Status FakeSourcePort::Fail(FakeFailure where) const {
   return failure == where ? absl::InternalError("injected failure") : absl::OkStatus();
 }
 
-absl::Status FakeSourcePort::Describe(state::MachineDescription::Builder out) {
+absl::StatusOr<migration::MachineSpec> FakeSourcePort::Describe() {
   FERRITE_RETURN_IF_ERROR(Fail(FakeFailure::kDescribe));
-  out.setName("fake");
-  out.setCpus(1);
-  out.initMemory().setBytes(memory_.total_bytes());
-  auto regions = out.initRegions(static_cast<uint32_t>(memory_.regions().size()));
-  for (uint32_t i = 0; i < regions.size(); ++i) {
-    regions[i].setName(memory_.regions()[i]->name());
-    regions[i].setBase(memory_.regions()[i]->base().value());
-    regions[i].setBytes(memory_.regions()[i]->bytes());
-    regions[i].setHostPageBytes(memory_.regions()[i]->host_page_bytes());
+  migration::MachineSpec spec{.regions = {}, .kind = "fake", .version = 1, .machine = {}};
+  for (const auto& region : memory_.regions()) {
+    spec.regions.push_back({.kind = migration::RegionKind::kRam,
+                            .name = region->name(),
+                            .base = region->base().value(),
+                            .bytes = region->bytes(),
+                            .page_bytes = region->host_page_bytes()});
   }
-  return absl::OkStatus();
+  return spec;
 }
 
 absl::Status FakeSourcePort::StartDirtyTracking() {
@@ -294,8 +292,7 @@ class FakeDestinationPort final : public migration::DestinationPort {
   FakeDestination& owner_;
 };
 
-absl::StatusOr<std::unique_ptr<migration::DestinationPort>> FakeDestination::Build(
-    state::MachineDescription::Reader description) {
+absl::StatusOr<std::unique_ptr<migration::DestinationPort>> FakeDestination::Build(const migration::MachineSpec& spec) {
   if (failure == FakeFailure::kBuild) {
     return absl::FailedPreconditionError("the CPU here lacks avx512_fake");
   }
@@ -303,7 +300,11 @@ absl::StatusOr<std::unique_ptr<migration::DestinationPort>> FakeDestination::Bui
     FERRITE_RETURN_IF_ERROR(on_build());
   }
   guest_.reset();
-  FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(description.getMemory().getBytes(), backing_));
+  uint64_t theirs = 0;
+  for (const migration::MachineSpec::Region& region : spec.regions) {
+    theirs += region.bytes;
+  }
+  FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(bytes != 0 ? bytes : theirs, backing_));
   guest_ = std::make_unique<FakeGuest>(*memory_, FakeGuestWork{});
   return std::make_unique<FakeDestinationPort>(*this);
 }

@@ -95,7 +95,7 @@ class FakeSourcePort final : public migration::SourcePort {
   FakeSourcePort(GuestMemory& memory, FakeGuest& guest) : memory_(memory), guest_(guest) {}
 
   GuestMemory& memory() override { return memory_; }
-  absl::Status Describe(state::MachineDescription::Builder out) override;
+  absl::StatusOr<migration::MachineSpec> Describe() override;
   absl::Status StartDirtyTracking() override;
   absl::Status CollectDirty(size_t index, PageBitmap& into) override;
   void StopDirtyTracking() override { tracking = false; }
@@ -146,8 +146,7 @@ class FakeDestination final : public migration::DestinationFactory {
  public:
   explicit FakeDestination(MemoryBacking backing) : backing_(backing) {}
 
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
-      state::MachineDescription::Reader description) override;
+  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const migration::MachineSpec& spec) override;
   void Accepted() override { ++accepted; }
   void Dropped() override {
     ++dropped;
@@ -161,6 +160,8 @@ class FakeDestination final : public migration::DestinationFactory {
   FakeGuest* guest() { return guest_.get(); }
 
   FakeFailure failure = FakeFailure::kNone;
+  // Of the guest that is built; 0: as many as the source has.
+  uint64_t bytes = 0;
   // Called in LoadState(), in Run() when the guest runs, and when all is here.
   std::function<void()> on_load;
   std::function<void()> on_run;

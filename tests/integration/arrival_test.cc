@@ -27,6 +27,7 @@
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "tests/fakes/captured_log.h"
+#include "tests/fakes/spoilt_machine.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/move/arrival_options.h"
 #include "vmm/move/boot_files.h"
@@ -63,7 +64,9 @@ class ArrivalTest : public testing::Test {
     there_ = *std::move(there);
     const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     MachineSource source(source_->machine(), directory);
-    ASSERT_TRUE(source.Describe(description_->initRoot<state::MachineDescription>()).ok());
+    const auto spec = source.Describe();
+    ASSERT_TRUE(spec.ok()) << spec.status();
+    ASSERT_EQ(CopyDescription(*spec, *description_), absl::OkStatus());
     // The test's own may be a link.
     kernel_ = directory_ + "/kernel";
     std::filesystem::copy_file(PayloadPath("dirty"), kernel_);
@@ -87,7 +90,7 @@ class ArrivalTest : public testing::Test {
   absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const ArrivalOptions& options) {
     arrival_.reset();
     Await(options);
-    return arrival_->Build(described().asReader());
+    return arrival_->Build(EncodeDescription(*description_));
   }
   absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build() { return Build(Allowed()); }
 
@@ -325,7 +328,7 @@ TEST_F(ArrivalTest, ImageThatIsReplacedIsNotTaken) {
       if (named) {
         replace();
       }
-      auto port = arrival_->Build(described().asReader());
+      auto port = arrival_->Build(EncodeDescription(*description_));
       ASSERT_TRUE(port.ok()) << port.status();
       if (!named) {
         replace();
@@ -449,8 +452,10 @@ TEST_F(ArrivalTest, ResetBootsWhatWasLookedAtOrNothing) {
   // And it moves on as what it is.
   const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   MachineSource source(machine, directory);
+  const auto spec = source.Describe();
+  ASSERT_TRUE(spec.ok()) << spec.status();
   capnp::MallocMessageBuilder message;
-  ASSERT_TRUE(source.Describe(message.initRoot<state::MachineDescription>()).ok());
+  ASSERT_EQ(CopyDescription(*spec, message), absl::OkStatus());
   const auto onward = message.getRoot<state::MachineDescription>().asReader().getBoot().getInitrd().getSha256();
   const auto here = described().asReader().getBoot().getInitrd().getSha256();
   EXPECT_TRUE(std::equal(onward.begin(), onward.end(), here.begin(), here.end()));

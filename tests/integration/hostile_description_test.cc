@@ -24,6 +24,7 @@
 #include "base/pinned_file.h"
 #include "proto/machine.capnp.h"
 #include "tests/fakes/captured_log.h"
+#include "tests/fakes/spoilt_machine.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/move/boot_files.h"
@@ -71,10 +72,12 @@ class HostileDescriptionTest : public testing::Test {
   // The words of the refusal of what `spoil` makes of a good description.
   std::string Refusal(const std::function<void(Description)>& spoil, ArrivalLimits limits = {}) {
     capnp::MallocMessageBuilder message;
-    auto described = message.initRoot<state::MachineDescription>();
     const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     MachineSource source(source_->machine(), directory);
-    EXPECT_TRUE(source.Describe(described).ok());
+    const auto spec = source.Describe();
+    EXPECT_TRUE(spec.ok()) << spec.status();
+    EXPECT_EQ(CopyDescription(*spec, message), absl::OkStatus());
+    Description described = message.getRoot<state::MachineDescription>();
     described.getBoot().setKernelPath(kernel_);
     auto kernel = PinnedFile::Find(kernel_, PinnedFile::Links::kAll);
     EXPECT_TRUE(kernel.ok()) << kernel.status();
@@ -85,7 +88,7 @@ class HostileDescriptionTest : public testing::Test {
         {.kvm = there_->host().kvm, .loop = there_->host().loop},
         {.name = "guest", .disk_from = {directory_}, .boot_from = {directory_}, .limits = limits});
     EXPECT_TRUE(arrival.ok()) << arrival.status();
-    const auto port = (*arrival)->Build(described.asReader());
+    const auto port = (*arrival)->Build(EncodeDescription(message));
     EXPECT_FALSE(port.ok());
     EXPECT_EQ((*arrival)->machine(), nullptr);
     return std::string(port.status().message());

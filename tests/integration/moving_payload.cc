@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "base/thread.h"
 #include "migration/channel/socket.h"
+#include "tests/fakes/spoilt_machine.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/move/machine_arrival.h"
 #include "vmm/move/machine_source.h"
@@ -31,12 +32,9 @@ class HookedSource final : public migration::SourcePort {
   void SetSession(migration::Source* session) { session_ = session; }
 
   GuestMemory& memory() override { return port_.memory(); }
-  absl::Status Describe(state::MachineDescription::Builder out) override {
-    FERRITE_RETURN_IF_ERROR(port_.Describe(out));
-    if (attempt_.on_describe) {
-      attempt_.on_describe(out);
-    }
-    return absl::OkStatus();
+  absl::StatusOr<migration::MachineSpec> Describe() override {
+    absl::StatusOr<migration::MachineSpec> spec = port_.Describe();
+    return spec.ok() && attempt_.on_describe ? Spoilt(*spec, attempt_.on_describe) : spec;
   }
   absl::Status StartDirtyTracking() override { return port_.StartDirtyTracking(); }
   absl::Status CollectDirty(size_t index, PageBitmap& into) override { return port_.CollectDirty(index, into); }

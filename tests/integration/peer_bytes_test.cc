@@ -1,6 +1,7 @@
 // What a peer sends about a machine, changed in all manner of ways, meets a real machine: refused or taken, but nothing
 // of it ends the process (R11), and what is refused changes nothing (R7).
 #include <capnp/message.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -15,15 +16,17 @@
 #include <random>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/fd.h"
 #include "migration/protocol/control_frame.h"
-#include "migration/protocol/crc32c.h"
-#include "proto/machine.capnp.h"
+#include "migration/protocol/messages.h"
 #include "proto/state.capnp.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/move/machine_arrival.h"
+#include "vmm/move/machine_source.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite {
@@ -167,18 +170,18 @@ TEST_F(PeerBytesTest, AnyStateIsRefusedOrLoaded) {
   EXPECT_GT(loaded, 50);
 }
 
-// A MACHINE message, with a checksum that fits whatever it holds.
-absl::StatusOr<migration::ControlMessage> Receive(const std::vector<uint8_t>& payload) {
+// The payload of a MACHINE message, whose checksum was right.
+absl::StatusOr<migration::Message> Receive(const std::vector<uint8_t>& payload) {
   std::vector<uint64_t> words(payload.size() / sizeof(uint64_t));
   std::memcpy(words.data(), payload.data(), payload.size());
-  return migration::ControlMessage::Parse(
-      {.length = static_cast<uint32_t>(payload.size()), .payload_crc = migration::Crc32c(payload)}, std::move(words));
+  return migration::Decode(words);
 }
 
 TEST_F(PeerBytesTest, AnyDescriptionIsRefusedOrBuilt) {
-  capnp::MallocMessageBuilder message;
-  ASSERT_TRUE(source_->machine().Describe(message.initRoot<stream::Control>().initMachine()).ok());
-  std::vector<uint8_t> good = migration::EncodeControl(message);
+  const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  auto spec = MachineSource(source_->machine(), directory).Describe();
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  std::vector<uint8_t> good = migration::Encode(migration::message::Machine{.spec = *std::move(spec)});
   good.erase(good.begin(), good.begin() + migration::kControlHeaderBytes);
   auto there = PayloadMachine::Await();
   ASSERT_TRUE(there.ok()) << there.status();
@@ -196,10 +199,8 @@ TEST_F(PeerBytesTest, AnyDescriptionIsRefusedOrBuilt) {
     }
     absl::Status status;
     if (const auto received = Receive(payload); received.ok()) {
-      status = received->Read([&](stream::Control::Reader control) {
-        return control.isMachine() ? (*arrival)->Build(control.getMachine()).status()
-                                   : absl::InternalError("no MACHINE");
-      });
+      const auto* const machine = std::get_if<migration::message::Machine>(&*received);
+      status = machine != nullptr ? (*arrival)->Build(machine->spec).status() : absl::InternalError("no MACHINE");
     } else {
       status = received.status();
     }

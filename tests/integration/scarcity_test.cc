@@ -345,12 +345,12 @@ TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
   ASSERT_TRUE(there.ok()) << there.status();
   const Fd run_directory(open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   MachineSource port((*source)->machine(), run_directory);
-  capnp::MallocMessageBuilder description;
-  ASSERT_TRUE(port.Describe(description.initRoot<state::MachineDescription>()).ok());
+  const auto spec = port.Describe();
+  ASSERT_TRUE(spec.ok()) << spec.status();
   auto arrival = MachineArrival::Create({.kvm = (*there)->host().kvm, .loop = (*there)->host().loop},
                                         {.name = "guest", .disk_from = {directory}});
   ASSERT_TRUE(arrival.ok()) << arrival.status();
-  auto destination = (*arrival)->Build(description.getRoot<state::MachineDescription>().asReader());
+  auto destination = (*arrival)->Build(*spec);
   ASSERT_TRUE(destination.ok()) << destination.status();
   Machine& machine = *(*arrival)->machine();
   ASSERT_EQ((*source)->machine().Pause(), absl::OkStatus());

@@ -19,6 +19,7 @@
 #include "migration/channel/socket.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/crc32c.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
@@ -26,8 +27,8 @@
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/captured_log.h"
-#include "tests/fakes/control_header.h"
 #include "tests/fakes/fake_guest.h"
+#include "tests/fakes/raw_control.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -37,13 +38,16 @@ using Fill = std::function<void(stream::Control::Builder)>;
 
 constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
-absl::Status SendControl(Stream& stream, const Fill& fill) {
+absl::Status SendControl(Stream& stream, const Message& message) { return stream.WriteAll(Encode(message)); }
+
+// What the encoder cannot say.
+absl::Status SendRaw(Stream& stream, const Fill& fill) {
   capnp::MallocMessageBuilder message;
   fill(message.initRoot<stream::Control>());
   return stream.WriteAll(EncodeControl(message));
 }
 
-absl::StatusOr<ControlMessage> ReadControl(Stream& stream) {
+absl::StatusOr<Message> ReadControl(Stream& stream) {
   while (true) {
     std::array<uint8_t, kControlHeaderBytes> head;
     if (absl::Status status = stream.ReadAll(head); !status.ok()) {
@@ -58,8 +62,9 @@ absl::StatusOr<ControlMessage> ReadControl(Stream& stream) {
         !status.ok()) {
       return status;
     }
-    auto message = ControlMessage::Parse(*header, std::move(payload));
-    if (!message.ok() || (message->which() != stream::Control::PING && message->which() != stream::Control::PONG)) {
+    auto message = Decode(payload);
+    if (!message.ok() ||
+        (!std::holds_alternative<message::Ping>(*message) && !std::holds_alternative<message::Pong>(*message))) {
       return message;
     }
   }
@@ -114,23 +119,16 @@ class Sockets {
 constexpr uint64_t kBytes = 4 << 20;
 
 void SendHello(Stream& control, uint64_t features = 0) {
-  EXPECT_TRUE(SendControl(control, [&](stream::Control::Builder out) {
-                auto hello = out.initHello();
-                hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-                hello.setVersion(1);
-                hello.setLowestVersion(1);
-                hello.setFeatures(features);
-                hello.setPageChannels(1);
-                hello.setUrgentChannels(1);
-              }).ok());
+  EXPECT_TRUE(
+      SendControl(
+          control,
+          message::Hello{
+              .move_id = kId, .versions = kOurVersions, .features = features, .page_channels = 1, .urgent_channels = 1})
+          .ok());
 }
 
 void SayMachine(Stream& control) {
-  (void)SendControl(control, [](stream::Control::Builder out) {
-    auto machine = out.initMachine();
-    machine.initMemory().setBytes(kBytes);
-    machine.initRegions(1)[0].setBytes(kBytes);
-  });
+  (void)SendControl(control, message::Machine{.spec = {.regions = {{.bytes = kBytes, .page_bytes = 4096}}}});
 }
 
 // Speaks the protocol up to READY; what comes then is the test's.
@@ -143,7 +141,7 @@ class HostileSource {
     EXPECT_TRUE(ReadControl(*control).ok());
     page = sockets.Dial(ChannelRole::kPage);
     urgent = sockets.Dial(ChannelRole::kUrgent);
-    EXPECT_TRUE(SendControl(*control, [](stream::Control::Builder out) { out.initAdvise(); }).ok());
+    EXPECT_TRUE(SendControl(*control, message::Advise{}).ok());
     EXPECT_TRUE(ReadControl(*control).ok());
   }
 
@@ -153,21 +151,11 @@ class HostileSource {
   }
   void SendRound(uint32_t number, bool last) {
     (void)page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = number}));
-    (void)SendControl(*control, [&](stream::Control::Builder out) {
-      auto round = out.initRound();
-      round.setNumber(number);
-      round.setLast(last);
-    });
+    (void)SendControl(*control, message::Round{.number = number, .last = last});
   }
-  void SendGrant(uint64_t epoch) {
-    (void)SendControl(*control, [&](stream::Control::Builder out) {
-      auto grant = out.initGrant();
-      grant.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-      grant.setEpoch(epoch);
-    });
-  }
+  void SendGrant(uint64_t epoch) { (void)SendControl(*control, message::Grant{.move_id = kId, .epoch = epoch}); }
   void SendPackage(const std::vector<uint8_t>& blob, uint64_t length, uint32_t crc, bool postcopy) {
-    (void)SendControl(*control, [&](stream::Control::Builder out) {
+    (void)SendRaw(*control, [&](stream::Control::Builder out) {
       auto package = out.initPackage();
       package.setVersion(1);
       package.setLength(length);
@@ -242,7 +230,7 @@ INSTANTIATE_TEST_SUITE_P(
                [](HostileSource& s) {
                  s.SendPages({.first_page = 0, .count = 1}, 100);
                  for (int i = 0; i < 30; ++i) {  // alive, but stuck
-                   (void)SendControl(*s.control, [](stream::Control::Builder out) { out.initPing(); });
+                   (void)SendControl(*s.control, message::Ping{});
                    absl::SleepFor(absl::Milliseconds(100));
                  }
                },
@@ -251,12 +239,11 @@ INSTANTIATE_TEST_SUITE_P(
                [](HostileSource& s) {
                  s.SendPages({.first_page = 0, .count = 1}, 0);
                  for (int i = 0; i < 30; ++i) {
-                   (void)SendControl(*s.control, [](stream::Control::Builder out) { out.initPing(); });
+                   (void)SendControl(*s.control, message::Ping{});
                    absl::SleepFor(absl::Milliseconds(100));
                  }
                  // One that is waited for says so at the end.
-                 (void)SendControl(*s.control,
-                                   [](stream::Control::Builder out) { out.initError().setMessage("late"); });
+                 (void)SendControl(*s.control, message::Error{.message = "late"});
                },
                "in the middle of a frame"},
         Attack{"Silence", [](HostileSource&) {}, "silent"},
@@ -269,29 +256,17 @@ INSTANTIATE_TEST_SUITE_P(
         Attack{"RoundsOutOfOrder", [](HostileSource& s) { s.SendRound(5, false); }, "where"},
         Attack{"DiscardOutside",
                [](HostileSource& s) {
-                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
-                   auto ranges = out.initDiscard().initRanges(1);
-                   ranges[0].setFirst(1000);
-                   ranges[0].setCount(~uint64_t{0});
-                 });
+                 (void)SendControl(*s.control, message::Discard{.ranges = {{.first = 1000, .count = ~uint64_t{0}}}});
                },
                "DISCARD"},
         Attack{"DiscardsOfMoreThanThereIs",
                [](HostileSource& s) {
-                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
-                   auto ranges = out.initDiscard().initRanges(2);
-                   ranges[0].setCount(kBytes / 4096);
-                   ranges[1].setCount(1);
-                 });
+                 (void)SendControl(*s.control, message::Discard{.ranges = {{.count = kBytes / 4096}, {.count = 1}}});
                },
                "DISCARD: more pages than there are"},
         Attack{"TooManyDiscards",
                [](HostileSource& s) {
-                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
-                   for (auto range : out.initDiscard().initRanges(kMaxRanges + 1)) {
-                     range.setCount(1);
-                   }
-                 });
+                 (void)SendControl(*s.control, message::Discard{.ranges = std::vector<PageRange>(kMaxRanges + 1)});
                },
                "DISCARD: 4097 ranges, at most 4096"},
         Attack{"PackageTooEarly",
@@ -318,17 +293,11 @@ INSTANTIATE_TEST_SUITE_P(
                  s.SendPackage(blob, blob.size(), Crc32c(blob), false);
                },
                "fake guest"},
-        Attack{"GrantTooEarly",
-               [](HostileSource& s) {
-                 (void)SendControl(*s.control, [](stream::Control::Builder out) {
-                   out.initGrant().setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-                 });
-               },
-               "GRANT came before"},
+        Attack{"GrantTooEarly", [](HostileSource& s) { s.SendGrant(0); }, "GRANT came before"},
         Attack{"MessagesThatNobodyWaitsFor",
                [](HostileSource& s) {
                  for (int i = 0; i < 10'000; ++i) {
-                   if (!SendControl(*s.control, [](stream::Control::Builder out) { out.initWelcome(); }).ok()) {
+                   if (!SendControl(*s.control, message::Welcome{}).ok()) {
                      break;
                    }
                  }
@@ -355,7 +324,7 @@ TEST(StrangersTest, AreDroppedAndTheRealSourceIsStillServed) {
     ASSERT_TRUE((*newer)->WriteAll(EncodePreamble({.lowest_version = 9, .version = 9})).ok());
     const auto page = sockets.Dial(ChannelRole::kPage);
     const auto hello = sockets.Dial(ChannelRole::kControl);
-    ASSERT_TRUE(SendControl(*hello, [](stream::Control::Builder out) { out.initHello().setVersion(1); }).ok());
+    ASSERT_TRUE(SendRaw(*hello, [](stream::Control::Builder out) { out.initHello().setVersion(1); }).ok());
     ReadToTheEnd(*hello);
   }
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
@@ -373,13 +342,8 @@ TEST(StrangersTest, AreDroppedAndTheRealSourceIsStillServed) {
 }
 
 void SendRecover(Stream& control, uint64_t epoch, uint16_t page_channels) {
-  (void)SendControl(control, [&](stream::Control::Builder out) {
-    auto recover = out.initRecover();
-    recover.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-    recover.setEpoch(epoch);
-    recover.setPageChannels(page_channels);
-    recover.setUrgentChannels(1);
-  });
+  (void)SendControl(
+      control, message::Recover{.move_id = kId, .epoch = epoch, .page_channels = page_channels, .urgent_channels = 1});
 }
 
 // R4: who wants to go on with a move has to be its source, and hears exactly what is missing.
@@ -402,11 +366,11 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
     source.SendPackage(blob, blob.size(), Crc32c(blob), true);
     const auto loaded = ReadControl(*source.control);
     ASSERT_TRUE(loaded.ok()) << loaded.status();
-    ASSERT_EQ(loaded->which(), stream::Control::LOADED);
+    ASSERT_EQ(MessageName(*loaded), "LOADED");
     source.SendGrant(3);
     const auto running = ReadControl(*source.control);
     ASSERT_TRUE(running.ok()) << running.status();
-    ASSERT_EQ(running->which(), stream::Control::RUNNING);
+    ASSERT_EQ(MessageName(*running), "RUNNING");
   }
   {
     // Rubbish, a channel of the move that is gone, another epoch, no channels, a second HELLO.
@@ -421,31 +385,20 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
       EXPECT_FALSE(ReadControl(*control).ok()) << "epoch " << epoch << ", " << channels << " channels";
     }
     const auto hello = sockets.Dial(ChannelRole::kControl);
-    (void)SendControl(*hello, [](stream::Control::Builder out) { out.initHello().setVersion(1); });
+    (void)SendRaw(*hello, [](stream::Control::Builder out) { out.initHello().setVersion(1); });
     EXPECT_FALSE(ReadControl(*hello).ok());
   }
   const auto control = sockets.Dial(ChannelRole::kControl);
   SendRecover(*control, 3, 1);
   const auto standing = ReadControl(*control);
   ASSERT_TRUE(standing.ok()) << standing.status();
-  ASSERT_EQ(standing->which(), stream::Control::STANDING);
+  ASSERT_EQ(MessageName(*standing), "STANDING");
   const auto missing = ReadControl(*control);
   ASSERT_TRUE(missing.ok()) << missing.status();
-  ASSERT_EQ(missing->which(), stream::Control::MISSING);
-  EXPECT_TRUE(missing
-                  ->Read([](stream::Control::Reader in) {
-                    const auto ranges = in.getMissing().getRanges();
-                    EXPECT_TRUE(in.getMissing().getLast());
-                    EXPECT_EQ(ranges.size(), 2u);
-                    if (ranges.size() == 2) {
-                      EXPECT_EQ(ranges[0].getFirst(), 0u);
-                      EXPECT_EQ(ranges[0].getCount(), 100u);
-                      EXPECT_EQ(ranges[1].getFirst(), 120u);
-                      EXPECT_EQ(ranges[1].getCount(), kBytes / 4096 - 120);
-                    }
-                    return absl::OkStatus();
-                  })
-                  .ok());
+  ASSERT_EQ(MessageName(*missing), "MISSING");
+  EXPECT_EQ(std::get<message::Missing>(*missing),
+            (message::Missing{.ranges = {{.first = 0, .count = 100}, {.first = 120, .count = kBytes / 4096 - 120}},
+                              .last = true}));
   (*session)->Leave();
   // It was not waiting: the loss of this connection is what it hears of next.
   control->Shutdown();
@@ -473,20 +426,20 @@ TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
     (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kZero, .first_page = 100, .count = 20}));
     source.SendRound(1, true);
     source.SendPackage(blob, blob.size(), Crc32c(blob), true);
-    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::LOADED);
+    ASSERT_EQ(MessageName(*ReadControl(*source.control)), "LOADED");
     source.SendGrant(1);
-    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::RUNNING);
+    ASSERT_EQ(MessageName(*ReadControl(*source.control)), "RUNNING");
     (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = kLastRound}));
-    (void)SendControl(*source.control, [](stream::Control::Builder out) { out.initEnd(); });
+    (void)SendControl(*source.control, message::End{});
     // It lives, and says nothing more, until the destination has had enough.
-    while (SendControl(*source.control, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+    while (SendControl(*source.control, message::Ping{}).ok()) {
       absl::SleepFor(absl::Milliseconds(20));
     }
   }
   const auto control = sockets.Dial(ChannelRole::kControl);
   SendRecover(*control, 1, 1);
-  ASSERT_EQ(ReadControl(*control)->which(), stream::Control::STANDING);
-  EXPECT_EQ(ReadControl(*control)->which(), stream::Control::MISSING);
+  ASSERT_EQ(MessageName(*ReadControl(*control)), "STANDING");
+  EXPECT_EQ(MessageName(*ReadControl(*control)), "MISSING");
   (*session)->Leave();
   control->Shutdown();
   receiver.Join();
@@ -511,9 +464,9 @@ class SourceWithoutAnEndTest : public testing::Test {
     SendZero(100, 20);
     source_->SendRound(1, true);
     source_->SendPackage(blob, blob.size(), Crc32c(blob), true);
-    EXPECT_EQ(ReadControl(*source_->control)->which(), stream::Control::LOADED);
+    EXPECT_EQ(MessageName(*ReadControl(*source_->control)), "LOADED");
     source_->SendGrant(1);
-    EXPECT_EQ(ReadControl(*source_->control)->which(), stream::Control::RUNNING);
+    EXPECT_EQ(MessageName(*ReadControl(*source_->control)), "RUNNING");
     // It has touched what it works on, so that it can be paused when nobody serves its faults any more.
     for (const uint64_t before = there_.guest()->steps(); there_.guest()->steps() < before + 200;) {
       sched_yield();
@@ -532,7 +485,7 @@ class SourceWithoutAnEndTest : public testing::Test {
   void Leave() {
     std::atomic<bool> over = false;
     const Thread lives = StartOrDie("lives", [&] {
-      while (!over && SendControl(*source_->control, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+      while (!over && SendControl(*source_->control, message::Ping{}).ok()) {
         absl::SleepFor(absl::Milliseconds(100));
       }
     });
@@ -599,12 +552,12 @@ TEST(CancelledDestinationTest, RefusesOnceTheStateIsLoaded) {
   HostileSource source(sockets, kFeaturePostcopy | kFeatureRecovery);
   source.SendRound(1, true);
   source.SendPackage(blob, blob.size(), Crc32c(blob), true);
-  ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::LOADED);
+  ASSERT_EQ(MessageName(*ReadControl(*source.control)), "LOADED");
   EXPECT_TRUE((*session)->Cancel().ok());
   source.SendGrant(1);
   const auto word = ReadControl(*source.control);
   ASSERT_TRUE(word.ok()) << word.status();
-  EXPECT_EQ(word->which(), stream::Control::REFUSE);
+  EXPECT_EQ(MessageName(*word), "REFUSE");
   receiver.Join();
   EXPECT_EQ((*session)->state(), MoveState::kCancelled);
   EXPECT_FALSE(there.guest()->running()) << "R2";
@@ -634,7 +587,7 @@ class SourceThatGivesUpTest : public testing::Test {
 };
 
 TEST_F(SourceThatGivesUpTest, IsHeard) {
-  (void)SendControl(*source_->control, [](stream::Control::Builder out) { out.initCancel().setMessage("cancelled"); });
+  (void)SendControl(*source_->control, message::Cancel{.message = "cancelled"});
   receiver_.Join();
   EXPECT_EQ(result_, absl::CancelledError("the source says: cancelled"));
   EXPECT_EQ(session_->state(), MoveState::kFailed);
@@ -653,11 +606,8 @@ TEST_F(SourceThatGivesUpTest, IsNotWaitedForWhenThisSideIsToEnd) {
 std::string ErrorFrom(Stream& stream) {
   std::string words;
   const auto answer = ReadControl(stream);
-  if (answer.ok() && answer->which() == stream::Control::ERROR) {
-    (void)answer->Read([&](stream::Control::Reader in) {
-      words = in.getError().getMessage().cStr();
-      return absl::OkStatus();
-    });
+  if (answer.ok() && std::holds_alternative<message::Error>(*answer)) {
+    words = std::get<message::Error>(*answer).message;
   }
   return words;
 }
@@ -670,12 +620,7 @@ TEST(OldVersionTest, IsToldWhyItIsDropped) {
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
   const auto old = sockets.Dial(ChannelRole::kControl);
-  (void)SendControl(*old, [](stream::Control::Builder out) {
-    auto hello = out.initHello();
-    hello.setMoveId(kj::arrayPtr(kId.data(), kId.size()));
-    hello.setPageChannels(1);
-    hello.setUrgentChannels(1);
-  });
+  (void)SendControl(*old, message::Hello{.move_id = kId, .page_channels = 1, .urgent_channels = 1});
   EXPECT_NE(ErrorFrom(*old).find("version"), std::string::npos);
   // One that says so where a source of ours does: in the preamble.
   auto cancel = EventFd::Create();
@@ -723,16 +668,12 @@ TEST(PagesTwiceTest, ArePlacedOnce) {
                                                   .first_page = kFirst + kWork,
                                                   .count = static_cast<uint32_t>(kBytes / 4096 - kFirst - kWork)}));
     (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = kLastRound}));
-    (void)SendControl(*source.control, [](stream::Control::Builder out) { out.initEnd(); });
+    (void)SendControl(*source.control, message::End{});
     const auto answer = ReadControl(*source.control);
     ASSERT_TRUE(answer.ok()) << answer.status();
-    EXPECT_TRUE(answer
-                    ->Read([&](stream::Control::Reader in) {
-                      shut = in.isShut() && in.getShut().getOk();
-                      duplicates = shut ? in.getShut().getFigures().getDuplicatePages() : 0;
-                      return absl::OkStatus();
-                    })
-                    .ok());
+    ASSERT_EQ(MessageName(*answer), "SHUT");
+    shut = std::get<message::Shut>(*answer).ok;
+    duplicates = std::get<message::Shut>(*answer).figures.duplicate_pages;
   }
   receiver.Join();
   EXPECT_TRUE(result.ok()) << result;
@@ -764,18 +705,18 @@ TEST_P(LateFrameTest, DoesNotTouchTheGuest) {
     (void)source.page->WriteAll(EncodePageHeader(all));
     source.SendRound(1, true);
     source.SendPackage(blob, blob.size(), Crc32c(blob), postcopy);
-    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::LOADED);
+    ASSERT_EQ(MessageName(*ReadControl(*source.control)), "LOADED");
     source.SendGrant(3);
-    ASSERT_EQ(ReadControl(*source.control)->which(), stream::Control::RUNNING);
+    ASSERT_EQ(MessageName(*ReadControl(*source.control)), "RUNNING");
     source.SendPages({.first_page = 100, .count = 20}, size_t{20} * 4096);
     (void)source.page->WriteAll(EncodePageHeader(all));
     (void)source.page->WriteAll(EncodePageHeader({.type = PageFrameType::kRound, .count = kLastRound}));
     const auto shut = ReadControl(*source.control);
     ASSERT_TRUE(shut.ok()) << shut.status();
-    EXPECT_EQ(shut->which(), stream::Control::SHUT);
+    EXPECT_EQ(MessageName(*shut), "SHUT");
     source.SendPages({.first_page = 100, .count = 20}, size_t{20} * 4096);
     (void)source.page->WriteAll(EncodePageHeader(all));
-    (void)SendControl(*source.control, [](stream::Control::Builder out) { out.setHeard(); });
+    (void)SendControl(*source.control, message::Heard{});
     // Until it is over there.
     receiver.Join();
   }
@@ -805,8 +746,7 @@ TEST(StrangersTest, OneThatOnlyAnswersPingIsDropped) {
       break;
     }
     std::vector<uint8_t> payload(DecodeControlHeader(head)->length);
-    if (!stranger->ReadAll(payload).ok() ||
-        !SendControl(*stranger, [](stream::Control::Builder out) { out.initPong(); }).ok()) {
+    if (!stranger->ReadAll(payload).ok() || !SendControl(*stranger, message::Pong{}).ok()) {
       break;
     }
     ++pings;
@@ -836,12 +776,12 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
   SendHello(*control);
   auto word = ReadControl(*control);
   ASSERT_TRUE(word.ok()) << word.status();
-  EXPECT_EQ(word->which(), stream::Control::WELCOME);
+  EXPECT_EQ(MessageName(*word), "WELCOME");
   absl::SleepFor(kSlow);
   SayMachine(*control);
   word = ReadControl(*control);
   ASSERT_TRUE(word.ok()) << word.status();
-  EXPECT_EQ(word->which(), stream::Control::ACCEPT);
+  EXPECT_EQ(MessageName(*word), "ACCEPT");
   for (const auto& stranger : strangers) {
     // The others know at once that they need not wait.
     EXPECT_NE(ErrorFrom(*stranger).find("busy with another move"), std::string::npos);
@@ -851,10 +791,10 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
   absl::SleepFor(kSlow);
   const auto urgent = sockets.Dial(ChannelRole::kUrgent);
   absl::SleepFor(kSlow);
-  (void)SendControl(*control, [](stream::Control::Builder out) { out.initAdvise(); });
+  (void)SendControl(*control, message::Advise{});
   word = ReadControl(*control);
   ASSERT_TRUE(word.ok()) << word.status();
-  EXPECT_EQ(word->which(), stream::Control::READY);
+  EXPECT_EQ(MessageName(*word), "READY");
   EXPECT_TRUE((*session)->Cancel().ok());
   receiver.Join();
 }
@@ -890,10 +830,9 @@ TEST(StrangersTest, OneThatIsWelcomedAndGoesIsDropped) {
     SendHello(*stranger);
     auto word = ReadControl(*stranger);
     ASSERT_TRUE(word.ok()) << word.status();
-    EXPECT_EQ(word->which(), stream::Control::WELCOME);
-    (void)SendControl(*stranger, [&](stream::Control::Builder out) {
-      cancels ? out.initCancel().setMessage("no more") : out.initError().setMessage("no more");
-    });
+    EXPECT_EQ(MessageName(*word), "WELCOME");
+    (void)SendControl(*stranger, cancels ? Message(message::Cancel{.message = "no more"})
+                                         : Message(message::Error{.message = "no more"}));
     ReadToTheEnd(*stranger);
   }
   const HostileSource source(sockets);
@@ -914,7 +853,7 @@ TEST(StrangersTest, ThirtyThatSayHelloAndNothingElseKeepNobodyOut) {
     SendHello(*strangers.back());
     const auto word = ReadControl(*strangers.back());
     ASSERT_TRUE(word.ok()) << word.status();
-    EXPECT_EQ(word->which(), stream::Control::WELCOME) << i;
+    EXPECT_EQ(MessageName(*word), "WELCOME") << i;
   }
   const HostileSource source(sockets);
   EXPECT_EQ(there.accepted, 1);
@@ -926,11 +865,8 @@ TEST(StrangersTest, ThirtyThatSayHelloAndNothingElseKeepNobodyOut) {
 std::string RefusalFrom(Stream& stream) {
   std::string words;
   const auto answer = ReadControl(stream);
-  if (answer.ok() && answer->which() == stream::Control::REFUSE) {
-    (void)answer->Read([&](stream::Control::Reader in) {
-      words = in.getRefuse().getReason().cStr();
-      return absl::OkStatus();
-    });
+  if (answer.ok() && std::holds_alternative<message::Refuse>(*answer)) {
+    words = std::get<message::Refuse>(*answer).reason;
   }
   return words;
 }
@@ -947,22 +883,23 @@ TEST(StrangersTest, MachineThatIsRefusedEndsNothing) {
   auto session = Destination::Create(there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
-  const auto bring = [&](const std::function<void(state::MachineDescription::Builder)>& machine) {
+  const auto bring = [&] {
     const auto stranger = sockets.Dial(ChannelRole::kControl);
     SendHello(*stranger);
     EXPECT_TRUE(ReadControl(*stranger).ok());
-    EXPECT_TRUE(SendControl(*stranger, [&](stream::Control::Builder out) { machine(out.initMachine()); }).ok());
+    EXPECT_TRUE(SendControl(*stranger, message::Machine{}).ok());
     std::string words = RefusalFrom(*stranger);
     ReadToTheEnd(*stranger);
     return words;
   };
   for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(bring([](auto machine) { machine.initMemory().setBytes(kBytes); }), "there is no \x1b[2J here");
+    EXPECT_EQ(bring(), "there is no \x1b[2J here");
   }
   refuses = false;
   // After it was built.
-  EXPECT_EQ(bring([](auto machine) { machine.initMemory().setBytes(kBytes); }),
-            "the machine has 0 memory regions, here it would have 1");
+  there.bytes = kBytes;
+  EXPECT_EQ(bring(), "the machine has 0 memory regions, here it would have 1");
+  there.bytes = 0;
   EXPECT_TRUE(log.WaitFor("receive: waits on, having refused the machine from unix:")) << log.text();
   EXPECT_TRUE(log.WaitFor("there is no ?[2J here\n")) << log.text();
   EXPECT_EQ((*session)->state(), MoveState::kSetup);
@@ -996,7 +933,7 @@ TEST(StrangersTest, WhoLeavesBeforeItsMachineIsAcceptedEndsNothing) {
     EXPECT_TRUE(ReadControl(*stranger).ok());
     SayMachine(*stranger);
     building.WaitForNotification();
-    (void)SendControl(*stranger, [](stream::Control::Builder out) { out.initError().setMessage("\x1b[2J"); });
+    (void)SendControl(*stranger, message::Error{.message = "\x1b[2J"});
     // Until that has been heard.
     ReadToTheEnd(*stranger);
     left.Notify();
@@ -1031,7 +968,7 @@ TEST(StrangersTest, WhoDoesNotReadKeepsNobodyWaiting) {
   building.WaitForNotification();
   // Until the answers, and then the questions, fit into no buffer any more.
   stranger->SetPatience(absl::Seconds(1));
-  while (SendControl(*stranger, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+  while (SendControl(*stranger, message::Ping{}).ok()) {
   }
   full.Notify();
   const HostileSource source(sockets);
@@ -1181,22 +1118,15 @@ TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
 
 void Welcome(Stream& control, uint64_t features = kFeaturePostcopy) {
   EXPECT_TRUE(ReadControl(control).ok());
-  (void)SendControl(control, [&](stream::Control::Builder out) {
-    auto welcome = out.initWelcome();
-    welcome.setVersion(1);
-    welcome.setFeatures(features);
-  });
+  (void)SendControl(control, message::Welcome{.version = 1, .features = features});
   EXPECT_TRUE(ReadControl(control).ok());
 }
 
 void Accept(Stream& control, uint64_t host_page, bool postcopy, uint64_t features = kFeaturePostcopy) {
   Welcome(control, features);
-  (void)SendControl(control, [&](stream::Control::Builder out) {
-    auto accept = out.initAccept();
-    accept.initHostPageBytes(1).set(0, host_page);
-    accept.setPostcopy(postcopy);
-    accept.setPostcopyReason("no userfaultfd: set vm.unprivileged_userfaultfd=1");
-  });
+  (void)SendControl(control, message::Accept{.host_page_bytes = {host_page},
+                                             .postcopy = postcopy,
+                                             .postcopy_reason = "no userfaultfd: set vm.unprivileged_userfaultfd=1"});
 }
 
 // A destination that behaves until the guest stands still.
@@ -1215,8 +1145,7 @@ class Receiving {
       (preamble.ok() && preamble->role == ChannelRole::kPage ? page : urgent).push_back(std::move(stream));
     }
     EXPECT_TRUE(ReadControl(control).ok());  // ADVISE
-    (void)SendControl(control,
-                      [&](stream::Control::Builder out) { out.initReady().setLoadNanoseconds(load_nanoseconds); });
+    (void)SendRaw(control, [&](stream::Control::Builder out) { out.initReady().setLoadNanoseconds(load_nanoseconds); });
   }
 
   // Takes the rounds of a pre-copy, until the source asks whether they have arrived: what comes then is the last.
@@ -1225,7 +1154,7 @@ class Receiving {
     Thread drain = StartOrDie("drain", [&] {
       std::vector<uint8_t> bytes(1 << 20);
       while (!over) {
-        (void)SendControl(control_, [](stream::Control::Builder out) { out.initPing(); });
+        (void)SendControl(control_, message::Ping{});
         iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
         if (page[0]->AwaitReadable(absl::Milliseconds(20)).ok() && !page[0]->ReadAtLeast({&piece, 1}, 1).ok()) {
           break;
@@ -1233,26 +1162,21 @@ class Receiving {
       }
     });
     for (auto message = ReadControl(control_); message.ok(); message = ReadControl(control_)) {
-      if (message->which() == stream::Control::DISCARD) {
+      if (std::holds_alternative<message::Discard>(*message)) {
         break;
       }
     }
     over = true;
     drain.Join();
-    (void)SendControl(control_, [](stream::Control::Builder out) { out.setDiscarded(); });
+    (void)SendControl(control_, message::Discarded{});
   }
   // Whether it came.
   bool AwaitPackage() {
     for (auto message = ReadControl(control_); message.ok(); message = ReadControl(control_)) {
-      bool asks = false;
-      (void)message->Read([&](stream::Control::Reader in) {
-        asks = in.isDiscard() && in.getDiscard().getLast();
-        return absl::OkStatus();
-      });
-      if (asks) {
-        (void)SendControl(control_, [](stream::Control::Builder out) { out.setDiscarded(); });
+      if (const auto* const discard = std::get_if<message::Discard>(&*message); discard != nullptr && discard->last) {
+        (void)SendControl(control_, message::Discarded{});
       }
-      if (message->which() == stream::Control::PACKAGE) {
+      if (std::holds_alternative<message::Package>(*message)) {
         return true;
       }
     }
@@ -1268,7 +1192,7 @@ class Receiving {
   }
   // Shows that it lives, until the source has gone.
   void Live() {
-    while (SendControl(control_, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+    while (SendControl(control_, message::Ping{}).ok()) {
       absl::SleepFor(absl::Milliseconds(50));
     }
   }
@@ -1283,7 +1207,7 @@ class Receiving {
 std::function<void(Sockets&, Stream&)> WelcomesWith(uint16_t version) {
   return [version](Sockets&, Stream& control) {
     EXPECT_TRUE(ReadControl(control).ok());
-    (void)SendControl(control, [&](stream::Control::Builder out) { out.initWelcome().setVersion(version); });
+    (void)SendControl(control, message::Welcome{.version = version});
     ReadToTheEnd(control);
   };
 }
@@ -1331,8 +1255,8 @@ INSTANTIATE_TEST_SUITE_P(
                [](Sockets& s, Stream& c) {
                  Receiving there(s, c);
                  if (there.AwaitPackage()) {
-                   (void)SendControl(c, [](stream::Control::Builder out) { out.initLoaded(); });
-                   (void)SendControl(c, [](stream::Control::Builder out) { out.initRefuse().setReason("no more"); });
+                   (void)SendControl(c, message::Loaded{});
+                   (void)SendControl(c, message::Refuse{.reason = "no more"});
                  }
                },
                "the destination refuses: no more"},
@@ -1367,8 +1291,7 @@ INSTANTIATE_TEST_SUITE_P(
                  Receiving there(s, c);
                  there.AwaitSwitchover();
                  std::array<uint8_t, 4096> bytes;
-                 while (SendControl(c, [](stream::Control::Builder out) { out.initPing(); }).ok() &&
-                        there.page[0]->ReadAll(bytes).ok()) {
+                 while (SendControl(c, message::Ping{}).ok() && there.page[0]->ReadAll(bytes).ok()) {
                    absl::SleepFor(absl::Milliseconds(50));
                  }
                },
@@ -1386,7 +1309,7 @@ INSTANTIATE_TEST_SUITE_P(
                "1.5s", MoveMode::kPostcopy, absl::Milliseconds(1500)},
         Answer{"LivesAndNeverAnswers",
                [](Sockets&, Stream& c) {
-                 while (SendControl(c, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+                 while (SendControl(c, message::Ping{}).ok()) {
                    absl::SleepFor(absl::Milliseconds(20));
                  }
                },
@@ -1394,17 +1317,14 @@ INSTANTIATE_TEST_SUITE_P(
         Answer{"Refuses",
                [](Sockets&, Stream& c) {
                  Welcome(c);
-                 (void)SendControl(
-                     c, [](stream::Control::Builder out) { out.initRefuse().setReason("the CPU here lacks avx512f"); });
+                 (void)SendControl(c, message::Refuse{.reason = "the CPU here lacks avx512f"});
                  ReadToTheEnd(c);
                },
                "refuses: the CPU here lacks avx512f"},
         Answer{"RefusesInEscapeSequences",
                [](Sockets&, Stream& c) {
                  Welcome(c);
-                 (void)SendControl(c, [](stream::Control::Builder out) {
-                   out.initRefuse().setReason("no\x1b[2J\nferrite: web1 runs there");
-                 });
+                 (void)SendControl(c, message::Refuse{.reason = "no\x1b[2J\nferrite: web1 runs there"});
                  ReadToTheEnd(c);
                },
                "refuses: no?[2J?ferrite: web1 runs there"},
@@ -1415,7 +1335,7 @@ INSTANTIATE_TEST_SUITE_P(
         Answer{"SaysRunningTooEarly",
                [](Sockets&, Stream& c) {
                  Welcome(c);
-                 (void)SendControl(c, [](stream::Control::Builder out) { out.initRunning(); });
+                 (void)SendControl(c, message::Running{});
                  ReadToTheEnd(c);
                },
                "RUNNING where ACCEPT was due"}),
@@ -1441,9 +1361,9 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
     Receiving there(sockets, *control);
     ASSERT_TRUE(there.AwaitPackage());
     const Thread drain = there.DrainPages();
-    (void)SendControl(*control, [](stream::Control::Builder out) { out.initLoaded(); });
-    ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
-    (void)SendControl(*control, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
+    (void)SendControl(*control, message::Loaded{});
+    ASSERT_EQ(MessageName(*ReadControl(*control)), "GRANT");
+    (void)SendControl(*control, message::Running{.epoch = 1});
     // What it is told meanwhile fits into no buffer.
     const Thread hear = StartOrDie("hear", [&] { ReadToTheEnd(*control); });
     there.Live();
@@ -1486,8 +1406,8 @@ TEST_P(ComesBackTest, IsLookedForNoLonger) {
       Receiving there(sockets, *control, 0, kFeaturePostcopy | kFeatureRecovery);
       ASSERT_TRUE(there.AwaitPackage());
       const Thread drain = there.DrainPages();
-      (void)SendControl(*control, [](stream::Control::Builder out) { out.initLoaded(); });
-      ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
+      (void)SendControl(*control, message::Loaded{});
+      ASSERT_EQ(MessageName(*ReadControl(*control)), "GRANT");
       control->Shutdown();
       there.page[0]->Shutdown();
     }
@@ -1511,9 +1431,7 @@ TEST_P(ComesBackTest, IsLookedForNoLonger) {
   EXPECT_FALSE(guest.running()) << "R2";
 }
 
-void SayStanding(Stream& control, bool granted) {
-  (void)SendControl(control, [&](stream::Control::Builder out) { out.initStanding().setGranted(granted); });
-}
+void SayStanding(Stream& control, bool granted) { (void)SendControl(control, message::Standing{.granted = granted}); }
 
 INSTANTIATE_TEST_SUITE_P(
     All, ComesBackTest,
@@ -1524,26 +1442,21 @@ INSTANTIATE_TEST_SUITE_P(
                               [](Sockets&, Stream& c) {
                                 SayStanding(c, false);
                                 if (ReadControl(c).ok()) {
-                                  (void)SendControl(
-                                      c, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
+                                  (void)SendControl(c, message::Running{.epoch = 1});
                                 }
                               }},
                     // It misses as much each time, takes its time with it, and hangs up.
                     ComesBack{"TakesNothing",
                               [](Sockets& sockets, Stream& c) {
                                 SayStanding(c, true);
-                                (void)SendControl(c, [](stream::Control::Builder out) {
-                                  auto missing = out.initMissing();
-                                  missing.setLast(true);
-                                  missing.initRanges(1)[0].setCount(kBytes / 4096);
-                                });
+                                (void)SendControl(c,
+                                                  message::Missing{.ranges = {{.count = kBytes / 4096}}, .last = true});
                                 std::vector<std::unique_ptr<Stream>> channels;
                                 for (int i = 0; i < 3; ++i) {
                                   channels.push_back(sockets.Accept());
                                 }
                                 const MonotonicTime until = MonotonicTime::Now() + absl::Milliseconds(900);
-                                while (MonotonicTime::Now() < until &&
-                                       SendControl(c, [](stream::Control::Builder out) { out.initPing(); }).ok()) {
+                                while (MonotonicTime::Now() < until && SendControl(c, message::Ping{}).ok()) {
                                   absl::SleepFor(absl::Milliseconds(20));
                                 }
                               }}),
@@ -1571,9 +1484,9 @@ TEST(EndlessMissingTest, IsLookedForNoLonger) {
       Receiving there(sockets, *control, 0, kFeaturePostcopy | kFeatureRecovery);
       ASSERT_TRUE(there.AwaitPackage());
       const Thread drain = there.DrainPages();
-      (void)SendControl(*control, [](stream::Control::Builder out) { out.initLoaded(); });
-      ASSERT_EQ(ReadControl(*control)->which(), stream::Control::GRANT);
-      (void)SendControl(*control, [](stream::Control::Builder out) { out.initRunning().setEpoch(1); });
+      (void)SendControl(*control, message::Loaded{});
+      ASSERT_EQ(MessageName(*ReadControl(*control)), "GRANT");
+      (void)SendControl(*control, message::Running{.epoch = 1});
       control->Shutdown();
       there.page[0]->Shutdown();
     }
@@ -1582,14 +1495,9 @@ TEST(EndlessMissingTest, IsLookedForNoLonger) {
       if (!control->ReadAll(preamble).ok() || !ReadControl(*control).ok()) {
         continue;
       }
-      (void)SendControl(*control, [](stream::Control::Builder out) { out.initStanding().setGranted(true); });
-      for (uint64_t page = 0; SendControl(*control,
-                                          [&](stream::Control::Builder out) {
-                                            auto ranges = out.initMissing().initRanges(1);
-                                            ranges[0].setFirst(page);
-                                            ranges[0].setCount(1);
-                                          })
-                                  .ok();
+      (void)SendControl(*control, message::Standing{.granted = true});
+      for (uint64_t page = 0;
+           SendControl(*control, message::Missing{.ranges = {{.first = page, .count = 1}}, .last = false}).ok();
            ++page) {
         ++told;
         absl::SleepFor(absl::Milliseconds(100));

@@ -15,6 +15,7 @@
 #include "devices/balloon/balloon.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "vmm/machine/host_limits.h"
+#include "vmm/move/described_machine.h"
 #include "vmm/move/description.h"
 #include "vmm/move/state_blob.h"
 
@@ -134,8 +135,14 @@ absl::StatusOr<std::unique_ptr<MachineArrival>> MachineArrival::Create(Host host
   return std::unique_ptr<MachineArrival>(new MachineArrival(std::move(host), std::move(options), std::move(files)));
 }
 
-absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Build(
-    state::MachineDescription::Reader description) {
+absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Build(const migration::MachineSpec& spec) {
+  FERRITE_RETURN_IF_ERROR(
+      DecodeDescription(spec, [this](state::MachineDescription::Reader description) { return Make(description); }));
+  return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory,
+                                       [this](absl::string_view words) { Tell(words); });
+}
+
+absl::Status MachineArrival::Make(state::MachineDescription::Reader description) {
   FERRITE_ASSIGN_OR_RETURN(const HostLimits limits, ReadHostLimits(host_.kvm));
   FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, files_, digests_, limits,
                                                                 [this](absl::string_view words) { Tell(words); }));
@@ -149,8 +156,7 @@ absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Buil
   }
   FERRITE_RETURN_IF_ERROR(machine->Hold("the machine is still arriving").status());
   machine_ = std::move(machine);
-  return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory,
-                                       [this](absl::string_view words) { Tell(words); });
+  return absl::OkStatus();
 }
 
 void MachineArrival::Tell(absl::string_view words) { told_.Tell(words); }

@@ -6,12 +6,14 @@
 #include <memory>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/event_loop.h"
 #include "devices/serial/serial_backend.h"
 #include "migration/api/machine_port.h"
 #include "migration/channel/drop_log.h"
+#include "proto/machine.capnp.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
 #include "vmm/move/allowed_files.h"
@@ -36,8 +38,7 @@ class MachineArrival final : public migration::DestinationFactory {
   // Finds the files that the options name, see AllowedFiles.
   static absl::StatusOr<std::unique_ptr<MachineArrival>> Create(Host host, ArrivalOptions options);
 
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(
-      state::MachineDescription::Reader description) override;
+  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const migration::MachineSpec& spec) override;
   void Accepted() override;
   void Dropped() override { machine_.reset(); }
   void Cancelled() override { digests_.End(); }
@@ -49,6 +50,8 @@ class MachineArrival final : public migration::DestinationFactory {
  private:
   MachineArrival(Host host, ArrivalOptions options, AllowedFiles files)
       : host_(std::move(host)), options_(std::move(options)), files_(std::move(files)) {}
+  // Makes machine_.
+  absl::Status Make(state::MachineDescription::Reader description);
   // Logs what is no peer's to hear.
   void Tell(absl::string_view words);
 

@@ -14,8 +14,11 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "devices/balloon/balloon.h"
+#include "proto/machine.capnp.h"
+#include "proto/state.capnp.h"
 #include "vmm/control/grant_record.h"
 #include "vmm/move/boot_files.h"
+#include "vmm/move/described_machine.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite {
@@ -41,28 +44,29 @@ MachineSource::MachineSource(Machine& machine, const Fd& directory) : machine_(m
 
 MachineSource::~MachineSource() = default;
 
-absl::Status MachineSource::Describe(state::MachineDescription::Builder out) {
+absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
+  capnp::MallocMessageBuilder message;
+  auto out = message.initRoot<state::MachineDescription>();
   FERRITE_RETURN_IF_ERROR(machine_.Describe(out));
   const MachineConfig& config = machine_.config();
   for (auto disk : out.getDisks()) {
     disk.setPath(Absolute(disk.getPath().cStr()));
   }
-  if (config.kernel_path.empty()) {
-    return absl::OkStatus();
-  }
-  auto boot = out.getBoot();
-  boot.setKernelPath(Absolute(config.kernel_path));
-  if (!config.initrd_path.empty()) {
-    boot.setInitrdPath(Absolute(config.initrd_path));
-  }
-  if (config.reboot_on_reset) {
-    // What a reset would boot here now.
-    DescribeBootFile(*config.kernel, ended_, boot.initKernel());
+  if (!config.kernel_path.empty()) {
+    auto boot = out.getBoot();
+    boot.setKernelPath(Absolute(config.kernel_path));
     if (!config.initrd_path.empty()) {
-      DescribeBootFile(*config.initrd, ended_, boot.initInitrd());
+      boot.setInitrdPath(Absolute(config.initrd_path));
+    }
+    if (config.reboot_on_reset) {
+      // What a reset would boot here now.
+      DescribeBootFile(*config.kernel, ended_, boot.initKernel());
+      if (!config.initrd_path.empty()) {
+        DescribeBootFile(*config.initrd, ended_, boot.initInitrd());
+      }
     }
   }
-  return absl::OkStatus();
+  return EncodeDescription(message);
 }
 
 absl::Status MachineSource::StartDirtyTracking() {

@@ -30,7 +30,7 @@ class MachineSource final : public migration::SourcePort {
   ~MachineSource() override;
 
   GuestMemory& memory() override { return machine_.memory(); }
-  absl::Status Describe(state::MachineDescription::Builder out) override;
+  absl::StatusOr<migration::MachineSpec> Describe() override;
   absl::Status StartDirtyTracking() override;
   absl::Status CollectDirty(size_t index, PageBitmap& into) override { return machine_.CollectDirty(index, into); }
   void StopDirtyTracking() override;

@@ -1,0 +1,398 @@
+#include "migration/protocol/messages.h"
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <kj/exception.h>
+#include <kj/io.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "base/clean_text.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "migration/protocol/crc32c.h"
+#include "proto/stream.capnp.h"
+
+namespace ferrite::migration {
+namespace {
+
+// --- From structs ---
+
+kj::ArrayPtr<const kj::byte> BytesOf(std::span<const uint8_t> bytes) { return {bytes.data(), bytes.size()}; }
+
+kj::StringPtr TextOf(const std::string& text) { return {text.c_str(), text.size()}; }
+
+uint64_t NanosecondsOf(absl::Duration duration) {
+  return static_cast<uint64_t>(absl::ToInt64Nanoseconds(std::max(duration, absl::ZeroDuration())));
+}
+
+template <typename Builder>
+void PutRanges(const std::vector<PageRange>& ranges, Builder message) {
+  auto out = message.initRanges(static_cast<uint32_t>(ranges.size()));
+  for (uint32_t i = 0; i < ranges.size(); ++i) {
+    out[i].setRegion(ranges[i].region);
+    out[i].setFirst(ranges[i].first);
+    out[i].setCount(ranges[i].count);
+  }
+}
+
+void PutFigures(const message::DestinationFigures& figures, stream::DestinationFigures::Builder out) {
+  out.setFaults(figures.faults);
+  out.setMinorFaults(figures.minor_faults);
+  out.setDuplicatePages(figures.duplicate_pages);
+  auto waiting = out.initWaiting(static_cast<uint32_t>(figures.waiting.size()));
+  for (uint32_t i = 0; i < figures.waiting.size(); ++i) {
+    const WaitingFigures& wait = figures.waiting[i];
+    waiting[i].setVcpu(wait.vcpu);
+    waiting[i].setCount(wait.count);
+    waiting[i].setP50(NanosecondsOf(wait.p50));
+    waiting[i].setP99(NanosecondsOf(wait.p99));
+    waiting[i].setMax(NanosecondsOf(wait.max));
+    waiting[i].setSum(NanosecondsOf(wait.sum));
+  }
+}
+
+class Writer {
+ public:
+  explicit Writer(stream::Control::Builder out) : out_(out) {}
+
+  void operator()(const message::Hello& hello) {
+    auto out = out_.initHello();
+    out.setMoveId(BytesOf(hello.move_id));
+    out.setVersion(hello.versions.newest);
+    out.setLowestVersion(hello.versions.lowest);
+    out.setFeatures(hello.features);
+    out.setPageChannels(hello.page_channels);
+    out.setUrgentChannels(hello.urgent_channels);
+  }
+  void operator()(const message::Welcome& welcome) {
+    auto out = out_.initWelcome();
+    out.setVersion(welcome.version);
+    out.setFeatures(welcome.features);
+  }
+  void operator()(const message::Machine& machine) {
+    const MachineSpec& spec = machine.spec;
+    if (!spec.machine.empty()) {
+      kj::Array<capnp::word> words = kj::heapArray<capnp::word>(spec.machine.size() / sizeof(capnp::word));
+      std::copy_n(spec.machine.begin(), words.asBytes().size(), words.asBytes().begin());
+      out_.setMachine(capnp::FlatArrayMessageReader(words).getRoot<state::MachineDescription>());
+    }
+    auto out = spec.machine.empty() ? out_.initMachine() : out_.getMachine();
+    auto regions = out.initRegions(static_cast<uint32_t>(spec.regions.size()));
+    for (uint32_t i = 0; i < spec.regions.size(); ++i) {
+      regions[i].setName(TextOf(spec.regions[i].name));
+      regions[i].setBase(spec.regions[i].base);
+      regions[i].setBytes(spec.regions[i].bytes);
+      regions[i].setHostPageBytes(spec.regions[i].page_bytes);
+    }
+  }
+  void operator()(const message::Accept& accept) {
+    auto out = out_.initAccept();
+    auto sizes = out.initHostPageBytes(static_cast<uint32_t>(accept.host_page_bytes.size()));
+    for (uint32_t i = 0; i < accept.host_page_bytes.size(); ++i) {
+      sizes.set(i, accept.host_page_bytes[i]);
+    }
+    out.setPostcopy(accept.postcopy);
+    out.setPostcopyReason(TextOf(accept.postcopy_reason));
+  }
+  void operator()(const message::Refuse& refuse) { out_.initRefuse().setReason(TextOf(refuse.reason)); }
+  void operator()(const message::Advise&) { out_.initAdvise(); }
+  void operator()(const message::Ready& ready) { out_.initReady().setLoadNanoseconds(NanosecondsOf(ready.load)); }
+  void operator()(const message::Round& round) {
+    auto out = out_.initRound();
+    out.setNumber(round.number);
+    out.setLast(round.last);
+  }
+  void operator()(const message::Discard& discard) {
+    auto out = out_.initDiscard();
+    PutRanges(discard.ranges, out);
+    out.setLast(discard.last);
+  }
+  void operator()(const message::Discarded&) { out_.setDiscarded(); }
+  void operator()(const message::Package& package) {
+    auto out = out_.initPackage();
+    out.setVersion(package.version);
+    out.setLength(package.blob.size());
+    out.setCrc32c(Crc32c(package.blob));
+    out.setBlob(BytesOf(package.blob));
+    out.setPostcopy(package.postcopy);
+  }
+  void operator()(const message::Loaded& loaded) { out_.initLoaded().setLoadNanoseconds(NanosecondsOf(loaded.load)); }
+  void operator()(const message::Grant& grant) {
+    auto out = out_.initGrant();
+    out.setMoveId(BytesOf(grant.move_id));
+    out.setEpoch(grant.epoch);
+  }
+  void operator()(const message::Running& running) { out_.initRunning().setEpoch(running.epoch); }
+  void operator()(const message::End&) { out_.initEnd(); }
+  void operator()(const message::Shut& shut) {
+    auto out = out_.initShut();
+    out.setOk(shut.ok);
+    out.setMessage(TextOf(shut.message));
+    PutFigures(shut.figures, out.initFigures());
+  }
+  void operator()(const message::Ping& ping) { out_.initPing().setToken(ping.token); }
+  void operator()(const message::Pong& pong) { out_.initPong().setToken(pong.token); }
+  void operator()(const message::Error& error) { out_.initError().setMessage(TextOf(error.message)); }
+  void operator()(const message::Cancel& cancel) { out_.initCancel().setMessage(TextOf(cancel.message)); }
+  void operator()(const message::Heard&) { out_.setHeard(); }
+  void operator()(const message::Recover& recover) {
+    auto out = out_.initRecover();
+    out.setMoveId(BytesOf(recover.move_id));
+    out.setEpoch(recover.epoch);
+    out.setPageChannels(recover.page_channels);
+    out.setUrgentChannels(recover.urgent_channels);
+  }
+  void operator()(const message::Standing& standing) { out_.initStanding().setGranted(standing.granted); }
+  void operator()(const message::Revoke&) { out_.setRevoke(); }
+  void operator()(const message::Revoked&) { out_.setRevoked(); }
+  void operator()(const message::Missing& missing) {
+    auto out = out_.initMissing();
+    PutRanges(missing.ranges, out);
+    out.setLast(missing.last);
+  }
+
+ private:
+  stream::Control::Builder out_;
+};
+
+// --- To structs: of the other side, which may say anything ---
+
+capnp::ReaderOptions Limits(size_t words) {
+  capnp::ReaderOptions options;
+  // Every word may be read a few times, never without bound.
+  options.traversalLimitInWords = 8 * words + 1024;
+  options.nestingLimit = 16;
+  return options;
+}
+
+// Cap'n Proto throws when a message is malformed; nothing of that leaves this file.
+absl::Status Guard(absl::FunctionRef<absl::Status()> body) {
+  return CatchOutOfMemory([&]() -> absl::Status {
+    absl::Status status;
+    // A lack of memory here is nothing that the peer did.
+    KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] { status = CatchOutOfMemory(body); })) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("control frame: malformed message (", CleanText(exception->getDescription().cStr()), ")"));
+    }
+    return status;
+  });
+}
+
+std::string Owned(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
+
+absl::Duration DurationOf(uint64_t nanoseconds) {
+  return absl::Nanoseconds(static_cast<int64_t>(std::min<uint64_t>(nanoseconds, INT64_MAX)));
+}
+
+absl::Status CheckCount(absl::string_view name, size_t count, absl::string_view what, size_t most) {
+  if (count > most) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": ", count, " ", what, ", at most ", most, " are allowed"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GetId(absl::string_view name, capnp::Data::Reader in, MoveId& id) {
+  if (in.size() != id.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": the move's id has ", in.size(), " bytes"));
+  }
+  std::copy(in.begin(), in.end(), id.begin());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<PageRange>> RangesOf(absl::string_view name, capnp::List<stream::Range>::Reader in) {
+  FERRITE_RETURN_IF_ERROR(CheckCount(name, in.size(), "ranges", kMaxRanges));
+  std::vector<PageRange> ranges;
+  ranges.reserve(in.size());
+  for (const stream::Range::Reader range : in) {
+    ranges.push_back({.region = range.getRegion(), .first = range.getFirst(), .count = range.getCount()});
+  }
+  return ranges;
+}
+
+absl::StatusOr<Message> Read(stream::Hello::Reader in) {
+  message::Hello hello{.versions = {.lowest = in.getLowestVersion(), .newest = in.getVersion()},
+                       .features = in.getFeatures(),
+                       .page_channels = in.getPageChannels(),
+                       .urgent_channels = in.getUrgentChannels()};
+  FERRITE_RETURN_IF_ERROR(GetId(message::Hello::kName, in.getMoveId(), hello.move_id));
+  return hello;
+}
+
+absl::StatusOr<Message> Read(state::MachineDescription::Reader in) {
+  message::Machine machine;
+  MachineSpec& spec = machine.spec;
+  FERRITE_RETURN_IF_ERROR(CheckCount(message::Machine::kName, in.getRegions().size(), "memory regions", kMaxRegions));
+  for (const state::Region::Reader region : in.getRegions()) {
+    spec.regions.push_back({.kind = RegionKind::kRam,
+                            .name = Owned(region.getName()),
+                            .base = region.getBase(),
+                            .bytes = region.getBytes(),
+                            .page_bytes = region.getHostPageBytes()});
+  }
+  spec.kind = "ferrite";
+  spec.version = 1;
+  capnp::MallocMessageBuilder description;
+  description.setRoot(in);
+  const kj::Array<capnp::word> words = capnp::messageToFlatArray(description);
+  spec.machine.assign(words.asBytes().begin(), words.asBytes().end());
+  return machine;
+}
+
+absl::StatusOr<Message> Read(stream::Accept::Reader in) {
+  message::Accept accept{.postcopy = in.getPostcopy(), .postcopy_reason = Owned(in.getPostcopyReason())};
+  FERRITE_RETURN_IF_ERROR(
+      CheckCount(message::Accept::kName, in.getHostPageBytes().size(), "memory regions", kMaxRegions));
+  for (const uint64_t bytes : in.getHostPageBytes()) {
+    accept.host_page_bytes.push_back(bytes);
+  }
+  return accept;
+}
+
+absl::StatusOr<Message> Read(stream::Discard::Reader in) {
+  message::Discard discard{.last = in.getLast()};
+  FERRITE_ASSIGN_OR_RETURN(discard.ranges, RangesOf(message::Discard::kName, in.getRanges()));
+  return discard;
+}
+
+absl::StatusOr<Message> Read(stream::Missing::Reader in) {
+  message::Missing missing{.last = in.getLast()};
+  FERRITE_ASSIGN_OR_RETURN(missing.ranges, RangesOf(message::Missing::kName, in.getRanges()));
+  return missing;
+}
+
+absl::StatusOr<Message> Read(stream::Package::Reader in) {
+  const capnp::Data::Reader blob = in.getBlob();
+  if (in.getLength() != blob.size() || in.getCrc32c() != Crc32c({blob.begin(), blob.size()})) {
+    return absl::DataLossError(
+        absl::StrCat("the package is damaged: ", blob.size(), " of ", in.getLength(), " bytes, or a wrong checksum"));
+  }
+  return message::Package{.version = in.getVersion(), .blob = {blob.begin(), blob.end()}, .postcopy = in.getPostcopy()};
+}
+
+absl::StatusOr<Message> Read(stream::Grant::Reader in) {
+  message::Grant grant{.epoch = in.getEpoch()};
+  FERRITE_RETURN_IF_ERROR(GetId(message::Grant::kName, in.getMoveId(), grant.move_id));
+  return grant;
+}
+
+absl::StatusOr<Message> Read(stream::Shut::Reader in) {
+  const stream::DestinationFigures::Reader figures = in.getFigures();
+  message::Shut shut{.ok = in.getOk(),
+                     .message = Owned(in.getMessage()),
+                     .figures = {.faults = figures.getFaults(),
+                                 .minor_faults = figures.getMinorFaults(),
+                                 .duplicate_pages = figures.getDuplicatePages(),
+                                 .waiting = {}}};
+  const auto waiting = figures.getWaiting();
+  for (uint32_t i = 0; i < std::min<size_t>(waiting.size(), kMaxWaits); ++i) {
+    shut.figures.waiting.push_back({.vcpu = waiting[i].getVcpu(),
+                                    .count = waiting[i].getCount(),
+                                    .p50 = DurationOf(waiting[i].getP50()),
+                                    .p99 = DurationOf(waiting[i].getP99()),
+                                    .max = DurationOf(waiting[i].getMax()),
+                                    .sum = DurationOf(waiting[i].getSum())});
+  }
+  return shut;
+}
+
+absl::StatusOr<Message> Read(stream::Recover::Reader in) {
+  message::Recover recover{
+      .epoch = in.getEpoch(), .page_channels = in.getPageChannels(), .urgent_channels = in.getUrgentChannels()};
+  FERRITE_RETURN_IF_ERROR(GetId(message::Recover::kName, in.getMoveId(), recover.move_id));
+  return recover;
+}
+
+absl::StatusOr<Message> Read(stream::Control::Reader in) {
+  switch (in.which()) {
+    case stream::Control::INVALID:
+      break;
+    case stream::Control::HELLO:
+      return Read(in.getHello());
+    case stream::Control::WELCOME:
+      return message::Welcome{.version = in.getWelcome().getVersion(), .features = in.getWelcome().getFeatures()};
+    case stream::Control::MACHINE:
+      return Read(in.getMachine());
+    case stream::Control::ACCEPT:
+      return Read(in.getAccept());
+    case stream::Control::REFUSE:
+      return message::Refuse{.reason = Owned(in.getRefuse().getReason())};
+    case stream::Control::ADVISE:
+      return message::Advise{};
+    case stream::Control::READY:
+      return message::Ready{.load = DurationOf(in.getReady().getLoadNanoseconds())};
+    case stream::Control::ROUND:
+      return message::Round{.number = in.getRound().getNumber(), .last = in.getRound().getLast()};
+    case stream::Control::DISCARD:
+      return Read(in.getDiscard());
+    case stream::Control::PACKAGE:
+      return Read(in.getPackage());
+    case stream::Control::LOADED:
+      return message::Loaded{.load = DurationOf(in.getLoaded().getLoadNanoseconds())};
+    case stream::Control::GRANT:
+      return Read(in.getGrant());
+    case stream::Control::RUNNING:
+      return message::Running{.epoch = in.getRunning().getEpoch()};
+    case stream::Control::END:
+      return message::End{};
+    case stream::Control::SHUT:
+      return Read(in.getShut());
+    case stream::Control::PING:
+      return message::Ping{.token = in.getPing().getToken()};
+    case stream::Control::PONG:
+      return message::Pong{.token = in.getPong().getToken()};
+    case stream::Control::ERROR:
+      return message::Error{.message = Owned(in.getError().getMessage())};
+    case stream::Control::CANCEL:
+      return message::Cancel{.message = Owned(in.getCancel().getMessage())};
+    case stream::Control::DISCARDED:
+      return message::Discarded{};
+    case stream::Control::HEARD:
+      return message::Heard{};
+    case stream::Control::RECOVER:
+      return Read(in.getRecover());
+    case stream::Control::STANDING:
+      return message::Standing{.granted = in.getStanding().getGranted()};
+    case stream::Control::REVOKE:
+      return message::Revoke{};
+    case stream::Control::REVOKED:
+      return message::Revoked{};
+    case stream::Control::MISSING:
+      return Read(in.getMissing());
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("control frame: an unknown message (", static_cast<uint16_t>(in.which()), ")"));
+}
+
+}  // namespace
+
+absl::string_view MessageName(const Message& message) {
+  return std::visit([](const auto& one) { return one.kName; }, message);
+}
+
+std::vector<uint8_t> Encode(const Message& message) {
+  capnp::MallocMessageBuilder built;
+  std::visit(Writer(built.initRoot<stream::Control>()), message);
+  const size_t bytes = capnp::computeSerializedSizeInWords(built) * sizeof(capnp::word);
+  std::vector<uint8_t> frame(kControlHeaderBytes + bytes);
+  kj::ArrayOutputStream payload(kj::arrayPtr(frame.data() + kControlHeaderBytes, bytes));
+  capnp::writeMessage(payload, built);
+  SealControlFrame(frame);
+  return frame;
+}
+
+absl::StatusOr<Message> Decode(std::span<const uint64_t> payload) {
+  Message message;
+  FERRITE_RETURN_IF_ERROR(Guard([&]() -> absl::Status {
+    const kj::ArrayPtr<const capnp::word> words(reinterpret_cast<const capnp::word*>(payload.data()), payload.size());
+    capnp::FlatArrayMessageReader reader(words, Limits(payload.size()));
+    FERRITE_ASSIGN_OR_RETURN(message, Read(reader.getRoot<stream::Control>()));
+    return absl::OkStatus();
+  }));
+  return message;
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,289 @@
+#include "migration/protocol/messages.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "base/out_of_memory.h"
+#include "tests/fakes/raw_control.h"
+#include "tests/fakes/scarcity.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+
+// One of each, with something in every field.
+std::vector<Message> All() {
+  return {
+      message::Hello{.move_id = kId,
+                     .versions = {.lowest = 1, .newest = 3},
+                     .features = 0x0123456789abcdef,
+                     .page_channels = 4,
+                     .urgent_channels = 2},
+      message::Welcome{.version = 2, .features = 5},
+      message::Machine{.spec = {.regions = {{.name = "low", .base = 0, .bytes = 1 << 20, .page_bytes = 4096},
+                                            {.name = "high", .base = 1 << 30, .bytes = 2 << 20, .page_bytes = 2 << 20}},
+                                .kind = "ferrite",
+                                .version = 1,
+                                .machine = {}}},
+      message::Accept{.host_page_bytes = {4096, 2 << 20}, .postcopy = true, .postcopy_reason = "because"},
+      message::Refuse{.reason = "no"},
+      message::Advise{},
+      message::Ready{.load = absl::Microseconds(7)},
+      message::Round{.number = 9, .last = true},
+      message::Discard{.ranges = {{.region = 1, .first = 2, .count = 3}, {.region = 4, .first = 5, .count = 6}},
+                       .last = true},
+      message::Discarded{},
+      message::Package{.version = 1, .blob = {1, 2, 3, 4, 5}, .postcopy = true},
+      message::Loaded{.load = absl::Nanoseconds(1)},
+      message::Grant{.move_id = kId, .epoch = 8},
+      message::Running{.epoch = 8},
+      message::End{},
+      message::Shut{.ok = true,
+                    .message = "all is here",
+                    .figures = {.faults = 1,
+                                .minor_faults = 2,
+                                .duplicate_pages = 3,
+                                .waiting = {{.vcpu = 1,
+                                             .count = 2,
+                                             .p50 = absl::Nanoseconds(3),
+                                             .p99 = absl::Nanoseconds(4),
+                                             .max = absl::Nanoseconds(5),
+                                             .sum = absl::Nanoseconds(6)}}}},
+      message::Ping{.token = 1},
+      message::Pong{.token = 2},
+      message::Error{.message = "this went wrong"},
+      message::Cancel{.message = "never mind"},
+      message::Heard{},
+      message::Recover{.move_id = kId, .epoch = 3, .page_channels = 4, .urgent_channels = 5},
+      message::Standing{.granted = true},
+      message::Revoke{},
+      message::Revoked{},
+      message::Missing{.ranges = {{.region = 0, .first = 1, .count = 2}}, .last = true},
+  };
+}
+
+std::vector<uint64_t> PayloadOf(const std::vector<uint8_t>& frame) {
+  std::vector<uint64_t> payload((frame.size() - kControlHeaderBytes) / sizeof(uint64_t));
+  std::memcpy(payload.data(), frame.data() + kControlHeaderBytes, payload.size() * sizeof(uint64_t));
+  return payload;
+}
+
+absl::StatusOr<Message> DecodeRaw(const std::function<void(stream::Control::Builder)>& fill) {
+  capnp::MallocMessageBuilder message;
+  fill(message.initRoot<stream::Control>());
+  return DecodeFrame(EncodeControl(message));
+}
+
+TEST(MessagesTest, EveryMessageComesBackAsItWas) {
+  const std::vector<Message> all = All();
+  std::set<absl::string_view> names;
+  for (size_t i = 0; i < all.size(); ++i) {
+    EXPECT_EQ(all[i].index(), i);
+    auto read = DecodeFrame(Encode(all[i]));
+    ASSERT_TRUE(read.ok()) << MessageName(all[i]) << ": " << read.status();
+    if (auto* const machine = std::get_if<message::Machine>(&*read); machine != nullptr) {
+      // The schema's own description, which has the regions.
+      machine->spec.machine.clear();
+    }
+    EXPECT_TRUE(*read == all[i]) << MessageName(all[i]);
+    names.insert(MessageName(all[i]));
+  }
+  EXPECT_EQ(names.size(), std::variant_size_v<Message>);
+}
+
+TEST(MessagesTest, TextsAndBlobsMayBeEmptyOrHaveAnyByte) {
+  const std::string odd("\0\xff\x1b[2J\0", 7);
+  for (const std::string& text : {std::string(), odd}) {
+    const auto read = DecodeFrame(Encode(message::Error{.message = text}));
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(std::get<message::Error>(*read).message, text);
+  }
+  const auto package = DecodeFrame(Encode(message::Package{.version = 1}));
+  ASSERT_TRUE(package.ok()) << package.status();
+  EXPECT_TRUE(std::get<message::Package>(*package).blob.empty());
+}
+
+TEST(MessagesTest, UnknownMessagesAreErrors) {
+  EXPECT_EQ(DecodeRaw([](stream::Control::Builder out) { out.setInvalid(); }).status(),
+            absl::InvalidArgumentError("control frame: an unknown message (0)"));
+  // Of a later version: the discriminant is in the first word of the root.
+  std::vector<uint64_t> payload = PayloadOf(Encode(message::Heard{}));
+  bool found = false;
+  for (uint64_t& word : payload) {
+    if (const auto message = Decode(payload); message.ok() && word != 0) {
+      const uint64_t before = std::exchange(word, 99);
+      const auto now = Decode(payload);
+      found |= now.status() == absl::InvalidArgumentError("control frame: an unknown message (99)");
+      word = before;
+    }
+  }
+  EXPECT_TRUE(found);
+}
+
+struct Bound {
+  const char* words;
+  std::function<void(stream::Control::Builder)> fill;
+};
+
+// R11
+TEST(MessagesTest, MoreThanMayBeIsRefused) {
+  const Bound bounds[] = {
+      {"DISCARD: 4097 ranges, at most 4096 are allowed",
+       [](auto out) { out.initDiscard().initRanges(kMaxRanges + 1); }},
+      {"MISSING: 4097 ranges, at most 4096 are allowed",
+       [](auto out) { out.initMissing().initRanges(kMaxRanges + 1); }},
+      {"MACHINE: 65 memory regions, at most 64 are allowed",
+       [](auto out) { out.initMachine().initRegions(kMaxRegions + 1); }},
+      {"ACCEPT: 65 memory regions, at most 64 are allowed",
+       [](auto out) { out.initAccept().initHostPageBytes(kMaxRegions + 1); }},
+      {"HELLO: the move's id has 15 bytes", [](auto out) { out.initHello().initMoveId(15); }},
+      {"HELLO: the move's id has 0 bytes", [](auto out) { out.initHello(); }},
+      {"GRANT: the move's id has 17 bytes", [](auto out) { out.initGrant().initMoveId(17); }},
+      {"RECOVER: the move's id has 0 bytes", [](auto out) { out.initRecover(); }},
+  };
+  for (const Bound& bound : bounds) {
+    EXPECT_EQ(DecodeRaw(bound.fill).status(), absl::InvalidArgumentError(bound.words));
+  }
+}
+
+TEST(MessagesTest, AsMuchAsMayBeIsTaken) {
+  for (const std::function<void(stream::Control::Builder)>& fill :
+       std::vector<std::function<void(stream::Control::Builder)>>{
+           [](auto out) { out.initDiscard().initRanges(kMaxRanges); },
+           [](auto out) { out.initMissing().initRanges(kMaxRanges); },
+           [](auto out) { out.initMachine().initRegions(kMaxRegions); },
+           [](auto out) { out.initAccept().initHostPageBytes(kMaxRegions); },
+       }) {
+    const auto read = DecodeRaw(fill);
+    EXPECT_TRUE(read.ok()) << read.status();
+  }
+}
+
+TEST(MessagesTest, WaitsBeyondTheMostAreLeftOut) {
+  const auto read = DecodeRaw([](auto out) {
+    auto waiting = out.initShut().initFigures().initWaiting(kMaxWaits + 9);
+    for (uint32_t i = 0; i < waiting.size(); ++i) {
+      waiting[i].setVcpu(i);
+    }
+  });
+  ASSERT_TRUE(read.ok()) << read.status();
+  const auto& waits = std::get<message::Shut>(*read).figures.waiting;
+  ASSERT_EQ(waits.size(), kMaxWaits);
+  EXPECT_EQ(waits.back().vcpu, kMaxWaits - 1);
+}
+
+TEST(MessagesTest, DurationsAreWhatTimeCanSay) {
+  constexpr absl::Duration kMost = absl::Nanoseconds(std::numeric_limits<int64_t>::max());
+  const uint64_t never = ~uint64_t{0};
+  EXPECT_TRUE(*DecodeRaw([&](auto out) { out.initReady().setLoadNanoseconds(never); }) ==
+              Message(message::Ready{.load = kMost}));
+  EXPECT_TRUE(*DecodeRaw([&](auto out) { out.initLoaded().setLoadNanoseconds(never); }) ==
+              Message(message::Loaded{.load = kMost}));
+  const auto shut = DecodeRaw([&](auto out) {
+    auto wait = out.initShut().initFigures().initWaiting(1)[0];
+    wait.setP50(never);
+    wait.setP99(never);
+    wait.setMax(never);
+    wait.setSum(never);
+  });
+  EXPECT_EQ(std::get<message::Shut>(*shut).figures.waiting[0],
+            (WaitingFigures{.p50 = kMost, .p99 = kMost, .max = kMost, .sum = kMost}));
+  // Ours are never less than nothing on the wire.
+  EXPECT_TRUE(*DecodeFrame(Encode(message::Loaded{.load = -absl::Seconds(1)})) == Message(message::Loaded{}));
+}
+
+TEST(MessagesTest, DamagedPackagesAreErrors) {
+  for (const auto& [length, crc] : {std::pair<uint64_t, uint32_t>{uint64_t{1} << 63, Crc32c({})}, {0, 12345}}) {
+    const auto read = DecodeRaw([&, length = length, crc = crc](auto out) {
+      auto package = out.initPackage();
+      package.setLength(length);
+      package.setCrc32c(crc);
+    });
+    EXPECT_EQ(read.status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_NE(read.status().message().find("the package is damaged: 0 of "), absl::string_view::npos) << read.status();
+  }
+}
+
+// Pointers may share what they point to: a little may look like much.
+TEST(MessagesTest, WhatIsMadeOfLittleIsBounded) {
+  const auto read = DecodeRaw([](auto out) {
+    auto regions = out.initMachine().initRegions(kMaxRegions);
+    for (auto region : regions) {
+      region.setName(std::string(100'000, 'x'));
+    }
+  });
+  EXPECT_TRUE(read.ok()) << "as long as it is there: " << read.status();
+}
+
+TEST(MessagesTest, CutMessagesAreErrors) {
+  for (const Message& message : All()) {
+    const std::vector<uint64_t> whole = PayloadOf(Encode(message));
+    for (size_t words = 0; words < whole.size(); ++words) {
+      const auto read = Decode(std::span(whole).first(words));
+      // The last words may be padding of nothing.
+      EXPECT_TRUE(!read.ok() || words + 1 == whole.size()) << MessageName(message) << " cut to " << words;
+    }
+  }
+}
+
+// R11: nothing in a payload with a right checksum, but a wrong content, makes reading it crash or run away.
+TEST(MessagesTest, MalformedMessagesAreErrors) {
+  std::mt19937 random(3);
+  int refused = 0;
+  for (const Message& message : All()) {
+    const std::vector<uint64_t> good = PayloadOf(Encode(message));
+    for (int i = 0; i < 2000; ++i) {
+      std::vector<uint64_t> payload = good;
+      for (int n = 0; n < 3; ++n) {
+        reinterpret_cast<uint8_t*>(payload.data())[random() % (payload.size() * 8)] = static_cast<uint8_t>(random());
+      }
+      refused += Decode(payload).ok() ? 0 : 1;
+    }
+  }
+  EXPECT_GT(refused, 1000);
+}
+
+TEST(MessagesTest, LackOfMemoryIsSaid) {
+  uint64_t all_refused = 0;
+  for (const Message& message : All()) {
+    const std::vector<uint64_t> payload = PayloadOf(Encode(message));
+    uint64_t refused = 1;
+    for (uint64_t nth = 1; refused > 0; ++nth) {
+      Scarcity scarcity(Scarce::kMemory, nth);
+      const absl::StatusOr<Message> read = Decode(payload);
+      scarcity.End();
+      refused = scarcity.refused();
+      all_refused += refused;
+      ASSERT_EQ(read.status().code(), refused > 0 ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kOk)
+          << MessageName(message) << ", " << nth << ". allocation: " << read.status();
+    }
+    refused = 1;
+    for (uint64_t nth = 1; refused > 0; ++nth) {
+      Scarcity scarcity(Scarce::kMemory, nth);
+      const absl::Status written = CatchOutOfMemory([&] {
+        (void)Encode(message);
+        return absl::OkStatus();
+      });
+      scarcity.End();
+      refused = scarcity.refused();
+      all_refused += refused;
+      ASSERT_EQ(written.code(), refused > 0 ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kOk)
+          << MessageName(message) << ", " << nth << ". allocation: " << written;
+    }
+  }
+  EXPECT_GT(all_refused, 30u);
+}
+
+}  // namespace
+}  // namespace ferrite::migration
