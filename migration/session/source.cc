@@ -483,6 +483,10 @@ absl::Status Source::SendGrant(MonotonicTime start, absl::Duration patience) {
     running = peer_->Expect<message::Running>(patience).status();
   }
   if (!running.ok()) {
+    if (absl::IsUnavailable(running)) {
+      // One that refused and closed may not have been heard yet.
+      peer_->AwaitFailure(kWords);
+    }
     // Who refuses the grant has not run the guest, and never will.
     may_run_there_ = !peer_->refused();
     return running;
