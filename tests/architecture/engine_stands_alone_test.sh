@@ -9,7 +9,6 @@ still=(
   //proto:stream_capnp              # to live in migration/protocol, once it imports nothing of proto
   //proto:machine_capnp             # proto:stream_capnp
   //third_party/system:capnp_rpc    # proto:machine_capnp
-  //third_party/system:boost        # migration/protocol/crc32c.cc, where the processor has no instruction for it
   //third_party/system:spdlog       # base/log.h: the engine has no log of its own handed in
   //third_party/system:fmt          # base/log.h
 )

@@ -74,6 +74,14 @@ absl::Status CheckProcfs(const Command& command) {
   return absl::FailedPreconditionError("no procfs is mounted at /proc, which ferrite needs: mount -t proc proc /proc");
 }
 
+// Checksums of a move are made by its instruction. Every processor that runs KVM has it.
+absl::Status CheckProcessor() {
+  if (__builtin_cpu_supports("sse4.2") == 0) {
+    return absl::FailedPreconditionError("this host's processor lacks SSE4.2, which ferrite needs");
+  }
+  return absl::OkStatus();
+}
+
 int Main(std::vector<std::string> words, int64_t started_ns) {
   PrepareProcess();
   auto parsed = ParseCommandLine(std::move(words));
@@ -83,8 +91,10 @@ int Main(std::vector<std::string> words, int64_t started_ns) {
   }
   Command& command = *std::get<std::unique_ptr<Command>>(parsed);
   CloseInheritedDescriptors(command.descriptor());
-  if (const absl::Status status = CheckProcfs(command); !status.ok()) {
-    return Fail(status, kExitFailure);
+  for (const absl::Status& status : {CheckProcessor(), CheckProcfs(command)}) {
+    if (!status.ok()) {
+      return Fail(status, kExitFailure);
+    }
   }
   return Finish(command.Run(started_ns));
 }
