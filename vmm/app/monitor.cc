@@ -127,7 +127,7 @@ absl::Status Monitor::Serve() {
 }
 
 void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arrival,
-                            std::function<absl::Status(absl::string_view operation)> allows) {
+                            std::function<absl::Status(Operation operation)> allows) {
   ControlTarget target = Target(&machine);
   target.arrival = std::move(arrival);
   target.arrival_allows = std::move(allows);

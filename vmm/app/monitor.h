@@ -51,7 +51,7 @@ class Monitor {
   // Serves a machine that somebody else still owns and that cannot be moved, once. Before it goes, SetArrivedMachine()
   // or Close(). `arrival` tells how far it is, `allows` as MovePort::Allows().
   void ServeArriving(Machine& machine, std::function<MoveStatus()> arrival,
-                     std::function<absl::Status(absl::string_view operation)> allows);
+                     std::function<absl::Status(Operation operation)> allows);
   // The move by which the machine of ServeArriving() came.
   void SetArrival(MoveStatus arrival);
   // Takes the machine of ServeArriving(), whose guest may run already; it can be moved from here on. All that this

@@ -97,7 +97,7 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
                                     machine.SetListener(monitor->Listener());
                                     monitor->ServeArriving(
                                         machine, [view] { return view->status(); },
-                                        [view](absl::string_view operation) { return view->Allows(operation); });
+                                        [view](Operation operation) { return view->Allows(operation); });
                                   }},
                              {.name = options.name,
                               .disk_paths = options.disk_paths,

@@ -276,7 +276,7 @@ kj::Promise<void> ControlService::RunInTurn(Context context, WorkQueue::Turn tur
       .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
 }
 
-absl::Status ControlService::Allows(absl::string_view operation) const {
+absl::Status ControlService::Allows(Operation operation) const {
   if (target_.mover != nullptr) {
     return target_.mover->Allows(operation, /*force=*/false);
   }
@@ -284,39 +284,42 @@ absl::Status ControlService::Allows(absl::string_view operation) const {
 }
 
 template <typename Context>
-kj::Promise<void> ControlService::RunOnMachine(Context context, WorkQueue::Turn turn, const char* name,
-                                               absl::Status (*operation)(Machine&), bool force) {
+kj::Promise<void> ControlService::RunOnMachine(Context context, WorkQueue::Turn turn, Operation operation,
+                                               absl::Status (*work)(Machine&), bool force) {
   if (target_.machine == nullptr) {
     FillError(NotHereYet(), context.getResults().initError());
     return kj::READY_NOW;
   }
   return RunInTurn(context, turn,
-                   [name, operation, force, machine = target_.machine, mover = target_.mover,
+                   [operation, work, force, machine = target_.machine, mover = target_.mover,
                     arrival_allows = target_.arrival_allows] {
                      // When its turn comes: it may have waited for a while.
                      absl::Status allowed;
                      if (mover != nullptr) {
-                       allowed = mover->Allows(name, force);
+                       allowed = mover->Allows(operation, force);
                      } else if (arrival_allows) {
-                       allowed = arrival_allows(name);
+                       allowed = arrival_allows(operation);
                      }
                      if (allowed.ok() && force && mover != nullptr) {
                        mover->GiveUp();
                      }
-                     return allowed.ok() ? operation(*machine) : allowed;
+                     return allowed.ok() ? work(*machine) : allowed;
                    });
 }
 
 kj::Promise<void> ControlService::pause(PauseContext context) {
-  return RunOnMachine(context, WorkQueue::Turn::kLast, "pause", [](Machine& machine) { return machine.Pause(); });
+  return RunOnMachine(context, WorkQueue::Turn::kLast, Operation::kPause,
+                      [](Machine& machine) { return machine.Pause(); });
 }
 
 kj::Promise<void> ControlService::resume(ResumeContext context) {
-  return RunOnMachine(context, WorkQueue::Turn::kLast, "resume", [](Machine& machine) { return machine.Resume(); });
+  return RunOnMachine(context, WorkQueue::Turn::kLast, Operation::kResume,
+                      [](Machine& machine) { return machine.Resume(); });
 }
 
 kj::Promise<void> ControlService::reset(ResetContext context) {
-  return RunOnMachine(context, WorkQueue::Turn::kLast, "reset", [](Machine& machine) { return machine.Reset(); });
+  return RunOnMachine(context, WorkQueue::Turn::kLast, Operation::kReset,
+                      [](Machine& machine) { return machine.Reset(); });
 }
 
 kj::Promise<void> ControlService::stop(StopContext context) {
@@ -327,7 +330,7 @@ kj::Promise<void> ControlService::stop(StopContext context) {
     }
   }
   return RunOnMachine(
-      context, WorkQueue::Turn::kNext, "stop",
+      context, WorkQueue::Turn::kNext, Operation::kStop,
       [](Machine& machine) {
         machine.Stop();
         return absl::OkStatus();
@@ -386,7 +389,8 @@ absl::Status ControlService::StartBalloon(uint64_t target_bytes) {
                                                    " is more than the machine's ", FormatByteSize(memory_bytes)));
   }
   if (target_.machine->state() == MachineState::kStopped) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot ", kSetBalloon, ": the machine is stopped"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot ", OperationName(Operation::kSetBalloon), ": the machine is stopped"));
   }
   return target_.balloon->SetTarget(target_bytes);
 }
@@ -404,14 +408,14 @@ kj::Promise<void> ControlService::setBalloon(SetBalloonContext context) {
     started = MayWaitForBalloon();
   }
   if (started.ok()) {
-    started = Allows(kSetBalloon);
+    started = Allows(Operation::kSetBalloon);
   }
   if (started.ok()) {
     started = StartBalloon(target_bytes);
   }
   if (started.ok()) {
     // Or the machine's state was saved without it just now.
-    started = Allows(kSetBalloon);
+    started = Allows(Operation::kSetBalloon);
   }
   if (!started.ok()) {
     FillError(started, context.getResults().initError());

@@ -12,7 +12,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/strings/string_view.h"
 #include "base/monotonic.h"
 #include "proto/control.capnp.h"
 #include "vmm/control/balloon_waits.h"
@@ -91,12 +90,12 @@ class ControlService final : public control::Control::Server {
   // has not begun by then is not done.
   template <typename Context>
   kj::Promise<void> RunInTurn(Context context, WorkQueue::Turn turn, kj::Function<absl::Status()> work);
-  // The same with `operation`, unless a move does not allow what is called `name`.
+  // The same with `work`, which is `operation`, unless a move does not allow that.
   template <typename Context>
-  kj::Promise<void> RunOnMachine(Context context, WorkQueue::Turn turn, const char* name,
-                                 absl::Status (*operation)(Machine&), bool force = false);
+  kj::Promise<void> RunOnMachine(Context context, WorkQueue::Turn turn, Operation operation,
+                                 absl::Status (*work)(Machine&), bool force = false);
   // Whether a move away from here, or to here, allows `operation` now.
-  absl::Status Allows(absl::string_view operation) const;
+  absl::Status Allows(Operation operation) const;
   // Null with the reason why there is nothing to move.
   MovePort* MoverOr(control::Error::Builder error) const;
   absl::Status StartBalloon(uint64_t target_bytes);

@@ -22,4 +22,20 @@ std::string DescribePlace(GuestPlace place, absl::string_view who, absl::string_
   return absl::StrCat(who, " was handed over to ", where, " and the connection is lost");
 }
 
+absl::string_view OperationName(Operation operation) {
+  switch (operation) {
+    case Operation::kPause:
+      return "pause";
+    case Operation::kResume:
+      return "resume";
+    case Operation::kReset:
+      return "reset";
+    case Operation::kStop:
+      return "stop";
+    case Operation::kSetBalloon:
+      break;
+  }
+  return "set the balloon";
+}
+
 }  // namespace ferrite

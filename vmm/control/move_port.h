@@ -37,9 +37,12 @@ struct MoveStatus {
   GuestPlace guest = GuestPlace::kHereRunning;
 };
 
-// For MovePort::Allows(). A target for the balloon goes with the machine until its state is saved, and is lost from
+// What a move has a say in. A target for the balloon goes with the machine until its state is saved, and is lost from
 // then on until the guest runs again, here or there.
-inline constexpr absl::string_view kSetBalloon = "set the balloon";
+enum class Operation { kPause, kResume, kReset, kStop, kSetBalloon };
+
+// As it stands after "cannot": "set the balloon".
+absl::string_view OperationName(Operation operation);
 
 // Threads: any. No method but TakeBack() waits for the move.
 class MovePort {
@@ -62,9 +65,9 @@ class MovePort {
   virtual absl::Status Recover(const std::string& where) = 0;
   // `force`: also when somebody listens there who does not answer.
   virtual absl::Status TakeBack(bool force) = 0;
-  // Whether `operation` (kSetBalloon, "pause", "stop") may be done to the machine now; FAILED_PRECONDITION that says
-  // why not. `force`: memory that a destination may still need may go.
-  virtual absl::Status Allows(absl::string_view operation, bool force) const = 0;
+  // Whether `operation` may be done to the machine now; FAILED_PRECONDITION that says why not. `force`: memory that a
+  // destination may still need may go.
+  virtual absl::Status Allows(Operation operation, bool force) const = 0;
   // The machine is ended by force: a guest that went over is not waited for any more, what it misses it never gets.
   virtual void GiveUp() = 0;
 };

@@ -16,10 +16,16 @@ using migration::MoveState;
 
 int64_t Ns(absl::Duration duration) { return absl::ToInt64Nanoseconds(duration); }
 
+// By its name, since the schema has a text: what is told to clients is only ever added to.
 MoveState StateOf(absl::string_view name) {
-  for (int i = 0; i <= static_cast<int>(MoveState::kCancelled); ++i) {
-    if (migration::MoveStateName(static_cast<MoveState>(i)) == name) {
-      return static_cast<MoveState>(i);
+  static constexpr MoveState kStates[] = {
+      MoveState::kNone,           MoveState::kSetup,          MoveState::kActive,          MoveState::kDevice,
+      MoveState::kPostcopyActive, MoveState::kPostcopyPaused, MoveState::kPostcopyRecover, MoveState::kCompleted,
+      MoveState::kFailing,        MoveState::kFailed,         MoveState::kCancelling,      MoveState::kCancelled,
+  };
+  for (const MoveState state : kStates) {
+    if (migration::MoveStateName(state) == name) {
+      return state;
     }
   }
   return MoveState::kNone;

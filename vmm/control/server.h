@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "vmm/console/console_hub.h"
@@ -29,7 +28,7 @@ struct ControlTarget {
   std::function<void()> give_up;   // what `stop` does, too, while the machine has not arrived
   // Of a machine that is still arriving; may be empty: how far it is, and as MovePort::Allows().
   std::function<MoveStatus()> arrival;
-  std::function<absl::Status(absl::string_view operation)> arrival_allows;
+  std::function<absl::Status(Operation operation)> arrival_allows;
   std::function<void()> idle;  // on the control thread, when the last client has gone; may be empty
 };
 

@@ -161,10 +161,11 @@ TEST_F(ServerTest, OperationWithoutMemoryFailsAndNothingElseDoes) {
 TEST_F(ServerTest, MachineThatIsStillArrivingIsAskedForNothingButItsEnd) {
   std::atomic<bool> runs{false};
   bool gave_up = false;
-  const auto allows = [&](absl::string_view operation) {
-    return operation == "stop" || (runs && operation == kSetBalloon)
+  const auto allows = [&](Operation operation) {
+    return operation == Operation::kStop || (runs && operation == Operation::kSetBalloon)
                ? absl::OkStatus()
-               : absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": it is still arriving"));
+               : absl::FailedPreconditionError(
+                     absl::StrCat("cannot ", OperationName(operation), ": it is still arriving"));
   };
   server_->SetTarget({.name = "arriving",
                       .machine = &machine_,

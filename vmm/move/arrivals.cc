@@ -33,12 +33,14 @@ MoveStatus ArrivalView::status() const {
   return session_ == nullptr ? MoveStatus() : StatusOf(*session_);
 }
 
-absl::Status ArrivalView::Allows(absl::string_view operation) const {
+absl::Status ArrivalView::Allows(Operation operation) const {
   const absl::MutexLock lock(&mutex_);
-  if (operation == "stop" || (session_ != nullptr && session_->HasGuest(/*whole=*/operation != kSetBalloon))) {
+  if (operation == Operation::kStop ||
+      (session_ != nullptr && session_->HasGuest(/*whole=*/operation != Operation::kSetBalloon))) {
     return absl::OkStatus();
   }
-  return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the machine is still arriving here"));
+  return absl::FailedPreconditionError(
+      absl::StrCat("cannot ", OperationName(operation), ": the machine is still arriving here"));
 }
 
 Incoming::Incoming(EventFd signal, std::unique_ptr<migration::Destination> session,

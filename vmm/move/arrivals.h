@@ -7,7 +7,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/fd.h"
@@ -28,7 +27,7 @@ class ArrivalView {
   // As MovePort::Allows(): the end always, the balloon's target from when the guest runs here, the rest when all of
   // its memory is here. What would wait for memory, or be overwritten with the state that comes, is refused: nothing is
   // carried out when nobody waits for it any more.
-  absl::Status Allows(absl::string_view operation) const;
+  absl::Status Allows(Operation operation) const;
 
  private:
   friend class Incoming;

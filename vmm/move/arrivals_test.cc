@@ -81,14 +81,15 @@ class ArrivalsTest : public testing::Test {
 
 TEST_F(ArrivalsTest, MachineArrivesAndIsShownFromTheBeginning) {
   EXPECT_EQ(view_->status().number, 0u) << "nothing is received yet";
-  EXPECT_FALSE(view_->Allows("pause").ok());
+  EXPECT_FALSE(view_->Allows(Operation::kPause).ok());
   StartReceiving();
   EXPECT_EQ(view_->status().number, 1u);
   EXPECT_FALSE(view_->status().over);
   there_.on_load = [&] {
-    EXPECT_EQ(view_->Allows("pause").message(), "cannot pause: the machine is still arriving here");
-    EXPECT_EQ(view_->Allows(kSetBalloon).message(), "cannot set the balloon: the machine is still arriving here");
-    EXPECT_TRUE(view_->Allows("stop").ok());
+    EXPECT_EQ(view_->Allows(Operation::kPause).message(), "cannot pause: the machine is still arriving here");
+    EXPECT_EQ(view_->Allows(Operation::kSetBalloon).message(),
+              "cannot set the balloon: the machine is still arriving here");
+    EXPECT_TRUE(view_->Allows(Operation::kStop).ok());
     EXPECT_FALSE(incoming_->HasGuest());
   };
   EXPECT_EQ(Move({}), absl::OkStatus());
@@ -96,8 +97,8 @@ TEST_F(ArrivalsTest, MachineArrivesAndIsShownFromTheBeginning) {
   EXPECT_EQ(incoming_->result(), absl::OkStatus());
   EXPECT_TRUE(incoming_->RunsHere());
   EXPECT_TRUE(incoming_->HasGuest());
-  EXPECT_TRUE(view_->Allows("pause").ok());
-  EXPECT_TRUE(view_->Allows(kSetBalloon).ok());
+  EXPECT_TRUE(view_->Allows(Operation::kPause).ok());
+  EXPECT_TRUE(view_->Allows(Operation::kSetBalloon).ok());
   const MoveStatus account = incoming_->Account();
   EXPECT_EQ(account.number, 1u);
   EXPECT_TRUE(account.over);
@@ -107,7 +108,7 @@ TEST_F(ArrivalsTest, MachineArrivesAndIsShownFromTheBeginning) {
   EXPECT_GT(account.report.data_pages, 0u);
   incoming_.reset();
   EXPECT_EQ(view_->status().number, 0u) << "the session that it showed is gone";
-  EXPECT_FALSE(view_->Allows("pause").ok());
+  EXPECT_FALSE(view_->Allows(Operation::kPause).ok());
   there_.guest()->Pause();
   EXPECT_EQ(there_.guest()->CheckAll(), 0u);
 }
@@ -155,8 +156,8 @@ TEST_F(ArrivalsTest, GuestThatWasTakenOverIsNotCancelledWhenItsSourceIsLost) {
     sched_yield();
   }
   EXPECT_TRUE(incoming_->HasGuest());
-  EXPECT_TRUE(view_->Allows(kSetBalloon).ok());
-  EXPECT_EQ(view_->Allows("reset").message(), "cannot reset: the machine is still arriving here");
+  EXPECT_TRUE(view_->Allows(Operation::kSetBalloon).ok());
+  EXPECT_EQ(view_->Allows(Operation::kReset).message(), "cannot reset: the machine is still arriving here");
   EXPECT_FALSE(incoming_->IsOverWithin(absl::ZeroDuration())) << "the source may come back";
   end_.Signal();
   EXPECT_FALSE(WaitForArrival());
@@ -166,8 +167,8 @@ TEST_F(ArrivalsTest, GuestThatWasTakenOverIsNotCancelledWhenItsSourceIsLost) {
   EXPECT_TRUE(incoming_->RunsHere());
   EXPECT_FALSE(incoming_->Account().result.ok());
   incoming_->Finish();
-  EXPECT_TRUE(view_->Allows(kSetBalloon).ok());
-  EXPECT_FALSE(view_->Allows("pause").ok());
+  EXPECT_TRUE(view_->Allows(Operation::kSetBalloon).ok());
+  EXPECT_FALSE(view_->Allows(Operation::kPause).ok());
   source.Join();
 }
 

@@ -310,10 +310,10 @@ absl::Status Mover::StartPostcopy() {
   return source_->StartPostcopy();
 }
 
-absl::Status Mover::Allows(absl::string_view operation, bool force) const {
+absl::Status Mover::Allows(Operation operation, bool force) const {
   const TimedMutexLock lock(&mutex_);
   const migration::MoveState state = source_ == nullptr ? migration::MoveState::kNone : source_->state();
-  if (operation == "stop") {
+  if (operation == Operation::kStop) {
     if (force) {
       return absl::OkStatus();
     }
@@ -325,16 +325,18 @@ absl::Status Mover::Allows(absl::string_view operation, bool force) const {
     }
     return absl::OkStatus();
   }
-  if (operation == kSetBalloon && !Needed() && state != migration::MoveState::kDevice) {
+  if (operation == Operation::kSetBalloon && !Needed() && state != migration::MoveState::kDevice) {
     return absl::OkStatus();
   }
   if (Needed()) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the guest was handed over to ",
-                                                      status_.where, "; `ferrite recover` says what can be done"));
+    return absl::FailedPreconditionError(absl::StrCat("cannot ", OperationName(operation),
+                                                      ": the guest was handed over to ", status_.where,
+                                                      "; `ferrite recover` says what can be done"));
   }
   if (on_) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot ", operation, ": the machine is moving to ",
-                                                      status_.where, "; `ferrite move NAME --cancel` ends that"));
+    return absl::FailedPreconditionError(absl::StrCat("cannot ", OperationName(operation),
+                                                      ": the machine is moving to ", status_.where,
+                                                      "; `ferrite move NAME --cancel` ends that"));
   }
   return absl::OkStatus();
 }

@@ -9,7 +9,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/thread.h"
@@ -50,7 +49,7 @@ class Mover final : public MovePort {
   void Leave();
   // From when it returned no move begins any more, nor the rest of one: UNAVAILABLE. One that is on goes on.
   void BeginEnd();
-  absl::Status Allows(absl::string_view operation, bool force) const override;
+  absl::Status Allows(Operation operation, bool force) const override;
   void GiveUp() override;
 
   void SetArrival(MoveStatus arrival);

@@ -48,11 +48,11 @@ TEST(MoverTest, BalloonMayBeSetWhileNothingIsLostByIt) {
   auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
-  EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok());
+  EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok());
   ASSERT_TRUE(mover.Start("unix:/nowhere", {}).ok());
-  EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok()) << "the target goes with the machine";
+  EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok()) << "the target goes with the machine";
   mover.Wait();
-  EXPECT_TRUE(mover.Allows(kSetBalloon, /*force=*/false).ok());
+  EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok());
 }
 
 // A kernel may be somebody else's, and large: here it is mostly a hole, which takes as long to read.
@@ -120,7 +120,7 @@ TEST(MoverTest, MoveWhoseThreadCannotBeMadeChangesNothing) {
     EXPECT_TRUE(absl::StartsWith(status.message(), "cannot move: make the thread move: ")) << status;
   }
   EXPECT_EQ(mover.status().number, 0u);
-  EXPECT_TRUE(mover.Allows("pause", /*force=*/false).ok());
+  EXPECT_TRUE(mover.Allows(Operation::kPause, /*force=*/false).ok());
   EXPECT_FALSE(mover.MustWait());
   mover.Wait();
   // Without the thread that tells of its progress it goes on.
