@@ -10,6 +10,7 @@
 # this monitor is too old to have, or a mistake in the program. Methods and fields are only ever added.
 
 using Cxx = import "/capnp/c++.capnp";
+using Figures = import "move_figures.capnp";
 $Cxx.namespace("ferrite::control");
 
 struct Error {
@@ -159,7 +160,7 @@ struct Move {
   # When it is over.
   result @12 :Error;
   guest @13 :Place;
-  report @14 :Report;
+  report @14 :Figures.MoveReport;
 
   # Where the guest is, as far as the source knows.
   enum Place {
@@ -169,42 +170,5 @@ struct Move {
     there @3;                     # it runs at the destination, which has said so
     handedOver @4;                # it may run there, and does not here
     therePaused @5;               # it is there, paused as it was here
-  }
-
-  struct Report {
-    postcopy @0 :Bool;
-    total @1 :Int64;
-    downtime @2 :Int64;           # the six parts that follow add up to it
-    stop @3 :Int64;
-    lastPages @4 :Int64;
-    state @5 :Int64;
-    send @6 :Int64;
-    load @7 :Int64;
-    run @8 :Int64;
-    rounds @9 :UInt32;
-    dataPages @10 :UInt64;
-    zeroPages @11 :UInt64;
-    skippedPages @12 :UInt64;
-    twicePages @13 :UInt64;
-    bytes @14 :UInt64;
-    faults @15 :UInt64;
-    minorFaults @16 :UInt64;
-    requestedPages @17 :UInt64;
-    prefetchedPages @18 :UInt64;
-    prefetchHits @19 :UInt64;
-    duplicatePages @20 :UInt64;
-    waiting @21 :List(Waiting);
-    recoveries @22 :UInt32;
-    copiedPages @23 :UInt64;
-  }
-
-  # How long threads of the destination waited for pages.
-  struct Waiting {
-    vcpu @0 :UInt32;              # 0xffffffff: the monitor's own threads
-    count @1 :UInt64;
-    p50 @2 :Int64;
-    p99 @3 :Int64;
-    max @4 :Int64;
-    sum @5 :Int64;
   }
 }

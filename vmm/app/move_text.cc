@@ -2,10 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <type_traits>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
+#include "vmm/control/move_figures.h"
 
 namespace ferrite {
 namespace {
@@ -74,31 +78,29 @@ std::string HandedOver(const std::string& name) {
       name, name);
 }
 
+// Puts each figure of that side into `json` that it is called with.
+auto IntoJson(const migration::MoveReport& report, FigureOf side, Json& json) {
+  return [&report, side, &json](absl::string_view name, FigureOf whose, auto figure, auto /*set*/, auto /*get*/) {
+    if (whose != side && whose != FigureOf::kBoth) {
+      return;
+    }
+    if constexpr (std::is_same_v<decltype(figure), absl::Duration migration::MoveReport::*>) {
+      json[absl::StrCat(name, "_seconds")] = Seconds(report.*figure);
+    } else {
+      json[std::string(name)] = report.*figure;
+    }
+  };
+}
+
 Json ReportJson(const migration::MoveReport& report) {
-  return {{"postcopy", report.postcopy},
-          {"total_seconds", Seconds(report.total)},
-          {"downtime_seconds", Seconds(report.downtime)},
-          {"downtime_parts",
-           {{"stop_seconds", Seconds(report.stop)},
-            {"last_pages_seconds", Seconds(report.last_pages)},
-            {"state_seconds", Seconds(report.state)},
-            {"send_seconds", Seconds(report.send)},
-            {"load_seconds", Seconds(report.load)},
-            {"run_seconds", Seconds(report.run)}}},
-          {"rounds", report.rounds},
-          {"data_pages", report.data_pages},
-          {"zero_pages", report.zero_pages},
-          {"skipped_pages", report.skipped_pages},
-          {"twice_pages", report.twice_pages},
-          {"bytes", report.bytes},
-          {"faults", report.faults},
-          {"minor_faults", report.minor_faults},
-          {"requested_pages", report.requested_pages},
-          {"prefetched_pages", report.prefetched_pages},
-          {"prefetch_hits", report.prefetch_hits},
-          {"duplicate_pages", report.duplicate_pages},
-          {"recoveries", report.recoveries},
-          {"waiting", WaitingJson(report)}};
+  Json parts;
+  ForEachDowntimePart(IntoJson(report, FigureOf::kDeparture, parts));
+  Json json = {{"postcopy", report.postcopy}};
+  ForEachDuration(IntoJson(report, FigureOf::kDeparture, json));
+  json["downtime_parts"] = std::move(parts);
+  ForEachCount(IntoJson(report, FigureOf::kDeparture, json));
+  json["waiting"] = WaitingJson(report);
+  return json;
 }
 
 }  // namespace
@@ -203,21 +205,14 @@ Json ArrivalJson(const MoveStatus& arrival) {
     return nullptr;
   }
   const migration::MoveReport& report = arrival.report;
-  return {{"over", arrival.over},
-          {"state", std::string(migration::MoveStateName(arrival.progress.state))},
-          {"ok", arrival.over && arrival.result.ok()},
-          {"message", std::string(arrival.result.message())},
-          {"postcopy", report.postcopy},
-          {"data_pages", report.data_pages},
-          {"zero_pages", report.zero_pages},
-          {"duplicate_pages", report.duplicate_pages},
-          {"copied_pages", report.copied_pages},
-          {"bytes", report.bytes},
-          {"load_seconds", Seconds(report.load)},
-          {"run_seconds", Seconds(report.run)},
-          {"faults", report.faults},
-          {"minor_faults", report.minor_faults},
-          {"waiting", WaitingJson(report)}};
+  Json json = {{"over", arrival.over},
+               {"state", std::string(migration::MoveStateName(arrival.progress.state))},
+               {"ok", arrival.over && arrival.result.ok()},
+               {"message", std::string(arrival.result.message())},
+               {"postcopy", report.postcopy}};
+  ForEachFigure(IntoJson(report, FigureOf::kArrival, json));
+  json["waiting"] = WaitingJson(report);
+  return json;
 }
 
 }  // namespace ferrite

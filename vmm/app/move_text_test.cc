@@ -64,5 +64,46 @@ TEST(MoveTextTest, FailureSaysOnceWhereTheGuestIs) {
       "that is gone for good");
 }
 
+// Scripts read these names.
+TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
+  MoveStatus move = In(MoveState::kCompleted, 1);
+  move.over = true;
+  move.guest = GuestPlace::kThere;
+  migration::MoveReport& report = move.report;
+  report.postcopy = true;
+  report.total = absl::Seconds(1);
+  report.downtime = absl::Seconds(2);
+  report.stop = absl::Seconds(3);
+  report.last_pages = absl::Seconds(4);
+  report.state = absl::Seconds(5);
+  report.send = absl::Seconds(6);
+  report.load = absl::Seconds(7);
+  report.run = absl::Seconds(8);
+  report.rounds = 9;
+  report.data_pages = 10;
+  report.zero_pages = 11;
+  report.skipped_pages = 12;
+  report.twice_pages = 13;
+  report.bytes = 14;
+  report.faults = 15;
+  report.minor_faults = 16;
+  report.requested_pages = 17;
+  report.prefetched_pages = 18;
+  report.prefetch_hits = 19;
+  report.duplicate_pages = 20;
+  report.copied_pages = 21;
+  report.recoveries = 22;
+  EXPECT_EQ(MoveJson(move)["report"].dump(),
+            R"({"postcopy":true,"total_seconds":1.0,"downtime_seconds":2.0,"downtime_parts":{"stop_seconds":3.0,)"
+            R"("last_pages_seconds":4.0,"state_seconds":5.0,"send_seconds":6.0,"load_seconds":7.0,"run_seconds":8.0},)"
+            R"("rounds":9,"data_pages":10,"zero_pages":11,"skipped_pages":12,"twice_pages":13,"bytes":14,"faults":15,)"
+            R"("minor_faults":16,"requested_pages":17,"prefetched_pages":18,"prefetch_hits":19,"duplicate_pages":20,)"
+            R"("recoveries":22,"waiting":[]})");
+  EXPECT_EQ(ArrivalJson(move).dump(),
+            R"({"over":true,"state":"completed","ok":true,"message":"","postcopy":true,"load_seconds":7.0,)"
+            R"("run_seconds":8.0,"data_pages":10,"zero_pages":11,"bytes":14,"faults":15,"minor_faults":16,)"
+            R"("duplicate_pages":20,"copied_pages":21,"waiting":[]})");
+}
+
 }  // namespace
 }  // namespace ferrite

@@ -6,6 +6,7 @@
 
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
+#include "vmm/control/move_figures.h"
 #include "vmm/control/rpc_util.h"
 
 namespace ferrite {
@@ -67,30 +68,23 @@ GuestPlace FromRpc(control::Move::Place place) {
   return GuestPlace::kHandedOver;
 }
 
-void FillReport(const migration::MoveReport& report, control::Move::Report::Builder out) {
+// A duration is a number of nanoseconds in the schema.
+auto ToSchema(absl::Duration duration) { return Ns(duration); }
+template <typename Count>
+Count ToSchema(Count count) {
+  return count;
+}
+void FromSchema(int64_t ns, absl::Duration& out) { out = absl::Nanoseconds(ns); }
+template <typename Count>
+void FromSchema(Count count, Count& out) {
+  out = count;
+}
+
+void FillReport(const migration::MoveReport& report, figures::MoveReport::Builder out) {
   out.setPostcopy(report.postcopy);
-  out.setTotal(Ns(report.total));
-  out.setDowntime(Ns(report.downtime));
-  out.setStop(Ns(report.stop));
-  out.setLastPages(Ns(report.last_pages));
-  out.setState(Ns(report.state));
-  out.setSend(Ns(report.send));
-  out.setLoad(Ns(report.load));
-  out.setRun(Ns(report.run));
-  out.setRounds(report.rounds);
-  out.setDataPages(report.data_pages);
-  out.setZeroPages(report.zero_pages);
-  out.setSkippedPages(report.skipped_pages);
-  out.setTwicePages(report.twice_pages);
-  out.setBytes(report.bytes);
-  out.setFaults(report.faults);
-  out.setMinorFaults(report.minor_faults);
-  out.setRequestedPages(report.requested_pages);
-  out.setPrefetchedPages(report.prefetched_pages);
-  out.setPrefetchHits(report.prefetch_hits);
-  out.setDuplicatePages(report.duplicate_pages);
-  out.setCopiedPages(report.copied_pages);
-  out.setRecoveries(report.recoveries);
+  ForEachFigure([&](const char* /*name*/, FigureOf /*whose*/, auto figure, auto set, auto /*get*/) {
+    (out.*set)(ToSchema(report.*figure));
+  });
   auto waiting = out.initWaiting(static_cast<uint32_t>(report.waiting.size()));
   for (uint32_t i = 0; i < waiting.size(); ++i) {
     waiting[i].setVcpu(report.waiting[i].vcpu);
@@ -102,31 +96,12 @@ void FillReport(const migration::MoveReport& report, control::Move::Report::Buil
   }
 }
 
-migration::MoveReport ReadReport(control::Move::Report::Reader in) {
+migration::MoveReport ReadReport(figures::MoveReport::Reader in) {
   migration::MoveReport report;
   report.postcopy = in.getPostcopy();
-  report.total = absl::Nanoseconds(in.getTotal());
-  report.downtime = absl::Nanoseconds(in.getDowntime());
-  report.stop = absl::Nanoseconds(in.getStop());
-  report.last_pages = absl::Nanoseconds(in.getLastPages());
-  report.state = absl::Nanoseconds(in.getState());
-  report.send = absl::Nanoseconds(in.getSend());
-  report.load = absl::Nanoseconds(in.getLoad());
-  report.run = absl::Nanoseconds(in.getRun());
-  report.rounds = in.getRounds();
-  report.data_pages = in.getDataPages();
-  report.zero_pages = in.getZeroPages();
-  report.skipped_pages = in.getSkippedPages();
-  report.twice_pages = in.getTwicePages();
-  report.bytes = in.getBytes();
-  report.faults = in.getFaults();
-  report.minor_faults = in.getMinorFaults();
-  report.requested_pages = in.getRequestedPages();
-  report.prefetched_pages = in.getPrefetchedPages();
-  report.prefetch_hits = in.getPrefetchHits();
-  report.duplicate_pages = in.getDuplicatePages();
-  report.copied_pages = in.getCopiedPages();
-  report.recoveries = in.getRecoveries();
+  ForEachFigure([&](const char* /*name*/, FigureOf /*whose*/, auto figure, auto /*set*/, auto get) {
+    FromSchema((in.*get)(), report.*figure);
+  });
   ReadList(in.getWaiting(), [&](auto waiting) {
     report.waiting.push_back({.vcpu = waiting.getVcpu(),
                               .count = waiting.getCount(),

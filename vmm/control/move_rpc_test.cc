@@ -1,9 +1,16 @@
 #include "vmm/control/move_rpc.h"
 
 #include <capnp/message.h>
+#include <capnp/schema.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <type_traits>
+
+#include "absl/time/time.h"
+#include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
+#include "vmm/control/move_figures.h"
 
 namespace ferrite {
 namespace {
@@ -30,6 +37,53 @@ TEST(MoveRpcTest, StateThatIsNotKnownHereIsNone) {
   EXPECT_EQ(ReadMove(told.asReader()).progress.state, MoveState::kNone);
   told.setState("thinking");
   EXPECT_EQ(ReadMove(told.asReader()).progress.state, MoveState::kNone);
+}
+
+// A field of the schema without a row would be told as 0.
+TEST(MoveRpcTest, EveryFigureIsReadAsItWasTold) {
+  MoveStatus move;
+  move.over = true;
+  uint32_t figures = 0;
+  const auto value = [](auto& figure, uint32_t number) {
+    if constexpr (std::is_same_v<decltype(figure), absl::Duration&>) {
+      figure = absl::Nanoseconds(number);
+    } else {
+      figure = number;
+    }
+  };
+  ForEachFigure([&](const char*, FigureOf, auto figure, auto, auto) { value(move.report.*figure, ++figures); });
+  move.report.postcopy = true;
+  move.report.waiting = {{.vcpu = 2,
+                          .count = 3,
+                          .p50 = absl::Nanoseconds(4),
+                          .p99 = absl::Nanoseconds(5),
+                          .max = absl::Nanoseconds(6),
+                          .sum = absl::Nanoseconds(7)}};
+  EXPECT_EQ(figures + 2, capnp::Schema::from<::ferrite::figures::MoveReport>().getFields().size());
+
+  capnp::MallocMessageBuilder message;
+  const auto told = message.initRoot<control::Move>();
+  FillMove(move, told);
+  const migration::MoveReport read = ReadMove(told.asReader()).report;
+  uint32_t number = 0;
+  ForEachFigure([&](const char* name, FigureOf, auto figure, auto, auto) {
+    migration::MoveReport expected;
+    value(expected.*figure, ++number);
+    EXPECT_EQ(read.*figure, expected.*figure) << name;
+  });
+  // The rows go together: what a row means is what the schema calls it.
+  EXPECT_EQ(told.asReader().getReport().getTotal(), absl::ToInt64Nanoseconds(move.report.total));
+  EXPECT_EQ(told.asReader().getReport().getZeroPages(), move.report.zero_pages);
+  EXPECT_EQ(told.asReader().getReport().getCopiedPages(), move.report.copied_pages);
+  EXPECT_EQ(told.asReader().getReport().getRecoveries(), move.report.recoveries);
+  EXPECT_TRUE(read.postcopy);
+  ASSERT_EQ(read.waiting.size(), 1u);
+  EXPECT_EQ(read.waiting[0].vcpu, 2u);
+  EXPECT_EQ(read.waiting[0].count, 3u);
+  EXPECT_EQ(read.waiting[0].p50, absl::Nanoseconds(4));
+  EXPECT_EQ(read.waiting[0].p99, absl::Nanoseconds(5));
+  EXPECT_EQ(read.waiting[0].max, absl::Nanoseconds(6));
+  EXPECT_EQ(read.waiting[0].sum, absl::Nanoseconds(7));
 }
 
 }  // namespace
