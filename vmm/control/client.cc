@@ -5,21 +5,19 @@
 #include <kj/async-io.h>
 #include <kj/debug.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
-#include <deque>
 #include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/clean_text.h"
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "vmm/control/bounded_stream.h"
+#include "vmm/control/event_queue.h"
+#include "vmm/control/machine_connection.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
-#include "vmm/control/run_dir.h"
 
 namespace ferrite {
 namespace {
@@ -31,8 +29,6 @@ using kj::LowLevelAsyncIoProvider;
 constexpr size_t kMaxMessageBytes = 256 << 10;
 // A monitor sends an event of a subscription when the one before it was answered.
 constexpr size_t kMaxOpenCalls = 64;
-// Events that NextEvent() has not taken; those of a move come several times a second.
-constexpr size_t kMaxUnreadEvents = 64;
 // Events of the loop between two looks at the clock: else one who sends without end keeps a deadline from passing.
 constexpr kj::uint kEventsInARow = 64;
 
@@ -60,11 +56,6 @@ void CheckFromMonitor(capnp::rpc::Message::Reader message) {
       KJ_FAIL_REQUIRE("a message of a kind that none sends");
   }
 }
-
-// A monitor that is killed closes its connections before the kernel drops its lock. Only the lock tells: its process id
-// may be another namespace's.
-constexpr absl::Duration kEndPatience = absl::Seconds(1);
-constexpr absl::Duration kLockPoll = absl::Milliseconds(5);
 
 // kj allows one event loop in a thread.
 std::shared_ptr<kj::AsyncIoContext> ThreadContext() {
@@ -152,27 +143,6 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   return machine;
 }
 
-// Where a subscription's events wait for NextEvent().
-struct EventQueue {
-  void Push(WatchedEvent event) {
-    if (events.size() == kMaxUnreadEvents) {
-      missed += 1 + events.front().missed;
-      events.pop_front();
-    }
-    events.push_back(std::move(event));
-  }
-  WatchedEvent Pop() {
-    WatchedEvent event = std::move(events.front());
-    events.pop_front();
-    event.missed += std::exchange(missed, 0);
-    return event;
-  }
-
-  std::deque<WatchedEvent> events;
-  uint64_t missed = 0;  // before the first of them
-  kj::Maybe<kj::Own<kj::PromiseFulfiller<void>>> waiting;
-};
-
 class Sink final : public control::EventSink::Server {
  public:
   explicit Sink(std::shared_ptr<EventQueue> queue) : queue_(std::move(queue)) {}
@@ -184,10 +154,6 @@ class Sink final : public control::EventSink::Server {
                   .move = ReadMove(in.getMove()),
                   .time = absl::FromUnixMillis(in.getUnixMs()),
                   .missed = in.getMissed()});
-    KJ_IF_MAYBE (waiting, queue_->waiting) {
-      (*waiting)->fulfill();
-      queue_->waiting = nullptr;
-    }
     return kj::READY_NOW;
   }
 
@@ -211,27 +177,9 @@ pid_t ListenerOf(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
 }
 
-// The machine that a client is for.
-struct Asked {
-  std::string base;
-  std::string name;
-  absl::Duration timeout;
-};
-
-struct Connection {
-  Fd socket;
-  Fd directory;  // the machine's
-};
-
-absl::StatusOr<Connection> Connect(const Asked& asked);
-// Whether the machine of that directory lives.
-bool Lives(const Asked& asked, const Fd& directory);
-// Why a connection to the machine ended.
-absl::Status LostMachine(const Asked& asked);
-
 class RpcControlClient final : public ControlClient {
  public:
-  RpcControlClient(Asked asked, Connection connection, bool take_descriptors)
+  RpcControlClient(AskedMachine asked, MachineConnection connection, bool take_descriptors)
       : context_(ThreadContext()),
         asked_(std::move(asked)),
         directory_(std::move(connection.directory)),
@@ -285,13 +233,7 @@ class RpcControlClient final : public ControlClient {
     if (absl::IsDeadlineExceeded(closed)) {
       return closed;
     }
-    while (Lives(asked_, directory_)) {
-      if (MonotonicTime::Now() >= deadline) {
-        return absl::DeadlineExceededError(absl::StrCat("machine ", asked_.name, " has not ended yet"));
-      }
-      absl::SleepFor(kLockPoll);
-    }
-    return absl::OkStatus();
+    return AwaitUnlocked(asked_, directory_, deadline);
   }
 
   absl::StatusOr<BalloonFigures> Balloon() override {
@@ -370,7 +312,7 @@ class RpcControlClient final : public ControlClient {
 
   // By a connection of its own: no other takes a descriptor, whose mere closing may hang.
   absl::StatusOr<Fd> AttachConsole() override {
-    FERRITE_ASSIGN_OR_RETURN(Connection connection, Connect(asked_));
+    FERRITE_ASSIGN_OR_RETURN(MachineConnection connection, ConnectTo(asked_));
     RpcControlClient other(asked_, std::move(connection), /*take_descriptors=*/true);
     Fd result;
     FERRITE_RETURN_IF_ERROR(other.Wait(asked_.timeout, [&] {
@@ -407,15 +349,13 @@ class RpcControlClient final : public ControlClient {
   }
 
   absl::StatusOr<WatchedEvent> NextEvent() override {
-    if (events_->events.empty()) {
+    if (events_->empty()) {
       FERRITE_RETURN_IF_ERROR(Wait(absl::InfiniteDuration(), [&] {
-        auto pair = kj::newPromiseAndFulfiller<void>();
-        events_->waiting = kj::mv(pair.fulfiller);
         auto lost = network_.onDisconnect().then([this] {
           // The connection may have brought the last event with its end.
-          return events_->events.empty() ? Lost() : absl::OkStatus();
+          return events_->empty() ? Lost() : absl::OkStatus();
         });
-        return pair.promise.then([] { return absl::OkStatus(); }).exclusiveJoin(kj::mv(lost));
+        return events_->Pushed().then([] { return absl::OkStatus(); }).exclusiveJoin(kj::mv(lost));
       }));
     }
     return events_->Pop();
@@ -481,7 +421,7 @@ class RpcControlClient final : public ControlClient {
   }
 
   const std::shared_ptr<kj::AsyncIoContext> context_;
-  const Asked asked_;
+  const AskedMachine asked_;
   const Fd directory_;
   const pid_t pid_;
   std::string refused_;  // what it sent that no monitor sends
@@ -493,49 +433,13 @@ class RpcControlClient final : public ControlClient {
   control::Subscription::Client subscription_ = nullptr;
 };
 
-absl::Status LostMachine(const Asked& asked) {
-  const MonotonicTime deadline = MonotonicTime::Now() + kEndPatience;
-  auto found = FindMachine(asked.base, asked.name);
-  while (found.ok() && MonotonicTime::Now() < deadline) {
-    absl::SleepFor(kLockPoll);
-    found = FindMachine(asked.base, asked.name);
-  }
-  if (!found.ok()) {
-    const auto grant = HandedOver(asked.base, asked.name);
-    return absl::UnavailableError(grant.has_value() ? HandedOverText(asked.name, *grant)
-                                                    : absl::StrCat("machine ", asked.name, " has ended"));
-  }
-  return absl::UnavailableError(absl::StrCat("the monitor of machine ", asked.name, " (pid ", found->pid,
-                                             ") lives, but dropped this connection: it is ending, has no memory for "
-                                             "clients, or has too many of them; try again"));
-}
-
-bool Lives(const Asked& asked, const Fd& directory) {
-  const auto found = FindMachine(asked.base, asked.name);
-  struct stat then = {};
-  struct stat now = {};
-  return found.ok() && fstat(directory.get(), &then) == 0 && fstat(found->directory.get(), &now) == 0 &&
-         then.st_dev == now.st_dev && then.st_ino == now.st_ino;
-}
-
-absl::StatusOr<Connection> Connect(const Asked& asked) {
-  FERRITE_ASSIGN_OR_RETURN(FoundMachine found, FindMachine(asked.base, asked.name));
-  auto socket = ConnectToControlSocket(found, asked.timeout);
-  if (absl::IsNotFound(socket.status()) || absl::IsUnavailable(socket.status())) {
-    return absl::UnavailableError(
-        absl::StrCat("machine ", asked.name, " (pid ", found.pid, ") is just starting or ending; try again"));
-  }
-  FERRITE_RETURN_IF_ERROR(socket.status());
-  return Connection{*std::move(socket), std::move(found.directory)};
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::ConnectToMachine(const std::string& base,
                                                                                absl::string_view name,
                                                                                absl::Duration timeout) {
-  Asked asked = {base, std::string(name), timeout};
-  FERRITE_ASSIGN_OR_RETURN(Connection connection, Connect(asked));
+  AskedMachine asked = {base, std::string(name), timeout};
+  FERRITE_ASSIGN_OR_RETURN(MachineConnection connection, ConnectTo(asked));
   return std::make_unique<RpcControlClient>(std::move(asked), std::move(connection), /*take_descriptors=*/false);
 }
 
