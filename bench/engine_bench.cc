@@ -35,8 +35,8 @@
 #include "absl/time/time.h"
 #include "base/mapping.h"
 #include "base/status.h"
-#include "bench/child_process.h"
 #include "bench/engine_sides.h"
+#include "bench/monitor_process.h"
 #include "bench/move_limits.h"
 #include "bench/samples.h"
 #include "bench/where.h"
@@ -141,7 +141,7 @@ class Directory {
 };
 
 // The next line that `process` says, which must be `what`.
-absl::StatusOr<Json> Hear(ChildProcess& process, const std::string& what) {
+absl::StatusOr<Json> Hear(MonitorProcess& process, const std::string& what) {
   FERRITE_ASSIGN_OR_RETURN(const std::string line, process.WaitForLine("\"said\":", kTimeout));
   Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   const std::string said = json.is_object() ? json.value("said", std::string()) : "";
@@ -155,8 +155,8 @@ absl::StatusOr<Json> Hear(ChildProcess& process, const std::string& what) {
   return json;
 }
 
-absl::StatusOr<std::unique_ptr<ChildProcess>> StartSide(const char* side, const SideTask& task) {
-  return ChildProcess::Start({"/proc/self/exe", "--side", side, ToJson(task).dump()});
+absl::StatusOr<std::unique_ptr<MonitorProcess>> StartSide(const char* side, const SideTask& task) {
+  return MonitorProcess::Start({"/proc/self/exe", "--side", side, ToJson(task).dump()});
 }
 
 // One move, all its figures by name.

@@ -12,10 +12,10 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
-#include "bench/child_process.h"
 #include "bench/engine_guest.h"
 #include "bench/engine_ports.h"
 #include "bench/engine_sides.h"
+#include "bench/monitor_process.h"
 #include "bench/samples.h"
 #include "memory/guest_memory.h"
 
@@ -29,7 +29,7 @@ constexpr absl::Duration kTimeout = absl::Minutes(4);
 
 absl::StatusOr<Json> RunBench(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), DataPath("bench/engine_bench"));
-  auto bench = ChildProcess::Start(arguments);
+  auto bench = MonitorProcess::Start(arguments);
   if (!bench.ok()) {
     return bench.status();
   }

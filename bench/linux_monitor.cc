@@ -214,7 +214,7 @@ class Qemu final : public LinuxMonitor {
 absl::Status LinuxMonitor::StartProcess(std::vector<std::string> arguments) {
   // What the monitor complains about is to be seen where the guest's console is.
   arguments.insert(arguments.begin(), {"/bin/sh", "-c", "exec \"$@\" 2>&1", "sh"});
-  FERRITE_ASSIGN_OR_RETURN(process_, ChildProcess::Start(std::move(arguments)));
+  FERRITE_ASSIGN_OR_RETURN(process_, MonitorProcess::Start(std::move(arguments)));
   return absl::OkStatus();
 }
 

@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "bench/child_process.h"
+#include "bench/monitor_process.h"
 
 namespace ferrite {
 
@@ -50,7 +50,7 @@ class LinuxMonitor {
  private:
   absl::StatusOr<double> WaitSince(absl::string_view text);
 
-  std::unique_ptr<ChildProcess> process_;
+  std::unique_ptr<MonitorProcess> process_;
 };
 
 std::unique_ptr<LinuxMonitor> NewFerrite();

@@ -14,7 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
-#include "bench/child_process.h"
+#include "bench/monitor_process.h"
 #include "bench/samples.h"
 
 namespace ferrite {
@@ -112,9 +112,9 @@ absl::StatusOr<MonitorMemory> MeasureMonitorMemory() {
   }
   FERRITE_ASSIGN_OR_RETURN(
       const auto monitor,
-      ChildProcess::Start({ferrite, "run", "--debuggable", "--run-dir", directory, "--name", "bench", "--kernel",
-                           DataPath("tests/guest/virtio"), "--mem", "128M", "--balloon", "0", "--rng", "--disk",
-                           absl::StrCat("path=", disk), "--console", "stdio"}));
+      MonitorProcess::Start({ferrite, "run", "--debuggable", "--run-dir", directory, "--name", "bench", "--kernel",
+                             DataPath("tests/guest/virtio"), "--mem", "128M", "--balloon", "0", "--rng", "--disk",
+                             absl::StrCat("path=", disk), "--console", "stdio"}));
   // Until all devices have done something.
   FERRITE_RETURN_IF_ERROR(monitor->WaitFor("event=ready", kTimeout).status());
   const auto work = [&]() -> absl::Status {
@@ -126,14 +126,14 @@ absl::StatusOr<MonitorMemory> MeasureMonitorMemory() {
   const auto command = [&](std::vector<std::string> words) -> absl::Status {
     words.insert(words.begin(), ferrite);
     words.insert(words.end(), {"bench", "--run-dir", directory});
-    FERRITE_ASSIGN_OR_RETURN(const auto process, ChildProcess::Start(words));
+    FERRITE_ASSIGN_OR_RETURN(const auto process, MonitorProcess::Start(words));
     return Annotate(process->WaitForEnd().status(), absl::StrCat("ferrite ", words[1]));
   };
   MonitorMemory memory;
   FERRITE_RETURN_IF_ERROR(work());
   FERRITE_ASSIGN_OR_RETURN(memory.at_rest, ReadMemoryUse(monitor->pid()));
   FERRITE_RETURN_IF_ERROR(command({"info"}));
-  FERRITE_ASSIGN_OR_RETURN(auto watcher, ChildProcess::Start({ferrite, "events", "bench", "--run-dir", directory}));
+  FERRITE_ASSIGN_OR_RETURN(auto watcher, MonitorProcess::Start({ferrite, "events", "bench", "--run-dir", directory}));
   // It hears of nothing that happened before it was there, and that cannot be seen from here.
   absl::Status heard;
   for (int tries = 0; tries == 0 || (!heard.ok() && tries < kMaxPauses); ++tries) {
@@ -142,11 +142,11 @@ absl::StatusOr<MonitorMemory> MeasureMonitorMemory() {
     FERRITE_RETURN_IF_ERROR(command({"resume"}));
   }
   FERRITE_RETURN_IF_ERROR(heard);
-  FERRITE_ASSIGN_OR_RETURN(const auto inflate,
-                           ChildProcess::Start({ferrite, "balloon", "bench", "16M", "--wait", "--run-dir", directory}));
+  FERRITE_ASSIGN_OR_RETURN(const auto inflate, MonitorProcess::Start({ferrite, "balloon", "bench", "16M", "--wait",
+                                                                      "--run-dir", directory}));
   FERRITE_RETURN_IF_ERROR(inflate->WaitForEnd().status());
   FERRITE_ASSIGN_OR_RETURN(const auto deflate,
-                           ChildProcess::Start({ferrite, "balloon", "bench", "0", "--wait", "--run-dir", directory}));
+                           MonitorProcess::Start({ferrite, "balloon", "bench", "0", "--wait", "--run-dir", directory}));
   FERRITE_RETURN_IF_ERROR(deflate->WaitForEnd().status());
   FERRITE_RETURN_IF_ERROR(work());
   FERRITE_ASSIGN_OR_RETURN(memory.in_commands, ReadMemoryUse(monitor->pid()));

@@ -28,7 +28,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "bench/child_process.h"
+#include "bench/monitor_process.h"
 #include "bench/move_limits.h"
 #include "bench/samples.h"
 #include "bench/where.h"
@@ -147,16 +147,17 @@ class OneMove {
     FERRITE_RETURN_IF_ERROR(TouchFreeMemory(inputs_.memory * kMiB));
     FERRITE_ASSIGN_OR_RETURN(
         source_,
-        ChildProcess::Start(
+        MonitorProcess::Start(
             {Program(), "run", "--run-dir", Side("here"), "--name", "bench", "--kernel", DataPath("tests/guest/dirty"),
              "--mem", absl::StrCat(inputs_.memory, "M"), "--console", "stdio", "--cmdline",
              absl::StrCat("report_ms=1000000 waits=1 set=", inputs_.set, "M hot=", inputs_.hot, "M ", case_.options)}));
     FERRITE_RETURN_IF_ERROR(source_->WaitFor("event=filled", kTimeout).status());
     const std::string listen =
         case_.kind == SocketKind::kTcp ? "tcp:127.0.0.1:0" : absl::StrCat("unix:", directory_.path(), "/socket");
-    FERRITE_ASSIGN_OR_RETURN(destination_, ChildProcess::Start({Program(), "receive", "--run-dir", Side("there"),
-                                                                "--name", "bench", "--listen", listen, "--kernel",
-                                                                DataPath("tests/guest/dirty"), "--console", "stdio"}));
+    FERRITE_ASSIGN_OR_RETURN(
+        destination_,
+        MonitorProcess::Start({Program(), "receive", "--run-dir", Side("there"), "--name", "bench", "--listen", listen,
+                               "--kernel", DataPath("tests/guest/dirty"), "--console", "stdio"}));
     FERRITE_ASSIGN_OR_RETURN(const std::string line, destination_->WaitForLine(" waits at ", kTimeout));
     address_ = line.substr(line.rfind(' ') + 1);
     return absl::OkStatus();
@@ -171,8 +172,9 @@ class OneMove {
   }
 
   absl::StatusOr<Json> Move() {
-    FERRITE_ASSIGN_OR_RETURN(const auto move, ChildProcess::Start({Program(), "move", "--run-dir", Side("here"),
-                                                                   "bench", address_, "--mode", case_.mode, "--json"}));
+    FERRITE_ASSIGN_OR_RETURN(const auto move,
+                             MonitorProcess::Start({Program(), "move", "--run-dir", Side("here"), "bench", address_,
+                                                    "--mode", case_.mode, "--json"}));
     FERRITE_ASSIGN_OR_RETURN(const std::string line, move->WaitForLine("\"over\":true", kTimeout));
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object() || !json.value("ok", false)) {
@@ -212,7 +214,7 @@ class OneMove {
   absl::Status Command(std::vector<std::string> words, const char* side) {
     words.insert(words.begin(), Program());
     words.insert(words.begin() + 2, {"--run-dir", Side(side)});
-    FERRITE_ASSIGN_OR_RETURN(const auto command, ChildProcess::Start(words));
+    FERRITE_ASSIGN_OR_RETURN(const auto command, MonitorProcess::Start(words));
     return Annotate(command->WaitForEnd().status(), words[1]);
   }
 
@@ -224,8 +226,8 @@ class OneMove {
   Figures& figures_;
   const Directory directory_;
   std::string address_;
-  std::unique_ptr<ChildProcess> source_;
-  std::unique_ptr<ChildProcess> destination_;
+  std::unique_ptr<MonitorProcess> source_;
+  std::unique_ptr<MonitorProcess> destination_;
 };
 
 void PrintGoal(const char* what, double value, const char* relation, double goal) {

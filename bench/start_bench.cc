@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
-#include "bench/child_process.h"
+#include "bench/monitor_process.h"
 #include "bench/samples.h"
 #include "bench/where.h"
 
@@ -47,7 +47,7 @@ std::vector<std::string> RunCommand(const std::string& run_dir, const char* payl
 
 // Until a program of its own says hello.
 absl::Status MeasurePeer(const std::vector<std::string>& program, Samples& samples) {
-  auto process = ChildProcess::Start(program);
+  auto process = MonitorProcess::Start(program);
   if (!process.ok()) {
     return process.status();
   }
@@ -59,7 +59,7 @@ absl::Status MeasurePeer(const std::vector<std::string>& program, Samples& sampl
 }
 
 absl::Status MeasureFerrite(const std::string& run_dir, Samples& to_guest, Samples& to_end) {
-  auto process = ChildProcess::Start(RunCommand(run_dir, "hello", ""));
+  auto process = MonitorProcess::Start(RunCommand(run_dir, "hello", ""));
   if (!process.ok()) {
     return process.status();
   }
@@ -76,7 +76,7 @@ absl::Status MeasureFerrite(const std::string& run_dir, Samples& to_guest, Sampl
 }
 
 // The number in a line `"name": number` of JSON.
-absl::StatusOr<double> NumberOf(ChildProcess& process, absl::string_view name) {
+absl::StatusOr<double> NumberOf(MonitorProcess& process, absl::string_view name) {
   const auto line = process.WaitForLine(absl::StrCat("\"", name, "\": "), kTimeout);
   if (!line.ok()) {
     return line.status();
@@ -91,14 +91,14 @@ absl::StatusOr<double> NumberOf(ChildProcess& process, absl::string_view name) {
 
 // Of a machine that goes on long enough to be asked.
 absl::Status MeasureFirstEntry(const std::string& run_dir, Samples& from_process, Samples& from_main) {
-  auto process = ChildProcess::Start(RunCommand(run_dir, "count", ""));
+  auto process = MonitorProcess::Start(RunCommand(run_dir, "count", ""));
   if (!process.ok()) {
     return process.status();
   }
   if (const auto count = (*process)->WaitFor("event=count", kTimeout); !count.ok()) {
     return count.status();
   }
-  auto info = ChildProcess::Start({DataPath("vmm/app/ferrite"), "info", "bench", "--json", "--run-dir", run_dir});
+  auto info = MonitorProcess::Start({DataPath("vmm/app/ferrite"), "info", "bench", "--json", "--run-dir", run_dir});
   if (!info.ok()) {
     return info.status();
   }
@@ -115,7 +115,7 @@ absl::Status MeasureFirstEntry(const std::string& run_dir, Samples& from_process
   if (const auto end = (*info)->WaitForEnd(); !end.ok()) {
     return end.status();
   }
-  auto stop = ChildProcess::Start({DataPath("vmm/app/ferrite"), "stop", "bench", "--run-dir", run_dir});
+  auto stop = MonitorProcess::Start({DataPath("vmm/app/ferrite"), "stop", "bench", "--run-dir", run_dir});
   if (!stop.ok()) {
     return stop.status();
   }

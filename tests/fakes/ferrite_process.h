@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "tests/fakes/child_process.h"
 
 namespace ferrite {
 
@@ -18,27 +19,24 @@ struct Finished {
   std::string err;
 };
 
-// Standard input is /dev/null; standard output and error are files without names, so that no reader is needed.
+// Killed when it still runs at the end of its owner. Standard input is /dev/null; standard output and error are files
+// without names, so that no reader is needed.
 class FerriteProcess {
  public:
   // `user` other than 0 runs it as that user, when this process may change users. `in_child` (may be null) runs before
   // the program does. `path` is the program's, in the test's data.
   explicit FerriteProcess(const std::vector<std::string>& words, uid_t user = 0,
                           const std::function<void()>& in_child = nullptr, const char* path = "vmm/app/ferrite");
-  FerriteProcess(const FerriteProcess&) = delete;
-  FerriteProcess& operator=(const FerriteProcess&) = delete;
-  // Kills it when it still runs.
-  ~FerriteProcess();
 
-  pid_t pid() const { return pid_; }
-  void Signal(int signal) const;
-  bool HasEnded() const;
+  pid_t pid() const { return child_.pid(); }
+  void Signal(int signal) const { child_.Signal(signal); }
+  bool HasEnded() const { return child_.HasEnded(); }
   Finished Wait();
 
  private:
-  pid_t pid_ = -1;
-  Fd out_;
-  Fd err_;
+  const Fd out_;
+  const Fd err_;
+  ChildProcess child_;
 };
 
 // Runs ferrite to its end.

@@ -1,29 +1,14 @@
 #include "tests/fakes/machine_harness.h"
 
-#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/status.h"
 
 namespace ferrite {
 namespace {
-
-GuestLine ParseLine(std::string text) {
-  GuestLine line;
-  for (const absl::string_view word : absl::StrSplit(text, ' ')) {
-    if (const size_t equals = word.find('='); equals != absl::string_view::npos) {
-      line.values.emplace(word.substr(0, equals), word.substr(equals + 1));
-    }
-  }
-  line.text = std::move(text);
-  return line;
-}
 
 template <typename T>
 T ValueOrDie(absl::StatusOr<T> value) {
@@ -35,69 +20,6 @@ T ValueOrDie(absl::StatusOr<T> value) {
 }
 
 }  // namespace
-
-std::string GuestLine::Text(const std::string& name) const {
-  const auto found = values.find(name);
-  return found == values.end() ? "" : found->second;
-}
-
-uint64_t GuestLine::Number(const std::string& name) const { return strtoull(Text(name).c_str(), nullptr, 0); }
-
-void GuestConsole::Transmit(std::span<const uint8_t> bytes) {
-  TimedMutexLock lock(&mutex_);
-  for (const uint8_t byte : bytes) {
-    if (byte == '\n') {
-      lines_.push_back(ParseLine(std::exchange(partial_, "")));
-    } else if (byte != '\r') {
-      partial_.push_back(static_cast<char>(byte));
-      // A reset cuts a line, and the next guest's begins behind it.
-      constexpr absl::string_view kStart = "event=";
-      if (absl::EndsWith(partial_, kStart)) {
-        partial_ = std::string(kStart);
-      }
-    }
-  }
-}
-
-void GuestConsole::SetReceiver(Receiver receiver) {
-  absl::MutexLock lock(&receiver_mutex_);
-  receiver_ = std::move(receiver);
-}
-
-bool GuestConsole::Type(const std::string& text) {
-  absl::MutexLock lock(&receiver_mutex_);
-  return receiver_ && receiver_({reinterpret_cast<const uint8_t*>(text.data()), text.size()}) == text.size();
-}
-
-std::optional<GuestLine> GuestConsole::Next(const std::string& event, absl::Duration patience) {
-  TimedMutexLock lock(&mutex_);
-  const auto is_event = [&](const GuestLine& line) { return line.event() == event; };
-  const auto found = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return std::any_of(lines_.begin() + static_cast<ptrdiff_t>(next_), lines_.end(), is_event);
-  };
-  if (!mutex_.AwaitFor(absl::Condition(&found), patience)) {
-    return std::nullopt;
-  }
-  const auto line = std::find_if(lines_.begin() + static_cast<ptrdiff_t>(next_), lines_.end(), is_event);
-  next_ = static_cast<size_t>(line - lines_.begin()) + 1;
-  return *line;
-}
-
-std::vector<GuestLine> GuestConsole::lines() const {
-  TimedMutexLock lock(&mutex_);
-  return lines_;
-}
-
-size_t GuestConsole::line_count() const {
-  TimedMutexLock lock(&mutex_);
-  return lines_.size();
-}
-
-bool GuestConsole::NewLine(size_t count, absl::Duration patience) const {
-  TimedMutexLock lock(&mutex_);
-  const auto more = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return lines_.size() > count; };
-  return mutex_.AwaitFor(absl::Condition(&more), patience);
-}
 
 MachineHarness::MachineHarness() : kvm_(ValueOrDie(Kvm::Open())), loop_(ValueOrDie(EventLoop::Create("devices"))) {}
 

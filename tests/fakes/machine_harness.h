@@ -3,64 +3,19 @@
 #define FERRITE_TESTS_FAKES_MACHINE_HARNESS_H_
 
 #include <cstdint>
-#include <deque>
-#include <map>
 #include <memory>
-#include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
+#include "absl/status/status.h"
 #include "base/event_loop.h"
-#include "base/timed_mutex.h"
 #include "devices/serial/serial_backend.h"
+#include "tests/fakes/guest_console.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_config.h"
 
 namespace ferrite {
-
-// A line of a payload guest: "name=value name=value ...". Anything else has no values.
-struct GuestLine {
-  std::string text;
-  std::map<std::string, std::string> values;
-
-  std::string event() const { return Text("event"); }
-  std::string Text(const std::string& name) const;
-  // Decimal, or hex with 0x; 0 when there is no such value.
-  uint64_t Number(const std::string& name) const;
-};
-
-// The other end of the guest's serial port. Threads: any.
-class GuestConsole final : public SerialBackend {
- public:
-  void Transmit(std::span<const uint8_t> bytes) override;
-  void SetReceiver(Receiver receiver) override;
-  void ReceiverReady() override {}
-
-  // Types `text`; false when the guest's FIFO has no room for it.
-  bool Type(const std::string& text);
-
-  // The next line of the event that no call returned yet; lines before it are dropped. Nothing after `patience`.
-  std::optional<GuestLine> Next(const std::string& event, absl::Duration patience = absl::Seconds(120));
-  // All lines since the start.
-  std::vector<GuestLine> lines() const;
-  size_t line_count() const;
-  // Whether a line comes beyond the first `count` within `patience`.
-  bool NewLine(size_t count, absl::Duration patience) const;
-
- private:
-  // The receiver's lock is above the port's; the port transmits with a lock of its own held: two mutexes.
-  absl::Mutex receiver_mutex_;
-  Receiver receiver_ ABSL_GUARDED_BY(receiver_mutex_);
-  mutable TimedMutex mutex_;
-  std::string partial_ ABSL_GUARDED_BY(mutex_);
-  std::vector<GuestLine> lines_ ABSL_GUARDED_BY(mutex_);
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
-};
 
 // Opens KVM and a loop; machines are made from it.
 class MachineHarness {

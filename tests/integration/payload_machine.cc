@@ -11,12 +11,10 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/kvm/kvm_abi.h"
 
@@ -86,121 +84,6 @@ absl::Status CopyIn(const SavedPayload::Ram& ram, const MemoryRegion& region) {
 
 }  // namespace
 
-PayloadLine::PayloadLine(absl::string_view text) : text_(text) {
-  for (absl::string_view word : absl::StrSplit(text, ' ', absl::SkipEmpty())) {
-    const std::pair<absl::string_view, absl::string_view> field = absl::StrSplit(word, absl::MaxSplits('=', 1));
-    fields_.emplace(field.first, field.second);
-  }
-}
-
-absl::string_view PayloadLine::Text(absl::string_view name) const {
-  const auto field = fields_.find(name);
-  return field == fields_.end() ? "" : absl::string_view(field->second);
-}
-
-uint64_t PayloadLine::Number(absl::string_view name) const {
-  const absl::string_view text = Text(name);
-  uint64_t value = 0;
-  if (!absl::SimpleAtoi(text, &value) && !absl::SimpleHexAtoi(text, &value)) {
-    return 0;
-  }
-  return value;
-}
-
-absl::StatusOr<PayloadLine> PayloadConsole::WaitFor(absl::string_view event, absl::Duration timeout) {
-  const MonotonicTime deadline = MonotonicTime::Now() + timeout;
-  TimedMutexLock lock(&mutex_);
-  for (;;) {
-    while (!lines_.empty()) {
-      PayloadLine line = std::move(lines_.front());
-      lines_.pop_front();
-      if (line.event() == event) {
-        return line;
-      }
-      if (line.event() == "fail") {
-        return absl::InternalError(absl::StrCat("the payload failed: ", line.text()));
-      }
-    }
-    if (stopped_) {
-      return absl::UnavailableError(absl::StrCat("the machine stopped before event=", event, ": ", failure_));
-    }
-    const auto changed = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !lines_.empty() || stopped_; };
-    if (!mutex_.AwaitUntil(absl::Condition(&changed), deadline)) {
-      return absl::DeadlineExceededError(absl::StrCat("no event=", event, " from the payload"));
-    }
-  }
-}
-
-void PayloadConsole::SkipLines() {
-  TimedMutexLock lock(&mutex_);
-  lines_.clear();
-}
-
-std::vector<std::string> PayloadConsole::errors() const {
-  TimedMutexLock lock(&mutex_);
-  return errors_;
-}
-
-absl::Status PayloadConsole::Send(char command, absl::Duration timeout) {
-  const MonotonicTime deadline = MonotonicTime::Now() + timeout;
-  const uint8_t byte = static_cast<uint8_t>(command);
-  for (;;) {
-    uint64_t room_before = 0;
-    {
-      TimedMutexLock lock(&mutex_);
-      room_before = room_;
-    }
-    {
-      absl::MutexLock lock(&receiver_mutex_);
-      if (receiver_ == nullptr) {
-        return absl::UnavailableError("no serial port is connected");
-      }
-      if (receiver_({&byte, 1}) == 1) {
-        return absl::OkStatus();
-      }
-    }
-    TimedMutexLock lock(&mutex_);
-    const auto has_room = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return room_ != room_before || stopped_; };
-    if (!mutex_.AwaitUntil(absl::Condition(&has_room), deadline)) {
-      return absl::DeadlineExceededError("the payload takes no command");
-    }
-    if (stopped_) {
-      return absl::UnavailableError(absl::StrCat("the machine stopped before it took a command: ", failure_));
-    }
-  }
-}
-
-void PayloadConsole::SetStopped(bool stopped, std::string why) {
-  TimedMutexLock lock(&mutex_);
-  stopped_ = stopped;
-  failure_ = std::move(why);
-}
-
-void PayloadConsole::Transmit(std::span<const uint8_t> bytes) {
-  TimedMutexLock lock(&mutex_);
-  for (const uint8_t byte : bytes) {
-    if (byte != '\n') {
-      partial_.push_back(static_cast<char>(byte));
-      continue;
-    }
-    PayloadLine line(std::exchange(partial_, std::string()));
-    if (line.event() == "error") {
-      errors_.push_back(line.text());
-    }
-    lines_.push_back(std::move(line));
-  }
-}
-
-void PayloadConsole::SetReceiver(Receiver receiver) {
-  absl::MutexLock lock(&receiver_mutex_);
-  receiver_ = std::move(receiver);
-}
-
-void PayloadConsole::ReceiverReady() {
-  TimedMutexLock lock(&mutex_);
-  ++room_;
-}
-
 SavedPayload::SavedPayload() = default;
 SavedPayload::~SavedPayload() = default;
 SavedPayload::SavedPayload(SavedPayload&&) noexcept = default;
@@ -223,13 +106,13 @@ absl::StatusOr<uint64_t> ResidentBytes(GuestMemory& memory) {
 }
 
 absl::StatusOr<std::unique_ptr<PayloadMachine>> PayloadMachine::Assemble(MachineConfig config,
-                                                                         std::unique_ptr<PayloadConsole> console) {
+                                                                         std::unique_ptr<GuestConsole> console) {
   auto result = std::unique_ptr<PayloadMachine>(new PayloadMachine());
   if (config.name.empty()) {
     config.name = "payload";
   }
   result->console_ = std::move(console);
-  PayloadConsole* const port = result->console_.get();
+  GuestConsole* const port = result->console_.get();
   port->SetStopped(false, "");
   FERRITE_ASSIGN_OR_RETURN(result->kvm_, Kvm::Open());
   FERRITE_ASSIGN_OR_RETURN(result->loop_, EventLoop::Create("devices"));
@@ -248,7 +131,7 @@ std::function<void(const MachineEvent&)> PayloadMachine::Listener() {
 
 absl::StatusOr<std::unique_ptr<PayloadMachine>> PayloadMachine::Await() {
   auto result = std::unique_ptr<PayloadMachine>(new PayloadMachine());
-  result->console_ = std::make_unique<PayloadConsole>();
+  result->console_ = std::make_unique<GuestConsole>();
   FERRITE_ASSIGN_OR_RETURN(result->kvm_, Kvm::Open());
   FERRITE_ASSIGN_OR_RETURN(result->loop_, EventLoop::Create("devices"));
   return result;
@@ -257,7 +140,7 @@ absl::StatusOr<std::unique_ptr<PayloadMachine>> PayloadMachine::Await() {
 absl::StatusOr<std::unique_ptr<PayloadMachine>> PayloadMachine::Create(absl::string_view program,
                                                                        MachineConfig config) {
   config.kernel_path = PayloadPath(program);
-  return Assemble(std::move(config), std::make_unique<PayloadConsole>());
+  return Assemble(std::move(config), std::make_unique<GuestConsole>());
 }
 
 absl::StatusOr<std::unique_ptr<PayloadMachine>> PayloadMachine::Run(absl::string_view program, MachineConfig config) {
@@ -284,8 +167,8 @@ absl::StatusOr<std::unique_ptr<PayloadMachine>> PayloadMachine::Load(SavedPayloa
 
 PayloadMachine::~PayloadMachine() = default;
 
-absl::StatusOr<PayloadLine> PayloadMachine::WaitFor(absl::string_view event, absl::Duration timeout) {
-  absl::StatusOr<PayloadLine> line = console_->WaitFor(event, timeout);
+absl::StatusOr<GuestLine> PayloadMachine::WaitFor(absl::string_view event, absl::Duration timeout) {
+  absl::StatusOr<GuestLine> line = console_->WaitFor(event, timeout);
   if (!absl::IsDeadlineExceeded(line.status())) {
     return line;
   }
@@ -307,9 +190,9 @@ std::string PayloadMachine::DescribeVcpus() {
   return text;
 }
 
-absl::StatusOr<PayloadLine> PayloadMachine::Check() {
+absl::StatusOr<GuestLine> PayloadMachine::Check() {
   FERRITE_RETURN_IF_ERROR(Send('c'));
-  FERRITE_ASSIGN_OR_RETURN(PayloadLine line, WaitFor("check"));
+  FERRITE_ASSIGN_OR_RETURN(GuestLine line, WaitFor("check"));
   if (line.Number("errors") != 0 || !console_->errors().empty()) {
     const std::vector<std::string> errors = console_->errors();
     return absl::DataLossError(absl::StrCat(line.text(), "; first: ", errors.empty() ? "none" : errors.front()));

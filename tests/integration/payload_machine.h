@@ -4,24 +4,20 @@
 #define FERRITE_TESTS_INTEGRATION_PAYLOAD_MACHINE_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
-#include "base/timed_mutex.h"
 #include "devices/serial/serial_backend.h"
 #include "proto/state.capnp.h"
+#include "tests/fakes/guest_console.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_config.h"
@@ -31,57 +27,6 @@ class MallocMessageBuilder;
 }
 
 namespace ferrite {
-
-// "event=dirty writes=12 gap_ns=34", taken apart.
-class PayloadLine {
- public:
-  PayloadLine() = default;
-  explicit PayloadLine(absl::string_view text);
-
-  const std::string& text() const { return text_; }
-  absl::string_view event() const { return Text("event"); }
-  // Empty (0) when the line has no such field.
-  absl::string_view Text(absl::string_view name) const;
-  uint64_t Number(absl::string_view name) const;
-
- private:
-  std::string text_;
-  std::map<std::string, std::string, std::less<>> fields_;
-};
-
-// The serial port's other end. It outlives machines: a line that one machine begins the next one may end.
-class PayloadConsole final : public SerialBackend {
- public:
-  // The next line of `event` that no one has taken yet; those before it are dropped. Fails at the deadline, when the
-  // payload reports a failure (event=fail), and when the machine has stopped and no such line is left.
-  absl::StatusOr<PayloadLine> WaitFor(absl::string_view event, absl::Duration timeout);
-  // Forgets the lines that have come so far.
-  void SkipLines();
-  // The lines with event=error since the start.
-  std::vector<std::string> errors() const;
-  // Hands a command to the guest; waits while the port's FIFO is full.
-  absl::Status Send(char command, absl::Duration timeout);
-
-  void SetStopped(bool stopped, std::string why);
-
-  // SerialBackend.
-  void Transmit(std::span<const uint8_t> bytes) override;
-  void SetReceiver(Receiver receiver) override;
-  void ReceiverReady() override;
-
- private:
-  mutable TimedMutex mutex_;
-  std::string partial_ ABSL_GUARDED_BY(mutex_);
-  std::deque<PayloadLine> lines_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> errors_ ABSL_GUARDED_BY(mutex_);
-  std::string failure_ ABSL_GUARDED_BY(mutex_);
-  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  uint64_t room_ ABSL_GUARDED_BY(mutex_) = 0;  // how often the FIFO got room again
-
-  // Apart from mutex_: the receiver calls into the port, and the port calls ReceiverReady() with its own locks.
-  absl::Mutex receiver_mutex_ ABSL_ACQUIRED_BEFORE(mutex_);
-  Receiver receiver_ ABSL_GUARDED_BY(receiver_mutex_);
-};
 
 // What is left of a machine that was saved and destroyed.
 struct SavedPayload {
@@ -98,7 +43,7 @@ struct SavedPayload {
 
   std::unique_ptr<capnp::MallocMessageBuilder> state;
   std::vector<Ram> ram;
-  std::unique_ptr<PayloadConsole> console;
+  std::unique_ptr<GuestConsole> console;
 };
 
 // Threads: the test's. Every wait has a deadline.
@@ -128,13 +73,13 @@ class PayloadMachine {
 
   Machine& machine() { return *machine_; }
   GuestMemory& memory() { return machine_->memory(); }
-  PayloadConsole& console() { return *console_; }
+  GuestConsole& console() { return *console_; }
 
-  // PayloadConsole::WaitFor(); a deadline that passes pauses the machine and tells where its vCPUs are.
-  absl::StatusOr<PayloadLine> WaitFor(absl::string_view event, absl::Duration timeout = kTimeout);
+  // GuestConsole::WaitFor(); a deadline that passes pauses the machine and tells where its vCPUs are.
+  absl::StatusOr<GuestLine> WaitFor(absl::string_view event, absl::Duration timeout = kTimeout);
   absl::Status Send(char command) { return console_->Send(command, kTimeout); }
   // Has the payload check all that it knows of, and returns its line when it found nothing wrong.
-  absl::StatusOr<PayloadLine> Check();
+  absl::StatusOr<GuestLine> Check();
   // Waits for the machine to stop; a deadline that passes stops it.
   absl::StatusOr<StopInfo> WaitUntilStopped(absl::Duration timeout = kTimeout);
 
@@ -144,11 +89,11 @@ class PayloadMachine {
  private:
   PayloadMachine() = default;
   static absl::StatusOr<std::unique_ptr<PayloadMachine>> Assemble(MachineConfig config,
-                                                                  std::unique_ptr<PayloadConsole> console);
+                                                                  std::unique_ptr<GuestConsole> console);
   std::string DescribeVcpus();
 
   // Destroyed from the last to the first.
-  std::unique_ptr<PayloadConsole> console_;
+  std::unique_ptr<GuestConsole> console_;
   std::unique_ptr<Kvm> kvm_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<Machine> machine_;

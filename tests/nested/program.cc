@@ -4,8 +4,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -60,47 +58,22 @@ absl::StatusOr<std::unique_ptr<Program>> Program::Start(const std::vector<std::s
   if (!transcript.empty()) {
     FERRITE_ASSIGN_OR_RETURN(transcript_fd, OpenFile(transcript, O_WRONLY | O_CREAT | O_APPEND, 0644));
   }
-  std::vector<char*> argv;
-  for (const std::string& argument : arguments) {
-    argv.push_back(const_cast<char*>(argument.c_str()));
-  }
-  argv.push_back(nullptr);
-
-  pid_t pid = fork();
-  if (pid < 0) {
-    return ErrnoStatus("fork");
-  }
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(input.read.get(), STDIN_FILENO);
-    dup2(output.write.get(), STDOUT_FILENO);
-    dup2(output.write.get(), STDERR_FILENO);
-    execv(argv[0], argv.data());
-    _exit(127);
-  }
-  Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-  if (!pidfd.valid()) {
-    return ErrnoStatus("pidfd_open");
-  }
+  FERRITE_ASSIGN_OR_RETURN(ChildProcess child,
+                           ChildProcess::Start(arguments, {.input = input.read.get(),
+                                                           .output = output.write.get(),
+                                                           .error = output.write.get(),
+                                                           .in_child = [] { prctl(PR_SET_PDEATHSIG, SIGKILL); }}));
   // A program that has ended while we talk to it is an error of Write, not our end.
   signal(SIGPIPE, SIG_IGN);
   return std::unique_ptr<Program>(
-      new Program(pid, std::move(pidfd), std::move(input.write), std::move(output.read), std::move(transcript_fd)));
+      new Program(std::move(child), std::move(input.write), std::move(output.read), std::move(transcript_fd)));
 }
 
-Program::Program(pid_t pid, Fd pidfd, Fd input, Fd output, Fd transcript)
-    : pid_(pid),
-      pidfd_(std::move(pidfd)),
+Program::Program(ChildProcess child, Fd input, Fd output, Fd transcript)
+    : child_(std::move(child)),
       input_(std::move(input)),
       output_(std::move(output)),
       transcript_(std::move(transcript)) {}
-
-Program::~Program() {
-  if (!ended_) {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-}
 
 absl::StatusOr<bool> Program::ReadMore(MonotonicTime until) {
   FERRITE_ASSIGN_OR_RETURN(bool ready, PollUntil(output_.get(), until));
@@ -151,7 +124,7 @@ absl::Status Program::Write(absl::string_view text) {
 absl::StatusOr<int> Program::Wait(absl::Duration deadline) {
   const MonotonicTime until = MonotonicTime::Now() + deadline;
   // Its output first, so that it never waits for us. A child of it may hold the pipe open longer than it lives.
-  pollfd fds[2] = {{output_.get(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
+  pollfd fds[2] = {{output_.get(), POLLIN, 0}, {child_.pidfd().get(), POLLIN, 0}};
   while (true) {
     int64_t left = std::max<int64_t>(0, absl::ToInt64Milliseconds(until - MonotonicTime::Now()));
     int ready = poll(fds, 2, static_cast<int>(std::min<int64_t>(left, 1'000'000)));
@@ -170,12 +143,8 @@ absl::StatusOr<int> Program::Wait(absl::Duration deadline) {
       break;
     }
   }
-  int status = 0;
-  if (waitpid(pid_, &status, 0) != pid_) {
-    return ErrnoStatus("waitpid");
-  }
-  ended_ = true;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  FERRITE_ASSIGN_OR_RETURN(const ChildEnd end, child_.Wait());
+  return end.exited ? end.number : 128 + end.number;
 }
 
 absl::StatusOr<Finished> RunProgram(const std::vector<std::string>& arguments, absl::Duration deadline) {

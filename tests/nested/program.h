@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
+#include "tests/fakes/child_process.h"
 
 namespace ferrite {
 
@@ -24,7 +25,6 @@ class Program {
   // appended to the file `transcript` (none when empty).
   static absl::StatusOr<std::unique_ptr<Program>> Start(const std::vector<std::string>& arguments,
                                                         const std::string& transcript = "");
-  ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
@@ -36,20 +36,18 @@ class Program {
   absl::StatusOr<int> Wait(absl::Duration deadline);
   // Everything read and not consumed; complete after Wait().
   const std::string& output() const { return unread_; }
-  pid_t pid() const { return pid_; }
+  pid_t pid() const { return child_.pid(); }
 
  private:
-  Program(pid_t pid, Fd pidfd, Fd input, Fd output, Fd transcript);
+  Program(ChildProcess child, Fd input, Fd output, Fd transcript);
   // Waits for more output or the end of it. False at the end.
   absl::StatusOr<bool> ReadMore(MonotonicTime until);
 
-  const pid_t pid_;
-  const Fd pidfd_;
+  ChildProcess child_;
   Fd input_;
   const Fd output_;
   const Fd transcript_;
   std::string unread_;
-  bool ended_ = false;
 };
 
 // Runs a program to its end. DEADLINE_EXCEEDED when it takes longer; it is killed then.

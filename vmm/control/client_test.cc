@@ -17,7 +17,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -31,6 +30,7 @@
 #include "base/monotonic.h"
 #include "base/thread.h"
 #include "proto/control.capnp.h"
+#include "tests/fakes/control_place.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/control/run_dir.h"
 
@@ -155,22 +155,7 @@ void FillEvent(Message::Builder message, uint32_t number, uint64_t interface_id)
 
 class ClientTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/ferrite-client-XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    base_ = name;
-    auto dir = RunDir::Create(base_, "vm");
-    ASSERT_TRUE(dir.ok()) << dir.status();
-    dir_ = *std::move(dir);
-    auto listener = dir_->ListenOnControlSocket();
-    ASSERT_TRUE(listener.ok()) << listener.status();
-    listener_ = *std::move(listener);
-  }
-  void TearDown() override {
-    End();
-    dir_.reset();
-    std::filesystem::remove_all(base_);
-  }
+  void TearDown() override { End(); }
 
   // A client of what does `attack` with the first connection, and closes it then.
   ControlClient& Attacked(std::function<void(Victim&)> attack, absl::Duration timeout = kPatience) {
@@ -180,9 +165,7 @@ class ClientTest : public ::testing::Test {
       Victim victim(Fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC)));
       attack(victim);
     });
-    auto client = ControlClient::ConnectToMachine(base_, "vm", timeout);
-    EXPECT_TRUE(client.ok()) << client.status();
-    client_ = *std::move(client);
+    client_ = place_.Connect(timeout);
     return *client_;
   }
   void End() {
@@ -195,9 +178,8 @@ class ClientTest : public ::testing::Test {
     EXPECT_TRUE(absl::StrContains(status.message(), why)) << status;
   }
 
-  std::string base_;
-  std::unique_ptr<RunDir> dir_;
-  Fd listener_;
+  ControlPlace place_;
+  const Fd listener_ = place_.Listen();
   Thread server_;
   std::unique_ptr<ControlClient> client_;
 };
@@ -371,9 +353,9 @@ TEST_F(ClientTest, EndIsThatOfTheConnectionAndOfTheLock) {
   close.Notify();
   server_.Join();
   EXPECT_TRUE(absl::IsDeadlineExceeded(client.AwaitEnd())) << "the name is taken";
-  dir_.reset();
+  place_.RemoveDir();
   EXPECT_EQ(client.AwaitEnd(), absl::OkStatus());
-  auto next = RunDir::Create(base_, "vm");
+  auto next = RunDir::Create(place_.base(), "vm");
   ASSERT_TRUE(next.ok()) << next.status();
   EXPECT_EQ(client.AwaitEnd(), absl::OkStatus()) << "this is another one";
 }

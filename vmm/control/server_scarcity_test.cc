@@ -1,9 +1,7 @@
 // A control server that is refused an allocation, at each place where its clients make it ask for one: it goes on, for
 // them or for the next.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -12,11 +10,11 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
+#include "tests/fakes/control_place.h"
 #include "tests/fakes/fake_machine.h"
 #include "tests/fakes/raw_client.h"
 #include "tests/fakes/scarcity.h"
 #include "vmm/control/client.h"
-#include "vmm/control/run_dir.h"
 #include "vmm/control/server.h"
 
 namespace ferrite {
@@ -27,31 +25,18 @@ constexpr absl::Duration kPatience = absl::Seconds(60);
 class ServerScarcityTest : public ::testing::TestWithParam<Refusals> {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/ferrite-server-XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    base_ = name;
-    auto dir = RunDir::Create(base_, "vm");
-    ASSERT_TRUE(dir.ok()) << dir.status();
-    dir_ = *std::move(dir);
-    auto listener = dir_->ListenOnControlSocket();
-    ASSERT_TRUE(listener.ok()) << listener.status();
-    auto server = ControlServer::Create(*std::move(listener), Target("vm"));
+    auto server = ControlServer::Create(place_.Listen(), Target("vm"));
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
-  }
-  void TearDown() override {
-    server_.reset();
-    dir_.reset();
-    std::filesystem::remove_all(base_);
   }
 
   ControlTarget Target(std::string name) { return {.name = std::move(name), .machine = &machine_}; }
 
   // Whatever comes of it.
   void UseIt() {
-    RawClient raw(dir_->socket_path());
+    RawClient raw(place_.dir().socket_path());
     raw.Describe();
-    auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(200));
+    auto client = ControlClient::ConnectToMachine(place_.base(), "vm", absl::Milliseconds(200));
     server_->Publish({MachineEvent::Kind::kPaused, ""});
     if (client.ok() && (*client)->Describe().ok() && (*client)->Pause().ok() && (*client)->StartWatching().ok()) {
       server_->Publish({MachineEvent::Kind::kPaused, ""});
@@ -63,7 +48,7 @@ class ServerScarcityTest : public ::testing::TestWithParam<Refusals> {
   std::string NameServed() {
     std::string why;
     for (const MonotonicTime deadline = MonotonicTime::Now() + kPatience; MonotonicTime::Now() < deadline;) {
-      if (auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(500)); client.ok()) {
+      if (auto client = ControlClient::ConnectToMachine(place_.base(), "vm", absl::Milliseconds(500)); client.ok()) {
         if (const auto machine = (*client)->Describe(); machine.ok()) {
           return machine->name;
         } else {
@@ -75,9 +60,8 @@ class ServerScarcityTest : public ::testing::TestWithParam<Refusals> {
     return absl::StrCat("nobody answers: ", why);
   }
 
-  std::string base_;
+  ControlPlace place_;
   FakeMachine machine_{MachineConfig{.name = "vm"}};
-  std::unique_ptr<RunDir> dir_;
   std::unique_ptr<ControlServer> server_;
 };
 

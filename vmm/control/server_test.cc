@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <random>
@@ -26,11 +25,11 @@
 #include "base/thread.h"
 #include "base/unix_socket.h"
 #include "proto/control.capnp.h"
+#include "tests/fakes/control_place.h"
 #include "tests/fakes/fake_machine.h"
 #include "tests/fakes/raw_client.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/control/client.h"
-#include "vmm/control/run_dir.h"
 
 namespace ferrite {
 namespace {
@@ -52,36 +51,22 @@ MachineConfig Config() {
 class ServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/ferrite-server-XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    base_ = name;
-    auto dir = RunDir::Create(base_, "vm");
-    ASSERT_TRUE(dir.ok()) << dir.status();
-    dir_ = *std::move(dir);
     auto console = ConsoleHub::Create({});
     ASSERT_TRUE(console.ok());
     console_ = *std::move(console);
-    auto listener = dir_->ListenOnControlSocket();
-    ASSERT_TRUE(listener.ok()) << listener.status();
     auto server = ControlServer::Create(
-        *std::move(listener), {.name = "vm", .machine = &machine_, .console = console_.get(), .balloon = &balloon_});
+        place_.Listen(), {.name = "vm", .machine = &machine_, .console = console_.get(), .balloon = &balloon_});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
   void TearDown() override {
     server_.reset();
     console_.reset();
-    dir_.reset();
-    std::filesystem::remove_all(base_);
   }
 
-  std::unique_ptr<ControlClient> Connect() {
-    auto client = ControlClient::ConnectToMachine(base_, "vm", kPatience);
-    EXPECT_TRUE(client.ok()) << client.status();
-    return *std::move(client);
-  }
+  std::unique_ptr<ControlClient> Connect() { return place_.Connect(kPatience); }
   Fd ConnectRaw() {
-    auto fd = ConnectToUnixSocket(dir_->socket_path());
+    auto fd = ConnectToUnixSocket(place_.dir().socket_path());
     EXPECT_TRUE(fd.ok()) << fd.status();
     return *std::move(fd);
   }
@@ -102,10 +87,9 @@ class ServerTest : public ::testing::Test {
     }
   }
 
-  std::string base_;
+  ControlPlace place_;
   FakeMachine machine_{Config()};
   FakeBalloon balloon_;
-  std::unique_ptr<RunDir> dir_;
   std::unique_ptr<ConsoleHub> console_;
   std::unique_ptr<ControlServer> server_;
 };
@@ -243,7 +227,7 @@ TEST_F(ServerTest, LongWordsOfTheServerAreCut) {
 }
 
 TEST_F(ServerTest, UnknownMachineIsNamedWithWhatToDo) {
-  const absl::Status status = ControlClient::ConnectToMachine(base_, "other").status();
+  const absl::Status status = ControlClient::ConnectToMachine(place_.base(), "other").status();
   EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_TRUE(absl::StrContains(status.message(), "no machine named other")) << status;
   EXPECT_TRUE(absl::StrContains(status.message(), "ferrite ps")) << status;
@@ -269,7 +253,7 @@ TEST_F(ServerTest, BlockedOperationHoldsUpNobodyElse) {
 TEST_F(ServerTest, ClientHasADeadlineAndTheOperationGoesOn) {
   machine_.HoldPause(true);
   {
-    auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(20));
+    auto client = ControlClient::ConnectToMachine(place_.base(), "vm", absl::Milliseconds(20));
     ASSERT_TRUE(client.ok());
     EXPECT_TRUE(absl::IsDeadlineExceeded((*client)->Pause()));
   }
@@ -313,7 +297,7 @@ class WaitingCallsTest : public ServerTest {
     balloon_.SetFrozen(true);
   }
   RawClient& StartWaiting() {
-    clients_.push_back(std::make_unique<RawClient>(dir_->socket_path()));
+    clients_.push_back(std::make_unique<RawClient>(place_.dir().socket_path()));
     for (size_t call = 0; call < kCalls; ++call) {
       clients_.back()->SetBalloon(16 * kMiB, kHourMs);
     }
@@ -385,7 +369,7 @@ TEST_F(WaitingCallsTest, EndWithTheirConnection) {
 
 TEST_F(WaitingCallsTest, EndWhenTheClientGivesThemUp) {
   const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-  RawClient client(dir_->socket_path());
+  RawClient client(place_.dir().socket_path());
   const uint32_t first = client.SetBalloon(16 * kMiB, kHourMs);
   for (size_t i = 1; i < ControlServer::kMaxBalloonWaits; ++i) {
     client.SetBalloon(16 * kMiB, kHourMs);
@@ -405,7 +389,7 @@ TEST_F(WaitingCallsTest, EndWhenTheClientGivesThemUp) {
 }
 
 TEST_F(WaitingCallsTest, AreRefusedWhenTheyAreForTooLong) {
-  RawClient client(dir_->socket_path());
+  RawClient client(place_.dir().socket_path());
   client.SetBalloon(16 * kMiB, UINT32_MAX);
   const auto answer = client.NextAnswer(MonotonicTime::Now() + kPatience);
   ASSERT_TRUE(answer.has_value());
@@ -418,7 +402,7 @@ class OperationsTest : public ServerTest {
   void SetUp() override {
     ServerTest::SetUp();
     machine_.HoldPause(true);
-    running_ = std::make_unique<RawClient>(dir_->socket_path());
+    running_ = std::make_unique<RawClient>(place_.dir().socket_path());
     running_->Pause();
     while (!machine_.pausing()) {
       std::this_thread::yield();
@@ -431,7 +415,7 @@ class OperationsTest : public ServerTest {
 
   // All that one client may ask for, and that was read.
   std::unique_ptr<RawClient> PauseOften() {
-    auto client = std::make_unique<RawClient>(dir_->socket_path());
+    auto client = std::make_unique<RawClient>(place_.dir().socket_path());
     for (size_t i = 0; i <= ControlServer::kMaxOperations; ++i) {
       client->Pause();
     }
@@ -450,7 +434,7 @@ TEST_F(OperationsTest, StopWaitsForTheOneThatRunsAndForNoOther) {
   while (clients.size() < ControlServer::kMaxAllOperations / ControlServer::kMaxOperations) {
     clients.push_back(PauseOften());
   }
-  RawClient client(dir_->socket_path());
+  RawClient client(place_.dir().socket_path());
   client.Pause();
   const auto refused = client.NextAnswer(deadline_);
   ASSERT_TRUE(refused.has_value());
@@ -505,7 +489,7 @@ TEST_F(ServerTest, AFloodOfCallsHoldsUpNeitherOthersNorTheEnd) {
   for (int i = 0; i < kFlooders; ++i) {
     threads.push_back(StartOrDie("flood", [&] {
       while (flooding) {
-        RawClient client(dir_->socket_path());
+        RawClient client(place_.dir().socket_path());
         for (int call = 0; call < kCalls && flooding; ++call) {
           client.Describe();
         }
@@ -664,7 +648,7 @@ TEST_F(ServerTest, ClientsThatAreAtSomethingLeaveRoomForAnother) {
   std::vector<std::unique_ptr<RawClient>> others;
   const auto connect = [&](size_t count, const std::function<void(RawClient&)>& call) {
     for (size_t i = 0; i < count; ++i) {
-      others.push_back(std::make_unique<RawClient>(dir_->socket_path()));
+      others.push_back(std::make_unique<RawClient>(place_.dir().socket_path()));
       call(*others.back());
       const uint32_t last = others.back()->Describe();
       const auto answer = others.back()->NextAnswer(MonotonicTime::Now() + kPatience);
@@ -695,7 +679,7 @@ TEST_F(ServerTest, EndOfTheMachineIsToldAsSuch) {
   auto client = Connect();
   ASSERT_TRUE(client->Describe().ok());
   server_.reset();
-  dir_.reset();
+  place_.RemoveDir();
   EXPECT_EQ(client->Describe().status(), absl::UnavailableError("machine vm has ended"));
 }
 
@@ -708,7 +692,7 @@ TEST_F(ServerTest, EndOfTheMachineIsToldWhenTheLockIsDroppedAMomentLater) {
   Thread kernel = StartOrDie("kernel", [&] {
     // Who does not wait has answered by then.
     (void)told.WaitForNotificationWithTimeout(absl::Milliseconds(100));
-    dir_.reset();
+    place_.RemoveDir();
   });
   const absl::Status status = client->Describe().status();
   told.Notify();
@@ -801,7 +785,7 @@ TEST_F(ServerTest, DisconnectInTheMiddleHurtsNobody) {
   }
   machine_.HoldPause(true);
   {
-    auto client = ControlClient::ConnectToMachine(base_, "vm", absl::Milliseconds(10));
+    auto client = ControlClient::ConnectToMachine(place_.base(), "vm", absl::Milliseconds(10));
     ASSERT_TRUE(client.ok());
     EXPECT_FALSE((*client)->Pause().ok());
   }

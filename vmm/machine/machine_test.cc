@@ -95,7 +95,7 @@ class MachineTest : public testing::Test {
     std::vector<std::string> errors;
     for (const GuestLine& line : console.lines()) {
       if (line.event() == "error" || line.event() == "fail") {
-        errors.push_back(line.text);
+        errors.push_back(line.text());
       }
     }
     return errors;

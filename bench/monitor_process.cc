@@ -1,12 +1,8 @@
-#include "bench/child_process.h"
+#include "bench/monitor_process.h"
 
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/resource.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,11 +14,9 @@
 #include "base/status.h"
 #include "bench/samples.h"
 
-extern char** environ;
-
 namespace ferrite {
 
-absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(std::vector<std::string> arguments) {
+absl::StatusOr<std::unique_ptr<MonitorProcess>> MonitorProcess::Start(std::vector<std::string> arguments) {
   int input[2];
   int output[2];
   if (pipe2(input, O_CLOEXEC) != 0 || pipe2(output, O_CLOEXEC) != 0) {
@@ -32,34 +26,14 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(std::vector<st
   Fd our_input(input[1]);
   Fd our_output(output[0]);
   Fd child_output(output[1]);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, child_input.get(), STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, child_output.get(), STDOUT_FILENO);
-  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) {
-    argv.push_back(argument.data());
-  }
-  argv.push_back(nullptr);
   const double started = Now();
-  pid_t pid = -1;
-  const int error = posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) {
-    return ErrnoStatus(error, absl::StrCat("start ", arguments[0]));
-  }
-  return std::unique_ptr<ChildProcess>(new ChildProcess(pid, std::move(our_input), std::move(our_output), started));
+  FERRITE_ASSIGN_OR_RETURN(ChildProcess child,
+                           ChildProcess::Start(arguments, {.input = child_input.get(), .output = child_output.get()}));
+  return std::unique_ptr<MonitorProcess>(
+      new MonitorProcess(std::move(child), std::move(our_input), std::move(our_output), started));
 }
 
-ChildProcess::~ChildProcess() {
-  if (pid_ > 0) {
-    kill(pid_, SIGKILL);
-    waitpid(pid_, nullptr, 0);
-  }
-}
-
-absl::Status ChildProcess::ReadSome(absl::string_view wanted, MonotonicTime deadline) {
+absl::Status MonitorProcess::ReadSome(absl::string_view wanted, MonotonicTime deadline) {
   const int64_t left = absl::ToInt64Milliseconds(deadline - MonotonicTime::Now());
   pollfd ready = {.fd = output_.get(), .events = POLLIN, .revents = 0};
   if (left <= 0 || poll(&ready, 1, static_cast<int>(left)) <= 0) {
@@ -76,7 +50,7 @@ absl::Status ChildProcess::ReadSome(absl::string_view wanted, MonotonicTime dead
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> ChildProcess::WaitFor(absl::string_view text, absl::Duration timeout) {
+absl::StatusOr<double> MonitorProcess::WaitFor(absl::string_view text, absl::Duration timeout) {
   const MonotonicTime deadline = MonotonicTime::Now() + timeout;
   double read_at = Now();
   for (;;) {
@@ -89,7 +63,7 @@ absl::StatusOr<double> ChildProcess::WaitFor(absl::string_view text, absl::Durat
   }
 }
 
-absl::StatusOr<std::string> ChildProcess::WaitForLine(absl::string_view text, absl::Duration timeout) {
+absl::StatusOr<std::string> MonitorProcess::WaitForLine(absl::string_view text, absl::Duration timeout) {
   const MonotonicTime deadline = MonotonicTime::Now() + timeout;
   for (;;) {
     if (const size_t at = pending_.find(text.data(), 0, text.size()); at != std::string::npos) {
@@ -105,36 +79,31 @@ absl::StatusOr<std::string> ChildProcess::WaitForLine(absl::string_view text, ab
   }
 }
 
-absl::Status ChildProcess::Write(absl::string_view text) {
+absl::Status MonitorProcess::Write(absl::string_view text) {
   return write(input_.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())
              ? absl::OkStatus()
              : ErrnoStatus("write to the console");
 }
 
-absl::StatusOr<double> ChildProcess::WaitForEnd() {
-  int status = 0;
-  rusage usage = {};
-  if (wait4(pid_, &status, 0, &usage) != pid_) {
-    return ErrnoStatus("wait for the process");
-  }
-  pid_ = -1;
-  for (const timeval& time : {usage.ru_utime, usage.ru_stime}) {
+absl::StatusOr<double> MonitorProcess::WaitForEnd() {
+  FERRITE_ASSIGN_OR_RETURN(const ChildEnd end, child_.Wait());
+  for (const timeval& time : {end.usage.ru_utime, end.usage.ru_stime}) {
     cpu_seconds_ += static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
   }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    return absl::InternalError(absl::StrCat("the process ended with status ", status));
+  if (!end.exited || end.number != 0) {
+    return absl::InternalError(absl::StrCat("the process ended with ", end.exited ? "code " : "signal ", end.number));
   }
   return Now();
 }
 
-double ChildProcess::CpuSeconds() const {
-  if (pid_ < 0) {
+double MonitorProcess::CpuSeconds() const {
+  if (pid() < 0) {
     return cpu_seconds_;
   }
   // utime and stime, fields 14 and 15 (proc(5)), in ticks; threads that ended count too. The name before them may hold
   // anything but ends with the last parenthesis.
   std::stringstream text;
-  text << std::ifstream(absl::StrCat("/proc/", pid_, "/stat")).rdbuf();
+  text << std::ifstream(absl::StrCat("/proc/", pid(), "/stat")).rdbuf();
   std::istringstream fields(text.str().substr(text.str().rfind(')') + 1));
   std::string skipped;
   for (int field = 3; field < 14; ++field) {
@@ -146,10 +115,10 @@ double ChildProcess::CpuSeconds() const {
   return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
-uint64_t ChildProcess::ResidentBytes() const {
+uint64_t MonitorProcess::ResidentBytes() const {
   uint64_t size = 0;
   uint64_t resident = 0;
-  std::ifstream(absl::StrCat("/proc/", pid_, "/statm")) >> size >> resident;
+  std::ifstream(absl::StrCat("/proc/", pid(), "/statm")) >> size >> resident;
   return resident * static_cast<uint64_t>(getpagesize());
 }
 

@@ -1,6 +1,6 @@
 // A monitor as a process of its own: its console on pipes, its time and its memory measured from outside.
-#ifndef FERRITE_BENCH_CHILD_PROCESS_H_
-#define FERRITE_BENCH_CHILD_PROCESS_H_
+#ifndef FERRITE_BENCH_MONITOR_PROCESS_H_
+#define FERRITE_BENCH_MONITOR_PROCESS_H_
 
 #include <sys/types.h>
 
@@ -15,17 +15,17 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
+#include "tests/fakes/child_process.h"
 
 namespace ferrite {
 
 // Killed and reaped with its owner. One thread.
-class ChildProcess {
+class MonitorProcess {
  public:
   // Starts the program arguments[0]; standard input and output are pipes, standard error goes to /dev/null.
-  static absl::StatusOr<std::unique_ptr<ChildProcess>> Start(std::vector<std::string> arguments);
-  ~ChildProcess();
+  static absl::StatusOr<std::unique_ptr<MonitorProcess>> Start(std::vector<std::string> arguments);
 
-  pid_t pid() const { return pid_; }
+  pid_t pid() const { return child_.pid(); }
   // Seconds (Now()) just before the process was made.
   double started() const { return started_; }
   // Reads output until `text` has come (what is behind it is kept for the next call); returns when, in Now()'s seconds.
@@ -41,13 +41,13 @@ class ChildProcess {
   uint64_t ResidentBytes() const;
 
  private:
-  ChildProcess(pid_t pid, Fd input, Fd output, double started)
-      : pid_(pid), input_(std::move(input)), output_(std::move(output)), started_(started) {}
+  MonitorProcess(ChildProcess child, Fd input, Fd output, double started)
+      : child_(std::move(child)), input_(std::move(input)), output_(std::move(output)), started_(started) {}
 
   // Reads some more output, up to `deadline`; `wanted` is for the message.
   absl::Status ReadSome(absl::string_view wanted, MonotonicTime deadline);
 
-  pid_t pid_;
+  ChildProcess child_;
   Fd input_;
   Fd output_;
   double started_;
@@ -57,4 +57,4 @@ class ChildProcess {
 
 }  // namespace ferrite
 
-#endif  // FERRITE_BENCH_CHILD_PROCESS_H_
+#endif  // FERRITE_BENCH_MONITOR_PROCESS_H_
