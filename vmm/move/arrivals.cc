@@ -98,6 +98,18 @@ const absl::Status& Incoming::result() {
 
 bool Incoming::RunsHere() { return result().ok() || session_->state() == migration::MoveState::kPostcopyPaused; }
 
+bool Incoming::HasGuest() const {
+  switch (session_->state()) {
+    case migration::MoveState::kPostcopyActive:
+    case migration::MoveState::kPostcopyPaused:
+    case migration::MoveState::kPostcopyRecover:
+    case migration::MoveState::kCompleted:
+      return true;
+    default:
+      return false;
+  }
+}
+
 MoveStatus Incoming::Account() {
   MoveStatus account = StatusOf(*session_);
   account.over = true;

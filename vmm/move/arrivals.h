@@ -70,8 +70,8 @@ class Incoming {
   // For MovePort::arrival().
   MoveStatus Account();
 
-  // The guest was taken over, whether or not the move is over.
-  bool HasGuest() const { return session_->HasGuest(/*whole=*/false); }
+  // The guest was granted to here, and is nobody else's: also while it is still being run, which may wait for a page.
+  bool HasGuest() const;
   // Waits for the end of the thread, and listens no more. What a guest needs that misses memory stays.
   void Finish();
 

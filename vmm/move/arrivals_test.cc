@@ -145,6 +145,7 @@ TEST_F(ArrivalsTest, MoveThatFailsIsOverAndTheGuestIsNotHere) {
 TEST_F(ArrivalsTest, GuestThatWasTakenOverIsNotCancelledWhenItsSourceIsLost) {
   StartReceiving();
   there_.on_run = [&] {
+    EXPECT_TRUE(incoming_->HasGuest()) << "whatever is still waited for";
     relay_->Close();
     relay_->Cut();
   };
