@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -139,11 +140,11 @@ absl::Status ControlPeer::failure() const {
 }
 
 void ControlPeer::Interrupt(const absl::Status& reason) {
-  const TimedMutexLock lock(&mutex_);
-  interrupt_.Update(reason);
-  if (!AwaitWritten(kWriteGrace)) {
-    stream_->Shutdown();
+  {
+    const TimedMutexLock lock(&mutex_);
+    interrupt_.Update(reason);
   }
+  stream_->SetWritePatience(kWriteGrace);
 }
 
 bool ControlPeer::AwaitWritten(absl::Duration limit) {
@@ -163,10 +164,18 @@ absl::Status ControlPeer::Write(const Message& message) {
   return status;
 }
 
-void ControlPeer::AwaitFailure(absl::Duration limit) const {
+void ControlPeer::AwaitFailure(absl::Duration limit, CancelToken* cancel) const {
+  bool cancelled = false;
+  std::optional<CancelToken::Callback> on_cancel;
+  if (cancel != nullptr) {
+    on_cancel.emplace(*cancel, [&](const absl::Status&) {
+      const TimedMutexLock lock(&mutex_);
+      cancelled = true;
+    });
+  }
+  const auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok() || cancelled; };
   const TimedMutexLock lock(&mutex_);
-  const auto failed = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok(); };
-  mutex_.AwaitFor(absl::Condition(&failed), limit);
+  mutex_.AwaitFor(absl::Condition(&over), limit);
 }
 
 bool ControlPeer::Fail(const absl::Status& reason) {

@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/cancel_token.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/stream.h"
@@ -77,14 +78,14 @@ class ControlPeer {
 
   // Makes Next() fail with `reason` once the queue is empty, and ends the connection.
   void Shutdown(const absl::Status& reason);
-  // Makes Next() fail with `reason` once the queue is empty. The connection lasts, and the peer can be told why, unless
-  // it does not read a message that is being written: 100 ms later that is ended.
+  // Makes Next() fail with `reason` once the queue is empty; does not wait. The connection lasts, and the peer can be
+  // told why; a message that is being written ends 200 ms later where the peer does not read it.
   void Interrupt(const absl::Status& reason);
   // The first reason why the connection ended; OK while it lasts.
   absl::Status failure() const;
   // Waits until there is one, not longer than `limit`: when another channel broke, the peer's word of why may still be
-  // on its way.
-  void AwaitFailure(absl::Duration limit) const;
+  // on its way. `cancel` (may be null) ends the wait.
+  void AwaitFailure(absl::Duration limit, CancelToken* cancel = nullptr) const;
   // Whether that was REFUSE.
   bool refused() const { return refused_.load(std::memory_order_acquire); }
   // Whether the peer itself gave the reason (ERROR, REFUSE, CANCEL), and did not merely go away.

@@ -1,6 +1,8 @@
 #include "migration/channel/control_peer.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <memory>
@@ -9,10 +11,14 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
+#include "base/cancel_token.h"
 #include "base/monotonic.h"
+#include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/protocol/messages.h"
 #include "tests/fakes/raw_control.h"
+#include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 namespace {
@@ -189,7 +195,40 @@ TEST(ControlPeerTest, LastWordsAreBrief) {
   const MonotonicTime start = MonotonicTime::Now();
   ends.peer->SendLastWords(absl::AbortedError("no more"));
   EXPECT_LT(MonotonicTime::Now() - start, kLong / 3);
-  EXPECT_TRUE(ends.peer->failure().ok()) << ends.peer->failure();
+  // Nor is it by the answer to a PING that was being written.
+  ends.peer->AwaitFailure(kLong / 3);
+  EXPECT_TRUE(absl::EndsWith(ends.peer->failure().message(), "stopped reading")) << ends.peer->failure();
+}
+
+// Who interrupts may hold what others wait for.
+TEST(ControlPeerTest, InterruptDoesNotWaitForAPeerThatReadsNothing) {
+  const Ends ends = Connected();
+  ends.peer->SetPatience(absl::Minutes(5));
+  absl::Status sent;
+  Thread sender = StartOrDie("test-sender", [&] {
+    while (sent.ok()) {
+      sent = ends.peer->Send(message::Ping{});
+    }
+  });
+  pollfd room{.fd = ends.counted->fd(), .events = POLLOUT, .revents = 0};
+  while (poll(&room, 1, 0) > 0) {
+    sched_yield();
+  }
+  const MonotonicTime start = MonotonicTime::Now();
+  ends.peer->Interrupt(absl::CancelledError("cancelled"));
+  const absl::Duration took = MonotonicTime::Now() - start;
+  EXPECT_EQ(ends.peer->Next().status(), absl::CancelledError("cancelled"));
+  sender.Join();
+  EXPECT_TRUE(absl::EndsWith(sent.message(), "stopped reading")) << sent;
+  EXPECT_LT(took, absl::Milliseconds(50));
+}
+
+TEST(ControlPeerTest, CancelEndsTheWaitForAFailure) {
+  const Ends ends = Connected();
+  CancelToken cancel = *CancelToken::Create();
+  Thread canceller = StartOrDie("test-cancel", [&] { cancel.Cancel(absl::CancelledError("cancelled")); });
+  ends.peer->AwaitFailure(absl::InfiniteDuration(), &cancel);
+  EXPECT_TRUE(ends.peer->failure().ok());
 }
 
 }  // namespace
