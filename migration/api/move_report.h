@@ -63,18 +63,6 @@ struct MoveReport {
   std::vector<WaitingFigures> waiting;
 };
 
-// What was sent over channels that are gone, on top of what `to` has.
-inline void AddPages(const MoveReport& from, MoveReport& to) {
-  to.data_pages += from.data_pages;
-  to.zero_pages += from.zero_pages;
-  to.skipped_pages += from.skipped_pages;
-  to.twice_pages += from.twice_pages;
-  to.bytes += from.bytes;
-  to.requested_pages += from.requested_pages;
-  to.prefetched_pages += from.prefetched_pages;
-  to.prefetch_hits += from.prefetch_hits;
-}
-
 }  // namespace ferrite::migration
 
 #endif  // FERRITE_MIGRATION_API_MOVE_REPORT_H_

@@ -170,13 +170,13 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<uint8_t>& reque
     // The account is opened before the page is looked for, or its arrival could be missed.
     waits_.Begin(fault.thread, index, page, MonotonicTime::Now());
     if (landscape_.states(index).Request(unit)) {
-      faults_.fetch_add(1, std::memory_order_relaxed);
+      figures_.faults.fetch_add(1, std::memory_order_relaxed);
       AddRequest(index, unit, requests);
       return absl::OkStatus();
     }
     switch (landscape_.states(index).Get(unit)) {
       case PageState::kPresent: {
-        minor_faults_.fetch_add(1, std::memory_order_relaxed);
+        figures_.minor_faults.fetch_add(1, std::memory_order_relaxed);
         const absl::Status status = placer.ResolvePresent(unit);
         waits_.End(index, page, 1, MonotonicTime::Now());
         return placer.Explain(status);

@@ -3,7 +3,6 @@
 #ifndef FERRITE_MIGRATION_PLACING_FAULT_SERVER_H_
 #define FERRITE_MIGRATION_PLACING_FAULT_SERVER_H_
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <span>
@@ -43,9 +42,6 @@ class FaultServer {
   // The threads are to end; does not wait for them. What happens to their channels from here on is no failure.
   void End() { stop_.Signal(); }
 
-  uint64_t faults() const { return faults_.load(std::memory_order_relaxed); }
-  uint64_t minor_faults() const { return minor_faults_.load(std::memory_order_relaxed); }
-
  private:
   FaultServer(Userfault& userfault, Landscape& landscape, WaitAccounts& waits, ReceiveFigures& figures,
               Callbacks callbacks, EventFd stop);
@@ -64,8 +60,6 @@ class FaultServer {
   ReceiveFigures& figures_;
   const Callbacks callbacks_;
   const EventFd stop_;
-  std::atomic<uint64_t> faults_{0};
-  std::atomic<uint64_t> minor_faults_{0};
   std::vector<Thread> threads_;
 };
 

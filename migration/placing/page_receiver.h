@@ -39,12 +39,15 @@ class Landscape {
   std::vector<std::unique_ptr<Placer>> placers_;
 };
 
+// Of all channels of a move together, those of connections that are gone among them. Threads: any.
 struct ReceiveFigures {
   std::atomic<uint64_t> pages{0};
   std::atomic<uint64_t> zero_pages{0};
   std::atomic<uint64_t> duplicate_pages{0};
   std::atomic<uint64_t> copied_pages{0};  // read to a buffer and placed with UFFDIO_COPY: never of a memfd
   std::atomic<uint64_t> bytes{0};
+  std::atomic<uint64_t> faults{0};        // demand faults that went to the source
+  std::atomic<uint64_t> minor_faults{0};  // on pages that had arrived
 };
 
 // Threads: one.

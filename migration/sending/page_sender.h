@@ -5,7 +5,6 @@
 #include <sys/uio.h>
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -16,15 +15,9 @@
 #include "migration/protocol/page_header.h"
 #include "migration/sending/pending_pages.h"
 #include "migration/sending/rate_limiter.h"
+#include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
-
-// What all channels of a move sent together. Threads: any.
-struct SendFigures {
-  std::atomic<uint64_t> data_pages{0};
-  std::atomic<uint64_t> zero_pages{0};
-  std::atomic<uint64_t> bytes{0};
-};
 
 // Threads: one. Frames gather until Flush() or until there is enough for one system call; guest memory goes from where
 // it is to the socket, and the guest may write it meanwhile (then the page is dirty and goes again).

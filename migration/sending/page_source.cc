@@ -25,15 +25,17 @@ constexpr uint64_t kBulkPages = 32;
 
 PageSource::PageSource(SourcePort& port, std::vector<uint64_t> pages_per_unit,
                        std::vector<std::unique_ptr<Stream>> page, std::vector<std::unique_ptr<Stream>> urgent,
-                       const MoveOptions& options, std::function<void(const absl::Status&)> on_failure)
+                       const MoveOptions& options, SendFigures& figures,
+                       std::function<void(const absl::Status&)> on_failure)
     : port_(port),
       pages_per_unit_(pages_per_unit),
       on_failure_(std::move(on_failure)),
       page_(std::move(page)),
       urgent_(std::move(urgent)),
-      pending_(port.memory(), std::move(pages_per_unit)),
+      pending_(std::make_shared<PendingPages>(port.memory(), std::move(pages_per_unit))),
       limiter_(options.max_bandwidth),
-      postcopy_rate_(options.max_postcopy_bandwidth) {
+      postcopy_rate_(options.max_postcopy_bandwidth),
+      figures_(figures) {
   for (const auto& region : port_.memory().regions()) {
     collected_.push_back(std::make_unique<PageBitmap>(region->pages()));
   }
@@ -49,20 +51,20 @@ PageSource::~PageSource() {
 }
 
 absl::Status PageSource::Start() {
-  for (size_t i = 0; i < pending_.regions(); ++i) {
+  for (size_t i = 0; i < pending_->regions(); ++i) {
     const MemoryRegion& region = *port_.memory().regions()[i];
     PageBitmap skip(region.pages());
     FERRITE_RETURN_IF_ERROR(AddUntouchedPages(region, skip));
     port_.AddUnneededPages(i, skip);
-    pending_.pending(i).SetRange(0, region.pages());
+    pending_->pending(i).SetRange(0, region.pages());
     uint64_t page = 0;
     while (const auto first = skip.FindSet(page)) {
       const uint64_t end = skip.FindClear(*first).value_or(region.pages());
       const PageRange run{.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first};
       FERRITE_RETURN_IF_ERROR(senders_[0]->SendZero(run));
-      pending_.pending(i).ClearRange(run.first, run.count);
-      pending_.sent(i).SetRange(run.first, run.count);
-      skipped_pages_ += run.count;
+      pending_->pending(i).ClearRange(run.first, run.count);
+      pending_->sent(i).SetRange(run.first, run.count);
+      figures_.skipped_pages += run.count;
       page = end;
       if (page >= region.pages()) {
         break;
@@ -73,12 +75,14 @@ absl::Status PageSource::Start() {
 }
 
 absl::Status PageSource::SendRound(uint32_t number, const std::function<bool()>& stop) {
-  for (size_t i = 0; i < pending_.regions(); ++i) {
-    for (uint64_t word = 0; word < pending_.pending(i).words(); ++word) {
-      twice_pages_ += std::popcount(pending_.pending(i).Word(word) & pending_.sent(i).Word(word));
+  uint64_t twice = 0;
+  for (size_t i = 0; i < pending_->regions(); ++i) {
+    for (uint64_t word = 0; word < pending_->pending(i).words(); ++word) {
+      twice += std::popcount(pending_->pending(i).Word(word) & pending_->sent(i).Word(word));
     }
   }
-  pending_.Rewind();
+  figures_.twice_pages += twice;
+  pending_->Rewind();
   std::vector<absl::Status> results(senders_.size());
   // One that started is never the one that there is no room for.
   std::vector<Thread> threads;
@@ -112,7 +116,7 @@ absl::Status PageSource::SendShare(size_t channel, uint32_t round, const std::fu
   BecomeBulk();
   PageSender& sender = *senders_[channel];
   while (!stop()) {
-    const std::optional<PageRange> run = pending_.ClaimNext(kMaxDataPages);
+    const std::optional<PageRange> run = pending_->ClaimNext(kMaxDataPages);
     if (!run.has_value()) {
       break;
     }
@@ -123,31 +127,31 @@ absl::Status PageSource::SendShare(size_t channel, uint32_t round, const std::fu
 
 absl::StatusOr<uint64_t> PageSource::CollectDirty() {
   uint64_t pages = 0;
-  for (size_t i = 0; i < pending_.regions(); ++i) {
+  for (size_t i = 0; i < pending_->regions(); ++i) {
     PageBitmap& dirty = *collected_[i];
     dirty.ClearAll();
     FERRITE_RETURN_IF_ERROR(port_.CollectDirty(i, dirty));
-    pending_.Heat(i, dirty);
+    pending_->Heat(i, dirty);
     pages += dirty.Count();
-    dirty.TakeInto(pending_.pending(i));
+    dirty.TakeInto(pending_->pending(i));
   }
   return pages * kPageBytes;
 }
 
 std::vector<PageRange> PageSource::TakeStale() {
-  std::vector<PageRange> stale = pending_.TakeStale();
+  std::vector<PageRange> stale = pending_->TakeStale();
   for (const PageRange& run : stale) {
-    twice_pages_ += run.count;
+    figures_.twice_pages += run.count;
   }
   return stale;
 }
 
-uint64_t PageSource::PendingBytes() const { return pending_.CountPending() * kPageBytes; }
+uint64_t PageSource::PendingBytes() const { return pending_->CountPending() * kPageBytes; }
 
 void PageSource::LiftLimit() { limiter_.SetRate(0); }
 
 absl::Status PageSource::StartPostcopy() {
-  pending_.StartUnits();
+  pending_->StartUnits();
   limiter_.SetRate(postcopy_rate_);
   urgent_threads_.reserve(urgent_.size());
   bulk_threads_.reserve(page_.size());
@@ -159,7 +163,7 @@ absl::Status PageSource::StartPostcopy() {
     urgent_threads_.push_back(std::move(thread));
   }
   // Making the order takes milliseconds; the destination loads meanwhile, and may wait for pages.
-  pending_.OrderByHeat();
+  pending_->OrderByHeat();
   for (size_t channel = 0; channel < page_.size(); ++channel) {
     page_[channel]->LimitBuffers(kPostcopyBufferBytes);
     FERRITE_ASSIGN_OR_RETURN(Thread thread, Thread::Start(absl::StrCat("mig-bulk-", channel), [this, channel] {
@@ -183,7 +187,7 @@ absl::Status PageSource::SendRest(size_t channel) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
     page_[channel]->Rest(limiter_.Take(kMost, MonotonicTime::Now()));
-    const std::optional<PageRange> run = pending_.ClaimHottest(kBulkPages);
+    const std::optional<PageRange> run = pending_->ClaimHottest(kBulkPages);
     if (!run.has_value()) {
       return sender.SendRoundEnd(kLastRound);
     }
@@ -206,7 +210,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
       return absl::IsOutOfRange(status) ? absl::OkStatus() : status;
     }
     FERRITE_ASSIGN_OR_RETURN(const PageHeader request, DecodePageHeader(bytes));
-    if (request.type != PageFrameType::kRequest || request.region >= pending_.regions()) {
+    if (request.type != PageFrameType::kRequest || request.region >= pending_->regions()) {
       return absl::InvalidArgumentError("urgent channel: the destination sent what is no request");
     }
     const uint64_t pages = port_.memory().regions()[request.region]->pages();
@@ -221,23 +225,23 @@ absl::Status PageSource::ServeRequests(size_t channel) {
       return absl::InvalidArgumentError(absl::StrCat("urgent channel: a request for pages ", page, "+", request.count,
                                                      " of region ", request.region, ", which are no one host page"));
     }
-    faults_.fetch_add(1, std::memory_order_relaxed);
+    figures_.faults.fetch_add(1, std::memory_order_relaxed);
     const uint64_t hits = window.hits();
     const uint64_t extra = window.OnRequest(request.region, page);
-    prefetch_hits_.fetch_add(window.hits() - hits, std::memory_order_relaxed);
+    figures_.prefetch_hits.fetch_add(window.hits() - hits, std::memory_order_relaxed);
     // The page itself leaves before anything else is looked at.
-    const PageRange wanted = pending_.ClaimRequested(request.region, page, 0);
+    const PageRange wanted = pending_->ClaimRequested(request.region, page, 0);
     if (wanted.count > 0) {
       FERRITE_RETURN_IF_ERROR(sender.SendRun(wanted, kFlagRequested, per_unit));
       FERRITE_RETURN_IF_ERROR(sender.Flush());
-      requested_pages_.fetch_add(wanted.count, std::memory_order_relaxed);
+      figures_.requested_pages.fetch_add(wanted.count, std::memory_order_relaxed);
     }
     // Nobody asked for these: the limit is for them, too.
     if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, MonotonicTime::Now())) {
-      const PageRange near = pending_.ClaimRequested(request.region, page + per_unit, extra - per_unit);
+      const PageRange near = pending_->ClaimRequested(request.region, page + per_unit, extra - per_unit);
       FERRITE_RETURN_IF_ERROR(sender.SendRun(near, kFlagPrefetch, per_unit));
       FERRITE_RETURN_IF_ERROR(sender.Flush());
-      prefetched_pages_.fetch_add(near.count, std::memory_order_relaxed);
+      figures_.prefetched_pages.fetch_add(near.count, std::memory_order_relaxed);
     }
   }
 }
@@ -264,18 +268,6 @@ void PageSource::Shutdown() {
   for (const auto& stream : urgent_) {
     stream->Shutdown();
   }
-}
-
-void PageSource::FillReport(MoveReport& report) const {
-  report.data_pages = figures_.data_pages;
-  // What was skipped is told as zero, too.
-  report.zero_pages = figures_.zero_pages - skipped_pages_;
-  report.skipped_pages = skipped_pages_;
-  report.twice_pages = twice_pages_;
-  report.bytes = figures_.bytes;
-  report.requested_pages = requested_pages_;
-  report.prefetched_pages = prefetched_pages_;
-  report.prefetch_hits = prefetch_hits_;
 }
 
 }  // namespace ferrite::migration

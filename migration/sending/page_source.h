@@ -2,7 +2,6 @@
 #ifndef FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
 #define FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -15,21 +14,22 @@
 #include "memory/page_range.h"
 #include "migration/api/machine_port.h"
 #include "migration/api/move_options.h"
-#include "migration/api/move_report.h"
 #include "migration/channel/stream.h"
 #include "migration/sending/page_sender.h"
 #include "migration/sending/pending_pages.h"
 #include "migration/sending/rate_limiter.h"
+#include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
 
-// Threads: the session's thread calls; Shutdown() and the figures are for any.
+// Threads: the session's thread calls; Shutdown() is for any.
 class PageSource {
  public:
-  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `port` outlives this.
+  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `port` and
+  // `figures` outlive this.
   // `on_failure` is called on the thread that failed, for threads that StartPostcopy() started.
   PageSource(SourcePort& port, std::vector<uint64_t> pages_per_unit, std::vector<std::unique_ptr<Stream>> page,
-             std::vector<std::unique_ptr<Stream>> urgent, const MoveOptions& options,
+             std::vector<std::unique_ptr<Stream>> urgent, const MoveOptions& options, SendFigures& figures,
              std::function<void(const absl::Status&)> on_failure);
   // Ends the threads.
   ~PageSource();
@@ -46,7 +46,9 @@ class PageSource {
   std::vector<PageRange> TakeStale();
 
   // In place of all that: these, whole units, are what is still to be sent (recovery).
-  void MakePending(const PageRange& run) { pending_.pending(run.region).SetRange(run.first, run.count); }
+  void MakePending(const PageRange& run) { pending_->pending(run.region).SetRange(run.first, run.count); }
+  // What is still to be sent, which may be counted by whoever wants to know.
+  std::shared_ptr<const PendingPages> pending() const { return pending_; }
 
   // What is sent from here on is not held back, until StartPostcopy().
   void LiftLimit();
@@ -58,10 +60,6 @@ class PageSource {
 
   // Makes everything that blocks fail.
   void Shutdown();
-
-  void FillReport(MoveReport& report) const;
-  uint64_t sent_bytes() const { return figures_.bytes.load(std::memory_order_relaxed); }
-  uint64_t faults() const { return faults_.load(std::memory_order_relaxed); }
 
  private:
   absl::Status SendShare(size_t channel, uint32_t round, const std::function<bool()>& stop);
@@ -75,19 +73,13 @@ class PageSource {
   const std::function<void(const absl::Status&)> on_failure_;
   const std::vector<std::unique_ptr<Stream>> page_;
   const std::vector<std::unique_ptr<Stream>> urgent_;
-  PendingPages pending_;
+  const std::shared_ptr<PendingPages> pending_;
   std::vector<std::unique_ptr<PageBitmap>> collected_;  // scratch, one a region
   RateLimiter limiter_;
   const uint64_t postcopy_rate_;
-  SendFigures figures_;
+  SendFigures& figures_;
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
-  uint64_t skipped_pages_ = 0;
-  uint64_t twice_pages_ = 0;
-  std::atomic<uint64_t> faults_{0};
-  std::atomic<uint64_t> requested_pages_{0};
-  std::atomic<uint64_t> prefetched_pages_{0};
-  std::atomic<uint64_t> prefetch_hits_{0};
-  mutable absl::Mutex mutex_;
+  absl::Mutex mutex_;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::vector<Thread> bulk_threads_;
   std::vector<Thread> urgent_threads_;

@@ -1442,7 +1442,7 @@ INSTANTIATE_TEST_SUITE_P(
                               [](Sockets&, Stream& c) {
                                 SayStanding(c, false);
                                 if (ReadControl(c).ok()) {
-                                  (void)SendControl(c, message::Running{.epoch = 1});
+                                  (void)SendControl(c, message::Running{.epoch = 2});
                                 }
                               }},
                     // It misses as much each time, takes its time with it, and hangs up.

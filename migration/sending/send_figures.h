@@ -1,0 +1,38 @@
+// What the source of a move has sent.
+#ifndef FERRITE_MIGRATION_SENDING_SEND_FIGURES_H_
+#define FERRITE_MIGRATION_SENDING_SEND_FIGURES_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "migration/api/move_report.h"
+
+namespace ferrite::migration {
+
+// All channels of a move together, those of connections that are gone among them. Threads: any.
+struct SendFigures {
+  std::atomic<uint64_t> data_pages{0};
+  std::atomic<uint64_t> zero_pages{0};     // those that were skipped are told to be zero, too
+  std::atomic<uint64_t> skipped_pages{0};  // after they were counted as zero
+  std::atomic<uint64_t> twice_pages{0};
+  std::atomic<uint64_t> bytes{0};
+  std::atomic<uint64_t> faults{0};
+  std::atomic<uint64_t> requested_pages{0};
+  std::atomic<uint64_t> prefetched_pages{0};
+  std::atomic<uint64_t> prefetch_hits{0};
+
+  void AddTo(MoveReport& report) const {
+    report.skipped_pages = skipped_pages;
+    report.data_pages = data_pages;
+    report.zero_pages = zero_pages - report.skipped_pages;
+    report.twice_pages = twice_pages;
+    report.bytes = bytes;
+    report.requested_pages = requested_pages;
+    report.prefetched_pages = prefetched_pages;
+    report.prefetch_hits = prefetch_hits;
+  }
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SENDING_SEND_FIGURES_H_

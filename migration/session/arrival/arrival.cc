@@ -1,0 +1,79 @@
+#include "migration/session/arrival/arrival.h"
+
+#include <utility>
+
+#include "base/out_of_memory.h"
+#include "base/status.h"
+
+namespace ferrite::migration {
+
+ArrivalLink::ArrivalLink(CancelToken broken, CancelToken& cancel) : broken_(std::move(broken)), cancel_(cancel) {
+  on_cancel_.emplace(cancel_, [this](const absl::Status& why) { broken_.Cancel(why); });
+}
+
+void ArrivalLink::SetPeer(std::unique_ptr<ControlPeer> peer) {
+  peer_ = std::move(peer);
+  const auto interrupt = [peer = peer_.get()](const absl::Status& why) { peer->Interrupt(why); };
+  interrupt_on_cancel_.emplace(cancel_, interrupt);
+  interrupt_when_broken_.emplace(broken_, interrupt);
+}
+
+void ArrivalLink::SetChannels(Streams page, Streams urgent) {
+  page_ = std::move(page);
+  urgent_ = std::move(urgent);
+  shut_channels_down_.emplace(broken_, [this](const absl::Status&) { ShutChannelsDown(); });
+}
+
+void ArrivalLink::ShutChannelsDown() {
+  for (const auto* channels : {&page_, &urgent_}) {
+    for (const auto& stream : *channels) {
+      stream->Shutdown();
+    }
+  }
+}
+
+void ArrivalLink::EndThreads() {
+  receivers.clear();
+  faults.reset();
+}
+
+void ArrivalLink::Close() {
+  ShutChannelsDown();
+  EndThreads();
+  // Who cancels does not use them any more when these are gone.
+  interrupt_on_cancel_.reset();
+  interrupt_when_broken_.reset();
+  shut_channels_down_.reset();
+  on_cancel_.reset();
+  peer_.reset();
+  page_.clear();
+  urgent_.clear();
+  broken_.Renew();
+  on_cancel_.emplace(cancel_, [this](const absl::Status& why) { broken_.Cancel(why); });
+}
+
+absl::StatusOr<std::unique_ptr<Arrival>> Arrival::Create(DestinationFactory& factory, ArrivalOptions options,
+                                                         ArrivalShared& shared) {
+  FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
+  return std::make_unique<Arrival>(factory, std::move(options), shared, std::move(broken));
+}
+
+Arrival::Arrival(DestinationFactory& factory, ArrivalOptions options, ArrivalShared& shared, CancelToken broken)
+    : factory(factory), options(std::move(options)), shared(shared), link(std::move(broken), shared.cancel()) {}
+
+Arrival::~Arrival() {
+  UntilThereIsMemory([this] { link.broken().Cancel(absl::CancelledError("the session ends")); });
+}
+
+absl::string_view Arrival::GuestWords() const {
+  return port->Ended() ? "the guest came, and has ended since" : "the guest is here";
+}
+
+void Arrival::OnPage() {
+  if (landscape->missing() == 0) {
+    shared.whole = true;
+    watch.Wake();
+  }
+}
+
+}  // namespace ferrite::migration

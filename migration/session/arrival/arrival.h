@@ -1,0 +1,121 @@
+// One incoming move, as the thread that runs it sees it.
+#ifndef FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_H_
+#define FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/cancel_token.h"
+#include "base/thread.h"
+#include "migration/api/machine_port.h"
+#include "migration/channel/control_peer.h"
+#include "migration/channel/drop_log.h"
+#include "migration/channel/stream.h"
+#include "migration/placing/fault_server.h"
+#include "migration/placing/page_receiver.h"
+#include "migration/placing/round_gate.h"
+#include "migration/placing/userfault.h"
+#include "migration/placing/wait_accounts.h"
+#include "migration/session/arrival/arrival_options.h"
+#include "migration/session/arrival/arrival_shared.h"
+#include "migration/session/arrival/receive_watch.h"
+#include "migration/session/greeter.h"
+#include "migration/session/undo_stack.h"
+
+namespace ferrite::migration {
+
+// The connections of a source, and the threads that read its pages. What cancels `broken` shuts the pages' channels
+// down, and so does a cancel of the move.
+//
+// Threads: the arrival's. The threads of the connections cancel.
+class ArrivalLink {
+ public:
+  using Streams = std::vector<std::unique_ptr<Stream>>;
+
+  ArrivalLink(CancelToken broken, CancelToken& cancel);
+  ~ArrivalLink() { Close(); }
+
+  CancelToken& broken() { return broken_; }
+  // Null while there is none. A cancel interrupts it, and so does all that breaks the link until LetPeerOutlast().
+  ControlPeer* peer() { return peer_.get(); }
+  void SetPeer(std::unique_ptr<ControlPeer> peer);
+  // From here on, what breaks the other channels leaves the source its word.
+  void LetPeerOutlast() { interrupt_when_broken_.reset(); }
+
+  void SetChannels(Streams page, Streams urgent);
+  const Streams& page() const { return page_; }
+  const Streams& urgent() const { return urgent_; }
+
+  // Threads that use the channels: the receivers of the pages', and those that serve faults.
+  std::vector<Thread> receivers;
+  std::unique_ptr<FaultServer> faults;
+
+  void ShutChannelsDown();
+  // Joins them: they end when their channels are shut down, or when all has come.
+  void EndThreads();
+  // Breaks the link, joins all its threads, and is ready for another one.
+  void Close();
+
+ private:
+  CancelToken broken_;
+  CancelToken& cancel_;
+  std::optional<CancelToken::Callback> on_cancel_;
+  std::unique_ptr<ControlPeer> peer_;
+  std::optional<CancelToken::Callback> interrupt_on_cancel_;
+  std::optional<CancelToken::Callback> interrupt_when_broken_;
+  Streams page_;
+  Streams urgent_;
+  std::optional<CancelToken::Callback> shut_channels_down_;
+};
+
+// The phases are functions (handshake.h, receiving.h, handover.h, settling.h, recovery.h), which a list in
+// destination.cc joins; this is what one of them leaves for the next ones.
+//
+// Threads: that of Destination::Run(). No other can name it: what is shared with others is `shared`; the threads of
+// `link` have what they use.
+struct Arrival {
+  static absl::StatusOr<std::unique_ptr<Arrival>> Create(DestinationFactory& factory, ArrivalOptions options,
+                                                         ArrivalShared& shared);
+  Arrival(DestinationFactory& factory, ArrivalOptions options, ArrivalShared& shared, CancelToken broken);
+  ~Arrival();
+
+  DestinationFactory& factory;
+  const ArrivalOptions options;
+  ArrivalShared& shared;
+  DropLog drops;
+
+  Greeter::Terms terms;  // what the two sides have agreed on
+  bool postcopy_possible = false;
+  bool loaded = false;   // the state is applied: GRANT may come
+  uint64_t epoch = 0;    // of GRANT
+  bool settled = false;  // all is here, and faults are the kernel's again
+  bool revoked = false;  // the source took the guest back
+  UndoStack undo;
+
+  // In the order in which they are needed: who uses something ends before it.
+  std::unique_ptr<DestinationPort> port;
+  std::unique_ptr<Landscape> landscape;
+  std::unique_ptr<Userfault> userfault;
+  std::shared_ptr<WaitAccounts> waits;
+  std::unique_ptr<RoundGate> gate;
+  ReceiveWatch watch;
+  ArrivalLink link;
+  std::optional<CancelToken::Callback> fail_gate;
+
+  ControlPeer& peer() { return *link.peer(); }
+  bool cancelled() const { return shared.cancel().cancelled(); }
+  bool leaving() const { return shared.leave().cancelled(); }
+  bool postcopy() const { return shared.postcopy; }
+  // Of a guest that ran here: whether it still is.
+  absl::string_view GuestWords() const;
+  // On any thread: some page is here.
+  void OnPage();
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_H_

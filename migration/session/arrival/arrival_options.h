@@ -1,0 +1,29 @@
+// What a destination is asked for.
+#ifndef FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_OPTIONS_H_
+#define FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_OPTIONS_H_
+
+#include <cstddef>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "migration/channel/address_range.h"
+
+namespace ferrite::migration {
+
+struct ArrivalOptions {
+  absl::Duration silence = absl::Seconds(10);  // after which the source counts as gone
+  // How long a connection has to say who it is, a source to say what machine it brings, and then for each step in
+  // which this side waits for it. Until memory comes the source may also be silent for that long.
+  absl::Duration patience = absl::Seconds(60);
+  // How long to wait for a source whose connection was lost when nothing was missing but its word: GRANT before the
+  // guest runs here (it then never will), or that it heard that all is here (then that is so).
+  absl::Duration hold_for = absl::Seconds(30);
+  // Whose connections are let in, as Lobby's; empty: everybody's.
+  std::vector<AddressRange> from;
+  // Descriptors that a machine and its move may need, which strangers do not get.
+  size_t machine_descriptors = 0;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_OPTIONS_H_

@@ -1,0 +1,58 @@
+#include "migration/session/arrival/arrival_shared.h"
+
+#include <utility>
+
+#include "base/status.h"
+
+namespace ferrite::migration {
+
+absl::StatusOr<std::unique_ptr<ArrivalShared>> ArrivalShared::Create() {
+  FERRITE_ASSIGN_OR_RETURN(CancelToken cancel, CancelToken::Create());
+  FERRITE_ASSIGN_OR_RETURN(CancelToken leave, CancelToken::Create());
+  return std::unique_ptr<ArrivalShared>(new ArrivalShared(std::move(cancel), std::move(leave)));
+}
+
+void ArrivalShared::TellWaits(std::shared_ptr<const WaitAccounts> waits) {
+  const absl::MutexLock lock(&mutex_);
+  waits_ = std::move(waits);
+}
+
+void ArrivalShared::TellLoad(absl::Duration load) {
+  const absl::MutexLock lock(&mutex_);
+  load_ = load;
+}
+
+void ArrivalShared::TellRun(absl::Duration run) {
+  const absl::MutexLock lock(&mutex_);
+  run_ = run;
+}
+
+bool ArrivalShared::HasGuest() const {
+  const absl::MutexLock lock(&mutex_);
+  return run_ > absl::ZeroDuration();
+}
+
+MoveReport ArrivalShared::report() const {
+  MoveReport report;
+  std::shared_ptr<const WaitAccounts> waits;
+  {
+    const absl::MutexLock lock(&mutex_);
+    report.load = load_;
+    report.run = run_;
+    waits = waits_;
+  }
+  report.postcopy = postcopy;
+  report.data_pages = figures_.pages;
+  report.zero_pages = figures_.zero_pages;
+  report.duplicate_pages = figures_.duplicate_pages;
+  report.copied_pages = figures_.copied_pages;
+  report.bytes = figures_.bytes;
+  report.faults = figures_.faults;
+  report.minor_faults = figures_.minor_faults;
+  if (waits != nullptr) {
+    report.waiting = waits->Figures();
+  }
+  return report;
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,63 @@
+// What the threads of an arrival and everybody else have in common.
+#ifndef FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_SHARED_H_
+#define FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_SHARED_H_
+
+#include <atomic>
+#include <memory>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/cancel_token.h"
+#include "migration/api/move_report.h"
+#include "migration/api/move_state.h"
+#include "migration/placing/page_receiver.h"
+#include "migration/placing/wait_accounts.h"
+
+namespace ferrite::migration {
+
+// Others say here what they want of the move, and the move what became of it.
+//
+// Threads: any; Tell…() that of the arrival alone.
+class ArrivalShared {
+ public:
+  static absl::StatusOr<std::unique_ptr<ArrivalShared>> Create();
+
+  MoveStateMachine& state() { return state_; }
+
+  // The move is to end; cancelled only by who has changed the state to cancelling.
+  CancelToken& cancel() { return cancel_; }
+  // A source that is gone is not to be waited for.
+  CancelToken& leave() { return leave_; }
+
+  // What was received, over all connections together.
+  ReceiveFigures& figures() { return figures_; }
+  std::atomic<bool> postcopy{false};
+  // All pages are here.
+  std::atomic<bool> whole{false};
+
+  void TellWaits(std::shared_ptr<const WaitAccounts> waits);
+  void TellLoad(absl::Duration load);
+  // The guest was taken over, which took so long.
+  void TellRun(absl::Duration run);
+
+  bool HasGuest() const;
+  MoveReport report() const;
+
+ private:
+  ArrivalShared(CancelToken cancel, CancelToken leave) : cancel_(std::move(cancel)), leave_(std::move(leave)) {}
+
+  MoveStateMachine state_;
+  CancelToken cancel_;
+  CancelToken leave_;
+  ReceiveFigures figures_;
+  mutable absl::Mutex mutex_;
+  std::shared_ptr<const WaitAccounts> waits_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration load_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration run_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_SHARED_H_

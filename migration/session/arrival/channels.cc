@@ -1,0 +1,92 @@
+#include "migration/session/arrival/channels.h"
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "base/thread_class.h"
+#include "migration/protocol/page_header.h"
+
+namespace ferrite::migration {
+namespace {
+
+absl::Status ReceivePages(Arrival& arrival, Stream& stream, bool live) {
+  PageReceiver receiver(stream, *arrival.landscape, arrival.shared.figures());
+  while (true) {
+    FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver.ReceiveOne(live));
+    if (header.type != PageFrameType::kRound) {
+      if (live) {
+        arrival.waits->End(header.region, header.first_page, header.count, MonotonicTime::Now());
+        arrival.OnPage();
+      }
+    } else if (live) {
+      if (header.count != kLastRound) {
+        return absl::InvalidArgumentError("page frame: another round in post-copy");
+      }
+      arrival.watch.EndChannel();
+      return absl::OkStatus();
+    } else {
+      FERRITE_ASSIGN_OR_RETURN(const RoundGate::Next next, arrival.gate->Arrive(header.count));
+      if (next == RoundGate::Next::kEnd) {
+        // The guest's memory is its own from here on, whatever else may come.
+        return absl::OkStatus();
+      }
+      live = next == RoundGate::Next::kLive;
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status StartReceivers(Arrival& arrival, bool live) {
+  arrival.watch.Begin();
+  ArrivalLink& link = arrival.link;
+  // One that started is never the one that there is no room for.
+  link.receivers.reserve(link.page().size());
+  for (const auto& stream : link.page()) {
+    FERRITE_ASSIGN_OR_RETURN(
+        Thread thread,
+        Thread::Start(absl::StrCat("mig-recv-", link.receivers.size()), [&arrival, stream = stream.get(), live] {
+          BecomeBulk();
+          const absl::Status status = CatchOutOfMemory([&] { return ReceivePages(arrival, *stream, live); });
+          if (!status.ok()) {
+            arrival.link.broken().Cancel(status);
+          }
+        }));
+    link.receivers.push_back(std::move(thread));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ServeFaults(Arrival& arrival, bool asks_again) {
+  ArrivalLink& link = arrival.link;
+  link.faults.reset();
+  for (const auto& stream : link.page()) {
+    stream->LimitBuffers(kPostcopyBufferBytes);
+  }
+  if (asks_again) {
+    // Who faulted on a page that could not be placed has been forgotten: it faults again.
+    for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
+      FERRITE_RETURN_IF_ERROR(arrival.userfault->Wake(arrival.landscape->region(i).guest_mapping()));
+    }
+  }
+  const auto on_failure = [&arrival, connected = !link.urgent().empty()](const absl::Status& status) {
+    if (connected) {
+      arrival.link.broken().Cancel(status);
+    } else {
+      IfThereIsMemory([&] { Log().warn("receive: {}", std::string(status.message())); });
+    }
+  };
+  FERRITE_ASSIGN_OR_RETURN(
+      link.faults, FaultServer::Create(
+                       *arrival.userfault, *arrival.landscape, link.urgent(), *arrival.waits, arrival.shared.figures(),
+                       {.on_failure = on_failure, .on_page = [&arrival] { arrival.OnPage(); }}, asks_again));
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,78 @@
+#include "migration/session/arrival/giving_up.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "migration/session/arrival/handover.h"
+
+namespace ferrite::migration {
+namespace {
+
+// How long to wait for the source's word of why a channel broke, when somebody here waits for the end.
+constexpr absl::Duration kReasonGrace = absl::Milliseconds(100);
+
+// What the source said of a failure comes before what was noticed of it here.
+absl::Status WordsFor(Arrival& arrival, const absl::Status& reason) {
+  ControlPeer* const peer = arrival.link.peer();
+  if (peer == nullptr || (!absl::IsUnavailable(reason) && !absl::IsOutOfRange(reason))) {
+    return reason;
+  }
+  // A source that gives up closes the page channels first, then takes its guest back, disks and all, and says why after
+  // that. All this is not done yet, so that a cancel can still come, and ends the wait.
+  peer->AwaitFailure(arrival.options.silence, &arrival.shared.cancel());
+  peer->AwaitFailure(kReasonGrace);
+  return peer->said_why() ? peer->failure() : reason;
+}
+
+// Tells the source, as far as it can be told.
+void TellWhy(Arrival& arrival, const absl::Status& why) {
+  ControlPeer* const peer = arrival.link.peer();
+  if (peer == nullptr) {
+    return;
+  }
+  const absl::Status told = CatchOutOfMemory([&] {
+    if (peer->failure().ok() && arrival.loaded) {
+      // GRANT may be on its way. The source takes the guest back when it hears that it does not run here.
+      UntilThereIsMemory([&] { SendRefuse(arrival, why); });
+    } else if (peer->failure().ok()) {
+      peer->SendLastWords(why);
+    }
+    return absl::OkStatus();
+  });
+  peer->Shutdown(told.ok() ? why : told);
+}
+
+}  // namespace
+
+absl::Status GiveUp(Arrival& arrival, const absl::Status& reason) {
+  MoveStateMachine& state = arrival.shared.state();
+  (void)state.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
+  if (state.get() == MoveState::kPostcopyPaused) {
+    return CatchOutOfMemory([&] {
+      return absl::Status(reason.code(), absl::StrCat(reason.message(), "; ", arrival.GuestWords(),
+                                                      ", without the pages that are missing"));
+    });
+  }
+  absl::Status why = reason;
+  (void)CatchOutOfMemory([&] {
+    why = WordsFor(arrival, reason);
+    return absl::OkStatus();
+  });
+  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
+    if (state.Change(from, MoveState::kFailing)) {
+      break;
+    }
+  }
+  const bool cancelled = state.get() == MoveState::kCancelling;
+  TellWhy(arrival, why);
+  arrival.link.broken().Cancel(why);
+  arrival.link.ShutChannelsDown();
+  arrival.link.EndThreads();
+  (void)arrival.undo.Run();
+  FERRITE_CHECK(cancelled ? state.Change(MoveState::kCancelling, MoveState::kCancelled)
+                          : state.Change(MoveState::kFailing, MoveState::kFailed));
+  return why;
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,107 @@
+#include "migration/session/arrival/handover.h"
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "migration/placing/placer.h"
+#include "migration/session/arrival/channels.h"
+#include "migration/session/phase_runner.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint32_t kPackageVersion = 1;
+
+// From here on what is missing is a fault, and served.
+absl::Status Arm(Arrival& arrival) {
+  FERRITE_ASSIGN_OR_RETURN(arrival.userfault, Userfault::Create());
+  for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
+    FERRITE_RETURN_IF_ERROR(arrival.landscape->placer(i).Arm(*arrival.userfault));
+  }
+  return ServeFaults(arrival, /*asks_again=*/false);
+}
+
+absl::Status Load(Arrival& arrival, std::span<const uint8_t> blob) {
+  // Loading may wait for a page that never comes when the link breaks; nothing that it makes is used then.
+  const CancelToken::Callback let_go(arrival.link.broken(), [&arrival](const absl::Status&) {
+    for (size_t i = 0; arrival.userfault != nullptr && i < arrival.landscape->regions(); ++i) {
+      (void)arrival.userfault->Unregister(arrival.landscape->region(i).guest_mapping());
+    }
+  });
+  FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
+  return arrival.port->LoadState(blob);
+}
+
+}  // namespace
+
+absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
+  if (arrival.shared.state().get() != MoveState::kDevice || arrival.loaded) {
+    return absl::InvalidArgumentError("PACKAGE came before the last round, or twice");
+  }
+  if (package.version != kPackageVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the package has version ", package.version, ", this side knows ", kPackageVersion));
+  }
+  arrival.shared.postcopy = package.postcopy;
+  if (package.postcopy && !arrival.postcopy_possible) {
+    return absl::FailedPreconditionError("post-copy was not accepted");
+  }
+  FERRITE_RETURN_IF_ERROR(arrival.port->CheckState(package.blob));
+  if (package.postcopy) {
+    // Before loading, which may touch memory that is not here: pages flow meanwhile.
+    FERRITE_RETURN_IF_ERROR(Arm(arrival));
+  } else if (arrival.landscape->missing() != 0) {
+    return absl::DataLossError(absl::StrCat(arrival.landscape->missing(), " pages were never sent"));
+  }
+  arrival.gate->Open(package.postcopy ? RoundGate::Next::kLive : RoundGate::Next::kEnd);
+  // Nothing may have been missing at all.
+  arrival.OnPage();
+  absl::Duration load;
+  const absl::Status loaded = Timed(load, [&] { return Load(arrival, package.blob); });
+  arrival.shared.TellLoad(load);
+  FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
+  FERRITE_RETURN_IF_ERROR(loaded);
+  arrival.loaded = true;
+  return arrival.peer().Send(message::Loaded{.load = load});
+}
+
+absl::Status TakeOver(Arrival& arrival, const message::Grant& grant) {
+  arrival.epoch = grant.epoch;
+  if (grant.move_id != arrival.terms.id) {
+    return absl::InvalidArgumentError("GRANT is for another move");
+  }
+  if (!arrival.loaded) {
+    return absl::InvalidArgumentError("GRANT came before the state was loaded");
+  }
+  MoveStateMachine& state = arrival.shared.state();
+  const MonotonicTime start = MonotonicTime::Now();
+  // A cancel here and this change: one of them wins (R2).
+  if (!state.Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
+    return absl::CancelledError("cancelled");
+  }
+  // An error of it says that the guest does not run.
+  const absl::Status ran = CatchOutOfMemory([&]() -> absl::Status {
+    FERRITE_RETURN_IF_ERROR(arrival.port->AcquireDisks());
+    return arrival.port->Run();
+  });
+  if (!ran.ok()) {
+    // The source takes the guest back when it hears this, so the guest must not run here after it is said.
+    FERRITE_CHECK(state.Change(MoveState::kPostcopyActive, MoveState::kFailing));
+    UntilThereIsMemory([&] { SendRefuse(arrival, ran); });
+    return ran;
+  }
+  arrival.shared.TellRun(MonotonicTime::Now() - start);
+  return arrival.peer().Send(message::Running{.epoch = arrival.epoch});
+}
+
+void SendRefuse(Arrival& arrival, const absl::Status& reason) {
+  (void)arrival.peer().Send(message::Refuse{.reason = std::string(reason.message())});
+}
+
+}  // namespace ferrite::migration

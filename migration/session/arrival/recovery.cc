@@ -1,0 +1,226 @@
+#include "migration/session/arrival/recovery.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/cancel_token.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "memory/page_range.h"
+#include "migration/placing/page_states.h"
+#include "migration/placing/placer.h"
+#include "migration/protocol/messages.h"
+#include "migration/protocol/preamble.h"
+#include "migration/protocol/version.h"
+#include "migration/session/arrival/channels.h"
+#include "migration/session/arrival/handover.h"
+#include "migration/session/arrival/handshake.h"
+#include "migration/session/door.h"
+
+namespace ferrite::migration {
+namespace {
+
+// Before what this host had no room for is tried again.
+constexpr absl::Duration kRetryPause = absl::Milliseconds(250);
+
+// Says which pages are not here. Nothing is received at the moment: the states stand still, but for pages that faults
+// ask for.
+absl::Status SendMissing(Arrival& arrival) {
+  message::Missing missing;
+  for (size_t index = 0; index < arrival.landscape->regions(); ++index) {
+    const PageStates& states = arrival.landscape->states(index);
+    const uint64_t per_unit = arrival.landscape->placer(index).pages_per_unit();
+    for (uint64_t unit = 0; unit < states.units(); ++unit) {
+      const PageState state = states.Get(unit);
+      if (state == PageState::kPresent || state == PageState::kPoisoned) {
+        continue;
+      }
+      const uint64_t page = unit * per_unit;
+      std::vector<PageRange>& ranges = missing.ranges;
+      if (!ranges.empty() && ranges.back().region == index && ranges.back().first + ranges.back().count == page) {
+        ranges.back().count += per_unit;
+        continue;
+      }
+      if (ranges.size() == kMaxRanges) {
+        FERRITE_RETURN_IF_ERROR(arrival.peer().Send(missing));
+        ranges.clear();
+      }
+      ranges.push_back({.region = static_cast<uint16_t>(index), .first = page, .count = per_unit});
+    }
+  }
+  missing.last = true;
+  return arrival.peer().Send(missing);
+}
+
+absl::Status CheckRecover(const Arrival& arrival, const message::Recover& recover, bool granted) {
+  if (granted && recover.epoch != arrival.epoch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("RECOVER: epoch ", recover.epoch, ", but GRANT was of epoch ", arrival.epoch));
+  }
+  if (recover.move_id != arrival.terms.id || recover.page_channels < 1 || recover.page_channels > kMaxChannels ||
+      recover.urgent_channels < 1 || recover.urgent_channels > kMaxChannels) {
+    return absl::InvalidArgumentError(absl::StrCat("RECOVER: another move, or ", recover.page_channels, " page and ",
+                                                   recover.urgent_channels, " urgent channels"));
+  }
+  return absl::OkStatus();
+}
+
+// GRANT did not arrive before the connection was lost: it comes again, or never will.
+absl::Status AwaitGrantOrRevoke(Arrival& arrival) {
+  FERRITE_ASSIGN_OR_RETURN(const Message word, arrival.peer().Next(arrival.options.patience));
+  if (std::holds_alternative<message::Revoke>(word)) {
+    arrival.revoked = true;
+    (void)arrival.peer().Send(message::Revoked{});
+    return absl::CancelledError("the source took the guest back");
+  }
+  const auto* const grant = std::get_if<message::Grant>(&word);
+  if (grant == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the source sent ", MessageName(word), " where GRANT or REVOKE was due"));
+  }
+  return TakeOver(arrival, *grant);
+}
+
+// RECOVER, STANDING, MISSING with a source that came over `stream`.
+absl::Status Resume(Arrival& arrival, std::unique_ptr<Stream> stream, Lobby& lobby) {
+  FERRITE_ASSIGN_OR_RETURN(
+      std::unique_ptr<ControlPeer> peer,
+      ControlPeer::Create(std::move(stream),
+                          {.thread_name = "mig-dst-ctl",
+                           .peer_name = "the source",
+                           .silence = arrival.options.silence,
+                           .most_bytes = kMaxGreetingBytes},
+                          [&broken = arrival.link.broken()](const absl::Status& why) { broken.Cancel(why); }));
+  arrival.link.SetPeer(std::move(peer));
+  FERRITE_ASSIGN_OR_RETURN(const message::Recover recover,
+                           arrival.peer().Expect<message::Recover>(arrival.options.patience));
+  MoveStateMachine& state = arrival.shared.state();
+  const MoveState now = state.get();
+  const bool granted =
+      now == MoveState::kPostcopyActive || now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover;
+  if (!granted && now != MoveState::kDevice) {
+    return absl::CancelledError(absl::StrCat("the move is ", MoveStateName(now)));
+  }
+  FERRITE_RETURN_IF_ERROR(CheckRecover(arrival, recover, granted));
+  arrival.terms.page_channels = recover.page_channels;
+  arrival.terms.urgent_channels = recover.urgent_channels;
+  FERRITE_RETURN_IF_ERROR(arrival.peer().Send(message::Standing{.granted = granted}));
+  if (!granted) {
+    FERRITE_RETURN_IF_ERROR(AwaitGrantOrRevoke(arrival));
+  }
+  FERRITE_RETURN_IF_ERROR(SendMissing(arrival));
+  FERRITE_RETURN_IF_ERROR(AcceptChannels(arrival, lobby));
+  arrival.link.LetPeerOutlast();
+  if (state.Change(MoveState::kPostcopyPaused, MoveState::kPostcopyRecover)) {
+    FERRITE_CHECK(state.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
+  }
+  if (arrival.userfault != nullptr && !arrival.settled) {
+    FERRITE_RETURN_IF_ERROR(ServeFaults(arrival, /*asks_again=*/true));
+    FERRITE_RETURN_IF_ERROR(StartReceivers(arrival, /*live=*/true));
+  }
+  return absl::OkStatus();
+}
+
+// One look at the door: whether the source is back. An error ends the wait.
+absl::StatusOr<bool> LookForSource(Arrival& arrival, Lobby& lobby, MonotonicTime hold_until) {
+  MoveStateMachine& state = arrival.shared.state();
+  const bool misses_pages = !arrival.settled && state.get() != MoveState::kDevice;
+  if (misses_pages) {
+    (void)state.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
+  }
+  // The threads have failed with the connection; what they had asked for, or were receiving, is asked for again.
+  arrival.link.Close();
+  const CancelToken::Callback on_leave(arrival.shared.leave(),
+                                       [&arrival](const absl::Status& why) { arrival.link.broken().Cancel(why); });
+  MonotonicTime until = misses_pages ? MonotonicTime::InfiniteFuture() : hold_until;
+  if (arrival.userfault != nullptr && !arrival.settled) {
+    // Zero pages that nobody has touched yet are here, and fault all the same: also when nobody waits for the source.
+    if (const absl::Status served = ServeFaults(arrival, /*asks_again=*/false); !served.ok()) {
+      // Who faults waits, and is seen to at the next look.
+      arrival.drops.Tell(absl::StrCat("the guest's faults are not seen to: ", served.message()));
+      until = std::min(until, MonotonicTime::Now() + kRetryPause);
+    }
+  }
+  if (arrival.cancelled() || arrival.leaving()) {
+    return absl::CancelledError("the wait for the source was ended");
+  }
+  absl::StatusOr<Lobby::Arrival> next = lobby.Next(arrival.link.broken().event(), until);
+  if (absl::IsDeadlineExceeded(next.status()) && (misses_pages || MonotonicTime::Now() < hold_until)) {
+    return false;
+  }
+  if (!next.ok()) {
+    return next.status();
+  }
+  const std::string who = next->stream->peer();
+  const absl::StatusOr<Preamble> preamble = ReadPreamble(*next);
+  if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != arrival.terms.id) {
+    if (preamble.ok() && preamble->role == ChannelRole::kControl) {
+      TurnAway(*next->stream, kBusy);
+    }
+    arrival.drops.Log(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
+    return false;
+  }
+  next->stream->SetPatience(arrival.options.silence);
+  const absl::Status resumed = CatchOutOfMemory([&] { return Resume(arrival, std::move(next->stream), lobby); });
+  if (resumed.ok()) {
+    Log().info("receive: the source is back");
+    return true;
+  }
+  if (arrival.revoked || state.get() == MoveState::kFailing) {
+    return resumed;
+  }
+  arrival.drops.Log(who, resumed.message());
+  if (arrival.link.peer() != nullptr && absl::IsResourceExhausted(resumed)) {
+    // What this side lacks: the source tries again.
+    arrival.peer().SendLastWords(resumed);
+  }
+  return false;
+}
+
+}  // namespace
+
+bool MayComeBack(Arrival& arrival) {
+  if ((arrival.terms.features & kFeatureRecovery) == 0 || arrival.cancelled() || arrival.leaving()) {
+    return false;
+  }
+  switch (arrival.shared.state().get()) {
+    case MoveState::kPostcopyActive:
+      return true;
+    case MoveState::kDevice:
+      // Without a word of the source's: it may have sent GRANT.
+      return arrival.loaded && !arrival.peer().failure().ok() && !arrival.peer().said_why();
+    default:
+      return false;
+  }
+}
+
+absl::Status Recover(Arrival& arrival, Lobby& lobby) {
+  const MonotonicTime hold_until = MonotonicTime::Now() + arrival.options.hold_for;
+  while (true) {
+    bool is_back = false;
+    absl::Status over;
+    const absl::Status looked = CatchOutOfMemory([&]() -> absl::Status {
+      const absl::StatusOr<bool> back = LookForSource(arrival, lobby, hold_until);
+      over = back.status();
+      is_back = back.ok() && *back;
+      return absl::OkStatus();
+    });
+    if (!over.ok() || is_back) {
+      return over;
+    }
+    if (!looked.ok()) {
+      // The guest is not lost for want of memory to look for its source with.
+      (void)arrival.shared.leave().WaitFor(kRetryPause);
+    }
+  }
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,64 @@
+#include "migration/session/departure/departure.h"
+
+#include <sys/random.h>
+
+#include <utility>
+
+#include "base/status.h"
+
+namespace ferrite::migration {
+
+void DepartureLink::SetPeer(std::unique_ptr<ControlPeer> peer) {
+  interrupt_peer_.reset();
+  peer_ = std::move(peer);
+  interrupt_peer_.emplace(broken_, [peer = peer_.get()](const absl::Status& why) { peer->Interrupt(why); });
+}
+
+void DepartureLink::SetPages(std::unique_ptr<PageSource> pages) {
+  shut_pages_down_.reset();
+  pages_ = std::move(pages);
+  shut_pages_down_.emplace(broken_, [pages = pages_.get()](const absl::Status&) { pages->Shutdown(); });
+}
+
+void DepartureLink::Close() {
+  // Their threads may cancel until they are joined.
+  interrupt_peer_.reset();
+  shut_pages_down_.reset();
+  peer_.reset();
+  pages_.reset();
+  broken_.Renew();
+}
+
+absl::StatusOr<std::unique_ptr<Departure>> Departure::Create(SourcePort& port, const MoveOptions& options,
+                                                             DepartureShared& shared) {
+  FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
+  MoveId id;
+  if (getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size())) {
+    return ErrnoStatus("make the move's id: getrandom");
+  }
+  return std::make_unique<Departure>(port, options, id, shared, std::move(broken));
+}
+
+Departure::Departure(SourcePort& port, const MoveOptions& options, const MoveId& id, DepartureShared& shared,
+                     CancelToken broken)
+    : port(port), options(options), id(id), shared(shared), link(std::move(broken)) {
+  const auto end = [this](const absl::Status& why) { link.broken().Cancel(why); };
+  on_cancel.emplace(shared.cancel(), end);
+  on_abandon.emplace(shared.abandon(), end);
+}
+
+void Departure::Publish(Rate rate) {
+  progress.round = round;
+  if (rate != Rate::kAsBefore) {
+    rate_from_ = rate == Rate::kFromHere ? MonotonicTime::Now() : MonotonicTime::InfiniteFuture();
+  }
+  shared.TellProgress(progress, rate_from_);
+}
+
+void Departure::StopTracking() {
+  if (std::exchange(tracking, false)) {
+    port.StopDirtyTracking();
+  }
+}
+
+}  // namespace ferrite::migration

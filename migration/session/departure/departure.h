@@ -1,0 +1,124 @@
+// One move away, as the thread that runs it sees it.
+#ifndef FERRITE_MIGRATION_SESSION_DEPARTURE_DEPARTURE_H_
+#define FERRITE_MIGRATION_SESSION_DEPARTURE_DEPARTURE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/cancel_token.h"
+#include "base/monotonic.h"
+#include "migration/api/machine_port.h"
+#include "migration/api/move_options.h"
+#include "migration/api/move_report.h"
+#include "migration/channel/address.h"
+#include "migration/channel/control_peer.h"
+#include "migration/channel/dialer.h"
+#include "migration/sending/page_source.h"
+#include "migration/session/departure/departure_shared.h"
+#include "migration/session/undo_stack.h"
+
+namespace ferrite::migration {
+
+// The connections of one try to reach the destination. What cancels `broken` ends whatever waits for them: the pages'
+// channels are shut down, and the control channel says no more than what has arrived.
+//
+// Threads: the departure's. The peer's and the pages' own threads cancel.
+class DepartureLink {
+ public:
+  explicit DepartureLink(CancelToken broken) : broken_(std::move(broken)) {}
+  ~DepartureLink() { Close(); }
+
+  CancelToken& broken() { return broken_; }
+  // Null while there is none.
+  ControlPeer* peer() { return peer_.get(); }
+  PageSource* pages() { return pages_.get(); }
+  void SetPeer(std::unique_ptr<ControlPeer> peer);
+  void SetPages(std::unique_ptr<PageSource> pages);
+  // Joins their threads, and is ready for others.
+  void Close();
+
+ private:
+  CancelToken broken_;
+  std::unique_ptr<ControlPeer> peer_;
+  std::unique_ptr<PageSource> pages_;
+  std::optional<CancelToken::Callback> interrupt_peer_;
+  std::optional<CancelToken::Callback> shut_pages_down_;
+};
+
+// Made for a move, and kept for its recovery. The phases are functions (handshake.h, rounds.h, switchover.h,
+// handover.h, recovery.h), which a list in source.cc joins; this is what one of them leaves for the next ones.
+//
+// Threads: one at a time, that of Source::Run(), Recover() or TakeBack(). No other can name it: what is shared with
+// others is `shared`, and `link` for those threads that it made itself.
+struct Departure {
+  static absl::StatusOr<std::unique_ptr<Departure>> Create(SourcePort& port, const MoveOptions& options,
+                                                           DepartureShared& shared);
+  Departure(SourcePort& port, const MoveOptions& options, const MoveId& id, DepartureShared& shared,
+            CancelToken broken);
+
+  SourcePort& port;
+  const MoveOptions options;
+  const MoveId id;
+  DepartureShared& shared;
+
+  DepartureLink link;
+  Dialer dialer;
+  Address destination;
+  bool reached = false;  // somebody took a connection since the last StartAnew()
+  // Whoever may end it, while they may.
+  std::optional<CancelToken::Callback> on_cancel;
+  std::optional<CancelToken::Callback> on_abandon;
+  std::optional<CancelToken::Callback> on_leave;
+
+  // What the two sides have agreed on.
+  uint64_t features = 0;
+  std::vector<uint64_t> pages_per_unit;  // by region, in 4 KiB pages
+  absl::Duration load_estimate;          // the destination's own
+
+  MonotonicTime started;
+  MonotonicTime switchover;
+  uint32_t round = 0;
+  bool postcopy = false;  // pages flow behind the switchover
+  bool serving = false;   // and do so by now
+  uint64_t epoch = 1;     // of the last GRANT
+  // GRANT went out, and the destination has not refused it: it may run the guest.
+  bool may_run_there = false;
+
+  // Makes the machine as it was.
+  UndoStack undo;
+  bool tracking = false;  // of dirty pages is on
+
+  MoveProgress progress;
+  MoveReport report;
+
+  ControlPeer& peer() { return *link.peer(); }
+  PageSource& pages() { return *link.pages(); }
+  bool cancelled() const { return shared.cancel().cancelled(); }
+  // The next step of the destination's, of which it has MoveOptions::patience. While the guest stands still,
+  // SwitchOver() watches the time.
+  template <typename T>
+  absl::StatusOr<T> Await() {
+    return peer().Expect<T>(options.patience);
+  }
+  // Since when the rate of sending is measured that others are told.
+  enum class Rate {
+    kAsBefore,
+    kFromHere,
+    kIsKnown,  // it is in `progress`
+  };
+  // Tells others of `progress`.
+  void Publish(Rate rate = Rate::kAsBefore);
+  void StopTracking();
+
+ private:
+  MonotonicTime rate_from_ = MonotonicTime::InfiniteFuture();
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_DEPARTURE_DEPARTURE_H_

@@ -1,0 +1,99 @@
+#include "migration/session/departure/giving_up.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "base/thread_class.h"
+#include "migration/protocol/messages.h"
+
+namespace ferrite::migration {
+namespace {
+
+// How long to wait for the other side's word of why a channel broke.
+constexpr absl::Duration kReasonGrace = absl::Seconds(1);
+
+// What the other side said of a failure comes before what was noticed of it here.
+absl::Status WordsFor(Departure& departure, const absl::Status& reason) {
+  ControlPeer* const peer = departure.link.peer();
+  // What this side lacks comes first: the other one may have noticed that its channels were closed for it.
+  if (peer == nullptr || absl::IsResourceExhausted(reason)) {
+    return reason;
+  }
+  if (absl::IsUnavailable(reason)) {
+    peer->AwaitFailure(kReasonGrace);
+  }
+  return peer->said_why() ? peer->failure() : reason;
+}
+
+// The reason, which was told to the destination as far as it can be told.
+absl::Status TellWhy(Departure& departure, const absl::Status& reason, bool cancelled) {
+  const absl::Status why = cancelled ? reason : WordsFor(departure, reason);
+  ControlPeer* const peer = departure.link.peer();
+  if (peer != nullptr && cancelled) {
+    (void)peer->SendBriefly(message::Cancel{.message = "cancelled"});
+  } else if (peer != nullptr && peer->failure().ok()) {
+    peer->SendLastWords(why);
+  }
+  return why;
+}
+
+absl::Status StandStill(Departure& departure, const absl::Status& reason) {
+  const absl::Status why = CatchOutOfMemory([&] { return WordsFor(departure, reason); });
+  MoveStateMachine& state = departure.shared.state();
+  FERRITE_CHECK(state.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused) ||
+                state.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyPaused));
+  if (departure.link.pages() != nullptr) {
+    departure.pages().Shutdown();
+  }
+  if (departure.link.peer() != nullptr) {
+    departure.peer().Shutdown(why);
+  }
+  return CatchOutOfMemory([&] {
+    return absl::Status(
+        why.code(),
+        absl::StrCat(
+            "the guest was handed over to ", departure.shared.where(), ", then: ", why.message(),
+            departure.shared.abandon().cancelled() ? "" : "; this side stays paused and keeps the guest's memory"));
+  });
+}
+
+}  // namespace
+
+absl::Status GiveUp(Departure& departure, const absl::Status& reason) {
+  if (departure.may_run_there) {
+    return StandStill(departure, reason);
+  }
+  MoveStateMachine& state = departure.shared.state();
+  // Exactly one of Cancel() and this change wins.
+  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice, MoveState::kPostcopyActive,
+                               MoveState::kPostcopyRecover}) {
+    if (state.Change(from, MoveState::kFailing)) {
+      break;
+    }
+  }
+  const bool cancelled = state.get() == MoveState::kCancelling;
+  const Urgency urgency;
+  if (departure.link.pages() != nullptr) {
+    departure.pages().Shutdown();
+    (void)departure.pages().FinishPostcopy();
+  }
+  // The guest first: words can wait.
+  absl::Status undone;
+  UntilThereIsMemory([&] { undone = departure.undo.Run(); });
+  const absl::Status why = CatchOutOfMemory([&] { return TellWhy(departure, reason, cancelled); });
+  if (departure.link.peer() != nullptr) {
+    departure.peer().Shutdown(why);
+  }
+  FERRITE_CHECK(cancelled ? state.Change(MoveState::kCancelling, MoveState::kCancelled)
+                          : state.Change(MoveState::kFailing, MoveState::kFailed));
+  return CatchOutOfMemory([&]() -> absl::Status {
+    if (!undone.ok()) {
+      return absl::Status(
+          why.code(),
+          absl::StrCat(why.message(), "; the guest did not go on here, since this failed: ", undone.message()));
+    }
+    return cancelled ? absl::CancelledError("the move was cancelled") : why;
+  });
+}
+
+}  // namespace ferrite::migration

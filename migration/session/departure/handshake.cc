@@ -1,0 +1,138 @@
+#include "migration/session/departure/handshake.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/clean_text.h"
+#include "base/status.h"
+#include "migration/channel/control_peer.h"
+#include "migration/channel/stream.h"
+#include "migration/protocol/messages.h"
+#include "migration/protocol/preamble.h"
+#include "migration/protocol/version.h"
+
+namespace ferrite::migration {
+namespace {
+
+// A destination that says that it needs longer to load the state is refused: the guest would stand still for as long.
+constexpr absl::Duration kMaxLoad = absl::Seconds(10);
+
+absl::StatusOr<std::unique_ptr<Stream>> OpenChannel(Departure& departure, const Address& destination, ChannelRole role,
+                                                    uint16_t index) {
+  FERRITE_ASSIGN_OR_RETURN(
+      std::unique_ptr<Stream> stream,
+      departure.dialer.Connect(destination, departure.options.connect_limit, departure.link.broken().event()));
+  departure.reached = true;
+  const Preamble preamble{.lowest_version = kOurVersions.lowest,
+                          .version = kOurVersions.newest,
+                          .role = role,
+                          .index = index,
+                          .move_id = departure.id};
+  stream->SetPatience(departure.options.silence);
+  FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodePreamble(preamble)));
+  return stream;
+}
+
+// Sets the units in which pages are sent after the switchover: the larger of both ends' host pages.
+absl::Status AgreeOnUnits(Departure& departure, const message::Accept& accept) {
+  const auto regions = departure.port.memory().regions();
+  if (accept.host_page_bytes.size() != regions.size()) {
+    return absl::InvalidArgumentError("the destination accepted another number of memory regions");
+  }
+  for (size_t i = 0; i < regions.size(); ++i) {
+    const uint64_t theirs = accept.host_page_bytes[i];
+    const uint64_t bytes = std::max(theirs, regions[i]->host_page_bytes());
+    if (theirs < kPageBytes || (theirs & (theirs - 1)) != 0 || regions[i]->bytes() % bytes != 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "region ", regions[i]->name(), " has no whole number of the destination's pages of ", theirs, " bytes"));
+    }
+    departure.pages_per_unit.push_back(bytes / kPageBytes);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status OpenControl(Departure& departure, const Address& destination, absl::Duration silence) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream,
+                           OpenChannel(departure, destination, ChannelRole::kControl, 0));
+  FERRITE_ASSIGN_OR_RETURN(
+      std::unique_ptr<ControlPeer> peer,
+      ControlPeer::Create(std::move(stream),
+                          {.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = silence},
+                          [&broken = departure.link.broken()](const absl::Status& why) { broken.Cancel(why); }));
+  departure.link.SetPeer(std::move(peer));
+  return departure.cancelled() ? absl::CancelledError("cancelled") : absl::OkStatus();
+}
+
+absl::Status Setup(Departure& departure, const Address& destination) {
+  const MoveOptions& options = departure.options;
+  FERRITE_RETURN_IF_ERROR(OpenControl(departure, destination, std::max(options.silence, options.patience)));
+  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Hello{.move_id = departure.id,
+                                                               .versions = kOurVersions,
+                                                               .features = kOurFeatures,
+                                                               .page_channels = static_cast<uint16_t>(options.channels),
+                                                               .urgent_channels = kUrgentChannels}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Welcome welcome, departure.Await<message::Welcome>());
+  departure.features = welcome.features & kOurFeatures;
+  FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
+
+  FERRITE_ASSIGN_OR_RETURN(MachineSpec spec, departure.port.Describe());
+  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Machine{.spec = std::move(spec)}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Accept accept, departure.Await<message::Accept>());
+  FERRITE_RETURN_IF_ERROR(AgreeOnUnits(departure, accept));
+  const bool postcopy_possible = accept.postcopy && (departure.features & kFeaturePostcopy) != 0;
+  departure.shared.postcopy_possible = postcopy_possible;
+  if (!postcopy_possible && options.mode == MoveMode::kPostcopy) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the destination cannot do post-copy: ", CleanText(accept.postcopy_reason)));
+  }
+  return OpenPages(departure, destination);
+}
+
+absl::Status OpenPages(Departure& departure, const Address& destination) {
+  std::vector<std::unique_ptr<Stream>> page;
+  for (int i = 0; i < departure.options.channels; ++i) {
+    FERRITE_ASSIGN_OR_RETURN(page.emplace_back(),
+                             OpenChannel(departure, destination, ChannelRole::kPage, static_cast<uint16_t>(i)));
+  }
+  std::vector<std::unique_ptr<Stream>> urgent;
+  for (uint16_t i = 0; i < kUrgentChannels; ++i) {
+    FERRITE_ASSIGN_OR_RETURN(urgent.emplace_back(), OpenChannel(departure, destination, ChannelRole::kUrgent, i));
+  }
+  const auto on_failure = [&shared = departure.shared, &broken = departure.link.broken()](const absl::Status& failure) {
+    if (shared.state().get() == MoveState::kDevice) {
+      // The guest stands still, and nobody but the departure's thread can end that.
+      broken.Cancel(failure);
+    }
+  };
+  departure.link.SetPages(std::make_unique<PageSource>(departure.port, departure.pages_per_unit, std::move(page),
+                                                       std::move(urgent), departure.options, departure.shared.figures(),
+                                                       on_failure));
+  departure.shared.TellPending(departure.pages().pending());
+  return absl::OkStatus();
+}
+
+absl::Status Advise(Departure& departure) {
+  SourcePort& port = departure.port;
+  port.InhibitBalloon();
+  departure.undo.Push([&port](const absl::Status&) {
+    port.AllowBalloon();
+    return absl::OkStatus();
+  });
+  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Advise{}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Ready ready, departure.Await<message::Ready>());
+  departure.load_estimate = ready.load;
+  if (ready.load > kMaxLoad) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the destination says that it needs ", absl::FormatDuration(ready.load),
+                     " to load the machine's state, in which the guest would stand still; at most ",
+                     absl::FormatDuration(kMaxLoad), " are waited for"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,124 @@
+#include "migration/session/departure/rounds.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
+#include "base/status.h"
+#include "migration/protocol/messages.h"
+#include "migration/sending/convergence.h"
+
+namespace ferrite::migration {
+namespace {
+
+bool IsOverTime(const Departure& departure) {
+  return MonotonicTime::Now() - departure.started > departure.options.timeout;
+}
+
+bool StopsRound(Departure& departure) {
+  return departure.link.broken().cancelled() || departure.shared.postcopy_wanted || IsOverTime(departure);
+}
+
+// Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still. The
+// answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
+absl::Status AwaitArrival(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Discard{.ranges = {}, .last = true}));
+  return departure.Await<message::Discarded>().status();
+}
+
+// One round while the guest runs, and what it has written meanwhile.
+absl::StatusOr<RoundFigures> RunRound(Departure& departure) {
+  const MonotonicTime start = MonotonicTime::Now();
+  const uint64_t sent_before = departure.shared.figures().bytes;
+  FERRITE_RETURN_IF_ERROR(SendRound(
+      departure, [&] { return StopsRound(departure); }, /*last=*/false));
+  FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
+  return RoundFigures{.number = departure.round,
+                      .bytes_sent = departure.shared.figures().bytes - sent_before,
+                      .took = MonotonicTime::Now() - start,
+                      .remaining_bytes = departure.pages().PendingBytes(),
+                      .throttle_percent = departure.progress.throttle_percent};
+}
+
+void Tell(Departure& departure, const RoundFigures& round, const Decision& decision) {
+  MoveProgress& progress = departure.progress;
+  progress.rate = RateOf(round);
+  progress.dirty_rate = static_cast<double>(round.remaining_bytes) / std::max(absl::ToDoubleSeconds(round.took), 1e-6);
+  progress.expected_downtime = decision.expected_downtime;
+  progress.throttle_percent = decision.throttle_percent;
+  departure.Publish(Departure::Rate::kIsKnown);
+}
+
+}  // namespace
+
+absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last) {
+  ++departure.round;
+  if (!last) {
+    departure.Publish(Departure::Rate::kFromHere);
+  }
+  absl::Status status = departure.pages().SendRound(departure.round, stop);
+  if (!status.ok() && !absl::IsResourceExhausted(status)) {
+    // The channels were shut down when the control connection was lost.
+    absl::Status lost = departure.peer().failure();
+    status = lost.ok() ? status : lost;
+  }
+  FERRITE_RETURN_IF_ERROR(status);
+  return departure.peer().Send(message::Round{.number = departure.round, .last = last});
+}
+
+absl::Status Rounds(Departure& departure) {
+  const MoveOptions& options = departure.options;
+  SourcePort& port = departure.port;
+  departure.peer().SetSilence(options.silence);
+  FERRITE_RETURN_IF_ERROR(port.StartDirtyTracking());
+  departure.tracking = true;
+  departure.undo.Push([&departure](const absl::Status&) {
+    // Both do not fail.
+    (void)departure.port.SetThrottle(0);
+    departure.StopTracking();
+    return absl::OkStatus();
+  });
+  FERRITE_RETURN_IF_ERROR(departure.pages().Start());
+  if (options.mode == MoveMode::kPostcopy) {
+    departure.postcopy = true;
+    return SendRound(
+        departure, [] { return true; }, /*last=*/false);
+  }
+  const bool postcopy_possible = departure.shared.postcopy_possible;
+  const ConvergenceLimits limits{.mode = options.mode,
+                                 .downtime_limit = options.downtime_limit,
+                                 .fixed_downtime = departure.load_estimate,
+                                 .postcopy_possible = postcopy_possible};
+  std::optional<RoundFigures> before;
+  while (true) {
+    FERRITE_ASSIGN_OR_RETURN(const RoundFigures now, RunRound(departure));
+    const Decision decision = DecideNext(now, before.has_value() ? &*before : nullptr, limits);
+    Tell(departure, now, decision);
+    if (departure.cancelled()) {
+      return absl::CancelledError("cancelled");
+    }
+    FERRITE_RETURN_IF_ERROR(departure.peer().failure());
+    const bool is_over_time = IsOverTime(departure);
+    departure.postcopy = departure.shared.postcopy_wanted ||
+                         (decision.step != NextStep::kSwitchover &&
+                          (is_over_time ? options.on_timeout == OnTimeout::kPostcopy && postcopy_possible
+                                        : decision.step == NextStep::kPostcopy));
+    if (departure.postcopy) {
+      return absl::OkStatus();
+    }
+    if (decision.step == NextStep::kSwitchover) {
+      return AwaitArrival(departure);
+    }
+    if (is_over_time) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "the guest dirties memory faster than it can be sent: not done in ", absl::FormatDuration(options.timeout)));
+    }
+    if (decision.throttle_percent != now.throttle_percent) {
+      FERRITE_RETURN_IF_ERROR(port.SetThrottle(decision.throttle_percent));
+    }
+    before = now;
+  }
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,19 @@
+// Pre-copy: memory is sent while the guest runs at the source, and what it writes meanwhile again.
+#ifndef FERRITE_MIGRATION_SESSION_DEPARTURE_ROUNDS_H_
+#define FERRITE_MIGRATION_SESSION_DEPARTURE_ROUNDS_H_
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "migration/session/departure/departure.h"
+
+namespace ferrite::migration {
+
+// Rounds until what is left is little enough, or comes behind the switchover: Departure::postcopy says which.
+absl::Status Rounds(Departure& departure);
+
+// The next round over all channels, until `stop` says so; the guest runs, or is stopped with `last`.
+absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last);
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SESSION_DEPARTURE_ROUNDS_H_
