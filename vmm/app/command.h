@@ -1,4 +1,4 @@
-// What a command of ferrite is: its words on the command line, their checks, and what it does.
+// A command of ferrite: its words on the command line, their checks, and what it does.
 #ifndef FERRITE_VMM_APP_COMMAND_H_
 #define FERRITE_VMM_APP_COMMAND_H_
 
@@ -14,7 +14,7 @@ namespace ferrite {
 
 class Command {
  public:
-  // What `ferrite --help` says of it.
+  // The words of `ferrite --help` for it.
   struct Help {
     const char* name;     // the word that chooses it
     const char* what;     // a line

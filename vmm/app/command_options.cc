@@ -11,7 +11,7 @@ namespace ferrite {
 namespace {
 
 constexpr int kMaxTimeoutSeconds = 86'400;
-// What a loaded host may need for a step: less is no patience, and what is derived from it would round to nothing.
+// A step may need that long on a loaded host: less is no patience, and what is derived from it would round to nothing.
 constexpr absl::Duration kLeastPatience = absl::Seconds(1);
 
 }  // namespace

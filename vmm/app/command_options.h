@@ -18,7 +18,7 @@ class Option;
 
 namespace ferrite {
 
-// What a command that talks to a machine is told of it.
+// The machine that a command talks to.
 struct MachineOptions {
   std::string run_dir;  // --run-dir, or empty
   std::string name;

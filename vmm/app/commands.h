@@ -1,4 +1,4 @@
-// What the commands of ferrite share: how they fail, and how they find the machine that they talk to.
+// Commands fail in one way, and find the machine that they talk to in one way.
 #ifndef FERRITE_VMM_APP_COMMANDS_H_
 #define FERRITE_VMM_APP_COMMANDS_H_
 

@@ -55,7 +55,7 @@ class ConsoleSession {
         SendInput();
       }
       if (polled[1].revents != 0) {
-        // At its end the output is still shown: `ferrite console NAME < /dev/null` follows a machine.
+        // The output is still shown at the end of the input: `ferrite console NAME < /dev/null` follows a machine.
         input_open = ReadInput();
       }
     }
@@ -73,7 +73,7 @@ class ConsoleSession {
   // The guest may take its time; its output is shown meanwhile.
   void SendInput() {
     const ssize_t n = send(console_.get(), to_guest_.data(), to_guest_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    // That the console is gone is seen when it is read.
+    // A console that is gone is noticed when it is read.
     to_guest_.erase(0, n > 0 ? static_cast<size_t>(n) : 0);
   }
 

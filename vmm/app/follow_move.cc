@@ -59,7 +59,7 @@ class ProgressPrinter {
   uint32_t round_ = 0;
 };
 
-// What a move that is over came to; the account last. Returns the exit code.
+// Prints how a move ended, the account last. Returns the exit code.
 int ReportOver(const std::string& name, bool json, const MoveStatus& move) {
   if (json) {
     PrintJson(MoveJson(move), /*indented=*/false);

@@ -26,7 +26,7 @@
 namespace ferrite {
 namespace {
 
-// Of one message. Ours are far shorter.
+// The longest message. Ours are far shorter.
 constexpr size_t kMaxMessage = 64 << 10;
 
 // The pattern, and IndentRest(). What is in a message may be anybody's words.

@@ -43,7 +43,7 @@ void PrepareProcess() {
   }
   // A reader that is gone is an error of write(), not the end.
   (void)signal(SIGPIPE, SIG_IGN);
-  // So is a file that may not grow further (ulimit -f), a disk of the guest's among them.
+  // A file that may not grow further (ulimit -f), as a disk of the guest's, is an error of write(), too.
   (void)signal(SIGXFSZ, SIG_IGN);
   // One heap for the few allocations of all threads: each more would cost memory for every machine.
   (void)mallopt(M_ARENA_MAX, 1);
@@ -106,7 +106,7 @@ int main(int argc, char** argv) {
   const int64_t started_ns = ferrite::MonotonicNs();
   std::vector<std::string> words(argv + 1, argv + argc);
   ferrite::HideCommandLine(argc, argv);
-  // What a library throws, out of memory among it, ends in one line, too.
+  // An exception of a library, out of memory among them, ends in one line, too.
   try {
     return ferrite::Main(std::move(words), started_ns);
   } catch (const std::exception& error) {

@@ -186,7 +186,7 @@ StopInfo Monitor::Stop() {
     signals_.LetThrough();
     mover_->WaitUntilNotNeeded();
   }
-  // What clients want of the machine is over: neither a queue of operations nor one move after the other holds this up.
+  // Clients get nothing more of the machine: neither a queue of operations nor one move after the other holds this up.
   if (server_ != nullptr) {
     server_->BeginEnd();
   }

@@ -1,4 +1,4 @@
-// What the process around a machine is told: what `run` and `receive` have in common.
+// Options of the process around a machine, which `run` and `receive` have in common.
 #ifndef FERRITE_VMM_APP_MONITOR_OPTIONS_H_
 #define FERRITE_VMM_APP_MONITOR_OPTIONS_H_
 

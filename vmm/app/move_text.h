@@ -22,7 +22,7 @@ std::string FormatArrival(const migration::MoveReport& report);
 // Where the guest is: one line.
 std::string FormatGuestPlace(const std::string& name, const MoveStatus& move);
 
-// Of a move that failed: why, where the guest is, and what to do about it where there is something.
+// Why a move failed, where the guest is, and what to do about it where there is something.
 std::string FormatMoveFailure(const std::string& name, const MoveStatus& move);
 
 // Durations are seconds, rates bytes a second.

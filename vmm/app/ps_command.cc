@@ -35,7 +35,7 @@ absl::StatusOr<MachineDescription> Ask(const std::string& base, const FoundMachi
   return (*client)->Describe();
 }
 
-// What each of them says. CANCELLED of those that were not asked, this user's last.
+// Each machine's answer. This user's are asked first; CANCELLED for those that were not asked.
 std::vector<absl::StatusOr<MachineDescription>> AskAll(const std::string& base,
                                                        const std::vector<FoundMachine>& machines) {
   std::vector<const FoundMachine*> order;

@@ -40,7 +40,7 @@ constexpr absl::Duration kMovePatience = absl::Seconds(8);
 // A guest that misses pages cannot always be stopped.
 constexpr absl::Duration kStopPatience = absl::Seconds(2);
 
-// What the largest machine that may come has open here, with its move: its files were counted.
+// Descriptors that the largest machine which may come has open here, with its move. The numbers were counted.
 constexpr size_t MachineDescriptors(uint32_t cpus) {
   constexpr size_t kOfADisk = 8;
   constexpr size_t kOfAnotherDevice = 7;
@@ -80,7 +80,7 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
   if (options.ready_fd >= 0 && fcntl(options.ready_fd, F_GETFD) < 0) {
     return ErrnoStatus(absl::StrCat("--ready-fd ", options.ready_fd));
   }
-  // As it is told to people, who may be in another directory.
+  // The address is told to people, who may be in another directory.
   FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(options.listen));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(options.name, options.monitor));
   for (const auto& [id, path] : options.disk_paths) {
@@ -122,13 +122,14 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
   FERRITE_RETURN_IF_ERROR(TellReady(options, address));
   bool over = WaitForArrival(*monitor, *incoming);
   if (!over && incoming->End() == Incoming::Ending::kCancelled) {
-    // That of a move that had failed when this came.
+    // The move may have failed by itself just before.
     const std::string why(incoming->result().message());
     incoming->Finish();
     return absl::CancelledError(absl::StrCat("ended before a machine arrived",
                                              absl::EndsWith(why, "cancelled") ? "" : absl::StrCat(": ", why)));
   }
-  // Else the machine ends here while its memory still comes, or its source says nothing.
+  // A move that is not over by then is stuck: the machine ends here while its memory still comes, or its source is
+  // silent.
   over = over || incoming->IsOverWithin(kMovePatience);
   if (over) {
     const absl::Status result = incoming->result();

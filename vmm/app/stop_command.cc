@@ -44,7 +44,7 @@ int StopCommand::Run(int64_t /*started_ns*/) {
       return Fail(status);
     }
     pollfd polled = {monitor.get(), POLLIN, 0};
-    // It has none in another pid namespace.
+    // A monitor in another pid namespace has no descriptor here.
     const bool ended =
         monitor.valid() ? poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(options_.machine.timeout))) != 0
                         : client.AwaitEnd().ok();

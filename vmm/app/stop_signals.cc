@@ -29,7 +29,7 @@ sigset_t Set() {
   return set;
 }
 
-// Of those that are ours, not those that are ignored. Async-signal-safe.
+// Signals that are ours have it again; those that are ignored stay so. Async-signal-safe.
 void GiveOrdinaryEffect(void (*ours)(int)) {
   for (const int signal : kSignals) {
     struct sigaction action = {};

@@ -1,4 +1,4 @@
-// What the start of a monitor and its commands needed, given back when they are over.
+// Memory that the start of a monitor and its commands needed, given back when they are over.
 #ifndef FERRITE_VMM_APP_UNUSED_MEMORY_H_
 #define FERRITE_VMM_APP_UNUSED_MEMORY_H_
 

@@ -23,7 +23,7 @@ void FillFailure(capnp::rpc::Exception::Reader failure, capnp::rpc::Exception::B
   out.setReason("it failed");
 }
 
-// What is sent in place of a message that tells of a failure.
+// The message in place of one that tells of a failure.
 kj::Maybe<kj::Own<capnp::MallocMessageBuilder>> InOtherWords(Segments segments) {
   capnp::SegmentArrayMessageReader reader(segments, {.traversalLimitInWords = UINT64_MAX});
   const auto message = reader.getRoot<Message>();

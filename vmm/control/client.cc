@@ -62,7 +62,7 @@ std::shared_ptr<kj::AsyncIoContext> ThreadContext() {
   thread_local std::weak_ptr<kj::AsyncIoContext> context;
   std::shared_ptr<kj::AsyncIoContext> shared = context.lock();
   if (shared == nullptr) {
-    // What kj makes once, for all threads, is guarded by itself; the thread sanitizer sees only this.
+    // The lock is for the thread sanitizer: kj guards by itself what it makes once for all threads.
     static std::mutex setup;
     const std::lock_guard<std::mutex> lock(setup);
     shared = std::make_shared<kj::AsyncIoContext>(kj::setupAsyncIo());

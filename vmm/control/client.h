@@ -85,7 +85,7 @@ class ControlClient {
   virtual absl::StatusOr<MoveStatus> GetMove() = 0;
   virtual absl::Status CancelMove() = 0;
   virtual absl::Status StartPostcopy() = 0;
-  // As MovePort says; returns the move's number.
+  // MovePort has the contract; the number of the move is returned.
   virtual absl::StatusOr<uint64_t> RecoverMove(const std::string& where) = 0;
   virtual absl::Status TakeBack(bool force) = 0;
   // A stream socket to the serial console.

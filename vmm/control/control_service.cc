@@ -491,7 +491,7 @@ kj::Promise<void> ControlService::startMove(StartMoveContext context) {
   if (mover == nullptr) {
     return kj::READY_NOW;
   }
-  // It takes the machine's turn, and opens its disks.
+  // A move takes the machine's turn, and opens its disks.
   return RunInTurn(
              context, WorkQueue::Turn::kLast,
              [mover, where = std::string(FromKj(context.getParams().getDestination())),

@@ -99,7 +99,7 @@ class ControlService final : public control::Control::Server {
   // Null with the reason why there is nothing to move.
   MovePort* MoverOr(control::Error::Builder error) const;
   absl::Status StartBalloon(uint64_t target_bytes);
-  // Of all and of this client.
+  // Whether one more call may, of all clients' and of this one's.
   absl::Status MayWaitForBalloon() const;
   // As BalloonWaits::Until(); RESOURCE_EXHAUSTED when it may not wait.
   kj::Promise<absl::Status> WaitForBalloon(BalloonWaits::Look look);

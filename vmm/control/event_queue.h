@@ -16,7 +16,7 @@ namespace ferrite {
 // Threads: that of the kj event loop.
 class EventQueue {
  public:
-  // Those of a move come several times a second.
+  // A move's events come several times a second.
   static constexpr size_t kMaxEvents = 64;
 
   // Without room the oldest event goes, and is counted in the `missed` of the next one.

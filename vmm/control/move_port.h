@@ -37,11 +37,11 @@ struct MoveStatus {
   GuestPlace guest = GuestPlace::kHereRunning;
 };
 
-// What a move has a say in. A target for the balloon goes with the machine until its state is saved, and is lost from
-// then on until the guest runs again, here or there.
+// Operations that a move has a say in. A target for the balloon goes with the machine until its state is saved, and is
+// lost from then on until the guest runs again, here or there.
 enum class Operation { kPause, kResume, kReset, kStop, kSetBalloon };
 
-// As it stands after "cannot": "set the balloon".
+// The words after "cannot": "set the balloon".
 absl::string_view OperationName(Operation operation);
 
 // Threads: any. No method but TakeBack() waits for the move.
@@ -51,16 +51,16 @@ class MovePort {
 
   // FAILED_PRECONDITION when a move is on, or the machine is not here any more.
   virtual absl::Status Start(const std::string& where, const migration::MoveOptions& options) = 0;
-  // Of the last move.
+  // The last move's.
   virtual MoveStatus status() const = 0;
   // The move by which the machine came here, as far as it was measured here; number 0 when it did not.
   virtual MoveStatus arrival() const = 0;
   // These return when the move has taken note. FAILED_PRECONDITION when there is none, or it is too late.
   virtual absl::Status Cancel() = 0;
   virtual absl::Status StartPostcopy() = 0;
-  // Of a move whose guest was handed over and whose connection is lost. Recover() looks for the destination again, at
-  // `where` or, when that is empty, where it was; it is Start() for the rest of the move, under the same number.
-  // TakeBack() makes the guest run here again, as it was when it was handed over, and waits until it does.
+  // Both are for a move whose guest was handed over and whose connection is lost. Recover() looks for the destination
+  // again, at `where` or, when that is empty, where it was; it is Start() for the rest of the move, under the same
+  // number. TakeBack() makes the guest run here again, as it was when it was handed over, and waits until it does.
   // FAILED_PRECONDITION when there is no such move, or when the guest is known to be the destination's.
   virtual absl::Status Recover(const std::string& where) = 0;
   // `force`: also when somebody listens there who does not answer.

@@ -225,7 +225,7 @@ void RemoveMachine(const Fd& base, const std::string& name, const Fd& directory)
   }
 }
 
-// Of a machine whose monitor does not live. What cannot be read counts as a record.
+// The record of a machine whose monitor does not live. One that cannot be read counts, too.
 std::optional<GrantRecord> GrantIn(const Fd& directory) {
   auto record = ReadGrantRecord(directory);
   if (absl::IsNotFound(record.status())) {

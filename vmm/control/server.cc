@@ -115,7 +115,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
   }
   void DropAllForMemory() {
     DropAll();
-    // Who writes it waits for memory on this thread.
+    // The log's writer waits for memory on this thread.
     LogOnce("dropped all clients", "this host has no memory left for them");
   }
   void DropAll() {
@@ -154,7 +154,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
       LogOnce("refused a client", fmt::format("user {} may not control this machine", peer.uid));
       return;
     }
-    // Those that were dropped are still about to end their connection.
+    // Clients that were dropped are still about to end their connection.
     const bool room = clients_.size() < ControlServer::kMaxClients || DropLongestIdle();
     if (!room || connections_ >= 2 * ControlServer::kMaxClients) {
       LogOnce("refused a client", fmt::format("{} are connected", connections_));
@@ -166,7 +166,7 @@ class ServerLoop final : private kj::TaskSet::ErrorHandler {
     auto connection =
         kj::heap<Connection>(kj::mv(stream), shared_, io_.provider->getTimer(), [this](const kj::Exception& exception) {
           if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
-            // Its connection is still to be ended.
+            // The client's connection is still to be ended.
             IfThereIsMemory([&] { LogOnce("dropped a client", Summary(exception)); });
           }
         });

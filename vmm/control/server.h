@@ -18,7 +18,7 @@
 
 namespace ferrite {
 
-// What is served. All outlive the server.
+// The machine that is served, and what belongs to it. All outlive the server.
 struct ControlTarget {
   std::string name;
   Machine* machine = nullptr;      // null: it has not arrived yet
@@ -42,7 +42,7 @@ struct ControlTarget {
 //
 // Calls that wait are few: for the machine kMaxOperations of one client and kMaxAllOperations in all, for the balloon
 // kMaxBalloonWaits and kMaxAllBalloonWaits, none for longer than kMaxBalloonWait; what is beyond is refused at once.
-// They end with their connection, or when the client gives the call up: what has not begun by then is not done. `stop`
+// Calls end with their connection, or when the client gives them up: what has not begun by then is not done. `stop`
 // waits for the operation that runs and for no other.
 class ControlServer {
  public:

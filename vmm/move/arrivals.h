@@ -19,7 +19,7 @@
 
 namespace ferrite {
 
-// What clients may ask about an arrival, which may come after it and go before it. Threads: any.
+// Clients ask here about an arrival, which may come later than this object and go before it. Threads: any.
 class ArrivalView {
  public:
   // Number 0 while there is no arrival.
@@ -52,7 +52,7 @@ class Incoming {
   // Returns when the move is over, or a descriptor that asks for the end is readable: whether it is over.
   bool WaitForArrival(int end, int other_end);
 
-  // What becomes of a move that is asked to end.
+  // A move that is asked to end is one of these.
   enum class Ending {
     kCancelled,  // the guest never runs here, and the move is over in an instant
     kTakenOver,  // the guest is here. A source that is gone is not waited for, now or later; else the move goes on
@@ -60,9 +60,9 @@ class Incoming {
   Ending End();
   bool IsOverWithin(absl::Duration limit) { return over_.WaitFor(limit); }
 
-  // Of a move that is over; these wait for that. The thread may be about to end still, and waits in vain for that as
-  // long as a device of the guest waits for a page: the kernel has it take the lock of the io_uring that it made, which
-  // is held meanwhile.
+  // The result of the move, and what follows from it; these wait until it is over. The thread may be about to end
+  // still, and waits in vain for that as long as a device of the guest waits for a page: the kernel has it take the
+  // lock of the io_uring that it made, which is held meanwhile.
   const absl::Status& result();
   // The guest was handed over to here for good. With a result that is not OK it misses memory: who touches that waits
   // as long as this object lives.

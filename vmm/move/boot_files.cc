@@ -40,7 +40,7 @@ absl::StatusOr<uint64_t> SizeOf(const PinnedFile& file) {
   return static_cast<uint64_t>(info.st_size);
 }
 
-// Of the first `bytes` of the file. CANCELLED when `ended`, which may be null, becomes true.
+// The digest of the first `bytes` of the file. CANCELLED when `ended`, which may be null, becomes true.
 absl::StatusOr<Sha256Digest> DigestOf(const PinnedFile& pinned, uint64_t bytes, const std::atomic<bool>* ended) {
   const Fd file = pinned.Open(O_RDONLY);
   if (!file.valid()) {

@@ -23,7 +23,7 @@ namespace ferrite {
 // End() any, the rest one.
 class BootFileDigests {
  public:
-  // Of the file, which has `bytes`. CANCELLED after End().
+  // The digest of the file, which has `bytes`. CANCELLED after End().
   absl::StatusOr<Sha256Digest> Of(const PinnedFile& file, uint64_t bytes);
   // Ends a reading that is on, and those to come.
   void End() { ended_ = true; }

@@ -59,7 +59,7 @@ absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
       boot.setInitrdPath(Absolute(config.initrd_path));
     }
     if (config.reboot_on_reset) {
-      // What a reset would boot here now.
+      // The files that a reset would boot here now.
       DescribeBootFile(*config.kernel, ended_, boot.initKernel());
       if (!config.initrd_path.empty()) {
         DescribeBootFile(*config.initrd, ended_, boot.initInitrd());

@@ -84,7 +84,7 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     status.where = address.ToString();
     FERRITE_RETURN_IF_ERROR(
         Annotate(StartThread([address](migration::Source& session) { return session.Run(address); }), "cannot move"));
-    // Nothing takes memory from here on: it has begun.
+    // The move has begun: nothing takes memory from here on.
     // The session before the port that it uses.
     source_ = std::move(source);
     port_ = std::move(port);
@@ -200,7 +200,7 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     return absl::OkStatus();
   });
   if (!ticks.ok()) {
-    // Nothing but its listener misses it.
+    // The listener alone misses the ticks.
     IfThereIsMemory([&] { Log().warn("move: it is told of at its changes only: {}", std::string(ticks.message())); });
   }
   const absl::Status result = CatchOutOfMemory([&] { return phase(*source); });

@@ -89,7 +89,7 @@ class Mover final : public MovePort {
   MoveStatus arrival_ ABSL_GUARDED_BY(mutex_);
   bool given_up_ ABSL_GUARDED_BY(mutex_) = false;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
-  // Of the last move; kept for what is left to ask of it.
+  // The last move's, kept for what is left to ask of it.
   std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
 
