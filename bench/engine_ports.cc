@@ -19,7 +19,7 @@ absl::Status SetThp(GuestMemory& memory, bool on) {
   return absl::OkStatus();
 }
 
-class EngineDestinationPort final : public migration::DestinationPort {
+class EngineDestinationPort final : public migration::WholeDestinationMachine {
  public:
   EngineDestinationPort(GuestMemory& memory, EngineGuest& guest, bool thp)
       : memory_(memory), guest_(guest), thp_(thp) {}
@@ -98,7 +98,7 @@ absl::Status EngineSourcePort::Resume() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<migration::DestinationPort>> EngineDestination::Build(
+absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> EngineDestination::Build(
     const migration::MachineSpec& spec) {
   uint64_t bytes = 0;
   for (const migration::MachineSpec::Region& region : spec.regions) {

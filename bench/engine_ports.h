@@ -11,7 +11,8 @@
 #include "absl/strings/string_view.h"
 #include "bench/engine_guest.h"
 #include "memory/guest_memory.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/destination_machine.h"
+#include "migration/api/source_machine.h"
 
 namespace ferrite {
 
@@ -23,7 +24,7 @@ struct EngineMemory {
 
 absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory& what, bool thp);
 
-class EngineSourcePort final : public migration::SourcePort {
+class EngineSourcePort final : public migration::WholeSourceMachine {
  public:
   EngineSourcePort(GuestMemory& memory, EngineGuest& guest) : memory_(memory), guest_(guest) {}
 
@@ -55,11 +56,11 @@ class EngineSourcePort final : public migration::SourcePort {
 };
 
 // Owns what it builds.
-class EngineDestination final : public migration::DestinationFactory {
+class EngineDestination final : public migration::MachineBuilder {
  public:
   EngineDestination(const EngineMemory& memory, const GuestPlan& plan) : what_(memory), plan_(plan) {}
 
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const migration::MachineSpec& spec) override;
+  absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> Build(const migration::MachineSpec& spec) override;
   void Accepted() override {}
   void Dropped() override {
     guest_.reset();

@@ -23,24 +23,25 @@ constexpr uint64_t kBulkPages = 32;
 
 }  // namespace
 
-PageSource::PageSource(SourcePort& port, std::vector<uint64_t> pages_per_unit,
+PageSource::PageSource(const GuestMemory& memory, DirtyLog& dirty_log, std::vector<uint64_t> pages_per_unit,
                        std::vector<std::unique_ptr<Stream>> page, std::vector<std::unique_ptr<Stream>> urgent,
                        const MoveOptions& options, SendFigures& figures,
                        std::function<void(const absl::Status&)> on_failure)
-    : port_(port),
+    : memory_(memory),
+      dirty_log_(dirty_log),
       pages_per_unit_(pages_per_unit),
       on_failure_(std::move(on_failure)),
       page_(std::move(page)),
       urgent_(std::move(urgent)),
-      pending_(std::make_shared<PendingPages>(port.memory(), std::move(pages_per_unit))),
+      pending_(std::make_shared<PendingPages>(memory, std::move(pages_per_unit))),
       limiter_(options.max_bandwidth),
       postcopy_rate_(options.max_postcopy_bandwidth),
       figures_(figures) {
-  for (const auto& region : port_.memory().regions()) {
+  for (const auto& region : memory_.regions()) {
     collected_.push_back(std::make_unique<PageBitmap>(region->pages()));
   }
   for (const auto& stream : page_) {
-    senders_.push_back(std::make_unique<PageSender>(*stream, port_.memory(), &limiter_, figures_));
+    senders_.push_back(std::make_unique<PageSender>(*stream, memory_, &limiter_, figures_));
   }
 }
 
@@ -52,10 +53,10 @@ PageSource::~PageSource() {
 
 absl::Status PageSource::Start() {
   for (size_t i = 0; i < pending_->regions(); ++i) {
-    const MemoryRegion& region = *port_.memory().regions()[i];
+    const MemoryRegion& region = *memory_.regions()[i];
     PageBitmap skip(region.pages());
     FERRITE_RETURN_IF_ERROR(AddUntouchedPages(region, skip));
-    port_.AddUnneededPages(i, skip);
+    dirty_log_.AddUnneededPages(i, skip);
     pending_->pending(i).SetRange(0, region.pages());
     uint64_t page = 0;
     while (const auto first = skip.FindSet(page)) {
@@ -130,7 +131,7 @@ absl::StatusOr<uint64_t> PageSource::CollectDirty() {
   for (size_t i = 0; i < pending_->regions(); ++i) {
     PageBitmap& dirty = *collected_[i];
     dirty.ClearAll();
-    FERRITE_RETURN_IF_ERROR(port_.CollectDirty(i, dirty));
+    FERRITE_RETURN_IF_ERROR(dirty_log_.CollectDirty(i, dirty));
     pending_->Heat(i, dirty);
     pages += dirty.Count();
     dirty.TakeInto(pending_->pending(i));
@@ -182,7 +183,7 @@ absl::Status PageSource::FinishPostcopy() {
 
 absl::Status PageSource::SendRest(size_t channel) {
   BecomeBulk();
-  PageSender sender(*page_[channel], port_.memory(), /*limiter=*/nullptr, figures_);
+  PageSender sender(*page_[channel], memory_, /*limiter=*/nullptr, figures_);
   while (true) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
@@ -201,7 +202,7 @@ absl::Status PageSource::SendRest(size_t channel) {
 
 absl::Status PageSource::ServeRequests(size_t channel) {
   Stream& stream = *urgent_[channel];
-  PageSender sender(stream, port_.memory(), /*limiter=*/nullptr, figures_);
+  PageSender sender(stream, memory_, /*limiter=*/nullptr, figures_);
   FaultWindow window;
   while (true) {
     std::array<uint8_t, kPageHeaderBytes> bytes;
@@ -213,7 +214,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
     if (request.type != PageFrameType::kRequest || request.region >= pending_->regions()) {
       return absl::InvalidArgumentError("urgent channel: the destination sent what is no request");
     }
-    const uint64_t pages = port_.memory().regions()[request.region]->pages();
+    const uint64_t pages = memory_.regions()[request.region]->pages();
     if (request.first_page >= pages || request.count > pages - request.first_page) {
       return absl::InvalidArgumentError(absl::StrCat("urgent channel: a request for pages ", request.first_page, "+",
                                                      request.count, " outside of region ", request.region));

@@ -12,8 +12,8 @@
 #include "absl/synchronization/mutex.h"
 #include "base/thread.h"
 #include "memory/page_range.h"
-#include "migration/api/machine_port.h"
 #include "migration/api/move_options.h"
+#include "migration/api/source_machine.h"
 #include "migration/channel/stream.h"
 #include "migration/sending/page_sender.h"
 #include "migration/sending/pending_pages.h"
@@ -25,12 +25,12 @@ namespace ferrite::migration {
 // Threads: the session's thread calls; Shutdown() is for any.
 class PageSource {
  public:
-  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `port` and
-  // `figures` outlive this.
+  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `memory`,
+  // `dirty_log` and `figures` outlive this.
   // `on_failure` is called on the thread that failed, for threads that StartPostcopy() started.
-  PageSource(SourcePort& port, std::vector<uint64_t> pages_per_unit, std::vector<std::unique_ptr<Stream>> page,
-             std::vector<std::unique_ptr<Stream>> urgent, const MoveOptions& options, SendFigures& figures,
-             std::function<void(const absl::Status&)> on_failure);
+  PageSource(const GuestMemory& memory, DirtyLog& dirty_log, std::vector<uint64_t> pages_per_unit,
+             std::vector<std::unique_ptr<Stream>> page, std::vector<std::unique_ptr<Stream>> urgent,
+             const MoveOptions& options, SendFigures& figures, std::function<void(const absl::Status&)> on_failure);
   // Ends the threads.
   ~PageSource();
 
@@ -68,7 +68,8 @@ class PageSource {
   // The first error of the threads.
   void Note(const absl::Status& status);
 
-  SourcePort& port_;
+  const GuestMemory& memory_;
+  DirtyLog& dirty_log_;
   const std::vector<uint64_t> pages_per_unit_;
   const std::function<void(const absl::Status&)> on_failure_;
   const std::vector<std::unique_ptr<Stream>> page_;

@@ -22,10 +22,10 @@
 
 namespace ferrite::migration {
 
-absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(DestinationFactory& factory, Options options) {
+absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(MachineBuilder& builder, Options options) {
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ArrivalShared> shared, ArrivalShared::Create());
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Arrival> arrival, Arrival::Create(factory, std::move(options), *shared));
-  return std::unique_ptr<Destination>(new Destination(factory, std::move(shared), std::move(arrival)));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Arrival> arrival, Arrival::Create(builder, std::move(options), *shared));
+  return std::unique_ptr<Destination>(new Destination(builder, std::move(shared), std::move(arrival)));
 }
 
 absl::Status Destination::Run(Listener& listener) {
@@ -118,7 +118,7 @@ absl::Status Destination::Cancel() {
     if (state.Change(from, MoveState::kCancelling)) {
       // What was begun is done: nobody asks again.
       UntilThereIsMemory([this] {
-        factory_.Cancelled();
+        builder_.Cancelled();
         shared_->cancel().Cancel(absl::CancelledError("cancelled"));
       });
       return absl::OkStatus();

@@ -7,7 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/destination_machine.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
 #include "migration/channel/lobby.h"
@@ -34,7 +34,7 @@ class Destination {
  public:
   using Options = ArrivalOptions;
 
-  static absl::StatusOr<std::unique_ptr<Destination>> Create(DestinationFactory& factory, Options options);
+  static absl::StatusOr<std::unique_ptr<Destination>> Create(MachineBuilder& builder, Options options);
 
   // Waits on `listener` for a source, and receives. Connections that are no move's are dropped and logged, and so are
   // sources that leave before their machine was accepted, or whose machine is refused: they hear why.
@@ -53,14 +53,14 @@ class Destination {
   MoveReport report() const { return shared_->report(); }
 
  private:
-  Destination(DestinationFactory& factory, std::unique_ptr<ArrivalShared> shared, std::unique_ptr<Arrival> arrival)
-      : factory_(factory), shared_(std::move(shared)), arrival_(std::move(arrival)) {}
+  Destination(MachineBuilder& builder, std::unique_ptr<ArrivalShared> shared, std::unique_ptr<Arrival> arrival)
+      : builder_(builder), shared_(std::move(shared)), arrival_(std::move(arrival)) {}
 
   absl::Status RunPhases(Lobby& lobby);
   // From the first round to the end, over as many connections as it takes. `doorman` answers the door meanwhile.
   absl::Status Receive(Lobby& lobby, std::unique_ptr<Doorman> doorman);
 
-  DestinationFactory& factory_;
+  MachineBuilder& builder_;
   const std::unique_ptr<ArrivalShared> shared_;
   const std::unique_ptr<Arrival> arrival_;  // of Run()
 };

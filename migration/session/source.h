@@ -9,10 +9,10 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "migration/api/machine_port.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
+#include "migration/api/source_machine.h"
 #include "migration/channel/address.h"
 #include "migration/session/departure/departure.h"
 #include "migration/session/departure/departure_shared.h"
@@ -23,8 +23,9 @@ namespace ferrite::migration {
 // in its Departure.
 //
 // After Run() returned
-//   OK          the destination runs the guest, has all of it and has said so (R10); SourcePort::Moved() was called;
-//   an error    and state() is failed or cancelled: the guest is at the source as it was (R3), or was ended meanwhile,
+//   OK          the destination runs the guest, has all of it and has said so (R10); HandoverRecord::Moved() was
+//   called; an error    and state() is failed or cancelled: the guest is at the source as it was (R3), or was ended
+//   meanwhile,
 //               and another move may follow. The Status does not say which: the machine knows;
 //   an error    and state() is postcopy-paused: GRANT went out, the destination may run the guest; this side keeps it
 //               paused, with all its memory, and never resumes by itself (R2, R4). Recover() tries to go on,
@@ -34,7 +35,7 @@ namespace ferrite::migration {
 class Source {
  public:
   // `on_progress` (may be null) is called on the thread of Run(), at each change of state and after each round.
-  static absl::StatusOr<std::unique_ptr<Source>> Create(SourcePort& port, const MoveOptions& options,
+  static absl::StatusOr<std::unique_ptr<Source>> Create(SourceMachine& machine, const MoveOptions& options,
                                                         std::function<void(const MoveProgress&)> on_progress);
 
   // When a connection is lost behind GRANT, it looks for the destination again for MoveOptions::recover_for.

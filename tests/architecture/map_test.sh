@@ -10,7 +10,8 @@ folders=$(sed -nE 's,^ *"//((base|memory|proto|devices|migration|vmm)[a-z_/]*):.
 failed=0
 for folder in $folders; do
   name=${folder##*/}
-  indent=$([[ $folder == */* ]] && echo '      ' || echo '    ')
+  slashes=${folder//[!\/]/}
+  indent=$(printf '%*s' $((4 + 2 * ${#slashes})) '')
   grep -q "^$indent$name/ " "$2" || { echo "README.md has no line for $folder"; failed=1; }
   grep -qE "^\|.*\`($folder|$name)\`.*\|.*\|" "$3" || { echo "docs/architecture.md has no row for $folder"; failed=1; }
 done

@@ -233,7 +233,7 @@ absl::Status FakeSourcePort::RecordGrant(const migration::MoveId&, uint64_t, abs
   return absl::OkStatus();
 }
 
-class FakeDestinationPort final : public migration::DestinationPort {
+class FakeDestinationPort final : public migration::WholeDestinationMachine {
  public:
   explicit FakeDestinationPort(FakeDestination& owner) : owner_(owner) {}
 
@@ -292,7 +292,8 @@ class FakeDestinationPort final : public migration::DestinationPort {
   FakeDestination& owner_;
 };
 
-absl::StatusOr<std::unique_ptr<migration::DestinationPort>> FakeDestination::Build(const migration::MachineSpec& spec) {
+absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> FakeDestination::Build(
+    const migration::MachineSpec& spec) {
   if (failure == FakeFailure::kBuild) {
     return absl::FailedPreconditionError("the CPU here lacks avx512_fake");
   }

@@ -1,4 +1,4 @@
-// A guest without KVM: a thread that works in guest memory, and the two ports that a move needs.
+// A guest without KVM: a thread that works in guest memory, and what a move needs of it at either side.
 #ifndef FERRITE_TESTS_FAKES_FAKE_GUEST_H_
 #define FERRITE_TESTS_FAKES_FAKE_GUEST_H_
 
@@ -18,7 +18,8 @@
 #include "absl/strings/string_view.h"
 #include "base/thread.h"
 #include "memory/guest_memory.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/destination_machine.h"
+#include "migration/api/source_machine.h"
 
 namespace ferrite {
 
@@ -90,7 +91,7 @@ enum class FakeFailure {
   kRun,
 };
 
-class FakeSourcePort final : public migration::SourcePort {
+class FakeSourcePort final : public migration::WholeSourceMachine {
  public:
   FakeSourcePort(GuestMemory& memory, FakeGuest& guest) : memory_(memory), guest_(guest) {}
 
@@ -142,11 +143,11 @@ class FakeSourcePort final : public migration::SourcePort {
 };
 
 // Owns what it builds: the memory and the guest.
-class FakeDestination final : public migration::DestinationFactory {
+class FakeDestination final : public migration::MachineBuilder {
  public:
   explicit FakeDestination(MemoryBacking backing) : backing_(backing) {}
 
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const migration::MachineSpec& spec) override;
+  absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> Build(const migration::MachineSpec& spec) override;
   void Accepted() override { ++accepted; }
   void Dropped() override {
     ++dropped;

@@ -87,12 +87,12 @@ class ArrivalTest : public testing::Test {
     ASSERT_TRUE(arrival.ok()) << arrival.status();
     arrival_ = *std::move(arrival);
   }
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const ArrivalOptions& options) {
+  absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> Build(const ArrivalOptions& options) {
     arrival_.reset();
     Await(options);
     return arrival_->Build(EncodeDescription(*description_));
   }
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build() { return Build(Allowed()); }
+  absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> Build() { return Build(Allowed()); }
 
   // What the peer hears, "" when it was built.
   std::string Refusal(const ArrivalOptions& options) {
@@ -108,15 +108,15 @@ class ArrivalTest : public testing::Test {
   }
   std::string Reason() { return Reason(Allowed()); }
   // The guest arrives, and stays paused: its memory is not here.
-  void Arrive(migration::DestinationPort& port) {
+  void Arrive(migration::DestinationMachine& port) {
     ASSERT_EQ(source_->machine().Pause(), absl::OkStatus());
     capnp::MallocMessageBuilder message;
     ASSERT_EQ(source_->machine().Save(message.initRoot<state::Machine>()), absl::OkStatus());
     message.getRoot<state::Machine>().setPaused(true);
-    ASSERT_EQ(port.LoadState(EncodeState(message)), absl::OkStatus());
+    ASSERT_EQ(port.state().LoadState(EncodeState(message)), absl::OkStatus());
     ASSERT_EQ(source_->machine().ReleaseDisks(), absl::OkStatus());
-    ASSERT_EQ(port.AcquireDisks(), absl::OkStatus());
-    ASSERT_EQ(port.Run(), absl::OkStatus());
+    ASSERT_EQ(port.resources().AcquireDisks(), absl::OkStatus());
+    ASSERT_EQ(port.guest().Run(), absl::OkStatus());
   }
   std::string MakeFile(const std::string& name, const std::string& text) {
     const std::string path = directory_ + "/" + name;
@@ -165,12 +165,12 @@ TEST_F(ArrivalTest, MachineThatIsStoppedBeforeItRanHasNoDisksAnyMore) {
     capnp::MallocMessageBuilder message;
     ASSERT_EQ(source_->machine().Save(message.initRoot<state::Machine>()), absl::OkStatus());
     message.getRoot<state::Machine>().setPaused(paused);
-    ASSERT_EQ((*port)->LoadState(EncodeState(message)), absl::OkStatus());
+    ASSERT_EQ((*port)->state().LoadState(EncodeState(message)), absl::OkStatus());
     ASSERT_EQ(source_->machine().ReleaseDisks(), absl::OkStatus());
-    ASSERT_EQ((*port)->AcquireDisks(), absl::OkStatus());
+    ASSERT_EQ((*port)->resources().AcquireDisks(), absl::OkStatus());
     EXPECT_FALSE(source_->machine().Resume().ok()) << "R2: the disk is the other's";
     arrival_->machine()->Stop();
-    EXPECT_FALSE((*port)->Run().ok());
+    EXPECT_FALSE((*port)->guest().Run().ok());
     EXPECT_EQ(source_->machine().Resume(), absl::OkStatus()) << "R3";
   }
 }
@@ -334,7 +334,7 @@ TEST_F(ArrivalTest, ImageThatIsReplacedIsNotTaken) {
         replace();
       }
       ASSERT_EQ(source_->machine().ReleaseDisks(), absl::OkStatus());
-      EXPECT_EQ((*port)->AcquireDisks(), absl::OkStatus());
+      EXPECT_EQ((*port)->resources().AcquireDisks(), absl::OkStatus());
       EXPECT_FALSE(InUse(disk_)) << "what the link leads to, or the other file";
       EXPECT_TRUE(InUse(moved));
       // The source takes back what it had, too.
@@ -353,7 +353,7 @@ TEST_F(ArrivalTest, PeerDoesNotHearWhoHasADiskAtTheSwitchover) {
   auto port = Build();
   ASSERT_TRUE(port.ok()) << port.status();
   const CapturedLog log;
-  const absl::Status status = (*port)->AcquireDisks();
+  const absl::Status status = (*port)->resources().AcquireDisks();
   EXPECT_EQ(status.message(), "a disk of the machine cannot be taken here, and the log of the destination says why");
   EXPECT_THAT(log.text(), HasSubstr("disk image " + disk_ + " is in use by "));
 }

@@ -22,7 +22,7 @@ namespace ferrite {
 namespace {
 
 // MachineSource, whose words a test may change.
-class HookedSource final : public migration::SourcePort {
+class HookedSource final : public migration::WholeSourceMachine {
  public:
   HookedSource(Machine& machine, const std::string& directory, const MoveTry& attempt)
       : directory_(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)),

@@ -367,7 +367,7 @@ TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
     ASSERT_LT(nth, 200u);
     Scarcity scarcity(Scarce::kMemory, nth);
     has_plenty = false;
-    const absl::Status status = CatchOutOfMemory([&] { return (*destination)->AcquireDisks(); });
+    const absl::Status status = CatchOutOfMemory([&] { return (*destination)->resources().AcquireDisks(); });
     has_plenty = true;
     scarcity.End();
     refused = scarcity.refused();

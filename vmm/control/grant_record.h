@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/fd.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/move_id.h"
 
 namespace ferrite {
 

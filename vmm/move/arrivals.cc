@@ -49,12 +49,12 @@ Incoming::Incoming(EventFd signal, std::unique_ptr<migration::Destination> sessi
   view_->Show(session_.get());
 }
 
-absl::StatusOr<std::unique_ptr<Incoming>> Incoming::Start(migration::DestinationFactory& factory,
+absl::StatusOr<std::unique_ptr<Incoming>> Incoming::Start(migration::MachineBuilder& builder,
                                                           const migration::Destination::Options& options,
                                                           std::unique_ptr<migration::Listener> listener,
                                                           std::shared_ptr<ArrivalView> view) {
   FERRITE_ASSIGN_OR_RETURN(EventFd signal, EventFd::Create());
-  FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(factory, options));
+  FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(builder, options));
   std::unique_ptr<Incoming> incoming(
       new Incoming(std::move(signal), std::move(session), std::move(listener), std::move(view)));
   FERRITE_ASSIGN_OR_RETURN(incoming->thread_,

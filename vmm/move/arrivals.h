@@ -12,7 +12,7 @@
 #include "base/fd.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/destination_machine.h"
 #include "migration/channel/socket.h"
 #include "migration/session/destination.h"
 #include "vmm/control/move_port.h"
@@ -40,9 +40,9 @@ class ArrivalView {
 // An arrival, from when it is made. Threads: the one that made it.
 class Incoming {
  public:
-  // Receives on the thread "receive" what comes to `listener`, into what `factory` makes, which outlives this object.
+  // Receives on the thread "receive" what comes to `listener`, into what `builder` makes, which outlives this object.
   // `view` shows it.
-  static absl::StatusOr<std::unique_ptr<Incoming>> Start(migration::DestinationFactory& factory,
+  static absl::StatusOr<std::unique_ptr<Incoming>> Start(migration::MachineBuilder& builder,
                                                          const migration::Destination::Options& options,
                                                          std::unique_ptr<migration::Listener> listener,
                                                          std::shared_ptr<ArrivalView> view);

@@ -40,7 +40,7 @@ absl::Status TryLock(GuestMemory& memory) {
   return status;
 }
 
-class ArrivalPort final : public migration::DestinationPort {
+class ArrivalPort final : public migration::WholeDestinationMachine {
  public:
   // `tell` gets what is no peer's to hear.
   ArrivalPort(Machine& machine, bool lock_memory, std::function<void(absl::string_view)> tell)
@@ -135,7 +135,8 @@ absl::StatusOr<std::unique_ptr<MachineArrival>> MachineArrival::Create(Host host
   return std::unique_ptr<MachineArrival>(new MachineArrival(std::move(host), std::move(options), std::move(files)));
 }
 
-absl::StatusOr<std::unique_ptr<migration::DestinationPort>> MachineArrival::Build(const migration::MachineSpec& spec) {
+absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> MachineArrival::Build(
+    const migration::MachineSpec& spec) {
   FERRITE_RETURN_IF_ERROR(
       DecodeDescription(spec, [this](state::MachineDescription::Reader description) { return Make(description); }));
   return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory,

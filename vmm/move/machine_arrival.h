@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "base/event_loop.h"
 #include "devices/serial/serial_backend.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/destination_machine.h"
 #include "migration/channel/drop_log.h"
 #include "proto/machine.capnp.h"
 #include "vmm/kvm/kvm.h"
@@ -24,8 +24,8 @@ namespace ferrite {
 
 // Makes the machine that arrives, and owns it: it outlives the move. Until the move runs it, it is held: nobody else
 // can (R2). What is the matter with a file of this host is logged, and the errors do not say it: the peer hears them.
-// Threads: as DestinationFactory says; Take() when the move is over.
-class MachineArrival final : public migration::DestinationFactory {
+// Threads: as MachineBuilder says; Take() when the move is over.
+class MachineArrival final : public migration::MachineBuilder {
  public:
   // What Machine::Create() needs; outlives the machine. `built` (may be empty) is called with the machine when it was
   // accepted, before anything arrives in it.
@@ -38,7 +38,7 @@ class MachineArrival final : public migration::DestinationFactory {
   // Finds the files that the options name, see AllowedFiles.
   static absl::StatusOr<std::unique_ptr<MachineArrival>> Create(Host host, ArrivalOptions options);
 
-  absl::StatusOr<std::unique_ptr<migration::DestinationPort>> Build(const migration::MachineSpec& spec) override;
+  absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> Build(const migration::MachineSpec& spec) override;
   void Accepted() override;
   void Dropped() override { machine_.reset(); }
   void Cancelled() override { digests_.End(); }

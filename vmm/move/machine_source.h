@@ -11,7 +11,7 @@
 #include "base/timed_mutex.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "memory/page_bitmap.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/source_machine.h"
 #include "vmm/machine/machine.h"
 
 namespace ferrite {
@@ -22,8 +22,8 @@ namespace ferrite {
 // Disks that a failed move could not take back stay released: the machine takes them when it is resumed, and Mover
 // before the next move.
 //
-// Threads: as migration::SourcePort says. For one move.
-class MachineSource final : public migration::SourcePort {
+// Threads: as migration::SourceMachine says. For one move.
+class MachineSource final : public migration::WholeSourceMachine {
  public:
   // `machine` and `directory` (opened for reading), in which grants are recorded, outlive the port.
   MachineSource(Machine& machine, const Fd& directory);

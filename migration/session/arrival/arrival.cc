@@ -52,21 +52,21 @@ void ArrivalLink::Close() {
   on_cancel_.emplace(cancel_, [this](const absl::Status& why) { broken_.Cancel(why); });
 }
 
-absl::StatusOr<std::unique_ptr<Arrival>> Arrival::Create(DestinationFactory& factory, ArrivalOptions options,
+absl::StatusOr<std::unique_ptr<Arrival>> Arrival::Create(MachineBuilder& builder, ArrivalOptions options,
                                                          ArrivalShared& shared) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
-  return std::make_unique<Arrival>(factory, std::move(options), shared, std::move(broken));
+  return std::make_unique<Arrival>(builder, std::move(options), shared, std::move(broken));
 }
 
-Arrival::Arrival(DestinationFactory& factory, ArrivalOptions options, ArrivalShared& shared, CancelToken broken)
-    : factory(factory), options(std::move(options)), shared(shared), link(std::move(broken), shared.cancel()) {}
+Arrival::Arrival(MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared, CancelToken broken)
+    : builder(builder), options(std::move(options)), shared(shared), link(std::move(broken), shared.cancel()) {}
 
 Arrival::~Arrival() {
   UntilThereIsMemory([this] { link.broken().Cancel(absl::CancelledError("the session ends")); });
 }
 
 absl::string_view Arrival::GuestWords() const {
-  return port->Ended() ? "the guest came, and has ended since" : "the guest is here";
+  return machine->guest().Ended() ? "the guest came, and has ended since" : "the guest is here";
 }
 
 void Arrival::OnPage() {

@@ -11,7 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "base/cancel_token.h"
 #include "base/thread.h"
-#include "migration/api/machine_port.h"
+#include "migration/api/destination_machine.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/drop_log.h"
 #include "migration/channel/stream.h"
@@ -78,12 +78,12 @@ class ArrivalLink {
 // Threads: that of Destination::Run(). No other can name it: what is shared with others is `shared`; the threads of
 // `link` have what they use.
 struct Arrival {
-  static absl::StatusOr<std::unique_ptr<Arrival>> Create(DestinationFactory& factory, ArrivalOptions options,
+  static absl::StatusOr<std::unique_ptr<Arrival>> Create(MachineBuilder& builder, ArrivalOptions options,
                                                          ArrivalShared& shared);
-  Arrival(DestinationFactory& factory, ArrivalOptions options, ArrivalShared& shared, CancelToken broken);
+  Arrival(MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared, CancelToken broken);
   ~Arrival();
 
-  DestinationFactory& factory;
+  MachineBuilder& builder;
   const ArrivalOptions options;
   ArrivalShared& shared;
   DropLog drops;
@@ -97,7 +97,7 @@ struct Arrival {
   UndoStack undo;
 
   // In the order in which they are needed: who uses something ends before it.
-  std::unique_ptr<DestinationPort> port;
+  std::unique_ptr<DestinationMachine> machine;
   std::unique_ptr<Landscape> landscape;
   std::unique_ptr<Userfault> userfault;
   std::shared_ptr<WaitAccounts> waits;

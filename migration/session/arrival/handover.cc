@@ -35,7 +35,7 @@ absl::Status Load(Arrival& arrival, std::span<const uint8_t> blob) {
     }
   });
   FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
-  return arrival.port->LoadState(blob);
+  return arrival.machine->state().LoadState(blob);
 }
 
 }  // namespace
@@ -52,7 +52,7 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   if (package.postcopy && !arrival.postcopy_possible) {
     return absl::FailedPreconditionError("post-copy was not accepted");
   }
-  FERRITE_RETURN_IF_ERROR(arrival.port->CheckState(package.blob));
+  FERRITE_RETURN_IF_ERROR(arrival.machine->state().CheckState(package.blob));
   if (package.postcopy) {
     // Before loading, which may touch memory that is not here: pages flow meanwhile.
     FERRITE_RETURN_IF_ERROR(Arm(arrival));
@@ -87,8 +87,8 @@ absl::Status TakeOver(Arrival& arrival, const message::Grant& grant) {
   }
   // An error of it says that the guest does not run.
   const absl::Status ran = CatchOutOfMemory([&]() -> absl::Status {
-    FERRITE_RETURN_IF_ERROR(arrival.port->AcquireDisks());
-    return arrival.port->Run();
+    FERRITE_RETURN_IF_ERROR(arrival.machine->resources().AcquireDisks());
+    return arrival.machine->guest().Run();
   });
   if (!ran.ok()) {
     // The source takes the guest back when it hears this, so the guest must not run here after it is said.

@@ -42,8 +42,8 @@ absl::Status CheckRegions(const MachineSpec& spec, GuestMemory& memory) {
 // Makes the machine. An error was told to the source.
 absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
   absl::Status built = CatchOutOfMemory([&]() -> absl::Status {
-    FERRITE_ASSIGN_OR_RETURN(arrival.port, arrival.factory.Build(spec));
-    return CheckRegions(spec, arrival.port->memory());
+    FERRITE_ASSIGN_OR_RETURN(arrival.machine, arrival.builder.Build(spec));
+    return CheckRegions(spec, arrival.machine->memory());
   });
   if (!built.ok()) {
     (void)arrival.peer().SendBriefly(message::Refuse{.reason = std::string(built.message())});
@@ -52,7 +52,7 @@ absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
 }
 
 absl::Status SendAccept(Arrival& arrival) {
-  const auto regions = arrival.port->memory().regions();
+  const auto regions = arrival.machine->memory().regions();
   const auto features = Userfault::Probe();
   absl::Status able = features.status();
   for (size_t i = 0; able.ok() && i < regions.size(); ++i) {
@@ -82,14 +82,14 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
   if (built.ok() && answered.ok()) {
     peer.SetPatience(arrival.options.silence);
     peer.SetMostBytes(kMaxControlBytes);
-    arrival.landscape = std::make_unique<Landscape>(arrival.port->memory());
-    arrival.waits =
-        std::make_shared<WaitAccounts>([&arrival](pid_t thread) { return arrival.port->VcpuOfThread(thread); });
+    arrival.landscape = std::make_unique<Landscape>(arrival.machine->memory());
+    arrival.waits = std::make_shared<WaitAccounts>(
+        [&arrival](pid_t thread) { return arrival.machine->guest().VcpuOfThread(thread); });
     arrival.shared.TellWaits(arrival.waits);
     arrival.gate = std::make_unique<RoundGate>(arrival.terms.page_channels);
     arrival.fail_gate.emplace(arrival.link.broken(),
                               [gate = arrival.gate.get()](const absl::Status& why) { gate->Fail(why); });
-    arrival.factory.Accepted();
+    arrival.builder.Accepted();
     return true;
   }
   if (arrival.cancelled()) {
@@ -103,8 +103,8 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
   }
   // Its thread is joined: from here on it breaks nothing any more.
   arrival.link.Close();
-  arrival.port.reset();
-  arrival.factory.Dropped();
+  arrival.machine.reset();
+  arrival.builder.Dropped();
   return false;
 }
 
@@ -194,17 +194,17 @@ absl::Status AcceptChannels(Arrival& arrival, Lobby& lobby) {
 
 absl::Status Prepare(Arrival& arrival) {
   FERRITE_RETURN_IF_ERROR(arrival.peer().Expect<message::Advise>(arrival.options.patience).status());
-  DestinationPort& port = *arrival.port;
+  DestinationMachine& machine = *arrival.machine;
   // R8: nothing is locked and nothing ballooned before the end. Locked memory would be filled right here, and then no
   // page would ever be missing.
-  port.InhibitBalloon();
-  arrival.undo.Push([&port](const absl::Status&) {
-    port.AllowBalloon();
+  machine.resources().InhibitBalloon();
+  arrival.undo.Push([&machine](const absl::Status&) {
+    machine.resources().AllowBalloon();
     return absl::OkStatus();
   });
-  FERRITE_RETURN_IF_ERROR(port.SetLocked(false));
+  FERRITE_RETURN_IF_ERROR(machine.resources().SetLocked(false));
   // Before the memory is emptied: it may use some.
-  FERRITE_ASSIGN_OR_RETURN(const absl::Duration load, port.MeasureLoad());
+  FERRITE_ASSIGN_OR_RETURN(const absl::Duration load, machine.state().MeasureLoad());
   for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
     MemoryRegion& region = arrival.landscape->region(i);
     // A transparent huge page would hold pages that did not arrive.

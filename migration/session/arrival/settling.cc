@@ -80,8 +80,8 @@ absl::Status SettleIn(Arrival& arrival) {
   for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
     FERRITE_RETURN_IF_ERROR(arrival.landscape->placer(i).Disarm());
   }
-  absl::Status after = arrival.port->AllowThp();
-  after.Update(arrival.port->SetLocked(true));
+  absl::Status after = arrival.machine->resources().AllowThp();
+  after.Update(arrival.machine->resources().SetLocked(true));
   // The balloon's.
   after.Update(arrival.undo.Run());
   if (!after.ok()) {

@@ -12,9 +12,9 @@
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
 #include "base/monotonic.h"
-#include "migration/api/machine_port.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
+#include "migration/api/source_machine.h"
 #include "migration/channel/address.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/dialer.h"
@@ -56,12 +56,12 @@ class DepartureLink {
 // Threads: one at a time, that of Source::Run(), Recover() or TakeBack(). No other can name it: what is shared with
 // others is `shared`, and `link` for those threads that it made itself.
 struct Departure {
-  static absl::StatusOr<std::unique_ptr<Departure>> Create(SourcePort& port, const MoveOptions& options,
+  static absl::StatusOr<std::unique_ptr<Departure>> Create(SourceMachine& machine, const MoveOptions& options,
                                                            DepartureShared& shared);
-  Departure(SourcePort& port, const MoveOptions& options, const MoveId& id, DepartureShared& shared,
+  Departure(SourceMachine& machine, const MoveOptions& options, const MoveId& id, DepartureShared& shared,
             CancelToken broken);
 
-  SourcePort& port;
+  SourceMachine& machine;
   const MoveOptions options;
   const MoveId id;
   DepartureShared& shared;

@@ -24,7 +24,8 @@ absl::Status HandOver(Departure& departure) {
     return absl::CancelledError("cancelled");
   }
   const MonotonicTime start = MonotonicTime::Now();
-  FERRITE_RETURN_IF_ERROR(departure.port.RecordGrant(departure.id, departure.epoch, departure.shared.where()));
+  FERRITE_RETURN_IF_ERROR(
+      departure.machine.handover().RecordGrant(departure.id, departure.epoch, departure.shared.where()));
   if (departure.peer().refused()) {
     // That takes what the disk takes, and the destination has given up meanwhile.
     return departure.peer().failure();
@@ -84,7 +85,7 @@ absl::Status End(Departure& departure) {
   departure.undo.Drop();
   UntilThereIsMemory([&] {
     departure.StopTracking();
-    departure.port.Moved(departure.shared.where());
+    departure.machine.handover().Moved(departure.shared.where());
     // The destination waits for this: it has been heard.
     departure.pages().Shutdown();
     peer.Shutdown(absl::CancelledError("the move is over"));

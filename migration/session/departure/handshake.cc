@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<Stream>> OpenChannel(Departure& departure, const 
 
 // Sets the units in which pages are sent after the switchover: the larger of both ends' host pages.
 absl::Status AgreeOnUnits(Departure& departure, const message::Accept& accept) {
-  const auto regions = departure.port.memory().regions();
+  const auto regions = departure.machine.memory().regions();
   if (accept.host_page_bytes.size() != regions.size()) {
     return absl::InvalidArgumentError("the destination accepted another number of memory regions");
   }
@@ -80,7 +80,7 @@ absl::Status Setup(Departure& departure, const Address& destination) {
   departure.features = welcome.features & kOurFeatures;
   FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
 
-  FERRITE_ASSIGN_OR_RETURN(MachineSpec spec, departure.port.Describe());
+  FERRITE_ASSIGN_OR_RETURN(MachineSpec spec, departure.machine.state().Describe());
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Machine{.spec = std::move(spec)}));
   FERRITE_ASSIGN_OR_RETURN(const message::Accept accept, departure.Await<message::Accept>());
   FERRITE_RETURN_IF_ERROR(AgreeOnUnits(departure, accept));
@@ -109,18 +109,18 @@ absl::Status OpenPages(Departure& departure, const Address& destination) {
       broken.Cancel(failure);
     }
   };
-  departure.link.SetPages(std::make_unique<PageSource>(departure.port, departure.pages_per_unit, std::move(page),
-                                                       std::move(urgent), departure.options, departure.shared.figures(),
-                                                       on_failure));
+  departure.link.SetPages(std::make_unique<PageSource>(departure.machine.memory(), departure.machine.dirty_log(),
+                                                       departure.pages_per_unit, std::move(page), std::move(urgent),
+                                                       departure.options, departure.shared.figures(), on_failure));
   departure.shared.TellPending(departure.pages().pending());
   return absl::OkStatus();
 }
 
 absl::Status Advise(Departure& departure) {
-  SourcePort& port = departure.port;
-  port.InhibitBalloon();
-  departure.undo.Push([&port](const absl::Status&) {
-    port.AllowBalloon();
+  SourceMachine& machine = departure.machine;
+  machine.resources().InhibitBalloon();
+  departure.undo.Push([&machine](const absl::Status&) {
+    machine.resources().AllowBalloon();
     return absl::OkStatus();
   });
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Advise{}));

@@ -74,7 +74,7 @@ absl::StatusOr<bool> AskWhetherGranted(Departure& departure, const Address& dest
 // Adds the pages of a MISSING to `runs`; `pages_left`: how many can still be missing.
 absl::Status TakeMissing(Departure& departure, const message::Missing& missing, uint64_t& pages_left,
                          std::vector<PageRange>& runs) {
-  const auto regions = departure.port.memory().regions();
+  const auto regions = departure.machine.memory().regions();
   if (missing.ranges.empty() && !missing.last) {
     return absl::InvalidArgumentError("MISSING: nothing in it, and not the last one");
   }
@@ -97,7 +97,7 @@ absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(Departure& departure, ab
   const MonotonicTime deadline = MonotonicTime::Now() + limit;
   std::vector<PageRange> runs;
   uint64_t pages_left = 0;
-  for (const auto& region : departure.port.memory().regions()) {
+  for (const auto& region : departure.machine.memory().regions()) {
     pages_left += region->pages();
   }
   while (true) {
@@ -129,7 +129,8 @@ absl::Status MakeSureOfGrant(Departure& departure, const Address& destination, S
   } else {
     const MonotonicTime start = MonotonicTime::Now();
     ++departure.epoch;
-    FERRITE_RETURN_IF_ERROR(departure.port.RecordGrant(departure.id, departure.epoch, departure.shared.where()));
+    FERRITE_RETURN_IF_ERROR(
+        departure.machine.handover().RecordGrant(departure.id, departure.epoch, departure.shared.where()));
     FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, search.Limit(departure.options)));
   }
   if (!had_run) {

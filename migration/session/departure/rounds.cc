@@ -69,13 +69,13 @@ absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, boo
 
 absl::Status Rounds(Departure& departure) {
   const MoveOptions& options = departure.options;
-  SourcePort& port = departure.port;
+  SourceMachine& machine = departure.machine;
   departure.peer().SetSilence(options.silence);
-  FERRITE_RETURN_IF_ERROR(port.StartDirtyTracking());
+  FERRITE_RETURN_IF_ERROR(machine.dirty_log().StartDirtyTracking());
   departure.tracking = true;
   departure.undo.Push([&departure](const absl::Status&) {
     // Both do not fail.
-    (void)departure.port.SetThrottle(0);
+    (void)departure.machine.run().SetThrottle(0);
     departure.StopTracking();
     return absl::OkStatus();
   });
@@ -115,7 +115,7 @@ absl::Status Rounds(Departure& departure) {
           "the guest dirties memory faster than it can be sent: not done in ", absl::FormatDuration(options.timeout)));
     }
     if (decision.throttle_percent != now.throttle_percent) {
-      FERRITE_RETURN_IF_ERROR(port.SetThrottle(decision.throttle_percent));
+      FERRITE_RETURN_IF_ERROR(machine.run().SetThrottle(decision.throttle_percent));
     }
     before = now;
   }

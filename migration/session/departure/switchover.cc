@@ -71,15 +71,15 @@ class Watchdog {
 
 absl::Status StopGuest(Departure& departure) {
   departure.switchover = MonotonicTime::Now();
-  departure.undo.Push([&port = departure.port](const absl::Status& so_far) {
+  departure.undo.Push([&machine = departure.machine](const absl::Status& so_far) {
     if (so_far.ok()) {
-      return Annotate(port.Resume(), "resume the guest");
+      return Annotate(machine.run().Resume(), "resume the guest");
     }
     // Not for good: who sees to the disk may resume it, or move it again.
-    port.StayPaused();
+    machine.run().StayPaused();
     return absl::OkStatus();
   });
-  return Timed(departure.report.stop, [&] { return departure.port.Pause(); });
+  return Timed(departure.report.stop, [&] { return departure.machine.run().Pause(); });
 }
 
 // Tells what the destination holds but is out of date; with `waits` until it has dropped all of it.
@@ -120,10 +120,11 @@ absl::Status TellLastPages(Departure& departure) {
 absl::Status SendPackage(Departure& departure) {
   std::vector<uint8_t> blob;
   FERRITE_RETURN_IF_ERROR(Timed(departure.report.state, [&]() -> absl::Status {
-    FERRITE_ASSIGN_OR_RETURN(blob, departure.port.SaveState());
-    departure.undo.Push(
-        [&port = departure.port](const absl::Status&) { return Annotate(port.AcquireDisks(), "take the disks back"); });
-    return departure.port.ReleaseDisks();
+    FERRITE_ASSIGN_OR_RETURN(blob, departure.machine.state().SaveState());
+    departure.undo.Push([&machine = departure.machine](const absl::Status&) {
+      return Annotate(machine.resources().AcquireDisks(), "take the disks back");
+    });
+    return departure.machine.resources().ReleaseDisks();
   }));
   message::Loaded loaded;
   absl::Duration took;
