@@ -19,6 +19,7 @@
 #include "migration/protocol/messages.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/test_thread.h"
+#include "tests/fakes/wrapped_stream.h"
 
 namespace ferrite::migration {
 namespace {
@@ -26,9 +27,9 @@ namespace {
 constexpr absl::Duration kSoon = absl::Seconds(30);
 
 // Remembers the longest piece that was to be read, and how many there were.
-class CountedStream : public Stream {
+class CountedStream : public WrappedStream {
  public:
-  explicit CountedStream(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  using WrappedStream::WrappedStream;
 
   bool AwaitReads(int count) {
     const TimedMutexLock lock(&mutex_);
@@ -46,24 +47,10 @@ class CountedStream : public Stream {
       longest_ = std::max(longest_, out.size());
       ++reads_;
     }
-    return stream_->ReadAll(out);
+    return WrappedStream::ReadAll(out);
   }
-  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
-    return stream_->ReadAtLeast(buffers, wanted);
-  }
-  absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
-  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
-  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
-  void Rest(absl::Duration time) override { stream_->Rest(time); }
-  void Shutdown() override { stream_->Shutdown(); }
-  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
-  void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
-  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
-  int fd() const override { return stream_->fd(); }
-  const std::string& peer() const override { return stream_->peer(); }
 
  private:
-  const std::unique_ptr<Stream> stream_;
   TimedMutex mutex_;
   int reads_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t longest_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -16,6 +16,7 @@
 #include "migration/placing/userfault.h"
 #include "migration/protocol/page_header.h"
 #include "tests/fakes/test_thread.h"
+#include "tests/fakes/wrapped_stream.h"
 
 namespace ferrite::migration {
 namespace {
@@ -23,22 +24,22 @@ namespace {
 constexpr uint64_t kBytes = 8 << 20;
 
 // A stream that notes where each byte of it was read to.
-class RecordedStream final : public Stream {
+class RecordedStream final : public WrappedStream {
  public:
   struct Piece {
     const uint8_t* at;
     size_t bytes;
   };
 
-  explicit RecordedStream(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  using WrappedStream::WrappedStream;
 
   absl::Status ReadAll(std::span<uint8_t> out) override {
     pieces_.push_back({out.data(), out.size()});
-    return stream_->ReadAll(out);
+    return WrappedStream::ReadAll(out);
   }
   absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
     const std::vector<iovec> before(buffers.begin(), buffers.end());
-    absl::StatusOr<size_t> got = stream_->ReadAtLeast(buffers, wanted);
+    absl::StatusOr<size_t> got = WrappedStream::ReadAtLeast(buffers, wanted);
     size_t left = got.value_or(0);
     for (const iovec& buffer : before) {
       const size_t here = std::min(left, buffer.iov_len);
@@ -47,17 +48,7 @@ class RecordedStream final : public Stream {
     }
     return got;
   }
-  absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
-  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
-  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
-  void Shutdown() override { stream_->Shutdown(); }
-  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
-  void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
-  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
-  void Rest(absl::Duration time) override { stream_->Rest(time); }
   bool shut_down() const override { return cut_; }
-  int fd() const override { return stream_->fd(); }
-  const std::string& peer() const override { return stream_->peer(); }
 
   // As after a Shutdown() that came when the last read was done.
   void Cut() { cut_ = true; }
@@ -82,7 +73,6 @@ class RecordedStream final : public Stream {
   }
 
  private:
-  const std::unique_ptr<Stream> stream_;
   std::vector<Piece> pieces_;
   bool cut_ = false;
 };

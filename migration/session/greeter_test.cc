@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -18,6 +17,8 @@
 #include "base/timed_mutex.h"
 #include "migration/protocol/messages.h"
 #include "tests/fakes/raw_control.h"
+#include "tests/fakes/scripted_peer.h"
+#include "tests/fakes/wrapped_stream.h"
 
 namespace ferrite::migration {
 namespace {
@@ -27,67 +28,33 @@ constexpr absl::Duration kSoon = absl::Seconds(30);
 
 constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
-void Send(Stream& stream, const Message& message) { EXPECT_TRUE(stream.WriteAll(Encode(message)).ok()); }
+void Send(Stream& stream, const Message& message) { EXPECT_TRUE(SendControl(stream, message).ok()); }
 void SayHello(Stream& stream) {
   Send(stream, message::Hello{.move_id = kId, .versions = kOurVersions, .page_channels = 1, .urgent_channels = 1});
 }
 void SayMachine(Stream& stream) { Send(stream, message::Machine{.spec = {.regions = {{.name = "ram"}}}}); }
 void SayError(Stream& stream) { Send(stream, message::Error{.message = "no"}); }
 
-// The next message but PING: "WELCOME", the words of an ERROR, or nothing when the connection ended.
-std::string Hear(Stream& stream) {
-  while (true) {
-    std::array<uint8_t, kControlHeaderBytes> head;
-    if (!stream.ReadAll(head).ok()) {
-      return "";
-    }
-    const auto header = DecodeControlHeader(head);
-    EXPECT_TRUE(header.ok());
-    std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
-    EXPECT_TRUE(stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length}).ok());
-    const auto message = Decode(payload);
-    EXPECT_TRUE(message.ok());
-    if (std::holds_alternative<message::Ping>(*message)) {
-      continue;
-    }
-    const auto* const error = std::get_if<message::Error>(&*message);
-    return error != nullptr ? error->message : std::string(MessageName(*message));
-  }
-}
-
 // Writes nothing before it is shut down.
-class StuckStream : public Stream {
+class StuckStream : public WrappedStream {
  public:
-  explicit StuckStream(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+  using WrappedStream::WrappedStream;
 
   TimedNotification& writes() { return writes_; }
 
-  absl::Status ReadAll(std::span<uint8_t> out) override { return stream_->ReadAll(out); }
-  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
-    return stream_->ReadAtLeast(buffers, wanted);
-  }
   absl::Status WriteAll(std::span<iovec>) override {
     writes_.Notify();
     ended_.WaitForNotification();
     return absl::UnavailableError("shut down");
   }
-  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
-  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
-  void Rest(absl::Duration time) override { stream_->Rest(time); }
   void Shutdown() override {
     if (!ended_.HasBeenNotified()) {
       ended_.Notify();
     }
-    stream_->Shutdown();
+    WrappedStream::Shutdown();
   }
-  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
-  void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
-  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
-  int fd() const override { return stream_->fd(); }
-  const std::string& peer() const override { return stream_->peer(); }
 
  private:
-  const std::unique_ptr<Stream> stream_;
   TimedNotification writes_;
   absl::Notification ended_;
 };
@@ -106,10 +73,27 @@ class GreeterTest : public testing::Test {
     EXPECT_EQ(Hear(*stream), "WELCOME");
     return stream;
   }
+  // Says HELLO, and never reads what it is told: whoever tells it waits.
+  std::unique_ptr<Stream> ComeAndBeStuck() {
+    auto ends = MakeStreamPair();
+    EXPECT_TRUE(ends.ok());
+    auto stuck = std::make_unique<StuckStream>(std::move(ends->first));
+    TimedNotification& writes = stuck->writes();
+    greeter_.Admit(std::move(stuck), "here", kId);
+    SayHello(*ends->second);
+    EXPECT_TRUE(writes.WaitFor(kSoon));
+    return std::move(ends->second);
+  }
   void AwaitNews(int count) {
     const TimedMutexLock lock(&mutex_);
     const auto came = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return news_ >= count; };
     EXPECT_TRUE(mutex_.AwaitFor(absl::Condition(&came), kSoon));
+  }
+  // Of who was dropped there may be news, too.
+  void AwaitChosen() {
+    for (int news = 1; !greeter_.Look().has_value() && !HasFailure(); ++news) {
+      AwaitNews(news);
+    }
   }
   void AwaitLoss() {
     const TimedMutexLock lock(&mutex_);
@@ -177,13 +161,7 @@ TEST_F(GreeterTest, LossOfTheChosenIsToldOnceOnItsThread) {
 
 // R11: who does not read what it is told keeps nobody waiting.
 TEST_F(GreeterTest, OneThatDoesNotReadKeepsNobodyWaiting) {
-  auto ends = MakeStreamPair();
-  ASSERT_TRUE(ends.ok());
-  auto stuck = std::make_unique<StuckStream>(std::move(ends->first));
-  TimedNotification& writes = stuck->writes();
-  greeter_.Admit(std::move(stuck), "here", kId);
-  SayHello(*ends->second);
-  ASSERT_TRUE(writes.WaitFor(kSoon));
+  const auto stuck = ComeAndBeStuck();
   EXPECT_FALSE(greeter_.Look().has_value());
   const auto source = ComeAndSayHello();
   SayMachine(*source);
@@ -197,14 +175,7 @@ TEST_F(GreeterTest, NobodyWaitsForWhatIsSaidToWhoIsDropped) {
   std::vector<std::unique_ptr<Stream>> peers;
   const MonotonicTime start = MonotonicTime::Now();
   for (int i = 0; i < kStuck; ++i) {
-    auto ends = MakeStreamPair();
-    ASSERT_TRUE(ends.ok());
-    auto stuck = std::make_unique<StuckStream>(std::move(ends->first));
-    TimedNotification& writes = stuck->writes();
-    greeter_.Admit(std::move(stuck), "here", kId);
-    SayHello(*ends->second);
-    ASSERT_TRUE(writes.WaitFor(kSoon));
-    peers.push_back(std::move(ends->second));
+    peers.push_back(ComeAndBeStuck());
   }
   greeter_.SendAway(absl::CancelledError("cancelled here"));
   // A tenth of a second for each made 5 s.
@@ -233,12 +204,7 @@ TEST_F(GreeterTest, TheFirstThatSaidNothingMakesRoomThenTheFirst) {
   const auto source = ComeAndSayHello();
   EXPECT_EQ(Hear(*first), kTooMany);
   SayMachine(*source);
-  // Of who was dropped there may be news, too.
-  std::optional<Greeter::Chosen> chosen;
-  for (int news = 1; !chosen.has_value() && !HasFailure(); ++news) {
-    AwaitNews(news);
-    chosen = greeter_.Look();
-  }
+  AwaitChosen();
 }
 
 // R11: many from one place push out each other, and nobody from elsewhere.
@@ -252,11 +218,7 @@ TEST_F(GreeterTest, CrowdFromOneOriginPushesOutItsOwn) {
     EXPECT_EQ(Hear(*crowd[i]), kTooMany) << i;
   }
   SayMachine(*source);
-  std::optional<Greeter::Chosen> chosen;
-  for (int news = 1; !chosen.has_value() && !HasFailure(); ++news) {
-    AwaitNews(news);
-    chosen = greeter_.Look();
-  }
+  AwaitChosen();
 }
 
 TEST_F(GreeterTest, OneGoesForWantOfDescriptorsAsLongAsThereIsOne) {

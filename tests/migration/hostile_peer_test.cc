@@ -29,6 +29,7 @@
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/raw_control.h"
+#include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -38,42 +39,11 @@ using Fill = std::function<void(stream::Control::Builder)>;
 
 constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
-absl::Status SendControl(Stream& stream, const Message& message) { return stream.WriteAll(Encode(message)); }
-
 // What the encoder cannot say.
 absl::Status SendRaw(Stream& stream, const Fill& fill) {
   capnp::MallocMessageBuilder message;
   fill(message.initRoot<stream::Control>());
   return stream.WriteAll(EncodeControl(message));
-}
-
-absl::StatusOr<Message> ReadControl(Stream& stream) {
-  while (true) {
-    std::array<uint8_t, kControlHeaderBytes> head;
-    if (absl::Status status = stream.ReadAll(head); !status.ok()) {
-      return status;
-    }
-    const auto header = DecodeControlHeader(head);
-    if (!header.ok()) {
-      return header.status();
-    }
-    std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
-    if (absl::Status status = stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length});
-        !status.ok()) {
-      return status;
-    }
-    auto message = Decode(payload);
-    if (!message.ok() ||
-        (!std::holds_alternative<message::Ping>(*message) && !std::holds_alternative<message::Pong>(*message))) {
-      return message;
-    }
-  }
-}
-
-// Until the other side has closed.
-void ReadToTheEnd(Stream& stream) {
-  while (ReadControl(stream).ok()) {
-  }
 }
 
 class Sockets {

@@ -1,0 +1,66 @@
+// What a scripted peer says and hears on a control channel: without threads, time limits or a mind of its own.
+#ifndef FERRITE_TESTS_FAKES_SCRIPTED_PEER_H_
+#define FERRITE_TESTS_FAKES_SCRIPTED_PEER_H_
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "migration/channel/stream.h"
+#include "migration/protocol/control_frame.h"
+#include "migration/protocol/messages.h"
+
+namespace ferrite::migration {
+
+inline absl::Status SendControl(Stream& stream, const Message& message) { return stream.WriteAll(Encode(message)); }
+
+// The next message but PING and PONG.
+inline absl::StatusOr<Message> ReadControl(Stream& stream) {
+  while (true) {
+    std::array<uint8_t, kControlHeaderBytes> head;
+    if (absl::Status status = stream.ReadAll(head); !status.ok()) {
+      return status;
+    }
+    const auto header = DecodeControlHeader(head);
+    if (!header.ok()) {
+      return header.status();
+    }
+    std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
+    if (absl::Status status = stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length});
+        !status.ok()) {
+      return status;
+    }
+    auto message = Decode(payload);
+    if (!message.ok() ||
+        (!std::holds_alternative<message::Ping>(*message) && !std::holds_alternative<message::Pong>(*message))) {
+      return message;
+    }
+  }
+}
+
+// Name of the next message ("WELCOME"), the words of an ERROR, or nothing when the connection ended.
+inline std::string Hear(Stream& stream) {
+  const auto message = ReadControl(stream);
+  if (!message.ok()) {
+    EXPECT_FALSE(absl::IsInvalidArgument(message.status())) << message.status();
+    return "";
+  }
+  const auto* const error = std::get_if<message::Error>(&*message);
+  return error != nullptr ? error->message : std::string(MessageName(*message));
+}
+
+// Until the other side has closed.
+inline void ReadToTheEnd(Stream& stream) {
+  while (ReadControl(stream).ok()) {
+  }
+}
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_TESTS_FAKES_SCRIPTED_PEER_H_

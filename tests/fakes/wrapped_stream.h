@@ -1,0 +1,44 @@
+// A stream that passes everything on to another one: tests override what they watch, or spoil.
+#ifndef FERRITE_TESTS_FAKES_WRAPPED_STREAM_H_
+#define FERRITE_TESTS_FAKES_WRAPPED_STREAM_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "migration/channel/stream.h"
+
+namespace ferrite::migration {
+
+class WrappedStream : public Stream {
+ public:
+  explicit WrappedStream(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+
+  // ReadRest() comes here, too.
+  absl::Status ReadAll(std::span<uint8_t> out) override { return stream_->ReadAll(out); }
+  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
+    return stream_->ReadAtLeast(buffers, wanted);
+  }
+  using Stream::WriteAll;
+  absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
+  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
+  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
+  void Rest(absl::Duration time) override { stream_->Rest(time); }
+  void Shutdown() override { stream_->Shutdown(); }
+  bool shut_down() const override { return stream_->shut_down(); }
+  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
+  void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
+  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
+  int fd() const override { return stream_->fd(); }
+  const std::string& peer() const override { return stream_->peer(); }
+
+ private:
+  const std::unique_ptr<Stream> stream_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_TESTS_FAKES_WRAPPED_STREAM_H_
