@@ -106,10 +106,26 @@ struct Description {
   arrival @19 :Move;              # the move by which it came here, as far as this side measured it; number 0: it was booted
   startedNs @20 :Int64;           # on the monotonic clock: the start of the program, or where the machine arrived, its creation
 
+  devices @21 :List(Device);      # the virtio devices, in their order; disks and rng say some of it again, for older clients
+
   struct Disk {
     id @0 :Text;
     path @1 :Text;
     readOnly @2 :Bool;
+  }
+
+  struct Device {
+    kind @0 :Text;                # "virtio-blk"
+    id @1 :Text;                  # "root"; empty where a machine has one of the kind
+    facts @2 :List(Fact);         # as `info` shows them
+
+    struct Fact {
+      name @0 :Text;              # "path"
+      union {
+        flag @1 :Bool;
+        text @2 :Text;
+      }
+    }
   }
 }
 

@@ -142,11 +142,7 @@ std::span<const uint16_t> Balloon::queue_sizes() const { return kQueueSizes; }
 
 void Balloon::ReadConfig(uint64_t offset, std::span<uint8_t> out) {
   const uint32_t config[2] = {announced_pages_, actual_pages_.load()};
-  std::memset(out.data(), 0, out.size());
-  if (offset < sizeof(config)) {
-    std::memcpy(out.data(), reinterpret_cast<const uint8_t*>(config) + offset,
-                std::min<uint64_t>(out.size(), sizeof(config) - offset));
-  }
+  CopyConfig({reinterpret_cast<const uint8_t*>(config), sizeof(config)}, offset, out);
 }
 
 void Balloon::WriteConfig(uint64_t offset, std::span<const uint8_t> in) {

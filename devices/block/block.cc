@@ -105,11 +105,7 @@ void Block::ReadConfig(uint64_t offset, std::span<uint8_t> out) {
     config.max_write_zeroes_seg = kMaxWriteZeroesRanges;
     config.write_zeroes_may_unmap = 1;
   }
-  std::fill(out.begin(), out.end(), 0);
-  if (offset < sizeof(config)) {
-    std::memcpy(out.data(), reinterpret_cast<const uint8_t*>(&config) + offset,
-                std::min<uint64_t>(out.size(), sizeof(config) - offset));
-  }
+  CopyConfig({reinterpret_cast<const uint8_t*>(&config), sizeof(config)}, offset, out);
 }
 
 void Block::WriteConfig(uint64_t offset, std::span<const uint8_t> in) {

@@ -48,8 +48,8 @@ inline constexpr uint64_t kMaxBlockBytesInFlight = uint64_t{16} << 20;
 // Requests beyond kMaxBlockBytesInFlight wait in the queue, also over a pause and a save. So does one for which there
 // is no memory here: what a request takes it has before it is started, and one that is started comes to its end.
 //
-// Threads: as virtio::Device says; the image belongs to the device's mutex and is handed over (Release, Acquire) while
-// quiesced.
+// Threads: as virtio::Device says; the image belongs to the device's mutex and is handed over (ReleaseFiles(),
+// AcquireFiles()) while quiesced.
 class Block final : public virtio::Device {
  public:
   // `id` names the device ("virtio-blk:ID") and is what the guest reads as its serial number, cut at 20 bytes. `image`
@@ -57,7 +57,7 @@ class Block final : public virtio::Device {
   Block(absl::string_view id, std::unique_ptr<DiskImage> image, std::unique_ptr<AsyncIo> io);
   ~Block() override = default;
 
-  DiskImage& image() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *image_; }
+  const DiskImage& image() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *image_; }
 
   absl::string_view name() const override { return name_; }
   uint32_t device_id() const override { return kBlockDeviceId; }
@@ -69,6 +69,8 @@ class Block final : public virtio::Device {
   absl::Status ProcessQueue(uint16_t index) override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool TakesMore(uint16_t index) const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Drain() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status ReleaseFiles() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return image_->Release(); }
+  absl::Status AcquireFiles() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return image_->Acquire(); }
   void Reset() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Save(state::VirtioMmio::Builder out) const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckState(state::VirtioMmio::Reader in) const override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

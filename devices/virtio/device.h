@@ -2,7 +2,9 @@
 #ifndef FERRITE_DEVICES_VIRTIO_DEVICE_H_
 #define FERRITE_DEVICES_VIRTIO_DEVICE_H_
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -126,6 +128,11 @@ class Device {
   // ProcessQueue() has nothing to do.
   virtual void Drain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
 
+  // Files of the host that the device works on: released when all that was written is in them, so that another monitor
+  // can have them, and acquired again, the same ones. Drained before. Most have none.
+  virtual absl::Status ReleaseFiles() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return absl::OkStatus(); }
+  virtual absl::Status AcquireFiles() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return absl::OkStatus(); }
+
   // See ferrite::Device. Most have nothing to say.
   virtual void Arrived() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
 
@@ -144,6 +151,12 @@ class Device {
 
  protected:
   Device() = default;
+  // ReadConfig() of a device whose whole configuration space is `config`.
+  static void CopyConfig(std::span<const uint8_t> config, uint64_t offset, std::span<uint8_t> out) {
+    const size_t bytes = offset < config.size() ? std::min<uint64_t>(out.size(), config.size() - offset) : 0;
+    std::copy_n(config.begin() + static_cast<ptrdiff_t>(bytes > 0 ? offset : 0), bytes, out.begin());
+    std::fill(out.begin() + static_cast<ptrdiff_t>(bytes), out.end(), uint8_t{0});
+  }
   Transport& transport() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *transport_; }
   // As Transport says, for those who do not have the mutex. After Attach().
   void RingDoorbell(uint16_t index) const { transport_->RingDoorbell(index); }

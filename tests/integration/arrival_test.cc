@@ -55,7 +55,7 @@ class ArrivalTest : public testing::Test {
     MachineConfig config;
     config.memory_bytes = 16 * kMiB;
     config.command_line = "mode=step set=4M report_ms=10";
-    config.disks = {{.id = "root", .path = disk_}};
+    config.devices = {DiskConfig{.id = "root", .path = disk_}};
     auto run = PayloadMachine::Run("dirty", config);
     ASSERT_TRUE(run.ok()) << run.status();
     source_ = *std::move(run);

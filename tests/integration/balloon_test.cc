@@ -25,7 +25,7 @@ class BalloonTest : public testing::TestWithParam<MemoryBacking> {
     config.memory_bytes = memory_bytes;
     config.memory_backing = GetParam();
     config.command_line = std::move(command_line);
-    config.balloon_bytes = balloon_bytes;
+    config.devices = {BalloonConfig{.bytes = balloon_bytes}};
     auto run = PayloadMachine::Run("virtio", std::move(config));
     ASSERT_TRUE(run.ok()) << run.status();
     machine_ = *std::move(run);

@@ -123,9 +123,7 @@ TEST_P(DirtyTrackingTest, SeesWhatDevicesWriteAndTheBalloonDiscards) {
   ASSERT_EQ(ftruncate(fd, 8 * kMiB), 0);
   close(fd);
   MachineConfig config = Config("blk_span=4M blk_chunk=16K fill=16M report_ms=20", 1);
-  config.disks.push_back({.id = "work", .path = disk});
-  config.rng = true;
-  config.balloon_bytes = 0;
+  config.devices = {RngConfig{}, BalloonConfig{}, DiskConfig{.id = "work", .path = disk}};
   auto machine = PayloadMachine::Run("virtio", std::move(config));
   ASSERT_TRUE(machine.ok()) << machine.status();
   ASSERT_TRUE((*machine)->WaitFor("ready").ok());

@@ -53,7 +53,7 @@ class HostileDescriptionTest : public testing::Test {
     config.memory_bytes = 16 * kMiB;
     config.cpus = 2;
     config.command_line = "mode=step set=4M report_ms=10";
-    config.disks = {{.id = "root", .path = disk}};
+    config.devices = {DiskConfig{.id = "root", .path = disk}};
     auto run = PayloadMachine::Run("dirty", config);
     ASSERT_TRUE(run.ok()) << run.status();
     source_ = *std::move(run);

@@ -125,6 +125,10 @@ TEST_F(MoveFailureTest, RefusalsNameTheReasonAndTheGuestRunsOn) {
        }},
       {"disk root: its image cannot be used here",
        [](Description out) {
+         auto devices = out.initDevices(3);
+         devices[0].setName("virtio-blk:root");
+         devices[1].setName("serial0");
+         devices[2].setName("power");
          auto disks = out.initDisks(1);
          disks[0].setId("root");
          disks[0].setPath("/nowhere/root.img");
@@ -313,7 +317,7 @@ class DiskTakeBackTest : public testing::Test {
     disk_ = absl::StrCat(testing::TempDir(), "/take-back.img");
     std::ofstream(disk_).close();
     ASSERT_EQ(truncate(disk_.c_str(), kMiB), 0);
-    config.disks = {{.id = "root", .path = disk_}};
+    config.devices = {DiskConfig{.id = "root", .path = disk_}};
     auto moving = MovingPayload::Run("dirty", config);
     ASSERT_TRUE(moving.ok()) << moving.status();
     moving_ = *std::move(moving);

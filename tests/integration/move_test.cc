@@ -338,7 +338,7 @@ TEST_P(BalloonMovesTest, IsNotSentAndWaitsForTheEndOfTheMove) {
   MachineConfig config;
   config.memory_bytes = 128 * kMiB;
   config.memory_backing = GetParam().backing;
-  config.balloon_bytes = 16 * kMiB;
+  config.devices = {BalloonConfig{.bytes = 16 * kMiB}};
   config.command_line = "fill=32M report_ms=10";
   const auto moving = Start("virtio", config);
   ASSERT_NE(moving, nullptr);

@@ -88,8 +88,8 @@ class HookedSource final : public migration::WholeSourceMachine {
 // As `receive` is told of the machine's own files, where the test says nothing of them.
 ArrivalOptions WithFiles(ArrivalOptions options, const MachineConfig& config) {
   if (options.disk_from.empty()) {
-    for (const DiskConfig& disk : config.disks) {
-      options.disk_paths.emplace(disk.id, disk.path);
+    for (const DiskConfig* disk : config.all<DiskConfig>()) {
+      options.disk_paths.emplace(disk->id, disk->path);
     }
   }
   if (options.boot_from.empty() && options.kernel_path.empty()) {

@@ -101,9 +101,7 @@ class PeerBytesTest : public testing::Test {
     ASSERT_EQ(truncate(disk.c_str(), kMiB), 0);
     config_.memory_bytes = 64 * kMiB;
     config_.cpus = 2;
-    config_.rng = true;
-    config_.balloon_bytes = kMiB;
-    config_.disks = {{.id = "root", .path = disk}};
+    config_.devices = {RngConfig{}, BalloonConfig{.bytes = kMiB}, DiskConfig{.id = "root", .path = disk}};
     config_.reboot_on_reset = false;
     config_.command_line = "fill=8M blk_span=1M report_ms=10";
     auto run = PayloadMachine::Run("virtio", config_);

@@ -124,13 +124,12 @@ TEST(SaveLoadTest, DeviceAtEveryPlaceWorks) {
     MachineConfig config =
         Config({.name = "", .options = "report_ms=10 blk_span=64K blk_chunk=16K discard=0 fill=16M", .cpus = 1});
     absl::StrAppend(&config.command_line, " blk_nth=", nth);
-    config.rng = true;
-    config.balloon_bytes = 4 * kMiB;
+    config.devices = {RngConfig{}, BalloonConfig{.bytes = 4 * kMiB}};
     for (uint32_t i = 0; i < disks; ++i) {
       const std::string path = absl::StrCat(testing::TempDir(), "/disk", i);
       std::ofstream(path).close();
       std::filesystem::resize_file(path, kMiB);
-      config.disks.push_back({.id = absl::StrCat("disk", i), .path = path});
+      config.devices.push_back(DiskConfig{.id = absl::StrCat("disk", i), .path = path});
     }
     auto run = PayloadMachine::Run("virtio", config);
     ASSERT_TRUE(run.ok()) << run.status();
@@ -146,7 +145,7 @@ TEST(SaveLoadTest, DeviceAtEveryPlaceWorks) {
     ASSERT_TRUE(check.ok()) << check.status();
     EXPECT_GT(check->Number("blk_bytes"), 0u);
     for (uint32_t i = 0; i < disks; ++i) {
-      std::ifstream image(config.disks[i].path, std::ios::binary);
+      std::ifstream image(config.all<DiskConfig>()[i]->path, std::ios::binary);
       const bool written = std::any_of(std::istreambuf_iterator<char>(image), {}, [](char c) { return c != 0; });
       EXPECT_EQ(written, i == nth) << "disk " << i;
     }
@@ -162,9 +161,7 @@ TEST(SaveLoadTest, VirtioDevicesAtWorkGoOn) {
     close(fd);
   }
   MachineConfig config = Config({.name = "", .options = "report_ms=10 blk_span=8M blk_chunk=16K fill=16M", .cpus = 1});
-  config.disks.push_back({.id = "work", .path = disk});
-  config.rng = true;
-  config.balloon_bytes = 4 * kMiB;
+  config.devices = {RngConfig{}, BalloonConfig{.bytes = 4 * kMiB}, DiskConfig{.id = "work", .path = disk}};
   auto run = PayloadMachine::Run("virtio", config);
   ASSERT_TRUE(run.ok()) << run.status();
   std::unique_ptr<PayloadMachine> machine = *std::move(run);

@@ -337,7 +337,7 @@ TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
     const std::string path = absl::StrCat(directory, "/", id);
     std::ofstream(path).close();
     ASSERT_EQ(truncate(path.c_str(), 1 << 20), 0);
-    config.disks.push_back({.id = id, .path = path});
+    config.devices.push_back(DiskConfig{.id = id, .path = path});
   }
   auto source = PayloadMachine::Run("dirty", config);
   ASSERT_TRUE(source.ok()) << source.status();
@@ -372,8 +372,8 @@ TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
     scarcity.End();
     refused = scarcity.refused();
     failed += status.ok() ? 0 : 1;
-    for (const DiskConfig& disk : config.disks) {
-      EXPECT_EQ(in_use(disk.path), status.ok()) << disk.id << ": " << status;
+    for (const DiskConfig* disk : config.all<DiskConfig>()) {
+      EXPECT_EQ(in_use(disk->path), status.ok()) << disk->id << ": " << status;
     }
     ASSERT_EQ(machine.ReleaseDisks(), absl::OkStatus());
   }

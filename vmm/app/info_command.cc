@@ -2,12 +2,20 @@
 
 #include <fmt/format.h>
 
+#include <ranges>
+#include <string>
+#include <variant>
+#include <vector>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "base/byte_size.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
 #include "vmm/app/text.h"
+#include "vmm/machine/device_kinds.h"
 
 namespace ferrite {
 namespace {
@@ -22,8 +30,25 @@ std::string ArrivalText(const MoveStatus& arrival) {
   return arrival.report.postcopy ? "by post-copy" : "by pre-copy";
 }
 
+// "root: /images/root.img (read only)", or "yes" where nothing is known but that it is there.
+std::string DeviceText(const DeviceReport& device) {
+  std::vector<std::string> texts;
+  std::string flags;
+  for (const auto& [name, value] : device.facts) {
+    if (const auto* text = std::get_if<std::string>(&value); text != nullptr) {
+      texts.push_back(*text);
+    } else if (std::get<bool>(value)) {
+      absl::StrAppend(&flags, " (", absl::StrReplaceAll(name, {{"_", " "}}), ")");
+    }
+  }
+  if (texts.empty() && flags.empty()) {
+    return device.id.empty() ? "yes" : device.id;
+  }
+  return absl::StrCat(device.id, device.id.empty() ? "" : ": ", absl::StrJoin(texts, ", "), flags);
+}
+
 void PrintMachine(const MachineDescription& machine) {
-  const auto row = [](const char* key, const std::string& value) { fmt::print("{:<14} {}\n", key, value); };
+  const auto row = [](const std::string& key, const std::string& value) { fmt::print("{:<14} {}\n", key, value); };
   row("name", machine.name);
   row("state", std::string(MachineStateName(machine.state)));
   row("pid", fmt::format("{} (ferrite {})", machine.pid, machine.version));
@@ -44,11 +69,12 @@ void PrintMachine(const MachineDescription& machine) {
     row("initrd", machine.initrd);
   }
   row("command line", machine.command_line);
-  for (const DiskConfig& disk : machine.disks) {
-    row("disk", fmt::format("{}: {}{}", disk.id, disk.path, disk.read_only ? " (read only)" : ""));
-  }
-  if (machine.rng) {
-    row("rng", "yes");
+  for (const DeviceKind& kind : std::views::reverse(DeviceKinds())) {
+    for (const DeviceReport& device : machine.devices) {
+      if (device.kind == kind.name && !kind.has_figures) {
+        row(std::string(kind.label), DeviceText(device));
+      }
+    }
   }
   if (machine.has_balloon) {
     row("balloon", fmt::format("{} given back, target {}", FormatByteSize(machine.balloon.actual_bytes),

@@ -37,8 +37,8 @@ absl::Status CheckBootFiles(const std::string& kernel, const std::string& initrd
 
 absl::Status CheckFiles(const MachineConfig& config) {
   FERRITE_RETURN_IF_ERROR(CheckBootFiles(config.kernel_path, config.initrd_path));
-  for (const DiskConfig& disk : config.disks) {
-    FERRITE_RETURN_IF_ERROR(CheckFile("--disk", /*writable=*/!disk.read_only, disk.path));
+  for (const DiskConfig* disk : config.all<DiskConfig>()) {
+    FERRITE_RETURN_IF_ERROR(CheckFile("--disk", /*writable=*/!disk->read_only, disk->path));
   }
   return absl::OkStatus();
 }

@@ -2,13 +2,53 @@
 
 #include <fmt/format.h>
 
+#include <ranges>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "vmm/app/move_text.h"
+#include "vmm/machine/device_kinds.h"
 
 namespace ferrite {
 
 using Json = nlohmann::ordered_json;
+
+namespace {
+
+Json FactsJson(const DeviceReport& device) {
+  Json json = Json::object();
+  if (!device.id.empty()) {
+    json["id"] = device.id;
+  }
+  for (const auto& [name, value] : device.facts) {
+    if (const bool* flag = std::get_if<bool>(&value); flag != nullptr) {
+      json[name] = *flag;
+    } else {
+      json[name] = std::get<std::string>(value);
+    }
+  }
+  return json;
+}
+
+// Of a kind that there can be several of, a list; else whether there is one, or what is known of it.
+Json DevicesJson(const DeviceKind& kind, const std::vector<DeviceReport>& devices) {
+  Json all = Json::array();
+  for (const DeviceReport& device : devices) {
+    if (device.kind == kind.name) {
+      all.push_back(FactsJson(device));
+    }
+  }
+  if (kind.most > 1) {
+    return all;
+  }
+  if (all.empty() || all[0].empty()) {
+    return !all.empty();
+  }
+  return all[0];
+}
+
+}  // namespace
 
 Json BalloonJson(const BalloonFigures& figures) {
   Json statistics = Json::object();
@@ -19,11 +59,7 @@ Json BalloonJson(const BalloonFigures& figures) {
 }
 
 Json MachineJson(const MachineDescription& machine) {
-  Json disks = Json::array();
-  for (const DiskConfig& disk : machine.disks) {
-    disks.push_back({{"id", disk.id}, {"path", disk.path}, {"read_only", disk.read_only}});
-  }
-  return {
+  Json json = {
       {"name", machine.name},
       {"state", std::string(MachineStateName(machine.state))},
       {"pid", machine.pid},
@@ -38,13 +74,17 @@ Json MachineJson(const MachineDescription& machine) {
       {"kernel", machine.kernel},
       {"initrd", machine.initrd},
       {"command_line", machine.command_line},
-      {"disks", disks},
-      {"rng", machine.rng},
-      {"balloon", machine.has_balloon ? BalloonJson(machine.balloon) : Json(nullptr)},
-      {"console_dropped_bytes", machine.console_dropped_bytes},
-      {"arrival", ArrivalJson(machine.arrival)},
-      {"move", MoveJson(machine.move)},
   };
+  for (const DeviceKind& kind : std::views::reverse(DeviceKinds())) {
+    if (!kind.has_figures) {
+      json[std::string(kind.most == 1 ? kind.label : kind.plural)] = DevicesJson(kind, machine.devices);
+    }
+  }
+  json["balloon"] = machine.has_balloon ? BalloonJson(machine.balloon) : Json(nullptr);
+  json["console_dropped_bytes"] = machine.console_dropped_bytes;
+  json["arrival"] = ArrivalJson(machine.arrival);
+  json["move"] = MoveJson(machine.move);
+  return json;
 }
 
 void PrintJson(const Json& json, bool indented) {

@@ -6,14 +6,12 @@
 #include <functional>
 #include <memory>
 #include <random>
+#include <ranges>
 #include <string>
 #include <utility>
 
-#include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "base/byte_size.h"
 #include "base/status.h"
 #include "vmm/app/command_options.h"
@@ -23,6 +21,7 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/monitor.h"
+#include "vmm/machine/device_kinds.h"
 #include "vmm/machine/host_limits.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_check.h"
@@ -30,41 +29,12 @@
 namespace ferrite {
 namespace {
 
-constexpr PartNames kOptionNames = {.cpus = "--cpus",
-                                    .memory = "--mem",
-                                    .memory_backing = "--memory-backing",
-                                    .command_line = "--cmdline",
-                                    .balloon = "--balloon",
-                                    .disk = "--disk"};
-
-// "[id=ID,]path=PATH[,ro]"; `index` gives a disk without an id its own: "disk0".
-absl::StatusOr<DiskConfig> ParseDisk(absl::string_view text, size_t index) {
-  DiskConfig disk;
-  disk.id = absl::StrCat("disk", index);
-  for (const absl::string_view part : absl::StrSplit(text, ',')) {
-    if (part == "ro") {
-      disk.read_only = true;
-    } else if (absl::StartsWith(part, "id=")) {
-      disk.id = std::string(part.substr(3));
-    } else if (absl::StartsWith(part, "path=") && disk.path.empty()) {
-      disk.path = std::string(part.substr(5));
-    } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("\"", absl::CHexEscape(part), "\" in \"", text, "\": write [id=ID,]path=FILE[,ro]"));
-    }
-  }
-  if (disk.path.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" names no path: write [id=ID,]path=FILE[,ro]"));
-  }
-  return disk;
-}
-
 // Resolves the paths: a detached machine leaves the caller's directory.
 absl::Status MakePathsAbsolute(RunCommand::Options& options) {
   std::vector<std::string*> paths = {&options.monitor.run_dir, &options.monitor.log_path, &options.monitor.console.path,
                                      &options.config.kernel_path, &options.config.initrd_path};
-  for (DiskConfig& disk : options.config.disks) {
-    paths.push_back(&disk.path);
+  for (DiskConfig* disk : options.config.all<DiskConfig>()) {
+    paths.push_back(&disk->path);
   }
   for (std::string* path : paths) {
     if (!path->empty()) {
@@ -78,12 +48,12 @@ absl::StatusOr<StopInfo> RunMachine(const RunCommand::Options& options, const st
   const MachineConfig& config = options.config;
   FERRITE_RETURN_IF_ERROR(CheckFiles(config));
   FERRITE_ASSIGN_OR_RETURN(const HostMemory memory, ReadHostMemory());
-  FERRITE_RETURN_IF_ERROR(CheckHostHasMemory(config, memory, kOptionNames));
+  FERRITE_RETURN_IF_ERROR(CheckHostHasMemory(config, memory, DescribedBy::kCommandLine));
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(config.name, options.monitor));
   FERRITE_ASSIGN_OR_RETURN(const HostLimits host, ReadHostLimits(monitor->kvm()));
-  FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host, kOptionNames));
-  for (const DiskConfig& disk : config.disks) {
-    WarnOfOthersDisk(disk.path, disk.read_only);
+  FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host, DescribedBy::kCommandLine));
+  for (const DiskConfig* disk : config.all<DiskConfig>()) {
+    WarnOfOthersDisk(disk->path, disk->read_only);
   }
   FERRITE_ASSIGN_OR_RETURN(auto owned, Machine::Create(config, monitor->kvm(), monitor->loop(), &monitor->console()));
   Machine& machine = *owned;
@@ -156,13 +126,18 @@ void RunCommand::AddTo(CLI::App& app) {
   app.add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")
       ->type_name("N")
       ->check(InRange(1, static_cast<int>(kMaxCpus)));
-  Repeatable(app.add_option("--disk", words_.disks,
-                            "[id=ID,]path=FILE[,ro]: a raw image as a virtio block device; repeatable"))
-      ->type_name("DISK");
-  app.add_option("--balloon", words_.balloon,
-                 "Give it a balloon device; SIZE of the guest's memory is given back from the start, 0 for none")
-      ->type_name("SIZE");
-  app.add_flag("--rng", config.rng, "A source of randomness");
+  for (const DeviceKind& kind : std::views::reverse(DeviceKinds())) {
+    const std::string name(kind.option.name);
+    const std::string help(kind.option.help);
+    DeviceWords& words = words_.devices[&kind];
+    if (kind.option.value.empty()) {
+      app.add_flag(name, words.flag, help);
+    } else if (kind.most == 1) {
+      app.add_option(name, words.value, help)->type_name(std::string(kind.option.value));
+    } else {
+      Repeatable(app.add_option(name, words.values, help))->type_name(std::string(kind.option.value));
+    }
+  }
   app.add_option("--console", words_.console,
                  "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio; none with --detach]")
       ->type_name("SINK");
@@ -177,6 +152,21 @@ void RunCommand::AddTo(CLI::App& app) {
   AddJson(app, options_.json);
 }
 
+absl::Status RunCommand::ParseDevices() {
+  for (const DeviceKind& kind : DeviceKinds()) {
+    DeviceWords& words = words_.devices[&kind];
+    if (words.flag || !words.value.empty()) {
+      words.values.push_back(words.value);
+    }
+    for (size_t i = 0; i < words.values.size(); ++i) {
+      auto device = kind.parse(words.values[i], i);
+      FERRITE_RETURN_IF_ERROR(Annotate(device.status(), kind.option.name));
+      options_.config.devices.push_back(*std::move(device));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RunCommand::FinishConfig() {
   MachineConfig& config = options_.config;
   if (config.name.empty()) {
@@ -189,18 +179,9 @@ absl::Status RunCommand::FinishConfig() {
   auto memory = ParseByteSize(words_.memory);
   FERRITE_RETURN_IF_ERROR(Annotate(memory.status(), "--mem"));
   config.memory_bytes = *memory;
-  if (!words_.balloon.empty()) {
-    auto balloon = ParseByteSize(words_.balloon);
-    FERRITE_RETURN_IF_ERROR(Annotate(balloon.status(), "--balloon"));
-    config.balloon_bytes = *balloon;
-  }
-  for (const std::string& text : words_.disks) {
-    auto disk = ParseDisk(text, config.disks.size());
-    FERRITE_RETURN_IF_ERROR(Annotate(disk.status(), "--disk"));
-    config.disks.push_back(*std::move(disk));
-  }
+  FERRITE_RETURN_IF_ERROR(ParseDevices());
   config.reboot_on_reset = !words_.no_reboot;
-  return CheckMachineConfig(config, kOptionNames);
+  return CheckMachineConfig(config, DescribedBy::kCommandLine);
 }
 
 absl::Status RunCommand::Finish() {

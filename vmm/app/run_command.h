@@ -2,11 +2,13 @@
 #ifndef FERRITE_VMM_APP_RUN_COMMAND_H_
 #define FERRITE_VMM_APP_RUN_COMMAND_H_
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "vmm/app/command.h"
 #include "vmm/app/monitor_options.h"
+#include "vmm/machine/device_kinds.h"
 #include "vmm/machine/machine_config.h"
 
 namespace ferrite {
@@ -28,15 +30,21 @@ class RunCommand final : public Command {
   const Options& options() const { return options_; }
 
  private:
+  // Of one kind of device, as its option takes them.
+  struct DeviceWords {
+    bool flag = false;
+    std::string value;
+    std::vector<std::string> values;
+  };
   // Words that are more than a string or a number.
   struct Words {
     std::string memory = "512M";
-    std::string balloon;
     std::string console;
     std::string backing = "memfd";
-    std::vector<std::string> disks;
+    std::map<const DeviceKind*, DeviceWords> devices;
     bool no_reboot = false;
   };
+  absl::Status ParseDevices();
   absl::Status FinishConfig();
 
   Options options_;

@@ -14,6 +14,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "vmm/control/bounded_stream.h"
+#include "vmm/control/device_rpc.h"
 #include "vmm/control/event_queue.h"
 #include "vmm/control/machine_connection.h"
 #include "vmm/control/move_rpc.h"
@@ -131,10 +132,7 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   machine.kernel = Copy(in.getKernel());
   machine.initrd = Copy(in.getInitrd());
   machine.command_line = Copy(in.getCommandLine());
-  ReadList(in.getDisks(), [&](auto disk) {
-    machine.disks.push_back({Copy(disk.getId()), Copy(disk.getPath()), disk.getReadOnly()});
-  });
-  machine.rng = in.getRng();
+  machine.devices = ReadDevices(in);
   machine.has_balloon = in.getHasBalloon();
   machine.balloon = ReadBalloon(in.getBalloon());
   machine.console_dropped_bytes = in.getConsoleDroppedBytes();

@@ -18,6 +18,7 @@
 #include "migration/api/move_options.h"
 #include "vmm/control/balloon_port.h"
 #include "vmm/control/move_port.h"
+#include "vmm/machine/device_kinds.h"
 #include "vmm/machine/machine.h"
 
 namespace ferrite {
@@ -38,8 +39,7 @@ struct MachineDescription {
   std::string kernel;
   std::string initrd;
   std::string command_line;
-  std::vector<DiskConfig> disks;
-  bool rng = false;
+  std::vector<DeviceReport> devices;  // in their order
   bool has_balloon = false;
   BalloonFigures balloon;
   uint64_t console_dropped_bytes = 0;

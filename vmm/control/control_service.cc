@@ -12,6 +12,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/version.h"
+#include "vmm/control/device_rpc.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 
@@ -238,13 +239,7 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   out.setKernel(ToKj(config.kernel_path));
   out.setInitrd(ToKj(config.initrd_path));
   out.setCommandLine(ToKj(config.command_line));
-  auto disks = out.initDisks(static_cast<unsigned>(config.disks.size()));
-  for (unsigned i = 0; i < disks.size(); ++i) {
-    disks[i].setId(ToKj(config.disks[i].id));
-    disks[i].setPath(ToKj(config.disks[i].path));
-    disks[i].setReadOnly(config.disks[i].read_only);
-  }
-  out.setRng(config.rng);
+  FillDevices(config, out);
   out.setHasBalloon(target_.balloon != nullptr);
   if (target_.balloon != nullptr) {
     FillBalloon(target_.balloon->Figures(), out.initBalloon());

@@ -44,7 +44,7 @@ MachineConfig Config() {
   config.memory_bytes = 64 * kMiB;
   config.kernel_path = "/boot/vmlinuz";
   config.command_line = "console=ttyS0";
-  config.disks = {{"root", "/img", true}};
+  config.devices = {DiskConfig{.id = "root", .path = "/img", .read_only = true}, BalloonConfig{}};
   return config;
 }
 
@@ -108,10 +108,10 @@ TEST_F(ServerTest, DescribesTheMachine) {
   EXPECT_EQ(description->kernel, "/boot/vmlinuz");
   EXPECT_EQ(description->initrd, "");
   EXPECT_EQ(description->command_line, "console=ttyS0");
-  ASSERT_EQ(description->disks.size(), 1u);
-  EXPECT_EQ(description->disks[0].id, "root");
-  EXPECT_EQ(description->disks[0].path, "/img");
-  EXPECT_TRUE(description->disks[0].read_only);
+  ASSERT_EQ(description->devices.size(), 2u);
+  EXPECT_EQ(description->devices[0].id, "root");
+  EXPECT_EQ(std::get<std::string>(description->devices[0].facts[0].second), "/img");
+  EXPECT_TRUE(std::get<bool>(description->devices[0].facts[1].second));
   EXPECT_TRUE(description->has_balloon);
 }
 
@@ -184,8 +184,8 @@ TEST_F(ServerTest, WordsOfTheServerAreClean) {
   constexpr char kEscape[] = "\x1b]0;gone\a\x1b[2J\r\n\xc2\x9b";
   constexpr char kClean[] = "?]0;gone??[2J???";
   MachineConfig config = Config();
-  for (std::string* text :
-       {&config.kernel_path, &config.initrd_path, &config.command_line, &config.disks[0].id, &config.disks[0].path}) {
+  DiskConfig& disk = *config.all<DiskConfig>()[0];
+  for (std::string* text : {&config.kernel_path, &config.initrd_path, &config.command_line, &disk.id, &disk.path}) {
     *text = kEscape;
   }
   FakeMachine hostile(config);
@@ -204,8 +204,9 @@ TEST_F(ServerTest, WordsOfTheServerAreClean) {
     }
   }
   for (const std::string& text :
-       {said->name, said->kernel, said->initrd, said->command_line, said->disks.at(0).id, said->disks.at(0).path,
-        said->arrival.where, std::string(said->arrival.result.message()), std::string(client->Reset().message())}) {
+       {said->name, said->kernel, said->initrd, said->command_line, said->devices.at(0).id,
+        std::get<std::string>(said->devices.at(0).facts.at(0).second), said->arrival.where,
+        std::string(said->arrival.result.message()), std::string(client->Reset().message())}) {
     EXPECT_EQ(text, kClean);
   }
   ASSERT_TRUE(client->StartWatching().ok());

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
+#include <variant>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
@@ -9,10 +11,8 @@
 #include "base/clean_text.h"
 #include "base/status.h"
 #include "devices/balloon/balloon.h"
-#include "devices/block/async_io.h"
-#include "devices/block/block.h"
-#include "devices/block/disk_image.h"
-#include "devices/rng/rng.h"
+#include "devices/virtio/device.h"
+#include "vmm/machine/device_kinds.h"
 #include "vmm/machine/platform.h"
 
 namespace ferrite {
@@ -21,16 +21,6 @@ namespace {
 absl::string_view NameOf(state::Device::Reader device) {
   const capnp::Text::Reader name = device.getName();
   return {name.begin(), name.size()};
-}
-
-absl::StatusOr<std::unique_ptr<DiskImage>> MakeImage(const DiskConfig& disk, bool elsewhere) {
-  if (!elsewhere) {
-    return DiskImage::Create(disk.path, disk.read_only);
-  }
-  if (disk.file != nullptr) {
-    return DiskImage::CreateReleased(disk.file, disk.read_only, disk.sectors);
-  }
-  return DiskImage::CreateReleased(disk.path, disk.read_only);
 }
 
 }  // namespace
@@ -48,11 +38,11 @@ absl::Status DeviceSet::AddPcDevices(const KvmVm& vm, SerialBackend* console, co
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<IrqLine> line, IrqLine::Create(vm, kSerialIrq));
   serial_ = std::make_unique<Serial>("serial0", *line, console);
   irq_lines_.push_back(std::move(line));
-  devices_.push_back(serial_.get());
+  devices_.push_back({serial_.get(), "serial"});
   FERRITE_RETURN_IF_ERROR(ports_.Add(serial_->name(), kSerialPort, Serial::kRegisters, serial_.get()));
 
   power_ = std::make_unique<PowerDevice>("power", requests.power_off, requests.reset);
-  devices_.push_back(power_.get());
+  devices_.push_back({power_.get(), "power"});
   FERRITE_RETURN_IF_ERROR(ports_.Add(power_->name(), kPowerPort, PowerDevice::kRegisters, power_.get()));
 
   i8042_ = std::make_unique<I8042Reset>(requests.reset);
@@ -61,31 +51,21 @@ absl::Status DeviceSet::AddPcDevices(const KvmVm& vm, SerialBackend* console, co
 
 absl::Status DeviceSet::AddVirtioDevices(const MachineConfig& config, const KvmVm& vm, GuestMemory& memory,
                                          EventLoop& loop) {
-  if (config.rng) {
-    FERRITE_RETURN_IF_ERROR(AddVirtio(std::make_unique<Rng>(), vm, memory, loop));
-  }
-  if (config.balloon_bytes.has_value()) {
-    auto balloon = std::make_unique<Balloon>(memory, *config.balloon_bytes);
-    balloon_ = balloon.get();
-    FERRITE_RETURN_IF_ERROR(AddVirtio(std::move(balloon), vm, memory, loop));
-  }
-  for (const DiskConfig& disk : config.disks) {
-    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DiskImage> image, MakeImage(disk, config.disks_elsewhere));
-    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<AsyncIo> io, AsyncIo::Create(loop, kBlockQueueSize));
-    auto block = std::make_unique<Block>(disk.id, std::move(image), std::move(io));
-    disks_.push_back(block.get());
-    FERRITE_RETURN_IF_ERROR(AddVirtio(std::move(block), vm, memory, loop));
+  const DeviceHost host{.memory = memory, .loop = loop, .disks_elsewhere = config.disks_elsewhere};
+  for (const DeviceConfig& device : config.devices) {
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<virtio::Device> made, KindOf(device).build(device, host));
+    if (std::holds_alternative<BalloonConfig>(device)) {
+      balloon_ = static_cast<Balloon*>(made.get());
+    }
+    FERRITE_RETURN_IF_ERROR(AddVirtio(device, std::move(made), vm, memory, loop));
   }
   return absl::OkStatus();
 }
 
-absl::Status DeviceSet::AddVirtio(std::unique_ptr<virtio::Device> device, const KvmVm& vm, GuestMemory& memory,
-                                  EventLoop& loop) {
+absl::Status DeviceSet::AddVirtio(const DeviceConfig& config, std::unique_ptr<virtio::Device> device, const KvmVm& vm,
+                                  GuestMemory& memory, EventLoop& loop) {
   const uint32_t index = static_cast<uint32_t>(virtio_.size());
-  if (index == kMaxVirtioDevices) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(device->name(), " is one device too many: a machine has room for ", kMaxVirtioDevices));
-  }
+  FERRITE_CHECK(index < kMaxVirtioDevices);
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<IrqLine> line, IrqLine::Create(vm, kVirtioIrqs[index]));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<virtio::MmioTransport> transport,
                            virtio::MmioTransport::Create(std::move(device), memory, *line, loop));
@@ -96,9 +76,9 @@ absl::Status DeviceSet::AddVirtio(std::unique_ptr<virtio::Device> device, const 
     FERRITE_RETURN_IF_ERROR(
         vm.AddIoEventFd(doorbells[queue].fd(), window + virtio::kQueueNotifyOffset, sizeof(uint32_t), queue));
   }
-  devices_.push_back(transport.get());
+  devices_.push_back({transport.get(), KindOf(config).name});
   irq_lines_.push_back(std::move(line));
-  virtio_.push_back(std::move(transport));
+  virtio_.push_back({config, std::move(transport)});
   return absl::OkStatus();
 }
 
@@ -120,30 +100,70 @@ AcpiPlatform DeviceSet::DescribePlatform(uint32_t cpus) const {
 }
 
 void DeviceSet::Quiesce() {
-  for (Device* device : devices_) {
-    device->Quiesce();
+  for (const Placed& placed : devices_) {
+    placed.device->Quiesce();
   }
 }
 
 void DeviceSet::Resume() {
-  std::for_each(devices_.rbegin(), devices_.rend(), [](Device* device) { device->Resume(); });
+  std::for_each(devices_.rbegin(), devices_.rend(), [](const Placed& placed) { placed.device->Resume(); });
 }
 
 void DeviceSet::Arrived() {
-  for (Device* device : devices_) {
-    device->Arrived();
+  for (const Placed& placed : devices_) {
+    placed.device->Arrived();
   }
 }
 
 void DeviceSet::Reset() {
-  for (Device* device : devices_) {
-    device->Reset();
+  for (const Placed& placed : devices_) {
+    placed.device->Reset();
+  }
+}
+
+absl::Status DeviceSet::ReleaseFiles() {
+  absl::Status status;
+  for (const PlacedVirtio& placed : virtio_) {
+    virtio::Device& device = placed.transport->device();
+    const virtio::Device::Lock lock(&device);
+    status.Update(device.ReleaseFiles());
+  }
+  return status;
+}
+
+absl::Status DeviceSet::AcquireFiles() {
+  absl::Status status;
+  for (const PlacedVirtio& placed : virtio_) {
+    virtio::Device& device = placed.transport->device();
+    const virtio::Device::Lock lock(&device);
+    status.Update(device.AcquireFiles());
+  }
+  return status;
+}
+
+void DeviceSet::Describe(state::MachineDescription::Builder out) const {
+  auto devices = out.initDevices(size());
+  for (uint32_t i = 0; i < size(); ++i) {
+    devices[i].setName(std::string(devices_[i].device->name()));
+    devices[i].setKind(std::string(devices_[i].kind));
+    devices[i].setVersion(devices_[i].device->state_version());
+  }
+  DeviceDetails details;
+  for (const PlacedVirtio& placed : virtio_) {
+    KindOf(placed.config).describe(placed.config, placed.transport->device(), details);
+  }
+  auto disks = out.initDisks(static_cast<uint32_t>(details.disks.size()));
+  for (uint32_t i = 0; i < disks.size(); ++i) {
+    disks[i].setId(details.disks[i].id);
+    disks[i].setPath(details.disks[i].path);
+    disks[i].setReadOnly(details.disks[i].read_only);
+    disks[i].setBytes(details.disks[i].bytes);
   }
 }
 
 void DeviceSet::Save(capnp::List<state::Device>::Builder out) const {
   for (uint32_t i = 0; i < devices_.size(); ++i) {
-    devices_[i]->Save(out[i]);
+    devices_[i].device->Save(out[i]);
   }
 }
 
@@ -155,28 +175,29 @@ absl::Status DeviceSet::CheckState(capnp::List<state::Device>::Reader in) const 
       return absl::InvalidArgumentError(absl::StrCat("the state has the device ", CleanText(name), " twice"));
     }
     // Of a device that is not known here and one that is missing, the first explains more.
-    if (std::none_of(devices_.begin(), devices_.end(), [&](const Device* d) { return d->name() == name; })) {
+    if (std::none_of(devices_.begin(), devices_.end(),
+                     [&](const Placed& placed) { return placed.device->name() == name; })) {
       return absl::FailedPreconditionError(
           absl::StrCat("the state has the device ", CleanText(name), ", which this machine lacks"));
     }
   }
-  for (const Device* device : devices_) {
-    const auto found = states.find(device->name());
+  for (const Placed& placed : devices_) {
+    const auto found = states.find(placed.device->name());
     if (found == states.end()) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the state lacks the device ", device->name(), ", which this machine has"));
+          absl::StrCat("the state lacks the device ", placed.device->name(), ", which this machine has"));
     }
-    FERRITE_RETURN_IF_ERROR(device->CheckState(found->second));
+    FERRITE_RETURN_IF_ERROR(placed.device->CheckState(found->second));
   }
   return absl::OkStatus();
 }
 
 void DeviceSet::LoadState(capnp::List<state::Device>::Reader in) {
   for (const state::Device::Reader state : in) {
-    const auto device =
-        std::find_if(devices_.begin(), devices_.end(), [&](const Device* d) { return d->name() == NameOf(state); });
-    FERRITE_CHECK(device != devices_.end());
-    (*device)->LoadState(state);
+    const auto placed = std::find_if(devices_.begin(), devices_.end(),
+                                     [&](const Placed& known) { return known.device->name() == NameOf(state); });
+    FERRITE_CHECK(placed != devices_.end());
+    placed->device->LoadState(state);
   }
 }
 

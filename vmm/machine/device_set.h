@@ -2,13 +2,14 @@
 #ifndef FERRITE_VMM_MACHINE_DEVICE_SET_H_
 #define FERRITE_VMM_MACHINE_DEVICE_SET_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/event_loop.h"
 #include "devices/bus/bus.h"
 #include "devices/bus/device.h"
@@ -18,15 +19,16 @@
 #include "devices/serial/serial_backend.h"
 #include "devices/virtio/mmio_transport.h"
 #include "memory/guest_memory.h"
+#include "proto/machine.capnp.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/kvm/vm.h"
+#include "vmm/machine/device_config.h"
 #include "vmm/machine/irq_line.h"
 #include "vmm/machine/machine_config.h"
 
 namespace ferrite {
 
 class Balloon;
-class Block;
 
 // Threads: the buses are for vCPU threads; everything else is called by one thread at a time.
 class DeviceSet {
@@ -49,15 +51,19 @@ class DeviceSet {
   // What vmm/boot tells the guest of it all.
   AcpiPlatform DescribePlatform(uint32_t cpus) const;
 
-  // In the order in which they are quiesced; they are resumed the other way round.
-  std::span<Device* const> devices() const { return devices_; }
+  uint32_t size() const { return static_cast<uint32_t>(devices_.size()); }
+  // In the order of their windows, the PC's own last; they are resumed the other way round.
   void Quiesce();
   void Resume();
   void Arrived();
   void Reset();
 
-  // In the order of the configuration.
-  std::span<Block* const> disks() const { return disks_; }
+  // virtio::Device's, of all devices: each goes on to the last one and returns the first error.
+  absl::Status ReleaseFiles();
+  absl::Status AcquireFiles();
+
+  // The part of a machine's description that is about devices.
+  void Describe(state::MachineDescription::Builder out) const;
 
   // By name, see devices/bus/device.h.
   void Save(capnp::List<state::Device>::Builder out) const;
@@ -70,7 +76,18 @@ class DeviceSet {
 
   absl::Status AddPcDevices(const KvmVm& vm, SerialBackend* console, const Requests& requests);
   absl::Status AddVirtioDevices(const MachineConfig& config, const KvmVm& vm, GuestMemory& memory, EventLoop& loop);
-  absl::Status AddVirtio(std::unique_ptr<virtio::Device> device, const KvmVm& vm, GuestMemory& memory, EventLoop& loop);
+  absl::Status AddVirtio(const DeviceConfig& config, std::unique_ptr<virtio::Device> device, const KvmVm& vm,
+                         GuestMemory& memory, EventLoop& loop);
+
+  // What a description calls a device's kind.
+  struct Placed {
+    Device* device;
+    absl::string_view kind;
+  };
+  struct PlacedVirtio {
+    DeviceConfig config;
+    std::unique_ptr<virtio::MmioTransport> transport;
+  };
 
   Bus mmio_;
   Bus ports_;
@@ -78,10 +95,9 @@ class DeviceSet {
   std::unique_ptr<Serial> serial_;
   std::unique_ptr<PowerDevice> power_;
   std::unique_ptr<I8042Reset> i8042_;
-  std::vector<std::unique_ptr<virtio::MmioTransport>> virtio_;
+  std::vector<PlacedVirtio> virtio_;
   Balloon* balloon_ = nullptr;
-  std::vector<Block*> disks_;
-  std::vector<Device*> devices_;
+  std::vector<Placed> devices_;
 };
 
 }  // namespace ferrite

@@ -1,22 +1,43 @@
 #include "vmm/machine/machine_check.h"
 
-#include <algorithm>
 #include <cstdint>
+#include <string>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "base/byte_size.h"
 #include "base/status.h"
 #include "memory/guest_memory.h"
+#include "vmm/machine/device_kinds.h"
 #include "vmm/machine/platform.h"
 
 namespace ferrite {
 namespace {
 
 constexpr uint64_t kMinMemoryBytes = uint64_t{16} << 20;
-constexpr size_t kMaxDiskId = 20;  // VIRTIO_BLK_ID_BYTES
+
+struct PartNames {
+  absl::string_view cpus;
+  absl::string_view memory;
+  absl::string_view memory_backing;
+  absl::string_view command_line;
+};
+constexpr PartNames kOptions = {
+    .cpus = "--cpus", .memory = "--mem", .memory_backing = "--memory-backing", .command_line = "--cmdline"};
+constexpr PartNames kWords = {.cpus = "the machine's vCPUs",
+                              .memory = "the machine's memory",
+                              .memory_backing = "its memory backing",
+                              .command_line = "the machine's kernel command line"};
+
+const PartNames& NamesOf(DescribedBy by) { return by == DescribedBy::kCommandLine ? kOptions : kWords; }
+
+std::string PartOf(const DeviceKind& kind, DescribedBy by) {
+  return by == DescribedBy::kCommandLine ? std::string(kind.option.name)
+                                         : absl::StrCat("the machine's ", kind.most == 1 ? kind.label : kind.plural);
+}
+
 static_assert(kMaxDisks + kOtherVirtioDevices <= kMaxVirtioDevices);
 
 absl::Status Wrong(absl::string_view part, absl::string_view why) {
@@ -37,32 +58,25 @@ absl::Status CheckMemory(const MachineConfig& config, const PartNames& names) {
   return absl::OkStatus();
 }
 
-absl::Status CheckBalloon(uint64_t bytes, const MachineConfig& config, const PartNames& names) {
-  if (bytes % kPageBytes != 0) {
-    return Wrong(names.balloon, absl::StrCat(FormatByteSize(bytes), " is not a multiple of ", kPageBytes));
+absl::Status CheckDevices(const MachineConfig& config, DescribedBy by) {
+  if (config.devices.size() > kMaxVirtioDevices) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a machine has room for ", kMaxVirtioDevices, " devices, not for ", config.devices.size()));
   }
-  if (bytes > config.memory_bytes) {
-    return Wrong(names.balloon, absl::StrCat(FormatByteSize(bytes), " is more than the machine's ",
-                                             FormatByteSize(config.memory_bytes), " of memory"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckDisks(const MachineConfig& config, const PartNames& names) {
-  if (config.disks.size() > kMaxDisks) {
-    return Wrong(names.disk, absl::StrCat("a machine has at most ", kMaxDisks, " disks"));
-  }
-  absl::flat_hash_set<absl::string_view> ids;
-  for (const DiskConfig& disk : config.disks) {
-    const bool characters_ok = std::all_of(disk.id.begin(), disk.id.end(), [](char c) {
-      return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_';
-    });
-    if (disk.id.empty() || disk.id.size() > kMaxDiskId || !characters_ok) {
-      return Wrong(names.disk, absl::StrCat("disk id \"", absl::CHexEscape(disk.id), "\": use 1 to ", kMaxDiskId,
-                                            " of the characters A-Z a-z 0-9 _ -"));
+  absl::flat_hash_map<const DeviceKind*, uint32_t> counts;
+  absl::flat_hash_set<std::string> names;
+  for (const DeviceConfig& device : config.devices) {
+    const DeviceKind& kind = KindOf(device);
+    if (++counts[&kind] > kind.most) {
+      return Wrong(PartOf(kind, by), kind.most == 1
+                                         ? "a machine has one at most"
+                                         : absl::StrCat("a machine has at most ", kind.most, " ", kind.plural));
     }
-    if (!ids.insert(disk.id).second) {
-      return Wrong(names.disk, absl::StrCat("two disks have the id ", disk.id));
+    if (const absl::Status status = kind.check(device, config); !status.ok()) {
+      return Wrong(PartOf(kind, by), status.message());
+    }
+    if (!names.insert(DeviceName(device)).second) {
+      return Wrong(PartOf(kind, by), absl::StrCat("two ", kind.plural, " have the id ", DeviceId(device)));
     }
   }
   return absl::OkStatus();
@@ -70,14 +84,12 @@ absl::Status CheckDisks(const MachineConfig& config, const PartNames& names) {
 
 }  // namespace
 
-absl::Status CheckMachineConfig(const MachineConfig& config, const PartNames& names) {
+absl::Status CheckMachineConfig(const MachineConfig& config, DescribedBy by) {
+  const PartNames& names = NamesOf(by);
   if (config.cpus < 1 || config.cpus > kMaxCpus) {
     return Wrong(names.cpus, absl::StrCat(config.cpus, " is not in 1 to ", kMaxCpus));
   }
   FERRITE_RETURN_IF_ERROR(CheckMemory(config, names));
-  if (config.balloon_bytes.has_value()) {
-    FERRITE_RETURN_IF_ERROR(CheckBalloon(*config.balloon_bytes, config, names));
-  }
   if (config.command_line.size() > kMaxKernelCommandLine) {
     return Wrong(names.command_line, absl::StrCat(config.command_line.size(),
                                                   " bytes are more than the kernel's limit, ", kMaxKernelCommandLine));
@@ -85,24 +97,24 @@ absl::Status CheckMachineConfig(const MachineConfig& config, const PartNames& na
   if (config.command_line.find('\0') != std::string::npos) {
     return Wrong(names.command_line, "it has an end in its middle");
   }
-  return CheckDisks(config, names);
+  return CheckDevices(config, by);
 }
 
-absl::Status CheckHostHasMemory(const MachineConfig& config, const HostMemory& host, const PartNames& names) {
+absl::Status CheckHostHasMemory(const MachineConfig& config, const HostMemory& host, DescribedBy by) {
   if (config.memory_bytes > host.bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(names.memory, ": ", FormatByteSize(config.memory_bytes),
+    return absl::ResourceExhaustedError(absl::StrCat(NamesOf(by).memory, ": ", FormatByteSize(config.memory_bytes),
                                                      " is more than this host's ", RoundedByteSize(host.bytes),
                                                      " with swap"));
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckHostHas(const MachineConfig& config, const HostLimits& host, const PartNames& names) {
+absl::Status CheckHostHas(const MachineConfig& config, const HostLimits& host, DescribedBy by) {
   if (config.cpus > host.max_vcpus) {
     return absl::FailedPreconditionError(
-        absl::StrCat(names.cpus, ": ", config.cpus, " are more than this host's KVM allows, ", host.max_vcpus));
+        absl::StrCat(NamesOf(by).cpus, ": ", config.cpus, " are more than this host's KVM allows, ", host.max_vcpus));
   }
-  return CheckHostHasMemory(config, host.memory, names);
+  return CheckHostHasMemory(config, host.memory, by);
 }
 
 }  // namespace ferrite

@@ -23,16 +23,16 @@ constexpr uint64_t kGiB = uint64_t{1} << 30;
 
 using Change = std::function<void(MachineConfig&)>;
 
-std::string Check(const Change& change, const PartNames& names = {}) {
+std::string Check(const Change& change, DescribedBy by = DescribedBy::kPeer) {
   MachineConfig config;
   change(config);
-  return std::string(CheckMachineConfig(config, names).message());
+  return std::string(CheckMachineConfig(config, by).message());
 }
 
 Change Disks(size_t count) {
   return [count](MachineConfig& config) {
     for (size_t i = 0; i < count; ++i) {
-      config.disks.push_back({.id = absl::StrCat("disk", i)});
+      config.devices.push_back(DiskConfig{.id = absl::StrCat("disk", i)});
     }
   };
 }
@@ -46,10 +46,9 @@ TEST(MachineCheckTest, MachinesUpToEveryLimitAreValid) {
          config.cpus = 32;
          config.memory_bytes = 4096 * kGiB;
          config.command_line = std::string(2047, 'x');
-         config.rng = true;
-         config.balloon_bytes = config.memory_bytes;
+         config.devices = {RngConfig{}, BalloonConfig{.bytes = config.memory_bytes}};
          Disks(16)(config);
-         config.disks[0].id = "ABCDEFGHIJ-_abcdef09";
+         config.all<DiskConfig>()[0]->id = "ABCDEFGHIJ-_abcdef09";
        }},
       {"of huge pages",
        [](MachineConfig& config) {
@@ -74,20 +73,27 @@ TEST(MachineCheckTest, OneBeyondALimitIsNoMachine) {
          config.memory_bytes = 33 * kMiB;
          config.memory_backing = MemoryBacking::kHugetlb2M;
        }},
-      {"balloon: 100 is not a multiple of 4096", [](MachineConfig& config) { config.balloon_bytes = 100; }},
+      {"balloon: 100 is not a multiple of 4096",
+       [](MachineConfig& config) { config.devices = {BalloonConfig{.bytes = 100}}; }},
       {"balloon: 513M is more than the machine's 512M of memory",
-       [](MachineConfig& config) { config.balloon_bytes = 513 * kMiB; }},
+       [](MachineConfig& config) { config.devices = {BalloonConfig{.bytes = 513 * kMiB}}; }},
       {"2048 bytes are more than the kernel's limit, 2047",
        [](MachineConfig& config) { config.command_line = std::string(2048, 'x'); }},
       {"an end in its middle", [](MachineConfig& config) { config.command_line = std::string("a\0b", 3); }},
       {"at most 16 disks", Disks(17)},
-      {"disk id \"\"", [](MachineConfig& config) { config.disks = {{.id = ""}}; }},
-      {"use 1 to 20 of", [](MachineConfig& config) { config.disks = {{.id = std::string(21, 'a')}}; }},
-      {"disk id \"a/b\"", [](MachineConfig& config) { config.disks = {{.id = "a/b"}}; }},
-      {"disk id \"\\x1b\"", [](MachineConfig& config) { config.disks = {{.id = "\x1b"}}; }},
+      {"disk id \"\"", [](MachineConfig& config) { config.devices = {DiskConfig{.id = ""}}; }},
+      {"use 1 to 20 of", [](MachineConfig& config) { config.devices = {DiskConfig{.id = std::string(21, 'a')}}; }},
+      {"disk id \"a/b\"", [](MachineConfig& config) { config.devices = {DiskConfig{.id = "a/b"}}; }},
+      {"disk id \"\\x1b\"", [](MachineConfig& config) { config.devices = {DiskConfig{.id = "\x1b"}}; }},
+      {"the machine's balloon: a machine has one at most",
+       [](MachineConfig& config) {
+         config.devices = {BalloonConfig{}, BalloonConfig{}};
+       }},
+      {"a machine has room for 21 devices, not for 22",
+       [](MachineConfig& config) { config.devices.resize(22, RngConfig{}); }},
       {"two disks have the id a",
        [](MachineConfig& config) {
-         config.disks = {{.id = "a"}, {.id = "a"}};
+         config.devices = {DiskConfig{.id = "a"}, DiskConfig{.id = "a"}};
        }},
   };
   for (const auto& [words, change] : machines) {
@@ -96,19 +102,21 @@ TEST(MachineCheckTest, OneBeyondALimitIsNoMachine) {
 }
 
 TEST(MachineCheckTest, PartsHaveTheNamesOfWhoDescribedThem) {
-  EXPECT_THAT(Check([](MachineConfig& config) { config.memory_bytes = 0; }, {.memory = "--mem"}),
+  EXPECT_THAT(Check([](MachineConfig& config) { config.memory_bytes = 0; }, DescribedBy::kCommandLine),
               StartsWith("--mem: "));
-  EXPECT_THAT(Check(Disks(17), {.disk = "--disk"}), StartsWith("--disk: "));
+  EXPECT_THAT(Check(Disks(17), DescribedBy::kCommandLine), StartsWith("--disk: "));
+  EXPECT_THAT(Check(Disks(17)), StartsWith("the machine's disks: "));
 }
 
 TEST(MachineCheckTest, HostHasWhatTheMachineNeeds) {
   const MachineConfig config{.cpus = 4, .memory_bytes = kGiB};
   const HostLimits host{.max_vcpus = 4, .memory = {.bytes = kGiB}};
-  EXPECT_TRUE(CheckHostHas(config, host).ok());
+  EXPECT_TRUE(CheckHostHas(config, host, DescribedBy::kPeer).ok());
   const HostLimits few{.max_vcpus = 3, .memory = {.bytes = kGiB}};
-  EXPECT_THAT(CheckHostHas(config, few).message(), HasSubstr("4 are more than this host's KVM allows, 3"));
+  EXPECT_THAT(CheckHostHas(config, few, DescribedBy::kPeer).message(),
+              HasSubstr("4 are more than this host's KVM allows, 3"));
   const HostLimits small{.max_vcpus = 4, .memory = {.bytes = kGiB - 1}};
-  EXPECT_THAT(CheckHostHas(config, small).message(), HasSubstr("1G is more than this host's "));
+  EXPECT_THAT(CheckHostHas(config, small, DescribedBy::kPeer).message(), HasSubstr("1G is more than this host's "));
 }
 
 TEST(PlatformTest, EveryVirtioDeviceHasAWindowAndALineOfItsOwn) {

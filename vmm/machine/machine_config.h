@@ -7,11 +7,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
-#include "base/pinned_file.h"
 #include "memory/memory_region.h"
 #include "vmm/boot/boot_file.h"
+#include "vmm/machine/device_config.h"
 
 namespace ferrite {
 
@@ -20,15 +21,6 @@ inline constexpr uint32_t kMaxCpus = 32;
 inline constexpr uint32_t kMaxDisks = 16;
 // In bytes; the kernel's own limit (COMMAND_LINE_SIZE of x86).
 inline constexpr uint32_t kMaxKernelCommandLine = 2047;
-
-struct DiskConfig {
-  std::string id;  // "root"; device name "virtio-blk:root"
-  std::string path;
-  bool read_only = false;
-  // With disks_elsewhere, where the image was found before: it is not looked at once more.
-  std::shared_ptr<const PinnedFile> file;
-  uint64_t sectors = 0;
-};
 
 struct MachineConfig {
   std::string name;
@@ -48,17 +40,43 @@ struct MachineConfig {
   std::shared_ptr<const BootFile> initrd;
   std::string command_line;
 
-  std::vector<DiskConfig> disks;
+  // In the order of their windows, which is part of the guest's view of the machine.
+  std::vector<DeviceConfig> devices;
+  // Those of one kind, in the same order.
+  template <typename Config>
+  std::vector<const Config*> all() const;
+  template <typename Config>
+  std::vector<Config*> all();
   // The disks are neither locked nor kept open until Machine::AcquireDisks(): another monitor has them.
   bool disks_elsewhere = false;
-  std::optional<uint64_t> balloon_bytes;  // the target at start; no balloon device when absent
-  bool rng = false;
 
   bool reboot_on_reset = true;  // false: a reset by the guest stops the machine
 
   // What the start-up figures count from, in ns of the monotonic clock; 0: the machine's creation.
   int64_t started_ns = 0;
 };
+
+template <typename Config>
+std::vector<const Config*> MachineConfig::all() const {
+  std::vector<const Config*> found;
+  for (const DeviceConfig& device : devices) {
+    if (const auto* config = std::get_if<Config>(&device); config != nullptr) {
+      found.push_back(config);
+    }
+  }
+  return found;
+}
+
+template <typename Config>
+std::vector<Config*> MachineConfig::all() {
+  std::vector<Config*> found;
+  for (DeviceConfig& device : devices) {
+    if (auto* config = std::get_if<Config>(&device); config != nullptr) {
+      found.push_back(config);
+    }
+  }
+  return found;
+}
 
 }  // namespace ferrite
 

@@ -294,7 +294,7 @@ absl::Status MachineImpl::Resume() {
 }
 
 absl::Status MachineImpl::ResumeLocked() {
-  FERRITE_RETURN_IF_ERROR(Annotate(AcquireDisksLocked(), "cannot resume"));
+  FERRITE_RETURN_IF_ERROR(Annotate(devices_->AcquireFiles(), "cannot resume"));
   const absl::Status resumed = CatchOutOfMemory([this] {
     devices_->Resume();
     return absl::OkStatus();
@@ -444,7 +444,7 @@ absl::Status MachineImpl::SaveLocked(state::Machine::Builder out) {
   }
   FERRITE_RETURN_IF_ERROR(SaveIrqchip(*vm_, out.initIrqchip()));
   FERRITE_RETURN_IF_ERROR(SaveClock(*vm_, out.initClock()));
-  devices_->Save(out.initDevices(devices_->devices().size()));
+  devices_->Save(out.initDevices(devices_->size()));
   return absl::OkStatus();
 }
 

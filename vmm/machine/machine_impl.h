@@ -114,7 +114,6 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   // After an error the machine is neither what it was nor what it was to be.
   absl::Status ResetLocked(const PreparedBoot& boot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void StopLocked(StopInfo info) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
-  absl::Status AcquireDisksLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status CheckStateLocked(state::Machine::Reader in) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status SaveLocked(state::Machine::Builder out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status Apply(state::Machine::Reader in) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);

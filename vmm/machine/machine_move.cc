@@ -7,19 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
 #include "base/status.h"
-#include "devices/block/block.h"
-#include "devices/block/disk_image.h"
-#include "devices/virtio/device.h"
 #include "vmm/machine/machine_impl.h"
 
 namespace ferrite {
 namespace {
-
-std::string KindOf(absl::string_view device) {
-  absl::string_view kind = device.substr(0, device.find(':'));
-  kind = kind.substr(0, kind.find_last_not_of("0123456789") + 1);
-  return std::string(kind);
-}
 
 std::string Text(absl::string_view text) { return std::string(text); }
 
@@ -46,22 +37,7 @@ absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
     described_regions[i].setBytes(regions[i]->bytes());
     described_regions[i].setHostPageBytes(regions[i]->host_page_bytes());
   }
-  const auto devices = devices_->devices();
-  auto described_devices = out.initDevices(static_cast<uint32_t>(devices.size()));
-  for (uint32_t i = 0; i < devices.size(); ++i) {
-    described_devices[i].setName(Text(devices[i]->name()));
-    described_devices[i].setKind(KindOf(devices[i]->name()));
-    described_devices[i].setVersion(devices[i]->state_version());
-  }
-  const auto disks = devices_->disks();
-  auto described_disks = out.initDisks(static_cast<uint32_t>(disks.size()));
-  for (uint32_t i = 0; i < disks.size(); ++i) {
-    virtio::Device::Lock disk_lock(disks[i]);
-    described_disks[i].setId(config_.disks[i].id);
-    described_disks[i].setPath(disks[i]->image().PathNow());
-    described_disks[i].setReadOnly(config_.disks[i].read_only);
-    described_disks[i].setBytes(disks[i]->image().sectors() * kSectorBytes);
-  }
+  devices_->Describe(out);
   const auto cpuid = vcpus_[0]->cpuid();
   auto leaves = out.initCpuid(static_cast<uint32_t>(cpuid.size()));
   for (uint32_t i = 0; i < cpuid.size(); ++i) {
@@ -134,12 +110,7 @@ absl::Status MachineImpl::ReleaseDisks() {
   if (state() == MachineState::kRunning) {
     return WrongState("release the disks");
   }
-  absl::Status status;
-  for (Block* disk : devices_->disks()) {
-    virtio::Device::Lock disk_lock(disk);
-    status.Update(disk->image().Release());
-  }
-  return status;
+  return devices_->ReleaseFiles();
 }
 
 absl::Status MachineImpl::AcquireDisks() {
@@ -147,16 +118,7 @@ absl::Status MachineImpl::AcquireDisks() {
   if (state() == MachineState::kStopped) {
     return WrongState("acquire the disks");
   }
-  return AcquireDisksLocked();
-}
-
-absl::Status MachineImpl::AcquireDisksLocked() {
-  absl::Status status;
-  for (Block* disk : devices_->disks()) {
-    virtio::Device::Lock disk_lock(disk);
-    status.Update(disk->image().Acquire());
-  }
-  return status;
+  return devices_->AcquireFiles();
 }
 
 absl::Status MachineImpl::SetThrottle(int percent) {

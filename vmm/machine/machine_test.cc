@@ -801,8 +801,7 @@ TEST_F(MachineStateTest, StateThatTheKernelRefusesStopsTheMachine) {
 
 TEST_F(MachineTest, VirtioDevicesWorkAndAreSaved) {
   MachineConfig config = MachineHarness::Config("count", "report_ms=20");
-  config.rng = true;
-  config.balloon_bytes = 0;
+  config.devices = {RngConfig{}, BalloonConfig{}};
   const std::unique_ptr<Machine> machine = Start(config);
   EXPECT_NE(machine->balloon(), nullptr);
   NextCounts(console_, 1);
@@ -810,7 +809,7 @@ TEST_F(MachineTest, VirtioDevicesWorkAndAreSaved) {
   capnp::MallocMessageBuilder saved;
   ASSERT_EQ(machine->Save(saved.initRoot<state::Machine>()).ToString(), "OK");
   EXPECT_EQ(saved.getRoot<state::Machine>().getDevices().size(), 4u);
-  config.rng = false;
+  config.devices = {BalloonConfig{}};
   const std::unique_ptr<Machine> other = harness_.Create(config, nullptr);
   EXPECT_THAT(other->LoadState(saved.getRoot<state::Machine>().asReader()).message(), HasSubstr("virtio-rng"));
   EXPECT_EQ(other->state(), MachineState::kCreated);
@@ -818,7 +817,7 @@ TEST_F(MachineTest, VirtioDevicesWorkAndAreSaved) {
 
 TEST_F(MachineTest, DiskThatIsNotThereIsNamed) {
   MachineConfig config = MachineHarness::Config("count", "");
-  config.disks.push_back({.id = "root", .path = "/no/such/disk.img"});
+  config.devices = {DiskConfig{.id = "root", .path = "/no/such/disk.img"}};
   EXPECT_THAT(harness_.CreateError(config).message(), HasSubstr("/no/such/disk.img"));
 }
 

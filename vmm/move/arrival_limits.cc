@@ -5,13 +5,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/byte_size.h"
+#include "vmm/machine/device_kinds.h"
 
 namespace ferrite {
 namespace {
 
-constexpr uint32_t kMaxRegions = 2;  // below and above the hole for devices
-// serial0, power, virtio-rng, virtio-balloon, and the disks.
-constexpr uint32_t kMaxDevices = 4 + kMaxDisks;
+constexpr uint32_t kMaxRegions = 2;        // below and above the hole for devices
 constexpr uint32_t kMaxCpuidLeaves = 256;  // KVM_MAX_CPUID_ENTRIES
 
 struct Count {
@@ -20,13 +19,21 @@ struct Count {
   absl::string_view what;
 };
 
+uint32_t MostDevices() {
+  uint32_t most = 2;  // serial0, power
+  for (const DeviceKind& kind : DeviceKinds()) {
+    most += kind.most;
+  }
+  return most;
+}
+
 }  // namespace
 
 absl::Status CheckLimits(state::MachineDescription::Reader described, const ArrivalLimits& limits) {
   const Count counts[] = {
       {described.getCpus(), kMaxCpus, "vCPUs"},
       {described.getRegions().size(), kMaxRegions, "memory regions"},
-      {described.getDevices().size(), kMaxDevices, "devices"},
+      {described.getDevices().size(), MostDevices(), "devices"},
       {described.getDisks().size(), kMaxDisks, "disks"},
       {described.getCpuid().size(), kMaxCpuidLeaves, "CPUID leaves"},
       {static_cast<uint32_t>(described.getBoot().getCommandLine().size()), kMaxKernelCommandLine,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,8 +14,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
 #include "base/pinned_file.h"
@@ -25,6 +26,7 @@
 #include "vmm/boot/boot_file.h"
 #include "vmm/kvm/cpuid.h"
 #include "vmm/kvm/kvm_abi.h"
+#include "vmm/machine/device_kinds.h"
 #include "vmm/machine/machine_check.h"
 #include "vmm/move/boot_files.h"
 
@@ -32,7 +34,8 @@ namespace ferrite {
 namespace {
 
 constexpr size_t kMaxText = 4096;
-constexpr absl::string_view kDiskPrefix = "virtio-blk:";
+// Of every machine.
+constexpr absl::string_view kPcDevices[] = {"serial0", "power"};
 
 using Tell = absl::FunctionRef<void(absl::string_view)>;
 
@@ -75,13 +78,51 @@ absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
   return absl::OkStatus();
 }
 
-// What is known of the disks without a look at this host's files.
-absl::Status ReadDisks(state::MachineDescription::Reader described, MachineConfig& config) {
-  config.disks_elsewhere = true;
+// What is told of the devices beside their names.
+absl::StatusOr<DeviceDetails> ReadDetails(state::MachineDescription::Reader described) {
+  DeviceDetails details;
   for (const state::Disk::Reader disk : described.getDisks()) {
     FERRITE_ASSIGN_OR_RETURN(std::string id, TextOf(disk.getId(), "disk id"));
     FERRITE_ASSIGN_OR_RETURN(std::string path, TextOf(disk.getPath(), "disk path"));
-    config.disks.push_back({.id = std::move(id), .path = std::move(path), .read_only = disk.getReadOnly()});
+    details.disks.push_back(
+        {.id = std::move(id), .path = std::move(path), .bytes = disk.getBytes(), .read_only = disk.getReadOnly()});
+  }
+  return details;
+}
+
+// The devices in their order, without a look at this host's files.
+absl::Status ReadDevices(state::MachineDescription::Reader described, const DeviceDetails& details,
+                         MachineConfig& config) {
+  absl::flat_hash_set<std::string> names;
+  for (const state::DeviceSummary::Reader device : described.getDevices()) {
+    FERRITE_ASSIGN_OR_RETURN(const std::string name, TextOf(device.getName(), "device name"));
+    if (!names.insert(name).second) {
+      return absl::InvalidArgumentError(absl::StrCat("the machine has the device ", name, " twice"));
+    }
+    if (std::find(std::begin(kPcDevices), std::end(kPcDevices), name) != std::end(kPcDevices)) {
+      continue;
+    }
+    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(name, absl::MaxSplits(':', 1));
+    const DeviceKind* kind = FindKind(parts.first);
+    if (kind == nullptr || (kind->most == 1 && parts.first != name)) {
+      return absl::FailedPreconditionError(absl::StrCat("this ferrite does not know the device ", name));
+    }
+    FERRITE_ASSIGN_OR_RETURN(DeviceConfig accepted, kind->accept(parts.second, details));
+    config.devices.push_back(std::move(accepted));
+  }
+  for (const absl::string_view name : kPcDevices) {
+    if (!names.contains(name)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the machine lacks the device ", name, ", which it would have here"));
+    }
+  }
+  for (const DeviceDetails::Disk& disk : details.disks) {
+    if (!names.contains(absl::StrCat("virtio-blk:", disk.id))) {
+      return absl::InvalidArgumentError(absl::StrCat("the disk ", disk.id, " has no device"));
+    }
+  }
+  if (details.disks.size() != config.all<DiskConfig>().size()) {
+    return absl::InvalidArgumentError("the machine describes a disk twice");
   }
   return absl::OkStatus();
 }
@@ -125,7 +166,7 @@ bool LocksShow(const PinnedFile& file) {
 }
 
 // The image for the disk of `config`. Errors are for this host's user.
-absl::Status FindImage(state::Disk::Reader disk, const ArrivalOptions& options, const AllowedFiles& files,
+absl::Status FindImage(const DeviceDetails::Disk& disk, const ArrivalOptions& options, const AllowedFiles& files,
                        DiskConfig& config) {
   config.file = files.Disk(config.id);
   const bool is_mapped = config.file != nullptr;
@@ -143,9 +184,9 @@ absl::Status FindImage(state::Disk::Reader disk, const ArrivalOptions& options, 
   }
   config.path = config.file->path();
   FERRITE_ASSIGN_OR_RETURN(const DiskImage::Look image, DiskImage::LookAt(*config.file, config.read_only));
-  if (image.sectors * kSectorBytes != disk.getBytes()) {
-    return absl::FailedPreconditionError(absl::StrCat("it has ", disk.getBytes(), " bytes at the source, but ",
-                                                      config.path, " has ", image.sectors * kSectorBytes,
+  if (image.sectors * kSectorBytes != disk.bytes) {
+    return absl::FailedPreconditionError(absl::StrCat("it has ", disk.bytes, " bytes at the source, but ", config.path,
+                                                      " has ", image.sectors * kSectorBytes,
                                                       " here: it is not the same disk"));
   }
   if (!is_mapped && !image.in_use) {
@@ -167,24 +208,25 @@ absl::Status FindImage(state::Disk::Reader disk, const ArrivalOptions& options, 
   return absl::OkStatus();
 }
 
-absl::Status FindImages(state::MachineDescription::Reader described, const ArrivalOptions& options,
-                        const AllowedFiles& files, Tell tell, MachineConfig& config) {
-  for (uint32_t i = 0; i < config.disks.size(); ++i) {
-    DiskConfig& disk = config.disks[i];
-    if (const absl::Status status = FindImage(described.getDisks()[i], options, files, disk); !status.ok()) {
-      tell(absl::StrCat("disk ", disk.id, ": ", status.message()));
+absl::Status FindImages(const DeviceDetails& details, const ArrivalOptions& options, const AllowedFiles& files,
+                        Tell tell, MachineConfig& config) {
+  absl::flat_hash_set<std::string> ids;
+  for (DiskConfig* disk : config.all<DiskConfig>()) {
+    ids.insert(disk->id);
+    const auto described = std::find_if(details.disks.begin(), details.disks.end(),
+                                        [disk](const DeviceDetails::Disk& other) { return other.id == disk->id; });
+    FERRITE_CHECK(described != details.disks.end());
+    if (const absl::Status status = FindImage(*described, options, files, *disk); !status.ok()) {
+      tell(absl::StrCat("disk ", disk->id, ": ", status.message()));
       return absl::FailedPreconditionError(
-          absl::StrCat("disk ", disk.id,
+          absl::StrCat("disk ", disk->id,
                        ": its image cannot be used here, and the log of the destination says why; `ferrite receive "
                        "--disk ",
-                       disk.id, "=PATH` names it there, `--disk-from DIR` allows the source's path"));
+                       disk->id, "=PATH` names it there, `--disk-from DIR` allows the source's path"));
     }
   }
   for (const auto& [id, path] : options.disk_paths) {
-    // clang 14 captures no structured bindings.
-    const std::string& wanted = id;
-    if (std::none_of(config.disks.begin(), config.disks.end(),
-                     [&wanted](const DiskConfig& disk) { return disk.id == wanted; })) {
+    if (!ids.contains(id)) {
       tell(absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names ", path));
       return absl::FailedPreconditionError(
           absl::StrCat("the machine has no disk with the id ", id, ", for which --disk names a path"));
@@ -245,39 +287,6 @@ absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, BootF
   return absl::OkStatus();
 }
 
-absl::Status ReadDevices(state::MachineDescription::Reader described, MachineConfig& config) {
-  size_t disks = 0;
-  absl::flat_hash_set<std::string> names;
-  for (const state::DeviceSummary::Reader device : described.getDevices()) {
-    FERRITE_ASSIGN_OR_RETURN(const std::string name, TextOf(device.getName(), "device name"));
-    if (!names.insert(name).second) {
-      return absl::InvalidArgumentError(absl::StrCat("the machine has the device ", name, " twice"));
-    }
-    if (name == "virtio-rng") {
-      config.rng = true;
-    } else if (name == "virtio-balloon") {
-      config.balloon_bytes = 0;  // its target comes with its state
-    } else if (absl::StartsWith(name, kDiskPrefix)) {
-      if (disks >= config.disks.size() || config.disks[disks].id != name.substr(kDiskPrefix.size())) {
-        return absl::InvalidArgumentError(absl::StrCat("the device ", name, " has no disk"));
-      }
-      ++disks;
-    } else if (name != "serial0" && name != "power") {
-      return absl::FailedPreconditionError(absl::StrCat("this ferrite does not know the device ", name));
-    }
-  }
-  if (disks != config.disks.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("the disk ", config.disks[disks].id, " has no device"));
-  }
-  for (const absl::string_view name : {"serial0", "power"}) {
-    if (!names.contains(name)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the machine lacks the device ", name, ", which it would have here"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
@@ -293,15 +302,16 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
   // The kernel's, as it is: whoever shows it cleans it.
   config.command_line.assign(command_line.begin(), command_line.size());
   FERRITE_RETURN_IF_ERROR(ReadMemory(described.getMemory(), config));
-  FERRITE_RETURN_IF_ERROR(ReadDisks(described, config));
-  FERRITE_RETURN_IF_ERROR(CheckMachineConfig(config));
-  FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host));
+  FERRITE_ASSIGN_OR_RETURN(const DeviceDetails details, ReadDetails(described));
+  FERRITE_RETURN_IF_ERROR(ReadDevices(described, details, config));
+  config.disks_elsewhere = true;
+  FERRITE_RETURN_IF_ERROR(CheckMachineConfig(config, DescribedBy::kPeer));
+  FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host, DescribedBy::kPeer));
   FERRITE_RETURN_IF_ERROR(CheckMemoryGroups(config.memory_bytes, config.memory_backing, host.memory.swap_bytes));
   FERRITE_RETURN_IF_ERROR(CheckCpuid(described, host));
   FERRITE_RETURN_IF_ERROR(CheckRegions(described, config));
   FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, digests, tell, config));
-  FERRITE_RETURN_IF_ERROR(FindImages(described, options, files, tell, config));
-  FERRITE_RETURN_IF_ERROR(ReadDevices(described, config));
+  FERRITE_RETURN_IF_ERROR(FindImages(details, options, files, tell, config));
   return config;
 }
 

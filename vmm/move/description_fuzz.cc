@@ -58,9 +58,10 @@ class Destination {
 };
 
 void CheckMachine(const MachineConfig& config, const HostLimits& host) {
-  FERRITE_CHECK(CheckMachineConfig(config).ok() && CheckHostHas(config, host).ok());
-  for (const DiskConfig& disk : config.disks) {
-    FERRITE_CHECK(disk.file != nullptr && disk.sectors > 0);
+  FERRITE_CHECK(CheckMachineConfig(config, DescribedBy::kPeer).ok() &&
+                CheckHostHas(config, host, DescribedBy::kPeer).ok());
+  for (const DiskConfig* disk : config.all<DiskConfig>()) {
+    FERRITE_CHECK(disk->file != nullptr && disk->sectors > 0);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <iterator>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -75,6 +76,13 @@ class DescriptionTest : public testing::Test {
   std::string told_;
 };
 
+std::function<void(Description)> DiskCalled(const std::string& id) {
+  return [id](Description out) {
+    out.getDisks()[0].setId(id);
+    out.getDevices()[2].setName(absl::StrCat("virtio-blk:", id));
+  };
+}
+
 constexpr auto kUnchanged = [](Description) {};
 
 TEST_F(DescriptionTest, MakesTheSameMachine) {
@@ -86,14 +94,15 @@ TEST_F(DescriptionTest, MakesTheSameMachine) {
   EXPECT_EQ(config->memory_bytes, 64 * kMiB);
   EXPECT_EQ(config->memory_backing, MemoryBacking::kMemfd);
   EXPECT_TRUE(config->dirty_ring);
-  EXPECT_TRUE(config->rng);
-  EXPECT_EQ(config->balloon_bytes, 0u) << "the target comes with the state";
+  ASSERT_EQ(config->devices.size(), 3u);
+  EXPECT_TRUE(std::holds_alternative<RngConfig>(config->devices[0]));
+  EXPECT_EQ(std::get<BalloonConfig>(config->devices[1]).bytes, 0u) << "the target comes with the state";
   EXPECT_TRUE(config->disks_elsewhere);
-  ASSERT_EQ(config->disks.size(), 1u);
-  EXPECT_EQ(config->disks[0].id, "root");
-  EXPECT_EQ(config->disks[0].path, image_);
-  EXPECT_EQ(config->disks[0].sectors, kSampleDiskBytes / kSectorBytes);
-  EXPECT_FALSE(config->disks[0].read_only);
+  const DiskConfig& disk = std::get<DiskConfig>(config->devices[2]);
+  EXPECT_EQ(disk.id, "root");
+  EXPECT_EQ(disk.path, image_);
+  EXPECT_EQ(disk.sectors, kSampleDiskBytes / kSectorBytes);
+  EXPECT_FALSE(disk.read_only);
   EXPECT_FALSE(config->reboot_on_reset);
   EXPECT_EQ(config->command_line, "console=ttyS0");
   EXPECT_THAT(told_, IsEmpty());
@@ -143,10 +152,21 @@ TEST_F(DescriptionTest, WhatIsNoMachineIsRefused) {
        }},
       {"the device virtio-blk:other has no disk",
        [](Description out) { out.getDevices()[2].setName("virtio-blk:other"); }},
-      {"the disk root has no device", [](Description out) { out.initDevices(0); }},
-      {"the machine's disks: disk id", [](Description out) { out.getDisks()[0].setId(""); }},
-      {"the machine's disks: disk id", [](Description out) { out.getDisks()[0].setId(std::string(21, 'a')); }},
-      {"the machine's disks: disk id", [](Description out) { out.getDisks()[0].setId("a/b"); }},
+      {"the disk root has no device",
+       [](Description out) {
+         auto devices = out.initDevices(2);
+         devices[0].setName("serial0");
+         devices[1].setName("power");
+       }},
+      {"describes a disk twice",
+       [](Description out) {
+         auto disks = out.initDisks(2);
+         disks[0].setId("root");
+         disks[1].setId("root");
+       }},
+      {"the machine's disks: disk id", DiskCalled("")},
+      {"the machine's disks: disk id", DiskCalled(std::string(21, 'a'))},
+      {"the machine's disks: disk id", DiskCalled("a/b")},
       {"disk id has characters that cannot be shown", [](Description out) { out.getDisks()[0].setId("\x1b[2J"); }},
       {"has an end in its middle", [](Description out) { out.getBoot().setCommandLine(kj::StringPtr("a\0b", 3)); }},
   };

@@ -145,11 +145,11 @@ absl::Status Mover::TakeBack(bool force) {
       return Ending();
     }
     if (source_->ran_there()) {
-      for (const DiskConfig& disk : machine_.config().disks) {
-        if (!disk.read_only) {
-          return absl::FailedPreconditionError(
-              absl::StrCat("the guest was taken over at ", status_.where, " and may have written to its disk ", disk.id,
-                           ": its memory here is older than that. Stop it here and boot it anew, or recover the move"));
+      for (const DiskConfig* disk : machine_.config().all<DiskConfig>()) {
+        if (!disk->read_only) {
+          return absl::FailedPreconditionError(absl::StrCat(
+              "the guest was taken over at ", status_.where, " and may have written to its disk ", disk->id,
+              ": its memory here is older than that. Stop it here and boot it anew, or recover the move"));
         }
       }
     }
