@@ -13,16 +13,21 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "base/monotonic.h"
-#include "vmm/control/balloon_port.h"
+#include "base/status.h"
+#include "vmm/machine/balloon_port.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/movable_machine.h"
 
 namespace ferrite {
 
 // Runs from the start. Pause() can be held up, as by a disk that does not answer.
 class FakeMachine final : public Machine {
  public:
-  explicit FakeMachine(MachineConfig config)
-      : config_(std::move(config)), memory_(*GuestMemory::Create(config_.memory_bytes, config_.memory_backing)) {}
+  // Without `moving` it cannot be moved.
+  explicit FakeMachine(MachineConfig config, MovableMachine* moving = nullptr)
+      : config_(std::move(config)),
+        memory_(*GuestMemory::Create(config_.memory_bytes, config_.memory_backing)),
+        moving_(moving) {}
 
   void HoldPause(bool hold) {
     absl::MutexLock lock(&mutex_);
@@ -78,26 +83,17 @@ class FakeMachine final : public Machine {
   absl::Status Save(state::Machine::Builder) override { return absl::OkStatus(); }
   absl::Status CheckState(state::Machine::Reader) const override { return absl::OkStatus(); }
   absl::Status LoadState(state::Machine::Reader) override { return absl::OkStatus(); }
-  absl::Status StartDirtyTracking() override { return absl::OkStatus(); }
-  absl::Status CollectDirty(size_t, PageBitmap&) override { return absl::OkStatus(); }
-  absl::Status StopDirtyTracking() override { return absl::OkStatus(); }
-  absl::Status Describe(state::MachineDescription::Builder) override { return absl::OkStatus(); }
-  absl::StatusOr<bool> Hold(std::string) override { return false; }
-  void EndHold() override {}
-  absl::Status Arrive(bool run) override { return run ? Resume() : absl::OkStatus(); }
-  void Leave(std::string) override { Stop(); }
-  absl::Status ReleaseDisks() override { return absl::OkStatus(); }
-  absl::Status AcquireDisks() override { return absl::OkStatus(); }
-  absl::Status SetThrottle(int) override { return absl::OkStatus(); }
-  absl::StatusOr<absl::Duration> MeasureLoad() override { return absl::ZeroDuration(); }
-  std::optional<uint32_t> VcpuOfThread(pid_t) const override { return std::nullopt; }
+  MovableMachine& moving() override {
+    FERRITE_CHECK(moving_ != nullptr);
+    return *moving_;
+  }
   MachineState state() const override {
     absl::MutexLock lock(&mutex_);
     return state_;
   }
   const MachineConfig& config() const override { return config_; }
   GuestMemory& memory() override { return *memory_; }
-  Balloon* balloon() override { return nullptr; }
+  BalloonPort* balloon() override { return nullptr; }
   void SetListener(std::function<void(const MachineEvent&)>) override {}
   int64_t started_ns() const override { return 5678; }
   int64_t first_entry_ns() const override { return 1234; }
@@ -114,6 +110,7 @@ class FakeMachine final : public Machine {
 
   const MachineConfig config_;
   const std::unique_ptr<GuestMemory> memory_;
+  MovableMachine* const moving_;
   mutable absl::Mutex mutex_;
   MachineState state_ ABSL_GUARDED_BY(mutex_) = MachineState::kRunning;
   bool hold_pause_ ABSL_GUARDED_BY(mutex_) = false;
@@ -149,8 +146,12 @@ class FakeBalloon final : public BalloonPort {
       actual_ = actual_ < target_ ? std::min(actual_ + kStep, target_)
                                   : std::max(actual_ - std::min(actual_, kStep), target_);
     }
-    return {target_, actual_, {{"free-memory", 4096}}, statistics_time_};
+    return {.target_bytes = target_,
+            .actual_bytes = actual_,
+            .statistics = {{"free-memory", 4096}},
+            .statistics_time = statistics_time_};
   }
+  bool inhibited() const override { return false; }
   absl::Status RequestStatistics() override {
     absl::MutexLock lock(&mutex_);
     statistics_time_ = MonotonicTime::Now();

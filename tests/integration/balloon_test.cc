@@ -1,7 +1,5 @@
 // A balloon that a guest drives: the host's memory really shrinks, and the guest's other memory stays as it is.
 
-#include "devices/balloon/balloon.h"
-
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -11,6 +9,8 @@
 #include "base/monotonic.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/payload_machine.h"
+#include "vmm/machine/balloon_port.h"
+#include "vmm/machine/movable_machine.h"
 
 namespace ferrite {
 namespace {
@@ -60,7 +60,7 @@ TEST_P(BalloonTest, HostMemoryShrinksAndComesBack) {
   EXPECT_GT(full, kFilled);
   SetTarget(kFilled / 2);
   EXPECT_LE(Resident(), full - kFilled / 2 + kMiB);
-  EXPECT_EQ(machine_->machine().balloon()->actual(), kFilled / 2);
+  EXPECT_EQ(machine_->machine().balloon()->Figures().actual_bytes, kFilled / 2);
   SetTarget(kFilled);
   EXPECT_LE(Resident(), full - kFilled + kMiB);
   // Most of it back: the guest fills what it gets.
@@ -90,7 +90,7 @@ TEST_P(BalloonTest, ReportedFreePagesGoBackToTheHost) {
   ASSERT_TRUE(machine_->WaitFor("reported").ok());
   // What the guest touched again, one page of every report, is all that is left of them.
   EXPECT_LT(Resident(), 8 * kMiB + 8 * kMiB);
-  EXPECT_GE(machine_->machine().balloon()->reclaimed(), 32 * kMiB);
+  EXPECT_GE(machine_->machine().balloon()->Figures().reclaimed_bytes, 32 * kMiB);
   const auto check = machine_->Check();
   EXPECT_TRUE(check.ok()) << check.status();
 }
@@ -102,10 +102,10 @@ TEST_P(BalloonTest, AGuestThatScattersItsPagesHoldsUpNeitherAPauseNorTheFigures)
   ASSERT_TRUE(machine_->WaitFor("virtio").ok());
   Machine& machine = machine_->machine();
   for (int round = 0; round < 5; ++round) {
-    const uint64_t reclaimed = machine.balloon()->reclaimed();
+    const uint64_t reclaimed = machine.balloon()->Figures().reclaimed_bytes;
     const MonotonicTime start = MonotonicTime::Now();
     ASSERT_TRUE(machine.balloon()->SetTarget(round * kMiB).ok());
-    EXPECT_EQ(machine.balloon()->target(), round * kMiB);
+    EXPECT_EQ(machine.balloon()->Figures().target_bytes, round * kMiB);
     const MonotonicTime told = MonotonicTime::Now();
     EXPECT_LT(told - start, limit);
     ASSERT_TRUE(machine.Pause().ok());
@@ -113,7 +113,7 @@ TEST_P(BalloonTest, AGuestThatScattersItsPagesHoldsUpNeitherAPauseNorTheFigures)
     ASSERT_TRUE(machine.Resume().ok());
     // It is at it again.
     ASSERT_TRUE(machine_->WaitFor("virtio").ok());
-    while (machine.balloon()->reclaimed() == reclaimed) {
+    while (machine.balloon()->Figures().reclaimed_bytes == reclaimed) {
       ASSERT_TRUE(machine_->WaitFor("virtio").ok());
     }
   }
@@ -124,23 +124,21 @@ TEST_P(BalloonTest, StatisticsComeFromTheGuest) {
   ASSERT_TRUE(machine_->WaitFor("virtio").ok());
   ASSERT_TRUE(machine_->machine().balloon()->RequestStatistics().ok());
   // The guest answers within a turn of its loop.
-  for (int i = 0; i < 100 && !machine_->machine().balloon()->statistics().has_value(); ++i) {
+  for (int i = 0; i < 100 && machine_->machine().balloon()->Figures().statistics.empty(); ++i) {
     ASSERT_TRUE(machine_->WaitFor("virtio").ok());
   }
-  const auto statistics = machine_->machine().balloon()->statistics();
-  ASSERT_TRUE(statistics.has_value());
-  ASSERT_EQ(statistics->values.size(), 2u);
-  EXPECT_EQ(BalloonStatisticName(statistics->values[0].tag), "free_memory");
-  EXPECT_GT(statistics->values[0].value, 100 * kMiB);
+  const auto statistics = machine_->machine().balloon()->Figures().statistics;
+  ASSERT_EQ(statistics.size(), 2u);
+  EXPECT_EQ(statistics[0].first, "free_memory");
+  EXPECT_GT(statistics[0].second, 100 * kMiB);
 }
 
 TEST_P(BalloonTest, InhibitedBalloonGivesNothingBackUntilReleased) {
   Start("fill=32M", 0);
   ASSERT_TRUE(machine_->WaitFor("ready").ok());
   const uint64_t full = Resident();
-  Balloon& balloon = *machine_->machine().balloon();
-  auto token = balloon.inhibitor().Inhibit("test");
-  ASSERT_TRUE(balloon.SetTarget(kFilled).ok());
+  auto token = machine_->machine().moving().InhibitBalloon("test");
+  ASSERT_TRUE(machine_->machine().balloon()->SetTarget(kFilled).ok());
   for (int i = 0; i < 5; ++i) {
     const auto line = machine_->WaitFor("virtio");
     ASSERT_TRUE(line.ok()) << line.status();

@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "devices/balloon/balloon.h"
 #include "memory/page_bitmap.h"
 #include "tests/integration/payload_machine.h"
+#include "vmm/machine/balloon_port.h"
+#include "vmm/machine/movable_machine.h"
 
 namespace ferrite {
 namespace {
@@ -34,7 +35,7 @@ class Follower {
   absl::StatusOr<uint64_t> Follow(Machine& machine) {
     uint64_t copied = 0;
     for (size_t i = 0; i < bitmaps_.size(); ++i) {
-      if (absl::Status status = machine.CollectDirty(i, *bitmaps_[i]); !status.ok()) {
+      if (absl::Status status = machine.moving().CollectDirty(i, *bitmaps_[i]); !status.ok()) {
         return status;
       }
       const uint8_t* from = memory_.regions()[i]->guest_mapping().data();
@@ -69,7 +70,7 @@ class Follower {
 // Rounds over a running machine, then one over the paused machine: the copy must be exact.
 void ExpectCopyIsExact(PayloadMachine& machine, absl::string_view event) {
   Follower follower(machine.memory());
-  ASSERT_TRUE(machine.machine().StartDirtyTracking().ok());
+  ASSERT_TRUE(machine.machine().moving().StartDirtyTracking().ok());
   for (int pass = 0; pass < 3; ++pass) {
     uint64_t copied_pages = 0;
     for (int round = 0; round < 4; ++round) {
@@ -89,7 +90,7 @@ void ExpectCopyIsExact(PayloadMachine& machine, absl::string_view event) {
     machine.console().SkipLines();
     ASSERT_TRUE(machine.machine().Resume().ok());
   }
-  ASSERT_TRUE(machine.machine().StopDirtyTracking().ok());
+  ASSERT_TRUE(machine.machine().moving().StopDirtyTracking().ok());
   const auto check = machine.Check();
   EXPECT_TRUE(check.ok()) << check.status();
 }
@@ -139,7 +140,7 @@ TEST_P(DirtyTrackingTest, IdleGuestWritesFewPages) {
   ASSERT_TRUE(machine.ok()) << machine.status();
   ASSERT_TRUE((*machine)->WaitFor("filled").ok());
   Follower follower((*machine)->memory());
-  ASSERT_TRUE((*machine)->machine().StartDirtyTracking().ok());
+  ASSERT_TRUE((*machine)->machine().moving().StartDirtyTracking().ok());
   const auto all = follower.Follow((*machine)->machine());
   ASSERT_TRUE(all.ok()) << all.status();
   EXPECT_EQ(*all, 64 * kMiB / kPageBytes) << "at first all pages count as written";

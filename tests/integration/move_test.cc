@@ -14,11 +14,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
-#include "devices/balloon/balloon.h"
 #include "migration/api/move_options.h"
 #include "tests/fakes/huge_page_pool.h"
 #include "tests/fakes/test_place.h"
 #include "tests/integration/moving_payload.h"
+#include "vmm/machine/balloon_port.h"
 
 namespace ferrite {
 namespace {
@@ -360,16 +360,16 @@ TEST_P(BalloonMovesTest, IsNotSentAndWaitsForTheEndOfTheMove) {
               if (progress.state == MoveState::kActive && !asked) {
                 asked = true;
                 EXPECT_TRUE(source.balloon()->SetTarget(wish).ok());
-                EXPECT_TRUE(there->balloon()->inhibitor().inhibited()) << "R8";
+                EXPECT_TRUE(there->balloon()->inhibited()) << "R8";
               }
             },
         .built = [&](Machine& machine) { there = &machine; },
         .on_save =
             [&](migration::Source&) {
               stood_still = true;
-              EXPECT_TRUE(source.balloon()->inhibitor().inhibited()) << "R8";
-              EXPECT_EQ(source.balloon()->target(), wish);
-              EXPECT_EQ(source.balloon()->actual(), size) << "R8: the guest heard of it during the move";
+              EXPECT_TRUE(source.balloon()->inhibited()) << "R8";
+              EXPECT_EQ(source.balloon()->Figures().target_bytes, wish);
+              EXPECT_EQ(source.balloon()->Figures().actual_bytes, size) << "R8: the guest heard of it during the move";
             },
     });
     ExpectMoved(*moving, result);
@@ -380,8 +380,8 @@ TEST_P(BalloonMovesTest, IsNotSentAndWaitsForTheEndOfTheMove) {
     EXPECT_GE(result.report.skipped_pages, size / kPageBytes) << "R8";
     EXPECT_LE(result.report.data_pages - result.report.twice_pages, *resident / kPageBytes) << "R8";
     // What was asked for in the time of the move is done afterwards.
-    EXPECT_FALSE(moving->here().machine().balloon()->inhibitor().inhibited());
-    EXPECT_EQ(moving->here().machine().balloon()->target(), wish) << "R8";
+    EXPECT_FALSE(moving->here().machine().balloon()->inhibited());
+    EXPECT_EQ(moving->here().machine().balloon()->Figures().target_bytes, wish) << "R8";
     ASSERT_NO_FATAL_FAILURE(AwaitBalloon(*moving, wish));
     const auto check = moving->here().Check();
     EXPECT_TRUE(check.ok()) << check.status();

@@ -25,6 +25,7 @@
 #include "migration/protocol/messages.h"
 #include "proto/state.capnp.h"
 #include "tests/integration/payload_machine.h"
+#include "vmm/machine/movable_machine.h"
 #include "vmm/move/machine_arrival.h"
 #include "vmm/move/machine_source.h"
 #include "vmm/move/state_blob.h"
@@ -153,7 +154,7 @@ TEST_F(PeerBytesTest, AnyStateIsRefusedOrLoaded) {
     if (status.ok()) {
       ++loaded;
       // Whatever it does now. The memory is another guest's: empty.
-      ASSERT_TRUE(there->machine().AcquireDisks().ok());
+      ASSERT_TRUE(there->machine().moving().AcquireDisks().ok());
       (void)there->machine().Resume();
       (void)there->machine().Pause();
     } else {

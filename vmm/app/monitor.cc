@@ -9,7 +9,6 @@
 #include "base/out_of_memory.h"
 #include "base/poll.h"
 #include "base/status.h"
-#include "devices/balloon/balloon.h"
 #include "vmm/app/hiding.h"
 #include "vmm/app/logging.h"
 #include "vmm/app/text.h"
@@ -20,31 +19,6 @@ namespace {
 
 // The guest decides how often the balloon moves and how often it resets.
 constexpr int kMaxLogged = 1000;
-
-class DeviceBalloonPort final : public BalloonPort {
- public:
-  explicit DeviceBalloonPort(Balloon& balloon) : balloon_(balloon) {}
-
-  BalloonFigures Figures() const override {
-    BalloonFigures figures;
-    figures.target_bytes = balloon_.target();
-    figures.actual_bytes = balloon_.actual();
-    if (const auto statistics = balloon_.statistics(); statistics.has_value()) {
-      figures.statistics_time = statistics->time;
-      for (const auto& value : statistics->values) {
-        if (const absl::string_view name = BalloonStatisticName(value.tag); !name.empty()) {
-          figures.statistics.emplace_back(std::string(name), value.value);
-        }
-      }
-    }
-    return figures;
-  }
-  absl::Status SetTarget(uint64_t bytes) override { return balloon_.SetTarget(bytes); }
-  absl::Status RequestStatistics() override { return balloon_.RequestStatistics(); }
-
- private:
-  Balloon& balloon_;
-};
 
 }  // namespace
 
@@ -105,14 +79,10 @@ void Monitor::OnEvent(const MachineEvent& event) {
 }
 
 ControlTarget Monitor::Target(Machine* machine) {
-  // Once: the server may be using it.
-  if (balloon_ == nullptr && machine != nullptr && machine->balloon() != nullptr) {
-    balloon_ = std::make_unique<DeviceBalloonPort>(*machine->balloon());
-  }
   return {.name = name_,
           .machine = machine,
           .console = console_.get(),
-          .balloon = balloon_.get(),
+          .balloon = machine != nullptr ? machine->balloon() : nullptr,
           .mover = mover_.get(),
           .give_up = [this] { ended_.Signal(); },
           .idle = ReleaseUnusedMemory};

@@ -14,7 +14,6 @@
 #include "vmm/app/monitor_options.h"
 #include "vmm/app/stop_signals.h"
 #include "vmm/console/console_hub.h"
-#include "vmm/control/balloon_port.h"
 #include "vmm/control/run_dir.h"
 #include "vmm/control/server.h"
 #include "vmm/kvm/kvm.h"
@@ -94,7 +93,6 @@ class Monitor {
   ControlServer* published_to_ ABSL_GUARDED_BY(mutex_) = nullptr;
 
   std::unique_ptr<Machine> machine_;
-  std::unique_ptr<BalloonPort> balloon_;
   std::unique_ptr<Mover> mover_;
   ControlTarget arrived_target_;  // for when the machine of ServeArriving() has arrived
   std::unique_ptr<ControlServer> server_;

@@ -9,8 +9,8 @@
 #include <list>
 
 #include "absl/status/status.h"
-#include "vmm/control/balloon_port.h"
 #include "vmm/control/server.h"
+#include "vmm/machine/balloon_port.h"
 
 namespace ferrite {
 

@@ -16,8 +16,8 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "migration/api/move_options.h"
-#include "vmm/control/balloon_port.h"
 #include "vmm/control/move_port.h"
+#include "vmm/machine/balloon_port.h"
 #include "vmm/machine/device_kinds.h"
 #include "vmm/machine/machine.h"
 

@@ -12,8 +12,8 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "vmm/console/console_hub.h"
-#include "vmm/control/balloon_port.h"
 #include "vmm/control/move_port.h"
+#include "vmm/machine/balloon_port.h"
 #include "vmm/machine/machine.h"
 
 namespace ferrite {

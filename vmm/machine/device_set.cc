@@ -56,6 +56,7 @@ absl::Status DeviceSet::AddVirtioDevices(const MachineConfig& config, const KvmV
     FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<virtio::Device> made, KindOf(device).build(device, host));
     if (std::holds_alternative<BalloonConfig>(device)) {
       balloon_ = static_cast<Balloon*>(made.get());
+      balloon_port_.emplace(*balloon_);
     }
     FERRITE_RETURN_IF_ERROR(AddVirtio(device, std::move(made), vm, memory, loop));
   }

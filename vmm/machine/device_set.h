@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,13 +23,12 @@
 #include "proto/machine.capnp.h"
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/kvm/vm.h"
+#include "vmm/machine/device_balloon_port.h"
 #include "vmm/machine/device_config.h"
 #include "vmm/machine/irq_line.h"
 #include "vmm/machine/machine_config.h"
 
 namespace ferrite {
-
-class Balloon;
 
 // Threads: the buses are for vCPU threads; everything else is called by one thread at a time.
 class DeviceSet {
@@ -48,6 +48,7 @@ class DeviceSet {
   Bus& ports() { return ports_; }
   // Null when there is none.
   Balloon* balloon() { return balloon_; }
+  BalloonPort* balloon_port() { return balloon_port_.has_value() ? &*balloon_port_ : nullptr; }
   // What vmm/boot tells the guest of it all.
   AcpiPlatform DescribePlatform(uint32_t cpus) const;
 
@@ -97,6 +98,7 @@ class DeviceSet {
   std::unique_ptr<I8042Reset> i8042_;
   std::vector<PlacedVirtio> virtio_;
   Balloon* balloon_ = nullptr;
+  std::optional<DeviceBalloonPort> balloon_port_;
   std::vector<Placed> devices_;
 };
 

@@ -2,29 +2,24 @@
 #ifndef FERRITE_VMM_MACHINE_MACHINE_H_
 #define FERRITE_VMM_MACHINE_MACHINE_H_
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "memory/guest_memory.h"
-#include "memory/page_bitmap.h"
-#include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "vmm/machine/machine_config.h"
 
 namespace ferrite {
 
-class Balloon;
+class BalloonPort;
 class EventLoop;
 class Kvm;
+class MovableMachine;
 class SerialBackend;
 
 // created: nothing loaded yet. paused ⇄ running. stopped: for good.
@@ -91,43 +86,14 @@ class Machine {
   // faults in). When the kernel refuses a part, the machine is stopped with that error.
   virtual absl::Status LoadState(state::Machine::Reader in) = 0;
 
-  // Dirty tracking, for a move. After StartDirtyTracking() every page counts as written; CollectDirty() adds the pages
-  // of memory().regions()[region] that vCPUs and the monitor wrote since the last collection of that region to `dirty`
-  // (of its size) and forgets them; other regions are not touched. A page that is written after the call returned is in
-  // the next collection; what is collected while the machine is paused is complete. One thread at a time calls the
-  // three.
-  virtual absl::Status StartDirtyTracking() = 0;
-  virtual absl::Status CollectDirty(size_t region, PageBitmap& dirty) = 0;
-  virtual absl::Status StopDirtyTracking() = 0;
-
-  // For a move. Describe() writes what another monitor needs to make the same machine; any state but stopped.
-  virtual absl::Status Describe(state::MachineDescription::Builder out) = 0;
-  // Keeps the guest from running: running → paused, created and paused stay; from when it returned Resume() and Reset()
-  // are refused with `why`, until EndHold(), which starts nothing. Returns whether the guest ran.
-  virtual absl::StatusOr<bool> Hold(std::string why) = 0;
-  virtual void EndHold() = 0;
-  // A paused machine that came here by a move: ends its hold, and its devices are told when it is resumed first, which
-  // this does with `run`.
-  virtual absl::Status Arrive(bool run) = 0;
-  // As Stop(), when the guest runs elsewhere now: kMoved, with `where` as the details.
-  virtual void Leave(std::string where) = 0;
-  // All that the guest wrote is on the disks and their locks are given up, for good or until the same files are opened
-  // and locked again. Not released while the machine runs, not acquired when it is stopped. Both go on to the last disk
-  // and return the first error. A disk that is as asked for already is OK.
-  virtual absl::Status ReleaseDisks() = 0;
-  virtual absl::Status AcquireDisks() = 0;
-  // Lets each vCPU run only (100 - percent) of the time, 0 to 99, in slices of 10 ms.
-  virtual absl::Status SetThrottle(int percent) = 0;
-  // Created only, and it stays so: how long it takes to load the state of a machine like this one.
-  virtual absl::StatusOr<absl::Duration> MeasureLoad() = 0;
-  // The vCPU that runs on the thread with this id. Never waits.
-  virtual std::optional<uint32_t> VcpuOfThread(pid_t thread) const = 0;
+  // What only a move needs of it.
+  virtual MovableMachine& moving() = 0;
 
   virtual MachineState state() const = 0;
   virtual const MachineConfig& config() const = 0;
   virtual GuestMemory& memory() = 0;
-  // Null when the machine has none.
-  virtual Balloon* balloon() = 0;
+  // Null when the machine has none. It lives as long as the machine.
+  virtual BalloonPort* balloon() = 0;
 
   // Calls `listener` for each event, on the thread that caused it; it must not call back into the machine. Set once,
   // before Boot() or LoadState().

@@ -83,8 +83,8 @@ absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
   }
   FERRITE_RETURN_IF_ERROR(SaveIrqchip(*vm_, power_on.initIrqchip()));
 
-  if (balloon() != nullptr) {
-    balloon()->SetListener(
+  if (Balloon* const balloon = devices_->balloon(); balloon != nullptr) {
+    balloon->SetListener(
         [this](uint64_t actual_bytes) { Tell(MachineEvent::Kind::kBalloon, absl::StrCat(actual_bytes)); });
   }
   for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {

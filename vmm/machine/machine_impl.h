@@ -27,6 +27,7 @@
 #include "vmm/machine/device_set.h"
 #include "vmm/machine/dirty_tracker.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/movable_machine.h"
 #include "vmm/machine/vcpu_thread.h"
 #include "vmm/machine/vcpu_throttle.h"
 
@@ -38,7 +39,7 @@ inline constexpr uint32_t kMachineStateVersion = 1;
 // cannot go on come up on vCPU threads, which must not wait for an operation, since operations wait for them: they
 // leave a request behind and park all vCPUs; whoever has the turn next carries it out, at the latest the thread
 // "machine-ctl". Pause and Save therefore never show a machine with a request that is still to be carried out.
-class MachineImpl final : public Machine, private VcpuThread::Listener {
+class MachineImpl final : public Machine, private MovableMachine, private VcpuThread::Listener {
  public:
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineConfig& config, Kvm& kvm, EventLoop& loop,
                                                          SerialBackend* console);
@@ -53,6 +54,8 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   absl::Status Save(state::Machine::Builder out) override;
   absl::Status CheckState(state::Machine::Reader in) const override;
   absl::Status LoadState(state::Machine::Reader in) override;
+
+  // MovableMachine.
   absl::Status StartDirtyTracking() override { return dirty_tracker_->Start(); }
   absl::Status CollectDirty(size_t region, PageBitmap& dirty) override {
     return dirty_tracker_->Collect(region, dirty);
@@ -68,10 +71,15 @@ class MachineImpl final : public Machine, private VcpuThread::Listener {
   absl::Status SetThrottle(int percent) override;
   absl::StatusOr<absl::Duration> MeasureLoad() override;
   std::optional<uint32_t> VcpuOfThread(pid_t thread) const override;
+  BalloonInhibitor::Token InhibitBalloon(std::string why) override;
+  void AddUnneededPages(size_t region, PageBitmap& into) override;
+
+  // Machine.
+  MovableMachine& moving() override { return *this; }
   MachineState state() const override { return state_.load(); }
   const MachineConfig& config() const override { return config_; }
   GuestMemory& memory() override { return *memory_; }
-  Balloon* balloon() override { return devices_->balloon(); }
+  BalloonPort* balloon() override { return devices_->balloon_port(); }
   void SetListener(std::function<void(const MachineEvent&)> listener) override { listener_ = std::move(listener); }
   int64_t started_ns() const override { return started_ns_; }
   int64_t first_entry_ns() const override { return first_entry_ns_.load(); }

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
 #include "base/status.h"
+#include "devices/balloon/balloon.h"
 #include "vmm/machine/machine_impl.h"
 
 namespace ferrite {
@@ -146,6 +147,25 @@ std::optional<uint32_t> MachineImpl::VcpuOfThread(pid_t thread) const {
     return std::nullopt;
   }
   return static_cast<uint32_t>(found - vcpu_thread_ids_.begin());
+}
+
+BalloonInhibitor::Token MachineImpl::InhibitBalloon(std::string why) {
+  Balloon* const balloon = devices_->balloon();
+  return balloon != nullptr ? balloon->inhibitor().Inhibit(std::move(why)) : BalloonInhibitor::Token();
+}
+
+void MachineImpl::AddUnneededPages(size_t index, PageBitmap& into) {
+  if (devices_->balloon() == nullptr) {
+    return;
+  }
+  const MemoryRegion& region = *memory_->regions()[index];
+  for (const BalloonPages::Range& range : devices_->balloon()->InflatedRanges()) {
+    const GuestAddress first = std::max(range.start, region.base());
+    const GuestAddress end = std::min(range.start + range.bytes, region.end());
+    if (first < end) {
+      into.SetRange((first - region.base()) / kPageBytes, (end - first) / kPageBytes);
+    }
+  }
 }
 
 }  // namespace ferrite

@@ -34,6 +34,7 @@
 #include "tests/fakes/machine_harness.h"
 #include "tests/fakes/test_place.h"
 #include "vmm/kvm/kvm_abi.h"
+#include "vmm/machine/movable_machine.h"
 
 namespace {
 
@@ -396,7 +397,7 @@ TEST_F(MachineTest, QuestionsAboutARunningMachineDoNotWaitForItsVcpus) {
   NextCounts(console_, 1);
   EXPECT_EQ(machine->CheckState(saved->getRoot<state::Machine>().asReader()).ToString(), "OK");
   const auto description = std::make_unique<capnp::MallocMessageBuilder>();
-  EXPECT_EQ(machine->Describe(description->initRoot<state::MachineDescription>()).ToString(), "OK");
+  EXPECT_EQ(machine->moving().Describe(description->initRoot<state::MachineDescription>()).ToString(), "OK");
 }
 
 TEST_F(MachineTest, StopsFromEveryState) {
@@ -603,7 +604,7 @@ class MachineDirtyTest : public MachineTest, public testing::WithParamInterface<
   static std::unique_ptr<PageBitmap> Collect(Machine& machine) {
     EXPECT_EQ(machine.memory().regions().size(), 1u);
     auto dirty = std::make_unique<PageBitmap>(machine.memory().regions()[0]->pages());
-    EXPECT_EQ(machine.CollectDirty(0, *dirty).ToString(), "OK");
+    EXPECT_EQ(machine.moving().CollectDirty(0, *dirty).ToString(), "OK");
     return dirty;
   }
 
@@ -638,8 +639,8 @@ TEST_P(MachineDirtyTest, ShowsWhatTheGuestAndTheMonitorWroteAndNothingElse) {
   const uint64_t set_pages = ready.Number("pages");
   WaitForWrites(set_pages);
   ASSERT_EQ(machine->Pause().ToString(), "OK");
-  ASSERT_EQ(machine->StartDirtyTracking().ToString(), "OK");
-  EXPECT_FALSE(machine->StartDirtyTracking().ok());
+  ASSERT_EQ(machine->moving().StartDirtyTracking().ToString(), "OK");
+  EXPECT_FALSE(machine->moving().StartDirtyTracking().ok());
   const uint64_t pages = machine->memory().regions()[0]->pages();
   EXPECT_EQ(Collect(*machine)->Count(), pages) << "all count as written at first";
   EXPECT_EQ(Collect(*machine)->Count(), 0u);
@@ -670,12 +671,12 @@ TEST_P(MachineDirtyTest, ShowsWhatTheGuestAndTheMonitorWroteAndNothingElse) {
     EXPECT_LE(dirty->Count(), changed + 32);
     EXPECT_EQ(Collect(*machine)->Count(), 0u) << "nothing was written since";
   }
-  ASSERT_EQ(machine->StopDirtyTracking().ToString(), "OK");
-  EXPECT_EQ(machine->StopDirtyTracking().ToString(), "OK");
+  ASSERT_EQ(machine->moving().StopDirtyTracking().ToString(), "OK");
+  EXPECT_EQ(machine->moving().StopDirtyTracking().ToString(), "OK");
   ASSERT_EQ(machine->Resume().ToString(), "OK");
   ASSERT_TRUE(console_.Next("dirty").has_value());
   // A second time.
-  ASSERT_EQ(machine->StartDirtyTracking().ToString(), "OK");
+  ASSERT_EQ(machine->moving().StartDirtyTracking().ToString(), "OK");
   EXPECT_EQ(Collect(*machine)->Count(), pages);
   machine->Stop();
   EXPECT_THAT(Errors(console_), IsEmpty());
@@ -694,7 +695,7 @@ TEST_P(MachineDirtyTest, CollectsWhileTheGuestWritesMoreThanARingHolds) {
   const std::unique_ptr<Machine> machine = Start(config);
   const GuestLine ready = *console_.Next("ready");
   const uint64_t first_page = ready.Number("first") / kPageBytes;
-  ASSERT_EQ(machine->StartDirtyTracking().ToString(), "OK");
+  ASSERT_EQ(machine->moving().StartDirtyTracking().ToString(), "OK");
   Collect(*machine);
   PageBitmap all(machine->memory().regions()[0]->pages());
   WaitForWrites(ready.Number("pages") + 1000, [&] { Collect(*machine)->TakeInto(all); });

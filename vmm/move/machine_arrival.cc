@@ -12,9 +12,9 @@
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "devices/balloon/balloon.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "vmm/machine/host_limits.h"
+#include "vmm/machine/movable_machine.h"
 #include "vmm/move/described_machine.h"
 #include "vmm/move/description.h"
 #include "vmm/move/state_blob.h"
@@ -48,11 +48,7 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
 
   GuestMemory& memory() override { return machine_.memory(); }
 
-  void InhibitBalloon() override {
-    if (machine_.balloon() != nullptr) {
-      no_ballooning_ = machine_.balloon()->inhibitor().Inhibit("a move");
-    }
-  }
+  void InhibitBalloon() override { no_ballooning_ = machine_.moving().InhibitBalloon("a move"); }
   void AllowBalloon() override { no_ballooning_.Release(); }
 
   absl::Status AllowThp() override {
@@ -77,7 +73,7 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   absl::Status CheckState(std::span<const uint8_t> blob) override {
     return DecodeState(blob, [this](state::Machine::Reader state) { return machine_.CheckState(state); });
   }
-  absl::StatusOr<absl::Duration> MeasureLoad() override { return machine_.MeasureLoad(); }
+  absl::StatusOr<absl::Duration> MeasureLoad() override { return machine_.moving().MeasureLoad(); }
   absl::Status LoadState(std::span<const uint8_t> blob) override {
     return DecodeState(blob, [this](state::Machine::Reader state) {
       stays_paused_ = state.getPaused();
@@ -86,7 +82,7 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   }
 
   absl::Status AcquireDisks() override {
-    const absl::Status status = CatchOutOfMemory([this] { return machine_.AcquireDisks(); });
+    const absl::Status status = CatchOutOfMemory([this] { return machine_.moving().AcquireDisks(); });
     if (status.ok()) {
       return status;
     }
@@ -100,7 +96,7 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   }
 
   absl::Status Run() override {
-    const absl::Status status = CatchOutOfMemory([this] { return machine_.Arrive(/*run=*/!stays_paused_); });
+    const absl::Status status = CatchOutOfMemory([this] { return machine_.moving().Arrive(/*run=*/!stays_paused_); });
     if (!status.ok()) {
       GiveDisksBack();
     }
@@ -109,13 +105,13 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
 
   bool Ended() override { return machine_.state() == MachineState::kStopped; }
 
-  std::optional<uint32_t> VcpuOfThread(pid_t thread) override { return machine_.VcpuOfThread(thread); }
+  std::optional<uint32_t> VcpuOfThread(pid_t thread) override { return machine_.moving().VcpuOfThread(thread); }
 
  private:
   // The source takes them again as soon as it hears that the guest does not run here, whatever the reason.
   void GiveDisksBack() {
     UntilThereIsMemory([this] {
-      if (const absl::Status status = machine_.ReleaseDisks(); !status.ok()) {
+      if (const absl::Status status = machine_.moving().ReleaseDisks(); !status.ok()) {
         Log().warn("receive: {}", status.ToString());
       }
     });
@@ -150,12 +146,12 @@ absl::Status MachineArrival::Make(state::MachineDescription::Reader description)
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine,
                            Machine::Create(config, host_.kvm, host_.loop, host_.console));
   capnp::MallocMessageBuilder here;
-  FERRITE_RETURN_IF_ERROR(machine->Describe(here.initRoot<state::MachineDescription>()));
+  FERRITE_RETURN_IF_ERROR(machine->moving().Describe(here.initRoot<state::MachineDescription>()));
   FERRITE_RETURN_IF_ERROR(CheckSameMachine(description, here.getRoot<state::MachineDescription>().asReader()));
   if (options_.lock_memory) {
     FERRITE_RETURN_IF_ERROR(TryLock(machine->memory()));
   }
-  FERRITE_RETURN_IF_ERROR(machine->Hold("the machine is still arriving").status());
+  FERRITE_RETURN_IF_ERROR(machine->moving().Hold("the machine is still arriving").status());
   machine_ = std::move(machine);
   return absl::OkStatus();
 }

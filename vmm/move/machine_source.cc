@@ -2,7 +2,6 @@
 
 #include <capnp/message.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -13,10 +12,10 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "devices/balloon/balloon.h"
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "vmm/control/grant_record.h"
+#include "vmm/machine/movable_machine.h"
 #include "vmm/move/boot_files.h"
 #include "vmm/move/described_machine.h"
 #include "vmm/move/state_blob.h"
@@ -47,7 +46,7 @@ MachineSource::~MachineSource() = default;
 absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
   capnp::MallocMessageBuilder message;
   auto out = message.initRoot<state::MachineDescription>();
-  FERRITE_RETURN_IF_ERROR(machine_.Describe(out));
+  FERRITE_RETURN_IF_ERROR(machine_.moving().Describe(out));
   const MachineConfig& config = machine_.config();
   for (auto disk : out.getDisks()) {
     disk.setPath(Absolute(disk.getPath().cStr()));
@@ -70,49 +69,30 @@ absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
 }
 
 absl::Status MachineSource::StartDirtyTracking() {
-  FERRITE_RETURN_IF_ERROR(machine_.StartDirtyTracking());
+  FERRITE_RETURN_IF_ERROR(machine_.moving().StartDirtyTracking());
   absl::Cleanup stop = [this] { UntilThereIsMemory([this] { StopDirtyTracking(); }); };
   // The machine counts everything as written at first. The move has not read a page yet: none of that is news.
   const auto regions = machine_.memory().regions();
   for (size_t i = 0; i < regions.size(); ++i) {
     PageBitmap before(regions[i]->pages());
-    FERRITE_RETURN_IF_ERROR(machine_.CollectDirty(i, before));
+    FERRITE_RETURN_IF_ERROR(machine_.moving().CollectDirty(i, before));
   }
   std::move(stop).Cancel();
   return absl::OkStatus();
 }
 
 void MachineSource::StopDirtyTracking() {
-  if (const absl::Status status = machine_.StopDirtyTracking(); !status.ok()) {
+  if (const absl::Status status = machine_.moving().StopDirtyTracking(); !status.ok()) {
     Log().warn("move: dirty tracking stays on: {}", status.ToString());
   }
 }
 
-void MachineSource::AddUnneededPages(size_t index, PageBitmap& into) {
-  Balloon* const balloon = machine_.balloon();
-  if (balloon == nullptr) {
-    return;
-  }
-  const MemoryRegion& region = *machine_.memory().regions()[index];
-  for (const BalloonPages::Range& range : balloon->InflatedRanges()) {
-    const GuestAddress first = std::max(range.start, region.base());
-    const GuestAddress end = std::min(range.start + range.bytes, region.end());
-    if (first < end) {
-      into.SetRange((first - region.base()) / kPageBytes, (end - first) / kPageBytes);
-    }
-  }
-}
-
-void MachineSource::InhibitBalloon() {
-  if (machine_.balloon() != nullptr) {
-    no_ballooning_ = machine_.balloon()->inhibitor().Inhibit("a move");
-  }
-}
+void MachineSource::InhibitBalloon() { no_ballooning_ = machine_.moving().InhibitBalloon("a move"); }
 
 void MachineSource::AllowBalloon() { no_ballooning_.Release(); }
 
 absl::Status MachineSource::Pause() {
-  FERRITE_ASSIGN_OR_RETURN(ran_, machine_.Hold("the machine is on its way to another monitor"));
+  FERRITE_ASSIGN_OR_RETURN(ran_, machine_.moving().Hold("the machine is on its way to another monitor"));
   held_ = true;
   return absl::OkStatus();
 }
@@ -139,13 +119,13 @@ void MachineSource::EndHold() {
   if (const absl::Status status = RemoveGrantRecord(directory_); !status.ok()) {
     Log().warn("move: {}", status.ToString());
   }
-  machine_.EndHold();
+  machine_.moving().EndHold();
 }
 
 absl::Status MachineSource::AcquireDisks() {
   const MonotonicTime deadline = MonotonicTime::Now() + kDiskPatience;
   for (;;) {
-    absl::Status status = machine_.AcquireDisks();
+    absl::Status status = machine_.moving().AcquireDisks();
     // A destination that refuses has let go before it says so, but a backup or a `qemu-img info` may look just now.
     if (!absl::IsFailedPrecondition(status) || machine_.state() == MachineState::kStopped) {
       return status;

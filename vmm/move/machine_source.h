@@ -13,6 +13,7 @@
 #include "memory/page_bitmap.h"
 #include "migration/api/source_machine.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/movable_machine.h"
 
 namespace ferrite {
 
@@ -32,20 +33,22 @@ class MachineSource final : public migration::WholeSourceMachine {
   GuestMemory& memory() override { return machine_.memory(); }
   absl::StatusOr<migration::MachineSpec> Describe() override;
   absl::Status StartDirtyTracking() override;
-  absl::Status CollectDirty(size_t index, PageBitmap& into) override { return machine_.CollectDirty(index, into); }
+  absl::Status CollectDirty(size_t index, PageBitmap& into) override {
+    return machine_.moving().CollectDirty(index, into);
+  }
   void StopDirtyTracking() override;
-  void AddUnneededPages(size_t index, PageBitmap& into) override;
+  void AddUnneededPages(size_t index, PageBitmap& into) override { machine_.moving().AddUnneededPages(index, into); }
   void InhibitBalloon() override;
   void AllowBalloon() override;
   absl::Status Pause() override;
   absl::Status Resume() override;
   void StayPaused() override;
-  absl::Status SetThrottle(int percent) override { return machine_.SetThrottle(percent); }
+  absl::Status SetThrottle(int percent) override { return machine_.moving().SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
-  absl::Status ReleaseDisks() override { return machine_.ReleaseDisks(); }
+  absl::Status ReleaseDisks() override { return machine_.moving().ReleaseDisks(); }
   absl::Status AcquireDisks() override;
   absl::Status RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
-  void Moved(absl::string_view where) override { machine_.Leave(std::string(where)); }
+  void Moved(absl::string_view where) override { machine_.moving().Leave(std::string(where)); }
 
   // Whether the guest ran when it was paused for the switchover. When the move is over.
   bool ran() const { return ran_; }

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "vmm/machine/movable_machine.h"
 
 namespace ferrite {
 namespace {
@@ -69,7 +70,7 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     return absl::FailedPreconditionError(
         absl::StrCat("cannot move: the machine is ", MachineStateName(machine_.state())));
   }
-  FERRITE_RETURN_IF_ERROR(Annotate(machine_.AcquireDisks(), "cannot move"));
+  FERRITE_RETURN_IF_ERROR(Annotate(machine_.moving().AcquireDisks(), "cannot move"));
   thread_.Join();
   auto port = std::make_unique<MachineSource>(machine_, run_directory_);
   FERRITE_ASSIGN_OR_RETURN(

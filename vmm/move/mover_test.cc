@@ -24,6 +24,7 @@
 #include "migration/session/destination.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/fake_machine.h"
+#include "tests/fakes/fake_movable_machine.h"
 #include "tests/fakes/scarcity.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/move/boot_files.h"
@@ -33,7 +34,8 @@ namespace {
 
 // A signal that asks for the end waits for one move at the most: clients begin no other meanwhile.
 TEST(MoverTest, NoMoveBeginsAtTheEnd) {
-  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20});
+  FakeMovableMachine moving;
+  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20}, &moving);
   auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
@@ -44,7 +46,8 @@ TEST(MoverTest, NoMoveBeginsAtTheEnd) {
 }
 
 TEST(MoverTest, BalloonMayBeSetWhileNothingIsLostByIt) {
-  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20});
+  FakeMovableMachine moving;
+  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20}, &moving);
   auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
@@ -87,12 +90,14 @@ TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
   ASSERT_TRUE(session.ok()) << session.status();
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(**listener); });
 
+  FakeMovableMachine moving;
   FakeMachine machine({.name = "vm",
                        .memory_bytes = 1 << 20,
                        .kernel_path = kernel,
                        .initrd_path = kernel,
                        .kernel = boot,
-                       .initrd = boot});
+                       .initrd = boot},
+                      &moving);
   auto directory = OpenFile(directory_name, O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
@@ -110,7 +115,8 @@ TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
 
 // R3: the mover can move again, and whatever else is refused while a move is on is not.
 TEST(MoverTest, MoveWhoseThreadCannotBeMadeChangesNothing) {
-  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20});
+  FakeMovableMachine moving;
+  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20}, &moving);
   auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
