@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "devices/virtio/driver_status.h"
 
 namespace ferrite::virtio {
 namespace {
@@ -45,18 +46,6 @@ enum Register : uint64_t {
 constexpr uint32_t kMagic = 0x74726976;   // "virt"
 constexpr uint32_t kVendor = 0x45465246;  // "FRFE"
 
-// §2.1
-constexpr uint32_t kAcknowledge = 1;
-constexpr uint32_t kDriver = 2;
-constexpr uint32_t kDriverOk = 4;
-constexpr uint32_t kFeaturesOk = 8;
-constexpr uint32_t kNeedsReset = 64;
-constexpr uint32_t kFailed = 128;
-constexpr uint32_t kDriverBits = kAcknowledge | kDriver | kDriverOk | kFeaturesOk | kFailed;
-
-constexpr uint32_t kInterruptUsed = 1;
-constexpr uint32_t kInterruptConfig = 2;
-
 // The guest can reset and fail a device as often as it likes.
 constexpr uint32_t kMaxFailuresLogged = 8;
 
@@ -67,39 +56,6 @@ void SetLow(GuestAddress& address, uint32_t value) {
 }
 void SetHigh(GuestAddress& address, uint32_t value) {
   address = GuestAddress((address.value() & 0xffff'ffff) | (uint64_t{value} << 32));
-}
-
-// `status` without the bits whose predecessor is missing: they are set in this order (§3.1.1).
-uint32_t WithoutBitsOutOfOrder(uint32_t status) {
-  if ((status & kAcknowledge) == 0) {
-    status &= ~kDriver;
-  }
-  if ((status & kDriver) == 0) {
-    status &= ~kFeaturesOk;
-  }
-  if ((status & kFeaturesOk) == 0) {
-    status &= ~kDriverOk;
-  }
-  return status;
-}
-
-absl::Status CheckFeatures(uint64_t features, uint64_t offered) {
-  if ((features & ~offered) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("driver features 0x", absl::Hex(features & ~offered), " are not offered by this device"));
-  }
-  if ((features & kFeatureVersion1) == 0) {
-    return absl::InvalidArgumentError("driver features lack VIRTIO_F_VERSION_1");
-  }
-  return absl::OkStatus();
-}
-
-QueueAddresses AddressesOf(state::VirtioQueue::Reader in) {
-  return {in.getSize(), GuestAddress(in.getDescriptors()), GuestAddress(in.getAvailable()), GuestAddress(in.getUsed())};
-}
-
-Queue::Progress ProgressOf(state::VirtioQueue::Reader in) {
-  return {in.getNextAvailable(), in.getNextUsed(), in.getSignalledUsed(), in.getSignalledUsedValid()};
 }
 
 }  // namespace
@@ -298,16 +254,9 @@ void MmioTransport::WriteStatus(uint32_t value) {
     ResetLocked();
     return;
   }
-  const uint32_t before = status_ & kDriverBits;
-  if ((value & before) != before) {
-    return;  // §2.1.1: a driver never clears a bit but by a reset
-  }
-  uint32_t after = WithoutBitsOutOfOrder(value & kDriverBits);
-  if ((after & ~before & kFeaturesOk) != 0 && !CheckFeatures(driver_features_, offered_features()).ok()) {
-    after = WithoutBitsOutOfOrder(after & ~kFeaturesOk);  // the driver reads back that it was refused
-  }
-  status_ = after | (status_ & kNeedsReset);
-  if ((after & ~before & kDriverOk) != 0) {
+  const uint32_t before = status_;
+  status_ = StatusAfterWrite(before, value, driver_features_, offered_features());
+  if ((status_ & ~before & kDriverOk) != 0) {
     device_.Activate(driver_features_);
     RingEnabledQueues();
     if ((status_ & kNeedsReset) != 0) {
@@ -458,114 +407,6 @@ void MmioTransport::Resume() {
 void MmioTransport::Reset() {
   virtio::Device::Lock lock(&device_);
   ResetLocked();
-}
-
-void MmioTransport::Save(state::Device::Builder out) const {
-  virtio::Device::Lock lock(&device_);
-  out.setName(std::string(name()));
-  out.setVersion(kStateVersion);
-  auto mmio = out.initVirtioMmio();
-  mmio.setDeviceId(device_.device_id());
-  mmio.setStatus(status_);
-  mmio.setDriverFeatures(driver_features_);
-  mmio.setDeviceFeaturesSelect(device_features_select_);
-  mmio.setDriverFeaturesSelect(driver_features_select_);
-  mmio.setQueueSelect(queue_select_);
-  mmio.setInterruptStatus(interrupt_status_);
-  mmio.setConfigGeneration(config_generation_);
-  auto queues = mmio.initQueues(queues_.size());
-  for (size_t i = 0; i < queues_.size(); ++i) {
-    const QueueSlot& slot = queues_[i];
-    const Queue::Progress progress = slot.queue.progress();
-    queues[i].setSize(slot.setup.size);
-    queues[i].setReady(slot.queue.enabled());
-    queues[i].setDescriptors(slot.setup.descriptors.value());
-    queues[i].setAvailable(slot.setup.available.value());
-    queues[i].setUsed(slot.setup.used.value());
-    queues[i].setNextAvailable(progress.next_available);
-    queues[i].setNextUsed(progress.next_used);
-    queues[i].setSignalledUsed(progress.signalled_used);
-    queues[i].setSignalledUsedValid(progress.signalled_used_valid);
-  }
-  device_.Save(mmio);
-}
-
-absl::Status MmioTransport::CheckState(state::Device::Reader in) const {
-  virtio::Device::Lock lock(&device_);
-  return Annotate(CheckStateLocked(in), name());
-}
-
-absl::Status MmioTransport::CheckStateLocked(state::Device::Reader in) const {
-  if (!in.isVirtioMmio()) {
-    return absl::InvalidArgumentError("the state is not that of a virtio-mmio device");
-  }
-  if (in.getVersion() == 0 || in.getVersion() > kStateVersion) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("state version ", in.getVersion(), " is not known; the newest is ", kStateVersion));
-  }
-  const auto mmio = in.getVirtioMmio();
-  if (mmio.getDeviceId() != device_.device_id()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("deviceId is ", mmio.getDeviceId(), ", this device's is ", device_.device_id()));
-  }
-  const uint32_t status = mmio.getStatus();
-  if ((status & ~(kDriverBits | kNeedsReset)) != 0 || WithoutBitsOutOfOrder(status) != status) {
-    return absl::InvalidArgumentError(absl::StrCat("status 0x", absl::Hex(status), " is not one of a device"));
-  }
-  const bool features_ok = (status & kFeaturesOk) != 0;
-  if (features_ok) {
-    FERRITE_RETURN_IF_ERROR(CheckFeatures(mmio.getDriverFeatures(), offered_features()));
-  }
-  if ((mmio.getInterruptStatus() & ~(kInterruptUsed | kInterruptConfig)) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("interruptStatus 0x", absl::Hex(mmio.getInterruptStatus()), " has bits that are not known"));
-  }
-  if (mmio.getQueues().size() != queues_.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the state has ", mmio.getQueues().size(), " queues, this device ", queues_.size()));
-  }
-  for (size_t i = 0; i < queues_.size(); ++i) {
-    const auto queue = mmio.getQueues()[i];
-    if (!queue.getReady()) {
-      continue;
-    }
-    if (!features_ok) {
-      return absl::InvalidArgumentError(absl::StrCat("queue ", i, " is ready before FEATURES_OK"));
-    }
-    absl::Status checked = queues_[i].queue.Check(AddressesOf(queue));
-    checked.Update(Queue::CheckProgress(queue.getSize(), ProgressOf(queue)));
-    FERRITE_RETURN_IF_ERROR(Annotate(checked, absl::StrCat("queue ", i)));
-  }
-  return device_.CheckState(mmio);
-}
-
-void MmioTransport::LoadState(state::Device::Reader in) {
-  virtio::Device::Lock lock(&device_);
-  ResetLocked();
-  const auto mmio = in.getVirtioMmio();
-  status_ = mmio.getStatus();
-  driver_features_ = mmio.getDriverFeatures();
-  device_features_select_ = mmio.getDeviceFeaturesSelect();
-  driver_features_select_ = mmio.getDriverFeaturesSelect();
-  queue_select_ = mmio.getQueueSelect();
-  interrupt_status_ = mmio.getInterruptStatus();
-  config_generation_ = mmio.getConfigGeneration();
-  for (size_t i = 0; i < queues_.size(); ++i) {
-    const auto queue = mmio.getQueues()[i];
-    queues_[i].setup = AddressesOf(queue);
-    if (queue.getReady()) {
-      FERRITE_CHECK(queues_[i]
-                        .queue
-                        .Enable(queues_[i].setup, (driver_features_ & kFeatureEventIndex) != 0,
-                                (driver_features_ & kFeatureIndirectDescriptors) != 0)
-                        .ok());
-      queues_[i].queue.LoadProgress(ProgressOf(queue));
-    }
-  }
-  if ((status_ & kDriverOk) != 0) {
-    device_.Activate(driver_features_);
-  }
-  device_.LoadState(mmio);
 }
 
 }  // namespace ferrite::virtio

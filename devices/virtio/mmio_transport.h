@@ -92,6 +92,10 @@ class MmioTransport final : public IoDevice, public ferrite::Device, private Tra
   void RingEnabledQueues() ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex());
   void Interrupt(uint32_t reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(device_.mutex());
 
+  // §4.2.2, InterruptStatus.
+  static constexpr uint32_t kInterruptUsed = 1;
+  static constexpr uint32_t kInterruptConfig = 2;
+
   // What the driver writes into the queue registers until it sets QueueReady.
   struct QueueSlot {
     Queue queue;
