@@ -3,18 +3,17 @@
 #include <kj/vector.h>
 #include <unistd.h>
 
-#include <deque>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
-#include "base/log.h"
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/version.h"
 #include "vmm/control/device_rpc.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
+#include "vmm/control/watcher.h"
 
 namespace ferrite {
 namespace {
@@ -35,24 +34,6 @@ control::State ToRpc(MachineState state) {
       break;
   }
   return control::State::STOPPED;
-}
-
-control::Event::Kind ToRpc(MachineEvent::Kind kind) {
-  switch (kind) {
-    case MachineEvent::Kind::kRunning:
-      return control::Event::Kind::RUNNING;
-    case MachineEvent::Kind::kPaused:
-      return control::Event::Kind::PAUSED;
-    case MachineEvent::Kind::kReset:
-      return control::Event::Kind::RESET;
-    case MachineEvent::Kind::kStopped:
-      return control::Event::Kind::STOPPED;
-    case MachineEvent::Kind::kMove:
-      return control::Event::Kind::MOVE;
-    case MachineEvent::Kind::kBalloon:
-      break;
-  }
-  return control::Event::Kind::BALLOON;
 }
 
 void FillBalloon(const BalloonFigures& figures, control::Balloon::Builder out) {
@@ -83,91 +64,7 @@ class ConsoleCapability final : public control::Console::Server {
   Fd fd_;
 };
 
-// While it lives its client is not idle.
-class Busy {
- public:
-  Busy(std::shared_ptr<ClientActivity> activity, kj::Timer& timer) : activity_(std::move(activity)), timer_(timer) {
-    ++activity_->busy;
-  }
-  ~Busy() {
-    --activity_->busy;
-    activity_->idle_since = timer_.now();
-  }
-  KJ_DISALLOW_COPY(Busy);
-
- private:
-  const std::shared_ptr<ClientActivity> activity_;
-  kj::Timer& timer_;
-};
-
 }  // namespace
-
-// A client's subscription: what is due to its sink, which gets one event at a time.
-class Watcher final : public control::Subscription::Server, private kj::TaskSet::ErrorHandler {
- public:
-  Watcher(std::list<Watcher*>& all, control::EventSink::Client sink, std::shared_ptr<ClientActivity> activity,
-          kj::Timer& timer)
-      : all_(all), activity_(std::move(activity)), busy_(activity_, timer), sink_(kj::mv(sink)), calls_(*this) {
-    all_.push_back(this);
-    ++activity_->subscriptions;
-  }
-  ~Watcher() noexcept(false) {
-    all_.remove(this);
-    --activity_->subscriptions;
-  }
-
-  void Push(const TimedEvent& event) {
-    if (broken_) {
-      return;
-    }
-    if (queue_.size() == kMaxQueued) {
-      queue_.pop_front();
-      ++missed_;
-    }
-    queue_.push_back(event);
-    if (!calling_) {
-      SendNext();
-    }
-  }
-  void AddMissed(uint64_t count) { missed_ += count; }
-  kj::Promise<void> AllTaken() { return calls_.onEmpty(); }
-
- private:
-  static constexpr size_t kMaxQueued = 64;
-
-  void SendNext() {
-    calling_ = !queue_.empty();
-    if (!calling_) {
-      return;
-    }
-    auto request = sink_.eventRequest();
-    auto event = request.initEvent();
-    event.setKind(ToRpc(queue_.front().event.kind));
-    event.setText(ToKj(queue_.front().event.text));
-    event.setUnixMs(queue_.front().unix_ms);
-    if (queue_.front().move.has_value()) {
-      FillMove(*queue_.front().move, event.initMove());
-    }
-    event.setMissed(std::exchange(missed_, 0));
-    queue_.pop_front();
-    calls_.add(request.send().ignoreResult().then([this] { SendNext(); }));
-  }
-  void taskFailed(kj::Exception&& exception) override {
-    Log().debug("control: a watcher failed: {}", Summary(exception));
-    broken_ = true;
-    queue_.clear();
-  }
-
-  std::list<Watcher*>& all_;
-  const std::shared_ptr<ClientActivity> activity_;
-  const Busy busy_;
-  control::EventSink::Client sink_;
-  std::deque<TimedEvent> queue_;
-  uint64_t missed_ = 0;
-  bool calling_ = false;
-  bool broken_ = false;
-  kj::TaskSet calls_;
-};
 
 void ControlShared::Deliver(const TimedEvent& event) {
   for (Watcher* watcher : watchers) {

@@ -4,30 +4,20 @@
 
 #include <kj/timer.h>
 
-#include <cstddef>
 #include <cstdint>
 #include <list>
 #include <memory>
-#include <optional>
-#include <string>
 
 #include "absl/status/status.h"
 #include "base/monotonic.h"
 #include "proto/control.capnp.h"
 #include "vmm/control/balloon_waits.h"
+#include "vmm/control/client_activity.h"
 #include "vmm/control/server.h"
+#include "vmm/control/watcher.h"
 #include "vmm/control/work_queue.h"
 
 namespace ferrite {
-
-// An event with the time at which it was published.
-struct TimedEvent {
-  MachineEvent event;
-  std::optional<MoveStatus> move;
-  int64_t unix_ms = 0;
-};
-
-class Watcher;
 
 // What all clients share. On the thread of the kj event loop only, as all of this.
 struct ControlShared {
@@ -48,15 +38,6 @@ struct ControlShared {
   BalloonWaits balloon_waits{target, timer};
   uint64_t resident_bytes = 0;
   MonotonicTime resident_bytes_until = MonotonicTime::InfinitePast();
-};
-
-// Whether a client would be missed, and how much it asks for.
-struct ClientActivity {
-  size_t busy = 0;  // calls that are being carried out, and subscriptions
-  kj::TimePoint idle_since;
-  size_t operations = 0;     // calls that wait for their turn, or have it
-  size_t balloon_waits = 0;  // calls that wait for the balloon
-  size_t subscriptions = 0;
 };
 
 // One for a client.
