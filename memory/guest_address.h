@@ -25,20 +25,6 @@ class GuestAddress {
   uint64_t value_ = 0;
 };
 
-// The index of a 4 KiB page in its region (not in guest-physical space).
-class PageIndex {
- public:
-  constexpr PageIndex() = default;
-  constexpr explicit PageIndex(uint64_t value) : value_(value) {}
-  static constexpr PageIndex Holding(uint64_t offset_in_region) { return PageIndex(offset_in_region / kPageBytes); }
-  constexpr uint64_t value() const { return value_; }
-  constexpr uint64_t offset() const { return value_ * kPageBytes; }
-  constexpr auto operator<=>(const PageIndex&) const = default;
-
- private:
-  uint64_t value_ = 0;
-};
-
 }  // namespace ferrite
 
 #endif  // FERRITE_MEMORY_GUEST_ADDRESS_H_

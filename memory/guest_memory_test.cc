@@ -152,7 +152,7 @@ TEST(GuestMemoryTest, OwnWritesCountAsDirtyAndReadsDoNot) {
   std::array<uint8_t, 3> bytes = {1, 2, 3};
   ASSERT_TRUE(memory->Read(GuestAddress(0), bytes).ok());
   ASSERT_TRUE(memory->Slice(GuestAddress(0), 8192).ok());
-  EXPECT_TRUE(written.Empty());
+  EXPECT_EQ(written.Count(), 0u);
 
   ASSERT_TRUE(memory->Write(GuestAddress(2 * kPageBytes - 1), bytes).ok());
   EXPECT_EQ(written.FindSet(0), 1u);

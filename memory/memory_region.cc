@@ -244,8 +244,8 @@ void MemoryRegion::MarkWritten(uint64_t offset, uint64_t bytes) {
     return;
   }
   FERRITE_CHECK(bytes <= this->bytes() && offset <= this->bytes() - bytes);
-  const uint64_t first = PageIndex::Holding(offset).value();
-  const uint64_t last = PageIndex::Holding(offset + bytes - 1).value();
+  const uint64_t first = offset / kPageBytes;
+  const uint64_t last = (offset + bytes - 1) / kPageBytes;
   if (first == last) {
     own_writes_.Set(first);
   } else {

@@ -104,7 +104,7 @@ TEST_P(RegionOfSmallPagesTest, DiscardTakesWholeHostPagesOnly) {
   EXPECT_EQ(*region->Discard(1, 2 * kPageBytes - 2), 0u);
   EXPECT_EQ(*region->Discard(100, 100), 0u);
   EXPECT_EQ(*region->Discard(0, 0), 0u);
-  EXPECT_TRUE(region->own_writes().Empty());
+  EXPECT_EQ(region->own_writes().Count(), 0u);
   EXPECT_EQ(*region->Discard(1, 3 * kPageBytes), 2 * kPageBytes);
   EXPECT_EQ(region->guest_mapping()[kPageBytes - 1], 0x5a);
   EXPECT_EQ(region->guest_mapping()[kPageBytes], 0);
@@ -116,7 +116,7 @@ TEST_P(RegionOfSmallPagesTest, DiscardTakesWholeHostPagesOnly) {
 TEST_P(RegionOfSmallPagesTest, MarkWrittenCountsEveryPageTouched) {
   const auto region = MakeRegion(16 * kPageBytes, GetParam());
   region->MarkWritten(3 * kPageBytes, 0);
-  EXPECT_TRUE(region->own_writes().Empty());
+  EXPECT_EQ(region->own_writes().Count(), 0u);
   region->MarkWritten(2 * kPageBytes - 1, 2);
   region->MarkWritten(16 * kPageBytes - 1, 1);
   EXPECT_EQ(region->own_writes().Count(), 3u);

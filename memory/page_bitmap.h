@@ -29,7 +29,6 @@ class PageBitmap {
   void ClearAll();
 
   uint64_t Count() const;
-  bool Empty() const { return !FindSet(0).has_value(); }
   // The first set (clear) page at or after `from`.
   std::optional<uint64_t> FindSet(uint64_t from) const;
   std::optional<uint64_t> FindClear(uint64_t from) const;

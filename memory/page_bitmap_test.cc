@@ -15,7 +15,7 @@ TEST(PageBitmapTest, HoldsItsPagesAndNothingElse) {
   PageBitmap bitmap(130);
   EXPECT_EQ(bitmap.pages(), 130u);
   EXPECT_EQ(bitmap.words(), 3u);
-  EXPECT_TRUE(bitmap.Empty());
+  EXPECT_EQ(bitmap.Count(), 0u);
   EXPECT_EQ(bitmap.FindClear(0), 0u);
   bitmap.SetRange(0, 130);
   EXPECT_EQ(bitmap.Count(), 130u);
@@ -30,14 +30,14 @@ TEST(PageBitmapTest, HoldsItsPagesAndNothingElse) {
 TEST(PageBitmapTest, OfNoPagesIsEmpty) {
   PageBitmap bitmap(0);
   PageBitmap other(0);
-  EXPECT_TRUE(bitmap.Empty());
+  EXPECT_EQ(bitmap.Count(), 0u);
   EXPECT_EQ(bitmap.Count(), 0u);
   EXPECT_EQ(bitmap.FindClear(0), std::nullopt);
   bitmap.SetRange(0, 0);
   bitmap.TakeInto(other);
   const uint64_t words[] = {~uint64_t{0}};
   bitmap.OrWords(words);
-  EXPECT_TRUE(bitmap.Empty());
+  EXPECT_EQ(bitmap.Count(), 0u);
 }
 
 TEST(PageBitmapTest, SetAndClearTellWhatWasThere) {
@@ -105,7 +105,7 @@ TEST(PageBitmapTest, TakeIntoAddsAndClears) {
   from.Set(127);
   into.Set(2);
   from.TakeInto(into);
-  EXPECT_TRUE(from.Empty());
+  EXPECT_EQ(from.Count(), 0u);
   EXPECT_EQ(into.Count(), 3u);
   EXPECT_TRUE(into.Test(127));
 }

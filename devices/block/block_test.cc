@@ -897,7 +897,7 @@ TEST_P(BlockEngineTest, NothingChangesAfterQuiesceUnderLoad) {
     EXPECT_EQ(harness_->queue(0).used_index(), used);
     EXPECT_EQ(harness_->interrupt().count(), interrupts);
     for (const auto& region : harness_->memory().regions()) {
-      EXPECT_TRUE(region->own_writes().Empty());
+      EXPECT_EQ(region->own_writes().Count(), 0u);
     }
     harness_->transport().Resume();
     AwaitUsed(submitted);
@@ -916,7 +916,7 @@ TEST_P(BlockEngineTest, AResetByTheDriverWaitsForWhatIsInFlight) {
     }
     loop_->RunAndWait([] {});
     for (const auto& region : harness_->memory().regions()) {
-      EXPECT_TRUE(region->own_writes().Empty());
+      EXPECT_EQ(region->own_writes().Count(), 0u);
     }
     harness_->Start(harness_->driver().OfferedFeatures(), kBlockQueueSize);
   }
@@ -954,7 +954,7 @@ TEST_P(LargeBlockEngineTest, ARequestInPiecesOutlastsPauses) {
     harness_->memory().regions()[0]->own_writes().ClearAll();
     loop_->RunAndWait([] {});
     loop_->RunAndWait([] {});
-    EXPECT_TRUE(harness_->memory().regions()[0]->own_writes().Empty());
+    EXPECT_EQ(harness_->memory().regions()[0]->own_writes().Count(), 0u);
     harness_->transport().Resume();
   }
   AwaitUsed(1);

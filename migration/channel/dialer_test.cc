@@ -8,6 +8,7 @@
 #include "base/monotonic.h"
 #include "migration/channel/address.h"
 #include "migration/channel/socket.h"
+#include "tests/fakes/accepting.h"
 #include "tests/fakes/silent_place.h"
 
 namespace ferrite::migration {
@@ -53,7 +54,7 @@ TEST(DialerTest, TheNameIsLookedUpAgainWhereNobodyAnswersAnyMore) {
   places = {PlaceOf(**moved)};
   listener->reset();
   ASSERT_TRUE(dialer.Connect(name, absl::Hours(1), *cancel).ok());
-  EXPECT_TRUE((*moved)->Accept(*cancel).ok());
+  EXPECT_TRUE(Accept(**moved, *cancel).ok());
 }
 
 }  // namespace

@@ -52,21 +52,6 @@ absl::StatusOr<std::vector<Endpoint>> ResolveAs(const Address& address, bool pas
   return endpoints;
 }
 
-// Waits until `fd` is readable; CANCELLED otherwise.
-absl::Status AwaitReadable(int fd, const EventFd& cancel, absl::string_view what) {
-  while (true) {
-    pollfd polled[2] = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
-                        {.fd = fd, .events = POLLIN, .revents = 0}};
-    (void)PollFor(polled, absl::InfiniteDuration());
-    if (polled[0].revents != 0) {
-      return absl::CancelledError(absl::StrCat(what, ": cancelled"));
-    }
-    if (polled[1].revents != 0) {
-      return absl::OkStatus();
-    }
-  }
-}
-
 // Blocking from here on; small frames leave at once.
 absl::Status Prepare(const Fd& fd) {
   const int flags = fcntl(fd.get(), F_GETFL);
@@ -282,16 +267,6 @@ absl::StatusOr<std::unique_ptr<Stream>> Listener::AcceptNow() {
   }
   FERRITE_RETURN_IF_ERROR(Prepare(fd));
   return MakeSocketStream(fd.Release(), NameOf(peer, address_.ToString()));
-}
-
-absl::StatusOr<std::unique_ptr<Stream>> Listener::Accept(const EventFd& cancel) {
-  while (true) {
-    FERRITE_RETURN_IF_ERROR(AwaitReadable(fd_.get(), cancel, absl::StrCat("accept on ", address_.ToString())));
-    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, AcceptNow());
-    if (stream != nullptr) {
-      return stream;
-    }
-  }
 }
 
 }  // namespace ferrite::migration

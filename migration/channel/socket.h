@@ -56,8 +56,6 @@ class Listener {
   // it can be had when another one is closed. UNAVAILABLE when it cannot be had just now for another reason (no memory,
   // an error of the network): it may be later. fd() tells in neither case when.
   absl::StatusOr<std::unique_ptr<Stream>> AcceptNow();
-  // Waits for one; otherwise as AcceptNow(). CANCELLED as soon as `cancel` is signalled.
-  absl::StatusOr<std::unique_ptr<Stream>> Accept(const EventFd& cancel);
 
  private:
   Listener(Fd fd, SocketFile file, Address address)

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "migration/channel/address.h"
 #include "migration/channel/stream.h"
+#include "tests/fakes/accepting.h"
 #include "tests/fakes/silent_place.h"
 
 namespace ferrite::migration {
@@ -44,7 +45,7 @@ TEST(SocketTest, ConnectsListensAndCancels) {
     EXPECT_NE((*listener)->address().ToString(), "tcp:127.0.0.1:0");
     auto client = Connect((*listener)->address(), absl::Seconds(5), *cancel);
     ASSERT_TRUE(client.ok()) << client.status();
-    auto server = (*listener)->Accept(*cancel);
+    auto server = Accept(**listener, *cancel);
     ASSERT_TRUE(server.ok()) << server.status();
     const uint8_t byte = 42;
     ASSERT_TRUE((*client)->WriteAll({&byte, 1}).ok());
@@ -57,7 +58,7 @@ TEST(SocketTest, ConnectsListensAndCancels) {
   auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
   ASSERT_TRUE(listener.ok());
   cancel->Signal();
-  EXPECT_EQ((*listener)->Accept(*cancel).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Accept(**listener, *cancel).status().code(), absl::StatusCode::kCancelled);
   rmdir(directory);
 }
 
@@ -71,7 +72,7 @@ TEST(ConnectToAnyTest, SilentPlacesDoNotUseUpTheTime) {
   // The kernel itself would try a silent place for two minutes.
   auto client = ConnectToAny(places, "name", absl::Hours(1), *cancel);
   ASSERT_TRUE(client.ok()) << client.status();
-  auto server = (*listener)->Accept(*cancel);
+  auto server = Accept(**listener, *cancel);
   ASSERT_TRUE(server.ok()) << server.status();
   const uint8_t byte = 42;
   ASSERT_TRUE((*client)->WriteAll({&byte, 1}).ok());

@@ -49,19 +49,8 @@ class SocketStream final : public Stream {
  public:
   SocketStream(Fd fd, std::string peer) : fd_(std::move(fd)), peer_(std::move(peer)) { SetPatience(kDefaultPatience); }
 
-  absl::Status ReadAll(std::span<uint8_t> out) override {
-    iovec piece{.iov_base = out.data(), .iov_len = out.size()};
-    return ReadAtLeast({&piece, 1}, out.size()).status();
-  }
-
-  absl::Status ReadRest(std::span<uint8_t> out) override {
-    iovec piece{.iov_base = out.data(), .iov_len = out.size()};
-    return Read({&piece, 1}, out.size(), /*in_frame=*/true).status();
-  }
-
-  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
-    return Read(buffers, wanted, /*in_frame=*/false);
-  }
+  absl::Status ReadAll(std::span<uint8_t> out) override { return Read(out, /*in_frame=*/false); }
+  absl::Status ReadRest(std::span<uint8_t> out) override { return Read(out, /*in_frame=*/true); }
 
   using Stream::WriteAll;
   absl::Status WriteAll(std::span<iovec> buffers) override {
@@ -95,15 +84,6 @@ class SocketStream final : public Stream {
 
   void WriteSome(std::span<const uint8_t> bytes) override {
     (void)send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-  }
-
-  absl::Status AwaitReadable(absl::Duration limit) override {
-    pollfd polled{.fd = fd_.get(), .events = POLLIN, .revents = 0};
-    const int n = poll(&polled, 1, static_cast<int>(absl::ToInt64Milliseconds(limit)));
-    if (n < 0 && errno != EINTR) {
-      return ErrnoStatus(absl::StrCat("poll ", peer_));
-    }
-    return n > 0 ? absl::OkStatus() : absl::DeadlineExceededError(absl::StrCat(peer_, " sends nothing"));
   }
 
   void Rest(absl::Duration time) override {
@@ -142,14 +122,11 @@ class SocketStream final : public Stream {
   const std::string& peer() const override { return peer_; }
 
  private:
-  absl::StatusOr<size_t> Read(std::span<iovec> buffers, size_t wanted, bool in_frame) {
+  absl::Status Read(std::span<uint8_t> out, bool in_frame) {
     size_t got = 0;
-    while (got < wanted) {
-      msghdr message{};
-      message.msg_iov = buffers.data();
-      message.msg_iovlen = std::min(buffers.size(), kMaxPieces);
+    while (got < out.size()) {
       // The kernel goes on giving out what came before a shutdown, which may be much.
-      const ssize_t n = shut_down_ ? 0 : recvmsg(fd_.get(), &message, 0);
+      const ssize_t n = shut_down_ ? 0 : recv(fd_.get(), out.data() + got, out.size() - got, 0);
       if (n < 0) {
         // EAGAIN is the end of the patience: it counts only in the middle of a frame.
         if (errno == EINTR || (errno == EAGAIN && got == 0 && !in_frame)) {
@@ -166,9 +143,8 @@ class SocketStream final : public Stream {
                    : absl::UnavailableError(absl::StrCat(peer_, " closed the connection in the middle of a frame"));
       }
       got += static_cast<size_t>(n);
-      buffers = Advance(buffers, static_cast<size_t>(n));
     }
-    return got;
+    return absl::OkStatus();
   }
 
   const Fd fd_;

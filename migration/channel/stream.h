@@ -37,17 +37,11 @@ class Stream {
   virtual absl::Status ReadAll(std::span<uint8_t> out) = 0;
   // The same in the middle of a frame: the peer has no more than its patience for the first byte, too.
   virtual absl::Status ReadRest(std::span<uint8_t> out) { return ReadAll(out); }
-  // Fills the first `wanted` bytes of `buffers` (scatter), and takes more when it is there already; returns how much.
-  // The elements of `buffers` are used up.
-  virtual absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) = 0;
   // Writes all of `buffers` (gather); the elements are used up.
   virtual absl::Status WriteAll(std::span<iovec> buffers) = 0;
   absl::Status WriteAll(std::span<const uint8_t> bytes);
   // As much of `bytes` as goes without waiting.
   virtual void WriteSome(std::span<const uint8_t> bytes) = 0;
-
-  // Waits for the first byte of a read, not longer than `limit`; DEADLINE_EXCEEDED after it.
-  virtual absl::Status AwaitReadable(absl::Duration limit) = 0;
 
   // Lets `time` pass; returns at once when the stream is shut down.
   virtual void Rest(absl::Duration time) = 0;

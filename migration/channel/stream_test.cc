@@ -14,7 +14,7 @@
 namespace ferrite::migration {
 namespace {
 
-TEST(StreamTest, GathersAndScatters) {
+TEST(StreamTest, GathersManyPieces) {
   auto pair = MakeStreamPair();
   ASSERT_TRUE(pair.ok());
   std::vector<uint8_t> sent(100'000);
@@ -29,8 +29,7 @@ TEST(StreamTest, GathersAndScatters) {
     EXPECT_TRUE(pair->first->WriteAll(std::span<iovec>(pieces)).ok());
   });
   std::vector<uint8_t> got(sent.size());
-  iovec halves[2] = {{.iov_base = got.data(), .iov_len = 50'001}, {.iov_base = &got[50'001], .iov_len = 49'999}};
-  EXPECT_EQ(*pair->second->ReadAtLeast(halves, got.size()), got.size());
+  EXPECT_TRUE(pair->second->ReadAll(got).ok());
   writer.Join();
   EXPECT_EQ(got, sent);
 }

@@ -37,17 +37,6 @@ class RecordedStream final : public WrappedStream {
     pieces_.push_back({out.data(), out.size()});
     return WrappedStream::ReadAll(out);
   }
-  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
-    const std::vector<iovec> before(buffers.begin(), buffers.end());
-    absl::StatusOr<size_t> got = WrappedStream::ReadAtLeast(buffers, wanted);
-    size_t left = got.value_or(0);
-    for (const iovec& buffer : before) {
-      const size_t here = std::min(left, buffer.iov_len);
-      pieces_.push_back({static_cast<const uint8_t*>(buffer.iov_base), here});
-      left -= here;
-    }
-    return got;
-  }
   bool shut_down() const override { return cut_; }
 
   // As after a Shutdown() that came when the last read was done.

@@ -25,7 +25,6 @@ uint32_t FaultWindow::OnRequest(uint16_t region, uint64_t page) {
       oldest = &track;
     }
   }
-  ++misses_;
   *oldest = {.region = region, .next = page + 1, .window = 0, .used = clock_};
   return 0;
 }

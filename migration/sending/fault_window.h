@@ -21,7 +21,6 @@ class FaultWindow {
   uint32_t OnRequest(uint16_t region, uint64_t page);
 
   uint64_t hits() const { return hits_; }
-  uint64_t misses() const { return misses_; }
 
  private:
   struct Track {
@@ -34,7 +33,6 @@ class FaultWindow {
   std::array<Track, 16> tracks_;
   uint64_t clock_ = 0;
   uint64_t hits_ = 0;
-  uint64_t misses_ = 0;
 };
 
 }  // namespace ferrite::migration

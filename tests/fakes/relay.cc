@@ -10,6 +10,7 @@
 
 #include "absl/time/time.h"
 #include "base/status.h"
+#include "tests/fakes/accepting.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -44,7 +45,7 @@ Relay::~Relay() {
 
 void Relay::Accept() {
   while (true) {
-    auto source = listener_->Accept(stop_);
+    auto source = migration::Accept(*listener_, stop_);
     if (absl::IsResourceExhausted(source.status())) {
       // A test's own doing, which passes.
       pollfd stopped{.fd = stop_.fd(), .events = POLLIN, .revents = 0};

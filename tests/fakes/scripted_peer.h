@@ -3,6 +3,7 @@
 #define FERRITE_TESTS_FAKES_SCRIPTED_PEER_H_
 
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <array>
 #include <cstdint>
@@ -12,11 +13,19 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/poll.h"
 #include "migration/channel/stream.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
 
 namespace ferrite::migration {
+
+// Whether there is something to read, or the end, within `limit`.
+inline bool AwaitReadable(const Stream& stream, absl::Duration limit) {
+  pollfd polled{.fd = stream.fd(), .events = POLLIN, .revents = 0};
+  return PollFor({&polled, 1}, limit) > 0;
+}
 
 inline absl::Status SendControl(Stream& stream, const Message& message) { return stream.WriteAll(Encode(message)); }
 

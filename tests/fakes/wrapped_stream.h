@@ -2,7 +2,6 @@
 #ifndef FERRITE_TESTS_FAKES_WRAPPED_STREAM_H_
 #define FERRITE_TESTS_FAKES_WRAPPED_STREAM_H_
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -19,13 +18,9 @@ class WrappedStream : public Stream {
 
   // ReadRest() comes here, too.
   absl::Status ReadAll(std::span<uint8_t> out) override { return stream_->ReadAll(out); }
-  absl::StatusOr<size_t> ReadAtLeast(std::span<iovec> buffers, size_t wanted) override {
-    return stream_->ReadAtLeast(buffers, wanted);
-  }
   using Stream::WriteAll;
   absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
   void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
-  absl::Status AwaitReadable(absl::Duration limit) override { return stream_->AwaitReadable(limit); }
   void Rest(absl::Duration time) override { stream_->Rest(time); }
   void Shutdown() override { stream_->Shutdown(); }
   bool shut_down() const override { return stream_->shut_down(); }

@@ -2,6 +2,7 @@
 // the guest runs on (R3).
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
@@ -26,6 +27,7 @@
 #include "migration/sending/page_source.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
+#include "tests/fakes/accepting.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/raw_control.h"
@@ -73,7 +75,7 @@ class Sockets {
     return *std::move(stream);
   }
   std::unique_ptr<Stream> Accept() {
-    auto stream = listener_->Accept(*cancel_);
+    auto stream = migration::Accept(*listener_, *cancel_);
     return stream.ok() ? *std::move(stream) : nullptr;
   }
   void Cancel() { cancel_->Signal(); }
@@ -545,7 +547,7 @@ class SourceThatGivesUpTest : public testing::Test {
     source_->page->Shutdown();
     source_->urgent->Shutdown();
     // Longer than a word takes that is on its way.
-    EXPECT_TRUE(absl::IsDeadlineExceeded(source_->control->AwaitReadable(absl::Milliseconds(600))));
+    EXPECT_FALSE(AwaitReadable(*source_->control, absl::Milliseconds(600)));
   }
 
   Sockets sockets_;
@@ -1125,8 +1127,8 @@ class Receiving {
       std::vector<uint8_t> bytes(1 << 20);
       while (!over) {
         (void)SendControl(control_, message::Ping{});
-        iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
-        if (page[0]->AwaitReadable(absl::Milliseconds(20)).ok() && !page[0]->ReadAtLeast({&piece, 1}, 1).ok()) {
+        if (AwaitReadable(*page[0], absl::Milliseconds(20)) &&
+            recv(page[0]->fd(), bytes.data(), bytes.size(), 0) <= 0) {
           break;
         }
       }
