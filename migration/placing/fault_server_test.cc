@@ -1,0 +1,156 @@
+// Fault threads over memory and a userfaultfd of the kernel's, with a thread that reads the memory as a guest would;
+// the test is the source.
+#include "migration/placing/fault_server.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
+#include "migration/channel/stream.h"
+#include "migration/protocol/page_header.h"
+#include "tests/fakes/test_thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint64_t kBytes = 8 << 20;
+constexpr absl::Duration kSoon = absl::Seconds(30);
+
+class FaultServerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    memory_ = *std::move(memory);
+    landscape_ = std::make_unique<Landscape>(*memory_);
+    auto userfault = Userfault::Create();
+    ASSERT_TRUE(userfault.ok()) << userfault.status();
+    userfault_ = *std::move(userfault);
+    ASSERT_TRUE(landscape_->placer(0).Arm(*userfault_).ok());
+  }
+
+  // A connection's fault threads, in place of those before.
+  void Serve(bool connected, bool ask_again = false) {
+    server_.reset();
+    urgent_.clear();
+    if (connected) {
+      auto ends = MakeStreamPair();
+      ASSERT_TRUE(ends.ok()) << ends.status();
+      source_ = std::move(ends->first);
+      urgent_.push_back(std::move(ends->second));
+    }
+    auto server = FaultServer::Create(*userfault_, *landscape_, urgent_, waits_, figures_,
+                                      {.on_failure =
+                                           [this](const absl::Status& status) {
+                                             const TimedMutexLock lock(&mutex_);
+                                             failure_.Update(status);
+                                           },
+                                       .on_page = [] {}},
+                                      ask_again);
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+
+  uint64_t NextRequest() {
+    std::array<uint8_t, kPageHeaderBytes> bytes;
+    EXPECT_TRUE(source_->ReadAll(bytes).ok());
+    const auto header = DecodePageHeader(bytes);
+    EXPECT_TRUE(header.ok()) << header.status();
+    EXPECT_EQ(header->type, PageFrameType::kRequest);
+    EXPECT_EQ(header->count, 1u);
+    return header->first_page;
+  }
+  void Answer(uint64_t page, uint8_t byte) {
+    EXPECT_TRUE(source_->WriteAll(EncodePageHeader({.flags = kFlagRequested, .first_page = page, .count = 1})).ok());
+    EXPECT_TRUE(source_->WriteAll(std::vector<uint8_t>(kPageBytes, byte)).ok());
+  }
+  uint8_t At(uint64_t page) { return *(memory_->regions()[0]->guest_mapping().data() + page * kPageBytes); }
+  absl::Status AwaitFailure() {
+    const TimedMutexLock lock(&mutex_);
+    const auto came = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok(); };
+    EXPECT_TRUE(mutex_.AwaitFor(absl::Condition(&came), kSoon));
+    return failure_;
+  }
+
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<Landscape> landscape_;
+  std::unique_ptr<Userfault> userfault_;
+  std::unique_ptr<Stream> source_;
+  std::vector<std::unique_ptr<Stream>> urgent_;
+  WaitAccounts waits_{[](pid_t) { return std::nullopt; }};
+  ReceiveFigures figures_;
+  TimedMutex mutex_;
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<FaultServer> server_;
+};
+
+// R5: also of two that wait for one page.
+TEST_F(FaultServerTest, PageIsAskedForOnceAndItsAnswerWakesWhoWaits) {
+  Serve(/*connected=*/true);
+  std::array<uint8_t, 2> got{};
+  Thread first = StartOrDie("first", [&] { got[0] = At(9); });
+  Thread second = StartOrDie("second", [&] { got[1] = At(9); });
+  EXPECT_EQ(NextRequest(), 9u);
+  Answer(9, 0x5a);
+  first.Join();
+  second.Join();
+  EXPECT_EQ(got[0], 0x5a);
+  EXPECT_EQ(got[1], 0x5a);
+  // The request that follows is of another page.
+  Thread third = StartOrDie("third", [&] { got[0] = At(30); });
+  EXPECT_EQ(NextRequest(), 30u);
+  Answer(30, 0x33);
+  third.Join();
+  EXPECT_EQ(got[0], 0x33);
+  EXPECT_EQ(figures_.faults, 2u);
+  server_.reset();
+  ASSERT_EQ(waits_.Figures().size(), 1u);
+  EXPECT_GE(waits_.Figures()[0].count, 2u);
+}
+
+// R4: what the guest waits for while the connection is lost is the first thing that the next one carries.
+TEST_F(FaultServerTest, FaultsWithoutAConnectionAreAskedForByTheNextOne) {
+  Serve(/*connected=*/false);
+  uint8_t got = 0;
+  Thread guest = StartOrDie("guest", [&] { got = At(12); });
+  const MonotonicTime until = MonotonicTime::Now() + kSoon;
+  while (landscape_->states(0).Get(12) != PageState::kRequested && MonotonicTime::Now() < until) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  Serve(/*connected=*/true, /*ask_again=*/true);
+  EXPECT_EQ(NextRequest(), 12u);
+  Answer(12, 0x44);
+  guest.Join();
+  EXPECT_EQ(got, 0x44);
+}
+
+// R11.
+TEST_F(FaultServerTest, RubbishIsAFailureAndNothingIsPlaced) {
+  Serve(/*connected=*/true);
+  const uint64_t missing = landscape_->missing();
+  EXPECT_TRUE(source_->WriteAll(std::vector<uint8_t>(kPageHeaderBytes, 0xee)).ok());
+  EXPECT_TRUE(absl::IsDataLoss(AwaitFailure()));
+  EXPECT_EQ(landscape_->missing(), missing);
+}
+
+TEST_F(FaultServerTest, EndIsNoFailure) {
+  Serve(/*connected=*/true);
+  server_->End();
+  source_.reset();
+  server_.reset();
+  const TimedMutexLock lock(&mutex_);
+  EXPECT_TRUE(failure_.ok()) << failure_;
+}
+
+}  // namespace
+}  // namespace ferrite::migration

@@ -1,0 +1,141 @@
+// What leaves for a run of pages, and when: read back at the other end of the stream.
+#include "migration/sending/page_sender.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/thread.h"
+#include "migration/channel/stream.h"
+#include "tests/fakes/scripted_peer.h"
+#include "tests/fakes/test_thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint64_t kBytes = 8 << 20;
+constexpr uint64_t kHugePages = 512;  // of 4 KiB, in one of 2 MiB
+
+class PageSenderTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    memory_ = *std::move(memory);
+    auto ends = MakeStreamPair();
+    ASSERT_TRUE(ends.ok()) << ends.status();
+    stream_ = std::move(ends->first);
+    peer_ = std::move(ends->second);
+    sender_ = std::make_unique<PageSender>(*stream_, *memory_, /*limiter=*/nullptr, figures_);
+  }
+
+  void Fill(uint64_t first, uint64_t count) {
+    for (uint64_t page = first; page < first + count; ++page) {
+      std::memset(Page(page), static_cast<int>(1 + page % 255), kPageBytes);
+    }
+  }
+  uint8_t* Page(uint64_t page) { return memory_->regions()[0]->guest_mapping().data() + page * kPageBytes; }
+
+  // The next frame, whose bytes are those of its pages.
+  PageHeader Hear() {
+    std::array<uint8_t, kPageHeaderBytes> bytes;
+    EXPECT_TRUE(peer_->ReadAll(bytes).ok());
+    const auto header = DecodePageHeader(bytes);
+    EXPECT_TRUE(header.ok()) << header.status();
+    std::vector<uint8_t> data(header->data_bytes());
+    EXPECT_TRUE(peer_->ReadAll(data).ok());
+    if (!data.empty()) {
+      EXPECT_EQ(std::memcmp(data.data(), Page(header->first_page), data.size()), 0) << header->first_page;
+    }
+    return *header;
+  }
+  void ExpectFrame(PageFrameType type, uint64_t first, uint32_t count) {
+    const PageHeader header = Hear();
+    EXPECT_EQ(header.type, type) << first;
+    EXPECT_EQ(header.first_page, first);
+    EXPECT_EQ(header.count, count) << first;
+  }
+  bool Quiet() { return !AwaitReadable(*peer_, absl::ZeroDuration()); }
+
+  std::unique_ptr<GuestMemory> memory_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> peer_;
+  SendFigures figures_;
+  std::unique_ptr<PageSender> sender_;
+};
+
+TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
+  Fill(2, 3);
+  Fill(7, 1);
+  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 10}, 0, 1).ok());
+  EXPECT_TRUE(Quiet()) << "frames gather";
+  ASSERT_TRUE(sender_->Flush().ok());
+  ExpectFrame(PageFrameType::kZero, 0, 2);
+  ExpectFrame(PageFrameType::kPages, 2, 3);
+  ExpectFrame(PageFrameType::kZero, 5, 2);
+  ExpectFrame(PageFrameType::kPages, 7, 1);
+  ExpectFrame(PageFrameType::kZero, 8, 2);
+  EXPECT_TRUE(Quiet());
+  EXPECT_EQ(figures_.data_pages, 4u);
+  EXPECT_EQ(figures_.zero_pages, 6u);
+  EXPECT_EQ(figures_.bytes, 5 * kPageHeaderBytes + 4 * kPageBytes);
+  EXPECT_EQ(sender_->sent_bytes(), figures_.bytes);
+}
+
+// A host page is placed whole: what is zero of one that is not goes as data.
+TEST_F(PageSenderTest, UnitOfWhichOnePageIsNotZeroGoesWhole) {
+  Fill(kHugePages + 300, 1);
+  Thread sending = StartOrDie("sending", [&] {
+    EXPECT_TRUE(sender_->SendRun({.first = 0, .count = 3 * kHugePages}, 0, kHugePages).ok());
+    EXPECT_TRUE(sender_->Flush().ok());
+  });
+  ExpectFrame(PageFrameType::kZero, 0, kHugePages);
+  // In order, on this channel, in frames that are no longer than one may be.
+  uint64_t next = kHugePages;
+  while (next < 2 * kHugePages && !HasFailure()) {
+    const PageHeader header = Hear();
+    EXPECT_EQ(header.type, PageFrameType::kPages);
+    EXPECT_EQ(header.first_page, next);
+    EXPECT_GT(header.count, 0u);
+    EXPECT_LE(header.count, kMaxDataPages);
+    next += header.count;
+  }
+  EXPECT_EQ(next, 2 * kHugePages);
+  ExpectFrame(PageFrameType::kZero, 2 * kHugePages, kHugePages);
+  sending.Join();
+  EXPECT_EQ(figures_.data_pages, kHugePages);
+}
+
+TEST_F(PageSenderTest, FlagsGoWithDataAndZerosAreNotRead) {
+  Fill(0, 2);
+  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 1}, kFlagRequested, 1).ok());
+  // Whatever it holds.
+  ASSERT_TRUE(sender_->SendZero({.first = 1, .count = 1}).ok());
+  ASSERT_TRUE(sender_->Flush().ok());
+  const PageHeader data = Hear();
+  EXPECT_EQ(data.flags, kFlagRequested);
+  ExpectFrame(PageFrameType::kZero, 1, 1);
+}
+
+// The end of a round takes along what has gathered, in order.
+TEST_F(PageSenderTest, EndOfARoundIsBehindAllOfIt) {
+  Fill(5, 1);
+  ASSERT_TRUE(sender_->SendRun({.first = 5, .count = 1}, 0, 1).ok());
+  ASSERT_TRUE(sender_->SendRoundEnd(7).ok());
+  ExpectFrame(PageFrameType::kPages, 5, 1);
+  const PageHeader end = Hear();
+  EXPECT_EQ(end.type, PageFrameType::kRound);
+  EXPECT_EQ(end.count, 7u);
+}
+
+TEST_F(PageSenderTest, BrokenStreamIsTheErrorOfWhoSends) {
+  peer_->Shutdown();
+  EXPECT_TRUE(absl::IsUnavailable(sender_->SendRoundEnd(1)));
+}
+
+}  // namespace
+}  // namespace ferrite::migration
