@@ -31,11 +31,14 @@ absl::Status ErrnoStatus(int error, absl::string_view what) {
 
 absl::Status ErrnoStatus(absl::string_view what) { return ErrnoStatus(errno, what); }
 
+absl::Status Reworded(const absl::Status& status, absl::string_view message) {
+  absl::Status reworded(status.code(), message);
+  status.ForEachPayload([&](absl::string_view type, const absl::Cord& payload) { reworded.SetPayload(type, payload); });
+  return reworded;
+}
+
 absl::Status Annotate(const absl::Status& status, absl::string_view context) {
-  if (status.ok()) {
-    return status;
-  }
-  return absl::Status(status.code(), absl::StrCat(context, ": ", status.message()));
+  return status.ok() ? status : Reworded(status, absl::StrCat(context, ": ", status.message()));
 }
 
 namespace internal {

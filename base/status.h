@@ -19,6 +19,9 @@ absl::Status ErrnoStatus(int error, absl::string_view what);
 // The same for the calling thread's errno; call it before anything that may change errno.
 absl::Status ErrnoStatus(absl::string_view what);
 
+// `status` with another message: its code and its payloads stay. It is no OK.
+absl::Status Reworded(const absl::Status& status, absl::string_view message);
+
 // `status` with "<context>: " put before its message; OK stays OK.
 absl::Status Annotate(const absl::Status& status, absl::string_view context);
 

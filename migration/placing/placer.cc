@@ -157,7 +157,7 @@ absl::Status Placer::CanArm(MemoryBacking backing, const UserfaultFeatures& feat
   return able ? absl::OkStatus()
               : absl::FailedPreconditionError(
                     absl::StrCat("userfaultfd of this kernel lacks MINOR faults for ", MemoryBackingName(backing),
-                                 " memory (Linux 5.14 has them); use --memory-backing anon, or pre-copy"));
+                                 " memory (Linux 5.14 has them); anonymous memory and pre-copy do without them"));
 }
 
 absl::Status Placer::Arm(Userfault& userfault) {

@@ -219,7 +219,7 @@ std::optional<Greeter::Chosen> Greeter::Look() {
     } else if (MonotonicTime::Now() >= caller->deadline()) {
       Drop(now,
            absl::DeadlineExceededError(absl::StrCat("the source lives, but did not say what machine it brings within ",
-                                                    absl::FormatDuration(options_.patience), " (--patience)")));
+                                                    absl::FormatDuration(options_.patience))));
     }
   }
   return std::nullopt;

@@ -7,6 +7,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
+#include "migration/api/remedy.h"
 #include "migration/protocol/version.h"
 #include "migration/session/departure/giving_up.h"
 #include "migration/session/departure/handover.h"
@@ -121,7 +122,7 @@ absl::Status Source::StartPostcopy() {
     return absl::FailedPreconditionError(absl::StrCat("the move is not in its rounds, but ", MoveStateName(now)));
   }
   if (!shared_->postcopy_possible) {
-    return absl::FailedPreconditionError("the destination cannot do post-copy; `ferrite doctor` there says why");
+    return WithRemedy(absl::FailedPreconditionError("the destination cannot do post-copy"), Remedy::kLookAtTheirHost);
   }
   shared_->postcopy_wanted = true;
   return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "vmm/machine/movable_machine.h"
+#include "vmm/move/remedy_text.h"
 
 namespace ferrite {
 namespace {
@@ -155,7 +156,7 @@ absl::Status Mover::TakeBack(bool force) {
       }
     }
     FERRITE_RETURN_IF_ERROR(Annotate(StartThread([force, &status](migration::Source& source) {
-                                       status = source.TakeBack(force);
+                                       status = WithRemedyText(source.TakeBack(force));
                                        return status.ok() ? absl::AbortedError("the guest was taken back") : status;
                                      }),
                                      "cannot take the guest back"));
@@ -308,7 +309,7 @@ absl::Status Mover::StartPostcopy() {
   if (!on_) {
     return absl::FailedPreconditionError("the machine is not moving");
   }
-  return source_->StartPostcopy();
+  return WithRemedyText(source_->StartPostcopy());
 }
 
 absl::Status Mover::Allows(Operation operation, bool force) const {

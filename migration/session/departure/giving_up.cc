@@ -88,9 +88,8 @@ absl::Status GiveUp(Departure& departure, const absl::Status& reason) {
                           : state.Change(MoveState::kFailing, MoveState::kFailed));
   return CatchOutOfMemory([&]() -> absl::Status {
     if (!undone.ok()) {
-      return absl::Status(
-          why.code(),
-          absl::StrCat(why.message(), "; the guest did not go on here, since this failed: ", undone.message()));
+      return Reworded(
+          why, absl::StrCat(why.message(), "; the guest did not go on here, since this failed: ", undone.message()));
     }
     return cancelled ? absl::CancelledError("the move was cancelled") : why;
   });

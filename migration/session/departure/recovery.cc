@@ -11,6 +11,7 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "migration/api/remedy.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 #include "migration/session/departure/giving_up.h"
@@ -196,9 +197,10 @@ absl::Status TryToTakeBack(Departure& departure, bool force) {
     (void)departure.peer().Expect<message::Revoked>(departure.options.patience);
   } else if (departure.reached && !force) {
     // It was there to be connected to: it may run the guest, or have GRANT before it.
-    return absl::UnavailableError(
-        absl::StrCat("somebody listens there but does not say whether it has the guest: ", granted.status().message(),
-                     "; --force takes the guest back all the same"));
+    return WithRemedy(absl::UnavailableError(absl::StrCat("somebody listens there but does not say whether it has the "
+                                                          "guest: ",
+                                                          granted.status().message())),
+                      Remedy::kForce);
   }
   departure.may_run_there = false;
   MoveStateMachine& state = departure.shared.state();
