@@ -2,7 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_library")
 
-def capnp_cc_library(name, src, deps = [], imports = [], **kwargs):
+def capnp_cc_library(name, src, deps = [], imports = [], interfaces = False, **kwargs):
     """Compiles one schema.
 
     Args:
@@ -10,6 +10,7 @@ def capnp_cc_library(name, src, deps = [], imports = [], **kwargs):
       src: the .capnp file.
       deps: capnp_cc_library targets of the schemas that it imports.
       imports: those schemas' .capnp files.
+      interfaces: whether it has any: what calls them is linked, too.
       **kwargs: passed on to cc_library.
     """
     native.genrule(
@@ -24,6 +25,6 @@ def capnp_cc_library(name, src, deps = [], imports = [], **kwargs):
         hdrs = [src + ".h"],
         # The generated code is not ours to keep free of warnings.
         copts = ["-w"],
-        deps = deps + ["//third_party/system:capnp_rpc"],
+        deps = deps + ["//third_party/system:capnp_rpc" if interfaces else "//third_party/system:capnp"],
         **kwargs
     )

@@ -14,7 +14,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/protocol/crc32c.h"
-#include "proto/stream.capnp.h"
+#include "migration/protocol/stream.capnp.h"
 
 namespace ferrite::migration {
 namespace {
@@ -75,19 +75,18 @@ class Writer {
   }
   void operator()(const message::Machine& machine) {
     const MachineSpec& spec = machine.spec;
-    if (!spec.machine.empty()) {
-      kj::Array<capnp::word> words = kj::heapArray<capnp::word>(spec.machine.size() / sizeof(capnp::word));
-      std::copy_n(spec.machine.begin(), words.asBytes().size(), words.asBytes().begin());
-      out_.setMachine(capnp::FlatArrayMessageReader(words).getRoot<state::MachineDescription>());
-    }
-    auto out = spec.machine.empty() ? out_.initMachine() : out_.getMachine();
+    auto out = out_.initMachine();
     auto regions = out.initRegions(static_cast<uint32_t>(spec.regions.size()));
     for (uint32_t i = 0; i < spec.regions.size(); ++i) {
+      regions[i].setKind(static_cast<stream::Region::Kind>(spec.regions[i].kind));
       regions[i].setName(TextOf(spec.regions[i].name));
       regions[i].setBase(spec.regions[i].base);
       regions[i].setBytes(spec.regions[i].bytes);
-      regions[i].setHostPageBytes(spec.regions[i].page_bytes);
+      regions[i].setPageBytes(spec.regions[i].page_bytes);
     }
+    out.setKind(TextOf(spec.kind));
+    out.setVersion(spec.version);
+    out.setMachine(BytesOf(spec.machine));
   }
   void operator()(const message::Accept& accept) {
     auto out = out_.initAccept();
@@ -99,7 +98,7 @@ class Writer {
     out.setPostcopyReason(TextOf(accept.postcopy_reason));
   }
   void operator()(const message::Refuse& refuse) { out_.initRefuse().setReason(TextOf(refuse.reason)); }
-  void operator()(const message::Advise&) { out_.initAdvise(); }
+  void operator()(const message::Advise&) { out_.setAdvise(); }
   void operator()(const message::Ready& ready) { out_.initReady().setLoadNanoseconds(NanosecondsOf(ready.load)); }
   void operator()(const message::Round& round) {
     auto out = out_.initRound();
@@ -127,7 +126,7 @@ class Writer {
     out.setEpoch(grant.epoch);
   }
   void operator()(const message::Running& running) { out_.initRunning().setEpoch(running.epoch); }
-  void operator()(const message::End&) { out_.initEnd(); }
+  void operator()(const message::End&) { out_.setEnd(); }
   void operator()(const message::Shut& shut) {
     auto out = out_.initShut();
     out.setOk(shut.ok);
@@ -222,23 +221,25 @@ absl::StatusOr<Message> Read(stream::Hello::Reader in) {
   return hello;
 }
 
-absl::StatusOr<Message> Read(state::MachineDescription::Reader in) {
-  message::Machine machine;
-  MachineSpec& spec = machine.spec;
+absl::StatusOr<Message> Read(stream::Machine::Reader in) {
+  const capnp::Data::Reader opaque = in.getMachine();
+  message::Machine machine{.spec = {.regions = {},
+                                    .kind = Owned(in.getKind()),
+                                    .version = in.getVersion(),
+                                    .machine = {opaque.begin(), opaque.end()}}};
   FERRITE_RETURN_IF_ERROR(CheckCount(message::Machine::kName, in.getRegions().size(), "memory regions", kMaxRegions));
-  for (const state::Region::Reader region : in.getRegions()) {
-    spec.regions.push_back({.kind = RegionKind::kRam,
-                            .name = Owned(region.getName()),
-                            .base = region.getBase(),
-                            .bytes = region.getBytes(),
-                            .page_bytes = region.getHostPageBytes()});
+  for (const stream::Region::Reader region : in.getRegions()) {
+    if (region.getKind() != stream::Region::Kind::RAM) {
+      return absl::InvalidArgumentError(absl::StrCat(message::Machine::kName, ": memory region ",
+                                                     machine.spec.regions.size(), " is of a kind (",
+                                                     static_cast<uint16_t>(region.getKind()), ") that is not known"));
+    }
+    machine.spec.regions.push_back({.kind = RegionKind::kRam,
+                                    .name = Owned(region.getName()),
+                                    .base = region.getBase(),
+                                    .bytes = region.getBytes(),
+                                    .page_bytes = region.getPageBytes()});
   }
-  spec.kind = "ferrite";
-  spec.version = 1;
-  capnp::MallocMessageBuilder description;
-  description.setRoot(in);
-  const kj::Array<capnp::word> words = capnp::messageToFlatArray(description);
-  spec.machine.assign(words.asBytes().begin(), words.asBytes().end());
   return machine;
 }
 

@@ -29,6 +29,8 @@ inline constexpr size_t kMaxRanges = 4096;
 inline constexpr size_t kMaxRegions = 64;
 // Threads whose waiting a destination may report; more are left out.
 inline constexpr size_t kMaxWaits = 256;
+// The format of a package's blob.
+inline constexpr uint32_t kPackageVersion = 1;
 
 // "→" is from the source to the destination, "←" the return path.
 namespace message {

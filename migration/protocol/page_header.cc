@@ -9,23 +9,20 @@ namespace {
 
 // Offsets of the fields.
 constexpr size_t kType = 0;        // u16
-constexpr size_t kFlags = 2;       // u16
+constexpr size_t kReserved = 2;    // u16, 0
 constexpr size_t kRegion = 4;      // u16
-constexpr size_t kReserved = 6;    // u16, 0
+constexpr size_t kReserved2 = 6;   // u16, 0
 constexpr size_t kFirstPage = 8;   // u64
 constexpr size_t kCount = 16;      // u32
-constexpr size_t kReserved2 = 20;  // u32, 0
+constexpr size_t kReserved3 = 20;  // u32, 0
 constexpr size_t kLength = 24;     // u32: bytes that follow
 constexpr size_t kCrc = 28;        // u32: CRC-32C of bytes 0 to 27
-
-constexpr uint16_t kKnownFlags = kFlagRequested | kFlagPrefetch;
 
 }  // namespace
 
 std::array<uint8_t, kPageHeaderBytes> EncodePageHeader(const PageHeader& header) {
   std::array<uint8_t, kPageHeaderBytes> out{};
   PutLittle<uint16_t>(&out[kType], static_cast<uint16_t>(header.type));
-  PutLittle<uint16_t>(&out[kFlags], header.flags);
   PutLittle<uint16_t>(&out[kRegion], header.region);
   PutLittle<uint64_t>(&out[kFirstPage], header.first_page);
   PutLittle<uint32_t>(&out[kCount], header.count);
@@ -44,14 +41,11 @@ absl::StatusOr<PageHeader> DecodePageHeader(std::span<const uint8_t, kPageHeader
   }
   PageHeader header;
   header.type = static_cast<PageFrameType>(type);
-  header.flags = GetLittle<uint16_t>(&bytes[kFlags]);
   header.region = GetLittle<uint16_t>(&bytes[kRegion]);
   header.first_page = GetLittle<uint64_t>(&bytes[kFirstPage]);
   header.count = GetLittle<uint32_t>(&bytes[kCount]);
-  if ((header.flags & ~kKnownFlags) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("page frame: unknown flags ", header.flags));
-  }
-  if (GetLittle<uint16_t>(&bytes[kReserved]) != 0 || GetLittle<uint32_t>(&bytes[kReserved2]) != 0) {
+  if (GetLittle<uint16_t>(&bytes[kReserved]) != 0 || GetLittle<uint16_t>(&bytes[kReserved2]) != 0 ||
+      GetLittle<uint32_t>(&bytes[kReserved3]) != 0) {
     return absl::InvalidArgumentError("page frame: reserved bytes are not zero");
   }
   if (header.count == 0 && header.type != PageFrameType::kRound) {

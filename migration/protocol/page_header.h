@@ -26,14 +26,8 @@ enum class PageFrameType : uint16_t {
   kRequest = 5,  // ← on an urgent channel: send these pages now, nothing follows
 };
 
-enum PageFrameFlags : uint16_t {
-  kFlagRequested = 1 << 0,  // holds a page that was asked for
-  kFlagPrefetch = 1 << 1,   // near a page that was asked for
-};
-
 struct PageHeader {
   PageFrameType type = PageFrameType::kPages;
-  uint16_t flags = 0;
   uint16_t region = 0;
   uint64_t first_page = 0;  // in the region, 4 KiB
   uint32_t count = 0;
@@ -44,7 +38,7 @@ struct PageHeader {
 
 std::array<uint8_t, kPageHeaderBytes> EncodePageHeader(const PageHeader& header);
 
-// DATA_LOSS for a wrong checksum; INVALID_ARGUMENT for an unknown type or flag, a count of 0 (but for kRound), data of
+// DATA_LOSS for a wrong checksum; INVALID_ARGUMENT for an unknown type, a count of 0 (but for kRound), data of
 // more than kMaxDataPages, a length that does not fit the count, or set reserved bytes. That the pages lie in a region
 // is for the reader to check, who knows the regions.
 absl::StatusOr<PageHeader> DecodePageHeader(std::span<const uint8_t, kPageHeaderBytes> bytes);

@@ -13,7 +13,7 @@ PageSender::PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* l
   pieces_.reserve(2 * kMaxFrames);
 }
 
-absl::Status PageSender::SendRun(const PageRange& run, uint16_t flags, uint64_t pages_per_unit) {
+absl::Status PageSender::SendRun(const PageRange& run, uint64_t pages_per_unit) {
   const uint8_t* const base = memory_.regions()[run.region]->guest_mapping().data();
   const auto is_zero = [&](uint64_t first) {
     for (uint64_t page = first; page < first + pages_per_unit; ++page) {
@@ -39,7 +39,6 @@ absl::Status PageSender::SendRun(const PageRange& run, uint16_t flags, uint64_t 
       // A unit that is larger than a frame goes as consecutive frames of one channel.
       for (uint64_t first = at; first < next; first += kMaxDataPages) {
         const PageHeader header{.type = PageFrameType::kPages,
-                                .flags = flags,
                                 .region = run.region,
                                 .first_page = first,
                                 .count = static_cast<uint32_t>(std::min<uint64_t>(kMaxDataPages, next - first))};

@@ -27,7 +27,7 @@ class PageSender {
   PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* limiter, SendFigures& figures);
 
   // The pages of `run`, zero pages as runs of their own. `pages_per_unit`: what goes as data goes in whole units.
-  absl::Status SendRun(const PageRange& run, uint16_t flags, uint64_t pages_per_unit);
+  absl::Status SendRun(const PageRange& run, uint64_t pages_per_unit);
   // Pages that are known to be zero, or that nobody needs: not read.
   absl::Status SendZero(const PageRange& run);
   absl::Status SendRoundEnd(uint32_t number);

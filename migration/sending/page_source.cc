@@ -121,7 +121,7 @@ absl::Status PageSource::SendShare(size_t channel, uint32_t round, const std::fu
     if (!run.has_value()) {
       break;
     }
-    FERRITE_RETURN_IF_ERROR(sender.SendRun(*run, 0, 1));
+    FERRITE_RETURN_IF_ERROR(sender.SendRun(*run, 1));
   }
   return sender.SendRoundEnd(round);
 }
@@ -193,7 +193,7 @@ absl::Status PageSource::SendRest(size_t channel) {
       return sender.SendRoundEnd(kLastRound);
     }
     const uint64_t sent_before = sender.sent_bytes();
-    FERRITE_RETURN_IF_ERROR(sender.SendRun(*run, 0, pages_per_unit_[run->region]));
+    FERRITE_RETURN_IF_ERROR(sender.SendRun(*run, pages_per_unit_[run->region]));
     FERRITE_RETURN_IF_ERROR(sender.Flush());
     // Huge pages are more than was taken, zero pages hardly anything.
     limiter_.Correct(static_cast<int64_t>(sender.sent_bytes() - sent_before) - static_cast<int64_t>(kMost));
@@ -233,14 +233,14 @@ absl::Status PageSource::ServeRequests(size_t channel) {
     // The page itself leaves before anything else is looked at.
     const PageRange wanted = pending_->ClaimRequested(request.region, page, 0);
     if (wanted.count > 0) {
-      FERRITE_RETURN_IF_ERROR(sender.SendRun(wanted, kFlagRequested, per_unit));
+      FERRITE_RETURN_IF_ERROR(sender.SendRun(wanted, per_unit));
       FERRITE_RETURN_IF_ERROR(sender.Flush());
       figures_.requested_pages.fetch_add(wanted.count, std::memory_order_relaxed);
     }
     // Nobody asked for these: the limit is for them, too.
     if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, MonotonicTime::Now())) {
       const PageRange near = pending_->ClaimRequested(request.region, page + per_unit, extra - per_unit);
-      FERRITE_RETURN_IF_ERROR(sender.SendRun(near, kFlagPrefetch, per_unit));
+      FERRITE_RETURN_IF_ERROR(sender.SendRun(near, per_unit));
       FERRITE_RETURN_IF_ERROR(sender.Flush());
       figures_.prefetched_pages.fetch_add(near.count, std::memory_order_relaxed);
     }

@@ -1,5 +1,7 @@
 #include "migration/session/greeter.h"
 
+#include <capnp/message.h>
+#include <capnp/serialize.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -16,7 +18,7 @@
 #include "base/monotonic.h"
 #include "base/timed_mutex.h"
 #include "migration/protocol/messages.h"
-#include "tests/fakes/raw_control.h"
+#include "proto/machine.capnp.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/wrapped_stream.h"
 
@@ -248,8 +250,8 @@ TEST_F(GreeterTest, TheNextIsThereWhenOneWasTaken) {
 // R11: and an honest source needs no more. All that one may have is in it, with the longest paths that there are.
 TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   const auto source = ComeAndSayHello();
-  capnp::MallocMessageBuilder message;
-  auto machine = message.initRoot<stream::Control>().initMachine();
+  capnp::MallocMessageBuilder described;
+  auto machine = described.initRoot<state::MachineDescription>();
   const std::string path(4096, 'p');
   auto devices = machine.initDevices(20);
   for (auto device : devices) {
@@ -268,14 +270,18 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   boot.setCommandLine(std::string(2047, 'c'));
   boot.initKernel().setProblem(path + path);
   boot.initInitrd().setProblem(path + path);
-  EXPECT_TRUE(source->WriteAll(EncodeControl(message)).ok());
+  const kj::Array<capnp::word> encoded = capnp::messageToFlatArray(described);
+  Send(*source, message::Machine{.spec = {.regions = {{.name = "ram-low", .page_bytes = 4096},
+                                                      {.name = "ram-high", .page_bytes = 4096}},
+                                          .kind = "ferrite",
+                                          .version = 1,
+                                          .machine = {encoded.asBytes().begin(), encoded.asBytes().end()}}});
   AwaitNews(1);
   EXPECT_TRUE(greeter_.Look().has_value());
 
   const auto stranger = ComeAndSayHello();
-  capnp::MallocMessageBuilder longer;
-  longer.initRoot<stream::Control>().initMachine().setName(std::string(kMaxGreetingBytes, 'x'));
-  std::vector<uint8_t> frame = EncodeControl(longer);
+  std::vector<uint8_t> frame =
+      Encode(message::Machine{.spec = {.machine = std::vector<uint8_t>(kMaxGreetingBytes, 'x')}});
   frame.resize(kControlHeaderBytes);
   EXPECT_TRUE(stranger->WriteAll(frame).ok());
   const std::string words = Hear(*stranger);

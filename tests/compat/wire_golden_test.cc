@@ -25,8 +25,11 @@
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
-#include "proto/stream.capnp.h"
+#include "migration/protocol/stream.capnp.h"
+#include "proto/machine.capnp.h"
 #include "tests/fakes/raw_control.h"
+#include "tests/fakes/sample_messages.h"
+#include "vmm/move/message_bytes.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite::migration {
@@ -34,14 +37,14 @@ namespace {
 
 constexpr std::array<uint8_t, 32> kPagesHeader = {
     0x01, 0x00,                                      // type: PAGES
-    0x02, 0x00,                                      // flags: near a page that was asked for
+    0x00, 0x00,                                      // reserved
     0x01, 0x00,                                      // region 1
     0x00, 0x00,                                      // reserved
     0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00,  // first page 0x100000
     0x10, 0x00, 0x00, 0x00,                          // 16 pages
     0x00, 0x00, 0x00, 0x00,                          // reserved
     0x00, 0x00, 0x01, 0x00,                          // 65536 bytes follow
-    0x19, 0xe4, 0xd5, 0x48,                          // CRC-32C of the above
+    0x07, 0xec, 0x88, 0x13,                          // CRC-32C of the above
 };
 
 constexpr std::array<uint8_t, 32> kPreamble = {
@@ -111,6 +114,8 @@ class Filler {
       out.set(field, capnp::Data::Reader(data.data(), data.size()));
     } else if (type.isText()) {
       out.set(field, capnp::Text::Reader(absl::StrCat("text", next_++).c_str()));
+    } else if (type.isEnum()) {
+      out.set(field, capnp::DynamicEnum(type.asEnum(), static_cast<uint16_t>(Number(0xffff))));
     } else if (type.isVoid()) {
       out.set(field, capnp::VOID);
     } else if (type.isBool()) {
@@ -141,21 +146,21 @@ std::array<uint8_t, kSize> Head(const Bytes& bytes) {
 }
 
 std::string Text(const PageHeader& header) {
-  return absl::StrFormat("type %d flags %d region %d first %d count %d", header.type, header.flags, header.region,
-                         header.first_page, header.count);
+  return absl::StrFormat("type %d region %d first %d count %d", header.type, header.region, header.first_page,
+                         header.count);
 }
 
 std::vector<Sample> PageFrames() {
   std::vector<Sample> samples;
   const std::pair<const char*, PageHeader> rows[] = {
-      {"PAGES", {PageFrameType::kPages, 0, 1, 0x0102030405, 512}},
-      {"PAGES.requested", {PageFrameType::kPages, kFlagRequested, 2, 1, 1}},
-      {"PAGES.near", {PageFrameType::kPages, kFlagPrefetch, 1, 0x100000, 16}},
-      {"ZERO", {PageFrameType::kZero, 0, 1, 0x0102030405, 0x01020304}},
-      {"POISON", {PageFrameType::kPoison, 0, 0xfffe, 7, 1}},
-      {"ROUND", {PageFrameType::kRound, 0, 0, 0, 3}},
-      {"ROUND.last", {PageFrameType::kRound, 0, 0, 0, 0xffff'ffff}},
-      {"REQUEST", {PageFrameType::kRequest, 0, 1, 0x200, 512}},
+      {"PAGES", {PageFrameType::kPages, 1, 0x0102030405, 512}},
+      {"PAGES.one", {PageFrameType::kPages, 2, 1, 1}},
+      {"PAGES.some", {PageFrameType::kPages, 1, 0x100000, 16}},
+      {"ZERO", {PageFrameType::kZero, 1, 0x0102030405, 0x01020304}},
+      {"POISON", {PageFrameType::kPoison, 0xfffe, 7, 1}},
+      {"ROUND", {PageFrameType::kRound, 0, 0, 3}},
+      {"ROUND.last", {PageFrameType::kRound, 0, 0, 0xffff'ffff}},
+      {"REQUEST", {PageFrameType::kRequest, 1, 0x200, 512}},
   };
   for (const auto& [name, header] : rows) {
     const auto bytes = EncodePageHeader(header);
@@ -230,6 +235,38 @@ absl::StatusOr<std::string> ReadControlFrame(const Bytes& bytes) {
   return kj::str(message.getRoot<stream::Control>()).cStr();
 }
 
+// As our encoder writes them.
+std::vector<Sample> Messages() {
+  std::vector<Sample> samples;
+  for (const Message& message : SampleMessages()) {
+    const Bytes bytes = Encode(message);
+    samples.push_back({std::string(MessageName(message)), *ReadControlFrame(bytes), bytes});
+  }
+  return samples;
+}
+
+// And as our decoder reads them.
+absl::StatusOr<std::string> ReadMessage(const Bytes& bytes) {
+  const absl::StatusOr<Message> message = DecodeFrame(bytes);
+  return message.ok() ? ReadControlFrame(Encode(*message)) : message.status();
+}
+
+std::vector<Sample> Machines() {
+  capnp::MallocMessageBuilder message;
+  auto machine = message.initRoot<state::MachineDescription>();
+  Filler().Struct(machine, 0);
+  return {{"machine", kj::str(machine.asReader()).cStr(), EncodeBytes(message)}};
+}
+
+absl::StatusOr<std::string> ReadMachine(const Bytes& bytes) {
+  std::string text;
+  const absl::Status status = DecodeBytes(bytes, "description", 8, [&](capnp::MessageReader& reader) {
+    text = kj::str(reader.getRoot<state::MachineDescription>()).cStr();
+    return absl::OkStatus();
+  });
+  return status.ok() ? absl::StatusOr<std::string>(text) : status;
+}
+
 std::vector<Sample> SavedStates() {
   capnp::MallocMessageBuilder message;
   auto machine = message.initRoot<state::Machine>();
@@ -255,10 +292,9 @@ struct File {
 };
 
 const File kFiles[] = {
-    {"version1_pages.txt", PageFrames, ReadPageFrame},
-    {"version1_preambles.txt", Preambles, ReadPreamble},
-    {"version1_control.txt", ControlFrames, ReadControlFrame},
-    {"version1_state.txt", SavedStates, ReadState},
+    {"version1_pages.txt", PageFrames, ReadPageFrame},         {"version1_preambles.txt", Preambles, ReadPreamble},
+    {"version1_control.txt", ControlFrames, ReadControlFrame}, {"version1_messages.txt", Messages, ReadMessage},
+    {"version1_machine.txt", Machines, ReadMachine},           {"version1_state.txt", SavedStates, ReadState},
 };
 
 constexpr size_t kBytesInALine = 60;
@@ -332,8 +368,7 @@ INSTANTIATE_TEST_SUITE_P(Files, WireGoldenTest, testing::ValuesIn(kFiles), [](co
 
 // Two of the samples byte by byte.
 TEST(WireLayoutTest, PageHeader) {
-  const PageHeader header{
-      .type = PageFrameType::kPages, .flags = kFlagPrefetch, .region = 1, .first_page = 0x100000, .count = 16};
+  const PageHeader header{.type = PageFrameType::kPages, .region = 1, .first_page = 0x100000, .count = 16};
   EXPECT_EQ(EncodePageHeader(header), kPagesHeader);
   const auto decoded = DecodePageHeader(kPagesHeader);
   ASSERT_TRUE(decoded.ok()) << decoded.status();

@@ -15,7 +15,7 @@
 #include "migration/protocol/crc32c.h"
 #include "migration/protocol/endian.h"
 #include "migration/protocol/messages.h"
-#include "proto/stream.capnp.h"
+#include "migration/protocol/stream.capnp.h"
 
 namespace ferrite::migration {
 

@@ -10,13 +10,12 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/placing/placer.h"
+#include "migration/protocol/messages.h"
 #include "migration/session/arrival/channels.h"
 #include "migration/session/phase_runner.h"
 
 namespace ferrite::migration {
 namespace {
-
-constexpr uint32_t kPackageVersion = 1;
 
 // From here on what is missing is a fault, and served.
 absl::Status Arm(Arrival& arrival) {

@@ -22,7 +22,6 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint32_t kPackageVersion = 1;
 constexpr uint64_t kUnansweredDiscards = 32;
 // Discards that are told while the guest still runs need not be told while it stands still.
 constexpr int kEarlyDiscards = 3;

@@ -4,32 +4,31 @@
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("ferrite::stream");
-using State = import "machine.capnp";
 
 struct Control {
   union {
     invalid @0 :Void;             # what an unknown member reads as
     hello @1 :Hello;              # →
     welcome @2 :Welcome;          # ←
-    machine @3 :State.MachineDescription;  # →
+    machine @3 :Machine;          # →
     accept @4 :Accept;            # ←
     refuse @5 :Refusal;           # ←  the move ends, the guest runs on at the source
-    advise @6 :Advise;            # →
+    advise @6 :Void;              # →
     ready @7 :Ready;              # ←
     round @8 :Round;              # →
     discard @9 :Discard;          # →
-    package @10 :Package;         # →
-    loaded @11 :Loaded;           # ←
-    grant @12 :Grant;             # →
-    running @13 :Running;         # ←
-    end @14 :End;                 # →
-    shut @15 :Shut;               # ←
-    ping @16 :Ping;               # ↔
-    pong @17 :Ping;               # ↔
-    error @18 :Failure;           # ↔  the sender's own words; the move fails
-    cancel @19 :Failure;          # →  before GRANT only
-    discarded @20 :Void;          # ←  all DISCARDs up to the one with `last` are done
-    heard @21 :Void;              # →  SHUT arrived
+    discarded @10 :Void;          # ←  all DISCARDs up to the one with `last` are done
+    package @11 :Package;         # →
+    loaded @12 :Loaded;           # ←
+    grant @13 :Grant;             # →
+    running @14 :Running;         # ←
+    end @15 :Void;                # →
+    shut @16 :Shut;               # ←
+    heard @17 :Void;              # →  SHUT arrived
+    ping @18 :Ping;               # ↔
+    pong @19 :Ping;               # ↔
+    error @20 :Failure;           # ↔  the sender's own words; the move fails
+    cancel @21 :Failure;          # →  before GRANT only
     recover @22 :Recover;         # →  in place of HELLO, after a lost connection
     standing @23 :Standing;       # ←
     revoke @24 :Void;             # →  GRANT never arrived, and shall not: the source takes the guest back
@@ -42,16 +41,33 @@ struct Hello {
   moveId @0 :Data;                # 16 random bytes, as in every connection's preamble
   version @1 :UInt16;             # the newest the source speaks, at least the preamble's lowest
   lowestVersion @2 :UInt16;
-  features @3 :UInt64;            # bits of wire/version.h
+  features @3 :UInt64;            # bits of version.h
   pageChannels @4 :UInt16;        # page connections that follow
   urgentChannels @5 :UInt16;      # likewise
-  software @6 :Text;              # for people
 }
 
 struct Welcome {
   version @0 :UInt16;             # the chosen one
   features @1 :UInt64;            # the common ones
-  software @2 :Text;
+}
+
+struct Machine {
+  regions @0 :List(Region);       # at most 64; page frames number them in this order
+  kind @1 :Text;                  # who can read `machine`: "ferrite"
+  version @2 :UInt32;             # of `machine`
+  machine @3 :Data;               # all else that the destination has to know, in the words of the one who built it
+}
+
+struct Region {
+  kind @0 :Kind;
+  name @1 :Text;
+  base @2 :UInt64;                # guest-physical
+  bytes @3 :UInt64;
+  pageBytes @4 :UInt64;           # of the source's host
+
+  enum Kind {
+    ram @0;
+  }
 }
 
 struct Accept {
@@ -62,10 +78,6 @@ struct Accept {
 
 struct Refusal {
   reason @0 :Text;
-}
-
-struct Advise {
-  hostPageBytes @0 :List(UInt64); # per region: the unit in which the source discards and resends
 }
 
 struct Ready {
@@ -108,12 +120,38 @@ struct Grant {
 }
 
 struct Running {
-  epoch @0 :UInt64;
-  sinceGrantNanoseconds @1 :UInt64;
+  epoch @0 :UInt64;               # of the GRANT that it answers
 }
 
-struct End {
-  pagesSent @0 :UInt64;
+struct Shut {
+  ok @0 :Bool;
+  message @1 :Text;               # when not
+  figures @2 :DestinationFigures;
+}
+
+# What only the destination can measure.
+struct DestinationFigures {
+  faults @0 :UInt64;              # demand faults that went to the source
+  minorFaults @1 :UInt64;         # faults on pages that had arrived
+  duplicatePages @2 :UInt64;
+  waiting @3 :List(Waiting);      # at most 256
+
+  struct Waiting {
+    vcpu @0 :UInt32;              # 0xffffffff: the monitor's own threads
+    count @1 :UInt64;
+    p50 @2 :UInt64;               # ns
+    p99 @3 :UInt64;
+    max @4 :UInt64;
+    sum @5 :UInt64;
+  }
+}
+
+struct Ping {
+  token @0 :UInt64;
+}
+
+struct Failure {
+  message @0 :Text;
 }
 
 struct Recover {
@@ -130,37 +168,4 @@ struct Standing {
 struct Missing {
   ranges @0 :List(Range);         # at most 4096
   last @1 :Bool;
-}
-
-struct Shut {
-  ok @0 :Bool;
-  message @1 :Text;
-  figures @2 :DestinationFigures;
-}
-
-struct Ping {
-  token @0 :UInt64;
-}
-
-struct Failure {
-  message @0 :Text;
-}
-
-# What only the destination can measure.
-struct DestinationFigures {
-  faults @0 :UInt64;              # demand faults that went to the source
-  minorFaults @1 :UInt64;         # faults on pages that had arrived
-  duplicatePages @2 :UInt64;
-  loadNanoseconds @3 :UInt64;
-  runNanoseconds @4 :UInt64;      # GRANT read to the vCPUs entering
-  waiting @5 :List(Waiting);
-
-  struct Waiting {
-    vcpu @0 :UInt32;              # 0xffffffff: the monitor's own threads
-    count @1 :UInt64;
-    p50 @2 :UInt64;               # ns
-    p99 @3 :UInt64;
-    max @4 :UInt64;
-    sum @5 :UInt64;
-  }
 }
