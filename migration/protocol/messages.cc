@@ -6,6 +6,7 @@
 #include <kj/io.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
@@ -13,6 +14,7 @@
 #include "base/clean_text.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "memory/guest_address.h"
 #include "migration/protocol/crc32c.h"
 #include "migration/protocol/stream.capnp.h"
 
@@ -221,6 +223,26 @@ absl::StatusOr<Message> Read(stream::Hello::Reader in) {
   return hello;
 }
 
+absl::Status CheckRegion(size_t index, stream::Region::Reader region) {
+  const auto wrong = [index](const auto&... words) {
+    return absl::InvalidArgumentError(absl::StrCat(message::Machine::kName, ": memory region ", index, words...));
+  };
+  if (region.getKind() != stream::Region::Kind::RAM) {
+    return wrong(" is of a kind (", static_cast<uint16_t>(region.getKind()), ") that is not known");
+  }
+  const uint64_t page = region.getPageBytes();
+  if (page < kPageBytes || !std::has_single_bit(page)) {
+    return wrong(" has pages of ", page, " bytes: no power of two from ", kPageBytes, " on");
+  }
+  if (region.getBytes() == 0 || region.getBytes() % page != 0 || region.getBase() % page != 0) {
+    return wrong(" has ", region.getBytes(), " bytes at ", region.getBase(), ": no whole pages of ", page, " bytes");
+  }
+  if (region.getBase() + region.getBytes() < region.getBase()) {
+    return wrong(" has ", region.getBytes(), " bytes at ", region.getBase(), ": more than can be there");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Message> Read(stream::Machine::Reader in) {
   const capnp::Data::Reader opaque = in.getMachine();
   message::Machine machine{.spec = {.regions = {},
@@ -229,11 +251,7 @@ absl::StatusOr<Message> Read(stream::Machine::Reader in) {
                                     .machine = {opaque.begin(), opaque.end()}}};
   FERRITE_RETURN_IF_ERROR(CheckCount(message::Machine::kName, in.getRegions().size(), "memory regions", kMaxRegions));
   for (const stream::Region::Reader region : in.getRegions()) {
-    if (region.getKind() != stream::Region::Kind::RAM) {
-      return absl::InvalidArgumentError(absl::StrCat(message::Machine::kName, ": memory region ",
-                                                     machine.spec.regions.size(), " is of a kind (",
-                                                     static_cast<uint16_t>(region.getKind()), ") that is not known"));
-    }
+    FERRITE_RETURN_IF_ERROR(CheckRegion(machine.spec.regions.size(), region));
     machine.spec.regions.push_back({.kind = RegionKind::kRam,
                                     .name = Owned(region.getName()),
                                     .base = region.getBase(),

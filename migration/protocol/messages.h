@@ -254,9 +254,9 @@ absl::string_view MessageName(const Message& message);
 std::vector<uint8_t> Encode(const Message& message);
 
 // What a payload holds whose checksum is right (CheckControlPayload()). INVALID_ARGUMENT for a message that is not
-// known, whose pointers lead nowhere, or in which there is more of something than may be; DATA_LOSS for a damaged
-// package; RESOURCE_EXHAUSTED for a lack of memory here, which no exception tells. Nothing outside of the payload is
-// ever read, and the work is bounded.
+// known, whose pointers lead nowhere, in which there is more of something than may be, or a region that cannot be;
+// DATA_LOSS for a damaged package; RESOURCE_EXHAUSTED for a lack of memory here, which no exception tells. Nothing
+// outside of the payload is ever read, and the work is bounded.
 absl::StatusOr<Message> Decode(std::span<const uint64_t> payload);
 
 }  // namespace ferrite::migration

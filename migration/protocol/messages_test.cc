@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/sample_messages.h"
@@ -103,12 +104,58 @@ TEST(MessagesTest, RegionsOfAnUnknownKindAreRefused) {
             absl::InvalidArgumentError("MACHINE: memory region 0 is of a kind (7) that is not known"));
 }
 
+constexpr uint64_t kEnd = uint64_t{1} << 63;
+
+struct Place {
+  uint64_t base, bytes, page_bytes;
+};
+
+absl::Status DecodeRegion(const Place& place) {
+  return DecodeRaw([&](stream::Control::Builder out) {
+           auto regions = out.initMachine().initRegions(2);
+           regions[0].setBytes(4096);
+           regions[0].setPageBytes(4096);
+           regions[1].setBase(place.base);
+           regions[1].setBytes(place.bytes);
+           regions[1].setPageBytes(place.page_bytes);
+         })
+      .status();
+}
+
+// R11
+TEST(MessagesTest, RegionsThatCannotBeAreRefused) {
+  const std::pair<const char*, Place> refusals[] = {
+      {"has pages of 0 bytes: no power of two from 4096 on", {0, 4096, 0}},
+      {"has pages of 2048 bytes: no power of two from 4096 on", {0, 4096, 2048}},
+      {"has pages of 12288 bytes: no power of two from 4096 on", {0, 12288, 12288}},
+      {"has pages of 4097 bytes: no power of two from 4096 on", {0, 4097, 4097}},
+      {"has pages of 18446744073709551615 bytes: no power of two from 4096 on", {0, ~uint64_t{0}, ~uint64_t{0}}},
+      {"has 0 bytes at 0: no whole pages of 4096 bytes", {0, 0, 4096}},
+      {"has 4097 bytes at 0: no whole pages of 4096 bytes", {0, 4097, 4096}},
+      {"has 4096 bytes at 0: no whole pages of 2097152 bytes", {0, 4096, 2 << 20}},
+      {"has 2097152 bytes at 4096: no whole pages of 2097152 bytes", {4096, 2 << 20, 2 << 20}},
+      {"has 9223372036854779904 bytes at 9223372036854775808: more than can be there", {kEnd, kEnd + 4096, 4096}},
+  };
+  for (const auto& [words, place] : refusals) {
+    EXPECT_EQ(DecodeRegion(place), absl::InvalidArgumentError(absl::StrCat("MACHINE: memory region 1 ", words)));
+  }
+  for (const Place& place : {Place{0, 4096, 4096}, Place{4 << 20, 2 << 20, 2 << 20}, Place{kEnd, kEnd - 4096, 4096},
+                             Place{kEnd, kEnd / 2, kEnd / 2}}) {
+    EXPECT_EQ(DecodeRegion(place), absl::OkStatus()) << place.base << "+" << place.bytes << "/" << place.page_bytes;
+  }
+}
+
 TEST(MessagesTest, AsMuchAsMayBeIsTaken) {
   for (const std::function<void(stream::Control::Builder)>& fill :
        std::vector<std::function<void(stream::Control::Builder)>>{
            [](auto out) { out.initDiscard().initRanges(kMaxRanges); },
            [](auto out) { out.initMissing().initRanges(kMaxRanges); },
-           [](auto out) { out.initMachine().initRegions(kMaxRegions); },
+           [](auto out) {
+             for (auto region : out.initMachine().initRegions(kMaxRegions)) {
+               region.setBytes(4096);
+               region.setPageBytes(4096);
+             }
+           },
            [](auto out) { out.initAccept().initHostPageBytes(kMaxRegions); },
        }) {
     const auto read = DecodeRaw(fill);
@@ -167,6 +214,8 @@ TEST(MessagesTest, WhatIsMadeOfLittleIsBounded) {
     auto regions = out.initMachine().initRegions(kMaxRegions);
     for (auto region : regions) {
       region.setName(std::string(100'000, 'x'));
+      region.setBytes(4096);
+      region.setPageBytes(4096);
     }
   });
   EXPECT_TRUE(read.ok()) << "as long as it is there: " << read.status();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -34,7 +35,9 @@ void Send(Stream& stream, const Message& message) { EXPECT_TRUE(SendControl(stre
 void SayHello(Stream& stream) {
   Send(stream, message::Hello{.move_id = kId, .versions = kOurVersions, .page_channels = 1, .urgent_channels = 1});
 }
-void SayMachine(Stream& stream) { Send(stream, message::Machine{.spec = {.regions = {{.name = "ram"}}}}); }
+void SayMachine(Stream& stream) {
+  Send(stream, message::Machine{.spec = {.regions = {{.name = "ram", .bytes = 4096, .page_bytes = 4096}}}});
+}
 void SayError(Stream& stream) { Send(stream, message::Error{.message = "no"}); }
 
 // Writes nothing before it is shut down.
@@ -253,13 +256,11 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   capnp::MallocMessageBuilder described;
   auto machine = described.initRoot<state::MachineDescription>();
   const std::string path(4096, 'p');
-  auto devices = machine.initDevices(20);
-  for (auto device : devices) {
+  for (auto device : machine.initDevices(20)) {
     device.setName("virtio-blk:a-name-of-20-letters");
     device.setKind("virtio-blk");
   }
-  auto disks = machine.initDisks(16);
-  for (auto disk : disks) {
+  for (auto disk : machine.initDisks(16)) {
     disk.setId("a-name-of-20-letters");
     disk.setPath(path);
   }
@@ -270,22 +271,18 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   boot.setCommandLine(std::string(2047, 'c'));
   boot.initKernel().setProblem(path + path);
   boot.initInitrd().setProblem(path + path);
-  const kj::Array<capnp::word> encoded = capnp::messageToFlatArray(described);
-  Send(*source, message::Machine{.spec = {.regions = {{.name = "ram-low", .page_bytes = 4096},
-                                                      {.name = "ram-high", .page_bytes = 4096}},
-                                          .kind = "ferrite",
-                                          .version = 1,
-                                          .machine = {encoded.asBytes().begin(), encoded.asBytes().end()}}});
+  message::Machine sent{.spec = {.kind = "ferrite", .version = 1}};
+  sent.spec.regions.assign(2, {.bytes = 4096, .page_bytes = 4096});
+  const auto encoded = capnp::messageToFlatArray(described);
+  sent.spec.machine.assign(encoded.asBytes().begin(), encoded.asBytes().end());
+  Send(*source, sent);
   AwaitNews(1);
   EXPECT_TRUE(greeter_.Look().has_value());
 
   const auto stranger = ComeAndSayHello();
-  std::vector<uint8_t> frame =
-      Encode(message::Machine{.spec = {.machine = std::vector<uint8_t>(kMaxGreetingBytes, 'x')}});
-  frame.resize(kControlHeaderBytes);
-  EXPECT_TRUE(stranger->WriteAll(frame).ok());
-  const std::string words = Hear(*stranger);
-  EXPECT_NE(words.find("at most 262144 are allowed"), std::string::npos) << words;
+  const auto frame = Encode(message::Machine{.spec = {.machine = std::vector<uint8_t>(kMaxGreetingBytes)}});
+  EXPECT_TRUE(stranger->WriteAll(std::span(frame).first(kControlHeaderBytes)).ok());
+  EXPECT_NE(Hear(*stranger).find("at most 262144 are allowed"), std::string::npos);
   AwaitNews(2);
   EXPECT_FALSE(greeter_.Look().has_value());
 }

@@ -965,6 +965,44 @@ TEST(StrangersTest, LongMessagesAreNotTaken) {
   receiver.Join();
 }
 
+// R7, R11: no machine is made of memory that cannot be.
+TEST(StrangersTest, RegionsThatCannotBeAreNotMade) {
+  Sockets sockets;
+  FakeDestination there(MemoryBacking::kMemfd);
+  std::atomic<int> built = 0;
+  there.on_build = [&] {
+    ++built;
+    return absl::OkStatus();
+  };
+  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok());
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
+  const MachineSpec::Region regions[] = {
+      {.bytes = kBytes, .page_bytes = 0},
+      {.bytes = kBytes, .page_bytes = 4095},
+      {.bytes = kBytes, .page_bytes = 3 * 4096},
+      {.bytes = kBytes, .page_bytes = uint64_t{1} << 63},
+      {.base = 4096, .bytes = kBytes, .page_bytes = kBytes},
+      {.bytes = kBytes + 1, .page_bytes = 4096},
+      {.bytes = 0, .page_bytes = 4096},
+      {.base = ~uint64_t{4095}, .bytes = kBytes, .page_bytes = 4096},
+      {.kind = static_cast<RegionKind>(1), .bytes = kBytes, .page_bytes = 4096},
+  };
+  for (const MachineSpec::Region& region : regions) {
+    const auto stranger = sockets.Dial(ChannelRole::kControl);
+    SendHello(*stranger);
+    EXPECT_TRUE(ReadControl(*stranger).ok());
+    EXPECT_TRUE(SendControl(*stranger, message::Machine{.spec = {.regions = {region}}}).ok());
+    const std::string words = ErrorFrom(*stranger);
+    EXPECT_NE(words.find("MACHINE: memory region 0 "), std::string::npos) << words;
+  }
+  EXPECT_EQ(built, 0);
+  const HostileSource source(sockets);
+  EXPECT_EQ(built, 1);
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
+}
+
 // A source whose machine is being made when the destination is told to end hears that.
 TEST(StrangersTest, HearOfACancelWhileTheirMachineIsMade) {
   Sockets sockets;
