@@ -16,6 +16,7 @@
 #include "migration/channel/socket.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
+#include "tests/fakes/test_host.h"
 
 namespace ferrite {
 namespace {
@@ -116,7 +117,7 @@ absl::Status RunSource(const SideTask& task) {
   migration::MoveOptions options;
   options.mode = task.mode;
   options.channels = task.channels;
-  FERRITE_ASSIGN_OR_RETURN(const auto source, migration::Source::Create(port, options, nullptr));
+  FERRITE_ASSIGN_OR_RETURN(const auto source, migration::Source::Create(migration::AnyHost(), port, options, nullptr));
   guest.ForgetGaps();
   const CpuTime before = CpuTime::Now(&guest);
   FERRITE_RETURN_IF_ERROR(source->Run(address));
@@ -131,7 +132,7 @@ absl::Status RunDestination(const SideTask& task) {
   FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(task.listen));
   FERRITE_ASSIGN_OR_RETURN(const auto listener, migration::Listener::Create(address));
   EngineDestination machine(task.memory, task.plan);
-  FERRITE_ASSIGN_OR_RETURN(const auto session, migration::Destination::Create(machine, {}));
+  FERRITE_ASSIGN_OR_RETURN(const auto session, migration::Destination::Create(migration::AnyHost(), machine, {}));
   Say("listening", {{"address", listener->address().ToString()}});
   const CpuTime before = CpuTime::Now(nullptr);
   FERRITE_RETURN_IF_ERROR(session->Run(*listener));

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clean_text.h"
-#include "base/log.h"
 #include "base/monotonic.h"
 
 namespace ferrite::migration {
@@ -22,8 +21,8 @@ void DropLog::Tell(absl::string_view words) { Write(CleanText(words)); }
 
 void DropLog::Write(absl::string_view words) {
   if (const std::optional<uint64_t> hidden = Take(MonotonicTime::Now()); hidden.has_value()) {
-    ferrite::Log().warn("receive: {}{}", words,
-                        *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string());
+    log_.Warn(absl::StrCat("receive: ", words,
+                           *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string()));
   }
 }
 

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/log_sink.h"
 #include "base/monotonic.h"
 
 namespace ferrite::migration {
@@ -21,6 +22,9 @@ class DropLog {
   // Lines at once; after that one in each kPause.
   static constexpr int kMost = 16;
   static constexpr absl::Duration kPause = absl::Seconds(10);
+
+  // `log` outlives it.
+  explicit DropLog(LogSink& log) : log_(log) {}
 
   void Log(const std::string& who, absl::string_view why);
   // Of one that said what machine it brings.
@@ -33,6 +37,7 @@ class DropLog {
  private:
   void Write(absl::string_view words);
 
+  LogSink& log_;
   absl::Mutex mutex_;
   int credit_ ABSL_GUARDED_BY(mutex_) = kMost;
   uint64_t hidden_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -3,13 +3,14 @@
 #include <gtest/gtest.h>
 
 #include "base/monotonic.h"
-#include "tests/fakes/captured_log.h"
+#include "tests/fakes/test_host.h"
 
 namespace ferrite::migration {
 namespace {
 
 TEST(DropLogTest, ManyAreCountedInFewLines) {
-  DropLog log;
+  KeptLog kept;
+  DropLog log(kept);
   MonotonicTime now = MonotonicTime();
   int lines = 0;
   for (int i = 0; i < 1000; ++i) {
@@ -24,12 +25,12 @@ TEST(DropLogTest, ManyAreCountedInFewLines) {
 }
 
 TEST(DropLogTest, WordsAreCleanAndOneLine) {
-  const CapturedLog captured;
-  DropLog log;
+  KeptLog kept;
+  DropLog log(kept);
   log.Log("tcp:192.0.2.7:1", "\x1b[2J\nferrite: all is well");
   log.LogRefusal("tcp:192.0.2.7:2", "disk \x1b[2J");
   log.Tell("disk root: \x1b[2J");
-  EXPECT_EQ(captured.text(),
+  EXPECT_EQ(kept.text(),
             "receive: dropped a connection from tcp:192.0.2.7:1: ?[2J?ferrite: all is well\n"
             "receive: waits on, having refused the machine from tcp:192.0.2.7:2: disk ?[2J\n"
             "receive: disk root: ?[2J\n");

@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
 #include "base/monotonic.h"
+#include "base/out_of_memory.h"
 #include "base/poll.h"
 #include "base/status.h"
 #include "migration/channel/crowd.h"
@@ -44,9 +44,11 @@ size_t FreeDescriptors() {
 
 }  // namespace
 
-Lobby::Lobby(Listener& listener, Options options, std::function<void(const std::string&, absl::string_view)> on_dropped)
+Lobby::Lobby(Listener& listener, Options options, LogSink& log,
+             std::function<void(const std::string&, absl::string_view)> on_dropped)
     : listener_(listener),
       options_(std::move(options)),
+      log_(log),
       on_dropped_(std::move(on_dropped)),
       keep_free_(options_.keep_free) {}
 
@@ -161,8 +163,10 @@ void Lobby::OnNotAccepted(const absl::Status& why) {
   const MonotonicTime now = MonotonicTime::Now();
   accept_again_ = now + kAcceptPause;
   if (const std::optional<uint64_t> not_logged = log_backoff_.Count(now); not_logged.has_value()) {
-    Log().warn("{}; it is tried again{}", why.message(),
-               *not_logged == 0 ? "" : absl::StrCat(" (and ", *not_logged, " failures before it)"));
+    IfThereIsMemory([&] {
+      log_.Warn(absl::StrCat(why.message(), "; it is tried again",
+                             *not_logged == 0 ? "" : absl::StrCat(" (and ", *not_logged, " failures before it)")));
+    });
   }
 }
 

@@ -18,8 +18,8 @@
 #include "migration/channel/address_range.h"
 #include "migration/channel/socket.h"
 #include "migration/channel/stream.h"
-#include "tests/fakes/captured_log.h"
 #include "tests/fakes/no_descriptors.h"
+#include "tests/fakes/test_host.h"
 
 namespace ferrite::migration {
 namespace {
@@ -37,7 +37,7 @@ class LobbyTest : public testing::Test {
 
   std::unique_ptr<Lobby> Make(absl::Duration patience, size_t most, std::vector<AddressRange> from = {}) {
     return std::make_unique<Lobby>(
-        *listener_, Lobby::Options{.first_bytes = 4, .patience = patience, .most = most, .from = std::move(from)},
+        *listener_, Lobby::Options{.first_bytes = 4, .patience = patience, .most = most, .from = std::move(from)}, log_,
         [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
   }
   std::unique_ptr<Stream> Come() {
@@ -57,6 +57,7 @@ class LobbyTest : public testing::Test {
   std::unique_ptr<EventFd> cancel_;
   std::unique_ptr<Listener> listener_;
   std::vector<std::string> dropped_;
+  KeptLog log_;
 };
 
 TEST_F(LobbyTest, SilentAndSlowOnesKeepNobodyWaiting) {
@@ -133,7 +134,6 @@ absl::Duration CpuTime() {
 }
 
 TEST_F(LobbyTest, WhoCannotBeAcceptedForWantOfDescriptorsIsAcceptedLater) {
-  const CapturedLog log;
   const auto lobby = Make(absl::Hours(1), 64);
   const auto peer = Come();
   Say(*peer, "1234");
@@ -149,7 +149,7 @@ TEST_F(LobbyTest, WhoCannotBeAcceptedForWantOfDescriptorsIsAcceptedLater) {
     EXPECT_EQ(lobby->Next(*cancel_).status().code(), absl::StatusCode::kCancelled);
     cancel_->Drain();
   }
-  EXPECT_TRUE(absl::StrContains(log.text(), "open files (ulimit -n); it is tried again\n")) << log.text();
+  EXPECT_TRUE(absl::StrContains(log_.text(), "open files (ulimit -n); it is tried again\n")) << log_.text();
   EXPECT_EQ(Next(*lobby), "1234");
 }
 
@@ -191,7 +191,7 @@ TEST_F(LobbyTest, WhoWaitsMakesRoomForWantOfDescriptors) {
 // Descriptors that strangers hold are missing for the machine of the one who is waited for.
 TEST_F(LobbyTest, FewWaitWhenTheDescriptorsThatAreLeftAreForSomethingElse) {
   auto lobby = std::make_unique<Lobby>(
-      *listener_, Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 1 << 30},
+      *listener_, Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 1 << 30}, log_,
       [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
   std::vector<std::unique_ptr<Stream>> strangers;
   for (int i = 0; i < 20; ++i) {
@@ -204,9 +204,9 @@ TEST_F(LobbyTest, FewWaitWhenTheDescriptorsThatAreLeftAreForSomethingElse) {
   // Who came with the same look, and was not read yet, makes no room.
   lobby.reset();
   strangers.clear();
-  lobby = std::make_unique<Lobby>(*listener_,
-                                  Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 1 << 30},
-                                  [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
+  lobby = std::make_unique<Lobby>(
+      *listener_, Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 1 << 30}, log_,
+      [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
   const auto first = Come();
   Say(*first, "4321");
   for (int i = 0; i < 20; ++i) {
@@ -217,7 +217,7 @@ TEST_F(LobbyTest, FewWaitWhenTheDescriptorsThatAreLeftAreForSomethingElse) {
   dropped_.clear();
   lobby =
       std::make_unique<Lobby>(*listener_, Lobby::Options{.first_bytes = 4, .patience = absl::Hours(1), .keep_free = 8},
-                              [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
+                              log_, [this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
   for (int i = 0; i < 20; ++i) {
     strangers.push_back(Come());
   }

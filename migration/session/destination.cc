@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/cancel_token.h"
-#include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -22,9 +21,11 @@
 
 namespace ferrite::migration {
 
-absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(MachineBuilder& builder, Options options) {
+absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(const Host& host, MachineBuilder& builder,
+                                                                 Options options) {
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ArrivalShared> shared, ArrivalShared::Create());
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Arrival> arrival, Arrival::Create(builder, std::move(options), *shared));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Arrival> arrival,
+                           Arrival::Create(host, builder, std::move(options), *shared));
   return std::unique_ptr<Destination>(new Destination(builder, std::move(shared), std::move(arrival)));
 }
 
@@ -37,6 +38,7 @@ absl::Status Destination::Run(Listener& listener) {
                .patience = arrival_->options.patience,
                .keep_free = arrival_->options.machine_descriptors,
                .from = arrival_->options.from},
+              arrival_->host.log,
               [this](const std::string& who, absl::string_view why) { arrival_->drops.Log(who, why); });
   const absl::Status status = CatchOutOfMemory([&] { return RunPhases(lobby); });
   return status.ok() ? status : GiveUp(*arrival_, status);
@@ -49,7 +51,8 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   FERRITE_RETURN_IF_ERROR(AwaitMachine(arrival, lobby));
   FERRITE_RETURN_IF_ERROR(phases.Run({"setup", kSetup, kSetup}, [&] { return AcceptChannels(arrival, lobby); }));
   // From here on the whole time: behind GRANT nothing is made that may be missing then.
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Doorman> doorman, Doorman::Create(lobby, arrival.terms.id, arrival.drops));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Doorman> doorman,
+                           Doorman::Create(arrival.host, lobby, arrival.terms.id, arrival.drops));
   FERRITE_RETURN_IF_ERROR(phases.Run({"advise", kSetup, kSetup}, [&] { return Prepare(arrival); }));
   FERRITE_RETURN_IF_ERROR(phases.Run({"pre-copy", kSetup, kActive}, [&] {
     arrival.peer().SetSilence(arrival.options.silence);
@@ -64,8 +67,8 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   if (!status.ok()) {
     // The guest came whole; the source stays paused until a person tells it so.
     IfThereIsMemory([&] {
-      Log().warn("receive: {}, but the source could not be told: {}", arrival.GuestWords(),
-                 std::string(status.message()));
+      arrival.host.log.Warn(
+          absl::StrCat("receive: ", arrival.GuestWords(), ", but the source could not be told: ", status.message()));
     });
   }
   FERRITE_CHECK(shared_->state().Change(kPostcopyActive, kCompleted));
@@ -83,8 +86,9 @@ absl::Status Destination::Receive(Lobby& lobby, std::unique_ptr<Doorman> doorman
       return status;
     }
     doorman.reset();
-    IfThereIsMemory(
-        [&] { Log().warn("receive: {}; waiting for the source to come back", std::string(status.message())); });
+    IfThereIsMemory([&] {
+      arrival.host.log.Warn(absl::StrCat("receive: ", status.message(), "; waiting for the source to come back"));
+    });
     if (!absl::IsUnavailable(status) && !absl::IsOutOfRange(status)) {
       // What went wrong is not the connection: a person at the source is to read it.
       arrival.peer().SendLastWords(status);
@@ -96,10 +100,10 @@ absl::Status Destination::Receive(Lobby& lobby, std::unique_ptr<Doorman> doorman
     status = absl::OkStatus();
     // The move can do without.
     IfThereIsMemory([&] {
-      if (auto another = Doorman::Create(lobby, arrival.terms.id, arrival.drops); another.ok()) {
+      if (auto another = Doorman::Create(arrival.host, lobby, arrival.terms.id, arrival.drops); another.ok()) {
         doorman = *std::move(another);
       } else {
-        Log().warn("receive: other sources are not answered: {}", std::string(another.status().message()));
+        arrival.host.log.Warn(absl::StrCat("receive: other sources are not answered: ", another.status().message()));
       }
     });
   }

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "migration/api/destination_machine.h"
+#include "migration/api/host.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
 #include "migration/channel/lobby.h"
@@ -34,7 +35,9 @@ class Destination {
  public:
   using Options = ArrivalOptions;
 
-  static absl::StatusOr<std::unique_ptr<Destination>> Create(MachineBuilder& builder, Options options);
+  // `host` and `builder` outlive it.
+  static absl::StatusOr<std::unique_ptr<Destination>> Create(const Host& host, MachineBuilder& builder,
+                                                             Options options);
 
   // Waits on `listener` for a source, and receives. Connections that are no move's are dropped and logged, and so are
   // sources that leave before their machine was accepted, or whose machine is refused: they hear why.

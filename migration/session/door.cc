@@ -5,8 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/protocol/messages.h"
@@ -42,9 +42,10 @@ absl::StatusOr<Preamble> ReadPreamble(Lobby::Arrival& arrival) {
   return preamble;
 }
 
-absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(Lobby& lobby, const MoveId& id, DropLog& drops) {
+absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(const Host& host, Lobby& lobby, const MoveId& id,
+                                                         DropLog& drops) {
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
-  std::unique_ptr<Doorman> doorman(new Doorman(lobby, id, drops, std::move(stop)));
+  std::unique_ptr<Doorman> doorman(new Doorman(host, lobby, id, drops, std::move(stop)));
   FERRITE_ASSIGN_OR_RETURN(
       doorman->thread_, Thread::Start("mig-dst-door", [doorman = doorman.get()] {
         const absl::Status status = CatchOutOfMemory([&] {
@@ -52,8 +53,9 @@ absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(Lobby& lobby, const Mov
           return absl::OkStatus();
         });
         if (!status.ok()) {
-          IfThereIsMemory(
-              [&] { Log().warn("receive: other sources are not answered: {}", std::string(status.message())); });
+          IfThereIsMemory([&] {
+            doorman->host_.log.Warn(absl::StrCat("receive: other sources are not answered: ", status.message()));
+          });
         }
       }));
   return doorman;
@@ -76,7 +78,7 @@ void Doorman::Serve() {
     if (!arrival.ok()) {
       if (!absl::IsCancelled(arrival.status())) {
         // The move needs nobody at the door just now.
-        Log().warn("receive: other sources are not answered: {}", std::string(arrival.status().message()));
+        host_.log.Warn(absl::StrCat("receive: other sources are not answered: ", arrival.status().message()));
       }
       return;
     }

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "base/fd.h"
 #include "base/thread.h"
+#include "migration/api/host.h"
 #include "migration/channel/drop_log.h"
 #include "migration/channel/lobby.h"
 #include "migration/channel/stream.h"
@@ -32,14 +33,16 @@ absl::StatusOr<Preamble> ReadPreamble(Lobby::Arrival& arrival);
 // for as long as it lives.
 class Doorman {
  public:
-  static absl::StatusOr<std::unique_ptr<Doorman>> Create(Lobby& lobby, const MoveId& id, DropLog& drops);
+  static absl::StatusOr<std::unique_ptr<Doorman>> Create(const Host& host, Lobby& lobby, const MoveId& id,
+                                                         DropLog& drops);
   ~Doorman();
 
  private:
-  Doorman(Lobby& lobby, const MoveId& id, DropLog& drops, EventFd stop)
-      : lobby_(lobby), id_(id), drops_(drops), stop_(std::move(stop)) {}
+  Doorman(const Host& host, Lobby& lobby, const MoveId& id, DropLog& drops, EventFd stop)
+      : host_(host), lobby_(lobby), id_(id), drops_(drops), stop_(std::move(stop)) {}
   void Serve();
 
+  const Host& host_;
   Lobby& lobby_;
   const MoveId id_;
   DropLog& drops_;

@@ -21,6 +21,7 @@
 #include "migration/protocol/messages.h"
 #include "proto/machine.capnp.h"
 #include "tests/fakes/scripted_peer.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/wrapped_stream.h"
 
 namespace ferrite::migration {
@@ -114,7 +115,8 @@ class GreeterTest : public testing::Test {
   int news_ ABSL_GUARDED_BY(mutex_) = 0;
   int losses_ ABSL_GUARDED_BY(mutex_) = 0;
   const std::thread::id here_ = std::this_thread::get_id();
-  DropLog drops_;
+  KeptLog log_;
+  DropLog drops_{log_};
   Greeter greeter_{{.patience = absl::Hours(1), .most = 3},
                    drops_,
                    [this] {

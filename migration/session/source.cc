@@ -19,13 +19,14 @@
 
 namespace ferrite::migration {
 
-absl::StatusOr<std::unique_ptr<Source>> Source::Create(SourceMachine& machine, const MoveOptions& options,
+absl::StatusOr<std::unique_ptr<Source>> Source::Create(const Host& host, SourceMachine& machine,
+                                                       const MoveOptions& options,
                                                        std::function<void(const MoveProgress&)> on_progress) {
   if (options.channels < 1 || options.channels > 16) {
     return absl::InvalidArgumentError(absl::StrCat("a move has 1 to 16 page channels, not ", options.channels));
   }
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DepartureShared> shared, DepartureShared::Create(std::move(on_progress)));
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Departure> departure, Departure::Create(machine, options, *shared));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Departure> departure, Departure::Create(host, machine, options, *shared));
   return std::unique_ptr<Source>(new Source(std::move(shared), std::move(departure)));
 }
 

@@ -9,6 +9,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
@@ -34,8 +35,10 @@ namespace ferrite::migration {
 // Threads: Run(), Recover() and TakeBack() one at a time; the rest from any, at any time.
 class Source {
  public:
-  // `on_progress` (may be null) is called on the thread of Run(), at each change of state and after each round.
-  static absl::StatusOr<std::unique_ptr<Source>> Create(SourceMachine& machine, const MoveOptions& options,
+  // `host` and `machine` outlive it. `on_progress` (may be null) is called on the thread of Run(), at each change of
+  // state and after each round.
+  static absl::StatusOr<std::unique_ptr<Source>> Create(const Host& host, SourceMachine& machine,
+                                                        const MoveOptions& options,
                                                         std::function<void(const MoveProgress&)> on_progress);
 
   // When a connection is lost behind GRANT, it looks for the destination again for MoveOptions::recover_for.

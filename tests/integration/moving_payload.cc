@@ -15,6 +15,7 @@
 #include "migration/channel/socket.h"
 #include "tests/fakes/spoilt_machine.h"
 #include "tests/fakes/test_thread.h"
+#include "vmm/move/engine_host.h"
 #include "vmm/move/machine_arrival.h"
 #include "vmm/move/machine_source.h"
 
@@ -161,7 +162,7 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     target = relay_->address();
   }
   {
-    auto destination = migration::Destination::Create(arrival, {.silence = attempt.options.silence});
+    auto destination = migration::Destination::Create(EngineHost(), arrival, {.silence = attempt.options.silence});
     if (!destination.ok()) {
       result.source = destination.status();
       return result;
@@ -195,11 +196,12 @@ MoveResult MovingPayload::MoveTo(const migration::Address& address, const MoveTr
   MoveResult result;
   HookedSource port(here_->machine(), directory_, attempt);
   migration::Source* running = nullptr;
-  auto source = migration::Source::Create(port, attempt.options, [&](const migration::MoveProgress& progress) {
-    if (attempt.during) {
-      attempt.during(*running, progress);
-    }
-  });
+  auto source =
+      migration::Source::Create(EngineHost(), port, attempt.options, [&](const migration::MoveProgress& progress) {
+        if (attempt.during) {
+          attempt.during(*running, progress);
+        }
+      });
   if (!source.ok()) {
     result.source = source.status();
     return result;

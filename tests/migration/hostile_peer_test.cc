@@ -28,10 +28,10 @@
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/accepting.h"
-#include "tests/fakes/captured_log.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/scripted_peer.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -153,7 +153,7 @@ class HostileSourceTest : public testing::TestWithParam<Attack> {};
 TEST_P(HostileSourceTest, EndsTheMoveWithAClearWord) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Seconds(1)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Seconds(1)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -280,7 +280,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(StrangersTest, AreDroppedAndTheRealSourceIsStillServed) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Seconds(5)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Seconds(5)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -304,7 +304,7 @@ TEST(StrangersTest, AreDroppedAndTheRealSourceIsStillServed) {
   FakeGuest guest(**memory, {.pages = 100});
   guest.Run();
   FakeSourcePort port(**memory, guest);
-  auto source = Source::Create(port, {}, nullptr);
+  auto source = Source::Create(AnyHost(), port, {}, nullptr);
   const absl::Status moved = (*source)->Run(sockets.listener().address());
   EXPECT_TRUE(moved.ok()) << moved;
   receiver.Join();
@@ -322,7 +322,7 @@ void SendRecover(Stream& control, uint64_t epoch, uint16_t page_channels) {
 TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Seconds(2)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Seconds(2)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -385,7 +385,7 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
 TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Milliseconds(300)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Milliseconds(300)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -424,7 +424,7 @@ TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
 class SourceWithoutAnEndTest : public testing::Test {
  protected:
   SourceWithoutAnEndTest() {
-    auto session = Destination::Create(there_, {.silence = absl::Seconds(60)});
+    auto session = Destination::Create(AnyHost(), there_, {.silence = absl::Seconds(60)});
     EXPECT_TRUE(session.ok());
     session_ = *std::move(session);
     receiver_ = StartOrDie("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
@@ -514,7 +514,7 @@ TEST_F(SourceWithoutAnEndTest, SendsPoison) {
 TEST(CancelledDestinationTest, RefusesOnceTheStateIsLoaded) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Seconds(10)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Seconds(10)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
@@ -539,7 +539,7 @@ TEST(CancelledDestinationTest, RefusesOnceTheStateIsLoaded) {
 class SourceThatGivesUpTest : public testing::Test {
  protected:
   SourceThatGivesUpTest() {
-    auto session = Destination::Create(there_, {.silence = absl::Seconds(60)});
+    auto session = Destination::Create(AnyHost(), there_, {.silence = absl::Seconds(60)});
     EXPECT_TRUE(session.ok());
     session_ = *std::move(session);
     receiver_ = StartOrDie("receiver", [this] { result_ = session_->Run(sockets_.listener()); });
@@ -587,7 +587,7 @@ std::string ErrorFrom(Stream& stream) {
 TEST(OldVersionTest, IsToldWhyItIsDropped) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Seconds(5)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Seconds(5)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -611,7 +611,7 @@ TEST(PagesTwiceTest, ArePlacedOnce) {
   constexpr uint32_t kWork = 20;
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Seconds(10)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Seconds(10)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -663,7 +663,8 @@ TEST_P(LateFrameTest, DoesNotTouchTheGuest) {
   const bool postcopy = GetParam();
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Seconds(1), .hold_for = absl::Milliseconds(100)});
+  auto session =
+      Destination::Create(AnyHost(), there, {.silence = absl::Seconds(1), .hold_for = absl::Milliseconds(100)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -706,7 +707,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, LateFrameTest, testing::Bool(),
 TEST(StrangersTest, OneThatOnlyAnswersPingIsDropped) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.patience = absl::Milliseconds(400)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Milliseconds(400)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
@@ -735,7 +736,8 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
   constexpr int kStrangers = 7;  // with the source they are as many as are greeted at a time
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.silence = absl::Milliseconds(100), .patience = absl::Seconds(20)});
+  auto session =
+      Destination::Create(AnyHost(), there, {.silence = absl::Milliseconds(100), .patience = absl::Seconds(20)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -775,7 +777,7 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
 TEST(StrangersTest, TooManyThatWaitToBeGreetedLoseTheirPlace) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   std::vector<std::unique_ptr<Stream>> strangers;
@@ -794,7 +796,7 @@ TEST(StrangersTest, TooManyThatWaitToBeGreetedLoseTheirPlace) {
 TEST(StrangersTest, OneThatIsWelcomedAndGoesIsDropped) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   for (const bool cancels : {false, true}) {
@@ -816,7 +818,7 @@ TEST(StrangersTest, OneThatIsWelcomedAndGoesIsDropped) {
 TEST(StrangersTest, ThirtyThatSayHelloAndNothingElseKeepNobodyOut) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   std::vector<std::unique_ptr<Stream>> strangers;
@@ -845,14 +847,14 @@ std::string RefusalFrom(Stream& stream) {
 
 // R11: only a machine that is accepted ends the wait, and what was made for another one is gone.
 TEST(StrangersTest, MachineThatIsRefusedEndsNothing) {
-  const CapturedLog log;
+  const TestHost host;
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
   std::atomic<bool> refuses = true;
   there.on_build = [&] {
     return refuses ? absl::FailedPreconditionError("there is no \x1b[2J here") : absl::OkStatus();
   };
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(host.get(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto bring = [&] {
@@ -872,8 +874,8 @@ TEST(StrangersTest, MachineThatIsRefusedEndsNothing) {
   there.bytes = kBytes;
   EXPECT_EQ(bring(), "the machine has 0 memory regions, here it would have 1");
   there.bytes = 0;
-  EXPECT_TRUE(log.WaitFor("receive: waits on, having refused the machine from unix:")) << log.text();
-  EXPECT_TRUE(log.WaitFor("there is no ?[2J here\n")) << log.text();
+  EXPECT_TRUE(host.log().WaitFor("receive: waits on, having refused the machine from unix:")) << host.log().text();
+  EXPECT_TRUE(host.log().WaitFor("there is no ?[2J here\n")) << host.log().text();
   EXPECT_EQ((*session)->state(), MoveState::kSetup);
   const HostileSource source(sockets);
   EXPECT_EQ(there.dropped, 4);
@@ -884,7 +886,7 @@ TEST(StrangersTest, MachineThatIsRefusedEndsNothing) {
 
 // The same of one that leaves while its machine is made.
 TEST(StrangersTest, WhoLeavesBeforeItsMachineIsAcceptedEndsNothing) {
-  const CapturedLog log;
+  const TestHost host;
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
   absl::Notification building;
@@ -896,7 +898,7 @@ TEST(StrangersTest, WhoLeavesBeforeItsMachineIsAcceptedEndsNothing) {
     }
     return absl::OkStatus();
   };
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(host.get(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   {
@@ -911,7 +913,7 @@ TEST(StrangersTest, WhoLeavesBeforeItsMachineIsAcceptedEndsNothing) {
     left.Notify();
   }
   const HostileSource source(sockets);
-  EXPECT_TRUE(log.WaitFor("the source says: ?[2J\n")) << log.text();
+  EXPECT_TRUE(host.log().WaitFor("the source says: ?[2J\n")) << host.log().text();
   EXPECT_EQ(there.dropped, 1);
   EXPECT_EQ(there.accepted, 1);
   EXPECT_TRUE((*session)->Cancel().ok());
@@ -931,7 +933,7 @@ TEST(StrangersTest, WhoDoesNotReadKeepsNobodyWaiting) {
     }
     return absl::OkStatus();
   };
-  auto session = Destination::Create(there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
@@ -954,7 +956,7 @@ TEST(StrangersTest, WhoDoesNotReadKeepsNobodyWaiting) {
 TEST(StrangersTest, LongMessagesAreNotTaken) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
@@ -1007,7 +1009,7 @@ TEST(StrangersTest, RegionsThatCannotBeAreNotMade) {
 TEST(StrangersTest, HearOfACancelWhileTheirMachineIsMade) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   there.on_build = [&] {
     EXPECT_TRUE((*session)->Cancel().ok());
@@ -1031,7 +1033,7 @@ TEST(StrangersTest, HearOfACancelWhileTheirMachineIsMade) {
 TEST(StrangersTest, HearWhyTheDestinationEnds) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const auto stranger = sockets.Dial(ChannelRole::kControl);
@@ -1047,7 +1049,7 @@ TEST(BusyDestinationTest, TellsASecondSourceAtOnce) {
   Sockets sockets;
   FakeDestination there(MemoryBacking::kMemfd);
   // Nothing here is over because of the time.
-  auto session = Destination::Create(there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.silence = absl::Hours(1), .patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   absl::Status result;
   Thread receiver = StartOrDie("receiver", [&] { result = (*session)->Run(sockets.listener()); });
@@ -1061,7 +1063,8 @@ TEST(BusyDestinationTest, TellsASecondSourceAtOnce) {
   FakeSourcePort port(**memory, guest);
   FakeSourcePort second_port(**second_memory, second_guest);
   const auto try_second = [&](const char* when) {
-    auto second = Source::Create(second_port, {.silence = absl::Hours(1), .patience = absl::Hours(1)}, nullptr);
+    auto second =
+        Source::Create(AnyHost(), second_port, {.silence = absl::Hours(1), .patience = absl::Hours(1)}, nullptr);
     ASSERT_TRUE(second.ok());
     const absl::Status status = (*second)->Run(sockets.listener().address());
     EXPECT_NE(status.message().find("the destination is busy with another move"), absl::string_view::npos)
@@ -1070,7 +1073,7 @@ TEST(BusyDestinationTest, TellsASecondSourceAtOnce) {
   };
   there.on_run = [&] { try_second("after GRANT"); };
   port.on_save = [&] { try_second("at the switchover"); };
-  auto source = Source::Create(port, {.mode = MoveMode::kPostcopy}, nullptr);
+  auto source = Source::Create(AnyHost(), port, {.mode = MoveMode::kPostcopy}, nullptr);
   ASSERT_TRUE(source.ok());
   const absl::Status moved = (*source)->Run(sockets.listener().address());
   EXPECT_TRUE(moved.ok()) << moved;
@@ -1103,8 +1106,9 @@ TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   FakeSourcePort port(**memory, guest);
-  auto source = Source::Create(
-      port, {.mode = GetParam().mode, .silence = absl::Seconds(1), .patience = GetParam().patience}, nullptr);
+  auto source =
+      Source::Create(AnyHost(), port,
+                     {.mode = GetParam().mode, .silence = absl::Seconds(1), .patience = GetParam().patience}, nullptr);
   Thread peer = StartOrDie("peer", [&] {
     const std::unique_ptr<Stream> control = sockets.Accept();
     if (control != nullptr) {
@@ -1362,7 +1366,8 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
   FakeSourcePort port(**memory, guest);
   // Longer than a busy host may keep a thread of either side from running.
   auto source = Source::Create(
-      port, {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::ZeroDuration()}, nullptr);
+      AnyHost(), port, {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::ZeroDuration()},
+      nullptr);
   ASSERT_TRUE(source.ok());
   Thread peer = StartOrDie("peer", [&] {
     const std::unique_ptr<Stream> control = sockets.Accept();
@@ -1404,8 +1409,8 @@ TEST_P(ComesBackTest, IsLookedForNoLonger) {
   guest.Run();
   FakeSourcePort port(**memory, guest);
   auto source = Source::Create(
-      port, {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::Milliseconds(700)},
-      nullptr);
+      AnyHost(), port,
+      {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::Milliseconds(700)}, nullptr);
   ASSERT_TRUE(source.ok());
   std::atomic<int> came = 0;
   Thread peer = StartOrDie("peer", [&] {
@@ -1482,8 +1487,8 @@ TEST(EndlessMissingTest, IsLookedForNoLonger) {
   guest.Run();
   FakeSourcePort port(**memory, guest);
   auto source = Source::Create(
-      port, {.mode = MoveMode::kPostcopy, .patience = absl::Seconds(60), .recover_for = absl::Milliseconds(200)},
-      nullptr);
+      AnyHost(), port,
+      {.mode = MoveMode::kPostcopy, .patience = absl::Seconds(60), .recover_for = absl::Milliseconds(200)}, nullptr);
   ASSERT_TRUE(source.ok());
   std::atomic<int> told = 0;
   Thread peer = StartOrDie("peer", [&] {

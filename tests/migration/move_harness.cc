@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -61,16 +62,18 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   }
   std::unique_ptr<Listener> listener = OrDie(Listener::Create(address));
   const Address there = listener->address();
-  session_ = OrDie(Destination::Create(*destination_, {.silence = options.silence, .hold_for = options.recover_for}));
+  session_ = OrDie(
+      Destination::Create(AnyHost(), *destination_, {.silence = options.silence, .hold_for = options.recover_for}));
   if (setup_.relay) {
     relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), there));
   }
   Source* running = nullptr;
-  const std::unique_ptr<Source> source = OrDie(Source::Create(*port_, options, [&](const MoveProgress& progress) {
-    if (during) {
-      during(*running, progress);
-    }
-  }));
+  const std::unique_ptr<Source> source =
+      OrDie(Source::Create(AnyHost(), *port_, options, [&](const MoveProgress& progress) {
+        if (during) {
+          during(*running, progress);
+        }
+      }));
   running = source.get();
   const int accepted_before = destination_->accepted;
   Thread receiver = StartOrDie("test-receiver", [&] {

@@ -3,6 +3,7 @@
 
 #include "absl/time/clock.h"
 #include "migration/api/move_options.h"
+#include "tests/fakes/test_host.h"
 #include "tests/migration/move_harness.h"
 
 namespace ferrite::migration {
@@ -281,8 +282,8 @@ TEST(CancelBeforeRunTest, IsRememberedAtBothEnds) {
   FakeDestination there(MemoryBacking::kMemfd);
   auto listener = Listener::Create({.kind = Address::Kind::kTcp, .host = "127.0.0.1", .port = "0"});
   ASSERT_TRUE(listener.ok()) << listener.status();
-  auto destination = Destination::Create(there, {});
-  auto source = Source::Create(port, {}, nullptr);
+  auto destination = Destination::Create(AnyHost(), there, {});
+  auto source = Source::Create(AnyHost(), port, {}, nullptr);
   ASSERT_TRUE(destination.ok() && source.ok());
   EXPECT_TRUE((*source)->Cancel().ok());
   EXPECT_TRUE((*destination)->Cancel().ok());
@@ -326,7 +327,7 @@ TEST(ConnectTest, NobodyThereIsAnErrorAndNothingHappened) {
   FakeGuest guest(**memory, {.pages = 16});
   guest.Run();
   FakeSourcePort port(**memory, guest);
-  auto source = Source::Create(port, {}, nullptr);
+  auto source = Source::Create(AnyHost(), port, {}, nullptr);
   ASSERT_TRUE(source.ok());
   const absl::Status status = (*source)->Run({.kind = Address::Kind::kUnix, .path = "/tmp/no-such-ferrite-socket"});
   EXPECT_NE(status.message().find("No such file"), absl::string_view::npos) << status;

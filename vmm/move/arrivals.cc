@@ -8,6 +8,7 @@
 #include "base/out_of_memory.h"
 #include "base/poll.h"
 #include "base/status.h"
+#include "vmm/move/engine_host.h"
 
 namespace ferrite {
 namespace {
@@ -54,7 +55,7 @@ absl::StatusOr<std::unique_ptr<Incoming>> Incoming::Start(migration::MachineBuil
                                                           std::unique_ptr<migration::Listener> listener,
                                                           std::shared_ptr<ArrivalView> view) {
   FERRITE_ASSIGN_OR_RETURN(EventFd signal, EventFd::Create());
-  FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(builder, options));
+  FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(EngineHost(), builder, options));
   std::unique_ptr<Incoming> incoming(
       new Incoming(std::move(signal), std::move(session), std::move(listener), std::move(view)));
   FERRITE_ASSIGN_OR_RETURN(incoming->thread_,

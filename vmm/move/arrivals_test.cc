@@ -22,6 +22,7 @@
 #include "migration/session/source.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/relay.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite {
@@ -60,7 +61,7 @@ class ArrivalsTest : public testing::Test {
   void StartReceiving() { incoming_ = OrDie(Receive()); }
   // Moves the machine there, by way of the relay.
   absl::Status Move(const migration::MoveOptions& options) {
-    source_ = OrDie(migration::Source::Create(port_, options, nullptr));
+    source_ = OrDie(migration::Source::Create(migration::AnyHost(), port_, options, nullptr));
     return source_->Run(relay_->address());
   }
   bool WaitForArrival() { return incoming_->WaitForArrival(end_.fd(), other_end_.fd()); }

@@ -19,6 +19,7 @@
 #include "vmm/move/allowed_files.h"
 #include "vmm/move/arrival_options.h"
 #include "vmm/move/boot_files.h"
+#include "vmm/move/engine_host.h"
 
 namespace ferrite {
 
@@ -59,7 +60,7 @@ class MachineArrival final : public migration::MachineBuilder {
   const ArrivalOptions options_;
   const AllowedFiles files_;
   BootFileDigests digests_;
-  migration::DropLog told_;
+  migration::DropLog told_{EngineHost().log};
   std::unique_ptr<Machine> machine_;
 };
 

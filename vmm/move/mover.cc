@@ -10,6 +10,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "vmm/machine/movable_machine.h"
+#include "vmm/move/engine_host.h"
 #include "vmm/move/remedy_text.h"
 
 namespace ferrite {
@@ -75,7 +76,8 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
   thread_.Join();
   auto port = std::make_unique<MachineSource>(machine_, run_directory_);
   FERRITE_ASSIGN_OR_RETURN(
-      auto source, migration::Source::Create(*port, options, [this](const migration::MoveProgress&) { Publish(); }));
+      auto source,
+      migration::Source::Create(EngineHost(), *port, options, [this](const migration::MoveProgress&) { Publish(); }));
   {
     const TimedMutexLock lock(&mutex_);
     if (ending_) {

@@ -26,6 +26,7 @@
 #include "tests/fakes/fake_machine.h"
 #include "tests/fakes/fake_movable_machine.h"
 #include "tests/fakes/scarcity.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/move/boot_files.h"
 
@@ -86,7 +87,7 @@ TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
       {.kind = migration::Address::Kind::kUnix, .path = absl::StrCat(socket_directory, "/s")});
   ASSERT_TRUE(listener.ok()) << listener.status();
   FakeDestination there(MemoryBacking::kMemfd);
-  auto session = migration::Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = migration::Destination::Create(migration::AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok()) << session.status();
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(**listener); });
 

@@ -52,14 +52,20 @@ void ArrivalLink::Close() {
   on_cancel_.emplace(cancel_, [this](const absl::Status& why) { broken_.Cancel(why); });
 }
 
-absl::StatusOr<std::unique_ptr<Arrival>> Arrival::Create(MachineBuilder& builder, ArrivalOptions options,
-                                                         ArrivalShared& shared) {
+absl::StatusOr<std::unique_ptr<Arrival>> Arrival::Create(const Host& host, MachineBuilder& builder,
+                                                         ArrivalOptions options, ArrivalShared& shared) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
-  return std::make_unique<Arrival>(builder, std::move(options), shared, std::move(broken));
+  return std::make_unique<Arrival>(host, builder, std::move(options), shared, std::move(broken));
 }
 
-Arrival::Arrival(MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared, CancelToken broken)
-    : builder(builder), options(std::move(options)), shared(shared), link(std::move(broken), shared.cancel()) {}
+Arrival::Arrival(const Host& host, MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared,
+                 CancelToken broken)
+    : host(host),
+      builder(builder),
+      options(std::move(options)),
+      shared(shared),
+      drops(host.log),
+      link(std::move(broken), shared.cancel()) {}
 
 Arrival::~Arrival() {
   UntilThereIsMemory([this] { link.broken().Cancel(absl::CancelledError("the session ends")); });

@@ -12,6 +12,7 @@
 #include "base/cancel_token.h"
 #include "base/thread.h"
 #include "migration/api/destination_machine.h"
+#include "migration/api/host.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/drop_log.h"
 #include "migration/channel/stream.h"
@@ -78,11 +79,12 @@ class ArrivalLink {
 // Threads: that of Destination::Run(). No other can name it: what is shared with others is `shared`; the threads of
 // `link` have what they use.
 struct Arrival {
-  static absl::StatusOr<std::unique_ptr<Arrival>> Create(MachineBuilder& builder, ArrivalOptions options,
-                                                         ArrivalShared& shared);
-  Arrival(MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared, CancelToken broken);
+  static absl::StatusOr<std::unique_ptr<Arrival>> Create(const Host& host, MachineBuilder& builder,
+                                                         ArrivalOptions options, ArrivalShared& shared);
+  Arrival(const Host& host, MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared, CancelToken broken);
   ~Arrival();
 
+  const Host& host;
   MachineBuilder& builder;
   const ArrivalOptions options;
   ArrivalShared& shared;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/log.h"
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
@@ -79,7 +78,7 @@ absl::Status ServeFaults(Arrival& arrival, bool asks_again) {
     if (connected) {
       arrival.link.broken().Cancel(status);
     } else {
-      IfThereIsMemory([&] { Log().warn("receive: {}", std::string(status.message())); });
+      IfThereIsMemory([&] { arrival.host.log.Warn(absl::StrCat("receive: ", status.message())); });
     }
   };
   FERRITE_ASSIGN_OR_RETURN(

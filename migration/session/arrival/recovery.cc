@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
-#include "base/log.h"
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
@@ -171,7 +170,7 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, Lobby& lobby, MonotonicTime
   next->stream->SetPatience(arrival.options.silence);
   const absl::Status resumed = CatchOutOfMemory([&] { return Resume(arrival, std::move(next->stream), lobby); });
   if (resumed.ok()) {
-    Log().info("receive: the source is back");
+    arrival.host.log.Info("receive: the source is back");
     return true;
   }
   if (arrival.revoked || state.get() == MoveState::kFailing) {

@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "base/log.h"
 #include "base/monotonic.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/placing/placer.h"
 #include "migration/protocol/messages.h"
@@ -86,7 +86,10 @@ absl::Status SettleIn(Arrival& arrival) {
   after.Update(arrival.undo.Run());
   if (!after.ok()) {
     // The guest is here and runs; that it is not locked is no reason to lose it.
-    Log().error("receive: the guest's memory is not locked or has no huge pages: {}", std::string(after.message()));
+    IfThereIsMemory([&] {
+      arrival.host.log.Error(
+          absl::StrCat("receive: the guest's memory is not locked or has no huge pages: ", after.message()));
+    });
   }
   arrival.settled = true;
   return absl::OkStatus();

@@ -29,19 +29,19 @@ void DepartureLink::Close() {
   broken_.Renew();
 }
 
-absl::StatusOr<std::unique_ptr<Departure>> Departure::Create(SourceMachine& machine, const MoveOptions& options,
-                                                             DepartureShared& shared) {
+absl::StatusOr<std::unique_ptr<Departure>> Departure::Create(const Host& host, SourceMachine& machine,
+                                                             const MoveOptions& options, DepartureShared& shared) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
   MoveId id;
   if (getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size())) {
     return ErrnoStatus("make the move's id: getrandom");
   }
-  return std::make_unique<Departure>(machine, options, id, shared, std::move(broken));
+  return std::make_unique<Departure>(host, machine, options, id, shared, std::move(broken));
 }
 
-Departure::Departure(SourceMachine& machine, const MoveOptions& options, const MoveId& id, DepartureShared& shared,
-                     CancelToken broken)
-    : machine(machine), options(options), id(id), shared(shared), link(std::move(broken)) {
+Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions& options, const MoveId& id,
+                     DepartureShared& shared, CancelToken broken)
+    : host(host), machine(machine), options(options), id(id), shared(shared), link(std::move(broken)) {
   const auto end = [this](const absl::Status& why) { link.broken().Cancel(why); };
   on_cancel.emplace(shared.cancel(), end);
   on_abandon.emplace(shared.abandon(), end);

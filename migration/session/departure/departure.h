@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
 #include "base/monotonic.h"
+#include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/source_machine.h"
@@ -56,11 +57,12 @@ class DepartureLink {
 // Threads: one at a time, that of Source::Run(), Recover() or TakeBack(). No other can name it: what is shared with
 // others is `shared`, and `link` for those threads that it made itself.
 struct Departure {
-  static absl::StatusOr<std::unique_ptr<Departure>> Create(SourceMachine& machine, const MoveOptions& options,
-                                                           DepartureShared& shared);
-  Departure(SourceMachine& machine, const MoveOptions& options, const MoveId& id, DepartureShared& shared,
-            CancelToken broken);
+  static absl::StatusOr<std::unique_ptr<Departure>> Create(const Host& host, SourceMachine& machine,
+                                                           const MoveOptions& options, DepartureShared& shared);
+  Departure(const Host& host, SourceMachine& machine, const MoveOptions& options, const MoveId& id,
+            DepartureShared& shared, CancelToken broken);
 
+  const Host& host;
   SourceMachine& machine;
   const MoveOptions options;
   const MoveId id;

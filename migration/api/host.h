@@ -1,0 +1,18 @@
+// What the engine needs of the process that it is in, and has handed in.
+#ifndef FERRITE_MIGRATION_API_HOST_H_
+#define FERRITE_MIGRATION_API_HOST_H_
+
+#include "base/log_sink.h"
+
+namespace ferrite::migration {
+
+// Source and Destination use what is here in place of anything of the process's own. It and what it refers to outlive
+// all that are made with it, several of which may share it. Threads: any, at once; what is here sees to that itself.
+struct Host {
+  // Gets a line for what no caller is told otherwise: dropped connections, and what becomes of a guest that runs here.
+  LogSink& log;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_API_HOST_H_
