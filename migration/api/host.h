@@ -3,6 +3,7 @@
 #define FERRITE_MIGRATION_API_HOST_H_
 
 #include "base/log_sink.h"
+#include "base/open_userfault.h"
 
 namespace ferrite::migration {
 
@@ -11,6 +12,8 @@ namespace ferrite::migration {
 struct Host {
   // Gets a line for what no caller is told otherwise: dropped connections, and what becomes of a guest that runs here.
   LogSink& log;
+  // A destination asks it when it says whether it can do post-copy. Its error is why not; pre-copy needs none.
+  UserfaultOpener open_userfault = OpenUserfault;
 };
 
 }  // namespace ferrite::migration

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "base/monotonic.h"
+#include "base/open_userfault.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/stream.h"
@@ -33,7 +34,7 @@ class FaultServerTest : public testing::Test {
     ASSERT_TRUE(memory.ok()) << memory.status();
     memory_ = *std::move(memory);
     landscape_ = std::make_unique<Landscape>(*memory_);
-    auto userfault = Userfault::Create();
+    auto userfault = Userfault::Create(OpenUserfault);
     ASSERT_TRUE(userfault.ok()) << userfault.status();
     userfault_ = *std::move(userfault);
     ASSERT_TRUE(landscape_->placer(0).Arm(*userfault_).ok());

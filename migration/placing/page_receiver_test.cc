@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/open_userfault.h"
 #include "base/thread.h"
 #include "migration/channel/stream.h"
 #include "migration/placing/userfault.h"
@@ -81,7 +82,7 @@ class PageReceiverTest : public testing::Test {
   }
 
   void Arm() {
-    auto userfault = Userfault::Create();
+    auto userfault = Userfault::Create(OpenUserfault);
     ASSERT_TRUE(userfault.ok()) << userfault.status();
     userfault_ = *std::move(userfault);
     ASSERT_TRUE(landscape_->placer(0).Arm(*userfault_).ok());

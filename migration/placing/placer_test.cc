@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "base/open_userfault.h"
 #include "base/thread.h"
 #include "memory/memory_region.h"
 #include "migration/placing/page_states.h"
@@ -38,7 +39,7 @@ class PlacerTest : public testing::TestWithParam<MemoryBacking> {
   }
 
   void Arm() {
-    auto userfault = Userfault::Create();
+    auto userfault = Userfault::Create(OpenUserfault);
     ASSERT_TRUE(userfault.ok()) << userfault.status();
     userfault_ = *std::move(userfault);
     ASSERT_TRUE(placer_->Arm(*userfault_).ok());

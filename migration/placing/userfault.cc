@@ -1,9 +1,7 @@
 #include "migration/placing/userfault.h"
 
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,40 +23,11 @@ struct uffdio_poison {
   __s64 updated;
 };
 #endif
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
 
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kWanted = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM |
-                             UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_POISON | UFFD_FEATURE_THREAD_ID;
-
-absl::StatusOr<Fd> OpenUserfault() {
-  const Fd device(open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
-  if (device.valid()) {
-    Fd fd(ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
-    if (fd.valid()) {
-      return fd;
-    }
-  }
-  if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) {
-    // The system call may need a right that this process lacks, which would be the wrong thing to tell.
-    return ErrnoStatus("userfaultfd");
-  }
-  Fd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-  if (!fd.valid()) {
-    if (errno == ENOSYS) {
-      return absl::FailedPreconditionError("this kernel has no userfaultfd (CONFIG_USERFAULTFD)");
-    }
-    return absl::FailedPreconditionError(
-        absl::StrCat(ErrnoStatus("userfaultfd").message(),
-                     "; give this user access to /dev/userfaultfd, or set the sysctl vm.unprivileged_userfaultfd=1"));
-  }
-  return fd;
-}
-
+// Asks for `features`, and learns all that the kernel has.
 absl::StatusOr<uint64_t> Handshake(int fd, uint64_t features) {
   uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
   if (ioctl(fd, UFFDIO_API, &api) < 0) {
@@ -78,12 +47,6 @@ UserfaultFeatures FromBits(uint64_t bits) {
   };
 }
 
-// The features that an fd would have; asking uses the fd up.
-absl::StatusOr<uint64_t> AvailableBits() {
-  FERRITE_ASSIGN_OR_RETURN(const Fd probe, OpenUserfault());
-  return Handshake(probe.get(), 0);
-}
-
 uffdio_range ToRange(std::span<uint8_t> range) {
   return {.start = reinterpret_cast<uint64_t>(range.data()), .len = range.size()};
 }
@@ -94,16 +57,23 @@ absl::Status Failed(absl::string_view what, std::span<uint8_t> range, int error)
 
 }  // namespace
 
-absl::StatusOr<UserfaultFeatures> Userfault::Probe() {
-  FERRITE_ASSIGN_OR_RETURN(const uint64_t bits, AvailableBits());
-  return FromBits(bits);
+uint64_t Userfault::WantedFeatures() {
+  return UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM |
+         UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_POISON | UFFD_FEATURE_THREAD_ID;
 }
 
-absl::StatusOr<std::unique_ptr<Userfault>> Userfault::Create() {
-  FERRITE_ASSIGN_OR_RETURN(const uint64_t available, AvailableBits());
-  FERRITE_ASSIGN_OR_RETURN(Fd fd, OpenUserfault());
-  FERRITE_RETURN_IF_ERROR(Handshake(fd.get(), available & kWanted).status());
-  return std::unique_ptr<Userfault>(new Userfault(std::move(fd), FromBits(available & kWanted)));
+absl::StatusOr<std::unique_ptr<Userfault>> Userfault::Create(const UserfaultOpener& opener, uint64_t wanted) {
+  FERRITE_ASSIGN_OR_RETURN(Fd fd, opener());
+  absl::StatusOr<uint64_t> available = Handshake(fd.get(), wanted);
+  if (absl::IsInvalidArgument(available.status())) {
+    // The kernel lacks some of them, does not say which, and leaves the descriptor as it was. Another one, of which
+    // none is asked, says what there is; asking uses it up.
+    FERRITE_ASSIGN_OR_RETURN(const Fd other, opener());
+    FERRITE_ASSIGN_OR_RETURN(const uint64_t offered, Handshake(other.get(), 0));
+    available = Handshake(fd.get(), offered & wanted);
+  }
+  FERRITE_RETURN_IF_ERROR(available.status());
+  return std::unique_ptr<Userfault>(new Userfault(std::move(fd), FromBits(*available & wanted)));
 }
 
 absl::Status Userfault::Register(std::span<uint8_t> range, bool minor) {

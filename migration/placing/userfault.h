@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/fd.h"
+#include "base/open_userfault.h"
 
 namespace ferrite::migration {
 
@@ -31,13 +32,15 @@ struct Fault {
   bool minor = false;    // the page is in the page cache, only not mapped
 };
 
-// Threads: any, all methods. An fd from /dev/userfaultfd or, where that cannot be opened, the system call; faults of
-// the kernel on behalf of a vCPU must be seen too, so USER_MODE_ONLY will not do.
+// Threads: any, all methods.
 class Userfault {
  public:
-  // FAILED_PRECONDITION, with the remedy, when this process may not have a userfaultfd.
-  static absl::StatusOr<UserfaultFeatures> Probe();
-  static absl::StatusOr<std::unique_ptr<Userfault>> Create();
+  // UFFD_FEATURE_… bits.
+  static uint64_t WantedFeatures();
+  // Has those of the `wanted` features that the kernel has. `opener` is asked once, and again only by a kernel that
+  // lacks one of them; its error is the result.
+  static absl::StatusOr<std::unique_ptr<Userfault>> Create(const UserfaultOpener& opener,
+                                                           uint64_t wanted = WantedFeatures());
 
   const UserfaultFeatures& features() const { return features_; }
   // Non-blocking; readable when a fault waits. To be polled.

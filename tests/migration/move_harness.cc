@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/thread.h"
-#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -63,13 +62,13 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   std::unique_ptr<Listener> listener = OrDie(Listener::Create(address));
   const Address there = listener->address();
   session_ = OrDie(
-      Destination::Create(AnyHost(), *destination_, {.silence = options.silence, .hold_for = options.recover_for}));
+      Destination::Create(setup_.host, *destination_, {.silence = options.silence, .hold_for = options.recover_for}));
   if (setup_.relay) {
     relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), there));
   }
   Source* running = nullptr;
   const std::unique_ptr<Source> source =
-      OrDie(Source::Create(AnyHost(), *port_, options, [&](const MoveProgress& progress) {
+      OrDie(Source::Create(setup_.host, *port_, options, [&](const MoveProgress& progress) {
         if (during) {
           during(*running, progress);
         }

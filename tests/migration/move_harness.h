@@ -14,6 +14,7 @@
 #include "migration/session/source.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/relay.h"
+#include "tests/fakes/test_host.h"
 
 namespace ferrite::migration {
 
@@ -23,7 +24,8 @@ struct FakeMoveSetup {
   MemoryBacking destination_backing = MemoryBacking::kMemfd;
   FakeGuestWork work{.first_page = 256, .pages = 8192, .random = true};
   bool tcp = false;
-  bool relay = false;  // the move goes through FakeMove::relay()
+  bool relay = false;            // the move goes through FakeMove::relay()
+  const Host& host = AnyHost();  // of both sides
 };
 
 struct FakeMoveResult {

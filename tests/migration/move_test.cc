@@ -1,7 +1,15 @@
 // Whole moves between fake machines. The guest proves them: each of its steps checks a page (R1).
 #include <gtest/gtest.h>
 
+#include <atomic>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
+#include "base/fd.h"
+#include "base/open_userfault.h"
+#include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "tests/fakes/test_host.h"
 #include "tests/migration/move_harness.h"
@@ -333,6 +341,41 @@ TEST(ConnectTest, NobodyThereIsAnErrorAndNothingHappened) {
   EXPECT_NE(status.message().find("No such file"), absl::string_view::npos) << status;
   EXPECT_EQ((*source)->state(), MoveState::kFailed);
   EXPECT_TRUE(guest.running());
+}
+
+class HostTest : public testing::Test {
+ protected:
+  static FakeMoveResult Move(const Host& host, MoveMode mode) {
+    FakeMove move({.host = host});
+    FakeMoveResult result = move.Move({.mode = mode});
+    if (result.source.ok()) {
+      ExpectMoved(move, result);
+    } else {
+      ExpectStayed(move, result);
+    }
+    return result;
+  }
+
+  TestHost test_host_;
+  Host host_ = test_host_.get();
+};
+
+TEST_F(HostTest, UserfaultfdIsTheHosts) {
+  std::atomic<int> opened = 0;
+  host_.open_userfault = [&opened] {
+    ++opened;
+    return OpenUserfault();
+  };
+  EXPECT_EQ(Move(host_, MoveMode::kPostcopy).source, absl::OkStatus());
+  EXPECT_GE(opened, 1);
+  EXPECT_LE(opened, 2) << "one, and another one where the kernel lacks a feature";
+}
+
+TEST_F(HostTest, WithoutUserfaultfdPrecopyGoesAndPostcopyIsRefusedWithTheHostsReason) {
+  host_.open_userfault = []() -> absl::StatusOr<Fd> { return absl::FailedPreconditionError("none for you today"); };
+  const absl::Status refused = Move(host_, MoveMode::kPostcopy).source;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "none for you today")) << refused;
+  EXPECT_EQ(Move(host_, MoveMode::kPrecopy).source, absl::OkStatus());
 }
 
 }  // namespace

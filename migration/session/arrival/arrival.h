@@ -101,6 +101,7 @@ struct Arrival {
   // In the order in which they are needed: who uses something ends before it.
   std::unique_ptr<DestinationMachine> machine;
   std::unique_ptr<Landscape> landscape;
+  std::unique_ptr<Userfault> unarmed;  // from when post-copy was offered to when it begins
   std::unique_ptr<Userfault> userfault;
   std::shared_ptr<WaitAccounts> waits;
   std::unique_ptr<RoundGate> gate;

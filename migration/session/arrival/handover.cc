@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -19,7 +20,7 @@ namespace {
 
 // From here on what is missing is a fault, and served.
 absl::Status Arm(Arrival& arrival) {
-  FERRITE_ASSIGN_OR_RETURN(arrival.userfault, Userfault::Create());
+  arrival.userfault = std::move(arrival.unarmed);
   for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
     FERRITE_RETURN_IF_ERROR(arrival.landscape->placer(i).Arm(*arrival.userfault));
   }
@@ -58,6 +59,7 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   } else if (arrival.landscape->missing() != 0) {
     return absl::DataLossError(absl::StrCat(arrival.landscape->missing(), " pages were never sent"));
   }
+  arrival.unarmed.reset();
   arrival.gate->Open(package.postcopy ? RoundGate::Next::kLive : RoundGate::Next::kEnd);
   // Nothing may have been missing at all.
   arrival.OnPage();

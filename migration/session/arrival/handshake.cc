@@ -53,15 +53,18 @@ absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
 
 absl::Status SendAccept(Arrival& arrival) {
   const auto regions = arrival.machine->memory().regions();
-  const auto features = Userfault::Probe();
-  absl::Status able = features.status();
+  auto userfault = Userfault::Create(arrival.host.open_userfault);
+  absl::Status able = userfault.status();
   for (size_t i = 0; able.ok() && i < regions.size(); ++i) {
-    able = Placer::CanArm(regions[i]->backing(), *features);
+    able = Placer::CanArm(regions[i]->backing(), (*userfault)->features());
   }
   if (able.ok() && (arrival.terms.features & kFeaturePostcopy) == 0) {
     able = absl::FailedPreconditionError("the source knows no post-copy");
   }
   arrival.postcopy_possible = able.ok();
+  if (able.ok()) {
+    arrival.unarmed = *std::move(userfault);
+  }
   message::Accept accept{.postcopy = able.ok(), .postcopy_reason = std::string(able.message())};
   for (const auto& region : regions) {
     accept.host_page_bytes.push_back(region->host_page_bytes());
@@ -103,6 +106,7 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
   }
   // Its thread is joined: from here on it breaks nothing any more.
   arrival.link.Close();
+  arrival.unarmed.reset();
   arrival.machine.reset();
   arrival.builder.Dropped();
   return false;
