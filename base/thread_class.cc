@@ -9,7 +9,7 @@
 
 #include "absl/time/time.h"
 
-namespace ferrite::migration {
+namespace ferrite {
 namespace {
 
 // On top of the process's own.
@@ -47,27 +47,28 @@ void SetSlice(absl::Duration slice) {
 }
 
 // Of the calling thread: setpriority(2) is about one thread on Linux.
-int Nice() { return getpriority(PRIO_PROCESS, 0); }
-
 void SetClass(int nice, absl::Duration slice) {
   (void)setpriority(PRIO_PROCESS, 0, nice);
   SetSlice(slice);
 }
 
-// What the first thread had that asked for a class; all later ones may descend from one that has got one.
-int ProcessNice() {
-  static const int nice = Nice();
-  return nice;
-}
-
 }  // namespace
 
-void BecomeUrgent() { SetClass(ProcessNice() + kUrgentNice, kUrgentSlice); }
+int OwnNice() { return getpriority(PRIO_PROCESS, 0); }
 
-void BecomeBulk() { SetClass(ProcessNice() + kBulkNice, kBulkSlice); }
+void EnterClass(ThreadClass its_class, int nice) {
+  switch (its_class) {
+    case ThreadClass::kInherited:
+      return;
+    case ThreadClass::kUrgent:
+      return SetClass(nice + kUrgentNice, kUrgentSlice);
+    case ThreadClass::kBulk:
+      return SetClass(nice + kBulkNice, kBulkSlice);
+  }
+}
 
-Urgency::Urgency() : nice_(Nice()) { BecomeUrgent(); }
+Urgency::Urgency() : nice_(OwnNice()) { EnterClass(ThreadClass::kUrgent, nice_); }
 
 Urgency::~Urgency() { SetClass(nice_, kDefaultSlice); }
 
-}  // namespace ferrite::migration
+}  // namespace ferrite

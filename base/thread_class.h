@@ -1,17 +1,26 @@
-// How the threads of a move share the processors with the guest and with one another.
+// How threads share the processors with the guest and with one another.
 #ifndef FERRITE_BASE_THREAD_CLASS_H_
 #define FERRITE_BASE_THREAD_CLASS_H_
 
-namespace ferrite::migration {
+namespace ferrite {
 
-// The calling thread does little each time, and a vCPU waits for it: it goes before whoever runs. It gets a higher
-// priority, where this process may have one, and the shortest time slice (Linux 6.12: who wakes with a shorter slice
-// does not wait for the end of the other's). For threads of a move's own.
-void BecomeUrgent();
+enum class ThreadClass {
+  // As the thread that makes it.
+  kInherited,
+  // Does little each time, and a vCPU waits for it: it goes before whoever runs. It has a higher priority, where this
+  // process may have one, and the shortest time slice (Linux 6.12: who wakes with a shorter slice does not wait for the
+  // end of the other's).
+  kUrgent,
+  // Copies for seconds without a rest, and nobody waits for any one page of it: it has a lower priority, and a slice
+  // that is somewhat longer than the default, so that a vCPU does not wait for it.
+  kBulk,
+};
 
-// The calling thread copies for seconds without a rest, and nobody waits for any one page of it: it gets a lower
-// priority, for good, and a slice that is somewhat longer than the default, so that a vCPU does not wait for it.
-void BecomeBulk();
+// The calling thread's nice value.
+int OwnNice();
+
+// The calling thread is of this class for good. Priorities are relative to the nice value `nice`.
+void EnterClass(ThreadClass its_class, int nice);
 
 // For a thread that is the caller's: it is urgent while this lives, and then what it was.
 class Urgency {
@@ -25,6 +34,6 @@ class Urgency {
   const int nice_;
 };
 
-}  // namespace ferrite::migration
+}  // namespace ferrite
 
 #endif  // FERRITE_BASE_THREAD_CLASS_H_

@@ -4,6 +4,7 @@
 
 #include "base/log_sink.h"
 #include "base/open_userfault.h"
+#include "base/thread_maker.h"
 
 namespace ferrite::migration {
 
@@ -12,6 +13,9 @@ namespace ferrite::migration {
 struct Host {
   // Gets a line for what no caller is told otherwise: dropped connections, and what becomes of a guest that runs here.
   LogSink& log;
+  // Makes all threads of a move, named "mig-…". A thread that it cannot make fails the move, or the connection that
+  // needs it.
+  ThreadMaker& threads;
   // A destination asks it when it says whether it can do post-copy. Its error is why not; pre-copy needs none.
   UserfaultOpener open_userfault = OpenUserfault;
 };

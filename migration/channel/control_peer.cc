@@ -42,10 +42,12 @@ ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
       stream_(std::move(stream)),
       on_failure_(std::move(on_failure)) {}
 
-absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(std::unique_ptr<Stream> stream, Options options,
+absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(ThreadMaker& threads, std::unique_ptr<Stream> stream,
+                                                                 Options options,
                                                                  std::function<void(const absl::Status&)> on_failure) {
   std::unique_ptr<ControlPeer> peer(new ControlPeer(std::move(stream), std::move(options), std::move(on_failure)));
-  absl::StatusOr<Thread> reader = Thread::Start(peer->options_.thread_name, [peer = peer.get()] { peer->ReadLoop(); });
+  absl::StatusOr<Thread> reader =
+      threads.Start(peer->options_.thread_name, ThreadClass::kUrgent, [peer = peer.get()] { peer->ReadLoop(); });
   if (!reader.ok()) {
     peer->SendLastWords(reader.status());
     return reader.status();
@@ -188,7 +190,6 @@ bool ControlPeer::Fail(const absl::Status& reason) {
 }
 
 void ControlPeer::ReadLoop() {
-  BecomeUrgent();
   while (true) {
     const absl::Status status = CatchOutOfMemory([this]() -> absl::Status {
       FERRITE_RETURN_IF_ERROR(AwaitBytes());

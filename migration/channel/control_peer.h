@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
 #include "base/thread.h"
+#include "base/thread_maker.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/stream.h"
 #include "migration/protocol/control_frame.h"
@@ -41,7 +42,8 @@ class ControlPeer {
 
   // `on_failure` is called at most once, on the reading thread, when the connection is lost, the peer is silent, or it
   // sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so.
-  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(std::unique_ptr<Stream> stream, Options options,
+  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(ThreadMaker& threads, std::unique_ptr<Stream> stream,
+                                                             Options options,
                                                              std::function<void(const absl::Status&)> on_failure);
   // Shuts the stream down and joins.
   ~ControlPeer();

@@ -18,6 +18,7 @@
 #include "base/timed_mutex.h"
 #include "migration/protocol/messages.h"
 #include "tests/fakes/raw_control.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/wrapped_stream.h"
 
@@ -67,7 +68,7 @@ Ends Connected(uint32_t most_bytes = kMaxControlBytes) {
   EXPECT_TRUE(pair.ok());
   auto counted = std::make_unique<CountedStream>(std::move(pair->first));
   Ends ends{.theirs = std::move(pair->second), .counted = counted.get(), .peer = nullptr};
-  auto peer = ControlPeer::Create(std::move(counted),
+  auto peer = ControlPeer::Create(AnyHost().threads, std::move(counted),
                                   ControlPeer::Options{.thread_name = "peer",
                                                        .peer_name = "the other",
                                                        .silence = absl::Hours(1),

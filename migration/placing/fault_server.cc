@@ -24,7 +24,8 @@ enum Wakeup : uint32_t { kFault = 1, kAnswer = 2, kStop = 4 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(Userfault& userfault, Landscape& landscape,
+absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(ThreadMaker& threads, Userfault& userfault,
+                                                                 Landscape& landscape,
                                                                  std::span<const std::unique_ptr<Stream>> urgent,
                                                                  WaitAccounts& waits, ReceiveFigures& figures,
                                                                  Callbacks callbacks, bool ask_again) {
@@ -40,13 +41,14 @@ absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(Userfault& user
     // What the thread needs is here before it is: a fault thread that ends early leaves the guest waiting.
     FERRITE_ASSIGN_OR_RETURN(Fd epoll, server->WatchAll(stream));
     FERRITE_ASSIGN_OR_RETURN(
-        Thread thread, Thread::Start(absl::StrCat("mig-fault-", i), [self = server.get(), stream,
-                                                                     epoll = std::make_shared<Fd>(std::move(epoll))] {
-          BecomeUrgent();
-          if (const absl::Status status = CatchOutOfMemory([&] { return self->Serve(*epoll, stream); }); !status.ok()) {
-            self->callbacks_.on_failure(status);
-          }
-        }));
+        Thread thread,
+        threads.Start(absl::StrCat("mig-fault-", i), ThreadClass::kUrgent,
+                      [self = server.get(), stream, epoll = std::make_shared<Fd>(std::move(epoll))] {
+                        if (const absl::Status status = CatchOutOfMemory([&] { return self->Serve(*epoll, stream); });
+                            !status.ok()) {
+                          self->callbacks_.on_failure(status);
+                        }
+                      }));
     server->threads_.push_back(std::move(thread));
   }
   return server;

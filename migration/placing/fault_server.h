@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "base/fd.h"
 #include "base/thread.h"
+#include "base/thread_maker.h"
 #include "migration/channel/stream.h"
 #include "migration/placing/page_receiver.h"
 #include "migration/placing/userfault.h"
@@ -32,7 +33,8 @@ class FaultServer {
   };
 
   // All outlive the server. `ask_again`: what was asked for over a connection that is gone is asked for first.
-  static absl::StatusOr<std::unique_ptr<FaultServer>> Create(Userfault& userfault, Landscape& landscape,
+  static absl::StatusOr<std::unique_ptr<FaultServer>> Create(ThreadMaker& threads, Userfault& userfault,
+                                                             Landscape& landscape,
                                                              std::span<const std::unique_ptr<Stream>> urgent,
                                                              WaitAccounts& waits, ReceiveFigures& figures,
                                                              Callbacks callbacks, bool ask_again);

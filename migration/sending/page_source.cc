@@ -23,11 +23,12 @@ constexpr uint64_t kBulkPages = 32;
 
 }  // namespace
 
-PageSource::PageSource(const GuestMemory& memory, DirtyLog& dirty_log, std::vector<uint64_t> pages_per_unit,
-                       std::vector<std::unique_ptr<Stream>> page, std::vector<std::unique_ptr<Stream>> urgent,
-                       const MoveOptions& options, SendFigures& figures,
+PageSource::PageSource(ThreadMaker& threads, const GuestMemory& memory, DirtyLog& dirty_log,
+                       std::vector<uint64_t> pages_per_unit, std::vector<std::unique_ptr<Stream>> page,
+                       std::vector<std::unique_ptr<Stream>> urgent, const MoveOptions& options, SendFigures& figures,
                        std::function<void(const absl::Status&)> on_failure)
-    : memory_(memory),
+    : threads_(threads),
+      memory_(memory),
       dirty_log_(dirty_log),
       pages_per_unit_(pages_per_unit),
       on_failure_(std::move(on_failure)),
@@ -91,12 +92,13 @@ absl::Status PageSource::SendRound(uint32_t number, const std::function<bool()>&
   absl::Status made;
   // On threads of their own: who stops the guest afterwards is in no class that waits.
   for (size_t channel = 0; channel < senders_.size() && made.ok(); ++channel) {
-    absl::StatusOr<Thread> thread = Thread::Start(absl::StrCat("mig-page-", channel), [&, channel] {
-      results[channel] = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
-      if (!results[channel].ok()) {
-        Shutdown();
-      }
-    });
+    absl::StatusOr<Thread> thread =
+        threads_.Start(absl::StrCat("mig-page-", channel), ThreadClass::kBulk, [&, channel] {
+          results[channel] = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
+          if (!results[channel].ok()) {
+            Shutdown();
+          }
+        });
     made = thread.status();
     if (made.ok()) {
       threads.push_back(*std::move(thread));
@@ -114,7 +116,6 @@ absl::Status PageSource::SendRound(uint32_t number, const std::function<bool()>&
 }
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, const std::function<bool()>& stop) {
-  BecomeBulk();
   PageSender& sender = *senders_[channel];
   while (!stop()) {
     const std::optional<PageRange> run = pending_->ClaimNext(kMaxDataPages);
@@ -157,19 +158,19 @@ absl::Status PageSource::StartPostcopy() {
   urgent_threads_.reserve(urgent_.size());
   bulk_threads_.reserve(page_.size());
   for (size_t channel = 0; channel < urgent_.size(); ++channel) {
-    FERRITE_ASSIGN_OR_RETURN(Thread thread, Thread::Start(absl::StrCat("mig-urgent-", channel), [this, channel] {
-                               BecomeUrgent();
-                               Note(CatchOutOfMemory([&] { return ServeRequests(channel); }));
-                             }));
+    FERRITE_ASSIGN_OR_RETURN(
+        Thread thread, threads_.Start(absl::StrCat("mig-urgent-", channel), ThreadClass::kUrgent, [this, channel] {
+          Note(CatchOutOfMemory([&] { return ServeRequests(channel); }));
+        }));
     urgent_threads_.push_back(std::move(thread));
   }
   // Making the order takes milliseconds; the destination loads meanwhile, and may wait for pages.
   pending_->OrderByHeat();
   for (size_t channel = 0; channel < page_.size(); ++channel) {
     page_[channel]->LimitBuffers(kPostcopyBufferBytes);
-    FERRITE_ASSIGN_OR_RETURN(Thread thread, Thread::Start(absl::StrCat("mig-bulk-", channel), [this, channel] {
-                               Note(CatchOutOfMemory([&] { return SendRest(channel); }));
-                             }));
+    FERRITE_ASSIGN_OR_RETURN(
+        Thread thread, threads_.Start(absl::StrCat("mig-bulk-", channel), ThreadClass::kBulk,
+                                      [this, channel] { Note(CatchOutOfMemory([&] { return SendRest(channel); })); }));
     bulk_threads_.push_back(std::move(thread));
   }
   return absl::OkStatus();
@@ -182,7 +183,6 @@ absl::Status PageSource::FinishPostcopy() {
 }
 
 absl::Status PageSource::SendRest(size_t channel) {
-  BecomeBulk();
   PageSender sender(*page_[channel], memory_, /*limiter=*/nullptr, figures_);
   while (true) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "base/thread_class.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 
@@ -47,7 +48,7 @@ absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(const Host& host, Lobby
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
   std::unique_ptr<Doorman> doorman(new Doorman(host, lobby, id, drops, std::move(stop)));
   FERRITE_ASSIGN_OR_RETURN(
-      doorman->thread_, Thread::Start("mig-dst-door", [doorman = doorman.get()] {
+      doorman->thread_, host.threads.Start("mig-dst-door", ThreadClass::kInherited, [doorman = doorman.get()] {
         const absl::Status status = CatchOutOfMemory([&] {
           doorman->Serve();
           return absl::OkStatus();

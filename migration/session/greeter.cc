@@ -35,11 +35,11 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     terms_.id = id;
   }
 
-  absl::Status Open(std::unique_ptr<Stream> stream, absl::Duration patience) {
+  absl::Status Open(ThreadMaker& threads, std::unique_ptr<Stream> stream, absl::Duration patience) {
     const absl::MutexLock lock(&mutex_);
     FERRITE_ASSIGN_OR_RETURN(
         peer_, ControlPeer::Create(
-                   std::move(stream),
+                   threads, std::move(stream),
                    ControlPeer::Options{.thread_name = "mig-dst-ctl",
                                         .peer_name = "the source",
                                         .silence = patience,
@@ -162,9 +162,9 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   std::unique_ptr<ControlPeer> peer_ ABSL_GUARDED_BY(mutex_);
 };
 
-Greeter::Greeter(Options options, DropLog& drops, std::function<void()> on_news,
+Greeter::Greeter(Options options, ThreadMaker& threads, DropLog& drops, std::function<void()> on_news,
                  std::function<void(const absl::Status&)> on_lost)
-    : options_(options), drops_(drops), on_news_(std::move(on_news)), on_lost_(std::move(on_lost)) {}
+    : options_(options), threads_(threads), drops_(drops), on_news_(std::move(on_news)), on_lost_(std::move(on_lost)) {}
 
 Greeter::~Greeter() {
   UntilThereIsMemory([this] { SendAway(absl::CancelledError("the destination waits for nobody any more")); });
@@ -182,7 +182,7 @@ void Greeter::Admit(std::unique_ptr<Stream> stream, std::string origin, const Mo
   }
   const auto caller = std::make_shared<Caller>(stream->peer(), std::move(origin), id,
                                                MonotonicTime::Now() + options_.patience, on_news_, on_lost_);
-  if (const absl::Status opened = caller->Open(std::move(stream), options_.patience); !opened.ok()) {
+  if (const absl::Status opened = caller->Open(threads_, std::move(stream), options_.patience); !opened.ok()) {
     drops_.Log(caller->who(), opened.message());
     return;
   }

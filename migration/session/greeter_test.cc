@@ -118,6 +118,7 @@ class GreeterTest : public testing::Test {
   KeptLog log_;
   DropLog drops_{log_};
   Greeter greeter_{{.patience = absl::Hours(1), .most = 3},
+                   AnyHost().threads,
                    drops_,
                    [this] {
                      const TimedMutexLock lock(&mutex_);

@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/log_sink.h"
+#include "base/thread_maker.h"
 #include "base/timed_mutex.h"
 #include "migration/api/host.h"
 
@@ -54,7 +55,8 @@ class TestHost {
 
  private:
   KeptLog log_;
-  const Host host_{.log = log_};
+  ThreadMaker threads_;
+  const Host host_{.log = log_, .threads = threads_};
 };
 
 // One for tests that ask nothing of it.

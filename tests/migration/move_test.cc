@@ -2,13 +2,23 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
+#include <set>
+#include <string>
+#include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "base/fd.h"
 #include "base/open_userfault.h"
+#include "base/thread.h"
+#include "base/thread_class.h"
+#include "base/thread_maker.h"
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "tests/fakes/test_host.h"
@@ -376,6 +386,51 @@ TEST_F(HostTest, WithoutUserfaultfdPrecopyGoesAndPostcopyIsRefusedWithTheHostsRe
   const absl::Status refused = Move(host_, MoveMode::kPostcopy).source;
   EXPECT_TRUE(absl::StrContains(refused.message(), "none for you today")) << refused;
   EXPECT_EQ(Move(host_, MoveMode::kPrecopy).source, absl::OkStatus());
+}
+
+// Keeps the names of what it made, and refuses one.
+class PickyMaker final : public ThreadMaker {
+ public:
+  absl::StatusOr<Thread> Start(std::string name, ThreadClass its_class, std::function<void()> body) override {
+    {
+      const absl::MutexLock lock(&mutex_);
+      if (name == refused_) {
+        return absl::ResourceExhaustedError(absl::StrCat("no ", name, " here"));
+      }
+      names_.insert(name);
+    }
+    return ThreadMaker::Start(std::move(name), its_class, std::move(body));
+  }
+  void Refuse(const std::string& name) {
+    const absl::MutexLock lock(&mutex_);
+    refused_ = name;
+  }
+  std::set<std::string> names() const {
+    const absl::MutexLock lock(&mutex_);
+    return names_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::string refused_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> names_ ABSL_GUARDED_BY(mutex_);
+};
+
+TEST_F(HostTest, ThreadsAreTheHosts) {
+  PickyMaker maker;
+  const Host host{.log = test_host_.get().log, .threads = maker};
+  for (const char* name : {"mig-src-ctl", "mig-dst-ctl", "mig-recv-0", "mig-page-0", "mig-dst-door", "mig-src-watch"}) {
+    maker.Refuse(name);
+    EXPECT_FALSE(Move(host, MoveMode::kPrecopy).source.ok()) << name;
+  }
+  maker.Refuse("");
+  EXPECT_EQ(Move(host, MoveMode::kPrecopy).source, absl::OkStatus());
+  EXPECT_EQ(Move(host, MoveMode::kPostcopy).source, absl::OkStatus());
+  const std::set<std::string> names = maker.names();
+  for (const char* name : {"mig-src-ctl", "mig-dst-ctl", "mig-recv-0", "mig-page-0", "mig-dst-door", "mig-src-watch",
+                           "mig-fault-0", "mig-urgent-0", "mig-bulk-0"}) {
+    EXPECT_TRUE(names.contains(name)) << name;
+  }
 }
 
 }  // namespace

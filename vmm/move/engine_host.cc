@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/log_sink.h"
 #include "base/out_of_memory.h"
+#include "base/thread_maker.h"
 
 namespace ferrite {
 namespace {
@@ -29,7 +30,8 @@ class MonitorLog final : public LogSink {
 
 struct Monitor {
   MonitorLog log;
-  const migration::Host host{.log = log};
+  ThreadMaker threads;
+  const migration::Host host{.log = log, .threads = threads};
 };
 
 }  // namespace

@@ -49,14 +49,14 @@ absl::Status StartReceivers(Arrival& arrival, bool live) {
   link.receivers.reserve(link.page().size());
   for (const auto& stream : link.page()) {
     FERRITE_ASSIGN_OR_RETURN(
-        Thread thread,
-        Thread::Start(absl::StrCat("mig-recv-", link.receivers.size()), [&arrival, stream = stream.get(), live] {
-          BecomeBulk();
-          const absl::Status status = CatchOutOfMemory([&] { return ReceivePages(arrival, *stream, live); });
-          if (!status.ok()) {
-            arrival.link.broken().Cancel(status);
-          }
-        }));
+        Thread thread, arrival.host.threads.Start(absl::StrCat("mig-recv-", link.receivers.size()), ThreadClass::kBulk,
+                                                  [&arrival, stream = stream.get(), live] {
+                                                    const absl::Status status = CatchOutOfMemory(
+                                                        [&] { return ReceivePages(arrival, *stream, live); });
+                                                    if (!status.ok()) {
+                                                      arrival.link.broken().Cancel(status);
+                                                    }
+                                                  }));
     link.receivers.push_back(std::move(thread));
   }
   return absl::OkStatus();
@@ -82,9 +82,10 @@ absl::Status ServeFaults(Arrival& arrival, bool asks_again) {
     }
   };
   FERRITE_ASSIGN_OR_RETURN(
-      link.faults, FaultServer::Create(
-                       *arrival.userfault, *arrival.landscape, link.urgent(), *arrival.waits, arrival.shared.figures(),
-                       {.on_failure = on_failure, .on_page = [&arrival] { arrival.OnPage(); }}, asks_again));
+      link.faults,
+      FaultServer::Create(arrival.host.threads, *arrival.userfault, *arrival.landscape, link.urgent(), *arrival.waits,
+                          arrival.shared.figures(),
+                          {.on_failure = on_failure, .on_page = [&arrival] { arrival.OnPage(); }}, asks_again));
   return absl::OkStatus();
 }
 

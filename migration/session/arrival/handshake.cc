@@ -150,7 +150,7 @@ absl::Status AwaitMachine(Arrival& arrival, Lobby& lobby) {
   FERRITE_ASSIGN_OR_RETURN(const EventFd news, EventFd::Create());
   const CancelToken::Callback on_cancel(arrival.shared.cancel(), [&](const absl::Status&) { news.Signal(); });
   Greeter greeter(
-      {.patience = arrival.options.patience}, arrival.drops, [&news] { news.Signal(); },
+      {.patience = arrival.options.patience}, arrival.host.threads, arrival.drops, [&news] { news.Signal(); },
       [&broken = arrival.link.broken()](const absl::Status& reason) { broken.Cancel(reason); });
   lobby.SetLetGo([&greeter] { return greeter.LetGo(); });
   const absl::Cleanup let_nobody_go = [&lobby] { lobby.SetLetGo(nullptr); };

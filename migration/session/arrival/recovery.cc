@@ -92,7 +92,7 @@ absl::Status AwaitGrantOrRevoke(Arrival& arrival) {
 absl::Status Resume(Arrival& arrival, std::unique_ptr<Stream> stream, Lobby& lobby) {
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
-      ControlPeer::Create(std::move(stream),
+      ControlPeer::Create(arrival.host.threads, std::move(stream),
                           {.thread_name = "mig-dst-ctl",
                            .peer_name = "the source",
                            .silence = arrival.options.silence,

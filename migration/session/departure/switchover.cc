@@ -13,6 +13,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "base/thread_maker.h"
 #include "base/timed_mutex.h"
 #include "memory/page_range.h"
 #include "migration/protocol/messages.h"
@@ -36,17 +37,18 @@ class Watchdog {
   Watchdog() = default;
   ~Watchdog() { (void)Stop(); }
 
-  absl::Status Start(absl::Duration limit, std::function<void()> act) {
-    FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start("mig-src-watch", [this, limit, act = std::move(act)] {
-                               {
-                                 const TimedMutexLock lock(&mutex_);
-                                 barked_ = !mutex_.AwaitFor(absl::Condition(&over_), limit);
-                                 if (!barked_) {
-                                   return;
-                                 }
-                               }
-                               act();
-                             }));
+  absl::Status Start(ThreadMaker& threads, absl::Duration limit, std::function<void()> act) {
+    FERRITE_ASSIGN_OR_RETURN(
+        thread_, threads.Start("mig-src-watch", ThreadClass::kInherited, [this, limit, act = std::move(act)] {
+          {
+            const TimedMutexLock lock(&mutex_);
+            barked_ = !mutex_.AwaitFor(absl::Condition(&over_), limit);
+            if (!barked_) {
+              return;
+            }
+          }
+          act();
+        }));
     return absl::OkStatus();
   }
 
@@ -169,7 +171,8 @@ absl::Status SwitchOver(Departure& departure) {
       absl::DeadlineExceededError(absl::StrCat("the destination lives, but the guest stood still for ",
                                                absl::FormatDuration(limit), ", and that was not over yet"));
   Watchdog watchdog;
-  FERRITE_RETURN_IF_ERROR(watchdog.Start(limit, [&] { departure.link.broken().Cancel(too_long); }));
+  FERRITE_RETURN_IF_ERROR(
+      watchdog.Start(departure.host.threads, limit, [&] { departure.link.broken().Cancel(too_long); }));
   const absl::Status status = SendAll(departure);
   return watchdog.Stop() && !departure.peer().said_why() ? too_long : status;
 }
