@@ -73,7 +73,7 @@ class FaultServerTest : public testing::Test {
     return header->first_page;
   }
   void Answer(uint64_t page, uint8_t byte) {
-    EXPECT_TRUE(source_->WriteAll(EncodePageHeader({.flags = kFlagRequested, .first_page = page, .count = 1})).ok());
+    EXPECT_TRUE(source_->WriteAll(EncodePageHeader({.first_page = page, .count = 1})).ok());
     EXPECT_TRUE(source_->WriteAll(std::vector<uint8_t>(kPageBytes, byte)).ok());
   }
   uint8_t At(uint64_t page) { return *(memory_->regions()[0]->guest_mapping().data() + page * kPageBytes); }

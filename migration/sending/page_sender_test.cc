@@ -71,7 +71,7 @@ class PageSenderTest : public testing::Test {
 TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
   Fill(2, 3);
   Fill(7, 1);
-  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 10}, 0, 1).ok());
+  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 10}, 1).ok());
   EXPECT_TRUE(Quiet()) << "frames gather";
   ASSERT_TRUE(sender_->Flush().ok());
   ExpectFrame(PageFrameType::kZero, 0, 2);
@@ -90,7 +90,7 @@ TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
 TEST_F(PageSenderTest, UnitOfWhichOnePageIsNotZeroGoesWhole) {
   Fill(kHugePages + 300, 1);
   Thread sending = StartOrDie("sending", [&] {
-    EXPECT_TRUE(sender_->SendRun({.first = 0, .count = 3 * kHugePages}, 0, kHugePages).ok());
+    EXPECT_TRUE(sender_->SendRun({.first = 0, .count = 3 * kHugePages}, kHugePages).ok());
     EXPECT_TRUE(sender_->Flush().ok());
   });
   ExpectFrame(PageFrameType::kZero, 0, kHugePages);
@@ -110,21 +110,20 @@ TEST_F(PageSenderTest, UnitOfWhichOnePageIsNotZeroGoesWhole) {
   EXPECT_EQ(figures_.data_pages, kHugePages);
 }
 
-TEST_F(PageSenderTest, FlagsGoWithDataAndZerosAreNotRead) {
+TEST_F(PageSenderTest, WhatIsKnownToBeZeroIsNotRead) {
   Fill(0, 2);
-  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 1}, kFlagRequested, 1).ok());
+  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 1}, 1).ok());
   // Whatever it holds.
   ASSERT_TRUE(sender_->SendZero({.first = 1, .count = 1}).ok());
   ASSERT_TRUE(sender_->Flush().ok());
-  const PageHeader data = Hear();
-  EXPECT_EQ(data.flags, kFlagRequested);
+  ExpectFrame(PageFrameType::kPages, 0, 1);
   ExpectFrame(PageFrameType::kZero, 1, 1);
 }
 
 // The end of a round takes along what has gathered, in order.
 TEST_F(PageSenderTest, EndOfARoundIsBehindAllOfIt) {
   Fill(5, 1);
-  ASSERT_TRUE(sender_->SendRun({.first = 5, .count = 1}, 0, 1).ok());
+  ASSERT_TRUE(sender_->SendRun({.first = 5, .count = 1}, 1).ok());
   ASSERT_TRUE(sender_->SendRoundEnd(7).ok());
   ExpectFrame(PageFrameType::kPages, 5, 1);
   const PageHeader end = Hear();

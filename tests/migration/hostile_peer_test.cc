@@ -976,7 +976,7 @@ TEST(StrangersTest, RegionsThatCannotBeAreNotMade) {
     ++built;
     return absl::OkStatus();
   };
-  auto session = Destination::Create(there, {.patience = absl::Hours(1)});
+  auto session = Destination::Create(AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok());
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(sockets.listener()); });
   const MachineSpec::Region regions[] = {
