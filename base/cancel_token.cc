@@ -1,7 +1,5 @@
 #include "base/cancel_token.h"
 
-#include <algorithm>
-
 #include "base/out_of_memory.h"
 #include "base/status.h"
 
@@ -25,17 +23,16 @@ void CancelToken::Cancel(const absl::Status& reason) {
     runner_ = pthread_self();
   }
   while (true) {
-    const Callback* next = nullptr;
+    Callback* next = nullptr;
     {
       const TimedMutexLock lock(&mutex_);
       // Who waits for the end of the one that ran goes on.
-      running_ = nullptr;
-      if (callbacks_.empty()) {
+      next = first_;
+      running_ = next;
+      if (next == nullptr) {
         return;
       }
-      next = callbacks_.front();
-      callbacks_.pop_front();
-      running_ = next;
+      Remove(*next);
     }
     // What was begun is done: nobody cancels it again.
     UntilThereIsMemory([&] { next->act_(reason); });
@@ -60,14 +57,27 @@ bool CancelToken::WaitFor(absl::Duration limit) const {
   return mutex_.AwaitFor(absl::Condition(&over), limit);
 }
 
+void CancelToken::Append(Callback& callback) {
+  callback.waits_ = true;
+  callback.previous_ = last_;
+  (last_ == nullptr ? first_ : last_->next_) = &callback;
+  last_ = &callback;
+}
+
+void CancelToken::Remove(Callback& callback) {
+  callback.waits_ = false;
+  (callback.previous_ == nullptr ? first_ : callback.previous_->next_) = callback.next_;
+  (callback.next_ == nullptr ? last_ : callback.next_->previous_) = callback.previous_;
+}
+
 CancelToken::Callback::Callback(CancelToken& token, std::function<void(const absl::Status& reason)> act)
-    : token_(token), act_(std::move(act)), place_({this}) {
+    : token_(token), act_(std::move(act)) {
   absl::Status reason;
   {
     const TimedMutexLock lock(&token_.mutex_);
     reason = token_.reason_;
     if (reason.ok()) {
-      token_.callbacks_.splice(token_.callbacks_.end(), place_);
+      token_.Append(*this);
     }
   }
   if (!reason.ok()) {
@@ -77,9 +87,8 @@ CancelToken::Callback::Callback(CancelToken& token, std::function<void(const abs
 
 CancelToken::Callback::~Callback() {
   const TimedMutexLock lock(&token_.mutex_);
-  const auto place = std::find(token_.callbacks_.begin(), token_.callbacks_.end(), this);
-  if (place != token_.callbacks_.end()) {
-    token_.callbacks_.erase(place);
+  if (waits_) {
+    token_.Remove(*this);
     return;
   }
   if (token_.running_ == this && pthread_equal(token_.runner_, pthread_self()) != 0) {

@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <functional>
-#include <list>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -25,7 +24,7 @@ namespace ferrite {
 // the generation that is on.
 //
 // Threads: any; Renew() when no work of the old generation is on any more. Follows std::stop_token (C++20,
-// [thread.stoptoken]), which has no reason, and nothing to poll.
+// [thread.stoptoken]), which has no reason, and nothing to poll. Nothing but a large `act` takes memory.
 class CancelToken {
  public:
   // RESOURCE_EXHAUSTED where there is no descriptor for it.
@@ -61,17 +60,23 @@ class CancelToken {
 
     CancelToken& token_;
     const std::function<void(const absl::Status&)> act_;
-    std::list<Callback*> place_;  // one node, made before it is needed
+    // Its place among those that have not run, guarded by the token's lock: to have a place takes no memory.
+    bool waits_ = false;
+    Callback* previous_ = nullptr;
+    Callback* next_ = nullptr;
   };
 
  private:
   explicit CancelToken(EventFd event) : event_(std::move(event)) {}
+  void Append(Callback& callback) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Remove(Callback& callback) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   EventFd event_;
   std::atomic<bool> cancelled_{false};
   mutable TimedMutex mutex_;
   absl::Status reason_ ABSL_GUARDED_BY(mutex_);
-  std::list<Callback*> callbacks_ ABSL_GUARDED_BY(mutex_);  // that have not run
+  Callback* first_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of those that have not run
+  Callback* last_ ABSL_GUARDED_BY(mutex_) = nullptr;
   const Callback* running_ ABSL_GUARDED_BY(mutex_) = nullptr;
   pthread_t runner_ ABSL_GUARDED_BY(mutex_){};
 };

@@ -89,6 +89,23 @@ TEST_F(CancelTokenTest, CallbackThatEndedDoesNotRun) {
   EXPECT_FALSE(ran);
 }
 
+TEST_F(CancelTokenTest, CallbacksEndInAnyOrder) {
+  std::vector<std::string> calls;
+  std::optional<CancelToken::Callback> callbacks[4];
+  const auto make = [&](int i) {
+    callbacks[i].emplace(token_, [&, i](const absl::Status&) { calls.push_back(std::to_string(i)); });
+  };
+  for (int i = 0; i < 4; ++i) {
+    make(i);
+  }
+  callbacks[1].reset();
+  callbacks[3].reset();
+  make(1);
+  callbacks[0].reset();
+  token_.Cancel(absl::CancelledError("why"));
+  EXPECT_EQ(calls, std::vector<std::string>({"2", "1"}));
+}
+
 TEST_F(CancelTokenTest, CallbackMayEndInItsOwnCall) {
   std::optional<CancelToken::Callback> callback;
   bool ran = false;

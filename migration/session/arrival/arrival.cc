@@ -8,7 +8,7 @@
 namespace ferrite::migration {
 
 ArrivalLink::ArrivalLink(CancelToken broken, CancelToken& cancel) : broken_(std::move(broken)), cancel_(cancel) {
-  on_cancel_.emplace(cancel_, [this](const absl::Status& why) { broken_.Cancel(why); });
+  BreakOnCancel();
 }
 
 void ArrivalLink::SetPeer(std::unique_ptr<ControlPeer> peer) {
@@ -37,7 +37,7 @@ void ArrivalLink::EndThreads() {
   faults.reset();
 }
 
-void ArrivalLink::Close() {
+void ArrivalLink::End() {
   ShutChannelsDown();
   EndThreads();
   // Who cancels does not use them any more when these are gone.
@@ -48,7 +48,15 @@ void ArrivalLink::Close() {
   peer_.reset();
   page_.clear();
   urgent_.clear();
+}
+
+void ArrivalLink::Close() {
+  End();
   broken_.Renew();
+  BreakOnCancel();
+}
+
+void ArrivalLink::BreakOnCancel() {
   on_cancel_.emplace(cancel_, [this](const absl::Status& why) { broken_.Cancel(why); });
 }
 

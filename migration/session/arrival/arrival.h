@@ -38,7 +38,7 @@ class ArrivalLink {
   using Streams = std::vector<std::unique_ptr<Stream>>;
 
   ArrivalLink(CancelToken broken, CancelToken& cancel);
-  ~ArrivalLink() { Close(); }
+  ~ArrivalLink() { End(); }
 
   CancelToken& broken() { return broken_; }
   // Null while there is none. A cancel interrupts it, and so does all that breaks the link until LetPeerOutlast().
@@ -62,6 +62,9 @@ class ArrivalLink {
   void Close();
 
  private:
+  void End();
+  void BreakOnCancel();
+
   CancelToken broken_;
   CancelToken& cancel_;
   std::optional<CancelToken::Callback> on_cancel_;
