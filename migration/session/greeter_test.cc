@@ -4,7 +4,6 @@
 #include <capnp/serialize.h>
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -29,7 +28,6 @@ namespace {
 
 // What did not happen by then does not happen.
 constexpr absl::Duration kSoon = absl::Seconds(30);
-
 constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
 void Send(Stream& stream, const Message& message) { EXPECT_TRUE(SendControl(stream, message).ok()); }
@@ -272,12 +270,11 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   boot.setKernelPath(path);
   boot.setInitrdPath(path);
   boot.setCommandLine(std::string(2047, 'c'));
-  boot.initKernel().setProblem(path + path);
-  boot.initInitrd().setProblem(path + path);
+  for (auto file : {boot.initKernel(), boot.initInitrd()}) file.setProblem(path + path);
   message::Machine sent{.spec = {.kind = "ferrite", .version = 1}};
   sent.spec.regions.assign(2, {.bytes = 4096, .page_bytes = 4096});
-  const auto encoded = capnp::messageToFlatArray(described);
-  sent.spec.machine.assign(encoded.asBytes().begin(), encoded.asBytes().end());
+  const auto words = capnp::messageToFlatArray(described);
+  sent.spec.machine.assign(words.asBytes().begin(), words.asBytes().end());
   Send(*source, sent);
   AwaitNews(1);
   EXPECT_TRUE(greeter_.Look().has_value());
