@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <ranges>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -69,7 +69,9 @@ void PrintMachine(const MachineDescription& machine) {
     row("initrd", machine.initrd);
   }
   row("command line", machine.command_line);
-  for (const DeviceKind& kind : std::views::reverse(DeviceKinds())) {
+  const std::span<const DeviceKind> kinds = DeviceKinds();
+  for (size_t i = kinds.size(); i-- > 0;) {
+    const DeviceKind& kind = kinds[i];
     for (const DeviceReport& device : machine.devices) {
       if (device.kind == kind.name && !kind.has_figures) {
         row(std::string(kind.label), DeviceText(device));

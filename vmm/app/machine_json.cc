@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <ranges>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -75,7 +75,9 @@ Json MachineJson(const MachineDescription& machine) {
       {"initrd", machine.initrd},
       {"command_line", machine.command_line},
   };
-  for (const DeviceKind& kind : std::views::reverse(DeviceKinds())) {
+  const std::span<const DeviceKind> kinds = DeviceKinds();
+  for (size_t i = kinds.size(); i-- > 0;) {
+    const DeviceKind& kind = kinds[i];
     if (!kind.has_figures) {
       json[std::string(kind.most == 1 ? kind.label : kind.plural)] = DevicesJson(kind, machine.devices);
     }

@@ -6,7 +6,7 @@
 #include <functional>
 #include <memory>
 #include <random>
-#include <ranges>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -126,7 +126,9 @@ void RunCommand::AddTo(CLI::App& app) {
   app.add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")
       ->type_name("N")
       ->check(InRange(1, static_cast<int>(kMaxCpus)));
-  for (const DeviceKind& kind : std::views::reverse(DeviceKinds())) {
+  const std::span<const DeviceKind> kinds = DeviceKinds();
+  for (size_t i = kinds.size(); i-- > 0;) {
+    const DeviceKind& kind = kinds[i];
     const std::string name(kind.option.name);
     const std::string help(kind.option.help);
     DeviceWords& words = words_.devices[&kind];
