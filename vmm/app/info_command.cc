@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -69,12 +68,10 @@ void PrintMachine(const MachineDescription& machine) {
     row("initrd", machine.initrd);
   }
   row("command line", machine.command_line);
-  const std::span<const DeviceKind> kinds = DeviceKinds();
-  for (size_t i = kinds.size(); i-- > 0;) {
-    const DeviceKind& kind = kinds[i];
+  for (const DeviceKind* kind : DeviceKindsAsShown()) {
     for (const DeviceReport& device : machine.devices) {
-      if (device.kind == kind.name && !kind.has_figures) {
-        row(std::string(kind.label), DeviceText(device));
+      if (device.kind == kind->name && !kind->has_figures) {
+        row(std::string(kind->label), DeviceText(device));
       }
     }
   }

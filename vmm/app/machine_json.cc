@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -75,11 +74,9 @@ Json MachineJson(const MachineDescription& machine) {
       {"initrd", machine.initrd},
       {"command_line", machine.command_line},
   };
-  const std::span<const DeviceKind> kinds = DeviceKinds();
-  for (size_t i = kinds.size(); i-- > 0;) {
-    const DeviceKind& kind = kinds[i];
-    if (!kind.has_figures) {
-      json[std::string(kind.most == 1 ? kind.label : kind.plural)] = DevicesJson(kind, machine.devices);
+  for (const DeviceKind* kind : DeviceKindsAsShown()) {
+    if (!kind->has_figures) {
+      json[std::string(kind->most == 1 ? kind->label : kind->plural)] = DevicesJson(*kind, machine.devices);
     }
   }
   json["balloon"] = machine.has_balloon ? BalloonJson(machine.balloon) : Json(nullptr);

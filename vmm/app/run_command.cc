@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <random>
-#include <span>
 #include <string>
 #include <utility>
 
@@ -126,18 +125,16 @@ void RunCommand::AddTo(CLI::App& app) {
   app.add_option("--cpus", config.cpus, "Processors, 1 to 32 [1]")
       ->type_name("N")
       ->check(InRange(1, static_cast<int>(kMaxCpus)));
-  const std::span<const DeviceKind> kinds = DeviceKinds();
-  for (size_t i = kinds.size(); i-- > 0;) {
-    const DeviceKind& kind = kinds[i];
-    const std::string name(kind.option.name);
-    const std::string help(kind.option.help);
-    DeviceWords& words = words_.devices[&kind];
-    if (kind.option.value.empty()) {
+  for (const DeviceKind* kind : DeviceKindsAsShown()) {
+    const std::string name(kind->option.name);
+    const std::string help(kind->option.help);
+    DeviceWords& words = words_.devices[kind];
+    if (kind->option.value.empty()) {
       app.add_flag(name, words.flag, help);
-    } else if (kind.most == 1) {
-      app.add_option(name, words.value, help)->type_name(std::string(kind.option.value));
+    } else if (kind->most == 1) {
+      app.add_option(name, words.value, help)->type_name(std::string(kind->option.value));
     } else {
-      Repeatable(app.add_option(name, words.values, help))->type_name(std::string(kind.option.value));
+      Repeatable(app.add_option(name, words.values, help))->type_name(std::string(kind->option.value));
     }
   }
   app.add_option("--console", words_.console,

@@ -180,6 +180,14 @@ static_assert(std::size(kKinds) == std::variant_size_v<DeviceConfig>);
 
 std::span<const DeviceKind> DeviceKinds() { return kKinds; }
 
+std::vector<const DeviceKind*> DeviceKindsAsShown() {
+  std::vector<const DeviceKind*> shown;
+  for (const DeviceKind& kind : DeviceKinds()) {
+    shown.insert(shown.begin(), &kind);
+  }
+  return shown;
+}
+
 const DeviceKind& KindOf(const DeviceConfig& device) { return kKinds[device.index()]; }
 
 const DeviceKind* FindKind(absl::string_view name) {

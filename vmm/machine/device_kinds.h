@@ -76,6 +76,8 @@ struct DeviceKind {
 
 // In the order of the devices of `run` on the bus: that is part of the guest's view of the machine.
 std::span<const DeviceKind> DeviceKinds();
+// The same in the order in which people are told of them, which is the other way round.
+std::vector<const DeviceKind*> DeviceKindsAsShown();
 const DeviceKind& KindOf(const DeviceConfig& device);
 // Null when there is no such kind.
 const DeviceKind* FindKind(absl::string_view name);
