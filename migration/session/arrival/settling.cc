@@ -21,12 +21,24 @@ namespace {
 constexpr absl::Duration kIdleWhenLeaving = absl::Seconds(2);
 constexpr absl::Duration kMostWhenLeaving = absl::Seconds(5);
 
+// Wakes the watch when the link breaks, and when this side is to end.
+class WatchWaker {
+ public:
+  explicit WatchWaker(Arrival& arrival)
+      : watch_(arrival.watch),
+        on_broken_(arrival.link.broken(), [this](const absl::Status&) { watch_.Wake(); }),
+        on_leave_(arrival.shared.leave(), [this](const absl::Status&) { watch_.Wake(); }) {}
+
+ private:
+  ReceiveWatch& watch_;
+  const CancelToken::Callback on_broken_;
+  const CancelToken::Callback on_leave_;
+};
+
 absl::Status AwaitAllPages(Arrival& arrival) {
-  CancelToken& broken = arrival.link.broken();
+  const CancelToken& broken = arrival.link.broken();
   ReceiveWatch& watch = arrival.watch;
-  const auto wake = [&watch](const absl::Status&) { watch.Wake(); };
-  const CancelToken::Callback on_broken(broken, wake);
-  const CancelToken::Callback on_leave(arrival.shared.leave(), wake);
+  const WatchWaker waker(arrival);
   uint64_t missing = 0;
   bool leaving = false;
   MonotonicTime until = MonotonicTime::InfiniteFuture();
@@ -58,9 +70,7 @@ void EndChannels(Arrival& arrival) {
   ArrivalLink& link = arrival.link;
   if (arrival.postcopy()) {
     ReceiveWatch& watch = arrival.watch;
-    const auto wake = [&watch](const absl::Status&) { watch.Wake(); };
-    const CancelToken::Callback on_broken(link.broken(), wake);
-    const CancelToken::Callback on_leave(arrival.shared.leave(), wake);
+    const WatchWaker waker(arrival);
     const auto ended = [&] { return watch.ended_channels() == link.page().size() || link.broken().cancelled(); };
     if (watch.Await([&] { return ended() || arrival.leaving(); }, arrival.options.silence) && arrival.leaving()) {
       (void)watch.Await(ended, kIdleWhenLeaving);

@@ -25,6 +25,9 @@
 
 namespace ferrite::migration {
 
+// How long to wait for the destination's word of why a channel broke.
+inline constexpr absl::Duration kReasonGrace = absl::Seconds(1);
+
 // The connections of one try to reach the destination. What cancels `broken` ends whatever waits for them: the pages'
 // channels are shut down, and the control channel says no more than what has arrived.
 //

@@ -9,9 +9,6 @@
 namespace ferrite::migration {
 namespace {
 
-// How long to wait for the other side's word of why a channel broke.
-constexpr absl::Duration kReasonGrace = absl::Seconds(1);
-
 // What the other side said of a failure comes before what was noticed of it here.
 absl::Status WordsFor(Departure& departure, const absl::Status& reason) {
   ControlPeer* const peer = departure.link.peer();

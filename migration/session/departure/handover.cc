@@ -14,8 +14,6 @@ namespace {
 
 // How long it may take to find that it has everything, and to lock its memory, in times of MoveOptions::silence.
 constexpr int kShutFactor = 12;
-// How long to wait for the destination's word of why GRANT could not be sent.
-constexpr absl::Duration kReasonGrace = absl::Seconds(1);
 
 }  // namespace
 
