@@ -75,9 +75,8 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
   FERRITE_RETURN_IF_ERROR(Annotate(machine_.moving().AcquireDisks(), "cannot move"));
   thread_.Join();
   auto port = std::make_unique<MachineSource>(machine_, run_directory_);
-  FERRITE_ASSIGN_OR_RETURN(
-      auto source,
-      migration::Source::Create(EngineHost(), *port, options, [this](const migration::MoveProgress&) { Publish(); }));
+  FERRITE_ASSIGN_OR_RETURN(auto source, migration::Source::Create(EngineHost(), *port, options,
+                                                                  [this](const migration::MoveProgress&) { Note(); }));
   {
     const TimedMutexLock lock(&mutex_);
     if (ending_) {
@@ -198,14 +197,14 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     const TimedMutexLock lock(&mutex_);
     source = source_.get();
   }
-  Thread ticker;
-  const absl::Status ticks = CatchOutOfMemory([&]() -> absl::Status {
-    FERRITE_ASSIGN_OR_RETURN(ticker, Thread::Start("move-tick", [this] { Tick(); }));
+  Thread teller;
+  const absl::Status told = CatchOutOfMemory([&]() -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(teller, Thread::Start("move-tick", [this] { Tell(); }));
     return absl::OkStatus();
   });
-  if (!ticks.ok()) {
-    // The listener alone misses the ticks.
-    IfThereIsMemory([&] { Log().warn("move: it is told of at its changes only: {}", std::string(ticks.message())); });
+  if (!told.ok()) {
+    // The listener alone hears of it late.
+    IfThereIsMemory([&] { Log().warn("move: it is told of at its end only: {}", std::string(told.message())); });
   }
   const absl::Status result = CatchOutOfMemory([&] { return phase(*source); });
   const GuestPlace guest = PlaceAfter(result);
@@ -228,8 +227,11 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     status_.where = source->where();
     status_.over = true;
   });
-  ticker.Join();
-  Publish();
+  if (teller.joinable()) {
+    teller.Join();
+  } else {
+    Tell();
+  }
   const TimedMutexLock lock(&mutex_);
   on_ = false;
 }
@@ -254,33 +256,55 @@ GuestPlace Mover::PlaceAfter(const absl::Status& result) const {
   }
 }
 
-void Mover::Tick() {
-  for (;;) {
-    {
-      const TimedMutexLock lock(&mutex_);
-      if (mutex_.AwaitFor(absl::Condition(&status_.over), kTick)) {
-        return;
-      }
-    }
-    Publish();
-  }
-}
-
-void Mover::Publish() {
-  if (listener_ == nullptr) {
-    return;
-  }
-  const absl::MutexLock lock(&publish_mutex_);
-  IfThereIsMemory([this] { listener_(status()); });
-}
-
-MoveStatus Mover::status() const {
+void Mover::Note() {
   const TimedMutexLock lock(&mutex_);
+  if (untold_.size() == kMaxUntold) {
+    untold_.pop_front();
+  }
+  // Anew: a cancel may have changed what the move was about to say, and have been told.
+  untold_.push_back(source_->progress());
+}
+
+void Mover::Tell() {
+  const auto news = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !untold_.empty() || status_.over; };
+  bool last = false;
+  while (!last) {
+    IfThereIsMemory([&] {
+      MoveStatus status;
+      {
+        const TimedMutexLock lock(&mutex_);
+        mutex_.AwaitFor(absl::Condition(&news), kTick);
+        last = untold_.empty() && status_.over;
+        status = TakeNews();
+      }
+      if (listener_ != nullptr) {
+        listener_(status);
+      }
+    });
+  }
+}
+
+MoveStatus Mover::TakeNews() {
+  if (untold_.empty()) {
+    return StatusNow();
+  }
+  MoveStatus status{.number = status_.number, .progress = untold_.front()};
+  untold_.pop_front();
+  status.where = status_.where;
+  return status;
+}
+
+MoveStatus Mover::StatusNow() const {
   MoveStatus status = status_;
   if (!status.over && source_ != nullptr) {
     status.progress = source_->progress();
   }
   return status;
+}
+
+MoveStatus Mover::status() const {
+  const TimedMutexLock lock(&mutex_);
+  return StatusNow();
 }
 
 MoveStatus Mover::arrival() const {

@@ -2,6 +2,8 @@
 #ifndef FERRITE_VMM_MOVE_MOVER_H_
 #define FERRITE_VMM_MOVE_MOVER_H_
 
+#include <cstddef>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,6 +16,7 @@
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/api/move_options.h"
+#include "migration/api/move_report.h"
 #include "migration/channel/address.h"
 #include "migration/session/source.h"
 #include "vmm/control/move_port.h"
@@ -22,15 +25,18 @@
 
 namespace ferrite {
 
-// A move runs on the thread "move", whoever asked for it and whether they still listen.
+// A move runs on the thread "move", whoever asked for it and whether they still listen; what they hear of it is told on
+// the thread "move-tick".
 //
 // Threads: any.
 class Mover final : public MovePort {
  public:
-  // Called at each change, and every kTick while a move is on, one call at a time, on the mover's threads. It must not
-  // call the mover.
+  // Told each change in its order, what is every kTick while a move is on, and at last once that the move is over. One
+  // call at a time, on a thread of the mover's for which the move does not wait before it is over: of more than
+  // kMaxUntold changes that wait for a call the oldest are left out. It must not call the mover.
   using Listener = std::function<void(const MoveStatus&)>;
   static constexpr absl::Duration kTick = absl::Milliseconds(250);
+  static constexpr size_t kMaxUntold = 64;
 
   // `machine` outlives the mover. `run_directory` is the machine's own, opened for reading: grants are recorded there.
   // `console_socket` is where its console listens, if it does.
@@ -70,8 +76,13 @@ class Mover final : public MovePort {
   absl::Status CheckHandedOver() const;
   // The address, if it is not one at which this monitor itself listens for something else.
   absl::StatusOr<migration::Address> ReadAddress(const std::string& where) const;
-  void Tick();
-  void Publish();
+  // The thread of the move has news for the listener.
+  void Note();
+  // Tells the listener what is noted, and every kTick what is; returns when it was told that the move is over.
+  void Tell();
+  MoveStatus StatusNow() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The oldest news, or what is.
+  MoveStatus TakeNews() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Needed() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   GuestPlace PlaceAfter(const absl::Status& result) const;
 
@@ -86,14 +97,13 @@ class Mover final : public MovePort {
   mutable TimedMutex mutex_ ABSL_ACQUIRED_AFTER(start_mutex_);
   bool on_ ABSL_GUARDED_BY(mutex_) = false;
   MoveStatus status_ ABSL_GUARDED_BY(mutex_);
+  std::deque<migration::MoveProgress> untold_ ABSL_GUARDED_BY(mutex_);
   MoveStatus arrival_ ABSL_GUARDED_BY(mutex_);
   bool given_up_ ABSL_GUARDED_BY(mutex_) = false;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   // The last move's, kept for what is left to ask of it.
   std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
-
-  absl::Mutex publish_mutex_;
 };
 
 }  // namespace ferrite

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/inotify.h>
 #include <unistd.h>
 
@@ -12,14 +13,17 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
 #include "base/pinned_file.h"
+#include "base/timed_mutex.h"
 #include "migration/channel/socket.h"
 #include "migration/session/destination.h"
 #include "tests/fakes/fake_guest.h"
@@ -57,6 +61,67 @@ TEST(MoverTest, BalloonMayBeSetWhileNothingIsLostByIt) {
   EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok()) << "the target goes with the machine";
   mover.Wait();
   EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok());
+}
+
+// R3: who listens may be as slow as they like. They hear of each change nevertheless, in its order, and at last once
+// that the move is over.
+TEST(MoverTest, ListenerThatBlocksDoesNotHoldTheMoveUp) {
+  std::string socket_directory = "/tmp/ferrite-mover-XXXXXX";
+  ASSERT_NE(mkdtemp(socket_directory.data()), nullptr);
+  const absl::Cleanup remove_directory = [&] { rmdir(socket_directory.c_str()); };
+  auto socket = migration::Listener::Create(
+      {.kind = migration::Address::Kind::kUnix, .path = absl::StrCat(socket_directory, "/s")});
+  ASSERT_TRUE(socket.ok()) << socket.status();
+  TimedNotification asked;
+  FakeDestination there(MemoryBacking::kMemfd);
+  there.on_build = [&] {
+    asked.Notify();
+    return absl::FailedPreconditionError("no room here");
+  };
+  auto session = migration::Destination::Create(migration::AnyHost(), there, {.patience = absl::Hours(1)});
+  ASSERT_TRUE(session.ok()) << session.status();
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(**socket); });
+
+  FakeMovableMachine moving;
+  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20}, &moving);
+  auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  TimedNotification listening;
+  TimedNotification go_on;
+  std::vector<MoveStatus> heard;  // of the thread that tells, and behind Wait() of the test
+  {
+    Mover mover(machine, *std::move(directory), "", [&](const MoveStatus& status) {
+      listening.Notify();
+      EXPECT_TRUE(go_on.WaitFor(absl::Minutes(1)));
+      heard.push_back(status);
+    });
+    ASSERT_EQ(mover.Start((*socket)->address().ToString(), {.patience = absl::Hours(1)}), absl::OkStatus());
+    EXPECT_TRUE(listening.WaitFor(absl::Seconds(30)));
+    EXPECT_TRUE(asked.WaitFor(absl::Seconds(30))) << "the move waits for its listener";
+    for (const MonotonicTime deadline = MonotonicTime::Now() + absl::Seconds(30);
+         !mover.status().over && MonotonicTime::Now() < deadline;) {
+      sched_yield();
+    }
+    EXPECT_TRUE(mover.status().over) << "the move waits for its listener";
+    go_on.Notify();
+    mover.Wait();
+    EXPECT_EQ(mover.status().guest, GuestPlace::kHereRunning);
+  }
+  std::vector<std::string> states;
+  for (const MoveStatus& status : heard) {
+    EXPECT_EQ(status.number, 1u);
+    EXPECT_EQ(status.where, (*socket)->address().ToString());
+    EXPECT_EQ(status.over, &status == &heard.back());
+    std::string state(migration::MoveStateName(status.progress.state));
+    if (states.empty() || states.back() != state) {
+      states.push_back(std::move(state));
+    }
+  }
+  EXPECT_EQ(absl::StrJoin(states, " "), "setup failed");
+  ASSERT_FALSE(heard.empty());
+  EXPECT_TRUE(absl::StrContains(heard.back().result.message(), "no room here")) << heard.back().result;
+  EXPECT_TRUE((*session)->Cancel().ok());
+  receiver.Join();
 }
 
 // A kernel may be somebody else's, and large: here it is mostly a hole, which takes as long to read.
@@ -120,7 +185,8 @@ TEST(MoverTest, MoveWhoseThreadCannotBeMadeChangesNothing) {
   FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20}, &moving);
   auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
-  Mover mover(machine, *std::move(directory), "", nullptr);
+  std::vector<MoveStatus> heard;
+  Mover mover(machine, *std::move(directory), "", [&](const MoveStatus& status) { heard.push_back(status); });
   {
     const Scarcity scarcity(Scarce::kThreads, 1);
     const absl::Status status = mover.Start("unix:/nowhere", {});
@@ -130,7 +196,8 @@ TEST(MoverTest, MoveWhoseThreadCannotBeMadeChangesNothing) {
   EXPECT_TRUE(mover.Allows(Operation::kPause, /*force=*/false).ok());
   EXPECT_FALSE(mover.MustWait());
   mover.Wait();
-  // Without the thread that tells of its progress it goes on.
+  EXPECT_TRUE(heard.empty());
+  // Without the thread that tells of its progress it goes on, and all of it is told at its end.
   const Scarcity scarcity(Scarce::kThreads, 2);
   EXPECT_TRUE(mover.Start("unix:/nowhere", {.connect_limit = absl::Milliseconds(1)}).ok());
   mover.Wait();
@@ -138,6 +205,9 @@ TEST(MoverTest, MoveWhoseThreadCannotBeMadeChangesNothing) {
   EXPECT_EQ(mover.status().number, 1u);
   EXPECT_TRUE(mover.status().over);
   EXPECT_EQ(mover.status().guest, GuestPlace::kHereRunning);
+  ASSERT_GE(heard.size(), 2u);
+  EXPECT_EQ(heard.front().progress.state, migration::MoveState::kSetup);
+  EXPECT_TRUE(heard.back().over);
 }
 
 }  // namespace
