@@ -51,10 +51,10 @@ absl::Status CancelToken::reason() const {
   return reason_;
 }
 
-bool CancelToken::WaitFor(absl::Duration limit) const {
+bool CancelToken::WaitFor(const Clock& clock, absl::Duration limit) const {
   const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !reason_.ok(); };
   const TimedMutexLock lock(&mutex_);
-  return mutex_.AwaitFor(absl::Condition(&over), limit);
+  return mutex_.AwaitFor(clock, absl::Condition(&over), limit);
 }
 
 void CancelToken::Append(Callback& callback) {

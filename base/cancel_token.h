@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/timed_mutex.h"
 
@@ -43,7 +44,8 @@ class CancelToken {
   // Readable from Cancel() to Renew(). Nobody reads it.
   const EventFd& event() const { return event_; }
   // Whether it is cancelled; waits for that, not longer than `limit`.
-  bool WaitFor(absl::Duration limit) const;
+  bool WaitFor(const Clock& clock, absl::Duration limit) const;
+  bool WaitFor(absl::Duration limit) const { return WaitFor(RealClock(), limit); }
 
   // Calls `act` when the token is cancelled while this lives; at once where it is. `act` is called once, on the thread
   // of Cancel(). It does not wait, but for short locks that are held over no call of a token's, and may cancel other

@@ -1,7 +1,5 @@
 #include "base/timed_mutex.h"
 
-#include <chrono>
-
 namespace ferrite {
 
 // The analysis does not know std::mutex.
@@ -15,9 +13,11 @@ void TimedMutex::Unlock() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   mutex_.unlock();
 }
 
-void TimedMutex::Await(const absl::Condition& condition) { AwaitUntil(condition, MonotonicTime::InfiniteFuture()); }
+void TimedMutex::Await(const absl::Condition& condition) {
+  AwaitUntil(RealClock(), condition, MonotonicTime::InfiniteFuture());
+}
 
-bool TimedMutex::AwaitUntil(const absl::Condition& condition, MonotonicTime deadline) {
+bool TimedMutex::AwaitUntil(const Clock& clock, const absl::Condition& condition, MonotonicTime deadline) {
   if (condition.Eval()) {
     return true;
   }
@@ -25,18 +25,12 @@ bool TimedMutex::AwaitUntil(const absl::Condition& condition, MonotonicTime dead
   if (waiters_ > 0) {
     given_up_.notify_all();
   }
-  // On Linux the steady clock is CLOCK_MONOTONIC, and libstdc++ waits for it by pthread_cond_clockwait(3).
-  const std::chrono::steady_clock::time_point until{absl::ToChronoNanoseconds(deadline.since_origin())};
   std::unique_lock<std::mutex> lock(mutex_, std::adopt_lock);
   ++waiters_;
   bool met = false;
   bool late = false;
   while (!met && !late) {
-    if (deadline == MonotonicTime::InfiniteFuture()) {
-      given_up_.wait(lock);
-    } else {
-      late = given_up_.wait_until(lock, until) == std::cv_status::timeout;
-    }
+    late = !clock.WaitUntil(given_up_, lock, deadline);
     met = condition.Eval();
   }
   --waiters_;
@@ -44,8 +38,8 @@ bool TimedMutex::AwaitUntil(const absl::Condition& condition, MonotonicTime dead
   return met;
 }
 
-bool TimedMutex::AwaitFor(const absl::Condition& condition, absl::Duration limit) {
-  return AwaitUntil(condition, MonotonicTime::Now() + limit);
+bool TimedMutex::AwaitFor(const Clock& clock, const absl::Condition& condition, absl::Duration limit) {
+  return AwaitUntil(clock, condition, clock.Now() + limit);
 }
 
 void TimedNotification::Notify() {
@@ -53,9 +47,9 @@ void TimedNotification::Notify() {
   notified_ = true;
 }
 
-bool TimedNotification::WaitFor(absl::Duration limit) {
+bool TimedNotification::WaitFor(const Clock& clock, absl::Duration limit) {
   const TimedMutexLock lock(&mutex_);
-  return mutex_.AwaitFor(absl::Condition(&notified_), limit);
+  return mutex_.AwaitFor(clock, absl::Condition(&notified_), limit);
 }
 
 }  // namespace ferrite

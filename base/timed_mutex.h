@@ -1,5 +1,5 @@
-// A mutex whose waits can end at a time of the monotonic clock. absl's timed waits end by the wall clock, also those
-// that are given a duration: when that is set back, they stand still.
+// A mutex whose waits can end at a time of a monotonic clock. absl's timed waits end by the wall clock, also those that
+// are given a duration: when that is set back, they stand still.
 #ifndef FERRITE_BASE_TIMED_MUTEX_H_
 #define FERRITE_BASE_TIMED_MUTEX_H_
 
@@ -9,6 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/monotonic.h"
 
 namespace ferrite {
@@ -32,8 +33,17 @@ class ABSL_LOCKABLE TimedMutex {
   // Gives the mutex up until `condition` holds.
   void Await(const absl::Condition& condition) ABSL_EXCLUSIVE_LOCKS_REQUIRED(this);
   // The same, or until the time has come. Whether the condition holds.
-  bool AwaitUntil(const absl::Condition& condition, MonotonicTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(this);
-  bool AwaitFor(const absl::Condition& condition, absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(this);
+  bool AwaitUntil(const Clock& clock, const absl::Condition& condition, MonotonicTime deadline)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(this);
+  bool AwaitFor(const Clock& clock, const absl::Condition& condition, absl::Duration limit)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(this);
+  // By the host's clock.
+  bool AwaitUntil(const absl::Condition& condition, MonotonicTime deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(this) {
+    return AwaitUntil(RealClock(), condition, deadline);
+  }
+  bool AwaitFor(const absl::Condition& condition, absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(this) {
+    return AwaitFor(RealClock(), condition, limit);
+  }
 
  private:
   std::mutex mutex_;
@@ -57,7 +67,8 @@ class TimedNotification {
  public:
   void Notify();
   // Whether it happened within `limit`.
-  bool WaitFor(absl::Duration limit);
+  bool WaitFor(const Clock& clock, absl::Duration limit);
+  bool WaitFor(absl::Duration limit) { return WaitFor(RealClock(), limit); }
 
  private:
   TimedMutex mutex_;
