@@ -1,22 +1,21 @@
 @0xb1d6c09a7e3f4852;
 # What a machine is made of: what the source of a move sends before a byte of RAM, so that the destination can build the
-# same machine or say why it cannot.
+# same machine or say why it cannot. Where its memory lies is in the message that carries this
+# (migration/protocol/stream.capnp).
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("ferrite::state");
 
 struct MachineDescription {
-  name @0 :Text;
-  cpus @1 :UInt32;
-  memory @2 :Memory;
-  regions @3 :List(Region);
-  devices @4 :List(DeviceSummary);
-  disks @5 :List(Disk);
-  cpuid @6 :List(CpuidLeaf);      # what vCPU 0 was given; the others differ in their ids only
-  tscKhz @7 :UInt32;              # 0 when unknown
-  boot @8 :Boot;
-  rebootOnReset @9 :Bool = true;
-  stateVersion @10 :UInt32;       # of state.capnp's Machine
+  cpus @0 :UInt32;
+  memory @1 :Memory;
+  devices @2 :List(DeviceSummary);
+  disks @3 :List(Disk);
+  cpuid @4 :List(CpuidLeaf);      # what vCPU 0 was given; the others differ in their ids only
+  tscKhz @5 :UInt32;              # 0 when unknown
+  boot @6 :Boot;
+  rebootOnReset @7 :Bool = true;
+  stateVersion @8 :UInt32;        # of state.capnp's Machine
 }
 
 struct Memory {
@@ -25,17 +24,9 @@ struct Memory {
   transparentHugePages @2 :Bool;
 }
 
-struct Region {
-  name @0 :Text;
-  base @1 :UInt64;                # guest-physical
-  bytes @2 :UInt64;
-  hostPageBytes @3 :UInt64;       # at the source
-}
-
 struct DeviceSummary {
   name @0 :Text;                  # "serial0", "virtio-blk:root"
-  kind @1 :Text;                  # "serial", "virtio-blk"
-  version @2 :UInt32;             # of its saved state
+  version @1 :UInt32;             # of its saved state
 }
 
 struct Disk {

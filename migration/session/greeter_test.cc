@@ -259,7 +259,6 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   const std::string path(4096, 'p');
   for (auto device : machine.initDevices(20)) {
     device.setName("virtio-blk:a-name-of-20-letters");
-    device.setKind("virtio-blk");
   }
   for (auto disk : machine.initDisks(16)) {
     disk.setId("a-name-of-20-letters");

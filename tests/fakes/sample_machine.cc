@@ -1,15 +1,13 @@
 #include "tests/fakes/sample_machine.h"
 
-#include <string>
-#include <utility>
 #include <vector>
 
+#include "memory/guest_memory.h"
 #include "vmm/kvm/cpuid.h"
 
 namespace ferrite {
 namespace {
 
-constexpr uint64_t kMemoryBytes = uint64_t{64} << 20;
 constexpr uint32_t kCpus = 2;
 
 }  // namespace
@@ -24,27 +22,25 @@ HostLimits HostOfSampleMachine() {
           .memory = {.bytes = uint64_t{1} << 30}};
 }
 
+std::vector<migration::MachineSpec::Region> RegionsOf(uint64_t bytes) {
+  std::vector<migration::MachineSpec::Region> regions;
+  for (const MemoryPlace& place : MemoryLayout(bytes)) {
+    regions.push_back({.name = place.name, .base = place.base.value(), .bytes = place.bytes, .page_bytes = 4096});
+  }
+  return regions;
+}
+
 void DescribeSampleMachine(state::MachineDescription::Builder out) {
-  out.setName("guest");
   out.setCpus(kCpus);
   out.setStateVersion(1);
   out.setRebootOnReset(false);
   auto memory = out.initMemory();
-  memory.setBytes(kMemoryBytes);
+  memory.setBytes(kSampleMemoryBytes);
   memory.setBacking("memfd");
-  auto regions = out.initRegions(1);
-  regions[0].setName("ram-low");
-  regions[0].setBytes(kMemoryBytes);
-  regions[0].setHostPageBytes(4096);
-  const std::pair<const char*, const char*> devices[] = {{"virtio-rng", "virtio-rng"},
-                                                         {"virtio-balloon", "virtio-balloon"},
-                                                         {"virtio-blk:root", "virtio-blk"},
-                                                         {"serial0", "serial"},
-                                                         {"power", "power"}};
+  const char* const devices[] = {"virtio-rng", "virtio-balloon", "virtio-blk:root", "serial0", "power"};
   auto described = out.initDevices(std::size(devices));
   for (uint32_t i = 0; i < std::size(devices); ++i) {
-    described[i].setName(devices[i].first);
-    described[i].setKind(devices[i].second);
+    described[i].setName(devices[i]);
     described[i].setVersion(1);
   }
   auto disks = out.initDisks(1);

@@ -28,7 +28,9 @@ inline absl::StatusOr<migration::MachineSpec> Spoilt(
     return status;
   }
   spoil(message.getRoot<state::MachineDescription>());
-  return EncodeDescription(message);
+  migration::MachineSpec spoilt = EncodeDescription(message);
+  spoilt.regions = spec.regions;
+  return spoilt;
 }
 
 }  // namespace ferrite

@@ -24,6 +24,7 @@
 #include "base/fd.h"
 #include "base/pinned_file.h"
 #include "devices/block/disk_image.h"
+#include "migration/api/machine_spec.h"
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "tests/fakes/captured_log.h"
@@ -68,6 +69,7 @@ class ArrivalTest : public testing::Test {
     const auto spec = source.Describe();
     ASSERT_TRUE(spec.ok()) << spec.status();
     ASSERT_EQ(CopyDescription(*spec, *description_), absl::OkStatus());
+    regions_ = spec->regions;
     // The test's own may be a link.
     kernel_ = directory_ + "/kernel";
     std::filesystem::copy_file(PayloadPath("dirty"), kernel_);
@@ -80,6 +82,11 @@ class ArrivalTest : public testing::Test {
   }
 
   state::MachineDescription::Builder described() { return description_->getRoot<state::MachineDescription>(); }
+  migration::MachineSpec Spec() {
+    migration::MachineSpec spec = EncodeDescription(*description_);
+    spec.regions = regions_;
+    return spec;
+  }
   // Where all that the source has is allowed.
   ArrivalOptions Allowed() const { return {.disk_from = {directory_}, .boot_from = {directory_}}; }
   void Await(ArrivalOptions options) {
@@ -91,7 +98,7 @@ class ArrivalTest : public testing::Test {
   absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> Build(const ArrivalOptions& options) {
     arrival_.reset();
     Await(options);
-    return arrival_->Build(EncodeDescription(*description_));
+    return arrival_->Build(Spec());
   }
   absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> Build() { return Build(Allowed()); }
 
@@ -148,6 +155,7 @@ class ArrivalTest : public testing::Test {
   std::string directory_;
   std::string disk_;
   std::string kernel_;
+  std::vector<migration::MachineSpec::Region> regions_;
   const std::unique_ptr<capnp::MallocMessageBuilder> description_ = std::make_unique<capnp::MallocMessageBuilder>();
   std::unique_ptr<PayloadMachine> source_;
   std::unique_ptr<PayloadMachine> there_;
@@ -329,7 +337,7 @@ TEST_F(ArrivalTest, ImageThatIsReplacedIsNotTaken) {
       if (named) {
         replace();
       }
-      auto port = arrival_->Build(EncodeDescription(*description_));
+      auto port = arrival_->Build(Spec());
       ASSERT_TRUE(port.ok()) << port.status();
       if (!named) {
         replace();

@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -22,6 +23,7 @@
 #include "base/fd.h"
 #include "base/monotonic.h"
 #include "base/pinned_file.h"
+#include "migration/api/machine_spec.h"
 #include "proto/machine.capnp.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/spoilt_machine.h"
@@ -39,6 +41,7 @@ using ::testing::HasSubstr;
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
 using Description = state::MachineDescription::Builder;
+using Regions = std::vector<migration::MachineSpec::Region>;
 
 class HostileDescriptionTest : public testing::Test {
  protected:
@@ -71,6 +74,9 @@ class HostileDescriptionTest : public testing::Test {
 
   // The words of the refusal of what `spoil` makes of a good description.
   std::string Refusal(const std::function<void(Description)>& spoil, ArrivalLimits limits = {}) {
+    return Refusal([&](Description out, Regions&) { spoil(out); }, limits);
+  }
+  std::string Refusal(const std::function<void(Description, Regions&)>& spoil, ArrivalLimits limits = {}) {
     capnp::MallocMessageBuilder message;
     const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     MachineSource source(source_->machine(), directory);
@@ -83,12 +89,15 @@ class HostileDescriptionTest : public testing::Test {
     EXPECT_TRUE(kernel.ok()) << kernel.status();
     DescribeBootFile({.file = *std::move(kernel), .content = std::nullopt}, /*ended=*/false,
                      described.getBoot().initKernel());
-    spoil(described);
+    Regions regions = spec->regions;
+    spoil(described, regions);
     const auto arrival = MachineArrival::Create(
         {.kvm = there_->host().kvm, .loop = there_->host().loop},
         {.name = "guest", .disk_from = {directory_}, .boot_from = {directory_}, .limits = limits});
     EXPECT_TRUE(arrival.ok()) << arrival.status();
-    const auto port = (*arrival)->Build(EncodeDescription(message));
+    migration::MachineSpec spoilt = EncodeDescription(message);
+    spoilt.regions = std::move(regions);
+    const auto port = (*arrival)->Build(spoilt);
     EXPECT_FALSE(port.ok());
     EXPECT_EQ((*arrival)->machine(), nullptr);
     return std::string(port.status().message());
@@ -132,14 +141,14 @@ TEST_F(HostileDescriptionTest, IsComparedBeforeAMachineIsMade) {
   const auto huge = [](Description out) {
     out.getMemory().setBacking(std::string(MemoryBackingName(MemoryBacking::kHugetlb2M)));
   };
-  EXPECT_THAT(Refusal([&](Description out) {
+  EXPECT_THAT(Refusal([&](Description out, Regions& regions) {
                 huge(out);
-                out.initRegions(2);
+                regions.resize(2);
               }),
               HasSubstr("the machine has 2 memory regions, here it would have 1"));
-  EXPECT_THAT(Refusal([&](Description out) {
+  EXPECT_THAT(Refusal([&](Description out, Regions& regions) {
                 huge(out);
-                out.getRegions()[0].setBase(4096);
+                regions[0].base = 4096;
               }),
               HasSubstr("memory region ram-low has 16777216 bytes at 4096 at the source, but 16777216 at 0 here"));
   EXPECT_THAT(Refusal([&](Description out) {

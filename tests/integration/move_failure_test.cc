@@ -110,14 +110,6 @@ TEST_F(MoveFailureTest, RefusalsNameTheReasonAndTheGuestRunsOn) {
        }},
       {"more than this host's", [](Description out) { out.getMemory().setBytes(uint64_t{1} << 42); }},
       {"memory region ram-low has 67108864 bytes", [](Description out) { out.getMemory().setBytes(32 * kMiB); }},
-      {"memory region ram-low has 4096 bytes", [](Description out) { out.getRegions()[0].setBytes(4096); }},
-      {"2 memory regions",
-       [](Description out) {
-         for (auto region : out.initRegions(2)) {
-           region.setBytes(4096);
-           region.setHostPageBytes(4096);
-         }
-       }},
       {"paper", [](Description out) { out.getMemory().setBacking("paper"); }},
       {"vCPUs", [](Description out) { out.setCpus(33); }},
       {"the machine's state has version 99", [](Description out) { out.setStateVersion(99); }},

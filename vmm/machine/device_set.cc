@@ -38,11 +38,11 @@ absl::Status DeviceSet::AddPcDevices(const KvmVm& vm, SerialBackend* console, co
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<IrqLine> line, IrqLine::Create(vm, kSerialIrq));
   serial_ = std::make_unique<Serial>("serial0", *line, console);
   irq_lines_.push_back(std::move(line));
-  devices_.push_back({serial_.get(), "serial"});
+  devices_.push_back(serial_.get());
   FERRITE_RETURN_IF_ERROR(ports_.Add(serial_->name(), kSerialPort, Serial::kRegisters, serial_.get()));
 
   power_ = std::make_unique<PowerDevice>("power", requests.power_off, requests.reset);
-  devices_.push_back({power_.get(), "power"});
+  devices_.push_back(power_.get());
   FERRITE_RETURN_IF_ERROR(ports_.Add(power_->name(), kPowerPort, PowerDevice::kRegisters, power_.get()));
 
   i8042_ = std::make_unique<I8042Reset>(requests.reset);
@@ -77,7 +77,7 @@ absl::Status DeviceSet::AddVirtio(const DeviceConfig& config, std::unique_ptr<vi
     FERRITE_RETURN_IF_ERROR(
         vm.AddIoEventFd(doorbells[queue].fd(), window + virtio::kQueueNotifyOffset, sizeof(uint32_t), queue));
   }
-  devices_.push_back({transport.get(), KindOf(config).name});
+  devices_.push_back(transport.get());
   irq_lines_.push_back(std::move(line));
   virtio_.push_back({config, std::move(transport)});
   return absl::OkStatus();
@@ -101,24 +101,24 @@ AcpiPlatform DeviceSet::DescribePlatform(uint32_t cpus) const {
 }
 
 void DeviceSet::Quiesce() {
-  for (const Placed& placed : devices_) {
-    placed.device->Quiesce();
+  for (Device* const device : devices_) {
+    device->Quiesce();
   }
 }
 
 void DeviceSet::Resume() {
-  std::for_each(devices_.rbegin(), devices_.rend(), [](const Placed& placed) { placed.device->Resume(); });
+  std::for_each(devices_.rbegin(), devices_.rend(), [](Device* device) { device->Resume(); });
 }
 
 void DeviceSet::Arrived() {
-  for (const Placed& placed : devices_) {
-    placed.device->Arrived();
+  for (Device* const device : devices_) {
+    device->Arrived();
   }
 }
 
 void DeviceSet::Reset() {
-  for (const Placed& placed : devices_) {
-    placed.device->Reset();
+  for (Device* const device : devices_) {
+    device->Reset();
   }
 }
 
@@ -145,9 +145,8 @@ absl::Status DeviceSet::AcquireFiles() {
 void DeviceSet::Describe(state::MachineDescription::Builder out) const {
   auto devices = out.initDevices(size());
   for (uint32_t i = 0; i < size(); ++i) {
-    devices[i].setName(std::string(devices_[i].device->name()));
-    devices[i].setKind(std::string(devices_[i].kind));
-    devices[i].setVersion(devices_[i].device->state_version());
+    devices[i].setName(std::string(devices_[i]->name()));
+    devices[i].setVersion(devices_[i]->state_version());
   }
   DeviceDetails details;
   for (const PlacedVirtio& placed : virtio_) {
@@ -164,7 +163,7 @@ void DeviceSet::Describe(state::MachineDescription::Builder out) const {
 
 void DeviceSet::Save(capnp::List<state::Device>::Builder out) const {
   for (uint32_t i = 0; i < devices_.size(); ++i) {
-    devices_[i].device->Save(out[i]);
+    devices_[i]->Save(out[i]);
   }
 }
 
@@ -176,29 +175,28 @@ absl::Status DeviceSet::CheckState(capnp::List<state::Device>::Reader in) const 
       return absl::InvalidArgumentError(absl::StrCat("the state has the device ", CleanText(name), " twice"));
     }
     // Of a device that is not known here and one that is missing, the first explains more.
-    if (std::none_of(devices_.begin(), devices_.end(),
-                     [&](const Placed& placed) { return placed.device->name() == name; })) {
+    if (std::none_of(devices_.begin(), devices_.end(), [&](const Device* known) { return known->name() == name; })) {
       return absl::FailedPreconditionError(
           absl::StrCat("the state has the device ", CleanText(name), ", which this machine lacks"));
     }
   }
-  for (const Placed& placed : devices_) {
-    const auto found = states.find(placed.device->name());
+  for (const Device* const device : devices_) {
+    const auto found = states.find(device->name());
     if (found == states.end()) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the state lacks the device ", placed.device->name(), ", which this machine has"));
+          absl::StrCat("the state lacks the device ", device->name(), ", which this machine has"));
     }
-    FERRITE_RETURN_IF_ERROR(placed.device->CheckState(found->second));
+    FERRITE_RETURN_IF_ERROR(device->CheckState(found->second));
   }
   return absl::OkStatus();
 }
 
 void DeviceSet::LoadState(capnp::List<state::Device>::Reader in) {
   for (const state::Device::Reader state : in) {
-    const auto placed = std::find_if(devices_.begin(), devices_.end(),
-                                     [&](const Placed& known) { return known.device->name() == NameOf(state); });
-    FERRITE_CHECK(placed != devices_.end());
-    placed->device->LoadState(state);
+    const auto device = std::find_if(devices_.begin(), devices_.end(),
+                                     [&](const Device* known) { return known->name() == NameOf(state); });
+    FERRITE_CHECK(device != devices_.end());
+    (*device)->LoadState(state);
   }
 }
 

@@ -10,7 +10,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "base/event_loop.h"
 #include "devices/bus/bus.h"
 #include "devices/bus/device.h"
@@ -80,11 +79,6 @@ class DeviceSet {
   absl::Status AddVirtio(const DeviceConfig& config, std::unique_ptr<virtio::Device> device, const KvmVm& vm,
                          GuestMemory& memory, EventLoop& loop);
 
-  // What a description calls a device's kind.
-  struct Placed {
-    Device* device;
-    absl::string_view kind;
-  };
   struct PlacedVirtio {
     DeviceConfig config;
     std::unique_ptr<virtio::MmioTransport> transport;
@@ -99,7 +93,7 @@ class DeviceSet {
   std::vector<PlacedVirtio> virtio_;
   Balloon* balloon_ = nullptr;
   std::optional<DeviceBalloonPort> balloon_port_;
-  std::vector<Placed> devices_;
+  std::vector<Device*> devices_;
 };
 
 }  // namespace ferrite

@@ -22,7 +22,6 @@ absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
   if (state() == MachineState::kStopped) {
     return WrongState("describe the machine");
   }
-  out.setName(config_.name);
   out.setCpus(config_.cpus);
   out.setStateVersion(kMachineStateVersion);
   out.setRebootOnReset(config_.reboot_on_reset);
@@ -30,14 +29,6 @@ absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
   memory.setBytes(config_.memory_bytes);
   memory.setBacking(Text(MemoryBackingName(config_.memory_backing)));
   memory.setTransparentHugePages(config_.transparent_huge_pages);
-  const auto regions = memory_->regions();
-  auto described_regions = out.initRegions(static_cast<uint32_t>(regions.size()));
-  for (uint32_t i = 0; i < regions.size(); ++i) {
-    described_regions[i].setName(regions[i]->name());
-    described_regions[i].setBase(regions[i]->base().value());
-    described_regions[i].setBytes(regions[i]->bytes());
-    described_regions[i].setHostPageBytes(regions[i]->host_page_bytes());
-  }
   devices_->Describe(out);
   const auto cpuid = vcpus_[0]->cpuid();
   auto leaves = out.initCpuid(static_cast<uint32_t>(cpuid.size()));

@@ -10,7 +10,6 @@
 namespace ferrite {
 namespace {
 
-constexpr uint32_t kMaxRegions = 2;        // below and above the hole for devices
 constexpr uint32_t kMaxCpuidLeaves = 256;  // KVM_MAX_CPUID_ENTRIES
 
 struct Count {
@@ -32,7 +31,6 @@ uint32_t MostDevices() {
 absl::Status CheckLimits(state::MachineDescription::Reader described, const ArrivalLimits& limits) {
   const Count counts[] = {
       {described.getCpus(), kMaxCpus, "vCPUs"},
-      {described.getRegions().size(), kMaxRegions, "memory regions"},
       {described.getDevices().size(), MostDevices(), "devices"},
       {described.getDisks().size(), kMaxDisks, "disks"},
       {described.getCpuid().size(), kMaxCpuidLeaves, "CPUID leaves"},

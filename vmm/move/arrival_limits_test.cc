@@ -20,7 +20,6 @@ std::string Check(const std::function<void(state::MachineDescription::Builder)>&
   auto machine = message.initRoot<state::MachineDescription>();
   machine.setCpus(32);
   machine.initMemory().setBytes(512 * kMiB);
-  machine.initRegions(2);
   machine.initDevices(20);
   machine.initDisks(16);
   machine.initCpuid(256);
@@ -38,7 +37,6 @@ TEST(ArrivalLimitsTest, OneMoreOfAnythingIsRefusedInWords) {
   EXPECT_EQ(Check([](auto machine) { machine.initDisks(17); }),
             "the machine has 17 disks, a machine here has at most 16");
   EXPECT_THAT(Check([](auto machine) { machine.setCpus(33); }), HasSubstr("33 vCPUs"));
-  EXPECT_THAT(Check([](auto machine) { machine.initRegions(3); }), HasSubstr("3 memory regions"));
   EXPECT_THAT(Check([](auto machine) { machine.initDevices(21); }), HasSubstr("21 devices"));
   EXPECT_THAT(Check([](auto machine) { machine.initCpuid(257); }), HasSubstr("257 CPUID leaves"));
   EXPECT_THAT(Check([](auto machine) { machine.getBoot().setCommandLine(std::string(2048, 'x')); }),

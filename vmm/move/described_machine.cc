@@ -17,17 +17,7 @@ constexpr uint32_t kVersion = 1;  // an unpacked message with a machine.capnp Ma
 }  // namespace
 
 migration::MachineSpec EncodeDescription(capnp::MessageBuilder& message) {
-  migration::MachineSpec spec{
-      .regions = {}, .kind = std::string(kKind), .version = kVersion, .machine = EncodeBytes(message)};
-  const auto described = message.getRoot<state::MachineDescription>().asReader();
-  for (const state::Region::Reader region : described.getRegions()) {
-    spec.regions.push_back({.kind = migration::RegionKind::kRam,
-                            .name = std::string(region.getName().cStr()),
-                            .base = region.getBase(),
-                            .bytes = region.getBytes(),
-                            .page_bytes = region.getHostPageBytes()});
-  }
-  return spec;
+  return {.regions = {}, .kind = std::string(kKind), .version = kVersion, .machine = EncodeBytes(message)};
 }
 
 absl::Status DecodeDescription(const migration::MachineSpec& spec,

@@ -11,7 +11,7 @@
 
 namespace ferrite {
 
-// `message` holds a MachineDescription, whose regions the spec has, too.
+// `message` holds a MachineDescription. The spec's regions are for the caller to add.
 migration::MachineSpec EncodeDescription(capnp::MessageBuilder& message);
 
 // Calls `use` with what the spec holds. FAILED_PRECONDITION when that is another monitor's, or of a version that is not

@@ -13,32 +13,26 @@ using ::testing::HasSubstr;
 migration::MachineSpec Good() {
   capnp::MallocMessageBuilder message;
   auto out = message.initRoot<state::MachineDescription>();
-  out.setName("web1");
-  auto region = out.initRegions(1)[0];
-  region.setName("ram-low");
-  region.setBase(4096);
-  region.setBytes(8192);
-  region.setHostPageBytes(4096);
+  auto disk = out.initDisks(1)[0];
+  disk.setId("root");
+  disk.setPath("/images/root.img");
+  disk.setBytes(4096);
   return EncodeDescription(message);
 }
 
 absl::Status Ignore(state::MachineDescription::Reader) { return absl::OkStatus(); }
 
-TEST(DescribedMachineTest, ComesBackWithItsRegions) {
+TEST(DescribedMachineTest, ComesBack) {
   const migration::MachineSpec spec = Good();
   EXPECT_EQ(spec.kind, "ferrite");
-  EXPECT_THAT(
-      spec.regions,
-      testing::ElementsAre(migration::MachineSpec::Region{
-          .kind = migration::RegionKind::kRam, .name = "ram-low", .base = 4096, .bytes = 8192, .page_bytes = 4096}));
-  std::string name;
+  std::string path;
   EXPECT_EQ(DecodeDescription(spec,
                               [&](state::MachineDescription::Reader in) {
-                                name = in.getName().cStr();
+                                path = in.getDisks()[0].getPath().cStr();
                                 return absl::OkStatus();
                               }),
             absl::OkStatus());
-  EXPECT_EQ(name, "web1");
+  EXPECT_EQ(path, "/images/root.img");
   EXPECT_EQ(DecodeDescription(spec, [](state::MachineDescription::Reader) { return absl::AbortedError("no"); }),
             absl::AbortedError("no"));
 }
@@ -71,8 +65,8 @@ TEST(DescribedMachineTest, WhatIsNoDescriptionIsAnError) {
   migration::MachineSpec pointer = Good();
   const auto read = [](state::MachineDescription::Reader in) {
     uint64_t bytes = 0;
-    for (const state::Region::Reader region : in.getRegions()) {
-      bytes += region.getName().size();
+    for (const state::Disk::Reader disk : in.getDisks()) {
+      bytes += disk.getId().size() + disk.getPath().size();
     }
     return bytes > 0 ? absl::OkStatus() : absl::InternalError("nothing");
   };

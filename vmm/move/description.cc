@@ -5,9 +5,11 @@
 #include <sys/vfs.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -128,17 +130,16 @@ absl::Status ReadDevices(state::MachineDescription::Reader described, const Devi
 }
 
 // Whether the memory lies where GuestMemory puts it here.
-absl::Status CheckRegions(state::MachineDescription::Reader described, const MachineConfig& config) {
+absl::Status CheckRegions(std::span<const migration::MachineSpec::Region> theirs, const MachineConfig& config) {
   const std::vector<MemoryPlace> ours = MemoryLayout(config.memory_bytes);
-  const auto theirs = described.getRegions();
   if (theirs.size() != ours.size()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the machine has ", theirs.size(), " memory regions, here it would have ", ours.size()));
   }
-  for (uint32_t i = 0; i < theirs.size(); ++i) {
-    if (theirs[i].getBase() != ours[i].base.value() || theirs[i].getBytes() != ours[i].bytes) {
-      return absl::FailedPreconditionError(absl::StrCat("memory region ", ours[i].name, " has ", theirs[i].getBytes(),
-                                                        " bytes at ", theirs[i].getBase(), " at the source, but ",
+  for (size_t i = 0; i < theirs.size(); ++i) {
+    if (theirs[i].base != ours[i].base.value() || theirs[i].bytes != ours[i].bytes) {
+      return absl::FailedPreconditionError(absl::StrCat("memory region ", ours[i].name, " has ", theirs[i].bytes,
+                                                        " bytes at ", theirs[i].base, " at the source, but ",
                                                         ours[i].bytes, " at ", ours[i].base.value(), " here"));
     }
   }
@@ -289,8 +290,10 @@ absl::Status ReadBoot(state::Boot::Reader boot, const AllowedFiles& files, BootF
 
 }  // namespace
 
-absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
-                                       const AllowedFiles& files, BootFileDigests& digests, const HostLimits& host,
+absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described,
+                                       std::span<const migration::MachineSpec::Region> regions,
+                                       const ArrivalOptions& options, const AllowedFiles& files,
+                                       BootFileDigests& digests, const HostLimits& host,
                                        absl::FunctionRef<void(absl::string_view)> tell) {
   FERRITE_RETURN_IF_ERROR(CheckLimits(described, options.limits));
   MachineConfig config;
@@ -309,7 +312,7 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
   FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host, DescribedBy::kPeer));
   FERRITE_RETURN_IF_ERROR(CheckMemoryGroups(config.memory_bytes, config.memory_backing, host.memory.swap_bytes));
   FERRITE_RETURN_IF_ERROR(CheckCpuid(described, host));
-  FERRITE_RETURN_IF_ERROR(CheckRegions(described, config));
+  FERRITE_RETURN_IF_ERROR(CheckRegions(regions, config));
   FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, digests, tell, config));
   FERRITE_RETURN_IF_ERROR(FindImages(details, options, files, tell, config));
   return config;

@@ -2,10 +2,13 @@
 #ifndef FERRITE_VMM_MOVE_DESCRIPTION_H_
 #define FERRITE_VMM_MOVE_DESCRIPTION_H_
 
+#include <span>
+
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "migration/api/machine_spec.h"
 #include "proto/machine.capnp.h"
 #include "vmm/machine/host_limits.h"
 #include "vmm/machine/machine_config.h"
@@ -15,10 +18,10 @@
 
 namespace ferrite {
 
-// The configuration that makes the described machine. The description is a peer's, and nobody knows whose peer: every
-// field is checked, and first of all how much there is of everything. Refused, with the reason: processor features,
-// vCPUs, memory and memory backings that this host does not have, devices and disks that are not known, a disk that is
-// not here. What this host has is told by `host`.
+// The configuration that makes the described machine, whose memory is in `regions`. Both are a peer's, and nobody knows
+// whose peer: every field is checked, and first of all how much there is of everything. Refused, with the reason:
+// processor features, vCPUs, memory and memory backings that this host does not have, devices and disks that are not
+// known, a disk that is not here. What this host has is told by `host`.
 //
 // Of the host's files it may have those of `files`, and nothing else is opened. A disk below --disk-from is taken only
 // while somebody has it open as the source does, a kernel and an initrd below --boot-from only with the content that
@@ -27,8 +30,10 @@ namespace ferrite {
 //
 // Whatever is the matter with a file, the error has the same words, and they are all that the peer may hear; `tell`
 // gets those for this host's user first. `digests` are of the files below --boot-from.
-absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described, const ArrivalOptions& options,
-                                       const AllowedFiles& files, BootFileDigests& digests, const HostLimits& host,
+absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader described,
+                                       std::span<const migration::MachineSpec::Region> regions,
+                                       const ArrivalOptions& options, const AllowedFiles& files,
+                                       BootFileDigests& digests, const HostLimits& host,
                                        absl::FunctionRef<void(absl::string_view)> tell);
 
 // Whether `here`, the description of the machine that was made of it, has what `there` has: each device, in a version

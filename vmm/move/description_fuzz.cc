@@ -45,7 +45,8 @@ class Destination {
   ~Destination() { std::filesystem::remove_all(directory_); }
 
   absl::StatusOr<MachineConfig> Configure(state::MachineDescription::Reader described) {
-    return ConfigOf(described, options_, *files_, digests_, host_, [](absl::string_view) {});
+    return ConfigOf(described, RegionsOf(described.getMemory().getBytes()), options_, *files_, digests_, host_,
+                    [](absl::string_view) {});
   }
   const HostLimits& host() const { return host_; }
 

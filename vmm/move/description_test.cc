@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "devices/block/disk_image.h"
+#include "migration/api/machine_spec.h"
 #include "tests/fakes/sample_machine.h"
 #include "vmm/move/allowed_files.h"
 #include "vmm/move/boot_files.h"
@@ -62,7 +63,7 @@ class DescriptionTest : public testing::Test {
     EXPECT_TRUE(files.ok()) << files.status();
     BootFileDigests digests;
     told_.clear();
-    return ConfigOf(described, options_, *files, digests, host_,
+    return ConfigOf(described, regions_, options_, *files, digests, host_,
                     [this](absl::string_view words) { absl::StrAppend(&told_, words, "\n"); });
   }
   std::string Refusal(const std::function<void(Description)>& spoil) {
@@ -72,6 +73,7 @@ class DescriptionTest : public testing::Test {
   std::string directory_;
   std::string image_;
   ArrivalOptions options_;
+  std::vector<migration::MachineSpec::Region> regions_ = RegionsOf(kSampleMemoryBytes);
   HostLimits host_ = HostOfSampleMachine();
   std::string told_;
 };
@@ -139,8 +141,6 @@ TEST_F(DescriptionTest, WhatIsNoMachineIsRefused) {
       {"the machine's memory: ", [](Description out) { out.getMemory().setBytes(64 * kMiB + 1); }},
       {"the machine's memory: ", [](Description out) { out.getMemory().setBytes(8 * kMiB); }},
       {"the machine's memory: ", [](Description out) { out.getMemory().setBytes(~uint64_t{0}); }},
-      {"2 memory regions, here it would have 1", [](Description out) { out.initRegions(2); }},
-      {"memory region ram-low has", [](Description out) { out.getRegions()[0].setBase(4096); }},
       {"does not know the device virtio-toaster",
        [](Description out) { out.getDevices()[0].setName("virtio-toaster"); }},
       {"the device serial0 twice", [](Description out) { out.getDevices()[0].setName("serial0"); }},
@@ -173,6 +173,21 @@ TEST_F(DescriptionTest, WhatIsNoMachineIsRefused) {
   for (const auto& [words, spoil] : refusals) {
     EXPECT_THAT(Refusal(spoil), HasSubstr(words));
   }
+}
+
+TEST_F(DescriptionTest, MemoryThatLiesElsewhereIsRefused) {
+  regions_ = RegionsOf(uint64_t{4} << 30);
+  EXPECT_EQ(Refusal(kUnchanged), "the machine has 2 memory regions, here it would have 1");
+  regions_.assign(3, {});
+  EXPECT_EQ(Refusal(kUnchanged), "the machine has 3 memory regions, here it would have 1");
+  regions_.clear();
+  EXPECT_EQ(Refusal(kUnchanged), "the machine has 0 memory regions, here it would have 1");
+  regions_ = RegionsOf(4096);
+  EXPECT_EQ(Refusal(kUnchanged), "memory region ram-low has 4096 bytes at 0 at the source, but 67108864 at 0 here");
+  regions_ = RegionsOf(kSampleMemoryBytes);
+  regions_[0].base = 4096;
+  EXPECT_EQ(Refusal(kUnchanged),
+            "memory region ram-low has 67108864 bytes at 4096 at the source, but 67108864 at 0 here");
 }
 
 TEST_F(DescriptionTest, PeerHearsNothingOfThisHostsFiles) {

@@ -133,16 +133,18 @@ absl::StatusOr<std::unique_ptr<MachineArrival>> MachineArrival::Create(Host host
 
 absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> MachineArrival::Build(
     const migration::MachineSpec& spec) {
-  FERRITE_RETURN_IF_ERROR(
-      DecodeDescription(spec, [this](state::MachineDescription::Reader description) { return Make(description); }));
+  FERRITE_RETURN_IF_ERROR(DecodeDescription(
+      spec, [&](state::MachineDescription::Reader description) { return Make(description, spec.regions); }));
   return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory,
                                        [this](absl::string_view words) { Tell(words); });
 }
 
-absl::Status MachineArrival::Make(state::MachineDescription::Reader description) {
+absl::Status MachineArrival::Make(state::MachineDescription::Reader description,
+                                  std::span<const migration::MachineSpec::Region> regions) {
   FERRITE_ASSIGN_OR_RETURN(const HostLimits limits, ReadHostLimits(host_.kvm));
-  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config, ConfigOf(description, options_, files_, digests_, limits,
-                                                                [this](absl::string_view words) { Tell(words); }));
+  FERRITE_ASSIGN_OR_RETURN(const MachineConfig config,
+                           ConfigOf(description, regions, options_, files_, digests_, limits,
+                                    [this](absl::string_view words) { Tell(words); }));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine,
                            Machine::Create(config, host_.kvm, host_.loop, host_.console));
   capnp::MallocMessageBuilder here;

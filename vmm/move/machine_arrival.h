@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -12,6 +13,7 @@
 #include "base/event_loop.h"
 #include "devices/serial/serial_backend.h"
 #include "migration/api/destination_machine.h"
+#include "migration/api/machine_spec.h"
 #include "migration/channel/drop_log.h"
 #include "proto/machine.capnp.h"
 #include "vmm/kvm/kvm.h"
@@ -52,7 +54,8 @@ class MachineArrival final : public migration::MachineBuilder {
   MachineArrival(Host host, ArrivalOptions options, AllowedFiles files)
       : host_(std::move(host)), options_(std::move(options)), files_(std::move(files)) {}
   // Makes machine_.
-  absl::Status Make(state::MachineDescription::Reader description);
+  absl::Status Make(state::MachineDescription::Reader description,
+                    std::span<const migration::MachineSpec::Region> regions);
   // Logs what is no peer's to hear.
   void Tell(absl::string_view words);
 

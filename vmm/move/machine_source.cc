@@ -12,6 +12,7 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "migration/api/machine_spec.h"
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "vmm/control/grant_record.h"
@@ -65,7 +66,15 @@ absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
       }
     }
   }
-  return EncodeDescription(message);
+  migration::MachineSpec spec = EncodeDescription(message);
+  for (const auto& region : machine_.memory().regions()) {
+    spec.regions.push_back({.kind = migration::RegionKind::kRam,
+                            .name = region->name(),
+                            .base = region->base().value(),
+                            .bytes = region->bytes(),
+                            .page_bytes = region->host_page_bytes()});
+  }
+  return spec;
 }
 
 absl::Status MachineSource::StartDirtyTracking() {
