@@ -102,6 +102,12 @@ void FakeGuest::Pause() {
   thread_.Join();
 }
 
+void FakeGuest::AwaitSteps(uint64_t count) const {
+  for (const uint64_t before = steps(); steps() < before + count;) {
+    sched_yield();
+  }
+}
+
 uint64_t FakeGuest::CheckAll() {
   uint64_t wrong = 0;
   for (uint64_t index = 0; index < work_.pages; ++index) {

@@ -47,6 +47,8 @@ class FakeGuest {
   pid_t thread_id() const { return thread_id_.load(); }
 
   uint64_t steps() const { return steps_.load(); }
+  // Running: returns when it has made `count` more.
+  void AwaitSteps(uint64_t count) const;
   // Pages that did not hold what they should, so far.
   uint64_t errors() const { return errors_.load(); }
   // Paused: looks at every page.

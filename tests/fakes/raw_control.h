@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -26,6 +27,13 @@ inline std::vector<uint8_t> EncodeControl(capnp::MessageBuilder& message) {
   std::copy(words.asBytes().begin(), words.asBytes().end(), frame.begin() + kControlHeaderBytes);
   SealControlFrame(frame);
   return frame;
+}
+
+// A whole frame of what the encoder of ours cannot say.
+inline std::vector<uint8_t> EncodeRaw(const std::function<void(stream::Control::Builder)>& fill) {
+  capnp::MallocMessageBuilder message;
+  fill(message.initRoot<stream::Control>());
+  return EncodeControl(message);
 }
 
 // What the payload of a whole frame holds, if its checksums are right.

@@ -1,4 +1,4 @@
-// What a scripted peer says and hears on a control channel: without threads, time limits or a mind of its own.
+// What a scripted peer says and hears on a control channel: without threads or a mind of its own.
 #ifndef FERRITE_TESTS_FAKES_SCRIPTED_PEER_H_
 #define FERRITE_TESTS_FAKES_SCRIPTED_PEER_H_
 
@@ -13,7 +13,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "base/poll.h"
 #include "migration/channel/stream.h"
 #include "migration/protocol/control_frame.h"
@@ -29,23 +31,28 @@ inline bool AwaitReadable(const Stream& stream, absl::Duration limit) {
 
 inline absl::Status SendControl(Stream& stream, const Message& message) { return stream.WriteAll(Encode(message)); }
 
+// The next message, whatever it is.
+inline absl::StatusOr<Message> ReadAnyControl(Stream& stream) {
+  std::array<uint8_t, kControlHeaderBytes> head;
+  if (absl::Status status = stream.ReadAll(head); !status.ok()) {
+    return status;
+  }
+  const auto header = DecodeControlHeader(head);
+  if (!header.ok()) {
+    return header.status();
+  }
+  std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
+  if (absl::Status status = stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length});
+      !status.ok()) {
+    return status;
+  }
+  return Decode(payload);
+}
+
 // The next message but PING and PONG.
 inline absl::StatusOr<Message> ReadControl(Stream& stream) {
   while (true) {
-    std::array<uint8_t, kControlHeaderBytes> head;
-    if (absl::Status status = stream.ReadAll(head); !status.ok()) {
-      return status;
-    }
-    const auto header = DecodeControlHeader(head);
-    if (!header.ok()) {
-      return header.status();
-    }
-    std::vector<uint64_t> payload(header->length / sizeof(uint64_t));
-    if (absl::Status status = stream.ReadAll({reinterpret_cast<uint8_t*>(payload.data()), header->length});
-        !status.ok()) {
-      return status;
-    }
-    auto message = Decode(payload);
+    auto message = ReadAnyControl(stream);
     if (!message.ok() ||
         (!std::holds_alternative<message::Ping>(*message) && !std::holds_alternative<message::Pong>(*message))) {
       return message;
@@ -67,6 +74,14 @@ inline std::string Hear(Stream& stream) {
 // Until the other side has closed.
 inline void ReadToTheEnd(Stream& stream) {
   while (ReadControl(stream).ok()) {
+  }
+}
+
+// Shows that this side lives, until the other one has closed, or for `limit`.
+inline void KeepAlive(Stream& stream, absl::Duration limit = absl::InfiniteDuration()) {
+  const MonotonicTime start = MonotonicTime::Now();
+  while (MonotonicTime::Now() - start < limit && SendControl(stream, message::Ping{}).ok()) {
+    absl::SleepFor(absl::Milliseconds(20));
   }
 }
 

@@ -1,0 +1,52 @@
+#include "tests/fakes/meeting_place.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "tests/fakes/accepting.h"
+
+namespace ferrite::migration {
+
+MeetingPlace::MeetingPlace() {
+  char name[] = "/tmp/ferrite-peer-XXXXXX";
+  EXPECT_NE(mkdtemp(name), nullptr);
+  directory_ = name;
+  auto closed = EventFd::Create();
+  EXPECT_TRUE(closed.ok());
+  closed_ = std::make_unique<EventFd>(*std::move(closed));
+  auto listener = Listener::Create({.kind = Address::Kind::kUnix, .path = absl::StrCat(directory_, "/s")});
+  EXPECT_TRUE(listener.ok()) << listener.status();
+  listener_ = *std::move(listener);
+  address_ = listener_->address();
+}
+
+MeetingPlace::~MeetingPlace() {
+  listener_.reset();
+  rmdir(directory_.c_str());
+}
+
+std::unique_ptr<Stream> MeetingPlace::DialAndSayNothing() {
+  auto stream = Connect(address_, absl::Seconds(5), *closed_);
+  EXPECT_TRUE(stream.ok()) << stream.status();
+  return *std::move(stream);
+}
+
+std::unique_ptr<Stream> MeetingPlace::Dial(ChannelRole role) {
+  std::unique_ptr<Stream> stream = DialAndSayNothing();
+  EXPECT_TRUE(
+      stream->WriteAll(EncodePreamble({.lowest_version = 1, .version = 1, .role = role, .move_id = kScriptedMove}))
+          .ok());
+  return stream;
+}
+
+std::unique_ptr<Stream> MeetingPlace::Accept() {
+  auto stream = migration::Accept(*listener_, *closed_);
+  return stream.ok() ? *std::move(stream) : nullptr;
+}
+
+}  // namespace ferrite::migration

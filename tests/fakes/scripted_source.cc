@@ -1,0 +1,113 @@
+#include "tests/fakes/scripted_source.h"
+
+#include <gtest/gtest.h>
+
+#include <utility>
+
+#include "memory/guest_memory.h"
+#include "migration/protocol/crc32c.h"
+#include "migration/protocol/messages.h"
+#include "migration/protocol/version.h"
+#include "tests/fakes/raw_control.h"
+#include "tests/fakes/scripted_peer.h"
+
+namespace ferrite::migration {
+
+std::vector<uint8_t> StateOfScriptedGuest() {
+  auto memory = GuestMemory::Create(kScriptedBytes, MemoryBacking::kMemfd);
+  EXPECT_TRUE(memory.ok()) << memory.status();
+  return FakeGuest(**memory, kScriptedWork).Save();
+}
+
+void SendHello(Stream& control, uint64_t features) {
+  EXPECT_TRUE(SendControl(control, message::Hello{.move_id = kScriptedMove,
+                                                  .versions = kOurVersions,
+                                                  .features = features,
+                                                  .page_channels = 1,
+                                                  .urgent_channels = 1})
+                  .ok());
+}
+
+void SendOldHello(Stream& control) {
+  EXPECT_TRUE(control.WriteAll(EncodeRaw([](stream::Control::Builder out) { out.initHello().setVersion(1); })).ok());
+}
+
+void SendMachine(Stream& control) {
+  (void)SendControl(control, message::Machine{.spec = {.regions = {{.bytes = kScriptedBytes, .page_bytes = 4096}}}});
+}
+
+void SendRecover(Stream& control, uint64_t epoch, uint16_t page_channels) {
+  (void)SendControl(
+      control,
+      message::Recover{.move_id = kScriptedMove, .epoch = epoch, .page_channels = page_channels, .urgent_channels = 1});
+}
+
+std::unique_ptr<Stream> DialAndGetWelcome(MeetingPlace& place, uint64_t features) {
+  std::unique_ptr<Stream> control = place.Dial(ChannelRole::kControl);
+  SendHello(*control, features);
+  EXPECT_EQ(Hear(*control), "WELCOME");
+  return control;
+}
+
+ScriptedSource::ScriptedSource(MeetingPlace& place, uint64_t features) : control(DialAndGetWelcome(place, features)) {
+  SendMachine(*control);
+  EXPECT_EQ(Hear(*control), "ACCEPT");
+  page = place.Dial(ChannelRole::kPage);
+  urgent = place.Dial(ChannelRole::kUrgent);
+  EXPECT_TRUE(SendControl(*control, message::Advise{}).ok());
+  EXPECT_EQ(Hear(*control), "READY");
+}
+
+void ScriptedSource::SendPages(const PageHeader& header, size_t bytes) {
+  SendFrame(header);
+  (void)page->WriteAll(std::vector<uint8_t>(bytes, 0x5a));
+}
+
+void ScriptedSource::SendFrame(const PageHeader& header) { (void)page->WriteAll(EncodePageHeader(header)); }
+
+void ScriptedSource::SendZero(uint64_t first_page, uint64_t count) {
+  SendFrame({.type = PageFrameType::kZero, .first_page = first_page, .count = static_cast<uint32_t>(count)});
+}
+
+void ScriptedSource::SendRound(uint32_t number, bool last) {
+  SendFrame({.type = PageFrameType::kRound, .count = number});
+  (void)SendControl(*control, message::Round{.number = number, .last = last});
+}
+
+void ScriptedSource::SendGrant(uint64_t epoch) {
+  (void)SendControl(*control, message::Grant{.move_id = kScriptedMove, .epoch = epoch});
+}
+
+void ScriptedSource::SendPackage(const std::vector<uint8_t>& blob, uint64_t length, uint32_t crc, bool postcopy) {
+  (void)control->WriteAll(EncodeRaw([&](stream::Control::Builder out) {
+    auto package = out.initPackage();
+    package.setVersion(1);
+    package.setLength(length);
+    package.setCrc32c(crc);
+    package.setBlob(kj::arrayPtr(blob.data(), blob.size()));
+    package.setPostcopy(postcopy);
+  }));
+}
+
+void ScriptedSource::SendPackage(const std::vector<uint8_t>& blob, bool postcopy) {
+  SendPackage(blob, blob.size(), Crc32c(blob), postcopy);
+}
+
+bool ScriptedSource::HandOver(uint64_t epoch, bool postcopy) {
+  SendRound(1, true);
+  SendPackage(StateOfScriptedGuest(), postcopy);
+  if (const std::string word = Hear(*control); word != "LOADED") {
+    ADD_FAILURE() << "LOADED was due, and not: " << word;
+    return false;
+  }
+  SendGrant(epoch);
+  if (const std::string word = Hear(*control); word != "RUNNING") {
+    ADD_FAILURE() << "RUNNING was due, and not: " << word;
+    return false;
+  }
+  return true;
+}
+
+void ScriptedSource::SendEndOfPages() { SendFrame({.type = PageFrameType::kRound, .count = kLastRound}); }
+
+}  // namespace ferrite::migration

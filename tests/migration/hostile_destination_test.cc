@@ -1,0 +1,191 @@
+// Destinations that lie, stop, or speak another language (R11): the source's move ends with a clear word, and the guest
+// runs on there (R3).
+#include <gtest/gtest.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "migration/api/move_options.h"
+#include "migration/api/move_state.h"
+#include "migration/protocol/messages.h"
+#include "migration/protocol/page_header.h"
+#include "tests/fakes/departure_rig.h"
+#include "tests/fakes/raw_control.h"
+#include "tests/fakes/scripted_destination.h"
+#include "tests/fakes/scripted_peer.h"
+
+namespace ferrite::migration {
+namespace {
+
+struct Answer {
+  const char* name;
+  DestinationScript run;
+  const char* words;
+  MoveMode mode = MoveMode::kPostcopy;
+  absl::Duration patience = absl::Seconds(60);
+};
+
+class HostileDestinationTest : public testing::TestWithParam<Answer> {};
+
+TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
+  DepartureRig rig({.pages = 1000, .random = false});
+  rig.guest().AwaitSteps(1000);
+  const absl::Status status = rig.MoveTo(
+      GetParam().run, {.mode = GetParam().mode, .silence = absl::Seconds(1), .patience = GetParam().patience});
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.message().find(GetParam().words), absl::string_view::npos) << status;
+  // Where the guest is now is for the machine to say.
+  EXPECT_EQ(status.message().find("runs on here"), absl::string_view::npos) << status;
+  EXPECT_EQ(rig.source().state(), MoveState::kFailed);
+  EXPECT_TRUE(rig.guest().running()) << "R3";
+  EXPECT_TRUE(rig.port().disks_held);
+  EXPECT_EQ(rig.port().inhibited, 0);
+}
+
+DestinationScript WelcomesWith(uint16_t version) {
+  return [version](MeetingPlace&, Stream& control) {
+    EXPECT_TRUE(ReadControl(control).ok());
+    (void)SendControl(control, message::Welcome{.version = version});
+    ReadToTheEnd(control);
+  };
+}
+
+// Does all that it should until READY, and nothing more; reads no pages, either.
+void Lives(MeetingPlace& place, Stream& control, const ScriptedDestination::Options& options) {
+  const ScriptedDestination there(place, control, options);
+  KeepAlive(control);
+}
+
+// Asks for something while the guest stands still, and says nothing else.
+DestinationScript Asks(PageHeader request) {
+  request.type = PageFrameType::kRequest;
+  return [request](MeetingPlace& place, Stream& control) {
+    ScriptedDestination there(place, control);
+    if (there.AwaitPackage()) {
+      there.Request(request);
+      KeepAlive(control);
+    }
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, HostileDestinationTest,
+    testing::Values(
+        Answer{"ClosesAtOnce", [](MeetingPlace&, Stream&) {}, "setup: "},
+        Answer{"Rubbish",
+               [](MeetingPlace&, Stream& c) {
+                 (void)c.WriteAll(std::vector<uint8_t>(64, 7));
+                 ReadToTheEnd(c);
+               },
+               "does not speak ferrite's move protocol (wrong mark)"},
+        Answer{"OldVersion", WelcomesWith(0), "version"},
+        Answer{"VersionThatNobodyOffered", WelcomesWith(9), "version"},
+        Answer{"FrameOf4Gib",
+               [](MeetingPlace&, Stream& c) {
+                 (void)c.WriteAll(ControlHeaderOf(0xffff'fff8));
+                 ReadToTheEnd(c);
+               },
+               "are allowed"},
+        Answer{"ClosesInTheMiddleOfAFrame",
+               [](MeetingPlace&, Stream& c) {
+                 // With nothing left unread: that would be a reset.
+                 EXPECT_TRUE(ReadControl(c).ok());
+                 (void)c.WriteAll(ControlHeaderOf(4096));
+               },
+               "closed the connection in the middle"},
+        Answer{"StopsReading", [](MeetingPlace& s, Stream& c) { Lives(s, c, {}); }, "stopped reading",
+               MoveMode::kPrecopy},
+        Answer{"RefusesWhenItHasLoaded",
+               [](MeetingPlace& s, Stream& c) {
+                 ScriptedDestination there(s, c);
+                 if (there.AwaitPackage()) {
+                   (void)SendControl(c, message::Loaded{});
+                   (void)SendControl(c, message::Refuse{.reason = "no more"});
+                 }
+               },
+               "the destination refuses: no more"},
+        Answer{"RequestOutside", Asks({.first_page = kScriptedPages, .count = 1}), "outside of region 0"},
+        Answer{"RequestOverTheEnd", Asks({.first_page = 1, .count = 0xffff'ffff}), "outside of region 0"},
+        Answer{"RequestOfNoRegion", Asks({.region = 5, .first_page = 0, .count = 1}), "no request"},
+        Answer{"RequestOfMoreThanAPage", Asks({.first_page = 7, .count = 2}),
+               "pages 7+2 of region 0, which are no one"},
+        Answer{"RequestOfEverything", Asks({.first_page = 0, .count = kScriptedPages}), "which are no one host page"},
+        Answer{"RequestOfNothing", Asks({.first_page = 0, .count = 0}), "no pages"},
+        Answer{"RubbishOnUrgent",
+               [](MeetingPlace& s, Stream& c) {
+                 ScriptedDestination there(s, c);
+                 if (there.AwaitPackage()) {
+                   (void)there.urgent[1]->WriteAll(std::vector<uint8_t>(4096, 7));
+                   KeepAlive(c);
+                 }
+               },
+               "checksum"},
+        Answer{"NeverLoads",
+               [](MeetingPlace& s, Stream& c) {
+                 ScriptedDestination there(s, c);
+                 if (there.AwaitPackage()) {
+                   there.LosePages();
+                   KeepAlive(c);
+                 }
+               },
+               "lives, but the guest stood still for 3.2s"},
+        // Little by little, so that no single write takes too long.
+        Answer{"HardlyReadsTheLastRound",
+               [](MeetingPlace& s, Stream& c) {
+                 ScriptedDestination there(s, c);
+                 there.AwaitSwitchover();
+                 std::array<uint8_t, 4096> bytes;
+                 while (SendControl(c, message::Ping{}).ok() && there.page->ReadAll(bytes).ok()) {
+                   absl::SleepFor(absl::Milliseconds(50));
+                 }
+               },
+               "lives, but the guest stood still for 3.2s", MoveMode::kPrecopy},
+        Answer{"NeedsAgesToLoad",
+               [](MeetingPlace& s, Stream& c) { Lives(s, c, {.load_nanoseconds = 1'000'000'000'000}); },
+               "needs 16m40s to load"},
+        Answer{"NeedsMoreThanTimeCanSay",
+               [](MeetingPlace& s, Stream& c) { Lives(s, c, {.load_nanoseconds = ~uint64_t{0}}); },
+               "to load the machine's state"},
+        Answer{"NeverAnswers",
+               [](MeetingPlace&, Stream& c) {
+                 std::array<uint8_t, 256> bytes;
+                 while (c.ReadAll(bytes).ok()) {
+                 }
+               },
+               "1.5s", MoveMode::kPostcopy, absl::Milliseconds(1500)},
+        Answer{"LivesAndNeverAnswers", [](MeetingPlace&, Stream& c) { KeepAlive(c); },
+               "lives, but did not answer within", MoveMode::kPostcopy, absl::Milliseconds(400)},
+        Answer{"Refuses",
+               [](MeetingPlace&, Stream& c) {
+                 Welcome(c);
+                 (void)SendControl(c, message::Refuse{.reason = "the CPU here lacks avx512f"});
+                 ReadToTheEnd(c);
+               },
+               "refuses: the CPU here lacks avx512f"},
+        Answer{"RefusesInEscapeSequences",
+               [](MeetingPlace&, Stream& c) {
+                 Welcome(c);
+                 (void)SendControl(c, message::Refuse{.reason = "no\x1b[2J\nferrite: web1 runs there"});
+                 ReadToTheEnd(c);
+               },
+               "refuses: no?[2J?ferrite: web1 runs there"},
+        Answer{"AcceptsWithAbsurdPages", [](MeetingPlace&, Stream& c) { Accept(c, 12345, true); }, "pages of"},
+        Answer{"CannotServeFaults", [](MeetingPlace&, Stream& c) { Accept(c, 4096, false); },
+               "vm.unprivileged_userfaultfd=1"},
+        Answer{"ClosesAfterAccept", [](MeetingPlace&, Stream& c) { Accept(c, 4096, true); }, "unix:/tmp/ferrite-peer-"},
+        Answer{"SaysRunningTooEarly",
+               [](MeetingPlace&, Stream& c) {
+                 Welcome(c);
+                 (void)SendControl(c, message::Running{});
+                 ReadToTheEnd(c);
+               },
+               "RUNNING where ACCEPT was due"}),
+    [](const testing::TestParamInfo<Answer>& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace ferrite::migration

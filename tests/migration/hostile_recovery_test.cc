@@ -1,0 +1,218 @@
+// Going on with a move behind GRANT when the other side lies, comes back for nothing, or never ends it (R2, R4).
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/thread.h"
+#include "migration/api/move_options.h"
+#include "migration/api/move_state.h"
+#include "migration/protocol/messages.h"
+#include "migration/protocol/version.h"
+#include "tests/fakes/arrival_rig.h"
+#include "tests/fakes/departure_rig.h"
+#include "tests/fakes/scripted_destination.h"
+#include "tests/fakes/scripted_peer.h"
+#include "tests/fakes/scripted_source.h"
+#include "tests/fakes/test_thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint64_t kFeatures = kFeaturePostcopy | kFeatureRecovery;
+
+// R4: who wants to go on with a move has to be its source, and hears exactly what is missing.
+TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
+  ArrivalRig rig({.silence = absl::Seconds(2)});
+  rig.Start();
+  {
+    ScriptedSource source(rig.place(), kFeatures);
+    source.SendZero(kScriptedWork.first_page, kScriptedWork.pages);
+    ASSERT_TRUE(source.HandOver(3));
+  }
+  {
+    // Rubbish, a channel of the move that is gone, another epoch, no channels, a second HELLO.
+    const auto rubbish = rig.place().DialAndSayNothing();
+    (void)rubbish->WriteAll(std::vector<uint8_t>(64, 7));
+    const auto page = rig.place().Dial(ChannelRole::kPage);
+    for (const auto& [epoch, channels] : {std::pair<uint64_t, uint16_t>{4, 1}, {3, 0}, {3, 17}}) {
+      const auto control = rig.place().Dial(ChannelRole::kControl);
+      SendRecover(*control, epoch, channels);
+      EXPECT_FALSE(ReadControl(*control).ok()) << "epoch " << epoch << ", " << channels << " channels";
+    }
+    const auto hello = rig.place().Dial(ChannelRole::kControl);
+    SendOldHello(*hello);
+    EXPECT_FALSE(ReadControl(*hello).ok());
+  }
+  const auto control = rig.place().Dial(ChannelRole::kControl);
+  SendRecover(*control, 3, 1);
+  ASSERT_EQ(Hear(*control), "STANDING");
+  const auto missing = ReadControl(*control);
+  ASSERT_TRUE(missing.ok()) << missing.status();
+  ASSERT_EQ(MessageName(*missing), "MISSING");
+  EXPECT_EQ(std::get<message::Missing>(*missing),
+            (message::Missing{.ranges = {{.first = 0, .count = 100}, {.first = 120, .count = kScriptedPages - 120}},
+                              .last = true}));
+  rig.session().Leave();
+  // It was not waiting: the loss of this connection is what it hears of next.
+  control->Shutdown();
+  EXPECT_FALSE(rig.Join().ok());
+  EXPECT_EQ(rig.session().state(), MoveState::kPostcopyPaused);
+  rig.there().guest()->Pause();
+  EXPECT_EQ(rig.there().guest()->errors(), 0u) << "R1";
+}
+
+// R4: a source that ends although pages are missing is asked for them again: nobody waits for ever without a word.
+TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
+  ArrivalRig rig({.silence = absl::Milliseconds(300)});
+  rig.Start();
+  {
+    ScriptedSource source(rig.place(), kFeatures);
+    source.SendZero(kScriptedWork.first_page, kScriptedWork.pages);
+    ASSERT_TRUE(source.HandOver(1));
+    source.SendEndOfPages();
+    (void)SendControl(*source.control, message::End{});
+    // It lives, and says nothing more, until the destination has had enough.
+    KeepAlive(*source.control);
+  }
+  const auto control = rig.place().Dial(ChannelRole::kControl);
+  SendRecover(*control, 1, 1);
+  ASSERT_EQ(Hear(*control), "STANDING");
+  EXPECT_EQ(Hear(*control), "MISSING");
+  rig.session().Leave();
+  control->Shutdown();
+  (void)rig.Join();
+  EXPECT_EQ(rig.session().state(), MoveState::kPostcopyPaused);
+  rig.there().guest()->Pause();
+}
+
+// R2, R10: it has the guest, lives, and never says that it has all of it. The source does not wait for ever, and keeps
+// what it has.
+TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
+  DepartureRig rig({.pages = 100});
+  // Longer than a busy host may keep a thread of either side from running.
+  const absl::Status status = rig.MoveTo(
+      [](MeetingPlace& place, Stream& control) {
+        ScriptedDestination there(place, control);
+        ASSERT_TRUE(there.AwaitGrant());
+        (void)SendControl(control, message::Running{.epoch = 1});
+        // What it is told meanwhile fits into no buffer.
+        const Thread hear = StartOrDie("hear", [&] { ReadToTheEnd(control); });
+        KeepAlive(control);
+      },
+      {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::ZeroDuration()});
+  EXPECT_NE(status.message().find("did not answer within"), absl::string_view::npos) << status;
+  EXPECT_EQ(rig.source().state(), MoveState::kPostcopyPaused);
+  EXPECT_FALSE(rig.guest().running()) << "R2";
+}
+
+// Gets GRANT, says RUNNING or not, and hangs up.
+DestinationScript TakesTheGuestAndHangsUp(bool says_running) {
+  return [says_running](MeetingPlace& place, Stream& control) {
+    ScriptedDestination there(place, control, {.features = kFeatures});
+    ASSERT_TRUE(there.AwaitGrant());
+    if (says_running) {
+      (void)SendControl(control, message::Running{.epoch = 1});
+    }
+    there.HangUp();
+  };
+}
+
+// What all sources do whose destination comes back for nothing.
+void ExpectThatTheSourceGaveUp(DepartureRig& rig, const absl::Status& status) {
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(rig.source().state(), MoveState::kPostcopyPaused);
+  EXPECT_LT(rig.took(), absl::Seconds(20));
+  EXPECT_FALSE(rig.guest().running()) << "R2";
+}
+
+// R4: a destination that hangs up and comes back, again and again, is looked for no longer than one that is gone:
+// whatever it says when it is found.
+struct ComesBack {
+  const char* name;
+  // On a connection that came again, after RECOVER.
+  DestinationScript answers;
+};
+
+class ComesBackTest : public testing::TestWithParam<ComesBack> {};
+
+TEST_P(ComesBackTest, IsLookedForNoLonger) {
+  DepartureRig rig({.pages = 100});
+  std::atomic<int> came = 0;
+  const absl::Status status =
+      rig.MoveTo(TakesTheGuestAndHangsUp(false),
+                 [&](MeetingPlace& place, Stream& control) {
+                   if (ReadControl(control).ok()) {
+                     ++came;
+                     GetParam().answers(place, control);
+                   }
+                 },
+                 {.mode = MoveMode::kPostcopy, .silence = absl::Seconds(2), .recover_for = absl::Milliseconds(700)});
+  EXPECT_GE(came, 1);
+  ExpectThatTheSourceGaveUp(rig, status);
+}
+
+void SayStanding(Stream& control, bool granted) { (void)SendControl(control, message::Standing{.granted = granted}); }
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ComesBackTest,
+    testing::Values(ComesBack{"HangsUp", [](MeetingPlace&, Stream&) {}},
+                    ComesBack{"SaysThatItHasIt", [](MeetingPlace&, Stream& c) { SayStanding(c, true); }},
+                    // GRANT is sent again, and it says RUNNING again.
+                    ComesBack{"NeverGotTheGrant",
+                              [](MeetingPlace&, Stream& c) {
+                                SayStanding(c, false);
+                                if (ReadControl(c).ok()) {
+                                  (void)SendControl(c, message::Running{.epoch = 2});
+                                }
+                              }},
+                    // It misses as much each time, takes its time with it, and hangs up.
+                    ComesBack{"TakesNothing",
+                              [](MeetingPlace& place, Stream& c) {
+                                SayStanding(c, true);
+                                (void)SendControl(
+                                    c, message::Missing{.ranges = {{.count = kScriptedPages}}, .last = true});
+                                std::vector<std::unique_ptr<Stream>> channels;
+                                for (int i = 0; i < 3; ++i) {
+                                  channels.push_back(place.Accept());
+                                }
+                                KeepAlive(c, absl::Milliseconds(900));
+                              }}),
+    [](const testing::TestParamInfo<ComesBack>& info) { return info.param.name; });
+
+// R4: a destination that is found again and tells what is missing without an end, alive all the while, takes no more
+// time than there is to look for one.
+TEST(EndlessMissingTest, IsLookedForNoLonger) {
+  DepartureRig rig({.pages = 100});
+  std::atomic<int> told = 0;
+  const absl::Status status = rig.MoveTo(
+      TakesTheGuestAndHangsUp(true),
+      [&](MeetingPlace&, Stream& control) {
+        if (!ReadControl(control).ok()) {
+          return;
+        }
+        SayStanding(control, true);
+        for (uint64_t page = 0;
+             SendControl(control, message::Missing{.ranges = {{.first = page, .count = 1}}, .last = false}).ok();
+             ++page) {
+          ++told;
+          absl::SleepFor(absl::Milliseconds(100));
+        }
+      },
+      {.mode = MoveMode::kPostcopy, .patience = absl::Seconds(60), .recover_for = absl::Milliseconds(200)});
+  EXPECT_GT(told, 0);
+  // All that it tells takes 100 s.
+  ExpectThatTheSourceGaveUp(rig, status);
+}
+
+}  // namespace
+}  // namespace ferrite::migration
