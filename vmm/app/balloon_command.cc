@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
+#include "vmm/control/machine_directory.h"
 
 namespace ferrite {
 namespace {

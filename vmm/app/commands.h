@@ -9,7 +9,7 @@
 #include "vmm/app/command_options.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/control/client.h"
-#include "vmm/control/run_dir.h"
+#include "vmm/control/run_base.h"
 #include "vmm/machine/machine.h"
 
 namespace ferrite {

@@ -16,6 +16,7 @@
 #include "vmm/app/commands.h"
 #include "vmm/console/escape_filter.h"
 #include "vmm/console/raw_terminal.h"
+#include "vmm/control/machine_directory.h"
 
 namespace ferrite {
 namespace {

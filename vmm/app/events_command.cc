@@ -7,6 +7,7 @@
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/text.h"
+#include "vmm/control/machine_directory.h"
 
 namespace ferrite {
 namespace {

@@ -14,6 +14,7 @@
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
 #include "vmm/app/text.h"
+#include "vmm/control/machine_directory.h"
 #include "vmm/machine/device_kinds.h"
 
 namespace ferrite {

@@ -2,6 +2,7 @@
 
 #include "absl/memory/memory.h"
 #include "vmm/app/commands.h"
+#include "vmm/control/machine_directory.h"
 
 namespace ferrite {
 

@@ -13,6 +13,7 @@
 #include "vmm/app/logging.h"
 #include "vmm/app/text.h"
 #include "vmm/app/unused_memory.h"
+#include "vmm/control/run_base.h"
 
 namespace ferrite {
 namespace {

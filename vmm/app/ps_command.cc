@@ -16,6 +16,8 @@
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/text.h"
+#include "vmm/control/machine_finder.h"
+#include "vmm/control/run_base.h"
 
 namespace ferrite {
 namespace {

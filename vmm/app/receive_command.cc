@@ -29,6 +29,7 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/monitor.h"
 #include "vmm/console/raw_terminal.h"
+#include "vmm/control/machine_directory.h"
 #include "vmm/move/arrivals.h"
 #include "vmm/move/machine_arrival.h"
 

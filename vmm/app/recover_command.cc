@@ -10,6 +10,7 @@
 #include "vmm/app/follow_move.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
+#include "vmm/control/machine_directory.h"
 
 namespace ferrite {
 

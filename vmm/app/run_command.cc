@@ -20,6 +20,7 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/monitor.h"
+#include "vmm/control/machine_directory.h"
 #include "vmm/machine/device_kinds.h"
 #include "vmm/machine/host_limits.h"
 #include "vmm/machine/machine.h"

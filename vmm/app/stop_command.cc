@@ -10,6 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/fd.h"
 #include "vmm/app/commands.h"
+#include "vmm/control/handed_over.h"
+#include "vmm/control/machine_directory.h"
+#include "vmm/control/run_base.h"
 
 namespace ferrite {
 StopCommand::StopCommand()

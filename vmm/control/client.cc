@@ -3,19 +3,18 @@
 #include <capnp/rpc-twoparty.h>
 #include <fcntl.h>
 #include <kj/async-io.h>
-#include <kj/debug.h>
-#include <sys/socket.h>
 
-#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/clean_text.h"
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "vmm/control/bounded_stream.h"
-#include "vmm/control/device_rpc.h"
+#include "vmm/control/client_loop.h"
+#include "vmm/control/description_rpc.h"
 #include "vmm/control/event_queue.h"
+#include "vmm/control/event_sink.h"
+#include "vmm/control/from_monitor.h"
 #include "vmm/control/machine_connection.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
@@ -24,156 +23,6 @@ namespace ferrite {
 namespace {
 
 using kj::LowLevelAsyncIoProvider;
-
-// What answers may be anybody's program: root asks about the machines of others. A machine's description, which is the
-// longest message, has a command line and the paths of some files.
-constexpr size_t kMaxMessageBytes = 256 << 10;
-// A monitor sends an event of a subscription when the one before it was answered.
-constexpr size_t kMaxOpenCalls = 64;
-// Events of the loop between two looks at the clock: else one who sends without end keeps a deadline from passing.
-constexpr kj::uint kEventsInARow = 64;
-
-capnp::ReaderOptions Limits() {
-  capnp::ReaderOptions options;
-  options.traversalLimitInWords = kMaxMessageBytes / sizeof(capnp::word);
-  options.nestingLimit = 16;
-  return options;
-}
-
-// A monitor answers, and calls event sinks; the rest of the protocol is not for it to use.
-void CheckFromMonitor(capnp::rpc::Message::Reader message) {
-  switch (message.which()) {
-    case capnp::rpc::Message::ABORT:
-    case capnp::rpc::Message::RETURN:
-    case capnp::rpc::Message::FINISH:
-    case capnp::rpc::Message::RELEASE:
-      return;
-    case capnp::rpc::Message::CALL:
-      KJ_REQUIRE(message.getCall().getInterfaceId() == capnp::typeId<control::EventSink>() &&
-                     message.getCall().getTarget().isImportedCap(),
-                 "a call to what is no event sink");
-      return;
-    default:
-      KJ_FAIL_REQUIRE("a message of a kind that none sends");
-  }
-}
-
-// kj allows one event loop in a thread.
-std::shared_ptr<kj::AsyncIoContext> ThreadContext() {
-  thread_local std::weak_ptr<kj::AsyncIoContext> context;
-  std::shared_ptr<kj::AsyncIoContext> shared = context.lock();
-  if (shared == nullptr) {
-    // The lock is for the thread sanitizer: kj guards by itself what it makes once for all threads.
-    static std::mutex setup;
-    const std::lock_guard<std::mutex> lock(setup);
-    shared = std::make_shared<kj::AsyncIoContext>(kj::setupAsyncIo());
-    shared->waitScope.setBusyPollInterval(kEventsInARow);
-    context = shared;
-  }
-  return shared;
-}
-
-MachineState FromRpc(control::State state) {
-  switch (state) {
-    case control::State::CREATED:
-      return MachineState::kCreated;
-    case control::State::PAUSED:
-      return MachineState::kPaused;
-    case control::State::RUNNING:
-      return MachineState::kRunning;
-    case control::State::STOPPED:
-      break;
-  }
-  return MachineState::kStopped;
-}
-
-MachineEvent::Kind FromRpc(control::Event::Kind kind) {
-  switch (kind) {
-    case control::Event::Kind::RUNNING:
-      return MachineEvent::Kind::kRunning;
-    case control::Event::Kind::PAUSED:
-      return MachineEvent::Kind::kPaused;
-    case control::Event::Kind::RESET:
-      return MachineEvent::Kind::kReset;
-    case control::Event::Kind::STOPPED:
-      return MachineEvent::Kind::kStopped;
-    case control::Event::Kind::MOVE:
-      return MachineEvent::Kind::kMove;
-    case control::Event::Kind::BALLOON:
-      break;
-  }
-  return MachineEvent::Kind::kBalloon;
-}
-
-// A server may be anybody's: what it says is shown to whoever runs the command.
-std::string Copy(capnp::Text::Reader text) { return CleanText({text.cStr(), text.size()}, kMaxLongText); }
-
-BalloonFigures ReadBalloon(control::Balloon::Reader in) {
-  BalloonFigures figures;
-  figures.target_bytes = in.getTargetBytes();
-  figures.actual_bytes = in.getActualBytes();
-  ReadList(in.getStatistics(),
-           [&](auto statistic) { figures.statistics.emplace_back(Copy(statistic.getName()), statistic.getValue()); });
-  return figures;
-}
-
-MachineDescription ReadDescription(control::Description::Reader in) {
-  MachineDescription machine;
-  machine.name = Copy(in.getName());
-  machine.state = FromRpc(in.getState());
-  machine.version = Copy(in.getVersion());
-  machine.uptime = absl::Milliseconds(in.getUptimeMs());
-  machine.cpus = in.getCpus();
-  machine.memory_bytes = in.getMemoryBytes();
-  machine.memory_backing = Copy(in.getMemoryBacking());
-  machine.memory_resident_bytes = in.getMemoryResidentBytes();
-  machine.started_ns = in.getStartedNs();
-  machine.first_entry_ns = in.getFirstEntryNs();
-  machine.kernel = Copy(in.getKernel());
-  machine.initrd = Copy(in.getInitrd());
-  machine.command_line = Copy(in.getCommandLine());
-  machine.devices = ReadDevices(in);
-  machine.has_balloon = in.getHasBalloon();
-  machine.balloon = ReadBalloon(in.getBalloon());
-  machine.console_dropped_bytes = in.getConsoleDroppedBytes();
-  machine.move = ReadMove(in.getMove());
-  machine.arrival = ReadMove(in.getArrival());
-  return machine;
-}
-
-class Sink final : public control::EventSink::Server {
- public:
-  explicit Sink(std::shared_ptr<EventQueue> queue) : queue_(std::move(queue)) {}
-
- protected:
-  kj::Promise<void> event(EventContext context) override {
-    const auto in = context.getParams().getEvent();
-    queue_->Push({.event = {FromRpc(in.getKind()), CleanLines(FromKj(in.getText()), kMaxLongText)},
-                  .move = ReadMove(in.getMove()),
-                  .time = absl::FromUnixMillis(in.getUnixMs()),
-                  .missed = in.getMissed()});
-    return kj::READY_NOW;
-  }
-
- private:
-  std::shared_ptr<EventQueue> queue_;
-};
-
-// Whether it is what the console of a machine is, and nothing that a read or a write could hang on.
-bool IsStreamSocket(int fd) {
-  int type = 0;
-  int domain = 0;
-  socklen_t size = sizeof(type);
-  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM &&
-         getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
-}
-
-// The process that listens at the other end, by the kernel's word (unix(7)); 0 where it is in no namespace of ours.
-pid_t ListenerOf(int fd) {
-  ucred peer = {};
-  socklen_t size = sizeof(peer);
-  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
-}
 
 class RpcControlClient final : public ControlClient {
  public:
@@ -190,7 +39,7 @@ class RpcControlClient final : public ControlClient {
                  .read_to_the_end = true,
                  .check = CheckFromMonitor},
                 [this](const kj::Exception& exception) { Refuse(exception); }),
-        network_(stream_, 1, capnp::rpc::twoparty::Side::CLIENT, Limits()),
+        network_(stream_, 1, capnp::rpc::twoparty::Side::CLIENT, LimitsOfMonitor()),
         rpc_(capnp::makeRpcClient(network_)),
         control_(Bootstrap()) {}
   ~RpcControlClient() noexcept override = default;
@@ -338,7 +187,7 @@ class RpcControlClient final : public ControlClient {
   absl::Status StartWatching() override {
     return Wait(asked_.timeout, [&] {
       auto request = control_.watchRequest();
-      request.setSink(kj::heap<Sink>(events_));
+      request.setSink(kj::heap<EventSink>(events_));
       return request.send().then([&](auto&& response) {
         subscription_ = response.getSubscription();
         return ReadError(response.getError());

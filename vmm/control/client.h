@@ -2,13 +2,9 @@
 #ifndef FERRITE_VMM_CONTROL_CLIENT_H_
 #define FERRITE_VMM_CONTROL_CLIENT_H_
 
-#include <sys/types.h>
-
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,43 +12,12 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "migration/api/move_options.h"
+#include "vmm/control/machine_description.h"
 #include "vmm/control/move_port.h"
+#include "vmm/control/watched_event.h"
 #include "vmm/machine/balloon_port.h"
-#include "vmm/machine/device_kinds.h"
-#include "vmm/machine/machine.h"
 
 namespace ferrite {
-
-// As `describe` in proto/control.capnp.
-struct MachineDescription {
-  std::string name;
-  MachineState state = MachineState::kCreated;
-  pid_t pid = 0;  // of who answers, by the kernel's word; 0 when it is in no namespace of ours
-  std::string version;
-  absl::Duration uptime;
-  uint32_t cpus = 0;
-  uint64_t memory_bytes = 0;
-  std::string memory_backing;
-  uint64_t memory_resident_bytes = 0;
-  int64_t started_ns = 0;
-  int64_t first_entry_ns = 0;
-  std::string kernel;
-  std::string initrd;
-  std::string command_line;
-  std::vector<DeviceReport> devices;  // in their order
-  bool has_balloon = false;
-  BalloonFigures balloon;
-  uint64_t console_dropped_bytes = 0;
-  MoveStatus move;     // away from there
-  MoveStatus arrival;  // to there
-};
-
-struct WatchedEvent {
-  MachineEvent event;
-  MoveStatus move;  // kMove
-  absl::Time time;
-  uint64_t missed = 0;  // events before this one that did not arrive
-};
 
 // Calls block, for at most the timeout: DEADLINE_EXCEEDED. UNAVAILABLE when the machine has ended or dropped the
 // connection, and which of them; else the machine's own error.

@@ -9,7 +9,7 @@
 #include <deque>
 #include <utility>
 
-#include "vmm/control/client.h"
+#include "vmm/control/watched_event.h"
 
 namespace ferrite {
 

@@ -7,7 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "vmm/control/run_dir.h"
+#include "vmm/control/handed_over.h"
+#include "vmm/control/machine_finder.h"
 
 namespace ferrite {
 namespace {

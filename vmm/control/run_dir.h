@@ -14,35 +14,17 @@
 #ifndef FERRITE_VMM_CONTROL_RUN_DIR_H_
 #define FERRITE_VMM_CONTROL_RUN_DIR_H_
 
-#include <sys/types.h>
-
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "base/directory.h"
 #include "base/fd.h"
-#include "base/socket_file.h"
-#include "vmm/control/grant_record.h"
 
 namespace ferrite {
-
-// 1 to 64 characters of [A-Za-z0-9._-], the first neither '.' nor '-'.
-absl::Status CheckMachineName(absl::string_view name);
-
-// The directory that holds the machines' directories: `option` (--run-dir) when it is not empty, else /run/ferrite for
-// root, else $XDG_RUNTIME_DIR/ferrite. An error when there is none of them.
-absl::StatusOr<std::string> RunBase(absl::string_view option);
-
-// Whether the base directory is there and may be looked at: NOT_FOUND, or FAILED_PRECONDITION when it is something else
-// or is refused, in words.
-absl::Status CheckRunBase(const std::string& base);
 
 // The directory of a machine that this process runs. Everything in it is removed with the object, and so are the
 // directories above it that it made, mode 0700, unless somebody uses them; but not what somebody else has there since
@@ -97,34 +79,6 @@ class RunDir {
   const Fd directory_;
   const Fd pid_file_;  // locked
 };
-
-// A machine in a base directory: a living one, or what a killed monitor left of one that it had handed over.
-struct FoundMachine {
-  std::string name;
-  pid_t pid = 0;
-  std::optional<GrantRecord> handed_over;  // set: no monitor lives
-  bool own = false;                        // this user's
-  Fd directory;                            // from FindMachine() alone
-};
-
-// All machines, by name. Removes what this user's killed monitors left, but for those that had handed their guest over;
-// follows no symbolic link. A base that is not there holds none.
-absl::StatusOr<std::vector<FoundMachine>> ListMachines(const std::string& base);
-
-// NOT_FOUND, with what to do next, when no living machine has that name. Of one that was handed over it says to whom,
-// and it names the log that KeepLog() left.
-absl::StatusOr<FoundMachine> FindMachine(const std::string& base, absl::string_view name);
-// A connection to the control socket of one that FindMachine() found; errors as ConnectAt().
-absl::StatusOr<Fd> ConnectToControlSocket(const FoundMachine& machine, absl::Duration patience);
-
-// To whom a monitor that is gone had handed that machine over; nothing when it did not, or lives.
-std::optional<GrantRecord> HandedOver(const std::string& base, absl::string_view name);
-// What that means, and what to do next.
-std::string HandedOverText(absl::string_view name, const GrantRecord& grant);
-
-// Removes what a killed monitor left of a machine that it had handed over. NOT_FOUND when there is no such thing: no
-// such machine at all, or one that lives.
-absl::Status ForgetHandedOver(const std::string& base, absl::string_view name);
 
 }  // namespace ferrite
 

@@ -26,6 +26,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "vmm/control/grant_record.h"
+#include "vmm/control/machine_finder.h"
 #include "vmm/control/run_dir.h"
 
 namespace ferrite {
