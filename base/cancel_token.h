@@ -45,7 +45,6 @@ class CancelToken {
   const EventFd& event() const { return event_; }
   // Whether it is cancelled; waits for that, not longer than `limit`.
   bool WaitFor(const Clock& clock, absl::Duration limit) const;
-  bool WaitFor(absl::Duration limit) const { return WaitFor(RealClock(), limit); }
 
   // Calls `act` when the token is cancelled while this lives; at once where it is. `act` is called once, on the thread
   // of Cancel(). It does not wait, but for short locks that are held over no call of a token's, and may cancel other

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "gtest/gtest.h"
@@ -31,7 +32,7 @@ TEST_F(CancelTokenTest, IsNotCancelledAtFirst) {
   EXPECT_FALSE(token_.cancelled());
   EXPECT_TRUE(token_.reason().ok());
   EXPECT_FALSE(IsReadable(token_));
-  EXPECT_FALSE(token_.WaitFor(absl::ZeroDuration()));
+  EXPECT_FALSE(token_.WaitFor(RealClock(), absl::ZeroDuration()));
 }
 
 TEST_F(CancelTokenTest, TheFirstReasonCounts) {
@@ -39,7 +40,7 @@ TEST_F(CancelTokenTest, TheFirstReasonCounts) {
   token_.Cancel(absl::CancelledError("cancelled"));
   EXPECT_TRUE(token_.cancelled());
   EXPECT_EQ(token_.reason(), absl::UnavailableError("the connection is lost"));
-  EXPECT_TRUE(token_.WaitFor(absl::ZeroDuration()));
+  EXPECT_TRUE(token_.WaitFor(RealClock(), absl::ZeroDuration()));
 }
 
 TEST_F(CancelTokenTest, StaysReadableForAllThatPoll) {
@@ -146,7 +147,7 @@ TEST_F(CancelTokenTest, EndOfACallbackWaitsForItsCall) {
 
 TEST_F(CancelTokenTest, WakesWhoWaits) {
   Thread canceller = StartOrDie("test-cancel", [&] { token_.Cancel(absl::CancelledError("why")); });
-  EXPECT_TRUE(token_.WaitFor(absl::Seconds(30)));
+  EXPECT_TRUE(token_.WaitFor(RealClock(), absl::Seconds(30)));
 }
 
 // For the thread sanitizer: all that may happen at once does.

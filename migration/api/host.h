@@ -2,6 +2,7 @@
 #ifndef FERRITE_MIGRATION_API_HOST_H_
 #define FERRITE_MIGRATION_API_HOST_H_
 
+#include "base/clock.h"
 #include "base/log_sink.h"
 #include "base/open_userfault.h"
 #include "base/thread_maker.h"
@@ -16,6 +17,9 @@ struct Host {
   // Makes all threads of a move, named "mig-…". A thread that it cannot make fails the move, or the connection that
   // needs it.
   ThreadMaker& threads;
+  // Tells the time by which a move waits, and measures what it took. How long the peer may make no progress in the
+  // middle of a read or a write, the kernel watches by its own.
+  const Clock& clock = RealClock();
   // A destination asks it when it says whether it can do post-copy. Its error is why not; pre-copy needs none.
   UserfaultOpener open_userfault = OpenUserfault;
 };

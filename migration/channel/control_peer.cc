@@ -11,7 +11,6 @@
 #include "base/clean_text.h"
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
-#include "base/poll.h"
 #include "base/status.h"
 #include "base/thread_class.h"
 #include "base/timed_mutex.h"
@@ -34,20 +33,22 @@ constexpr int64_t kPingPauseMs = 2500;
 
 }  // namespace
 
-ControlPeer::ControlPeer(std::unique_ptr<Stream> stream, Options options,
+ControlPeer::ControlPeer(const Host& host, std::unique_ptr<Stream> stream, Options options,
                          std::function<void(const absl::Status&)> on_failure)
-    : options_(std::move(options)),
+    : host_(host),
+      options_(std::move(options)),
       silence_ms_(absl::ToInt64Milliseconds(options_.silence)),
       most_bytes_(options_.most_bytes),
       stream_(std::move(stream)),
       on_failure_(std::move(on_failure)) {}
 
-absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(ThreadMaker& threads, std::unique_ptr<Stream> stream,
+absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(const Host& host, std::unique_ptr<Stream> stream,
                                                                  Options options,
                                                                  std::function<void(const absl::Status&)> on_failure) {
-  std::unique_ptr<ControlPeer> peer(new ControlPeer(std::move(stream), std::move(options), std::move(on_failure)));
+  std::unique_ptr<ControlPeer> peer(
+      new ControlPeer(host, std::move(stream), std::move(options), std::move(on_failure)));
   absl::StatusOr<Thread> reader =
-      threads.Start(peer->options_.thread_name, ThreadClass::kUrgent, [peer = peer.get()] { peer->ReadLoop(); });
+      host.threads.Start(peer->options_.thread_name, ThreadClass::kUrgent, [peer = peer.get()] { peer->ReadLoop(); });
   if (!reader.ok()) {
     peer->SendLastWords(reader.status());
     return reader.status();
@@ -82,12 +83,7 @@ void ControlPeer::HangUp(const absl::Status& error) {
   pollfd polled{.fd = stream_->fd(), .events = POLLOUT, .revents = 0};
   if (poll(&polled, 1, 0) > 0) {
     stream_->SetPatience(kWriteGrace);
-    bool written = false;
-    {
-      const TimedMutexLock lock(&mutex_);
-      written = AwaitWritten(kSoonWritten);
-    }
-    if (written) {
+    if (AwaitWritten(kSoonWritten)) {
       const std::vector<uint8_t> frame = Encode(message::Error{.message = std::string(error.message())});
       const absl::MutexLock lock(&send_mutex_);
       stream_->WriteSome(frame);
@@ -99,11 +95,8 @@ void ControlPeer::HangUp(const absl::Status& error) {
 absl::Status ControlPeer::SendBriefly(const Message& message) {
   // For a message that is begun meanwhile, too.
   stream_->SetPatience(kWriteGrace);
-  {
-    const TimedMutexLock lock(&mutex_);
-    if (!AwaitWritten(kWriteGrace)) {
-      return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
-    }
+  if (!AwaitWritten(kWriteGrace)) {
+    return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
   }
   return Send(message);
 }
@@ -113,7 +106,7 @@ absl::StatusOr<Message> ControlPeer::Next(absl::Duration limit) {
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return !queue_.empty() || !failure_.ok() || !interrupt_.ok();
   };
-  if (!mutex_.AwaitFor(absl::Condition(&ready), limit)) {
+  if (!mutex_.AwaitFor(host_.clock, absl::Condition(&ready), limit)) {
     return absl::DeadlineExceededError(absl::StrCat(options_.peer_name, quiet_ ? "" : " lives, but",
                                                     " did not answer within ", absl::FormatDuration(limit)));
   }
@@ -151,7 +144,9 @@ void ControlPeer::Interrupt(const absl::Status& reason) {
 
 bool ControlPeer::AwaitWritten(absl::Duration limit) {
   const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
-  return mutex_.AwaitFor(absl::Condition(&written), limit);
+  const TimedMutexLock lock(&mutex_);
+  // By the host's time, by which the stream's patience is, too.
+  return mutex_.AwaitFor(RealClock(), absl::Condition(&written), limit);
 }
 
 absl::Status ControlPeer::Write(const Message& message) {
@@ -177,7 +172,7 @@ void ControlPeer::AwaitFailure(absl::Duration limit, CancelToken* cancel) const 
   }
   const auto over = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !failure_.ok() || cancelled; };
   const TimedMutexLock lock(&mutex_);
-  mutex_.AwaitFor(absl::Condition(&over), limit);
+  mutex_.AwaitFor(host_.clock, absl::Condition(&over), limit);
 }
 
 bool ControlPeer::Fail(const absl::Status& reason) {
@@ -212,12 +207,12 @@ absl::Status ControlPeer::AwaitBytes() {
     // Three PINGs at least in the time after which a silent peer counts as gone.
     const int64_t step = std::clamp<int64_t>(silence / 4, 1, kPingPauseMs);
     pollfd polled{.fd = stream_->fd(), .events = POLLIN, .revents = 0};
-    const MonotonicTime start = MonotonicTime::Now();
-    if (PollFor({&polled, 1}, absl::Milliseconds(step)) > 0) {
+    const MonotonicTime start = host_.clock.Now();
+    if (host_.clock.PollFor({&polled, 1}, absl::Milliseconds(step)) > 0) {
       quiet_ = false;
       return absl::OkStatus();
     }
-    if (const int64_t waited = absl::ToInt64Milliseconds(MonotonicTime::Now() - start); waited > 0) {
+    if (const int64_t waited = absl::ToInt64Milliseconds(host_.clock.Now() - start); waited > 0) {
       quiet += waited;
       quiet_ = quiet > step;
       // A message that is being written is as good as a PING, and must not be waited for here.

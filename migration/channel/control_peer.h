@@ -19,8 +19,8 @@
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
 #include "base/thread.h"
-#include "base/thread_maker.h"
 #include "base/timed_mutex.h"
+#include "migration/api/host.h"
 #include "migration/channel/stream.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
@@ -41,8 +41,8 @@ class ControlPeer {
   };
 
   // `on_failure` is called at most once, on the reading thread, when the connection is lost, the peer is silent, or it
-  // sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so.
-  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(ThreadMaker& threads, std::unique_ptr<Stream> stream,
+  // sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so. `host` outlives it.
+  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(const Host& host, std::unique_ptr<Stream> stream,
                                                              Options options,
                                                              std::function<void(const absl::Status&)> on_failure);
   // Shuts the stream down and joins.
@@ -94,7 +94,8 @@ class ControlPeer {
   bool said_why() const { return said_why_.load(std::memory_order_acquire); }
 
  private:
-  ControlPeer(std::unique_ptr<Stream> stream, Options options, std::function<void(const absl::Status&)> on_failure);
+  ControlPeer(const Host& host, std::unique_ptr<Stream> stream, Options options,
+              std::function<void(const absl::Status&)> on_failure);
 
   void ReadLoop();
   // What was read, and the bytes that it took on the line.
@@ -110,9 +111,10 @@ class ControlPeer {
   absl::Status AwaitBytes();
   bool Fail(const absl::Status& reason);
   // Whether no message is being written, after `limit` at most.
-  bool AwaitWritten(absl::Duration limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool AwaitWritten(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status Write(const Message& message) ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_);
 
+  const Host& host_;
   const Options options_;
   std::atomic<int64_t> silence_ms_;
   std::atomic<uint32_t> most_bytes_;

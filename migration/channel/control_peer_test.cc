@@ -17,7 +17,9 @@
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/protocol/messages.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/raw_control.h"
+#include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/wrapped_stream.h"
@@ -63,12 +65,12 @@ struct Ends {
   std::unique_ptr<ControlPeer> peer;
 };
 
-Ends Connected(uint32_t most_bytes = kMaxControlBytes) {
+Ends Connected(uint32_t most_bytes = kMaxControlBytes, const Host& host = AnyHost()) {
   auto pair = MakeStreamPair();
   EXPECT_TRUE(pair.ok());
   auto counted = std::make_unique<CountedStream>(std::move(pair->first));
   Ends ends{.theirs = std::move(pair->second), .counted = counted.get(), .peer = nullptr};
-  auto peer = ControlPeer::Create(AnyHost().threads, std::move(counted),
+  auto peer = ControlPeer::Create(host, std::move(counted),
                                   ControlPeer::Options{.thread_name = "peer",
                                                        .peer_name = "the other",
                                                        .silence = absl::Hours(1),
@@ -209,6 +211,60 @@ TEST(ControlPeerTest, InterruptDoesNotWaitForAPeerThatReadsNothing) {
   sender.Join();
   EXPECT_TRUE(absl::EndsWith(sent.message(), "stopped reading")) << sent;
   EXPECT_LT(took, absl::Milliseconds(50));
+}
+
+class SilenceTest : public testing::Test {
+ protected:
+  void HearPing() {
+    const std::vector<uint8_t> ping = Encode(message::Ping{});
+    std::vector<uint8_t> heard(ping.size());
+    ASSERT_TRUE(ends_.theirs->ReadAll(heard).ok());
+    EXPECT_EQ(heard, ping);
+  }
+
+  FakeClock clock_;
+  const TestHost host_{clock_};
+  // Of an hour's patience.
+  const Ends ends_ = Connected(kMaxControlBytes, host_.get());
+};
+
+TEST_F(SilenceTest, PeerThatSaysNothingIsGivenUp) {
+  ASSERT_TRUE(clock_.AwaitWaiting(1));
+  clock_.Advance(absl::Hours(1) - absl::Milliseconds(1));
+  HearPing();
+  EXPECT_TRUE(ends_.peer->failure().ok());
+  ASSERT_TRUE(clock_.AwaitWaiting(1));
+  clock_.Advance(absl::Seconds(3));
+  ends_.peer->AwaitFailure(absl::InfiniteDuration());
+  EXPECT_EQ(ends_.peer->failure(), absl::UnavailableError("the other was silent for 1h"));
+}
+
+TEST_F(SilenceTest, PeerThatAnswersLives) {
+  const MonotonicTime start = clock_.Now();
+  while (clock_.Now() - start < absl::Hours(3)) {
+    ASSERT_TRUE(clock_.AwaitWaiting(1));
+    clock_.Advance(absl::Minutes(20));
+    while (AwaitReadable(*ends_.theirs, absl::ZeroDuration())) {
+      HearPing();
+    }
+    EXPECT_TRUE(SendControl(*ends_.theirs, message::Pong{}).ok());
+  }
+  EXPECT_TRUE(ends_.peer->failure().ok()) << ends_.peer->failure();
+}
+
+TEST_F(SilenceTest, AnswerIsWaitedForAsLongAsIsSaid) {
+  absl::StatusOr<Message> answer;
+  Thread waiter = StartOrDie("test-wait", [&] {
+    answer = ends_.peer->Next(absl::Minutes(10));
+    ends_.peer->AwaitFailure(absl::Minutes(10));
+  });
+  ASSERT_TRUE(clock_.AwaitWaiting(2));
+  clock_.Advance(absl::Minutes(10));
+  ASSERT_TRUE(clock_.AwaitWaiting(2));
+  clock_.Advance(absl::Minutes(10));
+  waiter.Join();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(answer.status())) << answer.status();
+  EXPECT_TRUE(ends_.peer->failure().ok());
 }
 
 TEST(ControlPeerTest, CancelEndsTheWaitForAFailure) {

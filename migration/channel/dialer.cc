@@ -11,17 +11,18 @@ namespace ferrite::migration {
 
 absl::StatusOr<std::unique_ptr<Stream>> Dialer::Connect(const Address& address, absl::Duration limit,
                                                         const EventFd& cancel) {
-  const MonotonicTime start = MonotonicTime::Now();
+  const MonotonicTime start = clock_.Now();
   const std::string name = address.ToString();
   if (known_.has_value() && name_ == name) {
-    absl::StatusOr<std::unique_ptr<Stream>> stream = ConnectToAny(std::span(&*known_, 1), name, limit / 4, cancel);
+    absl::StatusOr<std::unique_ptr<Stream>> stream =
+        ConnectToAny(std::span(&*known_, 1), name, limit / 4, cancel, clock_);
     if (stream.ok() || absl::IsCancelled(stream.status())) {
       return stream;
     }
   }
   known_.reset();
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream,
-                           migration::Connect(address, limit - (MonotonicTime::Now() - start), cancel, resolve_));
+                           migration::Connect(address, limit - (clock_.Now() - start), cancel, resolve_, clock_));
   Endpoint reached;
   reached.length = sizeof(reached.storage);
   if (address.kind == Address::Kind::kTcp &&

@@ -20,13 +20,15 @@ namespace ferrite::migration {
 // that answers: the others go there, too. Threads: one.
 class Dialer {
  public:
-  explicit Dialer(Resolver resolve = Resolve) : resolve_(std::move(resolve)) {}
+  // `clock` outlives it.
+  explicit Dialer(const Clock& clock, Resolver resolve = Resolve) : clock_(clock), resolve_(std::move(resolve)) {}
 
   // As migration::Connect(). The place that the last connection to `address` reached is tried first; when it does not
   // answer within a quarter of the time, or is not there any more, the name is looked up again.
   absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel);
 
  private:
+  const Clock& clock_;
   const Resolver resolve_;
   std::string name_;  // that known_ was reached by
   std::optional<Endpoint> known_;

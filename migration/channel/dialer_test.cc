@@ -22,7 +22,7 @@ TEST(DialerTest, FurtherConnectionsGoWhereTheFirstOneWent) {
   const SilentPlace silent;
   std::vector<Endpoint> places = {silent.endpoint(), PlaceOf(**listener)};
   int asked = 0;
-  Dialer dialer([&](const Address&) {
+  Dialer dialer(RealClock(), [&](const Address&) {
     ++asked;
     return places;
   });
@@ -46,7 +46,7 @@ TEST(DialerTest, TheNameIsLookedUpAgainWhereNobodyAnswersAnyMore) {
   auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
   ASSERT_TRUE(listener.ok()) << listener.status();
   std::vector<Endpoint> places = {PlaceOf(**listener)};
-  Dialer dialer([&](const Address&) { return places; });
+  Dialer dialer(RealClock(), [&](const Address&) { return places; });
   const Address name = *ParseAddress("tcp:name:1");
   ASSERT_TRUE(dialer.Connect(name, absl::Hours(1), *cancel).ok());
   auto moved = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));

@@ -20,9 +20,9 @@ void DropLog::LogRefusal(const std::string& who, absl::string_view why) {
 void DropLog::Tell(absl::string_view words) { Write(CleanText(words)); }
 
 void DropLog::Write(absl::string_view words) {
-  if (const std::optional<uint64_t> hidden = Take(MonotonicTime::Now()); hidden.has_value()) {
-    log_.Warn(absl::StrCat("receive: ", words,
-                           *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string()));
+  if (const std::optional<uint64_t> hidden = Take(host_.clock.Now()); hidden.has_value()) {
+    host_.log.Warn(absl::StrCat("receive: ", words,
+                                *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string()));
   }
 }
 

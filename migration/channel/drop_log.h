@@ -11,8 +11,8 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "base/log_sink.h"
 #include "base/monotonic.h"
+#include "migration/api/host.h"
 
 namespace ferrite::migration {
 
@@ -23,8 +23,8 @@ class DropLog {
   static constexpr int kMost = 16;
   static constexpr absl::Duration kPause = absl::Seconds(10);
 
-  // `log` outlives it.
-  explicit DropLog(LogSink& log) : log_(log) {}
+  // `host` outlives it.
+  explicit DropLog(const Host& host) : host_(host) {}
 
   void Log(const std::string& who, absl::string_view why);
   // Of one that said what machine it brings.
@@ -37,7 +37,7 @@ class DropLog {
  private:
   void Write(absl::string_view words);
 
-  LogSink& log_;
+  const Host& host_;
   absl::Mutex mutex_;
   int credit_ ABSL_GUARDED_BY(mutex_) = kMost;
   uint64_t hidden_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -9,8 +9,8 @@ namespace ferrite::migration {
 namespace {
 
 TEST(DropLogTest, ManyAreCountedInFewLines) {
-  KeptLog kept;
-  DropLog log(kept);
+  const TestHost host;
+  DropLog log(host.get());
   MonotonicTime now = MonotonicTime();
   int lines = 0;
   for (int i = 0; i < 1000; ++i) {
@@ -25,12 +25,12 @@ TEST(DropLogTest, ManyAreCountedInFewLines) {
 }
 
 TEST(DropLogTest, WordsAreCleanAndOneLine) {
-  KeptLog kept;
-  DropLog log(kept);
+  const TestHost host;
+  DropLog log(host.get());
   log.Log("tcp:192.0.2.7:1", "\x1b[2J\nferrite: all is well");
   log.LogRefusal("tcp:192.0.2.7:2", "disk \x1b[2J");
   log.Tell("disk root: \x1b[2J");
-  EXPECT_EQ(kept.text(),
+  EXPECT_EQ(host.log().text(),
             "receive: dropped a connection from tcp:192.0.2.7:1: ?[2J?ferrite: all is well\n"
             "receive: waits on, having refused the machine from tcp:192.0.2.7:2: disk ?[2J\n"
             "receive: disk root: ?[2J\n");

@@ -15,7 +15,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
-#include "base/poll.h"
 #include "base/status.h"
 #include "migration/channel/crowd.h"
 
@@ -44,11 +43,11 @@ size_t FreeDescriptors() {
 
 }  // namespace
 
-Lobby::Lobby(Listener& listener, Options options, LogSink& log,
+Lobby::Lobby(Listener& listener, Options options, const Host& host,
              std::function<void(const std::string&, absl::string_view)> on_dropped)
     : listener_(listener),
       options_(std::move(options)),
-      log_(log),
+      host_(host),
       on_dropped_(std::move(on_dropped)),
       keep_free_(options_.keep_free) {}
 
@@ -60,11 +59,11 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
     return arrival;
   }
   while (true) {
-    while (!waiting_.empty() && waiting_.front().deadline <= MonotonicTime::Now()) {
+    while (!waiting_.empty() && waiting_.front().deadline <= host_.clock.Now()) {
       Drop(waiting_.begin(), "it did not say who it is");
     }
     MonotonicTime until = waiting_.empty() ? deadline : std::min(deadline, waiting_.front().deadline);
-    const bool accepts = MonotonicTime::Now() >= accept_again_;
+    const bool accepts = host_.clock.Now() >= accept_again_;
     if (!accepts) {
       until = std::min(until, accept_again_);
     }
@@ -75,7 +74,7 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
       polled.push_back({.fd = one.arrival.stream->fd(), .events = POLLIN, .revents = 0});
     }
     // A guest may depend on the wait.
-    (void)PollFor(polled, until - MonotonicTime::Now());
+    (void)host_.clock.PollFor(polled, until - host_.clock.Now());
     if (polled[0].revents != 0) {
       return absl::CancelledError(absl::StrCat(what, ": cancelled"));
     }
@@ -95,7 +94,7 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
     if (arrival.has_value()) {
       return *std::move(arrival);
     }
-    if (MonotonicTime::Now() >= deadline) {
+    if (host_.clock.Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(what, ": nobody came in time"));
     }
   }
@@ -144,7 +143,7 @@ void Lobby::Admit(std::unique_ptr<Stream> stream) {
       {.arrival = {.stream = std::move(stream), .first_bytes = std::vector<uint8_t>(options_.first_bytes)},
        .origin = std::move(origin),
        .have = 0,
-       .deadline = MonotonicTime::Now() + options_.patience});
+       .deadline = host_.clock.Now() + options_.patience});
 }
 
 bool Lobby::MakeRoom(absl::string_view origin, absl::string_view why) {
@@ -160,12 +159,12 @@ bool Lobby::MakeRoom(absl::string_view origin, absl::string_view why) {
 }
 
 void Lobby::OnNotAccepted(const absl::Status& why) {
-  const MonotonicTime now = MonotonicTime::Now();
+  const MonotonicTime now = host_.clock.Now();
   accept_again_ = now + kAcceptPause;
   if (const std::optional<uint64_t> not_logged = log_backoff_.Count(now); not_logged.has_value()) {
     IfThereIsMemory([&] {
-      log_.Warn(absl::StrCat(why.message(), "; it is tried again",
-                             *not_logged == 0 ? "" : absl::StrCat(" (and ", *not_logged, " failures before it)")));
+      host_.log.Warn(absl::StrCat(why.message(), "; it is tried again",
+                                  *not_logged == 0 ? "" : absl::StrCat(" (and ", *not_logged, " failures before it)")));
     });
   }
 }

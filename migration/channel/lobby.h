@@ -17,8 +17,8 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/log_backoff.h"
-#include "base/log_sink.h"
 #include "base/monotonic.h"
+#include "migration/api/host.h"
 #include "migration/channel/address_range.h"
 #include "migration/channel/socket.h"
 #include "migration/channel/stream.h"
@@ -46,8 +46,8 @@ class Lobby {
     std::vector<uint8_t> first_bytes;
   };
 
-  // `on_dropped` hears of each connection that is dropped here, and why. `listener` and `log` outlive the lobby.
-  Lobby(Listener& listener, Options options, LogSink& log,
+  // `on_dropped` hears of each connection that is dropped here, and why. `listener` and `host` outlive the lobby.
+  Lobby(Listener& listener, Options options, const Host& host,
         std::function<void(const std::string& peer, absl::string_view why)> on_dropped);
 
   // The next connection whose first bytes are here. CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at
@@ -86,7 +86,7 @@ class Lobby {
 
   Listener& listener_;
   const Options options_;
-  LogSink& log_;
+  const Host& host_;
   const std::function<void(const std::string&, absl::string_view)> on_dropped_;
   std::function<bool()> let_go_;
   size_t keep_free_;

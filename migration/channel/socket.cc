@@ -16,7 +16,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
-#include "base/poll.h"
 #include "base/status.h"
 
 namespace ferrite::migration {
@@ -156,15 +155,15 @@ absl::StatusOr<Fd> ListenOn(const Address& address, const Endpoint& endpoint) {
 absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address) { return ResolveAs(address, /*passive=*/false); }
 
 absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel,
-                                                const Resolver& resolve) {
+                                                const Resolver& resolve, const Clock& clock) {
   const std::string name = address.ToString();
-  const MonotonicTime start = MonotonicTime::Now();
+  const MonotonicTime start = clock.Now();
   const absl::StatusOr<std::vector<Endpoint>> endpoints = resolve(address);
-  const absl::Duration took = MonotonicTime::Now() - start;
+  const absl::Duration took = clock.Now() - start;
   // However long that took: what was found is tried.
   const absl::Duration left = std::max(limit - took, std::min(limit, kLeastToConnect));
   absl::StatusOr<std::unique_ptr<Stream>> stream =
-      endpoints.ok() ? ConnectToAny(*endpoints, name, left, cancel) : endpoints.status();
+      endpoints.ok() ? ConnectToAny(*endpoints, name, left, cancel, clock) : endpoints.status();
   if (stream.ok() || absl::IsCancelled(stream.status()) || took < kSlowToResolve) {
     return stream;
   }
@@ -174,9 +173,9 @@ absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Du
 }
 
 absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> endpoints, const std::string& name,
-                                                     absl::Duration limit, const EventFd& cancel) {
+                                                     absl::Duration limit, const EventFd& cancel, const Clock& clock) {
   const std::string what = absl::StrCat("connect to ", name);
-  const MonotonicTime deadline = MonotonicTime::Now() + limit;
+  const MonotonicTime deadline = clock.Now() + limit;
   const absl::Duration pause = std::min(kNextAfter, limit / static_cast<int64_t>(endpoints.size() + 1));
   std::vector<Attempt> attempts;
   while (true) {
@@ -184,7 +183,7 @@ absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> e
     for (Attempt& attempt : attempts) {
       waits |= attempt.fd().valid();
     }
-    const MonotonicTime now = MonotonicTime::Now();
+    const MonotonicTime now = clock.Now();
     const bool more = attempts.size() < endpoints.size();
     if ((now >= deadline && !attempts.empty()) || (!more && !waits)) {
       return WhyNone(attempts, what, name);
@@ -195,13 +194,13 @@ absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> e
     // Until one of them is decided, or the next one is due.
     const MonotonicTime until = attempts.size() < endpoints.size() ? std::min(deadline, now + pause) : deadline;
     bool decided = !attempts.back().fd().valid();
-    while (!decided && MonotonicTime::Now() < until) {
+    while (!decided && clock.Now() < until) {
       std::vector<pollfd> polled = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0}};
       for (Attempt& attempt : attempts) {
         // One that failed has no descriptor, and is passed over.
         polled.push_back({.fd = attempt.fd().get(), .events = POLLOUT, .revents = 0});
       }
-      (void)PollFor(polled, until - MonotonicTime::Now());
+      (void)clock.PollFor(polled, until - clock.Now());
       if (polled[0].revents != 0) {
         return absl::CancelledError(absl::StrCat(what, ": cancelled"));
       }

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/socket_file.h"
 #include "migration/channel/address.h"
@@ -31,16 +32,17 @@ using Resolver = std::function<absl::StatusOr<std::vector<Endpoint>>(const Addre
 // The system's (getaddrinfo(3)), which neither a limit nor a cancel ends.
 absl::StatusOr<std::vector<Endpoint>> Resolve(const Address& address);
 
-// Connects within `limit`; DEADLINE_EXCEEDED after it, CANCELLED as soon as `cancel` is signalled (it stays so). A name
-// may stand for several places: one that does not answer keeps the next ones waiting for a quarter of a second at most.
-// `resolve` is waited for, however long it takes; what it finds has two seconds all the same, or `limit` if that is
-// less.
+// Connects within `limit` of `clock`; DEADLINE_EXCEEDED after it, CANCELLED as soon as `cancel` is signalled (it stays
+// so). A name may stand for several places: one that does not answer keeps the next ones waiting for a quarter of a
+// second at most. `resolve` is waited for, however long it takes; what it finds has two seconds all the same, or
+// `limit` if that is less.
 absl::StatusOr<std::unique_ptr<Stream>> Connect(const Address& address, absl::Duration limit, const EventFd& cancel,
-                                                const Resolver& resolve = Resolve);
+                                                const Resolver& resolve = Resolve, const Clock& clock = RealClock());
 
 // The same, for places that are known. `name` is for messages.
 absl::StatusOr<std::unique_ptr<Stream>> ConnectToAny(std::span<const Endpoint> endpoints, const std::string& name,
-                                                     absl::Duration limit, const EventFd& cancel);
+                                                     absl::Duration limit, const EventFd& cancel,
+                                                     const Clock& clock = RealClock());
 
 // Listens on an address. Threads: one thread accepts.
 class Listener {

@@ -86,16 +86,15 @@ class SocketStream final : public Stream {
     (void)send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   }
 
-  void Rest(absl::Duration time) override {
-    const MonotonicTime end = MonotonicTime::Now() + time;
+  void Rest(const Clock& clock, absl::Duration time) override {
+    const MonotonicTime end = clock.Now() + time;
     while (time > absl::ZeroDuration()) {
       // POLLHUP needs not be asked for.
       pollfd polled{.fd = fd_.get(), .events = 0, .revents = 0};
-      const timespec limit = absl::ToTimespec(time);
-      if (ppoll(&polled, 1, &limit, nullptr) > 0) {
+      if (clock.PollFor({&polled, 1}, time) > 0) {
         return;
       }
-      time = end - MonotonicTime::Now();
+      time = end - clock.Now();
     }
   }
 

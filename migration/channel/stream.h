@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 
 namespace ferrite::migration {
 
@@ -44,7 +45,7 @@ class Stream {
   virtual void WriteSome(std::span<const uint8_t> bytes) = 0;
 
   // Lets `time` pass; returns at once when the stream is shut down.
-  virtual void Rest(absl::Duration time) = 0;
+  virtual void Rest(const Clock& clock, absl::Duration time) = 0;
 
   // Also of what came before it nothing is read any more.
   virtual void Shutdown() = 0;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "base/thread.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -132,12 +133,19 @@ TEST(StreamTest, ShutdownEndsReadsOfWhatCameBefore) {
   EXPECT_TRUE(absl::IsOutOfRange(pair->second->ReadAll(bytes)));
 }
 
-TEST(StreamTest, ShutdownEndsARest) {
+TEST(StreamTest, TimeEndsARestAndSoDoesAShutdown) {
   auto pair = MakeStreamPair();
   ASSERT_TRUE(pair.ok());
-  pair->first->Rest(absl::Milliseconds(1));
-  Thread rester = StartOrDie("rester", [&] { pair->second->Rest(absl::Hours(1)); });
+  FakeClock clock;
+  Thread rester = StartOrDie("rester", [&] {
+    pair->first->Rest(clock, absl::Minutes(1));
+    pair->second->Rest(clock, absl::Hours(1));
+  });
+  ASSERT_TRUE(clock.AwaitWaiting(1));
+  clock.Advance(absl::Minutes(1));
+  ASSERT_TRUE(clock.AwaitWaiting(1));
   pair->second->Shutdown();
+  rester.Join();
 }
 
 }  // namespace

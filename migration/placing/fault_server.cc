@@ -10,7 +10,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -24,14 +23,14 @@ enum Wakeup : uint32_t { kFault = 1, kAnswer = 2, kStop = 4 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(ThreadMaker& threads, Userfault& userfault,
+absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(const Host& host, Userfault& userfault,
                                                                  Landscape& landscape,
                                                                  std::span<const std::unique_ptr<Stream>> urgent,
                                                                  WaitAccounts& waits, ReceiveFigures& figures,
                                                                  Callbacks callbacks, bool ask_again) {
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
   std::unique_ptr<FaultServer> server(
-      new FaultServer(userfault, landscape, waits, figures, std::move(callbacks), std::move(stop)));
+      new FaultServer(host, userfault, landscape, waits, figures, std::move(callbacks), std::move(stop)));
   if (ask_again) {
     FERRITE_RETURN_IF_ERROR(server->AskAgain(*urgent[0]));
   }
@@ -42,21 +41,23 @@ absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(ThreadMaker& th
     FERRITE_ASSIGN_OR_RETURN(Fd epoll, server->WatchAll(stream));
     FERRITE_ASSIGN_OR_RETURN(
         Thread thread,
-        threads.Start(absl::StrCat("mig-fault-", i), ThreadClass::kUrgent,
-                      [self = server.get(), stream, epoll = std::make_shared<Fd>(std::move(epoll))] {
-                        if (const absl::Status status = CatchOutOfMemory([&] { return self->Serve(*epoll, stream); });
-                            !status.ok()) {
-                          self->callbacks_.on_failure(status);
-                        }
-                      }));
+        host.threads.Start(absl::StrCat("mig-fault-", i), ThreadClass::kUrgent,
+                           [self = server.get(), stream, epoll = std::make_shared<Fd>(std::move(epoll))] {
+                             if (const absl::Status status =
+                                     CatchOutOfMemory([&] { return self->Serve(*epoll, stream); });
+                                 !status.ok()) {
+                               self->callbacks_.on_failure(status);
+                             }
+                           }));
     server->threads_.push_back(std::move(thread));
   }
   return server;
 }
 
-FaultServer::FaultServer(Userfault& userfault, Landscape& landscape, WaitAccounts& waits, ReceiveFigures& figures,
-                         Callbacks callbacks, EventFd stop)
-    : userfault_(userfault),
+FaultServer::FaultServer(const Host& host, Userfault& userfault, Landscape& landscape, WaitAccounts& waits,
+                         ReceiveFigures& figures, Callbacks callbacks, EventFd stop)
+    : host_(host),
+      userfault_(userfault),
       landscape_(landscape),
       waits_(waits),
       figures_(figures),
@@ -132,7 +133,7 @@ absl::Status FaultServer::Serve(const Fd& epoll, Stream* stream) {
     }
     if ((wakeups & kAnswer) != 0) {
       FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver->ReceiveOne(/*live=*/true));
-      waits_.End(header.region, header.first_page, header.count, MonotonicTime::Now());
+      waits_.End(header.region, header.first_page, header.count, host_.clock.Now());
       callbacks_.on_page();
     }
   }
@@ -170,7 +171,7 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<uint8_t>& reque
     const uint64_t page = (fault.address - start) / kPageBytes;
     const uint64_t unit = page / per_unit;
     // The account is opened before the page is looked for, or its arrival could be missed.
-    waits_.Begin(fault.thread, index, page, MonotonicTime::Now());
+    waits_.Begin(fault.thread, index, page, host_.clock.Now());
     if (landscape_.states(index).Request(unit)) {
       figures_.faults.fetch_add(1, std::memory_order_relaxed);
       AddRequest(index, unit, requests);
@@ -180,7 +181,7 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<uint8_t>& reque
       case PageState::kPresent: {
         figures_.minor_faults.fetch_add(1, std::memory_order_relaxed);
         const absl::Status status = placer.ResolvePresent(unit);
-        waits_.End(index, page, 1, MonotonicTime::Now());
+        waits_.End(index, page, 1, host_.clock.Now());
         return placer.Explain(status);
       }
       case PageState::kPoisoned:

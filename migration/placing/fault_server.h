@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "base/fd.h"
 #include "base/thread.h"
-#include "base/thread_maker.h"
+#include "migration/api/host.h"
 #include "migration/channel/stream.h"
 #include "migration/placing/page_receiver.h"
 #include "migration/placing/userfault.h"
@@ -33,7 +33,7 @@ class FaultServer {
   };
 
   // All outlive the server. `ask_again`: what was asked for over a connection that is gone is asked for first.
-  static absl::StatusOr<std::unique_ptr<FaultServer>> Create(ThreadMaker& threads, Userfault& userfault,
+  static absl::StatusOr<std::unique_ptr<FaultServer>> Create(const Host& host, Userfault& userfault,
                                                              Landscape& landscape,
                                                              std::span<const std::unique_ptr<Stream>> urgent,
                                                              WaitAccounts& waits, ReceiveFigures& figures,
@@ -45,8 +45,8 @@ class FaultServer {
   void End() { stop_.Signal(); }
 
  private:
-  FaultServer(Userfault& userfault, Landscape& landscape, WaitAccounts& waits, ReceiveFigures& figures,
-              Callbacks callbacks, EventFd stop);
+  FaultServer(const Host& host, Userfault& userfault, Landscape& landscape, WaitAccounts& waits,
+              ReceiveFigures& figures, Callbacks callbacks, EventFd stop);
 
   absl::Status AskAgain(Stream& stream);
   // `stream` may be null. The epoll instance of a thread.
@@ -56,6 +56,7 @@ class FaultServer {
   absl::Status Handle(const Fault& fault, std::vector<uint8_t>& requests);
   void AddRequest(size_t region, uint64_t unit, std::vector<uint8_t>& requests);
 
+  const Host& host_;
   Userfault& userfault_;
   Landscape& landscape_;
   WaitAccounts& waits_;

@@ -16,10 +16,10 @@
 #include "base/monotonic.h"
 #include "base/open_userfault.h"
 #include "base/thread.h"
-#include "base/thread_maker.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/stream.h"
 #include "migration/protocol/page_header.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -51,7 +51,7 @@ class FaultServerTest : public testing::Test {
       source_ = std::move(ends->first);
       urgent_.push_back(std::move(ends->second));
     }
-    auto server = FaultServer::Create(threads_, *userfault_, *landscape_, urgent_, waits_, figures_,
+    auto server = FaultServer::Create(AnyHost(), *userfault_, *landscape_, urgent_, waits_, figures_,
                                       {.on_failure =
                                            [this](const absl::Status& status) {
                                              const TimedMutexLock lock(&mutex_);
@@ -86,7 +86,6 @@ class FaultServerTest : public testing::Test {
 
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<Landscape> landscape_;
-  ThreadMaker threads_;
   std::unique_ptr<Userfault> userfault_;
   std::unique_ptr<Stream> source_;
   std::vector<std::unique_ptr<Stream>> urgent_;

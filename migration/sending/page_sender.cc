@@ -2,14 +2,14 @@
 
 #include <algorithm>
 
-#include "base/monotonic.h"
 #include "base/status.h"
 #include "migration/sending/zero_page.h"
 
 namespace ferrite::migration {
 
-PageSender::PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* limiter, SendFigures& figures)
-    : stream_(stream), memory_(memory), limiter_(limiter), figures_(figures) {
+PageSender::PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* limiter, const Clock& clock,
+                       SendFigures& figures)
+    : stream_(stream), memory_(memory), limiter_(limiter), clock_(clock), figures_(figures) {
   pieces_.reserve(2 * kMaxFrames);
 }
 
@@ -87,7 +87,7 @@ absl::Status PageSender::Flush() {
   }
   if (limiter_ != nullptr) {
     // A cancel shuts the stream down, and ends the waiting and the write that follows.
-    stream_.Rest(limiter_->Take(gathered_, MonotonicTime::Now()));
+    stream_.Rest(clock_, limiter_->Take(gathered_, clock_.Now()));
   }
   const absl::Status status = stream_.WriteAll(std::span<iovec>(pieces_));
   figures_.bytes.fetch_add(gathered_, std::memory_order_relaxed);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/clock.h"
 #include "memory/guest_memory.h"
 #include "memory/page_range.h"
 #include "migration/channel/stream.h"
@@ -23,8 +24,8 @@ namespace ferrite::migration {
 // it is to the socket, and the guest may write it meanwhile (then the page is dirty and goes again).
 class PageSender {
  public:
-  // All outlive the sender. `limiter` may be null.
-  PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* limiter, SendFigures& figures);
+  // All outlive the sender. `limiter`, which goes by `clock`, may be null.
+  PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* limiter, const Clock& clock, SendFigures& figures);
 
   // The pages of `run`, zero pages as runs of their own. `pages_per_unit`: what goes as data goes in whole units.
   absl::Status SendRun(const PageRange& run, uint64_t pages_per_unit);
@@ -45,6 +46,7 @@ class PageSender {
   Stream& stream_;
   const GuestMemory& memory_;
   RateLimiter* const limiter_;
+  const Clock& clock_;
   SendFigures& figures_;
   std::array<std::array<uint8_t, kPageHeaderBytes>, kMaxFrames> headers_;
   size_t frames_ = 0;

@@ -11,6 +11,7 @@
 
 #include "base/thread.h"
 #include "migration/channel/stream.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/test_thread.h"
 
@@ -30,7 +31,7 @@ class PageSenderTest : public testing::Test {
     ASSERT_TRUE(ends.ok()) << ends.status();
     stream_ = std::move(ends->first);
     peer_ = std::move(ends->second);
-    sender_ = std::make_unique<PageSender>(*stream_, *memory_, /*limiter=*/nullptr, figures_);
+    sender_ = std::make_unique<PageSender>(*stream_, *memory_, /*limiter=*/nullptr, clock_, figures_);
   }
 
   void Fill(uint64_t first, uint64_t count) {
@@ -64,6 +65,7 @@ class PageSenderTest : public testing::Test {
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Stream> peer_;
+  FakeClock clock_;
   SendFigures figures_;
   std::unique_ptr<PageSender> sender_;
 };

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -23,11 +22,11 @@ constexpr uint64_t kBulkPages = 32;
 
 }  // namespace
 
-PageSource::PageSource(ThreadMaker& threads, const GuestMemory& memory, DirtyLog& dirty_log,
+PageSource::PageSource(const Host& host, const GuestMemory& memory, DirtyLog& dirty_log,
                        std::vector<uint64_t> pages_per_unit, std::vector<std::unique_ptr<Stream>> page,
                        std::vector<std::unique_ptr<Stream>> urgent, const MoveOptions& options, SendFigures& figures,
                        std::function<void(const absl::Status&)> on_failure)
-    : threads_(threads),
+    : host_(host),
       memory_(memory),
       dirty_log_(dirty_log),
       pages_per_unit_(pages_per_unit),
@@ -42,7 +41,7 @@ PageSource::PageSource(ThreadMaker& threads, const GuestMemory& memory, DirtyLog
     collected_.push_back(std::make_unique<PageBitmap>(region->pages()));
   }
   for (const auto& stream : page_) {
-    senders_.push_back(std::make_unique<PageSender>(*stream, memory_, &limiter_, figures_));
+    senders_.push_back(std::make_unique<PageSender>(*stream, memory_, &limiter_, host_.clock, figures_));
   }
 }
 
@@ -93,7 +92,7 @@ absl::Status PageSource::SendRound(uint32_t number, const std::function<bool()>&
   // On threads of their own: who stops the guest afterwards is in no class that waits.
   for (size_t channel = 0; channel < senders_.size() && made.ok(); ++channel) {
     absl::StatusOr<Thread> thread =
-        threads_.Start(absl::StrCat("mig-page-", channel), ThreadClass::kBulk, [&, channel] {
+        host_.threads.Start(absl::StrCat("mig-page-", channel), ThreadClass::kBulk, [&, channel] {
           results[channel] = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
           if (!results[channel].ok()) {
             Shutdown();
@@ -159,7 +158,7 @@ absl::Status PageSource::StartPostcopy() {
   bulk_threads_.reserve(page_.size());
   for (size_t channel = 0; channel < urgent_.size(); ++channel) {
     FERRITE_ASSIGN_OR_RETURN(
-        Thread thread, threads_.Start(absl::StrCat("mig-urgent-", channel), ThreadClass::kUrgent, [this, channel] {
+        Thread thread, host_.threads.Start(absl::StrCat("mig-urgent-", channel), ThreadClass::kUrgent, [this, channel] {
           Note(CatchOutOfMemory([&] { return ServeRequests(channel); }));
         }));
     urgent_threads_.push_back(std::move(thread));
@@ -169,8 +168,9 @@ absl::Status PageSource::StartPostcopy() {
   for (size_t channel = 0; channel < page_.size(); ++channel) {
     page_[channel]->LimitBuffers(kPostcopyBufferBytes);
     FERRITE_ASSIGN_OR_RETURN(
-        Thread thread, threads_.Start(absl::StrCat("mig-bulk-", channel), ThreadClass::kBulk,
-                                      [this, channel] { Note(CatchOutOfMemory([&] { return SendRest(channel); })); }));
+        Thread thread, host_.threads.Start(absl::StrCat("mig-bulk-", channel), ThreadClass::kBulk, [this, channel] {
+          Note(CatchOutOfMemory([&] { return SendRest(channel); }));
+        }));
     bulk_threads_.push_back(std::move(thread));
   }
   return absl::OkStatus();
@@ -183,11 +183,11 @@ absl::Status PageSource::FinishPostcopy() {
 }
 
 absl::Status PageSource::SendRest(size_t channel) {
-  PageSender sender(*page_[channel], memory_, /*limiter=*/nullptr, figures_);
+  PageSender sender(*page_[channel], memory_, /*limiter=*/nullptr, host_.clock, figures_);
   while (true) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
-    page_[channel]->Rest(limiter_.Take(kMost, MonotonicTime::Now()));
+    page_[channel]->Rest(host_.clock, limiter_.Take(kMost, host_.clock.Now()));
     const std::optional<PageRange> run = pending_->ClaimHottest(kBulkPages);
     if (!run.has_value()) {
       return sender.SendRoundEnd(kLastRound);
@@ -202,7 +202,7 @@ absl::Status PageSource::SendRest(size_t channel) {
 
 absl::Status PageSource::ServeRequests(size_t channel) {
   Stream& stream = *urgent_[channel];
-  PageSender sender(stream, memory_, /*limiter=*/nullptr, figures_);
+  PageSender sender(stream, memory_, /*limiter=*/nullptr, host_.clock, figures_);
   FaultWindow window;
   while (true) {
     std::array<uint8_t, kPageHeaderBytes> bytes;
@@ -238,7 +238,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
       figures_.requested_pages.fetch_add(wanted.count, std::memory_order_relaxed);
     }
     // Nobody asked for these: the limit is for them, too.
-    if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, MonotonicTime::Now())) {
+    if (extra >= per_unit && page + per_unit < pages && limiter_.TryTake(extra * kPageBytes, host_.clock.Now())) {
       const PageRange near = pending_->ClaimRequested(request.region, page + per_unit, extra - per_unit);
       FERRITE_RETURN_IF_ERROR(sender.SendRun(near, per_unit));
       FERRITE_RETURN_IF_ERROR(sender.Flush());

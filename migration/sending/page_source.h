@@ -11,8 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "base/thread.h"
-#include "base/thread_maker.h"
 #include "memory/page_range.h"
+#include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/api/source_machine.h"
 #include "migration/channel/stream.h"
@@ -26,10 +26,10 @@ namespace ferrite::migration {
 // Threads: the session's thread calls; Shutdown() is for any.
 class PageSource {
  public:
-  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `threads`,
+  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `host`,
   // `memory`, `dirty_log` and `figures` outlive this.
   // `on_failure` is called on the thread that failed, for threads that StartPostcopy() started.
-  PageSource(ThreadMaker& threads, const GuestMemory& memory, DirtyLog& dirty_log, std::vector<uint64_t> pages_per_unit,
+  PageSource(const Host& host, const GuestMemory& memory, DirtyLog& dirty_log, std::vector<uint64_t> pages_per_unit,
              std::vector<std::unique_ptr<Stream>> page, std::vector<std::unique_ptr<Stream>> urgent,
              const MoveOptions& options, SendFigures& figures, std::function<void(const absl::Status&)> on_failure);
   // Ends the threads.
@@ -69,7 +69,7 @@ class PageSource {
   // The first error of the threads.
   void Note(const absl::Status& status);
 
-  ThreadMaker& threads_;
+  const Host& host_;
   const GuestMemory& memory_;
   DirtyLog& dirty_log_;
   const std::vector<uint64_t> pages_per_unit_;

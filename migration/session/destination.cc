@@ -38,8 +38,7 @@ absl::Status Destination::Run(Listener& listener) {
                .patience = arrival_->options.patience,
                .keep_free = arrival_->options.machine_descriptors,
                .from = arrival_->options.from},
-              arrival_->host.log,
-              [this](const std::string& who, absl::string_view why) { arrival_->drops.Log(who, why); });
+              arrival_->host, [this](const std::string& who, absl::string_view why) { arrival_->drops.Log(who, why); });
   const absl::Status status = CatchOutOfMemory([&] { return RunPhases(lobby); });
   return status.ok() ? status : GiveUp(*arrival_, status);
 }

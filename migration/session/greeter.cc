@@ -35,11 +35,11 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     terms_.id = id;
   }
 
-  absl::Status Open(ThreadMaker& threads, std::unique_ptr<Stream> stream, absl::Duration patience) {
+  absl::Status Open(const Host& host, std::unique_ptr<Stream> stream, absl::Duration patience) {
     const absl::MutexLock lock(&mutex_);
     FERRITE_ASSIGN_OR_RETURN(
         peer_, ControlPeer::Create(
-                   threads, std::move(stream),
+                   host, std::move(stream),
                    ControlPeer::Options{.thread_name = "mig-dst-ctl",
                                         .peer_name = "the source",
                                         .silence = patience,
@@ -162,9 +162,9 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   std::unique_ptr<ControlPeer> peer_ ABSL_GUARDED_BY(mutex_);
 };
 
-Greeter::Greeter(Options options, ThreadMaker& threads, DropLog& drops, std::function<void()> on_news,
+Greeter::Greeter(Options options, const Host& host, DropLog& drops, std::function<void()> on_news,
                  std::function<void(const absl::Status&)> on_lost)
-    : options_(options), threads_(threads), drops_(drops), on_news_(std::move(on_news)), on_lost_(std::move(on_lost)) {}
+    : options_(options), host_(host), drops_(drops), on_news_(std::move(on_news)), on_lost_(std::move(on_lost)) {}
 
 Greeter::~Greeter() {
   UntilThereIsMemory([this] { SendAway(absl::CancelledError("the destination waits for nobody any more")); });
@@ -181,8 +181,8 @@ void Greeter::Admit(std::unique_ptr<Stream> stream, std::string origin, const Mo
     MakeRoom(origin, "too many others came before you said what machine you bring");
   }
   const auto caller = std::make_shared<Caller>(stream->peer(), std::move(origin), id,
-                                               MonotonicTime::Now() + options_.patience, on_news_, on_lost_);
-  if (const absl::Status opened = caller->Open(threads_, std::move(stream), options_.patience); !opened.ok()) {
+                                               host_.clock.Now() + options_.patience, on_news_, on_lost_);
+  if (const absl::Status opened = caller->Open(host_, std::move(stream), options_.patience); !opened.ok()) {
     drops_.Log(caller->who(), opened.message());
     return;
   }
@@ -216,7 +216,7 @@ std::optional<Greeter::Chosen> Greeter::Look() {
     }
     if (const absl::Status failure = caller->failure(); !failure.ok()) {
       Drop(now, failure);
-    } else if (MonotonicTime::Now() >= caller->deadline()) {
+    } else if (host_.clock.Now() >= caller->deadline()) {
       Drop(now,
            absl::DeadlineExceededError(absl::StrCat("the source lives, but did not say what machine it brings within ",
                                                     absl::FormatDuration(options_.patience))));

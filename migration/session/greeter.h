@@ -13,7 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
-#include "base/thread_maker.h"
+#include "migration/api/host.h"
 #include "migration/api/machine_spec.h"
 #include "migration/api/move_id.h"
 #include "migration/channel/control_peer.h"
@@ -52,9 +52,9 @@ class Greeter {
   };
 
   // `on_news` is called on other threads when Look() may find something, and `on_lost` on the thread of the chosen
-  // connection when that is lost after Look() returned it, at most once. Both outlive the greeter, and the second one
-  // the connection.
-  Greeter(Options options, ThreadMaker& threads, DropLog& drops, std::function<void()> on_news,
+  // connection when that is lost after Look() returned it, at most once. Both, and `host`, outlive the greeter, and the
+  // second one and `host` the connection.
+  Greeter(Options options, const Host& host, DropLog& drops, std::function<void()> on_news,
           std::function<void(const absl::Status&)> on_lost);
   ~Greeter();
 
@@ -79,7 +79,7 @@ class Greeter {
   void Drop(Place place, const absl::Status& why);
 
   const Options options_;
-  ThreadMaker& threads_;
+  const Host& host_;
   DropLog& drops_;
   const std::function<void()> on_news_;
   const std::function<void(const absl::Status&)> on_lost_;

@@ -113,10 +113,10 @@ class GreeterTest : public testing::Test {
   int news_ ABSL_GUARDED_BY(mutex_) = 0;
   int losses_ ABSL_GUARDED_BY(mutex_) = 0;
   const std::thread::id here_ = std::this_thread::get_id();
-  KeptLog log_;
-  DropLog drops_{log_};
+  const TestHost host_;
+  DropLog drops_{host_.get()};
   Greeter greeter_{{.patience = absl::Hours(1), .most = 3},
-                   AnyHost().threads,
+                   host_.get(),
                    drops_,
                    [this] {
                      const TimedMutexLock lock(&mutex_);

@@ -18,10 +18,10 @@ absl::Status PhaseRunner::Run(const Phase& phase, absl::FunctionRef<absl::Status
   return Annotate(CatchOutOfMemory(body), phase.name);
 }
 
-absl::Status Timed(absl::Duration& took, absl::FunctionRef<absl::Status()> body) {
-  const MonotonicTime start = MonotonicTime::Now();
+absl::Status Timed(const Clock& clock, absl::Duration& took, absl::FunctionRef<absl::Status()> body) {
+  const MonotonicTime start = clock.Now();
   absl::Status status = body();
-  took = MonotonicTime::Now() - start;
+  took = clock.Now() - start;
   return status;
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "migration/api/move_state.h"
 
 namespace ferrite::migration {
@@ -35,8 +36,8 @@ class PhaseRunner {
   const std::function<void()> on_change_;
 };
 
-// What `body` returns; how long it took comes to `took`.
-absl::Status Timed(absl::Duration& took, absl::FunctionRef<absl::Status()> body);
+// What `body` returns; how long it took by `clock` comes to `took`.
+absl::Status Timed(const Clock& clock, absl::Duration& took, absl::FunctionRef<absl::Status()> body);
 
 }  // namespace ferrite::migration
 

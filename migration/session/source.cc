@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -25,7 +24,8 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Create(const Host& host, SourceM
   if (options.channels < 1 || options.channels > 16) {
     return absl::InvalidArgumentError(absl::StrCat("a move has 1 to 16 page channels, not ", options.channels));
   }
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DepartureShared> shared, DepartureShared::Create(std::move(on_progress)));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DepartureShared> shared,
+                           DepartureShared::Create(host.clock, std::move(on_progress)));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Departure> departure, Departure::Create(host, machine, options, *shared));
   return std::unique_ptr<Source>(new Source(std::move(shared), std::move(departure)));
 }
@@ -34,7 +34,7 @@ absl::Status Source::Run(const Address& destination) {
   Departure& departure = *departure_;
   departure.destination = destination;
   shared_->TellWhere(destination.ToString());
-  departure.started = MonotonicTime::Now();
+  departure.started = departure.Now();
   if (!shared_->state().Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("the move was cancelled");
   }
@@ -66,7 +66,7 @@ absl::Status Source::RunPhases(const Address& destination) {
 }
 
 absl::Status Source::Finished(const absl::Status& status) {
-  departure_->report.total = MonotonicTime::Now() - departure_->started;
+  departure_->report.total = departure_->Now() - departure_->started;
   // Nobody learns how it went when there is no memory for it.
   IfThereIsMemory([this] { shared_->TellReport(departure_->report); });
   departure_->Publish();

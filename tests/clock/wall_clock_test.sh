@@ -1,6 +1,8 @@
 #!/bin/bash
 # The wall clock is set by people and by NTP: durations, deadlines, rates and ages come from CLOCK_MONOTONIC
 # (clock_gettime(2)). Reads the program's sources, which are this test's data, for whatever tells or waits for the other.
+# The engine's time is that of its host's clock, which a test may move: of the engine it reads, too, what goes by the
+# real one without being told.
 set -euo pipefail
 
 # By file and word: a date that is shown to people, and what tells whether a file is still the one that was read.
@@ -17,6 +19,13 @@ words+='|\bCLOCK_REALTIME(_COARSE)?\b|\b(gettimeofday|ftime|timespec_get|systemC
 words+='|\b(pthread_cond_timedwait|pthread_mutex_timedlock|pthread_rwlock_timed[rw]+lock|sem_timedwait|mq_timed[a-z]+)\b'
 words+='|\b(std::)?time\((nullptr|NULL|0)\)'
 
+# The same of the engine: what a clock is by default, and what the kernel's own limits on a socket are waited with.
+engine_allowed='migration/api/host.h RealClock
+migration/channel/control_peer.cc RealClock
+migration/channel/socket.h RealClock'
+engine_words='\b(MonotonicTime::Now|MonotonicNs|RealClock|SleepFor|sleep_for|nanosleep|usleep|wait_for|wait_until)\b'
+engine_words+='|(^|[^.])\bPollFor\(|\bppoll\(|\bpoll\([^;()]*, (-?[1-9][0-9]*|[a-z_]+)\)|\bAwait(For|Until)\(absl::Condition|\bWaitFor\([^,()]*\)'
+
 status=0
 mapfile -t sources < <(find -L . -name '*.cc' -o -name '*.h' | sed 's|^\./||' | sort)
 # A list of sources without these would hold everything.
@@ -25,14 +34,22 @@ for file in vmm/app/main.cc base/monotonic.h vmm/control/server.cc migration/ses
   [[ " ${sources[*]} " == *" $file "* ]] || { echo "the sources that were read do not have $file" && status=1; }
 done
 
-# Comments may speak of it.
-found=$(grep -lE "$words" "${sources[@]}" | while read -r file; do
-  sed 's|//.*||' "$file" | grep -oE "$words" | sort -u | sed "s|^|$file |" || true
-done)
-while read -r line; do
-  grep -qxF "$line" <<<"$allowed" || { echo "the wall clock: $line" && status=1; }
-done <<<"$found"
-while read -r line; do
-  grep -qxF "$line" <<<"$found" || { echo "allowed, and not there any more: $line" && status=1; }
-done <<<"$allowed"
+# Looks for the words `$1`, which are `$3` and only by `$2` allowed, in the sources that follow. Comments may speak of
+# them.
+look_for() {
+  local words=$1 allowed=$2 name=$3 found
+  shift 3
+  found=$(grep -lE "$words" "$@" | while read -r file; do
+    sed 's|//.*||' "$file" | grep -oE "$words" | sort -u | sed "s|^|$file |" || true
+  done)
+  while read -r line; do
+    grep -qxF "$line" <<<"$allowed" || { echo "$name: $line" && status=1; }
+  done <<<"$found"
+  while read -r line; do
+    grep -qxF "$line" <<<"$found" || { echo "allowed, and not there any more: $line" && status=1; }
+  done <<<"$allowed"
+}
+look_for "$words" "$allowed" "the wall clock" "${sources[@]}"
+mapfile -t engine < <(printf '%s\n' "${sources[@]}" | grep '^migration/')
+look_for "$engine_words" "$engine_allowed" "not the clock of the engine's host" "${engine[@]}"
 exit $status

@@ -16,6 +16,16 @@ constexpr absl::Duration kLook = absl::Milliseconds(1);
 
 }  // namespace
 
+FakeClock::FakeClock() {
+  // Some threads may wait when no more can be made.
+  std::vector<EventFd> events;
+  for (int i = 0; i < 8; ++i) {
+    events.push_back(TakeEvent());
+  }
+  const TimedMutexLock lock(&mutex_);
+  events_ = std::move(events);
+}
+
 FakeClock::~FakeClock() {
   const TimedMutexLock lock(&mutex_);
   FERRITE_CHECK(waiting_.empty());
@@ -38,7 +48,7 @@ bool FakeClock::AwaitWaiting(size_t count) const {
   return mutex_.AwaitFor(absl::Condition(&wait), kPatience);
 }
 
-bool FakeClock::PassUntil(const std::function<bool()>& done, size_t waiters) {
+bool FakeClock::PassUntil(const std::function<bool()>& done, size_t waiters, absl::Duration stride) {
   FERRITE_CHECK(waiters > 0);
   const auto wait = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return waiting_.size() >= waiters; };
   const auto earlier = [](const Waiter* a, const Waiter* b) { return a->deadline < b->deadline; };
@@ -48,7 +58,7 @@ bool FakeClock::PassUntil(const std::function<bool()>& done, size_t waiters) {
     }
     const TimedMutexLock lock(&mutex_);
     if (mutex_.AwaitFor(absl::Condition(&wait), kLook)) {
-      now_ = std::max(now_, (*std::min_element(waiting_.begin(), waiting_.end(), earlier))->deadline);
+      now_ = std::max(now_ + stride, (*std::min_element(waiting_.begin(), waiting_.end(), earlier))->deadline);
       WakeDue();
       last = MonotonicTime::Now();
     }

@@ -21,7 +21,7 @@ namespace ferrite {
 // Threads: any. A test that moves it holds no lock that somebody waits at.
 class FakeClock final : public Clock {
  public:
-  FakeClock() = default;
+  FakeClock();
   // Nobody waits any more.
   ~FakeClock() override;
 
@@ -31,9 +31,10 @@ class FakeClock final : public Clock {
   size_t waiting() const;
   // Waits, at most 30 s of the host's, until so many do. Whether they do.
   bool AwaitWaiting(size_t count) const;
-  // Lets time pass until `done` holds: from each deadline to the next, as soon as `waiters` wait, which is every thread
-  // that would wait for the clock rather than do something. False when nothing came of it in 30 s of the host's.
-  bool PassUntil(const std::function<bool()>& done, size_t waiters = 1);
+  // Lets time pass until `done` holds: to the next deadline, and by `stride` at least, whenever `waiters` wait. These
+  // are all threads that would wait for the clock if they had nothing else to do: a thread that has may find that it is
+  // late. False when nothing came of it in 30 s of the host's.
+  bool PassUntil(const std::function<bool()>& done, size_t waiters = 1, absl::Duration stride = absl::ZeroDuration());
 
   MonotonicTime Now() const override;
   bool WaitUntil(std::condition_variable& woken, std::unique_lock<std::mutex>& lock,

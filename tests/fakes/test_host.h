@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/log_sink.h"
 #include "base/thread_maker.h"
 #include "base/timed_mutex.h"
@@ -46,7 +47,8 @@ class KeptLog final : public LogSink {
 
 class TestHost {
  public:
-  TestHost() = default;
+  // `clock` outlives it.
+  explicit TestHost(const Clock& clock = RealClock()) : host_{.log = log_, .threads = threads_, .clock = clock} {}
   TestHost(const TestHost&) = delete;
   TestHost& operator=(const TestHost&) = delete;
 
@@ -56,7 +58,7 @@ class TestHost {
  private:
   KeptLog log_;
   ThreadMaker threads_;
-  const Host host_{.log = log_, .threads = threads_};
+  const Host host_;
 };
 
 // One for tests that ask nothing of it.

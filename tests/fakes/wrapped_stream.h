@@ -21,7 +21,7 @@ class WrappedStream : public Stream {
   using Stream::WriteAll;
   absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
   void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
-  void Rest(absl::Duration time) override { stream_->Rest(time); }
+  void Rest(const Clock& clock, absl::Duration time) override { stream_->Rest(clock, time); }
   void Shutdown() override { stream_->Shutdown(); }
   bool shut_down() const override { return stream_->shut_down(); }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <atomic>
+#include <functional>
 #include <optional>
 #include <span>
 #include <utility>
@@ -10,7 +12,11 @@
 
 #include "absl/time/clock.h"
 #include "base/monotonic.h"
+#include "base/thread.h"
 #include "migration/api/move_options.h"
+#include "tests/fakes/fake_clock.h"
+#include "tests/fakes/test_host.h"
+#include "tests/fakes/test_thread.h"
 #include "tests/migration/move_harness.h"
 
 namespace ferrite::migration {
@@ -126,30 +132,70 @@ TEST(RecoveryTest, GrantThatIsSentAgainMayBeRefused) {
   ExpectGuestIsWhole(move.source_guest());
 }
 
+// Virtual time, which passes as long as this lives while somebody waits for it: nothing that takes its time may be on.
+class PassingTime {
+ public:
+  explicit PassingTime(FakeClock& clock)
+      : thread_(StartOrDie("test-time", [this, &clock] {
+          EXPECT_TRUE(clock.PassUntil([this] { return over_.load(); }, /*waiters=*/1, absl::Minutes(7)));
+        })) {}
+  ~PassingTime() { over_ = true; }
+
+ private:
+  std::atomic<bool> over_{false};
+  const Thread thread_;
+};
+
+// A source looks for its destination for an hour, when there is nobody, and no longer.
+class SearchTest : public testing::Test {
+ protected:
+  // As FakeMove::Move(); time passes from when the connection is lost to when the source has given up.
+  FakeMoveResult MoveAndLook(const std::function<absl::Status(Source&, const absl::Status&)>& afterwards) {
+    std::optional<PassingTime> search;
+    std::optional<MonotonicTime> start;
+    return move_.Move(
+        {.mode = MoveMode::kPostcopy, .recover_for = absl::Hours(1)},
+        [&](Source&, const MoveProgress& progress) {
+          if (progress.state == MoveState::kPostcopyPaused && !start.has_value()) {
+            start = clock_.Now();
+            search.emplace(clock_);
+          }
+        },
+        [&](Source& source, const absl::Status& status) {
+          EXPECT_TRUE(start.has_value());
+          search.reset();
+          EXPECT_GE(clock_.Now() - *start, absl::Hours(1));
+          EXPECT_LT(clock_.Now() - *start, absl::Hours(1) + absl::Minutes(20));
+          EXPECT_FALSE(status.ok());
+          EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+          EXPECT_FALSE(move_.source_guest().running()) << "R2";
+          return afterwards(source, status);
+        });
+  }
+  void Lose() {
+    move_.relay().Close();
+    move_.relay().Cut();
+  }
+
+  FakeClock clock_;
+  const TestHost host_{clock_};
+  FakeMove move_{{.relay = true, .host = host_.get()}};
+};
+
 // Neither side guesses: the guest runs nowhere until a person decides, and then in one place (R2).
-TEST(TakeBackTest, DestinationThatIsGone) {
-  FakeMove move({.relay = true});
-  move.port().on_grant = [&] {
-    move.relay().Close();
-    move.relay().Cut();
-  };
-  const FakeMoveResult result =
-      move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::Milliseconds(300)}, nullptr,
-                [&](Source& source, const absl::Status& status) {
-                  EXPECT_FALSE(status.ok());
-                  EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
-                  EXPECT_FALSE(move.source_guest().running()) << "R2";
-                  // The relay takes connections, and says nothing: it may be a destination
-                  // that hangs.
-                  EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kUnavailable);
-                  EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
-                  EXPECT_FALSE(move.source_guest().running()) << "R2";
-                  EXPECT_TRUE(source.TakeBack(/*force=*/true).ok());
-                  return status;
-                });
-  ExpectIsBack(move, result);
+TEST_F(SearchTest, DestinationThatIsGone) {
+  move_.port().on_grant = [&] { Lose(); };
+  const FakeMoveResult result = MoveAndLook([&](Source& source, const absl::Status& status) {
+    // The relay takes connections, and says nothing: it may be a destination that hangs.
+    EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+    EXPECT_FALSE(move_.source_guest().running()) << "R2";
+    EXPECT_TRUE(source.TakeBack(/*force=*/true).ok());
+    return status;
+  });
+  ExpectIsBack(move_, result);
   EXPECT_EQ(result.destination_state, MoveState::kFailed) << result.destination;
-  ExpectGuestIsWhole(move.source_guest());
+  ExpectGuestIsWhole(move_.source_guest());
 }
 
 TEST(TakeBackTest, DestinationThatNeverGotTheGrantIsTold) {
@@ -176,44 +222,34 @@ TEST(TakeBackTest, DestinationThatNeverGotTheGrantIsTold) {
   ExpectGuestIsWhole(move.source_guest());
 }
 
-TEST(TakeBackTest, DestinationThatHasTheGuestKeepsIt) {
-  FakeMove move({.relay = true});
-  move.destination().on_run = [&] {
-    move.relay().Close();
-    move.relay().Cut();
-  };
-  const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::Milliseconds(300)},
-                                          nullptr, [&](Source& source, const absl::Status& status) {
-                                            EXPECT_FALSE(status.ok());
-                                            EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
-                                            move.relay().Open();
-                                            const absl::Status refused = source.TakeBack(/*force=*/true);
-                                            EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
-                                            EXPECT_FALSE(move.source_guest().running()) << "R2";
-                                            EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
-                                            return source.Recover(move.relay().address());
-                                          });
-  ExpectArrived(move, result);
+TEST_F(SearchTest, DestinationThatHasTheGuestKeepsIt) {
+  move_.destination().on_run = [&] { Lose(); };
+  const FakeMoveResult result = MoveAndLook([&](Source& source, const absl::Status&) {
+    move_.relay().Open();
+    const absl::Status refused = source.TakeBack(/*force=*/true);
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+    EXPECT_FALSE(move_.source_guest().running()) << "R2";
+    EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+    return source.Recover(move_.relay().address());
+  });
+  ExpectArrived(move_, result);
 }
 
 // What is looked for at a wrong address is not lost at the right one (R2).
-TEST(RecoverTest, AtAWrongAddressChangesNothing) {
-  FakeMove move({.relay = true});
-  move.destination().on_run = [&] {
-    move.relay().Close();
-    move.relay().Cut();
-  };
-  const FakeMoveResult result =
-      move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::Milliseconds(300)}, nullptr,
-                [&](Source& source, const absl::Status&) {
-                  EXPECT_FALSE(source.Recover({.kind = Address::Kind::kUnix, .path = "/tmp/ferrite-nobody"}).ok());
-                  EXPECT_EQ(source.where(), move.relay().address().ToString());
-                  EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
-                  move.relay().Open();
-                  EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kFailedPrecondition) << "R2";
-                  return source.Recover(move.relay().address());
-                });
-  ExpectArrived(move, result);
+TEST_F(SearchTest, AtAWrongAddressChangesNothing) {
+  move_.destination().on_run = [&] { Lose(); };
+  const FakeMoveResult result = MoveAndLook([&](Source& source, const absl::Status&) {
+    {
+      const PassingTime passing(clock_);
+      EXPECT_FALSE(source.Recover({.kind = Address::Kind::kUnix, .path = "/tmp/ferrite-nobody"}).ok());
+    }
+    EXPECT_EQ(source.where(), move_.relay().address().ToString());
+    EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+    move_.relay().Open();
+    EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kFailedPrecondition) << "R2";
+    return source.Recover(move_.relay().address());
+  });
+  ExpectArrived(move_, result);
 }
 
 // Memory that the destination cannot fill: of a region, from `first` on. As in a control group that allows no more.

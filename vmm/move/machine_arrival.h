@@ -63,7 +63,7 @@ class MachineArrival final : public migration::MachineBuilder {
   const ArrivalOptions options_;
   const AllowedFiles files_;
   BootFileDigests digests_;
-  migration::DropLog told_{EngineHost().log};
+  migration::DropLog told_{EngineHost()};
   std::unique_ptr<Machine> machine_;
 };
 

@@ -72,7 +72,8 @@ Arrival::Arrival(const Host& host, MachineBuilder& builder, ArrivalOptions optio
       builder(builder),
       options(std::move(options)),
       shared(shared),
-      drops(host.log),
+      drops(host),
+      watch(host.clock),
       link(std::move(broken), shared.cancel()) {}
 
 Arrival::~Arrival() {

@@ -113,6 +113,7 @@ struct Arrival {
   std::optional<CancelToken::Callback> fail_gate;
 
   ControlPeer& peer() { return *link.peer(); }
+  MonotonicTime Now() const { return host.clock.Now(); }
   bool cancelled() const { return shared.cancel().cancelled(); }
   bool leaving() const { return shared.leave().cancelled(); }
   bool postcopy() const { return shared.postcopy; }

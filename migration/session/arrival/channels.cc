@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -20,7 +19,7 @@ absl::Status ReceivePages(Arrival& arrival, Stream& stream, bool live) {
     FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver.ReceiveOne(live));
     if (header.type != PageFrameType::kRound) {
       if (live) {
-        arrival.waits->End(header.region, header.first_page, header.count, MonotonicTime::Now());
+        arrival.waits->End(header.region, header.first_page, header.count, arrival.Now());
         arrival.OnPage();
       }
     } else if (live) {
@@ -83,7 +82,7 @@ absl::Status ServeFaults(Arrival& arrival, bool asks_again) {
   };
   FERRITE_ASSIGN_OR_RETURN(
       link.faults,
-      FaultServer::Create(arrival.host.threads, *arrival.userfault, *arrival.landscape, link.urgent(), *arrival.waits,
+      FaultServer::Create(arrival.host, *arrival.userfault, *arrival.landscape, link.urgent(), *arrival.waits,
                           arrival.shared.figures(),
                           {.on_failure = on_failure, .on_page = [&arrival] { arrival.OnPage(); }}, asks_again));
   return absl::OkStatus();

@@ -64,7 +64,7 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   // Nothing may have been missing at all.
   arrival.OnPage();
   absl::Duration load;
-  const absl::Status loaded = Timed(load, [&] { return Load(arrival, package.blob); });
+  const absl::Status loaded = Timed(arrival.host.clock, load, [&] { return Load(arrival, package.blob); });
   arrival.shared.TellLoad(load);
   FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
   FERRITE_RETURN_IF_ERROR(loaded);
@@ -81,7 +81,7 @@ absl::Status TakeOver(Arrival& arrival, const message::Grant& grant) {
     return absl::InvalidArgumentError("GRANT came before the state was loaded");
   }
   MoveStateMachine& state = arrival.shared.state();
-  const MonotonicTime start = MonotonicTime::Now();
+  const MonotonicTime start = arrival.Now();
   // A cancel here and this change: one of them wins (R2).
   if (!state.Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
     return absl::CancelledError("cancelled");
@@ -97,7 +97,7 @@ absl::Status TakeOver(Arrival& arrival, const message::Grant& grant) {
     UntilThereIsMemory([&] { SendRefuse(arrival, ran); });
     return ran;
   }
-  arrival.shared.TellRun(MonotonicTime::Now() - start);
+  arrival.shared.TellRun(arrival.Now() - start);
   return arrival.peer().Send(message::Running{.epoch = arrival.epoch});
 }
 

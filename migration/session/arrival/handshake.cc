@@ -150,7 +150,7 @@ absl::Status AwaitMachine(Arrival& arrival, Lobby& lobby) {
   FERRITE_ASSIGN_OR_RETURN(const EventFd news, EventFd::Create());
   const CancelToken::Callback on_cancel(arrival.shared.cancel(), [&](const absl::Status&) { news.Signal(); });
   Greeter greeter(
-      {.patience = arrival.options.patience}, arrival.host.threads, arrival.drops, [&news] { news.Signal(); },
+      {.patience = arrival.options.patience}, arrival.host, arrival.drops, [&news] { news.Signal(); },
       [&broken = arrival.link.broken()](const absl::Status& reason) { broken.Cancel(reason); });
   lobby.SetLetGo([&greeter] { return greeter.LetGo(); });
   const absl::Cleanup let_nobody_go = [&lobby] { lobby.SetLetGo(nullptr); };
@@ -167,7 +167,7 @@ absl::Status AcceptChannels(Arrival& arrival, Lobby& lobby) {
   ArrivalLink::Streams page(arrival.terms.page_channels);
   ArrivalLink::Streams urgent(arrival.terms.urgent_channels);
   int due = arrival.terms.page_channels + arrival.terms.urgent_channels;
-  const MonotonicTime deadline = MonotonicTime::Now() + arrival.options.patience;
+  const MonotonicTime deadline = arrival.Now() + arrival.options.patience;
   while (due > 0) {
     absl::StatusOr<Lobby::Arrival> next = lobby.Next(arrival.link.broken().event(), deadline);
     if (!next.ok()) {

@@ -8,6 +8,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/timed_mutex.h"
 
 namespace ferrite::migration {
@@ -15,6 +16,9 @@ namespace ferrite::migration {
 // Threads: any.
 class ReceiveWatch {
  public:
+  // `clock` outlives it.
+  explicit ReceiveWatch(const Clock& clock) : clock_(clock) {}
+
   // No channel has ended so far.
   void Begin() { ended_channels_ = 0; }
   // The pages of one more channel have all come.
@@ -29,12 +33,13 @@ class ReceiveWatch {
   bool Await(absl::FunctionRef<bool()> over, absl::Duration limit) {
     const TimedMutexLock lock(&mutex_);
     const auto is_over = [&] { return over(); };
-    return mutex_.AwaitFor(absl::Condition(&is_over), limit);
+    return mutex_.AwaitFor(clock_, absl::Condition(&is_over), limit);
   }
   // What somebody waits for may have come. The change was made before.
   void Wake() { const TimedMutexLock lock(&mutex_); }
 
  private:
+  const Clock& clock_;
   TimedMutex mutex_;
   std::atomic<size_t> ended_channels_{0};
 };

@@ -92,7 +92,7 @@ absl::Status AwaitGrantOrRevoke(Arrival& arrival) {
 absl::Status Resume(Arrival& arrival, std::unique_ptr<Stream> stream, Lobby& lobby) {
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
-      ControlPeer::Create(arrival.host.threads, std::move(stream),
+      ControlPeer::Create(arrival.host, std::move(stream),
                           {.thread_name = "mig-dst-ctl",
                            .peer_name = "the source",
                            .silence = arrival.options.silence,
@@ -145,14 +145,14 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, Lobby& lobby, MonotonicTime
     if (const absl::Status served = ServeFaults(arrival, /*asks_again=*/false); !served.ok()) {
       // Who faults waits, and is seen to at the next look.
       arrival.drops.Tell(absl::StrCat("the guest's faults are not seen to: ", served.message()));
-      until = std::min(until, MonotonicTime::Now() + kRetryPause);
+      until = std::min(until, arrival.Now() + kRetryPause);
     }
   }
   if (arrival.cancelled() || arrival.leaving()) {
     return absl::CancelledError("the wait for the source was ended");
   }
   absl::StatusOr<Lobby::Arrival> next = lobby.Next(arrival.link.broken().event(), until);
-  if (absl::IsDeadlineExceeded(next.status()) && (misses_pages || MonotonicTime::Now() < hold_until)) {
+  if (absl::IsDeadlineExceeded(next.status()) && (misses_pages || arrival.Now() < hold_until)) {
     return false;
   }
   if (!next.ok()) {
@@ -202,7 +202,7 @@ bool MayComeBack(Arrival& arrival) {
 }
 
 absl::Status Recover(Arrival& arrival, Lobby& lobby) {
-  const MonotonicTime hold_until = MonotonicTime::Now() + arrival.options.hold_for;
+  const MonotonicTime hold_until = arrival.Now() + arrival.options.hold_for;
   while (true) {
     bool is_back = false;
     absl::Status over;
@@ -217,7 +217,7 @@ absl::Status Recover(Arrival& arrival, Lobby& lobby) {
     }
     if (!looked.ok()) {
       // The guest is not lost for want of memory to look for its source with.
-      (void)arrival.shared.leave().WaitFor(kRetryPause);
+      (void)arrival.shared.leave().WaitFor(arrival.host.clock, kRetryPause);
     }
   }
 }

@@ -48,12 +48,12 @@ absl::Status AwaitAllPages(Arrival& arrival) {
       if (!leaving && arrival.leaving()) {
         leaving = true;
         missing = arrival.landscape->missing();
-        until = MonotonicTime::Now() + kMostWhenLeaving;
+        until = arrival.Now() + kMostWhenLeaving;
       }
       continue;
     }
     const uint64_t before = std::exchange(missing, arrival.landscape->missing());
-    if (leaving && (missing == before || MonotonicTime::Now() >= until)) {
+    if (leaving && (missing == before || arrival.Now() >= until)) {
       return absl::CancelledError(
           absl::StrCat("this side is to end, and ", missing, " host pages have not come in time"));
     }
@@ -116,10 +116,10 @@ absl::Status TellThatAllIsHere(Arrival& arrival) {
 }
 
 absl::Status AwaitHeard(Arrival& arrival) {
-  const MonotonicTime deadline = MonotonicTime::Now() + arrival.options.patience;
+  const MonotonicTime deadline = arrival.Now() + arrival.options.patience;
   // END may come before or after SHUT was sent.
   while (true) {
-    const absl::Duration left = deadline - MonotonicTime::Now();
+    const absl::Duration left = deadline - arrival.Now();
     const absl::StatusOr<Message> message =
         arrival.peer().Next(std::clamp(left, absl::ZeroDuration(), kIdleWhenLeaving));
     if (message.ok() && std::holds_alternative<message::Heard>(*message)) {

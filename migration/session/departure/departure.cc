@@ -41,7 +41,13 @@ absl::StatusOr<std::unique_ptr<Departure>> Departure::Create(const Host& host, S
 
 Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions& options, const MoveId& id,
                      DepartureShared& shared, CancelToken broken)
-    : host(host), machine(machine), options(options), id(id), shared(shared), link(std::move(broken)) {
+    : host(host),
+      machine(machine),
+      options(options),
+      id(id),
+      shared(shared),
+      link(std::move(broken)),
+      dialer(host.clock) {
   const auto end = [this](const absl::Status& why) { link.broken().Cancel(why); };
   on_cancel.emplace(shared.cancel(), end);
   on_abandon.emplace(shared.abandon(), end);
@@ -50,7 +56,7 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
 void Departure::Publish(Rate rate) {
   progress.round = round;
   if (rate != Rate::kAsBefore) {
-    rate_from_ = rate == Rate::kFromHere ? MonotonicTime::Now() : MonotonicTime::InfiniteFuture();
+    rate_from_ = rate == Rate::kFromHere ? Now() : MonotonicTime::InfiniteFuture();
   }
   shared.TellProgress(progress, rate_from_);
 }

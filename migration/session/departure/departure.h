@@ -103,6 +103,7 @@ struct Departure {
 
   ControlPeer& peer() { return *link.peer(); }
   PageSource& pages() { return *link.pages(); }
+  MonotonicTime Now() const { return host.clock.Now(); }
   bool cancelled() const { return shared.cancel().cancelled(); }
   // The next step of the destination's, of which it has MoveOptions::patience. While the guest stands still,
   // SwitchOver() watches the time.

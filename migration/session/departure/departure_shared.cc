@@ -16,17 +16,18 @@ constexpr absl::Duration kRateOver = absl::Milliseconds(100);
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DepartureShared>> DepartureShared::Create(
-    std::function<void(const MoveProgress&)> on_progress) {
+    const Clock& clock, std::function<void(const MoveProgress&)> on_progress) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken cancel, CancelToken::Create());
   FERRITE_ASSIGN_OR_RETURN(CancelToken leave, CancelToken::Create());
   FERRITE_ASSIGN_OR_RETURN(CancelToken abandon, CancelToken::Create());
   return std::unique_ptr<DepartureShared>(
-      new DepartureShared(std::move(on_progress), std::move(cancel), std::move(leave), std::move(abandon)));
+      new DepartureShared(clock, std::move(on_progress), std::move(cancel), std::move(leave), std::move(abandon)));
 }
 
-DepartureShared::DepartureShared(std::function<void(const MoveProgress&)> on_progress, CancelToken cancel,
-                                 CancelToken leave, CancelToken abandon)
-    : on_progress_(std::move(on_progress)),
+DepartureShared::DepartureShared(const Clock& clock, std::function<void(const MoveProgress&)> on_progress,
+                                 CancelToken cancel, CancelToken leave, CancelToken abandon)
+    : clock_(clock),
+      on_progress_(std::move(on_progress)),
       cancel_(std::move(cancel)),
       leave_(std::move(leave)),
       abandon_(std::move(abandon)) {}
@@ -84,7 +85,7 @@ MoveProgress DepartureShared::progress() const {
   if (pending != nullptr && progress.state != MoveState::kCompleted) {
     progress.remaining_bytes = pending->CountPending() * kPageBytes;
   }
-  if (const absl::Duration took = MonotonicTime::Now() - rate_from; took > kRateOver) {
+  if (const absl::Duration took = clock_.Now() - rate_from; took > kRateOver) {
     progress.rate = static_cast<double>(progress.sent_bytes - sent_before) / absl::ToDoubleSeconds(took);
   }
   return progress;

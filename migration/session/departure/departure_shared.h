@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "base/cancel_token.h"
+#include "base/clock.h"
 #include "base/monotonic.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
@@ -25,8 +26,9 @@ namespace ferrite::migration {
 // Threads: any; Tell…() that of the departure alone.
 class DepartureShared {
  public:
-  // `on_progress` (may be empty) is called by TellProgress().
-  static absl::StatusOr<std::unique_ptr<DepartureShared>> Create(std::function<void(const MoveProgress&)> on_progress);
+  // `on_progress` (may be empty) is called by TellProgress(); `clock`, by which rates are, outlives this.
+  static absl::StatusOr<std::unique_ptr<DepartureShared>> Create(const Clock& clock,
+                                                                 std::function<void(const MoveProgress&)> on_progress);
 
   MoveStateMachine& state() { return state_; }
 
@@ -57,9 +59,10 @@ class DepartureShared {
   MoveReport report() const;
 
  private:
-  DepartureShared(std::function<void(const MoveProgress&)> on_progress, CancelToken cancel, CancelToken leave,
-                  CancelToken abandon);
+  DepartureShared(const Clock& clock, std::function<void(const MoveProgress&)> on_progress, CancelToken cancel,
+                  CancelToken leave, CancelToken abandon);
 
+  const Clock& clock_;
   const std::function<void(const MoveProgress&)> on_progress_;
   MoveStateMachine state_;
   CancelToken cancel_;

@@ -21,7 +21,7 @@ absl::Status HandOver(Departure& departure) {
   if (!departure.shared.state().Change(MoveState::kDevice, MoveState::kPostcopyActive)) {
     return absl::CancelledError("cancelled");
   }
-  const MonotonicTime start = MonotonicTime::Now();
+  const MonotonicTime start = departure.Now();
   FERRITE_RETURN_IF_ERROR(
       departure.machine.handover().RecordGrant(departure.id, departure.epoch, departure.shared.where()));
   if (departure.peer().refused()) {
@@ -51,7 +51,7 @@ absl::Status SendGrant(Departure& departure, MonotonicTime start, absl::Duration
     return running;
   }
   departure.shared.ran_there = true;
-  const MonotonicTime runs = MonotonicTime::Now();
+  const MonotonicTime runs = departure.Now();
   departure.report.run = runs - start;
   departure.report.downtime = runs - departure.switchover;
   departure.Publish(Departure::Rate::kFromHere);

@@ -61,7 +61,7 @@ absl::Status OpenControl(Departure& departure, const Address& destination, absl:
                            OpenChannel(departure, destination, ChannelRole::kControl, 0));
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
-      ControlPeer::Create(departure.host.threads, std::move(stream),
+      ControlPeer::Create(departure.host, std::move(stream),
                           {.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = silence},
                           [&broken = departure.link.broken()](const absl::Status& why) { broken.Cancel(why); }));
   departure.link.SetPeer(std::move(peer));
@@ -110,7 +110,7 @@ absl::Status OpenPages(Departure& departure, const Address& destination) {
     }
   };
   departure.link.SetPages(std::make_unique<PageSource>(
-      departure.host.threads, departure.machine.memory(), departure.machine.dirty_log(), departure.pages_per_unit,
+      departure.host, departure.machine.memory(), departure.machine.dirty_log(), departure.pages_per_unit,
       std::move(page), std::move(urgent), departure.options, departure.shared.figures(), on_failure));
   departure.shared.TellPending(departure.pages().pending());
   return absl::OkStatus();

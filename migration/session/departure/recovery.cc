@@ -39,8 +39,8 @@ struct Search {
   bool told = false;                      // at the last try
 
   // Of an answer that is due now.
-  absl::Duration Limit(const MoveOptions& options) const {
-    return std::min(options.patience, std::max(until - MonotonicTime::Now(), kLeastToAnswer));
+  absl::Duration Limit(const Departure& departure) const {
+    return std::min(departure.options.patience, std::max(until - departure.Now(), kLeastToAnswer));
   }
 };
 
@@ -95,14 +95,14 @@ absl::Status TakeMissing(Departure& departure, const message::Missing& missing, 
 }
 
 absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(Departure& departure, absl::Duration limit) {
-  const MonotonicTime deadline = MonotonicTime::Now() + limit;
+  const MonotonicTime deadline = departure.Now() + limit;
   std::vector<PageRange> runs;
   uint64_t pages_left = 0;
   for (const auto& region : departure.machine.memory().regions()) {
     pages_left += region->pages();
   }
   while (true) {
-    const absl::Duration left = deadline - MonotonicTime::Now();
+    const absl::Duration left = deadline - departure.Now();
     if (left <= absl::ZeroDuration()) {
       return absl::DeadlineExceededError(
           absl::StrCat("the destination lives, but did not say what is missing within ", absl::FormatDuration(limit)));
@@ -117,8 +117,7 @@ absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(Departure& departure, ab
 
 // The destination has GRANT when this is OK: it had it, or gets it again.
 absl::Status MakeSureOfGrant(Departure& departure, const Address& destination, Search& search) {
-  FERRITE_ASSIGN_OR_RETURN(const bool granted,
-                           AskWhetherGranted(departure, destination, search.Limit(departure.options)));
+  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(departure, destination, search.Limit(departure)));
   // It answers for this move, so it is there.
   departure.destination = destination;
   departure.shared.TellWhere(destination.ToString());
@@ -128,15 +127,15 @@ absl::Status MakeSureOfGrant(Departure& departure, const Address& destination, S
   } else if (had_run) {
     return absl::InvalidArgumentError("STANDING: the destination says that it never got GRANT, and had said RUNNING");
   } else {
-    const MonotonicTime start = MonotonicTime::Now();
+    const MonotonicTime start = departure.Now();
     ++departure.epoch;
     FERRITE_RETURN_IF_ERROR(
         departure.machine.handover().RecordGrant(departure.id, departure.epoch, departure.shared.where()));
-    FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, search.Limit(departure.options)));
+    FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, search.Limit(departure)));
   }
   if (!had_run) {
     // Once in a move.
-    search.until = MonotonicTime::Now() + departure.options.recover_for;
+    search.until = departure.Now() + departure.options.recover_for;
   }
   return absl::OkStatus();
 }
@@ -147,7 +146,7 @@ absl::Status TryToRecover(Departure& departure, const Address& destination, Sear
   search.told = false;
   FERRITE_RETURN_IF_ERROR(StartAnew(departure));
   FERRITE_RETURN_IF_ERROR(MakeSureOfGrant(departure, destination, search));
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<PageRange> missing, AskWhatIsMissing(departure, search.Limit(options)));
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<PageRange> missing, AskWhatIsMissing(departure, search.Limit(departure)));
   search.told = true;
   uint64_t missing_pages = 0;
   for (const PageRange& run : missing) {
@@ -158,7 +157,7 @@ absl::Status TryToRecover(Departure& departure, const Address& destination, Sear
   const bool fewer = !first && missing_pages < *search.least_missing;
   search.least_missing = std::min(missing_pages, search.least_missing.value_or(missing_pages));
   if (fewer) {
-    search.until = MonotonicTime::Now() + options.recover_for;
+    search.until = departure.Now() + options.recover_for;
   }
   FERRITE_RETURN_IF_ERROR(OpenPages(departure, destination));
   for (const PageRange& run : missing) {
@@ -172,12 +171,12 @@ absl::Status TryToRecover(Departure& departure, const Address& destination, Sear
   departure.serving = true;
   FERRITE_RETURN_IF_ERROR(departure.pages().StartPostcopy());
   departure.Publish(Departure::Rate::kFromHere);
-  const MonotonicTime served_from = MonotonicTime::Now();
+  const MonotonicTime served_from = departure.Now();
   const absl::Status status = Annotate(End(departure), "post-copy");
   if (first || fewer) {
     // It was not looked for meanwhile. Of one to which pages were sent before, and which misses as many, that is not
     // said.
-    search.until += MonotonicTime::Now() - served_from;
+    search.until += departure.Now() - served_from;
   }
   return status;
 }
@@ -225,11 +224,11 @@ absl::Status KeepTrying(Departure& departure, const Address& destination, const 
   CancelToken& leave = departure.shared.leave();
   const MoveStateMachine& state = departure.shared.state();
   absl::Status status = lost.ok() ? SearchEnded() : lost;
-  Search search{.until = MonotonicTime::Now() + departure.options.recover_for, .least_missing = std::nullopt};
+  Search search{.until = departure.Now() + departure.options.recover_for, .least_missing = std::nullopt};
   absl::Duration pause;
   while (state.get() == MoveState::kPostcopyPaused && (departure.features & kFeatureRecovery) != 0) {
     departure.Publish();
-    if (leave.WaitFor(pause)) {
+    if (leave.WaitFor(departure.host.clock, pause)) {
       break;
     }
     const MonotonicTime until_before = search.until;
@@ -245,7 +244,7 @@ absl::Status KeepTrying(Departure& departure, const Address& destination, const 
     // Found, and lost again for nothing.
     const bool in_vain = search.told && search.until == until_before;
     pause = in_vain ? std::min(std::max(2 * pause, kRecoveryPause), kLongestRecoveryPause) : kRecoveryPause;
-    if (MonotonicTime::Now() >= search.until) {
+    if (departure.Now() >= search.until) {
       break;
     }
   }

@@ -12,9 +12,7 @@
 namespace ferrite::migration {
 namespace {
 
-bool IsOverTime(const Departure& departure) {
-  return MonotonicTime::Now() - departure.started > departure.options.timeout;
-}
+bool IsOverTime(const Departure& departure) { return departure.Now() - departure.started > departure.options.timeout; }
 
 bool StopsRound(Departure& departure) {
   return departure.link.broken().cancelled() || departure.shared.postcopy_wanted || IsOverTime(departure);
@@ -29,14 +27,14 @@ absl::Status AwaitArrival(Departure& departure) {
 
 // One round while the guest runs, and what it has written meanwhile.
 absl::StatusOr<RoundFigures> RunRound(Departure& departure) {
-  const MonotonicTime start = MonotonicTime::Now();
+  const MonotonicTime start = departure.Now();
   const uint64_t sent_before = departure.shared.figures().bytes;
   FERRITE_RETURN_IF_ERROR(SendRound(
       departure, [&] { return StopsRound(departure); }, /*last=*/false));
   FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
   return RoundFigures{.number = departure.round,
                       .bytes_sent = departure.shared.figures().bytes - sent_before,
-                      .took = MonotonicTime::Now() - start,
+                      .took = departure.Now() - start,
                       .remaining_bytes = departure.pages().PendingBytes(),
                       .throttle_percent = departure.progress.throttle_percent};
 }

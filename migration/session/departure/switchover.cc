@@ -10,10 +10,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
-#include "base/monotonic.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "base/thread.h"
-#include "base/thread_maker.h"
+#include "base/thread_class.h"
 #include "base/timed_mutex.h"
 #include "memory/page_range.h"
 #include "migration/protocol/messages.h"
@@ -37,18 +37,13 @@ class Watchdog {
   Watchdog() = default;
   ~Watchdog() { (void)Stop(); }
 
-  absl::Status Start(ThreadMaker& threads, absl::Duration limit, std::function<void()> act) {
-    FERRITE_ASSIGN_OR_RETURN(
-        thread_, threads.Start("mig-src-watch", ThreadClass::kInherited, [this, limit, act = std::move(act)] {
-          {
-            const TimedMutexLock lock(&mutex_);
-            barked_ = !mutex_.AwaitFor(absl::Condition(&over_), limit);
-            if (!barked_) {
-              return;
-            }
-          }
-          act();
-        }));
+  absl::Status Start(const Host& host, absl::Duration limit, std::function<void()> act) {
+    FERRITE_ASSIGN_OR_RETURN(thread_, host.threads.Start("mig-src-watch", ThreadClass::kInherited,
+                                                         [this, &clock = host.clock, limit, act = std::move(act)] {
+                                                           if (Watch(clock, limit)) {
+                                                             act();
+                                                           }
+                                                         }));
     return absl::OkStatus();
   }
 
@@ -64,6 +59,13 @@ class Watchdog {
   }
 
  private:
+  // Whether it is to act.
+  bool Watch(const Clock& clock, absl::Duration limit) {
+    const TimedMutexLock lock(&mutex_);
+    barked_ = !mutex_.AwaitFor(clock, absl::Condition(&over_), limit);
+    return barked_;
+  }
+
   TimedMutex mutex_;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
   bool barked_ ABSL_GUARDED_BY(mutex_) = false;
@@ -71,7 +73,7 @@ class Watchdog {
 };
 
 absl::Status StopGuest(Departure& departure) {
-  departure.switchover = MonotonicTime::Now();
+  departure.switchover = departure.Now();
   departure.undo.Push([&machine = departure.machine](const absl::Status& so_far) {
     if (so_far.ok()) {
       return Annotate(machine.run().Resume(), "resume the guest");
@@ -80,7 +82,7 @@ absl::Status StopGuest(Departure& departure) {
     machine.run().StayPaused();
     return absl::OkStatus();
   });
-  return Timed(departure.report.stop, [&] { return departure.machine.run().Pause(); });
+  return Timed(departure.host.clock, departure.report.stop, [&] { return departure.machine.run().Pause(); });
 }
 
 // Tells what the destination holds but is out of date; with `waits` until it has dropped all of it.
@@ -120,7 +122,7 @@ absl::Status TellLastPages(Departure& departure) {
 
 absl::Status SendPackage(Departure& departure) {
   std::vector<uint8_t> blob;
-  FERRITE_RETURN_IF_ERROR(Timed(departure.report.state, [&]() -> absl::Status {
+  FERRITE_RETURN_IF_ERROR(Timed(departure.host.clock, departure.report.state, [&]() -> absl::Status {
     FERRITE_ASSIGN_OR_RETURN(blob, departure.machine.state().SaveState());
     departure.undo.Push([&machine = departure.machine](const absl::Status&) {
       return Annotate(machine.resources().AcquireDisks(), "take the disks back");
@@ -129,7 +131,7 @@ absl::Status SendPackage(Departure& departure) {
   }));
   message::Loaded loaded;
   absl::Duration took;
-  FERRITE_RETURN_IF_ERROR(Timed(took, [&]() -> absl::Status {
+  FERRITE_RETURN_IF_ERROR(Timed(departure.host.clock, took, [&]() -> absl::Status {
     FERRITE_RETURN_IF_ERROR(departure.peer().Send(
         message::Package{.version = kPackageVersion, .blob = std::move(blob), .postcopy = departure.postcopy}));
     if (departure.postcopy) {
@@ -154,7 +156,7 @@ absl::Status SendAll(Departure& departure) {
   }
   FERRITE_RETURN_IF_ERROR(StopGuest(departure));
   departure.report.postcopy = departure.postcopy;
-  FERRITE_RETURN_IF_ERROR(Timed(departure.report.last_pages, [&] {
+  FERRITE_RETURN_IF_ERROR(Timed(departure.host.clock, departure.report.last_pages, [&] {
     return departure.postcopy ? TellLastPages(departure) : SendLastPages(departure);
   }));
   return SendPackage(departure);
@@ -171,8 +173,7 @@ absl::Status SwitchOver(Departure& departure) {
       absl::DeadlineExceededError(absl::StrCat("the destination lives, but the guest stood still for ",
                                                absl::FormatDuration(limit), ", and that was not over yet"));
   Watchdog watchdog;
-  FERRITE_RETURN_IF_ERROR(
-      watchdog.Start(departure.host.threads, limit, [&] { departure.link.broken().Cancel(too_long); }));
+  FERRITE_RETURN_IF_ERROR(watchdog.Start(departure.host, limit, [&] { departure.link.broken().Cancel(too_long); }));
   const absl::Status status = SendAll(departure);
   return watchdog.Stop() && !departure.peer().said_why() ? too_long : status;
 }
