@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/log_sink.h"
 #include "base/open_userfault.h"
+#include "base/page_map.h"
 #include "base/thread_maker.h"
 
 namespace ferrite::migration {
@@ -22,6 +23,8 @@ struct Host {
   const Clock& clock = RealClock();
   // A destination asks it when it says whether it can do post-copy. Its error is why not; pre-copy needs none.
   UserfaultOpener open_userfault = OpenUserfault;
+  // A source asks it which pages of private memory were never touched; without one a move of such memory fails.
+  PageMapOpener page_map = OwnPageMap;
 };
 
 }  // namespace ferrite::migration

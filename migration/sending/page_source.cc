@@ -55,7 +55,7 @@ absl::Status PageSource::Start() {
   for (size_t i = 0; i < pending_->regions(); ++i) {
     const MemoryRegion& region = *memory_.regions()[i];
     PageBitmap skip(region.pages());
-    FERRITE_RETURN_IF_ERROR(AddUntouchedPages(region, skip));
+    FERRITE_RETURN_IF_ERROR(AddUntouchedPages(region, host_.page_map, skip));
     dirty_log_.AddUnneededPages(i, skip);
     pending_->pending(i).SetRange(0, region.pages());
     uint64_t page = 0;

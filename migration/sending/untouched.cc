@@ -7,7 +7,6 @@
 #include <cerrno>
 
 #include "absl/strings/str_cat.h"
-#include "base/page_map.h"
 #include "base/status.h"
 
 namespace ferrite::migration {
@@ -43,9 +42,9 @@ absl::Status AddHoles(const MemoryRegion& region, PageBitmap& out) {
   return absl::OkStatus();
 }
 
-absl::Status AddUnmapped(const MemoryRegion& region, PageBitmap& out) {
+absl::Status AddUnmapped(const MemoryRegion& region, const PageMapOpener& open, PageBitmap& out) {
   constexpr uint64_t kPresentOrSwapped = uint64_t{3} << 62;
-  FERRITE_ASSIGN_OR_RETURN(const int page_map, OwnPageMap());
+  FERRITE_ASSIGN_OR_RETURN(const int page_map, open());
   const uint64_t first_page = reinterpret_cast<uint64_t>(region.guest_mapping().data()) / kPageBytes;
   std::array<uint64_t, 8192> entries;
   for (uint64_t page = 0; page < region.pages(); page += entries.size()) {
@@ -65,8 +64,8 @@ absl::Status AddUnmapped(const MemoryRegion& region, PageBitmap& out) {
 
 }  // namespace
 
-absl::Status AddUntouchedPages(const MemoryRegion& region, PageBitmap& out) {
-  return region.fd() >= 0 ? AddHoles(region, out) : AddUnmapped(region, out);
+absl::Status AddUntouchedPages(const MemoryRegion& region, const PageMapOpener& page_map, PageBitmap& out) {
+  return region.fd() >= 0 ? AddHoles(region, out) : AddUnmapped(region, page_map, out);
 }
 
 }  // namespace ferrite::migration

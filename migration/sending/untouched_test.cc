@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "base/mapping.h"
+#include "base/page_map.h"
 #include "memory/memory_region.h"
 
 namespace ferrite::migration {
@@ -30,7 +31,7 @@ TEST_P(UntouchedTest, ArePagesThatNobodyWrote) {
     region->guest_mapping()[page * kPageBytes] = 1;
   }
   PageBitmap untouched(kPages);
-  ASSERT_TRUE(AddUntouchedPages(*region, untouched).ok());
+  ASSERT_TRUE(AddUntouchedPages(*region, OwnPageMap, untouched).ok());
   EXPECT_EQ(untouched.Count(), kPages - 3);
   for (const uint64_t page : {uint64_t{0}, uint64_t{7}, kPages - 1}) {
     EXPECT_FALSE(untouched.Test(page)) << page;
@@ -40,8 +41,16 @@ TEST_P(UntouchedTest, ArePagesThatNobodyWrote) {
 TEST_P(UntouchedTest, AreAllOfARegionThatIsNew) {
   const auto region = *MemoryRegion::Create("ram-test", GuestAddress(0), kBytes, GetParam());
   PageBitmap untouched(kPages);
-  ASSERT_TRUE(AddUntouchedPages(*region, untouched).ok());
+  ASSERT_TRUE(AddUntouchedPages(*region, OwnPageMap, untouched).ok());
   EXPECT_EQ(untouched.Count(), kPages);
+}
+
+TEST_P(UntouchedTest, AskForThePageMapWhereThereIsNoFile) {
+  const auto region = *MemoryRegion::Create("ram-test", GuestAddress(0), kBytes, GetParam());
+  const PageMapOpener none = [] { return absl::PermissionDeniedError("no map here"); };
+  PageBitmap untouched(kPages);
+  EXPECT_EQ(AddUntouchedPages(*region, none, untouched),
+            GetParam() == MemoryBacking::kAnonymous ? absl::PermissionDeniedError("no map here") : absl::OkStatus());
 }
 
 // What lies before and behind it in the file is not its own.
@@ -56,7 +65,7 @@ TEST(UntouchedInAFileTest, OfARegionInTheMiddleOfAFileAreItsOwn) {
       "ram-test", GuestAddress(0),
       {.mapping = owner.span().subspan(kBytes, kBytes), .fd = fd.get(), .offset = kBytes, .page_bytes = kPageBytes});
   PageBitmap untouched(kPages);
-  ASSERT_TRUE(AddUntouchedPages(*region, untouched).ok());
+  ASSERT_TRUE(AddUntouchedPages(*region, OwnPageMap, untouched).ok());
   EXPECT_EQ(untouched.Count(), kPages - 2);
   EXPECT_FALSE(untouched.Test(7));
   EXPECT_FALSE(untouched.Test(8));
