@@ -3,6 +3,7 @@
 #define FERRITE_VMM_APP_BALLOON_COMMAND_H_
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -11,26 +12,14 @@
 
 namespace ferrite {
 
-class BalloonCommand final : public Command {
- public:
-  struct Options {
-    MachineOptions machine;
-    std::optional<uint64_t> bytes;
-    bool wait = false;
-    bool json = false;
-  };
-
-  BalloonCommand();
-  void AddTo(CLI::App& app) override;
-  absl::Status Finish() override;
-  int Run(int64_t started_ns) override;
-
-  const Options& options() const { return options_; }
-
- private:
-  Options options_;
-  std::string size_;  // `bytes` as it was written
+struct BalloonCommandOptions {
+  MachineOptions machine;
+  std::optional<uint64_t> bytes;
+  bool wait = false;
+  bool json = false;
 };
+
+std::unique_ptr<Command> MakeBalloonCommand();
 
 }  // namespace ferrite
 

@@ -45,6 +45,19 @@ class Command {
   const Help help_;
 };
 
+// A command whose words are made into `OptionsOf`.
+template <typename OptionsOf>
+class CommandWith : public Command {
+ public:
+  using Command::Command;
+
+  // After Finish().
+  const OptionsOf& options() const { return options_; }
+
+ protected:
+  OptionsOf options_;
+};
+
 }  // namespace ferrite
 
 #endif  // FERRITE_VMM_APP_COMMAND_H_

@@ -30,21 +30,21 @@ namespace {
 // In the help's order.
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> all;
-  all.push_back(std::make_unique<RunCommand>());
-  all.push_back(std::make_unique<ReceiveCommand>());
-  all.push_back(std::make_unique<MoveCommand>());
-  all.push_back(std::make_unique<RecoverCommand>());
-  all.push_back(std::make_unique<DoctorCommand>());
-  all.push_back(std::make_unique<PsCommand>());
-  all.push_back(std::make_unique<InfoCommand>());
-  all.push_back(LifecycleCommand::Pause());
-  all.push_back(LifecycleCommand::Resume());
-  all.push_back(std::make_unique<BalloonCommand>());
-  all.push_back(std::make_unique<ConsoleCommand>());
-  all.push_back(std::make_unique<EventsCommand>());
-  all.push_back(LifecycleCommand::Reset());
-  all.push_back(std::make_unique<StopCommand>());
-  all.push_back(std::make_unique<VersionCommand>());
+  all.push_back(MakeRunCommand());
+  all.push_back(MakeReceiveCommand());
+  all.push_back(MakeMoveCommand());
+  all.push_back(MakeRecoverCommand());
+  all.push_back(MakeDoctorCommand());
+  all.push_back(MakePsCommand());
+  all.push_back(MakeInfoCommand());
+  all.push_back(MakePauseCommand());
+  all.push_back(MakeResumeCommand());
+  all.push_back(MakeBalloonCommand());
+  all.push_back(MakeConsoleCommand());
+  all.push_back(MakeEventsCommand());
+  all.push_back(MakeResetCommand());
+  all.push_back(MakeStopCommand());
+  all.push_back(MakeVersionCommand());
   return all;
 }
 
@@ -76,7 +76,7 @@ ParseEnd UsageError(const CLI::App& app, absl::string_view message) {
 
 std::variant<std::unique_ptr<Command>, ParseEnd> ParseCommandLine(std::vector<std::string> words) {
   if (words.size() == 1 && words[0] == "--version") {
-    return std::make_unique<VersionCommand>();
+    return MakeVersionCommand();
   }
   std::vector<std::unique_ptr<Command>> commands = AllCommands();
   CLI::App app("ferrite: microVMs on KVM", "ferrite");

@@ -36,16 +36,16 @@ std::variant<std::unique_ptr<Command>, ParseEnd> Parse(absl::string_view words) 
   return ParseCommandLine(absl::StrSplit(words, ' ', absl::SkipEmpty()));
 }
 
-// What the command was told, which has to be a `C`.
-template <typename C>
-typename C::Options ParseOk(std::vector<std::string> words) {
+// What the command was told, which has to be one with these options.
+template <typename Options>
+Options ParseOk(std::vector<std::string> words) {
   const std::string text = absl::StrJoin(words, " ");
   const auto parsed = ParseCommandLine(std::move(words));
   if (const auto* end = std::get_if<ParseEnd>(&parsed)) {
     ADD_FAILURE() << text << ": " << end->text;
     return {};
   }
-  const auto* command = dynamic_cast<const C*>(std::get<std::unique_ptr<Command>>(parsed).get());
+  const auto* command = dynamic_cast<const CommandWith<Options>*>(std::get<std::unique_ptr<Command>>(parsed).get());
   if (command == nullptr) {
     ADD_FAILURE() << text << " is another command";
     return {};
@@ -53,13 +53,13 @@ typename C::Options ParseOk(std::vector<std::string> words) {
   return command->options();
 }
 
-template <typename C>
-typename C::Options ParseOk(absl::string_view words) {
-  return ParseOk<C>(std::vector<std::string>(absl::StrSplit(words, ' ', absl::SkipEmpty())));
+template <typename Options>
+Options ParseOk(absl::string_view words) {
+  return ParseOk<Options>(std::vector<std::string>(absl::StrSplit(words, ' ', absl::SkipEmpty())));
 }
 
 TEST(CommandLineTest, RunHasDefaults) {
-  const auto run = ParseOk<RunCommand>("run --kernel k");
+  const auto run = ParseOk<RunCommandOptions>("run --kernel k");
   EXPECT_TRUE(absl::StartsWith(run.config.name, "vm-")) << run.config.name;
   EXPECT_EQ(run.config.kernel_path, "k");
   EXPECT_EQ(run.config.memory_bytes, 512 * kMiB);
@@ -72,39 +72,39 @@ TEST(CommandLineTest, RunHasDefaults) {
 }
 
 TEST(CommandLineTest, RunTakesEveryOption) {
-  const auto run = ParseOk<RunCommand>(std::vector<std::string>{"run",
-                                                                "--name",
-                                                                "web-1",
-                                                                "--kernel",
-                                                                "k",
-                                                                "--initrd",
-                                                                "i",
-                                                                "--cmdline",
-                                                                "console=ttyS0 quiet",
-                                                                "--mem",
-                                                                "1G",
-                                                                "--cpus",
-                                                                "32",
-                                                                "--disk",
-                                                                "id=root,path=/a=b,ro",
-                                                                "--disk",
-                                                                "path=b.img",
-                                                                "--balloon",
-                                                                "256M",
-                                                                "--rng",
-                                                                "--console",
-                                                                "unix:/tmp/c",
-                                                                "--memory-backing",
-                                                                "hugetlb-2M",
-                                                                "--thp",
-                                                                "--mlock",
-                                                                "--no-reboot",
-                                                                "--dirty-ring",
-                                                                "--detach",
-                                                                "--log",
-                                                                "l",
-                                                                "--run-dir",
-                                                                "/d"});
+  const auto run = ParseOk<RunCommandOptions>(std::vector<std::string>{"run",
+                                                                       "--name",
+                                                                       "web-1",
+                                                                       "--kernel",
+                                                                       "k",
+                                                                       "--initrd",
+                                                                       "i",
+                                                                       "--cmdline",
+                                                                       "console=ttyS0 quiet",
+                                                                       "--mem",
+                                                                       "1G",
+                                                                       "--cpus",
+                                                                       "32",
+                                                                       "--disk",
+                                                                       "id=root,path=/a=b,ro",
+                                                                       "--disk",
+                                                                       "path=b.img",
+                                                                       "--balloon",
+                                                                       "256M",
+                                                                       "--rng",
+                                                                       "--console",
+                                                                       "unix:/tmp/c",
+                                                                       "--memory-backing",
+                                                                       "hugetlb-2M",
+                                                                       "--thp",
+                                                                       "--mlock",
+                                                                       "--no-reboot",
+                                                                       "--dirty-ring",
+                                                                       "--detach",
+                                                                       "--log",
+                                                                       "l",
+                                                                       "--run-dir",
+                                                                       "/d"});
   const MachineConfig& config = run.config;
   EXPECT_EQ(config.name, "web-1");
   EXPECT_EQ(config.initrd_path, "i");
@@ -130,51 +130,51 @@ TEST(CommandLineTest, RunTakesEveryOption) {
   EXPECT_EQ(run.monitor.run_dir, "/d");
 }
 
-template <typename C>
+template <typename Options>
 void ExpectTakesAName(const char* word) {
-  const auto options = ParseOk<C>(absl::StrCat(word, " vm --run-dir /d"));
+  const auto options = ParseOk<Options>(absl::StrCat(word, " vm --run-dir /d"));
   EXPECT_EQ(options.machine.name, "vm") << word;
   EXPECT_EQ(options.machine.run_dir, "/d") << word;
   EXPECT_EQ(options.machine.timeout, absl::Seconds(30)) << word;
-  // The commands of one class, apart.
+  // The commands with the same options, apart.
   const auto parsed = Parse(absl::StrCat(word, " vm"));
   EXPECT_EQ(std::get<std::unique_ptr<Command>>(parsed)->help().name, std::string(word));
 }
 
 TEST(CommandLineTest, OtherCommandsTakeAName) {
-  ExpectTakesAName<InfoCommand>("info");
-  ExpectTakesAName<LifecycleCommand>("pause");
-  ExpectTakesAName<LifecycleCommand>("resume");
-  ExpectTakesAName<BalloonCommand>("balloon");
-  ExpectTakesAName<ConsoleCommand>("console");
-  ExpectTakesAName<EventsCommand>("events");
-  ExpectTakesAName<LifecycleCommand>("reset");
-  ExpectTakesAName<StopCommand>("stop");
-  const auto ps = ParseOk<PsCommand>("ps --json --run-dir /d");
+  ExpectTakesAName<InfoCommandOptions>("info");
+  ExpectTakesAName<LifecycleCommandOptions>("pause");
+  ExpectTakesAName<LifecycleCommandOptions>("resume");
+  ExpectTakesAName<BalloonCommandOptions>("balloon");
+  ExpectTakesAName<ConsoleCommandOptions>("console");
+  ExpectTakesAName<EventsCommandOptions>("events");
+  ExpectTakesAName<LifecycleCommandOptions>("reset");
+  ExpectTakesAName<StopCommandOptions>("stop");
+  const auto ps = ParseOk<PsCommandOptions>("ps --json --run-dir /d");
   EXPECT_TRUE(ps.json);
   EXPECT_EQ(ps.run_dir, "/d");
-  EXPECT_EQ(ParseOk<InfoCommand>("info vm --timeout 5").machine.timeout, absl::Seconds(5));
-  (void)ParseOk<VersionCommand>("--version");
-  (void)ParseOk<VersionCommand>("version");
+  EXPECT_EQ(ParseOk<InfoCommandOptions>("info vm --timeout 5").machine.timeout, absl::Seconds(5));
+  (void)ParseOk<VersionCommandOptions>("--version");
+  (void)ParseOk<VersionCommandOptions>("version");
 }
 
 TEST(CommandLineTest, BalloonTakesASize) {
-  EXPECT_FALSE(ParseOk<BalloonCommand>("balloon vm").bytes.has_value());
-  const auto options = ParseOk<BalloonCommand>("balloon vm 256M --wait --timeout 5");
+  EXPECT_FALSE(ParseOk<BalloonCommandOptions>("balloon vm").bytes.has_value());
+  const auto options = ParseOk<BalloonCommandOptions>("balloon vm 256M --wait --timeout 5");
   EXPECT_EQ(options.bytes, 256 * kMiB);
   EXPECT_TRUE(options.wait);
   EXPECT_EQ(options.machine.timeout, absl::Seconds(5));
-  EXPECT_EQ(ParseOk<BalloonCommand>("balloon vm 0").bytes, 0u);
+  EXPECT_EQ(ParseOk<BalloonCommandOptions>("balloon vm 0").bytes, 0u);
 }
 
 TEST(CommandLineTest, MoveTakesEveryOption) {
-  const auto options = ParseOk<MoveCommand>(
+  const auto options = ParseOk<MoveCommandOptions>(
       "move vm unix:/a --mode postcopy --downtime-limit 20ms --max-bandwidth 1G --max-postcopy-bandwidth 2G --channels "
       "4 "
       "--timeout 10m --on-timeout postcopy --recover-for 5s --patience 7s --json --run-dir /d");
   EXPECT_EQ(options.machine.name, "vm");
   EXPECT_EQ(options.machine.run_dir, "/d");
-  EXPECT_EQ(options.action, MoveCommand::Action::kMove);
+  EXPECT_EQ(options.action, MoveCommandOptions::Action::kMove);
   EXPECT_EQ(options.address, "unix:/a");
   EXPECT_TRUE(options.json);
   EXPECT_EQ(options.move.mode, migration::MoveMode::kPostcopy);
@@ -186,19 +186,19 @@ TEST(CommandLineTest, MoveTakesEveryOption) {
   EXPECT_EQ(options.move.on_timeout, migration::OnTimeout::kPostcopy);
   EXPECT_EQ(options.move.recover_for, absl::Seconds(5));
   EXPECT_EQ(options.move.patience, absl::Seconds(7));
-  EXPECT_EQ(ParseOk<MoveCommand>("move vm --status").action, MoveCommand::Action::kStatus);
-  EXPECT_EQ(ParseOk<MoveCommand>("move vm --cancel").action, MoveCommand::Action::kCancel);
-  EXPECT_EQ(ParseOk<MoveCommand>("move vm --start-postcopy").action, MoveCommand::Action::kStartPostcopy);
+  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --status").action, MoveCommandOptions::Action::kStatus);
+  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --cancel").action, MoveCommandOptions::Action::kCancel);
+  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --start-postcopy").action, MoveCommandOptions::Action::kStartPostcopy);
 }
 
 TEST(CommandLineTest, RecoverGoesOnOrTakesBack) {
-  const auto on = ParseOk<RecoverCommand>("recover vm unix:/a --timeout 5");
+  const auto on = ParseOk<RecoverCommandOptions>("recover vm unix:/a --timeout 5");
   EXPECT_EQ(on.address, "unix:/a");
   EXPECT_EQ(on.machine.timeout, absl::Seconds(5));
   EXPECT_FALSE(on.here);
-  const auto back = ParseOk<RecoverCommand>("recover vm --here --force");
+  const auto back = ParseOk<RecoverCommandOptions>("recover vm --here --force");
   EXPECT_TRUE(back.here && back.force);
-  EXPECT_TRUE(ParseOk<StopCommand>("stop vm --force").force);
+  EXPECT_TRUE(ParseOk<StopCommandOptions>("stop vm --force").force);
 }
 
 TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
@@ -321,12 +321,13 @@ TEST(CommandLineTest, EmptyValuesAreNamed) {
     EXPECT_EQ(end->exit_code, kExitUsage) << row.named;
     EXPECT_TRUE(absl::StrContains(end->text, row.named)) << end->text;
   }
-  EXPECT_EQ(ParseOk<RunCommand>(std::vector<std::string>{"run", "--kernel", "k", "--cmdline", ""}).config.command_line,
-            "");
+  EXPECT_EQ(
+      ParseOk<RunCommandOptions>(std::vector<std::string>{"run", "--kernel", "k", "--cmdline", ""}).config.command_line,
+      "");
 }
 
 TEST(CommandLineTest, ReceiveIsToldWhichFilesAMachineMayHave) {
-  const auto receive = ParseOk<ReceiveCommand>(
+  const auto receive = ParseOk<ReceiveCommandOptions>(
       "receive --name vm --listen unix:/a --disk root=/a=b --disk-from /images --disk-from more --boot-from /boot");
   EXPECT_EQ(receive.disk_paths, (std::map<std::string, std::string>{{"root", "/a=b"}}));
   EXPECT_EQ(receive.disk_from, (std::vector<std::string>{"/images", "more"}));
@@ -334,11 +335,11 @@ TEST(CommandLineTest, ReceiveIsToldWhichFilesAMachineMayHave) {
 }
 
 TEST(CommandLineTest, ReceiveIsToldWhoMayComeAndWithHowMuch) {
-  const auto all = ParseOk<ReceiveCommand>("receive --name vm --listen tcp:[::]:0");
+  const auto all = ParseOk<ReceiveCommandOptions>("receive --name vm --listen tcp:[::]:0");
   EXPECT_TRUE(all.from.empty());
   EXPECT_EQ(all.max_memory_bytes, UINT64_MAX);
   EXPECT_EQ(all.max_cpus, 32u);
-  const auto some = ParseOk<ReceiveCommand>(
+  const auto some = ParseOk<ReceiveCommandOptions>(
       "receive --name vm --listen tcp:[::]:0 --from 192.0.2.0/24 --from 2001:db8::1 --max-mem 2G --max-cpus 4");
   EXPECT_EQ(some.from.size(), 2u);
   EXPECT_EQ(some.max_memory_bytes, 2048 * kMiB);

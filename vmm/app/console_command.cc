@@ -107,30 +107,35 @@ class ConsoleSession {
   bool left_ = false;
 };
 
+class ConsoleCommand final : public CommandWith<ConsoleCommandOptions> {
+ public:
+  ConsoleCommand()
+      : CommandWith({"console", "Use a machine's serial console; Ctrl-a x leaves it, the machine runs on",
+                     "ferrite console web1"}) {}
+
+  void AddTo(CLI::App& app) override { AddMachine(app, options_.machine); }
+
+  absl::Status Finish() override { return CheckMachineName(options_.machine.name); }
+
+  int Run(int64_t /*started_ns*/) override {
+    return WithMachine(options_.machine, [&](ControlClient& client) -> int {
+      auto console = client.AttachConsole();
+      if (!console.ok()) {
+        return Fail(console.status());
+      }
+      // A pipe or a file as standard input is copied as it is.
+      const auto terminal = RawTerminal::Create(STDIN_FILENO);
+      if (terminal.ok()) {
+        fmt::print(stderr, "[ferrite] console of {}; Ctrl-a x leaves it, Ctrl-a h helps\n", options_.machine.name);
+      }
+      ConsoleSession(*std::move(console), terminal.ok()).Run();
+      return kExitOk;
+    });
+  }
+};
+
 }  // namespace
 
-ConsoleCommand::ConsoleCommand()
-    : Command({"console", "Use a machine's serial console; Ctrl-a x leaves it, the machine runs on",
-               "ferrite console web1"}) {}
-
-void ConsoleCommand::AddTo(CLI::App& app) { AddMachine(app, options_.machine); }
-
-absl::Status ConsoleCommand::Finish() { return CheckMachineName(options_.machine.name); }
-
-int ConsoleCommand::Run(int64_t /*started_ns*/) {
-  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
-    auto console = client.AttachConsole();
-    if (!console.ok()) {
-      return Fail(console.status());
-    }
-    // A pipe or a file as standard input is copied as it is.
-    const auto terminal = RawTerminal::Create(STDIN_FILENO);
-    if (terminal.ok()) {
-      fmt::print(stderr, "[ferrite] console of {}; Ctrl-a x leaves it, Ctrl-a h helps\n", options_.machine.name);
-    }
-    ConsoleSession(*std::move(console), terminal.ok()).Run();
-    return kExitOk;
-  });
-}
+std::unique_ptr<Command> MakeConsoleCommand() { return std::make_unique<ConsoleCommand>(); }
 
 }  // namespace ferrite

@@ -2,27 +2,18 @@
 #ifndef FERRITE_VMM_APP_CONSOLE_COMMAND_H_
 #define FERRITE_VMM_APP_CONSOLE_COMMAND_H_
 
+#include <memory>
+
 #include "vmm/app/command.h"
 #include "vmm/app/command_options.h"
 
 namespace ferrite {
 
-class ConsoleCommand final : public Command {
- public:
-  struct Options {
-    MachineOptions machine;
-  };
-
-  ConsoleCommand();
-  void AddTo(CLI::App& app) override;
-  absl::Status Finish() override;
-  int Run(int64_t started_ns) override;
-
-  const Options& options() const { return options_; }
-
- private:
-  Options options_;
+struct ConsoleCommandOptions {
+  MachineOptions machine;
 };
+
+std::unique_ptr<Command> MakeConsoleCommand();
 
 }  // namespace ferrite
 

@@ -2,29 +2,19 @@
 #ifndef FERRITE_VMM_APP_DOCTOR_COMMAND_H_
 #define FERRITE_VMM_APP_DOCTOR_COMMAND_H_
 
+#include <memory>
+
 #include "vmm/app/command.h"
 #include "vmm/app/command_options.h"
 
 namespace ferrite {
 
-class DoctorCommand final : public Command {
- public:
-  struct Options {
-    std::string run_dir;  // --run-dir, or empty
-    bool json = false;
-  };
-
-  DoctorCommand();
-  void AddTo(CLI::App& app) override;
-  absl::Status Finish() override;
-  int Run(int64_t started_ns) override;
-  bool needs_procfs() const override { return false; }
-
-  const Options& options() const { return options_; }
-
- private:
-  Options options_;
+struct DoctorCommandOptions {
+  std::string run_dir;  // --run-dir, or empty
+  bool json = false;
 };
+
+std::unique_ptr<Command> MakeDoctorCommand();
 
 }  // namespace ferrite
 

@@ -30,44 +30,48 @@ void Print(const WatchedEvent& event, bool json) {
   (void)fflush(stdout);
 }
 
-}  // namespace
+class EventsCommand final : public CommandWith<EventsCommandOptions> {
+ public:
+  EventsCommand() : CommandWith({"events", "Print what happens to a machine until it ends", "ferrite events web1"}) {}
 
-EventsCommand::EventsCommand()
-    : Command({"events", "Print what happens to a machine until it ends", "ferrite events web1"}) {}
+  void AddTo(CLI::App& app) override {
+    AddMachine(app, options_.machine);
+    AddJson(app, options_.json);
+  }
 
-void EventsCommand::AddTo(CLI::App& app) {
-  AddMachine(app, options_.machine);
-  AddJson(app, options_.json);
-}
+  absl::Status Finish() override { return CheckMachineName(options_.machine.name); }
 
-absl::Status EventsCommand::Finish() { return CheckMachineName(options_.machine.name); }
-
-int EventsCommand::Run(int64_t /*started_ns*/) {
-  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
-    if (const absl::Status status = client.StartWatching(); !status.ok()) {
-      return Fail(status);
-    }
-    std::string last_move;
-    while (true) {
-      const auto event = client.NextEvent();
-      if (!event.ok()) {
-        return Fail(event.status());
+  int Run(int64_t /*started_ns*/) override {
+    return WithMachine(options_.machine, [&](ControlClient& client) -> int {
+      if (const absl::Status status = client.StartWatching(); !status.ok()) {
+        return Fail(status);
       }
-      // A move's figures come several times a second.
-      if (event->event.kind != MachineEvent::Kind::kMove || event->event.text != last_move) {
-        Print(*event, options_.json);
-        if (ferror(stdout) != 0) {
-          return kExitOk;  // main() tells
+      std::string last_move;
+      while (true) {
+        const auto event = client.NextEvent();
+        if (!event.ok()) {
+          return Fail(event.status());
+        }
+        // A move's figures come several times a second.
+        if (event->event.kind != MachineEvent::Kind::kMove || event->event.text != last_move) {
+          Print(*event, options_.json);
+          if (ferror(stdout) != 0) {
+            return kExitOk;  // main() tells
+          }
+        }
+        if (event->event.kind == MachineEvent::Kind::kMove) {
+          last_move = event->event.text;
+        }
+        if (event->event.kind == MachineEvent::Kind::kStopped) {
+          return kExitOk;
         }
       }
-      if (event->event.kind == MachineEvent::Kind::kMove) {
-        last_move = event->event.text;
-      }
-      if (event->event.kind == MachineEvent::Kind::kStopped) {
-        return kExitOk;
-      }
-    }
-  });
-}
+    });
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeEventsCommand() { return std::make_unique<EventsCommand>(); }
 
 }  // namespace ferrite

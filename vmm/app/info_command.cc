@@ -100,31 +100,36 @@ void PrintMachine(const MachineDescription& machine) {
   }
 }
 
+class InfoCommand final : public CommandWith<InfoCommandOptions> {
+ public:
+  InfoCommand() : CommandWith({"info", "Show a machine", "ferrite info web1 --json"}) {}
+
+  void AddTo(CLI::App& app) override {
+    AddMachine(app, options_.machine);
+    AddJson(app, options_.json);
+    AddTimeout(app, options_.machine);
+  }
+
+  absl::Status Finish() override { return CheckMachineName(options_.machine.name); }
+
+  int Run(int64_t /*started_ns*/) override {
+    return WithMachine(options_.machine, [&](ControlClient& client) -> int {
+      const auto machine = client.Describe();
+      if (!machine.ok()) {
+        return Fail(machine.status());
+      }
+      if (options_.json) {
+        PrintJson(MachineJson(*machine), /*indented=*/true);
+      } else {
+        PrintMachine(*machine);
+      }
+      return kExitOk;
+    });
+  }
+};
+
 }  // namespace
 
-InfoCommand::InfoCommand() : Command({"info", "Show a machine", "ferrite info web1 --json"}) {}
-
-void InfoCommand::AddTo(CLI::App& app) {
-  AddMachine(app, options_.machine);
-  AddJson(app, options_.json);
-  AddTimeout(app, options_.machine);
-}
-
-absl::Status InfoCommand::Finish() { return CheckMachineName(options_.machine.name); }
-
-int InfoCommand::Run(int64_t /*started_ns*/) {
-  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
-    const auto machine = client.Describe();
-    if (!machine.ok()) {
-      return Fail(machine.status());
-    }
-    if (options_.json) {
-      PrintJson(MachineJson(*machine), /*indented=*/true);
-    } else {
-      PrintMachine(*machine);
-    }
-    return kExitOk;
-  });
-}
+std::unique_ptr<Command> MakeInfoCommand() { return std::make_unique<InfoCommand>(); }
 
 }  // namespace ferrite

@@ -36,7 +36,7 @@ absl::Status ReadBandwidth(absl::string_view option, const std::string& text, ui
   return absl::OkStatus();
 }
 
-int ShowStatus(const MoveCommand::Options& options, ControlClient& client) {
+int ShowStatus(const MoveCommandOptions& options, ControlClient& client) {
   const auto move = client.GetMove();
   if (!move.ok()) {
     return Fail(move.status());
@@ -56,101 +56,126 @@ int ShowStatus(const MoveCommand::Options& options, ControlClient& client) {
   return kExitOk;
 }
 
+class MoveCommand final : public CommandWith<MoveCommandOptions> {
+ public:
+  MoveCommand()
+      : CommandWith({"move",
+                     "Move a running machine to another monitor, and print what it cost; ends with 0 only "
+                     "when the guest runs there",
+                     "ferrite move web1 tcp:192.0.2.7:4000\n  ferrite move web1 --status"}) {}
+
+  void AddTo(CLI::App& app) override {
+    AddMachine(app, options_.machine);
+    AddJson(app, options_.json);
+    app.add_option("address", options_.address, "Where `ferrite receive` waits: tcp:HOST:PORT or unix:PATH")
+        ->type_name("ADDRESS");
+    app.add_option("--mode", words_.mode, "auto (pre-copy, then post-copy if need be), precopy or postcopy [auto]")
+        ->type_name("MODE")
+        ->check(CLI::IsMember({"auto", "precopy", "postcopy"}));
+    app.add_option("--downtime-limit", words_.downtime_limit, "How long the guest may stand still [50ms]")
+        ->type_name("TIME");
+    app.add_option("--max-bandwidth", words_.max_bandwidth, "Bytes a second before the guest goes over [no limit]")
+        ->type_name("SIZE");
+    app.add_option("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth,
+                   "The same afterwards; what the guest waits for is never held back [no limit]")
+        ->type_name("SIZE");
+    app.add_option("--channels", options_.move.channels, "Connections for memory, 1 to 16 [1]")
+        ->type_name("N")
+        ->check(InRange(1, 16));
+    app.add_option("--timeout", words_.timeout, "How long pre-copy may take [no limit]")->type_name("TIME");
+    app.add_option("--on-timeout", words_.on_timeout, "What then: cancel or postcopy [cancel]")
+        ->type_name("WHAT")
+        ->check(CLI::IsMember({"cancel", "postcopy"}));
+    app.add_option("--recover-for", words_.recover_for,
+                   "How long to look for the destination when the connection is lost after the guest went over [30s]")
+        ->type_name("TIME");
+    app.add_option("--patience", words_.patience,
+                   "How long the destination may take for each step until memory goes, as to build the machine [60s]")
+        ->type_name("TIME");
+    app.add_flag("--status", words_.status, "Show the move that is on, or the last one");
+    app.add_flag("--cancel", words_.cancel, "Cancel the move that is on: the guest stays");
+    app.add_flag("--start-postcopy", words_.start_postcopy, "Hand the guest over now, its memory follows");
+  }
+
+  absl::Status Finish() override {
+    FERRITE_RETURN_IF_ERROR(CheckMachineName(options_.machine.name));
+    const int actions = (words_.status ? 1 : 0) + (words_.cancel ? 1 : 0) + (words_.start_postcopy ? 1 : 0);
+    if (actions > 1 || (actions == 1 && !options_.address.empty())) {
+      return absl::InvalidArgumentError("give one of ADDRESS, --status, --cancel and --start-postcopy");
+    }
+    if (actions == 1) {
+      options_.action = words_.status ? Action::kStatus : words_.cancel ? Action::kCancel : Action::kStartPostcopy;
+      return absl::OkStatus();
+    }
+    if (options_.address.empty()) {
+      return absl::InvalidArgumentError(
+          "say where to: tcp:HOST:PORT or unix:PATH, as the other monitor's `ferrite receive` prints it");
+    }
+    FERRITE_RETURN_IF_ERROR(migration::ParseAddress(options_.address).status());
+    if (!words_.on_timeout.empty() && words_.timeout.empty()) {
+      return absl::InvalidArgumentError("--on-timeout: after which time? Give --timeout, too");
+    }
+    using migration::MoveMode;
+    options_.move.mode = words_.mode == "precopy"    ? MoveMode::kPrecopy
+                         : words_.mode == "postcopy" ? MoveMode::kPostcopy
+                                                     : MoveMode::kAuto;
+    options_.move.on_timeout =
+        words_.on_timeout == "postcopy" ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
+    FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words_.downtime_limit, options_.move.downtime_limit));
+    FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words_.timeout, options_.move.timeout));
+    FERRITE_RETURN_IF_ERROR(ReadDuration("--recover-for", words_.recover_for, options_.move.recover_for));
+    FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.move.patience));
+    FERRITE_RETURN_IF_ERROR(ReadBandwidth("--max-bandwidth", words_.max_bandwidth, options_.move.max_bandwidth));
+    return ReadBandwidth("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth,
+                         options_.move.max_postcopy_bandwidth);
+  }
+
+  int Run(int64_t /*started_ns*/) override {
+    const auto destination = MoveDestination(options_.address);
+    if (!destination.ok()) {
+      return Fail(destination.status());
+    }
+    return WithMachine(options_.machine, [&](ControlClient& client) -> int {
+      absl::Status status;
+      switch (options_.action) {
+        case Action::kMove:
+          return FollowMove(options_.machine.name, options_.json, client,
+                            [&](ControlClient& machine) { return machine.StartMove(*destination, options_.move); });
+        case Action::kStatus:
+          return ShowStatus(options_, client);
+        case Action::kCancel:
+          status = client.CancelMove();
+          break;
+        case Action::kStartPostcopy:
+          status = client.StartPostcopy();
+          break;
+      }
+      return status.ok() ? kExitOk : Fail(status);
+    });
+  }
+
+ private:
+  using Action = MoveCommandOptions::Action;
+  // Words that are more than a string or a number.
+  struct Words {
+    std::string mode;
+    std::string downtime_limit;
+    std::string max_bandwidth;
+    std::string max_postcopy_bandwidth;
+    std::string recover_for;
+    std::string patience;
+    std::string timeout;
+    std::string on_timeout;
+    bool status = false;
+    bool cancel = false;
+    bool start_postcopy = false;
+  };
+
+  Words words_;
+};
+
 }  // namespace
 
-MoveCommand::MoveCommand()
-    : Command({"move",
-               "Move a running machine to another monitor, and print what it cost; ends with 0 only "
-               "when the guest runs there",
-               "ferrite move web1 tcp:192.0.2.7:4000\n  ferrite move web1 --status"}) {}
-
-void MoveCommand::AddTo(CLI::App& app) {
-  AddMachine(app, options_.machine);
-  AddJson(app, options_.json);
-  app.add_option("address", options_.address, "Where `ferrite receive` waits: tcp:HOST:PORT or unix:PATH")
-      ->type_name("ADDRESS");
-  app.add_option("--mode", words_.mode, "auto (pre-copy, then post-copy if need be), precopy or postcopy [auto]")
-      ->type_name("MODE")
-      ->check(CLI::IsMember({"auto", "precopy", "postcopy"}));
-  app.add_option("--downtime-limit", words_.downtime_limit, "How long the guest may stand still [50ms]")
-      ->type_name("TIME");
-  app.add_option("--max-bandwidth", words_.max_bandwidth, "Bytes a second before the guest goes over [no limit]")
-      ->type_name("SIZE");
-  app.add_option("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth,
-                 "The same afterwards; what the guest waits for is never held back [no limit]")
-      ->type_name("SIZE");
-  app.add_option("--channels", options_.move.channels, "Connections for memory, 1 to 16 [1]")
-      ->type_name("N")
-      ->check(InRange(1, 16));
-  app.add_option("--timeout", words_.timeout, "How long pre-copy may take [no limit]")->type_name("TIME");
-  app.add_option("--on-timeout", words_.on_timeout, "What then: cancel or postcopy [cancel]")
-      ->type_name("WHAT")
-      ->check(CLI::IsMember({"cancel", "postcopy"}));
-  app.add_option("--recover-for", words_.recover_for,
-                 "How long to look for the destination when the connection is lost after the guest went over [30s]")
-      ->type_name("TIME");
-  app.add_option("--patience", words_.patience,
-                 "How long the destination may take for each step until memory goes, as to build the machine [60s]")
-      ->type_name("TIME");
-  app.add_flag("--status", words_.status, "Show the move that is on, or the last one");
-  app.add_flag("--cancel", words_.cancel, "Cancel the move that is on: the guest stays");
-  app.add_flag("--start-postcopy", words_.start_postcopy, "Hand the guest over now, its memory follows");
-}
-
-absl::Status MoveCommand::Finish() {
-  FERRITE_RETURN_IF_ERROR(CheckMachineName(options_.machine.name));
-  const int actions = (words_.status ? 1 : 0) + (words_.cancel ? 1 : 0) + (words_.start_postcopy ? 1 : 0);
-  if (actions > 1 || (actions == 1 && !options_.address.empty())) {
-    return absl::InvalidArgumentError("give one of ADDRESS, --status, --cancel and --start-postcopy");
-  }
-  if (actions == 1) {
-    options_.action = words_.status ? Action::kStatus : words_.cancel ? Action::kCancel : Action::kStartPostcopy;
-    return absl::OkStatus();
-  }
-  if (options_.address.empty()) {
-    return absl::InvalidArgumentError(
-        "say where to: tcp:HOST:PORT or unix:PATH, as the other monitor's `ferrite receive` prints it");
-  }
-  FERRITE_RETURN_IF_ERROR(migration::ParseAddress(options_.address).status());
-  if (!words_.on_timeout.empty() && words_.timeout.empty()) {
-    return absl::InvalidArgumentError("--on-timeout: after which time? Give --timeout, too");
-  }
-  using migration::MoveMode;
-  options_.move.mode = words_.mode == "precopy"    ? MoveMode::kPrecopy
-                       : words_.mode == "postcopy" ? MoveMode::kPostcopy
-                                                   : MoveMode::kAuto;
-  options_.move.on_timeout =
-      words_.on_timeout == "postcopy" ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
-  FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words_.downtime_limit, options_.move.downtime_limit));
-  FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words_.timeout, options_.move.timeout));
-  FERRITE_RETURN_IF_ERROR(ReadDuration("--recover-for", words_.recover_for, options_.move.recover_for));
-  FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.move.patience));
-  FERRITE_RETURN_IF_ERROR(ReadBandwidth("--max-bandwidth", words_.max_bandwidth, options_.move.max_bandwidth));
-  return ReadBandwidth("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth, options_.move.max_postcopy_bandwidth);
-}
-
-int MoveCommand::Run(int64_t /*started_ns*/) {
-  const auto destination = MoveDestination(options_.address);
-  if (!destination.ok()) {
-    return Fail(destination.status());
-  }
-  return WithMachine(options_.machine, [&](ControlClient& client) -> int {
-    absl::Status status;
-    switch (options_.action) {
-      case Action::kMove:
-        return FollowMove(options_.machine.name, options_.json, client,
-                          [&](ControlClient& machine) { return machine.StartMove(*destination, options_.move); });
-      case Action::kStatus:
-        return ShowStatus(options_, client);
-      case Action::kCancel:
-        status = client.CancelMove();
-        break;
-      case Action::kStartPostcopy:
-        status = client.StartPostcopy();
-        break;
-    }
-    return status.ok() ? kExitOk : Fail(status);
-  });
-}
+std::unique_ptr<Command> MakeMoveCommand() { return std::make_unique<MoveCommand>(); }
 
 }  // namespace ferrite

@@ -75,76 +75,81 @@ void PrintRow(const Row& row) {
   fmt::print("{:<20} {:>8} {:<12} {:>4} {:>10} {:>10} {:>9}\n", row[0], row[1], row[2], row[3], row[4], row[5], row[6]);
 }
 
+class PsCommand final : public CommandWith<PsCommandOptions> {
+ public:
+  PsCommand() : CommandWith({"ps", "List the machines that run", "ferrite ps"}) {}
+
+  void AddTo(CLI::App& app) override {
+    AddRunDir(app, options_.run_dir);
+    AddJson(app, options_.json);
+  }
+
+  absl::Status Finish() override { return absl::OkStatus(); }
+
+  int Run(int64_t /*started_ns*/) override {
+    const auto base = RunBase(options_.run_dir);
+    if (!base.ok()) {
+      return Fail(base.status(), kExitFailure);
+    }
+    // The usual one is made by the first machine; one that was named and is not there is a mistake.
+    if (const absl::Status there = CheckRunBase(*base); !there.ok() && !options_.run_dir.empty()) {
+      return Fail(there, kExitFailure);
+    }
+    const auto machines = ListMachines(*base);
+    if (!machines.ok()) {
+      return Fail(machines.status(), kExitFailure);
+    }
+    const auto answers = AskAll(*base, *machines);
+    size_t not_asked = 0;
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    if (!options_.json) {
+      PrintRow({"NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME"});
+    }
+    for (size_t i = 0; i < machines->size(); ++i) {
+      const FoundMachine& found = (*machines)[i];
+      if (found.handed_over.has_value()) {
+        if (options_.json) {
+          list.push_back({{"name", found.name},
+                          {"state", "handed-over"},
+                          {"pid", nullptr},
+                          {"destination", found.handed_over->where},
+                          {"epoch", found.handed_over->epoch}});
+        } else {
+          PrintRow({found.name, "-", absl::StrCat("handed over to ", found.handed_over->where), "-", "-", "-", "-"});
+        }
+        continue;
+      }
+      const auto& machine = answers[i];
+      const bool asked = !absl::IsCancelled(machine.status());
+      not_asked += asked ? 0 : 1;
+      const std::string pid = std::to_string(found.pid);
+      if (options_.json) {
+        list.push_back(machine.ok() ? MachineJson(*machine)
+                                    : nlohmann::ordered_json({{"name", found.name},
+                                                              {"state", asked ? "unreachable" : "not-asked"},
+                                                              {"pid", found.pid}}));
+      } else if (machine.ok()) {
+        PrintRow({found.name, pid, std::string(MachineStateName(machine->state)), std::to_string(machine->cpus),
+                  RoundedByteSize(machine->memory_bytes), RoundedByteSize(machine->memory_resident_bytes),
+                  FormatUptime(machine->uptime)});
+      } else {
+        // Starting, ending or stuck.
+        PrintRow({found.name, pid, asked ? "unreachable" : "not asked", "-", "-", "-", "-"});
+      }
+    }
+    if (options_.json) {
+      PrintJson(list, /*indented=*/true);
+    }
+    if (not_asked > 0) {
+      fmt::print(stderr, "ferrite: {} machines were not asked: others did not answer, for {} altogether\n", not_asked,
+                 absl::FormatDuration(kPatienceForAll));
+    }
+    return kExitOk;
+  }
+};
+
 }  // namespace
 
-PsCommand::PsCommand() : Command({"ps", "List the machines that run", "ferrite ps"}) {}
-
-void PsCommand::AddTo(CLI::App& app) {
-  AddRunDir(app, options_.run_dir);
-  AddJson(app, options_.json);
-}
-
-absl::Status PsCommand::Finish() { return absl::OkStatus(); }
-
-int PsCommand::Run(int64_t /*started_ns*/) {
-  const auto base = RunBase(options_.run_dir);
-  if (!base.ok()) {
-    return Fail(base.status(), kExitFailure);
-  }
-  // The usual one is made by the first machine; one that was named and is not there is a mistake.
-  if (const absl::Status there = CheckRunBase(*base); !there.ok() && !options_.run_dir.empty()) {
-    return Fail(there, kExitFailure);
-  }
-  const auto machines = ListMachines(*base);
-  if (!machines.ok()) {
-    return Fail(machines.status(), kExitFailure);
-  }
-  const auto answers = AskAll(*base, *machines);
-  size_t not_asked = 0;
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
-  if (!options_.json) {
-    PrintRow({"NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME"});
-  }
-  for (size_t i = 0; i < machines->size(); ++i) {
-    const FoundMachine& found = (*machines)[i];
-    if (found.handed_over.has_value()) {
-      if (options_.json) {
-        list.push_back({{"name", found.name},
-                        {"state", "handed-over"},
-                        {"pid", nullptr},
-                        {"destination", found.handed_over->where},
-                        {"epoch", found.handed_over->epoch}});
-      } else {
-        PrintRow({found.name, "-", absl::StrCat("handed over to ", found.handed_over->where), "-", "-", "-", "-"});
-      }
-      continue;
-    }
-    const auto& machine = answers[i];
-    const bool asked = !absl::IsCancelled(machine.status());
-    not_asked += asked ? 0 : 1;
-    const std::string pid = std::to_string(found.pid);
-    if (options_.json) {
-      list.push_back(machine.ok() ? MachineJson(*machine)
-                                  : nlohmann::ordered_json({{"name", found.name},
-                                                            {"state", asked ? "unreachable" : "not-asked"},
-                                                            {"pid", found.pid}}));
-    } else if (machine.ok()) {
-      PrintRow({found.name, pid, std::string(MachineStateName(machine->state)), std::to_string(machine->cpus),
-                RoundedByteSize(machine->memory_bytes), RoundedByteSize(machine->memory_resident_bytes),
-                FormatUptime(machine->uptime)});
-    } else {
-      // Starting, ending or stuck.
-      PrintRow({found.name, pid, asked ? "unreachable" : "not asked", "-", "-", "-", "-"});
-    }
-  }
-  if (options_.json) {
-    PrintJson(list, /*indented=*/true);
-  }
-  if (not_asked > 0) {
-    fmt::print(stderr, "ferrite: {} machines were not asked: others did not answer, for {} altogether\n", not_asked,
-               absl::FormatDuration(kPatienceForAll));
-  }
-  return kExitOk;
-}
+std::unique_ptr<Command> MakePsCommand() { return std::make_unique<PsCommand>(); }
 
 }  // namespace ferrite

@@ -2,28 +2,19 @@
 #ifndef FERRITE_VMM_APP_PS_COMMAND_H_
 #define FERRITE_VMM_APP_PS_COMMAND_H_
 
+#include <memory>
+
 #include "vmm/app/command.h"
 #include "vmm/app/command_options.h"
 
 namespace ferrite {
 
-class PsCommand final : public Command {
- public:
-  struct Options {
-    std::string run_dir;  // --run-dir, or empty
-    bool json = false;
-  };
-
-  PsCommand();
-  void AddTo(CLI::App& app) override;
-  absl::Status Finish() override;
-  int Run(int64_t started_ns) override;
-
-  const Options& options() const { return options_; }
-
- private:
-  Options options_;
+struct PsCommandOptions {
+  std::string run_dir;  // --run-dir, or empty
+  bool json = false;
 };
+
+std::unique_ptr<Command> MakePsCommand();
 
 }  // namespace ferrite
 

@@ -49,7 +49,7 @@ constexpr size_t MachineDescriptors(uint32_t cpus) {
   return cpus + kMaxDisks * kOfADisk + 2 * kOfAnotherDevice + 2 * migration::kMaxChannels + kOther;
 }
 
-absl::Status TellReady(const ReceiveCommand::Options& options, const migration::Address& address) {
+absl::Status TellReady(const ReceiveCommandOptions& options, const migration::Address& address) {
   fmt::print("{} waits at {}\n", options.name, address.ToString());
   (void)fflush(stdout);
   if (options.ready_fd < 0) {
@@ -77,7 +77,7 @@ bool WaitForArrival(Monitor& monitor, Incoming& incoming) {
   return false;
 }
 
-absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
+absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
   if (options.ready_fd >= 0 && fcntl(options.ready_fd, F_GETFD) < 0) {
     return ErrnoStatus(absl::StrCat("--ready-fd ", options.ready_fd));
   }
@@ -184,98 +184,120 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommand::Options& options) {
   return info;
 }
 
+class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
+ public:
+  ReceiveCommand()
+      : CommandWith({"receive", "Wait for a machine that moves here, then run it as `run` does",
+                     "ferrite receive --name web1 --listen tcp:0.0.0.0:4000 --disk root=/images/root.img "
+                     "--kernel vmlinuz"}) {}
+
+  void AddTo(CLI::App& app) override {
+    AddRunDir(app, options_.monitor.run_dir);
+    app.add_option("--name", options_.name, "The machine's name here")->required()->type_name("NAME");
+    app.add_option("--listen", words_.listen, "tcp:HOST:PORT (port 0: any free one) or unix:PATH")
+        ->required()
+        ->type_name("ADDRESS");
+    Repeatable(app.add_option("--disk", words_.disks, "ID=PATH: where a disk is here; repeatable"))
+        ->type_name("ID=PATH");
+    Repeatable(app.add_option("--disk-from", options_.disk_from,
+                              "Take other disks where they are at the source, if that is below DIR [none]; repeatable"))
+        ->type_name("DIR");
+    app.add_flag("--trust-disks", options_.trust_disks,
+                 "Take the disks of --disk also where it shows that nobody has them open");
+    app.add_option("--kernel", options_.kernel_path,
+                   "What a reset boots here [the source's kernel and initrd, if --boot-from allows them]")
+        ->type_name("FILE");
+    app.add_option("--initrd", options_.initrd_path, "The initial RAM disk of that kernel [none]")->type_name("FILE");
+    Repeatable(app.add_option("--boot-from", options_.boot_from,
+                              "Without --kernel: boot the source's kernel and initrd, if the same files are below DIR "
+                              "[none]; repeatable"))
+        ->type_name("DIR");
+    app.add_option("--console", words_.console,
+                   "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio]")
+        ->type_name("SINK");
+    app.add_flag("--mlock", options_.lock_memory, "Lock the guest's memory in RAM once it is here");
+    app.add_flag("--dirty-ring", options_.dirty_ring,
+                 "Track dirty pages with KVM's ring in place of its log when it moves on");
+    Repeatable(app.add_option("--from", words_.from,
+                              "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]"))
+        ->type_name("ADDRESS/BITS");
+    app.add_option("--max-mem", words_.max_memory, "Refuse a machine with more memory [what this host has]")
+        ->type_name("SIZE");
+    app.add_option("--max-cpus", options_.max_cpus, "Refuse a machine with more processors, 1 to 32 [32]")
+        ->type_name("N")
+        ->check(InRange(1, static_cast<int>(kMaxCpus)));
+    app.add_option("--patience", words_.patience,
+                   "How long a source may take to say what machine it brings, and for each step until memory comes "
+                   "[60s]")
+        ->type_name("TIME");
+    app.add_option("--ready-fd", options_.ready_fd,
+                   "Write the address to this file descriptor and close it when the monitor is ready")
+        ->type_name("N")
+        ->check(InRange(0, 1 << 20));
+    AddLogAndDebuggable(app, options_.monitor);
+  }
+
+  absl::Status Finish() override {
+    FERRITE_RETURN_IF_ERROR(Annotate(CheckMachineName(options_.name), "--name"));
+    auto listen = migration::ParseAddress(words_.listen);
+    FERRITE_RETURN_IF_ERROR(Annotate(listen.status(), "--listen"));
+    options_.listen = *std::move(listen);
+    for (const std::string& text : words_.disks) {
+      const std::pair<std::string, std::string> disk = absl::StrSplit(text, absl::MaxSplits('=', 1));
+      if (disk.first.empty() || disk.second.empty()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("--disk: \"", absl::CHexEscape(text), "\": write ID=PATH, as --disk root=/images/root.img"));
+      }
+      if (!options_.disk_paths.insert(disk).second) {
+        return absl::InvalidArgumentError(absl::StrCat("--disk: two paths for the id ", disk.first));
+      }
+    }
+    if (!words_.from.empty() && options_.listen.kind == migration::Address::Kind::kUnix) {
+      return absl::InvalidArgumentError(
+          "--from: a unix socket is its owner's alone; this is for --listen tcp:HOST:PORT");
+    }
+    for (const std::string& text : words_.from) {
+      auto range = migration::AddressRange::Parse(text);
+      FERRITE_RETURN_IF_ERROR(Annotate(range.status(), "--from"));
+      options_.from.push_back(*range);
+    }
+    if (!words_.max_memory.empty()) {
+      auto bytes = ParseByteSize(words_.max_memory);
+      FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), "--max-mem"));
+      options_.max_memory_bytes = *bytes;
+    }
+    if (!options_.initrd_path.empty() && options_.kernel_path.empty()) {
+      return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
+    }
+    FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.patience));
+    auto console = ParseConsoleSink(words_.console.empty() ? "stdio" : words_.console);
+    FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));
+    options_.monitor.console = *std::move(console);
+    return absl::OkStatus();
+  }
+
+  int Run(int64_t /*started_ns*/) override {
+    const auto info = Receive(options_);
+    return info.ok() ? ReportEnd(options_.name, *info) : Fail(info.status(), kExitFailure);
+  }
+  int descriptor() const override { return options_.ready_fd; }
+
+ private:
+  // Words that are more than a string or a number.
+  struct Words {
+    std::string listen;
+    std::vector<std::string> from;
+    std::string max_memory;
+    std::vector<std::string> disks;
+    std::string console;
+    std::string patience;
+  };
+
+  Words words_;
+};
+
 }  // namespace
 
-ReceiveCommand::ReceiveCommand()
-    : Command({"receive", "Wait for a machine that moves here, then run it as `run` does",
-               "ferrite receive --name web1 --listen tcp:0.0.0.0:4000 --disk root=/images/root.img "
-               "--kernel vmlinuz"}) {}
-
-void ReceiveCommand::AddTo(CLI::App& app) {
-  AddRunDir(app, options_.monitor.run_dir);
-  app.add_option("--name", options_.name, "The machine's name here")->required()->type_name("NAME");
-  app.add_option("--listen", words_.listen, "tcp:HOST:PORT (port 0: any free one) or unix:PATH")
-      ->required()
-      ->type_name("ADDRESS");
-  Repeatable(app.add_option("--disk", words_.disks, "ID=PATH: where a disk is here; repeatable"))->type_name("ID=PATH");
-  Repeatable(app.add_option("--disk-from", options_.disk_from,
-                            "Take other disks where they are at the source, if that is below DIR [none]; repeatable"))
-      ->type_name("DIR");
-  app.add_flag("--trust-disks", options_.trust_disks,
-               "Take the disks of --disk also where it shows that nobody has them open");
-  app.add_option("--kernel", options_.kernel_path,
-                 "What a reset boots here [the source's kernel and initrd, if --boot-from allows them]")
-      ->type_name("FILE");
-  app.add_option("--initrd", options_.initrd_path, "The initial RAM disk of that kernel [none]")->type_name("FILE");
-  Repeatable(app.add_option("--boot-from", options_.boot_from,
-                            "Without --kernel: boot the source's kernel and initrd, if the same files are below DIR "
-                            "[none]; repeatable"))
-      ->type_name("DIR");
-  app.add_option("--console", words_.console, "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio]")
-      ->type_name("SINK");
-  app.add_flag("--mlock", options_.lock_memory, "Lock the guest's memory in RAM once it is here");
-  app.add_flag("--dirty-ring", options_.dirty_ring,
-               "Track dirty pages with KVM's ring in place of its log when it moves on");
-  Repeatable(app.add_option("--from", words_.from,
-                            "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]"))
-      ->type_name("ADDRESS/BITS");
-  app.add_option("--max-mem", words_.max_memory, "Refuse a machine with more memory [what this host has]")
-      ->type_name("SIZE");
-  app.add_option("--max-cpus", options_.max_cpus, "Refuse a machine with more processors, 1 to 32 [32]")
-      ->type_name("N")
-      ->check(InRange(1, static_cast<int>(kMaxCpus)));
-  app.add_option("--patience", words_.patience,
-                 "How long a source may take to say what machine it brings, and for each step until memory comes "
-                 "[60s]")
-      ->type_name("TIME");
-  app.add_option("--ready-fd", options_.ready_fd,
-                 "Write the address to this file descriptor and close it when the monitor is ready")
-      ->type_name("N")
-      ->check(InRange(0, 1 << 20));
-  AddLogAndDebuggable(app, options_.monitor);
-}
-
-absl::Status ReceiveCommand::Finish() {
-  FERRITE_RETURN_IF_ERROR(Annotate(CheckMachineName(options_.name), "--name"));
-  auto listen = migration::ParseAddress(words_.listen);
-  FERRITE_RETURN_IF_ERROR(Annotate(listen.status(), "--listen"));
-  options_.listen = *std::move(listen);
-  for (const std::string& text : words_.disks) {
-    const std::pair<std::string, std::string> disk = absl::StrSplit(text, absl::MaxSplits('=', 1));
-    if (disk.first.empty() || disk.second.empty()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--disk: \"", absl::CHexEscape(text), "\": write ID=PATH, as --disk root=/images/root.img"));
-    }
-    if (!options_.disk_paths.insert(disk).second) {
-      return absl::InvalidArgumentError(absl::StrCat("--disk: two paths for the id ", disk.first));
-    }
-  }
-  if (!words_.from.empty() && options_.listen.kind == migration::Address::Kind::kUnix) {
-    return absl::InvalidArgumentError("--from: a unix socket is its owner's alone; this is for --listen tcp:HOST:PORT");
-  }
-  for (const std::string& text : words_.from) {
-    auto range = migration::AddressRange::Parse(text);
-    FERRITE_RETURN_IF_ERROR(Annotate(range.status(), "--from"));
-    options_.from.push_back(*range);
-  }
-  if (!words_.max_memory.empty()) {
-    auto bytes = ParseByteSize(words_.max_memory);
-    FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), "--max-mem"));
-    options_.max_memory_bytes = *bytes;
-  }
-  if (!options_.initrd_path.empty() && options_.kernel_path.empty()) {
-    return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
-  }
-  FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.patience));
-  auto console = ParseConsoleSink(words_.console.empty() ? "stdio" : words_.console);
-  FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));
-  options_.monitor.console = *std::move(console);
-  return absl::OkStatus();
-}
-
-int ReceiveCommand::Run(int64_t /*started_ns*/) {
-  const auto info = Receive(options_);
-  return info.ok() ? ReportEnd(options_.name, *info) : Fail(info.status(), kExitFailure);
-}
+std::unique_ptr<Command> MakeReceiveCommand() { return std::make_unique<ReceiveCommand>(); }
 
 }  // namespace ferrite

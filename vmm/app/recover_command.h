@@ -2,6 +2,7 @@
 #ifndef FERRITE_VMM_APP_RECOVER_COMMAND_H_
 #define FERRITE_VMM_APP_RECOVER_COMMAND_H_
 
+#include <memory>
 #include <string>
 
 #include "vmm/app/command.h"
@@ -9,26 +10,15 @@
 
 namespace ferrite {
 
-class RecoverCommand final : public Command {
- public:
-  struct Options {
-    MachineOptions machine;
-    std::string address;  // empty: where the destination was
-    bool here = false;
-    bool force = false;  // with `here`
-    bool json = false;
-  };
-
-  RecoverCommand();
-  void AddTo(CLI::App& app) override;
-  absl::Status Finish() override;
-  int Run(int64_t started_ns) override;
-
-  const Options& options() const { return options_; }
-
- private:
-  Options options_;
+struct RecoverCommandOptions {
+  MachineOptions machine;
+  std::string address;  // empty: where the destination was
+  bool here = false;
+  bool force = false;  // with `here`
+  bool json = false;
 };
+
+std::unique_ptr<Command> MakeRecoverCommand();
 
 }  // namespace ferrite
 

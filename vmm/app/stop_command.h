@@ -2,28 +2,19 @@
 #ifndef FERRITE_VMM_APP_STOP_COMMAND_H_
 #define FERRITE_VMM_APP_STOP_COMMAND_H_
 
+#include <memory>
+
 #include "vmm/app/command.h"
 #include "vmm/app/command_options.h"
 
 namespace ferrite {
 
-class StopCommand final : public Command {
- public:
-  struct Options {
-    MachineOptions machine;
-    bool force = false;
-  };
-
-  StopCommand();
-  void AddTo(CLI::App& app) override;
-  absl::Status Finish() override;
-  int Run(int64_t started_ns) override;
-
-  const Options& options() const { return options_; }
-
- private:
-  Options options_;
+struct StopCommandOptions {
+  MachineOptions machine;
+  bool force = false;
 };
+
+std::unique_ptr<Command> MakeStopCommand();
 
 }  // namespace ferrite
 
