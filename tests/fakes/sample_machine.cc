@@ -4,6 +4,7 @@
 
 #include "memory/guest_memory.h"
 #include "vmm/kvm/cpuid.h"
+#include "vmm/machine/described_cpuid.h"
 
 namespace ferrite {
 namespace {
@@ -47,17 +48,7 @@ void DescribeSampleMachine(state::MachineDescription::Builder out) {
   disks[0].setId("root");
   disks[0].setPath("/images/root.img");
   disks[0].setBytes(kSampleDiskBytes);
-  const std::vector<kvm_cpuid_entry2> cpuid = GuestCpuid(HostOfSampleMachine().cpuid, {.count = kCpus});
-  auto leaves = out.initCpuid(static_cast<uint32_t>(cpuid.size()));
-  for (uint32_t i = 0; i < cpuid.size(); ++i) {
-    leaves[i].setFunction(cpuid[i].function);
-    leaves[i].setIndex(cpuid[i].index);
-    leaves[i].setFlags(cpuid[i].flags);
-    leaves[i].setEax(cpuid[i].eax);
-    leaves[i].setEbx(cpuid[i].ebx);
-    leaves[i].setEcx(cpuid[i].ecx);
-    leaves[i].setEdx(cpuid[i].edx);
-  }
+  DescribeCpuid(GuestCpuid(HostOfSampleMachine().cpuid, {.count = kCpus}), out);
   out.setTscKhz(2'000'000);
   out.initBoot().setCommandLine("console=ttyS0");
 }

@@ -8,6 +8,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "devices/balloon/balloon.h"
+#include "vmm/machine/described_cpuid.h"
 #include "vmm/machine/machine_impl.h"
 
 namespace ferrite {
@@ -30,17 +31,7 @@ absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
   memory.setBacking(Text(MemoryBackingName(config_.memory_backing)));
   memory.setTransparentHugePages(config_.transparent_huge_pages);
   devices_->Describe(out);
-  const auto cpuid = vcpus_[0]->cpuid();
-  auto leaves = out.initCpuid(static_cast<uint32_t>(cpuid.size()));
-  for (uint32_t i = 0; i < cpuid.size(); ++i) {
-    leaves[i].setFunction(cpuid[i].function);
-    leaves[i].setIndex(cpuid[i].index);
-    leaves[i].setFlags(cpuid[i].flags);
-    leaves[i].setEax(cpuid[i].eax);
-    leaves[i].setEbx(cpuid[i].ebx);
-    leaves[i].setEcx(cpuid[i].ecx);
-    leaves[i].setEdx(cpuid[i].edx);
-  }
+  DescribeCpuid(vcpus_[0]->cpuid(), out);
   out.setTscKhz(vcpus_[0]->tsc_khz());
   auto boot = out.initBoot();
   boot.setKernelPath(config_.kernel_path);

@@ -27,7 +27,7 @@
 #include "memory/memory_limits.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/kvm/cpuid.h"
-#include "vmm/kvm/kvm_abi.h"
+#include "vmm/machine/described_cpuid.h"
 #include "vmm/machine/device_kinds.h"
 #include "vmm/machine/machine_check.h"
 #include "vmm/move/boot_files.h"
@@ -56,20 +56,9 @@ absl::StatusOr<std::string> TextOf(capnp::Text::Reader in, absl::string_view wha
 }
 
 absl::Status CheckCpuid(state::MachineDescription::Reader described, const HostLimits& host) {
-  std::vector<kvm_cpuid_entry2> guest;
-  for (const state::CpuidLeaf::Reader leaf : described.getCpuid()) {
-    kvm_cpuid_entry2 entry = {};
-    entry.function = leaf.getFunction();
-    entry.index = leaf.getIndex();
-    entry.flags = leaf.getFlags();
-    entry.eax = leaf.getEax();
-    entry.ebx = leaf.getEbx();
-    entry.ecx = leaf.getEcx();
-    entry.edx = leaf.getEdx();
-    guest.push_back(entry);
-  }
   return CheckCpuidFits(
-      guest, GuestCpuid(host.cpuid, {.index = 0, .count = described.getCpus(), .tsc_deadline = host.tsc_deadline}));
+      ReadCpuid(described),
+      GuestCpuid(host.cpuid, {.index = 0, .count = described.getCpus(), .tsc_deadline = host.tsc_deadline}));
 }
 
 absl::Status ReadMemory(state::Memory::Reader memory, MachineConfig& config) {
