@@ -1,5 +1,7 @@
 #include "migration/api/move_state.h"
 
+#include <algorithm>
+
 #include "base/status.h"
 
 namespace ferrite::migration {
@@ -69,6 +71,10 @@ bool IsFinal(MoveState state) {
 bool MoveStateMachine::Change(MoveState from, MoveState to) {
   FERRITE_CHECK(IsAllowed(from, to));
   return state_.compare_exchange_strong(from, to, std::memory_order_acq_rel);
+}
+
+bool MoveStateMachine::ChangeFrom(std::initializer_list<MoveState> from, MoveState to) {
+  return std::any_of(from.begin(), from.end(), [this, to](MoveState state) { return Change(state, to); });
 }
 
 }  // namespace ferrite::migration

@@ -3,6 +3,7 @@
 #define FERRITE_MIGRATION_API_MOVE_STATE_H_
 
 #include <atomic>
+#include <initializer_list>
 
 #include "absl/strings/string_view.h"
 
@@ -47,6 +48,9 @@ class MoveStateMachine {
   MoveState get() const { return state_.load(std::memory_order_acquire); }
   // False when the state is not `from` any more. A change that IsAllowed() does not know is our own mistake.
   bool Change(MoveState from, MoveState to);
+  // The same from whichever of `from` the state is; they are tried in this order, so that those of one way come in the
+  // way's order: a state that goes on meanwhile is then met further on.
+  bool ChangeFrom(std::initializer_list<MoveState> from, MoveState to);
 
  private:
   std::atomic<MoveState> state_{MoveState::kNone};

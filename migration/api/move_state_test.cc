@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstddef>
+#include <iterator>
 #include <set>
 #include <string>
 #include <utility>
@@ -112,9 +114,49 @@ TEST(MoveStateMachineTest, ChangeFromAStateThatIsNoMoreChangesNothing) {
   EXPECT_EQ(state.get(), kSetup);
 }
 
+TEST(MoveStateMachineTest, ChangesFromWhicheverOfSeveralItIs) {
+  MoveStateMachine state;
+  EXPECT_FALSE(state.ChangeFrom({kSetup, kActive, kDevice}, kCancelling));
+  EXPECT_FALSE(state.ChangeFrom({}, kCancelling));
+  EXPECT_EQ(state.get(), kNone);
+  const std::pair<MoveState, MoveState> way[] = {{kNone, kSetup}, {kSetup, kActive}, {kActive, kDevice}};
+  for (size_t steps = 1; steps <= std::size(way); ++steps) {
+    MoveStateMachine on_its_way;
+    for (size_t i = 0; i < steps; ++i) {
+      ASSERT_TRUE(on_its_way.Change(way[i].first, way[i].second));
+    }
+    EXPECT_TRUE(on_its_way.ChangeFrom({kSetup, kActive, kDevice}, kCancelling));
+    EXPECT_EQ(on_its_way.get(), kCancelling);
+    EXPECT_FALSE(on_its_way.ChangeFrom({kSetup, kActive, kDevice}, kCancelling)) << "once";
+  }
+}
+
+// A cancel is not lost to a move that goes on at the same moment.
+TEST(MoveStateMachineTest, ChangeFromTheStatesOfAWayMeetsOneThatGoesOn) {
+  for (int round = 0; round < 200; ++round) {
+    MoveStateMachine state;
+    ASSERT_TRUE(state.Change(kNone, kSetup));
+    std::atomic<int> ready{0};
+    const auto meet = [&] {
+      ++ready;
+      while (ready < 2) {
+      }
+    };
+    Thread move = StartOrDie("move", [&] {
+      meet();
+      (void)(state.Change(kSetup, kActive) && state.Change(kActive, kDevice));
+    });
+    meet();
+    EXPECT_TRUE(state.ChangeFrom({kSetup, kActive, kDevice}, kCancelling));
+    move.Join();
+    EXPECT_EQ(state.get(), kCancelling);
+  }
+}
+
 TEST(MoveStateMachineDeathTest, ChangeThatIsNotDrawnIsAMistakeOfOurs) {
   MoveStateMachine state;
   EXPECT_DEATH((void)state.Change(kNone, kCompleted), "IsAllowed");
+  EXPECT_DEATH((void)state.ChangeFrom({kSetup, kNone}, kCompleted), "IsAllowed");
 }
 
 }  // namespace
