@@ -1,6 +1,7 @@
 #include "base/clock.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <string>
@@ -100,6 +101,22 @@ TEST_F(FakeClockTest, WakesForWhatComesInTime) {
   event_.Signal();
   waiter.Join();
   EXPECT_EQ(clock_.waiting(), 0);
+}
+
+// As poll(2): what is there when time is over is told.
+TEST_F(FakeClockTest, TellsOfWhatCameBeforeTheTimeWasOver) {
+  for (int i = 0; i < 500; ++i) {
+    Thread waiter = StartOrDie("test-wait", [&] {
+      const MonotonicTime deadline = clock_.Now() + kHour;
+      const int ready = clock_.PollFor({&polled_, 1}, kHour);
+      EXPECT_TRUE(ready == 1 || clock_.Now() < deadline) << "it came before the hour was over";
+    });
+    sched_yield();
+    event_.Signal();
+    clock_.Advance(kHour);
+    waiter.Join();
+    event_.Drain();
+  }
 }
 
 TEST_F(FakeClockTest, DoesNotWaitForATimeThatHasCome) {

@@ -1,6 +1,7 @@
 #include "tests/fakes/departure_rig.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <utility>
 
@@ -8,12 +9,12 @@
 #include "base/status.h"
 #include "base/thread.h"
 #include "tests/fakes/scripted_destination.h"
-#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 
-DepartureRig::DepartureRig(const FakeGuestWork& work) {
+DepartureRig::DepartureRig(const FakeGuestWork& work, FakeClock* clock)
+    : clock_(clock), host_(clock != nullptr ? *clock : RealClock()) {
   auto memory = GuestMemory::Create(kScriptedBytes, MemoryBacking::kMemfd);
   EXPECT_TRUE(memory.ok()) << memory.status();
   memory_ = *std::move(memory);
@@ -23,23 +24,38 @@ DepartureRig::DepartureRig(const FakeGuestWork& work) {
 }
 
 absl::Status DepartureRig::MoveTo(const MeetingPlace& there, const MoveOptions& options) {
-  FERRITE_ASSIGN_OR_RETURN(source_, Source::Create(AnyHost(), *port_, options, nullptr));
-  const MonotonicTime start = MonotonicTime::Now();
+  FERRITE_ASSIGN_OR_RETURN(source_, Source::Create(host_.get(), *port_, options, nullptr));
+  const MonotonicTime start = host_.get().clock.Now();
+  running_ = source_.get();
   absl::Status status = source_->Run(there.address());
-  took_ = MonotonicTime::Now() - start;
+  took_ = host_.get().clock.Now() - start;
   return status;
+}
+
+void DepartureRig::PassTime(const MeetingPlace& place, bool comes_again) {
+  if (clock_ == nullptr) {
+    return;
+  }
+  const auto over = [&] { return comes_again ? place.HasCaller() : place.closed(); };
+  // Not while it still has to find that its connection is gone: it would be late.
+  const Source& source = *running_;
+  while (comes_again && !over() && source.state() != MoveState::kPostcopyPaused) {
+    sched_yield();
+  }
+  EXPECT_TRUE(clock_->PassUntil(over));
 }
 
 absl::Status DepartureRig::MoveTo(const DestinationScript& first, const DestinationScript& again,
                                   const MoveOptions& options) {
-  MeetingPlace place;
+  MeetingPlace place(clock_);
   Thread peer = StartOrDie("peer", [&] {
     if (const std::unique_ptr<Stream> control = place.Accept(); control != nullptr) {
       EXPECT_TRUE(ReadPreamble(*control).has_value());
       first(place, *control);
     }
-    while (again != nullptr) {
-      const std::unique_ptr<Stream> control = place.Accept();
+    while (true) {
+      PassTime(place, again != nullptr);
+      const std::unique_ptr<Stream> control = again != nullptr ? place.Accept() : nullptr;
       if (control == nullptr) {
         return;
       }

@@ -2,6 +2,7 @@
 #ifndef FERRITE_TESTS_FAKES_DEPARTURE_RIG_H_
 #define FERRITE_TESTS_FAKES_DEPARTURE_RIG_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 
@@ -11,8 +12,10 @@
 #include "migration/api/move_options.h"
 #include "migration/channel/stream.h"
 #include "migration/session/source.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/meeting_place.h"
+#include "tests/fakes/test_host.h"
 
 namespace ferrite::migration {
 
@@ -22,7 +25,8 @@ using DestinationScript = std::function<void(MeetingPlace&, Stream& control)>;
 // The guest runs from the start, in memory of kScriptedBytes. Threads: the test's.
 class DepartureRig {
  public:
-  explicit DepartureRig(const FakeGuestWork& work);
+  // With a `clock` the source goes by that, which passes while it waits and no script acts; it outlives the rig.
+  explicit DepartureRig(const FakeGuestWork& work, FakeClock* clock = nullptr);
 
   FakeGuest& guest() { return *guest_; }
   FakeSourcePort& port() { return *port_; }
@@ -37,14 +41,20 @@ class DepartureRig {
   }
 
   Source& source() { return *source_; }
-  // How long its Run() took.
+  // How long its Run() took, by its clock.
   absl::Duration took() const { return took_; }
 
  private:
+  // Until a connection comes, or the place is closed.
+  void PassTime(const MeetingPlace& place, bool comes_again);
+
+  FakeClock* const clock_;
+  const TestHost host_;
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<FakeGuest> guest_;
   std::unique_ptr<FakeSourcePort> port_;
   std::unique_ptr<Source> source_;
+  std::atomic<const Source*> running_{nullptr};  // for the thread that acts as its destination
   absl::Duration took_;
 };
 

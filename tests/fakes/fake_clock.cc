@@ -52,12 +52,14 @@ bool FakeClock::PassUntil(const std::function<bool()>& done, size_t waiters, abs
   FERRITE_CHECK(waiters > 0);
   const auto wait = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return waiting_.size() >= waiters; };
   const auto earlier = [](const Waiter* a, const Waiter* b) { return a->deadline < b->deadline; };
+  const TimedMutexLock lock(&mutex_);
   for (MonotonicTime last = MonotonicTime::Now(); MonotonicTime::Now() < last + kPatience;) {
+    const bool enough = mutex_.AwaitFor(absl::Condition(&wait), kLook);
+    // Asked when somebody was seen to wait, and nobody can begin to: who waits for what it tells of is not woken.
     if (done()) {
       return true;
     }
-    const TimedMutexLock lock(&mutex_);
-    if (mutex_.AwaitFor(absl::Condition(&wait), kLook)) {
+    if (enough) {
       now_ = std::max(now_ + stride, (*std::min_element(waiting_.begin(), waiting_.end(), earlier))->deadline);
       WakeDue();
       last = MonotonicTime::Now();
@@ -89,6 +91,7 @@ bool FakeClock::WaitUntil(std::condition_variable& woken, std::unique_lock<std::
 
 int FakeClock::PollFor(std::span<pollfd> polled, absl::Duration limit) const {
   const Plenty plenty;
+  const MonotonicTime deadline = Now() + limit;
   // What is there needs no waiter, for whom time might pass.
   const int ready = ferrite::PollFor(polled, absl::ZeroDuration());
   if (ready > 0 || limit <= absl::ZeroDuration()) {
@@ -97,16 +100,18 @@ int FakeClock::PollFor(std::span<pollfd> polled, absl::Duration limit) const {
   EventFd event = TakeEvent();
   std::vector<pollfd> all(polled.begin(), polled.end());
   all.push_back({.fd = event.fd(), .events = POLLIN, .revents = 0});
-  Waiter waiter{.deadline = Now() + limit, .wake = [&event] { event.Signal(); }};
-  int count = Enter(waiter) ? ferrite::PollFor(all, absl::InfiniteDuration()) : 0;
-  Leave(waiter);
-  if (event.Drain() > 0 && count > 0 && all.back().revents != 0) {
-    --count;
+  Waiter waiter{.deadline = deadline, .wake = [&event] { event.Signal(); }};
+  if (Enter(waiter)) {
+    (void)ferrite::PollFor(all, absl::InfiniteDuration());
   }
-  std::copy(all.begin(), all.end() - 1, polled.begin());
-  const TimedMutexLock lock(&mutex_);
-  events_.push_back(std::move(event));
-  return count;
+  Leave(waiter);
+  (void)event.Drain();
+  {
+    const TimedMutexLock lock(&mutex_);
+    events_.push_back(std::move(event));
+  }
+  // What came before the time was over is there.
+  return ferrite::PollFor(polled, absl::ZeroDuration());
 }
 
 bool FakeClock::Enter(Waiter& waiter) const {

@@ -33,7 +33,7 @@ class FakeClock final : public Clock {
   bool AwaitWaiting(size_t count) const;
   // Lets time pass until `done` holds: to the next deadline, and by `stride` at least, whenever `waiters` wait. These
   // are all threads that would wait for the clock if they had nothing else to do: a thread that has may find that it is
-  // late. False when nothing came of it in 30 s of the host's.
+  // late. False when nothing came of it in 30 s of the host's. `done` asks nothing of this clock.
   bool PassUntil(const std::function<bool()>& done, size_t waiters = 1, absl::Duration stride = absl::ZeroDuration());
 
   MonotonicTime Now() const override;

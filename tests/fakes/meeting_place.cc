@@ -12,7 +12,7 @@
 
 namespace ferrite::migration {
 
-MeetingPlace::MeetingPlace() {
+MeetingPlace::MeetingPlace(FakeClock* clock) : clock_(clock) {
   char name[] = "/tmp/ferrite-peer-XXXXXX";
   EXPECT_NE(mkdtemp(name), nullptr);
   directory_ = name;
@@ -42,6 +42,16 @@ std::unique_ptr<Stream> MeetingPlace::Dial(ChannelRole role) {
       stream->WriteAll(EncodePreamble({.lowest_version = 1, .version = 1, .role = role, .move_id = kScriptedMove}))
           .ok());
   return stream;
+}
+
+bool MeetingPlace::closed() const {
+  pollfd polled{.fd = closed_->fd(), .events = POLLIN, .revents = 0};
+  return poll(&polled, 1, 0) > 0;
+}
+
+bool MeetingPlace::HasCaller() const {
+  pollfd polled{.fd = listener_->fd(), .events = POLLIN, .revents = 0};
+  return closed() || poll(&polled, 1, 0) > 0;
 }
 
 std::unique_ptr<Stream> MeetingPlace::Accept() {

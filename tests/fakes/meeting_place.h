@@ -12,6 +12,7 @@
 #include "migration/channel/socket.h"
 #include "migration/channel/stream.h"
 #include "migration/protocol/preamble.h"
+#include "tests/fakes/fake_clock.h"
 
 namespace ferrite::migration {
 
@@ -25,7 +26,8 @@ inline constexpr uint64_t kScriptedPages = kScriptedBytes / 4096;
 // A unix socket in a directory of its own. Threads: any; Accept() on one at a time.
 class MeetingPlace {
  public:
-  MeetingPlace();
+  // `clock` is that of the real side, where a test moves it, and outlives the place.
+  explicit MeetingPlace(FakeClock* clock = nullptr);
   ~MeetingPlace();
   MeetingPlace(const MeetingPlace&) = delete;
   MeetingPlace& operator=(const MeetingPlace&) = delete;
@@ -42,8 +44,14 @@ class MeetingPlace {
   // The next connection, for a scripted destination; null after Close().
   std::unique_ptr<Stream> Accept();
   void Close() { closed_->Signal(); }
+  bool closed() const;
+  // Whether Accept() returns at once.
+  bool HasCaller() const;
+
+  FakeClock& clock() { return *clock_; }
 
  private:
+  FakeClock* const clock_;
   std::string directory_;
   Address address_;
   std::unique_ptr<EventFd> closed_;

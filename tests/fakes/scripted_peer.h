@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 
 #include <array>
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "migration/channel/stream.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
+#include "tests/fakes/fake_clock.h"
 
 namespace ferrite::migration {
 
@@ -82,6 +84,24 @@ inline void KeepAlive(Stream& stream, absl::Duration limit = absl::InfiniteDurat
   const MonotonicTime start = MonotonicTime::Now();
   while (MonotonicTime::Now() - start < limit && SendControl(stream, message::Ping{}).ok()) {
     absl::SleepFor(absl::Milliseconds(20));
+  }
+}
+
+// Lets time pass once `waiters` of the other side's threads wait, or it has closed.
+inline void PassTime(Stream& stream, FakeClock& clock, absl::Duration time, size_t waiters = 1) {
+  pollfd gone{.fd = stream.fd(), .events = POLLRDHUP, .revents = 0};
+  while (clock.waiting() < waiters && poll(&gone, 1, 0) == 0) {
+    sched_yield();
+  }
+  clock.Advance(time);
+}
+
+// As KeepAlive(), in the time of the other side's `clock`, which passes meanwhile, `step` after each word.
+inline void LiveOn(Stream& stream, FakeClock& clock, absl::Duration step,
+                   absl::Duration limit = absl::InfiniteDuration()) {
+  const MonotonicTime start = clock.Now();
+  while (clock.Now() - start < limit && SendControl(stream, message::Ping{}).ok()) {
+    PassTime(stream, clock, step);
   }
 }
 

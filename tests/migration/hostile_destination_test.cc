@@ -8,13 +8,13 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_state.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 #include "tests/fakes/departure_rig.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/scripted_destination.h"
 #include "tests/fakes/scripted_peer.h"
@@ -22,18 +22,23 @@
 namespace ferrite::migration {
 namespace {
 
+// Of the time that passes between two words of one that lives.
+constexpr absl::Duration kStep = absl::Milliseconds(50);
+
 struct Answer {
   const char* name;
   DestinationScript run;
   const char* words;
   MoveMode mode = MoveMode::kPostcopy;
   absl::Duration patience = absl::Seconds(60);
+  bool passes_time = false;  // of the source's clock
 };
 
 class HostileDestinationTest : public testing::TestWithParam<Answer> {};
 
 TEST_P(HostileDestinationTest, TheGuestRunsOnAtTheSource) {
-  DepartureRig rig({.pages = 1000, .random = false});
+  FakeClock clock;
+  DepartureRig rig({.pages = 1000, .random = false}, GetParam().passes_time ? &clock : nullptr);
   rig.guest().AwaitSteps(1000);
   const absl::Status status = rig.MoveTo(
       GetParam().run, {.mode = GetParam().mode, .silence = absl::Seconds(1), .patience = GetParam().patience});
@@ -130,10 +135,10 @@ INSTANTIATE_TEST_SUITE_P(
                  ScriptedDestination there(s, c);
                  if (there.AwaitPackage()) {
                    there.LosePages();
-                   KeepAlive(c);
+                   LiveOn(c, s.clock(), kStep);
                  }
                },
-               "lives, but the guest stood still for 3.2s"},
+               "lives, but the guest stood still for 3.2s", MoveMode::kPostcopy, absl::Seconds(60), true},
         // Little by little, so that no single write takes too long.
         Answer{"HardlyReadsTheLastRound",
                [](MeetingPlace& s, Stream& c) {
@@ -141,10 +146,10 @@ INSTANTIATE_TEST_SUITE_P(
                  there.AwaitSwitchover();
                  std::array<uint8_t, 4096> bytes;
                  while (SendControl(c, message::Ping{}).ok() && there.page->ReadAll(bytes).ok()) {
-                   absl::SleepFor(absl::Milliseconds(50));
+                   s.clock().Advance(kStep);
                  }
                },
-               "lives, but the guest stood still for 3.2s", MoveMode::kPrecopy},
+               "lives, but the guest stood still for 3.2s", MoveMode::kPrecopy, absl::Seconds(60), true},
         Answer{"NeedsAgesToLoad",
                [](MeetingPlace& s, Stream& c) { Lives(s, c, {.load_nanoseconds = 1'000'000'000'000}); },
                "needs 16m40s to load"},
@@ -152,14 +157,14 @@ INSTANTIATE_TEST_SUITE_P(
                [](MeetingPlace& s, Stream& c) { Lives(s, c, {.load_nanoseconds = ~uint64_t{0}}); },
                "to load the machine's state"},
         Answer{"NeverAnswers",
-               [](MeetingPlace&, Stream& c) {
-                 std::array<uint8_t, 256> bytes;
-                 while (c.ReadAll(bytes).ok()) {
-                 }
+               [](MeetingPlace& s, Stream& c) {
+                 EXPECT_TRUE(s.clock().AwaitWaiting(2)) << "for the answer, and for any word";
+                 s.clock().Advance(absl::Milliseconds(1500));
+                 ReadToTheEnd(c);
                },
-               "1.5s", MoveMode::kPostcopy, absl::Milliseconds(1500)},
-        Answer{"LivesAndNeverAnswers", [](MeetingPlace&, Stream& c) { KeepAlive(c); },
-               "lives, but did not answer within", MoveMode::kPostcopy, absl::Milliseconds(400)},
+               "1.5s", MoveMode::kPostcopy, absl::Milliseconds(1500), true},
+        Answer{"LivesAndNeverAnswers", [](MeetingPlace& s, Stream& c) { LiveOn(c, s.clock(), kStep); },
+               "lives, but did not answer within", MoveMode::kPostcopy, absl::Milliseconds(400), true},
         Answer{"Refuses",
                [](MeetingPlace&, Stream& c) {
                  Welcome(c);
