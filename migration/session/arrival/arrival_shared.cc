@@ -29,7 +29,7 @@ void ArrivalShared::TellRun(absl::Duration run) {
 
 bool ArrivalShared::HasGuest() const {
   const absl::MutexLock lock(&mutex_);
-  return run_ > absl::ZeroDuration();
+  return run_.has_value();
 }
 
 MoveReport ArrivalShared::report() const {
@@ -38,7 +38,7 @@ MoveReport ArrivalShared::report() const {
   {
     const absl::MutexLock lock(&mutex_);
     report.load = load_;
-    report.run = run_;
+    report.run = run_.value_or(absl::ZeroDuration());
     waits = waits_;
   }
   report.postcopy = postcopy;

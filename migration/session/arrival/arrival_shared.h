@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -55,7 +56,7 @@ class ArrivalShared {
   mutable absl::Mutex mutex_;
   std::shared_ptr<const WaitAccounts> waits_ ABSL_GUARDED_BY(mutex_);
   absl::Duration load_ ABSL_GUARDED_BY(mutex_);
-  absl::Duration run_ ABSL_GUARDED_BY(mutex_);
+  std::optional<absl::Duration> run_ ABSL_GUARDED_BY(mutex_);  // once the guest runs here
 };
 
 }  // namespace ferrite::migration
