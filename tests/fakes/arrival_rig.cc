@@ -8,7 +8,8 @@
 
 namespace ferrite::migration {
 
-ArrivalRig::ArrivalRig(const Destination::Options& options) : listener_(place_.TakeListener()) {
+ArrivalRig::ArrivalRig(const Destination::Options& options, const Clock& clock)
+    : host_(clock), listener_(place_.TakeListener()) {
   auto session = Destination::Create(host_.get(), there_, options);
   EXPECT_TRUE(session.ok()) << session.status();
   session_ = *std::move(session);

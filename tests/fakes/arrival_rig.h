@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "base/clock.h"
 #include "base/thread.h"
 #include "migration/channel/socket.h"
 #include "migration/session/destination.h"
@@ -17,7 +18,8 @@ namespace ferrite::migration {
 // The destination has a thread of its own, from Start() to Join(). Threads: the test's.
 class ArrivalRig {
  public:
-  explicit ArrivalRig(const Destination::Options& options);
+  // `clock` is the destination's, and outlives the rig.
+  explicit ArrivalRig(const Destination::Options& options, const Clock& clock = RealClock());
   // A destination that still runs (the test failed) is ended.
   ~ArrivalRig();
 

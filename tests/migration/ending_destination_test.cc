@@ -1,5 +1,6 @@
 // A destination that is to end while its source takes its time, gives up, or never ends (R2, R3, R11).
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/version.h"
 #include "tests/fakes/arrival_rig.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/scripted_source.h"
 #include "tests/fakes/test_thread.h"
@@ -43,18 +45,24 @@ class SourceWithoutAnEndTest : public testing::Test {
   void SendZero(uint64_t first, uint32_t count) {
     SendFrame({.type = PageFrameType::kZero, .first_page = first, .count = count});
   }
-  // Of a source that lives meanwhile.
+  // Of a source that lives meanwhile, for as long as this side has patience.
   absl::Status Leave() {
-    const Thread lives = StartOrDie("lives", [this] { KeepAlive(*source_->control); });
-    const MonotonicTime start = MonotonicTime::Now();
     rig_.session().Leave();
+    const Thread lives = StartOrDie("lives", [this] { LiveOn(*source_->control, clock_, absl::Milliseconds(500)); });
+    const MonotonicTime start = clock_.Now();
     const absl::Status result = rig_.Join();
-    EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(40));
+    EXPECT_LT(clock_.Now() - start, absl::Seconds(40));
     source_->control->Shutdown();
     return result;
   }
+  // Of one whose mistake is found without any.
+  absl::Status LeaveAtOnce() {
+    rig_.session().Leave();
+    return rig_.Join();
+  }
 
-  ArrivalRig rig_{{.silence = absl::Seconds(60)}};
+  FakeClock clock_;
+  ArrivalRig rig_{{.silence = absl::Seconds(60)}, clock_};
   std::optional<ScriptedSource> source_;
 };
 
@@ -70,6 +78,9 @@ TEST_F(SourceWithoutAnEndTest, SendsAllPagesAndNotTheirEnd) {
   EXPECT_TRUE(source_->urgent->WriteAll(EncodePageHeader({.first_page = 100, .count = 20})).ok());
   SendZero(0, 100);
   SendZero(120, kScriptedPages - 120);
+  while (!rig_.session().HasGuest(/*whole=*/true)) {
+    sched_yield();
+  }
   const absl::Status result = Leave();
   EXPECT_TRUE(result.ok()) << result;
   EXPECT_EQ(rig_.session().state(), MoveState::kCompleted);
@@ -77,7 +88,7 @@ TEST_F(SourceWithoutAnEndTest, SendsAllPagesAndNotTheirEnd) {
 
 TEST_F(SourceWithoutAnEndTest, BeginsAnotherRound) {
   SendFrame({.type = PageFrameType::kRound, .count = 2});
-  const absl::Status result = Leave();
+  const absl::Status result = LeaveAtOnce();
   EXPECT_NE(result.message().find("another round in post-copy"), absl::string_view::npos) << result;
   EXPECT_EQ(rig_.session().state(), MoveState::kPostcopyPaused);
 }
@@ -85,7 +96,7 @@ TEST_F(SourceWithoutAnEndTest, BeginsAnotherRound) {
 // R9: a page that the hardware lost ends whoever touches it, as long as nobody makes a machine check of that.
 TEST_F(SourceWithoutAnEndTest, SendsPoison) {
   SendFrame({.type = PageFrameType::kPoison, .first_page = 0, .count = 8});
-  const absl::Status result = Leave();
+  const absl::Status result = LeaveAtOnce();
   EXPECT_NE(result.message().find("poisoned pages are not supported"), absl::string_view::npos) << result;
   EXPECT_EQ(rig_.session().state(), MoveState::kPostcopyPaused);
 }

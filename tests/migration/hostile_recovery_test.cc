@@ -73,7 +73,8 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
 
 // R4: a source that ends although pages are missing is asked for them again: nobody waits for ever without a word.
 TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
-  ArrivalRig rig({.silence = absl::Milliseconds(300)});
+  FakeClock clock;
+  ArrivalRig rig({.silence = absl::Hours(1)}, clock);
   rig.Start();
   {
     ScriptedSource source(rig.place(), kFeatures);
@@ -82,7 +83,7 @@ TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
     source.SendEndOfPages();
     (void)SendControl(*source.control, message::End{});
     // It lives, and says nothing more, until the destination has had enough.
-    KeepAlive(*source.control);
+    LiveOn(*source.control, clock, absl::Minutes(10));
   }
   const auto control = rig.place().Dial(ChannelRole::kControl);
   SendRecover(*control, 1, 1);

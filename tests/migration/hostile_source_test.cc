@@ -2,6 +2,7 @@
 // guest that runs stays the guest's (R1).
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <string>
 #include <variant>
@@ -10,13 +11,17 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/version.h"
 #include "tests/fakes/arrival_rig.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/scripted_source.h"
+#include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 namespace {
@@ -90,7 +95,6 @@ INSTANTIATE_TEST_SUITE_P(
                  (void)SendControl(*s.control, message::Error{.message = "late"});
                },
                "in the middle of a frame"},
-        Attack{"Silence", [](ScriptedSource&) {}, "silent"},
         Attack{"ClosesInTheMiddleOfAFrame",
                [](ScriptedSource& s) {
                  s.SendPages({.first_page = 0, .count = 1}, 100);
@@ -147,6 +151,26 @@ INSTANTIATE_TEST_SUITE_P(
                },
                "the source sent"}),
     [](const testing::TestParamInfo<Attack>& info) { return info.param.name; });
+
+TEST(SilentSourceTest, IsGivenUpAfterItsTime) {
+  FakeClock clock;
+  ArrivalRig rig({.silence = absl::Hours(1), .patience = absl::Hours(1)}, clock);
+  rig.Start();
+  const ScriptedSource source(rig.place());
+  const MonotonicTime start = clock.Now();
+  absl::Status result;
+  std::atomic<bool> over{false};
+  const Thread hear = StartOrDie("hear", [&] {
+    // The PINGs, and that it is closed.
+    ReadToTheEnd(*source.control);
+    result = rig.Join();
+    over = true;
+  });
+  EXPECT_TRUE(clock.PassUntil([&] { return over.load(); }));
+  EXPECT_NE(result.message().find("the source was silent for 1h"), absl::string_view::npos) << result;
+  EXPECT_GE(clock.Now() - start, absl::Hours(1));
+  EXPECT_EQ(rig.session().state(), MoveState::kFailed);
+}
 
 // R1, R6: the first one counts, also when the second is another one.
 TEST(PagesTwiceTest, ArePlacedOnce) {

@@ -10,7 +10,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/notification.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "migration/api/machine_spec.h"
 #include "migration/api/move_options.h"
@@ -18,6 +17,7 @@
 #include "migration/protocol/preamble.h"
 #include "tests/fakes/arrival_rig.h"
 #include "tests/fakes/departure_rig.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/scripted_source.h"
@@ -92,28 +92,29 @@ TEST(StrangersTest, OneThatOnlyAnswersPingIsDropped) {
 TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
   constexpr absl::Duration kSlow = absl::Milliseconds(150);
   constexpr int kStrangers = 7;  // with the source they are as many as are greeted at a time
-  ArrivalRig rig({.silence = absl::Milliseconds(100), .patience = absl::Seconds(20)});
+  FakeClock clock;
+  ArrivalRig rig({.silence = absl::Milliseconds(100), .patience = absl::Seconds(20)}, clock);
   rig.Start();
   const auto control = rig.place().Dial(ChannelRole::kControl);
   std::vector<std::unique_ptr<Stream>> strangers;
   for (int i = 0; i < kStrangers; ++i) {
     strangers.push_back(rig.place().Dial(ChannelRole::kControl));
   }
-  absl::SleepFor(kSlow);
+  clock.Advance(kSlow);
   SendHello(*control);
   EXPECT_EQ(Hear(*control), "WELCOME");
-  absl::SleepFor(kSlow);
+  clock.Advance(kSlow);
   SendMachine(*control);
   EXPECT_EQ(Hear(*control), "ACCEPT");
   for (const auto& stranger : strangers) {
     // The others know at once that they need not wait.
     EXPECT_NE(Hear(*stranger).find("busy with another move"), std::string::npos);
   }
-  absl::SleepFor(kSlow);
+  clock.Advance(kSlow);
   const auto page = rig.place().Dial(ChannelRole::kPage);
-  absl::SleepFor(kSlow);
+  clock.Advance(kSlow);
   const auto urgent = rig.place().Dial(ChannelRole::kUrgent);
-  absl::SleepFor(kSlow);
+  clock.Advance(kSlow);
   (void)SendControl(*control, message::Advise{});
   EXPECT_EQ(Hear(*control), "READY");
   (void)rig.Cancel();
