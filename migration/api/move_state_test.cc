@@ -133,24 +133,29 @@ TEST(MoveStateMachineTest, ChangesFromWhicheverOfSeveralItIs) {
 
 // A cancel is not lost to a move that goes on at the same moment.
 TEST(MoveStateMachineTest, ChangeFromTheStatesOfAWayMeetsOneThatGoesOn) {
-  for (int round = 0; round < 200; ++round) {
-    MoveStateMachine state;
-    ASSERT_TRUE(state.Change(kNone, kSetup));
-    std::atomic<int> ready{0};
-    const auto meet = [&] {
-      ++ready;
-      while (ready < 2) {
-      }
-    };
-    Thread move = StartOrDie("move", [&] {
-      meet();
+  constexpr int kRounds = 1000;
+  std::vector<MoveStateMachine> states(kRounds);
+  std::atomic<int> here{0};
+  std::atomic<int> there{0};
+  // Both begin a round at once.
+  const auto meet = [](std::atomic<int>& own, const std::atomic<int>& other) {
+    for (const int round = ++own; other < round;) {
+    }
+  };
+  Thread move = StartOrDie("move", [&] {
+    for (MoveStateMachine& state : states) {
+      (void)state.Change(kNone, kSetup);
+      meet(there, here);
       (void)(state.Change(kSetup, kActive) && state.Change(kActive, kDevice));
-    });
-    meet();
-    EXPECT_TRUE(state.ChangeFrom({kSetup, kActive, kDevice}, kCancelling));
-    move.Join();
-    EXPECT_EQ(state.get(), kCancelling);
+    }
+  });
+  int cancelled = 0;
+  for (MoveStateMachine& state : states) {
+    meet(here, there);
+    cancelled += state.ChangeFrom({kSetup, kActive, kDevice}, kCancelling) ? 1 : 0;
   }
+  move.Join();
+  EXPECT_EQ(cancelled, kRounds);
 }
 
 TEST(MoveStateMachineDeathTest, ChangeThatIsNotDrawnIsAMistakeOfOurs) {
