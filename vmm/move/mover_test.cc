@@ -152,6 +152,8 @@ TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
       {.kind = migration::Address::Kind::kUnix, .path = absl::StrCat(socket_directory, "/s")});
   ASSERT_TRUE(listener.ok()) << listener.status();
   FakeDestination there(MemoryBacking::kMemfd);
+  // Of a source whose machine it has accepted it would wait for no other.
+  there.on_build = [] { return absl::FailedPreconditionError("no room here"); };
   auto session = migration::Destination::Create(migration::AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok()) << session.status();
   Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(**listener); });
