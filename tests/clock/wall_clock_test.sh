@@ -6,7 +6,7 @@
 set -euo pipefail
 
 # By file and word: a date that is shown to people, and what tells whether a file is still the one that was read.
-allowed='vmm/control/client.h absl::Time
+allowed='vmm/control/watched_event.h absl::Time
 vmm/control/server.cc absl::Now
 vmm/move/boot_files.cc st_ctim
 vmm/move/boot_files.cc st_mtim'
