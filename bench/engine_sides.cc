@@ -12,8 +12,9 @@
 
 #include "absl/time/clock.h"
 #include "base/status.h"
-#include "migration/channel/address.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/socket.h"
+#include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/test_host.h"
@@ -120,7 +121,7 @@ absl::Status RunSource(const SideTask& task) {
   FERRITE_ASSIGN_OR_RETURN(const auto source, migration::Source::Create(migration::AnyHost(), port, options, nullptr));
   guest.ForgetGaps();
   const CpuTime before = CpuTime::Now(&guest);
-  FERRITE_RETURN_IF_ERROR(source->Run(address));
+  FERRITE_RETURN_IF_ERROR(source->Run(migration::OpenAt(address)));
   Json line;
   AddCpu("source", before, CpuTime::Now(&guest), line);
   AddReport(source->report(), line);
@@ -130,12 +131,15 @@ absl::Status RunSource(const SideTask& task) {
 
 absl::Status RunDestination(const SideTask& task) {
   FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(task.listen));
-  FERRITE_ASSIGN_OR_RETURN(const auto listener, migration::Listener::Create(address));
+  FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(address));
   EngineDestination machine(task.memory, task.plan);
   FERRITE_ASSIGN_OR_RETURN(const auto session, migration::Destination::Create(migration::AnyHost(), machine, {}));
-  Say("listening", {{"address", listener->address().ToString()}});
+  const std::string where = listener->address().ToString();
+  FERRITE_ASSIGN_OR_RETURN(const auto acceptor,
+                           migration::SocketAcceptor::Create(std::move(listener), {}, migration::AnyHost()));
+  Say("listening", {{"address", where}});
   const CpuTime before = CpuTime::Now(nullptr);
-  FERRITE_RETURN_IF_ERROR(session->Run(*listener));
+  FERRITE_RETURN_IF_ERROR(session->Run(*acceptor));
   EngineGuest& guest = *machine.guest();
   Json line;
   AddCpu("destination", before, CpuTime::Now(&guest), line);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,6 +17,8 @@
 #include "migration/api/machine_spec.h"
 
 namespace ferrite::migration {
+
+class IncomingPart;  // migration/placing/incoming_part.h
 
 // The guest, which never runs at the destination but by Run().
 class ArrivingGuest {
@@ -67,6 +70,8 @@ class DestinationMachine {
   virtual ArrivingGuest& guest() = 0;
   virtual ArrivingState& state() = 0;
   virtual ArrivingResources& resources() = 0;
+  // What comes beside its memory, as SourceMachine::further_parts(). They live as long as this.
+  virtual std::vector<IncomingPart*> further_parts() { return {}; }
 };
 
 // One object that is all of it.

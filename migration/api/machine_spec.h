@@ -10,6 +10,7 @@ namespace ferrite::migration {
 
 enum class RegionKind : uint16_t {
   kRam = 0,
+  kDisk = 1,
 };
 
 struct MachineSpec {

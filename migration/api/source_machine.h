@@ -20,6 +20,8 @@
 
 namespace ferrite::migration {
 
+class OutgoingPart;  // migration/sending/outgoing_part.h
+
 // Whether the guest runs at the source.
 class GuestRun {
  public:
@@ -51,7 +53,7 @@ class DirtyLog {
 class GuestState {
  public:
   virtual ~GuestState() = default;
-  // Everything that the destination needs to build the machine or to refuse it.
+  // Everything that the destination needs to build the machine or to refuse it, but for its regions: these are known.
   virtual absl::StatusOr<MachineSpec> Describe() = 0;
   // Paused: devices' and vCPUs' complete state, in a form that the destination's kind of machine knows.
   virtual absl::StatusOr<std::vector<uint8_t>> SaveState() = 0;
@@ -90,6 +92,8 @@ class SourceMachine {
   virtual GuestState& state() = 0;
   virtual Resources& resources() = 0;
   virtual HandoverRecord& handover() = 0;
+  // What moves beside its memory, in the order of its numbers. They outlive the move.
+  virtual std::vector<OutgoingPart*> further_parts() { return {}; }
 };
 
 // One object that is all of it.

@@ -1,9 +1,6 @@
 #include "migration/channel/control_peer.h"
 
-#include <poll.h>
-
 #include <algorithm>
-#include <array>
 #include <optional>
 #include <utility>
 
@@ -21,9 +18,6 @@ namespace {
 // A peer that sends what nobody waits for is stopped before it fills our memory.
 constexpr size_t kMaxQueued = 256;
 constexpr size_t kMaxQueuedMessages = 2;  // of the largest size
-// Of a message that was announced, memory for so much more than what came of it is taken, or as much again: who only
-// announces one costs nothing.
-constexpr size_t kReadAhead = 64 << 10;
 // A message that is written for longer when the move is to end is one that the peer does not read.
 constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
 // The same where the kernel has room for it.
@@ -33,20 +27,23 @@ constexpr int64_t kPingPauseMs = 2500;
 
 }  // namespace
 
-ControlPeer::ControlPeer(const Host& host, std::unique_ptr<Stream> stream, Options options,
+ControlPeer::ControlPeer(const Host& host, std::unique_ptr<ControlChannel> channel, Options options,
                          std::function<void(const absl::Status&)> on_failure)
     : host_(host),
       options_(std::move(options)),
       silence_ms_(absl::ToInt64Milliseconds(options_.silence)),
       most_bytes_(options_.most_bytes),
-      stream_(std::move(stream)),
-      on_failure_(std::move(on_failure)) {}
+      channel_(std::move(channel)),
+      on_failure_(std::move(on_failure)) {
+  channel_->SetMostBytes(options_.most_bytes);
+}
 
-absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(const Host& host, std::unique_ptr<Stream> stream,
+absl::StatusOr<std::unique_ptr<ControlPeer>> ControlPeer::Create(const Host& host,
+                                                                 std::unique_ptr<ControlChannel> channel,
                                                                  Options options,
                                                                  std::function<void(const absl::Status&)> on_failure) {
   std::unique_ptr<ControlPeer> peer(
-      new ControlPeer(host, std::move(stream), std::move(options), std::move(on_failure)));
+      new ControlPeer(host, std::move(channel), std::move(options), std::move(on_failure)));
   absl::StatusOr<Thread> reader =
       host.threads.Start(peer->options_.thread_name, ThreadClass::kUrgent, [peer = peer.get()] { peer->ReadLoop(); });
   if (!reader.ok()) {
@@ -80,13 +77,12 @@ void ControlPeer::SendLastWords(const absl::Status& error) {
 
 void ControlPeer::HangUp(const absl::Status& error) {
   // A peer that does not read has let the buffer become full; what is being written to another one is soon written.
-  pollfd polled{.fd = stream_->fd(), .events = POLLOUT, .revents = 0};
-  if (poll(&polled, 1, 0) > 0) {
-    stream_->SetPatience(kWriteGrace);
+  if (channel_->HasRoom()) {
+    channel_->SetPatience(kWriteGrace);
     if (AwaitWritten(kSoonWritten)) {
-      const std::vector<uint8_t> frame = Encode(message::Error{.message = std::string(error.message())});
+      const message::Error last_words{.message = std::string(error.message())};
       const absl::MutexLock lock(&send_mutex_);
-      stream_->WriteSome(frame);
+      channel_->SendAtOnce(last_words);
     }
   }
   Shutdown(error);
@@ -94,7 +90,7 @@ void ControlPeer::HangUp(const absl::Status& error) {
 
 absl::Status ControlPeer::SendBriefly(const Message& message) {
   // For a message that is begun meanwhile, too.
-  stream_->SetPatience(kWriteGrace);
+  channel_->SetPatience(kWriteGrace);
   if (!AwaitWritten(kWriteGrace)) {
     return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
   }
@@ -126,7 +122,7 @@ absl::Status ControlPeer::Misplaced(const Message& message, absl::string_view du
 
 void ControlPeer::Shutdown(const absl::Status& reason) {
   Fail(reason);
-  stream_->Shutdown();
+  channel_->Shutdown();
 }
 
 absl::Status ControlPeer::failure() const {
@@ -139,24 +135,23 @@ void ControlPeer::Interrupt(const absl::Status& reason) {
     const TimedMutexLock lock(&mutex_);
     interrupt_.Update(reason);
   }
-  stream_->SetWritePatience(kWriteGrace);
+  channel_->SetSendPatience(kWriteGrace);
 }
 
 bool ControlPeer::AwaitWritten(absl::Duration limit) {
   const auto written = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !writing_; };
   const TimedMutexLock lock(&mutex_);
-  // By the host's time, by which the stream's patience is, too.
+  // By the host's time, by which the patience of a socket is, too.
   return mutex_.AwaitFor(RealClock(), absl::Condition(&written), limit);
 }
 
 absl::Status ControlPeer::Write(const Message& message) {
-  const std::vector<uint8_t> frame = Encode(message);
   const auto set_writing = [this](bool writing) {
     const TimedMutexLock lock(&mutex_);
     writing_ = writing;
   };
   set_writing(true);
-  absl::Status status = CatchOutOfMemory([&] { return stream_->WriteAll(frame); });
+  absl::Status status = CatchOutOfMemory([&] { return channel_->Send(message); });
   set_writing(false);
   return status;
 }
@@ -187,7 +182,6 @@ bool ControlPeer::Fail(const absl::Status& reason) {
 void ControlPeer::ReadLoop() {
   while (true) {
     const absl::Status status = CatchOutOfMemory([this]() -> absl::Status {
-      FERRITE_RETURN_IF_ERROR(AwaitBytes());
       FERRITE_ASSIGN_OR_RETURN(Arrival arrival, ReadOne());
       return Dispatch(std::move(arrival));
     });
@@ -195,67 +189,41 @@ void ControlPeer::ReadLoop() {
       if (Fail(status)) {
         IfThereIsMemory([&] { on_failure_(status); });
       }
-      stream_->Shutdown();
+      channel_->Shutdown();
       return;
     }
   }
 }
 
-absl::Status ControlPeer::AwaitBytes() {
+absl::StatusOr<ControlPeer::Arrival> ControlPeer::ReadOne() {
   int64_t silence = silence_ms_.load();
   for (int64_t quiet = 0; quiet < silence; silence = silence_ms_.load()) {
     // Three PINGs at least in the time after which a silent peer counts as gone.
     const int64_t step = std::clamp<int64_t>(silence / 4, 1, kPingPauseMs);
-    pollfd polled{.fd = stream_->fd(), .events = POLLIN, .revents = 0};
     const MonotonicTime start = host_.clock.Now();
-    if (host_.clock.PollFor({&polled, 1}, absl::Milliseconds(step)) > 0) {
+    absl::StatusOr<Arrival> arrival = channel_->Next(absl::Milliseconds(step));
+    if (!absl::IsDeadlineExceeded(arrival.status())) {
       quiet_ = false;
-      return absl::OkStatus();
+      return arrival;
     }
     if (const int64_t waited = absl::ToInt64Milliseconds(host_.clock.Now() - start); waited > 0) {
       quiet += waited;
       quiet_ = quiet > step;
-      // A message that is being written is as good as a PING, and must not be waited for here.
-      if (send_mutex_.TryLock()) {
-        const absl::Status status =
-            CatchOutOfMemory([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) { return Write(message::Ping{}); });
-        send_mutex_.Unlock();
-        FERRITE_RETURN_IF_ERROR(status);
-      }
+      FERRITE_RETURN_IF_ERROR(SendPing());
     }
   }
   return absl::UnavailableError(
       absl::StrCat(options_.peer_name, " was silent for ", absl::FormatDuration(absl::Milliseconds(silence))));
 }
 
-absl::StatusOr<ControlPeer::Arrival> ControlPeer::ReadOne() {
-  std::array<uint8_t, kControlHeaderBytes> head;
-  if (const absl::Status status = stream_->ReadAll(head); !status.ok()) {
-    return absl::UnavailableError(status.message());
+absl::Status ControlPeer::SendPing() {
+  if (!send_mutex_.TryLock()) {
+    return absl::OkStatus();
   }
-  FERRITE_ASSIGN_OR_RETURN(const ControlHeader header, DecodeControlHeader(head, most_bytes_.load()));
-  std::vector<uint64_t> payload;
-  const size_t words = header.length / sizeof(uint64_t);
-  while (payload.size() < words) {
-    const size_t read = payload.size();
-    const size_t piece = std::min(words - read, kReadAhead / sizeof(uint64_t));
-    payload.resize(read + piece);
-    if (const absl::Status status =
-            stream_->ReadRest({reinterpret_cast<uint8_t*>(payload.data() + read), piece * sizeof(uint64_t)});
-        !status.ok()) {
-      return absl::UnavailableError(absl::IsOutOfRange(status)
-                                        ? absl::StrCat(status.message(), " in the middle of a frame")
-                                        : std::string(status.message()));
-    }
-  }
-  FERRITE_RETURN_IF_ERROR(
-      CheckControlPayload(header, {reinterpret_cast<const uint8_t*>(payload.data()), header.length}));
-  absl::StatusOr<Message> message = Decode(payload);
-  if (absl::IsResourceExhausted(message.status())) {
-    // What this side lacks is no matter of the message.
-    return message.status();
-  }
-  return Arrival{.message = std::move(message), .bytes = header.length};
+  const absl::Status status =
+      CatchOutOfMemory([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) { return Write(message::Ping{}); });
+  send_mutex_.Unlock();
+  return status;
 }
 
 absl::Status ControlPeer::Dispatch(Arrival arrival) {

@@ -21,7 +21,7 @@
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/api/host.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/control_channel.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
 
@@ -42,10 +42,10 @@ class ControlPeer {
 
   // `on_failure` is called at most once, on the reading thread, when the connection is lost, the peer is silent, or it
   // sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so. `host` outlives it.
-  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(const Host& host, std::unique_ptr<Stream> stream,
+  static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(const Host& host, std::unique_ptr<ControlChannel> channel,
                                                              Options options,
                                                              std::function<void(const absl::Status&)> on_failure);
-  // Shuts the stream down and joins.
+  // Shuts the channel down and joins.
   ~ControlPeer();
 
   absl::Status Send(const Message& message);
@@ -55,8 +55,8 @@ class ControlPeer {
   void SendLastWords(const absl::Status& error);
   // The same without waiting: as much as goes at once, and nothing to a peer that does not read. Shuts down.
   void HangUp(const absl::Status& error);
-  // Stream's, which is short after something was sent briefly.
-  void SetPatience(absl::Duration patience) { stream_->SetPatience(patience); }
+  // The channel's, which is short after something was sent briefly.
+  void SetPatience(absl::Duration patience) { channel_->SetPatience(patience); }
 
   // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first. In place of
   // one that could not be decoded its error comes: the connection lasts, and the peer can be told why.
@@ -76,7 +76,10 @@ class ControlPeer {
 
   // From the next message on.
   void SetSilence(absl::Duration silence) { silence_ms_.store(absl::ToInt64Milliseconds(silence)); }
-  void SetMostBytes(uint32_t bytes) { most_bytes_.store(bytes); }
+  void SetMostBytes(uint32_t bytes) {
+    most_bytes_.store(bytes);
+    channel_->SetMostBytes(bytes);
+  }
 
   // Makes Next() fail with `reason` once the queue is empty, and ends the connection.
   void Shutdown(const absl::Status& reason);
@@ -94,21 +97,18 @@ class ControlPeer {
   bool said_why() const { return said_why_.load(std::memory_order_acquire); }
 
  private:
-  ControlPeer(const Host& host, std::unique_ptr<Stream> stream, Options options,
+  ControlPeer(const Host& host, std::unique_ptr<ControlChannel> channel, Options options,
               std::function<void(const absl::Status&)> on_failure);
 
   void ReadLoop();
-  // What was read, and the bytes that it took on the line.
-  struct Arrival {
-    absl::StatusOr<Message> message;
-    size_t bytes = 0;
-  };
+  using Arrival = ControlChannel::Received;
+  // Waits for the next one; sends PING meanwhile.
   absl::StatusOr<Arrival> ReadOne();
   // Handles `arrival` or queues it; an error ends the loop.
   absl::Status Dispatch(Arrival arrival);
   absl::Status Misplaced(const Message& message, absl::string_view due) const;
-  // Waits until bytes are there; sends PING meanwhile.
-  absl::Status AwaitBytes();
+  // A message that is being written is as good as a PING, and is not waited for.
+  absl::Status SendPing();
   bool Fail(const absl::Status& reason);
   // Whether no message is being written, after `limit` at most.
   bool AwaitWritten(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -118,7 +118,7 @@ class ControlPeer {
   const Options options_;
   std::atomic<int64_t> silence_ms_;
   std::atomic<uint32_t> most_bytes_;
-  const std::unique_ptr<Stream> stream_;
+  const std::unique_ptr<ControlChannel> channel_;
   const std::function<void(const absl::Status&)> on_failure_;
   absl::Mutex send_mutex_;
   mutable TimedMutex mutex_;

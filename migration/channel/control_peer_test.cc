@@ -1,7 +1,6 @@
 #include "migration/channel/control_peer.h"
 
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -16,6 +15,8 @@
 #include "base/monotonic.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream_control.h"
 #include "migration/protocol/messages.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/raw_control.h"
@@ -70,7 +71,7 @@ Ends Connected(uint32_t most_bytes = kMaxControlBytes, const Host& host = AnyHos
   EXPECT_TRUE(pair.ok());
   auto counted = std::make_unique<CountedStream>(std::move(pair->first));
   Ends ends{.theirs = std::move(pair->second), .counted = counted.get(), .peer = nullptr};
-  auto peer = ControlPeer::Create(host, std::move(counted),
+  auto peer = ControlPeer::Create(host, std::make_unique<StreamControlChannel>(std::move(counted), host.clock),
                                   ControlPeer::Options{.thread_name = "peer",
                                                        .peer_name = "the other",
                                                        .silence = absl::Hours(1),
@@ -200,8 +201,7 @@ TEST(ControlPeerTest, InterruptDoesNotWaitForAPeerThatReadsNothing) {
       sent = ends.peer->Send(message::Ping{});
     }
   });
-  pollfd room{.fd = ends.counted->fd(), .events = POLLOUT, .revents = 0};
-  while (poll(&room, 1, 0) > 0) {
+  while (ends.counted->IsWritable()) {
     sched_yield();
   }
   const MonotonicTime start = MonotonicTime::Now();
@@ -244,7 +244,7 @@ TEST_F(SilenceTest, PeerThatAnswersLives) {
   while (clock_.Now() - start < absl::Hours(3)) {
     ASSERT_TRUE(clock_.AwaitWaiting(1));
     clock_.Advance(absl::Minutes(20));
-    while (AwaitReadable(*ends_.theirs, absl::ZeroDuration())) {
+    while (ends_.theirs->AwaitReadable(clock_, absl::ZeroDuration())) {
       HearPing();
     }
     EXPECT_TRUE(SendControl(*ends_.theirs, message::Pong{}).ok());

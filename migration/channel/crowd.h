@@ -2,20 +2,12 @@
 #ifndef FERRITE_MIGRATION_CHANNEL_CROWD_H_
 #define FERRITE_MIGRATION_CHANNEL_CROWD_H_
 
-#include <sys/socket.h>
-
 #include <cstddef>
 #include <span>
-#include <string>
 
 #include "absl/strings/string_view.h"
 
 namespace ferrite::migration {
-
-// Whose the connection `fd` is, as far as many of them can be one's: an IPv4 address, the first 64 bits of an IPv6 one,
-// this host (127.0.0.0/8, ::1, unix sockets). Empty when the other end is gone.
-std::string OriginOf(int fd);
-std::string OriginOf(const sockaddr_storage& address);
 
 // One that is here.
 struct Present {

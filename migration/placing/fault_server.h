@@ -12,9 +12,14 @@
 #include "absl/status/statusor.h"
 #include "base/fd.h"
 #include "base/thread.h"
+#include "memory/page_range.h"
 #include "migration/api/host.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/page_feed.h"
+#include "migration/channel/wait_set.h"
+#include "migration/placing/memory_landing.h"
 #include "migration/placing/page_receiver.h"
+#include "migration/placing/placement.h"
+#include "migration/placing/request_queue.h"
 #include "migration/placing/userfault.h"
 #include "migration/placing/wait_accounts.h"
 
@@ -22,7 +27,8 @@ namespace ferrite::migration {
 
 // One thread for each urgent channel. A thread waits for faults and for answers at once, so that a fault costs two
 // wake-ups here (its own, and its answer's) and one at the source. All threads read the same userfaultfd, each asks
-// over its own channel, and PageStates sees to it that a page is asked for once (R5).
+// over its own channel, and PageStates sees to it that a page is asked for once (R5). The first thread sends what other
+// parts ask for, too.
 //
 // Without a channel (the connection is lost) one thread resolves what is here, and notes what is not.
 class FaultServer {
@@ -33,9 +39,9 @@ class FaultServer {
   };
 
   // All outlive the server. `ask_again`: what was asked for over a connection that is gone is asked for first.
-  static absl::StatusOr<std::unique_ptr<FaultServer>> Create(const Host& host, Userfault& userfault,
-                                                             Landscape& landscape,
-                                                             std::span<const std::unique_ptr<Stream>> urgent,
+  static absl::StatusOr<std::unique_ptr<FaultServer>> Create(const Host& host, MemoryLanding& memory,
+                                                             Placement& placement, RequestQueue& requests,
+                                                             std::span<const std::unique_ptr<UrgentFeed>> urgent,
                                                              WaitAccounts& waits, ReceiveFigures& figures,
                                                              Callbacks callbacks, bool ask_again);
   // Ends the threads. A thread in the middle of a frame ends with the frame, or when its channel is shut down.
@@ -45,20 +51,20 @@ class FaultServer {
   void End() { stop_.Signal(); }
 
  private:
-  FaultServer(const Host& host, Userfault& userfault, Landscape& landscape, WaitAccounts& waits,
-              ReceiveFigures& figures, Callbacks callbacks, EventFd stop);
+  FaultServer(const Host& host, MemoryLanding& memory, Placement& placement, RequestQueue& requests,
+              WaitAccounts& waits, ReceiveFigures& figures, Callbacks callbacks, EventFd stop);
 
-  absl::Status AskAgain(Stream& stream);
-  // `stream` may be null. The epoll instance of a thread.
-  absl::StatusOr<Fd> WatchAll(Stream* stream) const;
-  absl::Status Serve(const Fd& epoll, Stream* stream);
-  absl::Status TakeFaults(Stream* stream);
-  absl::Status Handle(const Fault& fault, std::vector<uint8_t>& requests);
-  void AddRequest(size_t region, uint64_t unit, std::vector<uint8_t>& requests);
+  absl::Status AskAgain(UrgentFeed& feed);
+  // What a thread waits for. `feed` may be null, here and below.
+  absl::StatusOr<WaitSet> WatchAll(UrgentFeed* feed, bool takes_requests) const;
+  absl::Status Serve(WaitSet& set, UrgentFeed* feed);
+  absl::Status TakeFaults(UrgentFeed* feed);
+  absl::Status Handle(const Fault& fault, std::vector<PageRange>& requests);
 
   const Host& host_;
-  Userfault& userfault_;
-  Landscape& landscape_;
+  MemoryLanding& memory_;
+  Placement& placement_;
+  RequestQueue& requests_;
   WaitAccounts& waits_;
   ReceiveFigures& figures_;
   const Callbacks callbacks_;

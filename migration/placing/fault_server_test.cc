@@ -17,7 +17,9 @@
 #include "base/open_userfault.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream_pages.h"
+#include "migration/placing/memory_landing.h"
 #include "migration/protocol/page_header.h"
 #include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
@@ -34,11 +36,14 @@ class FaultServerTest : public testing::Test {
     auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
     ASSERT_TRUE(memory.ok()) << memory.status();
     memory_ = *std::move(memory);
-    landscape_ = std::make_unique<Landscape>(*memory_);
-    auto userfault = Userfault::Create(OpenUserfault);
-    ASSERT_TRUE(userfault.ok()) << userfault.status();
-    userfault_ = *std::move(userfault);
-    ASSERT_TRUE(landscape_->placer(0).Arm(*userfault_).ok());
+    landing_ = std::make_unique<MemoryLanding>(*memory_);
+    IncomingPart* const parts[] = {landing_.get()};
+    placement_ = std::make_unique<Placement>(parts);
+    auto requests = RequestQueue::Create();
+    ASSERT_TRUE(requests.ok()) << requests.status();
+    requests_.emplace(*std::move(requests));
+    ASSERT_EQ(landing_->OfferFaults(OpenUserfault), absl::OkStatus());
+    ASSERT_EQ(landing_->Arm(*requests_, 0), absl::OkStatus());
   }
 
   // A connection's fault threads, in place of those before.
@@ -49,9 +54,9 @@ class FaultServerTest : public testing::Test {
       auto ends = MakeStreamPair();
       ASSERT_TRUE(ends.ok()) << ends.status();
       source_ = std::move(ends->first);
-      urgent_.push_back(std::move(ends->second));
+      urgent_.push_back(std::make_unique<StreamPageFeed>(std::move(ends->second)));
     }
-    auto server = FaultServer::Create(AnyHost(), *userfault_, *landscape_, urgent_, waits_, figures_,
+    auto server = FaultServer::Create(AnyHost(), *landing_, *placement_, *requests_, urgent_, waits_, figures_,
                                       {.on_failure =
                                            [this](const absl::Status& status) {
                                              const TimedMutexLock lock(&mutex_);
@@ -85,10 +90,11 @@ class FaultServerTest : public testing::Test {
   }
 
   std::unique_ptr<GuestMemory> memory_;
-  std::unique_ptr<Landscape> landscape_;
-  std::unique_ptr<Userfault> userfault_;
+  std::unique_ptr<MemoryLanding> landing_;
+  std::unique_ptr<Placement> placement_;
+  std::optional<RequestQueue> requests_;
   std::unique_ptr<Stream> source_;
-  std::vector<std::unique_ptr<Stream>> urgent_;
+  std::vector<std::unique_ptr<UrgentFeed>> urgent_;
   WaitAccounts waits_{[](pid_t) { return std::nullopt; }};
   ReceiveFigures figures_;
   TimedMutex mutex_;
@@ -126,7 +132,7 @@ TEST_F(FaultServerTest, FaultsWithoutAConnectionAreAskedForByTheNextOne) {
   uint8_t got = 0;
   Thread guest = StartOrDie("guest", [&] { got = At(12); });
   const MonotonicTime until = MonotonicTime::Now() + kSoon;
-  while (landscape_->states(0).Get(12) != PageState::kRequested && MonotonicTime::Now() < until) {
+  while (placement_->states(0).Get(12) != PageState::kRequested && MonotonicTime::Now() < until) {
     absl::SleepFor(absl::Milliseconds(1));
   }
   Serve(/*connected=*/true, /*ask_again=*/true);
@@ -139,10 +145,10 @@ TEST_F(FaultServerTest, FaultsWithoutAConnectionAreAskedForByTheNextOne) {
 // R11.
 TEST_F(FaultServerTest, RubbishIsAFailureAndNothingIsPlaced) {
   Serve(/*connected=*/true);
-  const uint64_t missing = landscape_->missing();
+  const uint64_t missing = placement_->missing();
   EXPECT_TRUE(source_->WriteAll(std::vector<uint8_t>(kPageHeaderBytes, 0xee)).ok());
   EXPECT_TRUE(absl::IsDataLoss(AwaitFailure()));
-  EXPECT_EQ(landscape_->missing(), missing);
+  EXPECT_EQ(placement_->missing(), missing);
 }
 
 TEST_F(FaultServerTest, EndIsNoFailure) {
@@ -152,6 +158,19 @@ TEST_F(FaultServerTest, EndIsNoFailure) {
   server_.reset();
   const TimedMutexLock lock(&mutex_);
   EXPECT_TRUE(failure_.ok()) << failure_;
+}
+
+// What another part misses goes the same way; while there is no connection it is not kept.
+TEST_F(FaultServerTest, PartsAskOverTheFirstChannel) {
+  Serve(/*connected=*/false);
+  requests_->Put({.first = 20, .count = 1});
+  Serve(/*connected=*/true);
+  requests_->Put({.first = 21, .count = 1});
+  uint64_t asked = NextRequest();
+  if (asked == 20) {
+    asked = NextRequest();  // it had not been looked at before
+  }
+  EXPECT_EQ(asked, 21u);
 }
 
 }  // namespace

@@ -13,8 +13,9 @@
 
 #include "base/open_userfault.h"
 #include "base/thread.h"
-#include "migration/channel/stream.h"
-#include "migration/placing/userfault.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream_pages.h"
+#include "migration/placing/memory_landing.h"
 #include "migration/protocol/page_header.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/wrapped_stream.h"
@@ -73,19 +74,21 @@ class PageReceiverTest : public testing::Test {
     auto memory = GuestMemory::Create(kBytes, backing);
     ASSERT_TRUE(memory.ok()) << memory.status();
     memory_ = *std::move(memory);
-    landscape_ = std::make_unique<Landscape>(*memory_);
+    landing_ = std::make_unique<MemoryLanding>(*memory_);
+    IncomingPart* const parts[] = {landing_.get()};
+    placement_ = std::make_unique<Placement>(parts);
     auto ends = MakeStreamPair();
     ASSERT_TRUE(ends.ok());
     source_ = std::move(ends->first);
-    stream_ = std::make_unique<RecordedStream>(std::move(ends->second));
-    receiver_ = std::make_unique<PageReceiver>(*stream_, *landscape_, figures_);
+    auto recorded = std::make_unique<RecordedStream>(std::move(ends->second));
+    stream_ = recorded.get();
+    feed_ = std::make_unique<StreamPageFeed>(std::move(recorded));
+    receiver_ = std::make_unique<PageReceiver>(*feed_, *placement_, figures_);
   }
 
   void Arm() {
-    auto userfault = Userfault::Create(OpenUserfault);
-    ASSERT_TRUE(userfault.ok()) << userfault.status();
-    userfault_ = *std::move(userfault);
-    ASSERT_TRUE(landscape_->placer(0).Arm(*userfault_).ok());
+    ASSERT_EQ(landing_->OfferFaults(OpenUserfault), absl::OkStatus());
+    ASSERT_EQ(landing_->placer(0).Arm(landing_->userfault()), absl::OkStatus());
   }
 
   static std::vector<uint8_t> Content(PageRun run) {
@@ -118,11 +121,12 @@ class PageReceiverTest : public testing::Test {
   }
 
   std::unique_ptr<GuestMemory> memory_;
-  std::unique_ptr<Userfault> userfault_;
-  std::unique_ptr<Landscape> landscape_;
+  std::unique_ptr<MemoryLanding> landing_;
+  std::unique_ptr<Placement> placement_;
   ReceiveFigures figures_;
   std::unique_ptr<Stream> source_;
-  std::unique_ptr<RecordedStream> stream_;
+  std::unique_ptr<StreamPageFeed> feed_;
+  RecordedStream* stream_ = nullptr;  // the feed's
   std::unique_ptr<PageReceiver> receiver_;
 };
 
@@ -195,11 +199,11 @@ TEST_F(PageReceiverTest, ZeroesTakeThePlaceOfWhatCame) {
     for (const PageRun& run : kRuns) {
       Receive(run, /*live=*/false);
     }
-    ASSERT_TRUE(landscape_->placer(0).LandZero(all).ok());
+    ASSERT_TRUE(landing_->placer(0).FillZero(all).ok());
     const auto guest = memory_->regions()[0]->guest_mapping();
     EXPECT_EQ(*memory_->regions()[0]->ResidentBytes(), 0u);
     EXPECT_EQ(static_cast<size_t>(std::count(guest.begin(), guest.end(), 0)), guest.size());
-    EXPECT_EQ(landscape_->missing(), 0u);
+    EXPECT_EQ(placement_->missing(), 0u);
   }
 }
 
@@ -216,14 +220,14 @@ TEST_F(PageReceiverTest, FramesWithoutBytesEndWithTheConnection) {
             .ok());
     stream_->Cut();
     EXPECT_TRUE(absl::IsUnavailable(receiver_->ReceiveOne(live).status()));
-    EXPECT_EQ(landscape_->missing(), kBytes / kPageBytes);
+    EXPECT_EQ(placement_->missing(), kBytes / kPageBytes);
     receiver_.reset();
   }
 }
 
 TEST_F(PageReceiverTest, MemoryIsTakenInPieces) {
   Make(MemoryBacking::kMemfd);
-  const Placer& placer = landscape_->placer(0);
+  const Placer& placer = placement_->placer(0);
   PageRun rest{100, 200'000};
   uint64_t next = rest.first;
   int pieces = 0;

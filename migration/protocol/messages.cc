@@ -227,7 +227,7 @@ absl::Status CheckRegion(size_t index, stream::Region::Reader region) {
   const auto wrong = [index](const auto&... words) {
     return absl::InvalidArgumentError(absl::StrCat(message::Machine::kName, ": memory region ", index, words...));
   };
-  if (region.getKind() != stream::Region::Kind::RAM) {
+  if (region.getKind() != stream::Region::Kind::RAM && region.getKind() != stream::Region::Kind::DISK) {
     return wrong(" is of a kind (", static_cast<uint16_t>(region.getKind()), ") that is not known");
   }
   const uint64_t page = region.getPageBytes();
@@ -252,7 +252,7 @@ absl::StatusOr<Message> Read(stream::Machine::Reader in) {
   FERRITE_RETURN_IF_ERROR(CheckCount(message::Machine::kName, in.getRegions().size(), "memory regions", kMaxRegions));
   for (const stream::Region::Reader region : in.getRegions()) {
     FERRITE_RETURN_IF_ERROR(CheckRegion(machine.spec.regions.size(), region));
-    machine.spec.regions.push_back({.kind = RegionKind::kRam,
+    machine.spec.regions.push_back({.kind = static_cast<RegionKind>(region.getKind()),
                                     .name = Owned(region.getName()),
                                     .base = region.getBase(),
                                     .bytes = region.getBytes(),

@@ -67,6 +67,7 @@ struct Region {
 
   enum Kind {
     ram @0;
+    disk @1;
   }
 }
 

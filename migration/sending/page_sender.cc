@@ -1,20 +1,20 @@
 #include "migration/sending/page_sender.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/status.h"
+#include "memory/guest_address.h"
+#include "migration/protocol/page_header.h"
 #include "migration/sending/zero_page.h"
 
 namespace ferrite::migration {
 
-PageSender::PageSender(Stream& stream, const GuestMemory& memory, RateLimiter* limiter, const Clock& clock,
-                       SendFigures& figures)
-    : stream_(stream), memory_(memory), limiter_(limiter), clock_(clock), figures_(figures) {
-  pieces_.reserve(2 * kMaxFrames);
-}
+PageSender::PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures)
+    : sink_(sink), limiter_(limiter), rest_(std::move(rest)), clock_(clock), figures_(figures) {}
 
-absl::Status PageSender::SendRun(const PageRange& run, uint64_t pages_per_unit) {
-  const uint8_t* const base = memory_.regions()[run.region]->guest_mapping().data();
+absl::Status PageSender::SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit) {
+  const uint8_t* const base = region.data();
   const auto is_zero = [&](uint64_t first) {
     for (uint64_t page = first; page < first + pages_per_unit; ++page) {
       if (!IsZeroPage(base + page * kPageBytes)) {
@@ -38,12 +38,12 @@ absl::Status PageSender::SendRun(const PageRange& run, uint64_t pages_per_unit) 
     } else {
       // A unit that is larger than a frame goes as consecutive frames of one channel.
       for (uint64_t first = at; first < next; first += kMaxDataPages) {
-        const PageHeader header{.type = PageFrameType::kPages,
-                                .region = run.region,
-                                .first_page = first,
-                                .count = static_cast<uint32_t>(std::min<uint64_t>(kMaxDataPages, next - first))};
-        FERRITE_RETURN_IF_ERROR(Add(header, base + first * kPageBytes));
-        figures_.data_pages.fetch_add(header.count, std::memory_order_relaxed);
+        const PageRange part{
+            .region = run.region, .first = first, .count = std::min<uint64_t>(kMaxDataPages, next - first)};
+        FERRITE_RETURN_IF_ERROR(Put([&] {
+          return sink_.Pages(part, {base + first * kPageBytes, part.count * kPageBytes});
+        }));
+        figures_.data_pages.fetch_add(part.count, std::memory_order_relaxed);
       }
     }
     at = next;
@@ -55,46 +55,35 @@ absl::Status PageSender::SendZero(const PageRange& run) {
   constexpr uint64_t kMost = UINT32_MAX;
   for (uint64_t done = 0; done < run.count; done += kMost) {
     const uint64_t count = std::min(kMost, run.count - done);
-    FERRITE_RETURN_IF_ERROR(Add({.type = PageFrameType::kZero,
-                                 .region = run.region,
-                                 .first_page = run.first + done,
-                                 .count = static_cast<uint32_t>(count)},
-                                nullptr));
+    FERRITE_RETURN_IF_ERROR(
+        Put([&] { return sink_.Zero({.region = run.region, .first = run.first + done, .count = count}); }));
     figures_.zero_pages.fetch_add(count, std::memory_order_relaxed);
   }
   return absl::OkStatus();
 }
 
 absl::Status PageSender::SendRoundEnd(uint32_t number) {
-  FERRITE_RETURN_IF_ERROR(Add({.type = PageFrameType::kRound, .count = number}, nullptr));
+  FERRITE_RETURN_IF_ERROR(Put([&] { return sink_.EndRound(number); }));
   return Flush();
 }
 
-absl::Status PageSender::Add(const PageHeader& header, const uint8_t* data) {
-  headers_[frames_] = EncodePageHeader(header);
-  pieces_.push_back({.iov_base = headers_[frames_].data(), .iov_len = kPageHeaderBytes});
-  ++frames_;
-  if (data != nullptr) {
-    pieces_.push_back({.iov_base = const_cast<uint8_t*>(data), .iov_len = header.data_bytes()});
-  }
-  gathered_ += kPageHeaderBytes + header.data_bytes();
-  return frames_ == kMaxFrames || gathered_ >= kFlushBytes ? Flush() : absl::OkStatus();
+absl::Status PageSender::Put(absl::FunctionRef<absl::Status()> put) {
+  FERRITE_RETURN_IF_ERROR(put());
+  return sink_.full() ? Flush() : absl::OkStatus();
 }
 
 absl::Status PageSender::Flush() {
-  if (frames_ == 0) {
+  const uint64_t bytes = sink_.gathered_bytes();
+  if (bytes == 0) {
     return absl::OkStatus();
   }
   if (limiter_ != nullptr) {
-    // A cancel shuts the stream down, and ends the waiting and the write that follows.
-    stream_.Rest(clock_, limiter_->Take(gathered_, clock_.Now()));
+    // A cancel shuts the channels down, and ends the waiting and the write that follows.
+    rest_(limiter_->Take(bytes, clock_.Now()));
   }
-  const absl::Status status = stream_.WriteAll(std::span<iovec>(pieces_));
-  figures_.bytes.fetch_add(gathered_, std::memory_order_relaxed);
-  sent_bytes_ += gathered_;
-  pieces_.clear();
-  frames_ = 0;
-  gathered_ = 0;
+  const absl::Status status = sink_.Flush();
+  figures_.bytes.fetch_add(bytes, std::memory_order_relaxed);
+  sent_bytes_ += bytes;
   return status;
 }
 

@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "base/thread.h"
-#include "migration/channel/stream.h"
+#include "memory/guest_memory.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream_pages.h"
+#include "migration/protocol/page_header.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/test_thread.h"
@@ -29,9 +32,9 @@ class PageSenderTest : public testing::Test {
     memory_ = *std::move(memory);
     auto ends = MakeStreamPair();
     ASSERT_TRUE(ends.ok()) << ends.status();
-    stream_ = std::move(ends->first);
+    sink_ = std::make_unique<StreamPageSink>(std::move(ends->first));
     peer_ = std::move(ends->second);
-    sender_ = std::make_unique<PageSender>(*stream_, *memory_, /*limiter=*/nullptr, clock_, figures_);
+    sender_ = std::make_unique<PageSender>(*sink_, /*limiter=*/nullptr, /*rest=*/nullptr, clock_, figures_);
   }
 
   void Fill(uint64_t first, uint64_t count) {
@@ -40,6 +43,8 @@ class PageSenderTest : public testing::Test {
     }
   }
   uint8_t* Page(uint64_t page) { return memory_->regions()[0]->guest_mapping().data() + page * kPageBytes; }
+
+  std::span<const uint8_t> Region() { return memory_->regions()[0]->guest_mapping(); }
 
   // The next frame, whose bytes are those of its pages.
   PageHeader Hear() {
@@ -60,10 +65,10 @@ class PageSenderTest : public testing::Test {
     EXPECT_EQ(header.first_page, first);
     EXPECT_EQ(header.count, count) << first;
   }
-  bool Quiet() { return !AwaitReadable(*peer_, absl::ZeroDuration()); }
+  bool Quiet() { return !peer_->AwaitReadable(clock_, absl::ZeroDuration()); }
 
   std::unique_ptr<GuestMemory> memory_;
-  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<StreamPageSink> sink_;
   std::unique_ptr<Stream> peer_;
   FakeClock clock_;
   SendFigures figures_;
@@ -73,7 +78,7 @@ class PageSenderTest : public testing::Test {
 TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
   Fill(2, 3);
   Fill(7, 1);
-  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 10}, 1).ok());
+  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 10}, Region(), 1).ok());
   EXPECT_TRUE(Quiet()) << "frames gather";
   ASSERT_TRUE(sender_->Flush().ok());
   ExpectFrame(PageFrameType::kZero, 0, 2);
@@ -92,7 +97,7 @@ TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
 TEST_F(PageSenderTest, UnitOfWhichOnePageIsNotZeroGoesWhole) {
   Fill(kHugePages + 300, 1);
   Thread sending = StartOrDie("sending", [&] {
-    EXPECT_TRUE(sender_->SendRun({.first = 0, .count = 3 * kHugePages}, kHugePages).ok());
+    EXPECT_TRUE(sender_->SendRun({.first = 0, .count = 3 * kHugePages}, Region(), kHugePages).ok());
     EXPECT_TRUE(sender_->Flush().ok());
   });
   ExpectFrame(PageFrameType::kZero, 0, kHugePages);
@@ -114,7 +119,7 @@ TEST_F(PageSenderTest, UnitOfWhichOnePageIsNotZeroGoesWhole) {
 
 TEST_F(PageSenderTest, WhatIsKnownToBeZeroIsNotRead) {
   Fill(0, 2);
-  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 1}, 1).ok());
+  ASSERT_TRUE(sender_->SendRun({.first = 0, .count = 1}, Region(), 1).ok());
   // Whatever it holds.
   ASSERT_TRUE(sender_->SendZero({.first = 1, .count = 1}).ok());
   ASSERT_TRUE(sender_->Flush().ok());
@@ -125,7 +130,7 @@ TEST_F(PageSenderTest, WhatIsKnownToBeZeroIsNotRead) {
 // The end of a round takes along what has gathered, in order.
 TEST_F(PageSenderTest, EndOfARoundIsBehindAllOfIt) {
   Fill(5, 1);
-  ASSERT_TRUE(sender_->SendRun({.first = 5, .count = 1}, 1).ok());
+  ASSERT_TRUE(sender_->SendRun({.first = 5, .count = 1}, Region(), 1).ok());
   ASSERT_TRUE(sender_->SendRoundEnd(7).ok());
   ExpectFrame(PageFrameType::kPages, 5, 1);
   const PageHeader end = Hear();

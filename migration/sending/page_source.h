@@ -1,21 +1,29 @@
-// The source's pages: which are sent, over which channels, in rounds first and on request afterwards.
+// What leaves over the page and urgent channels of a move: which pages of its parts next, in rounds first and on
+// request afterwards.
 #ifndef FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
 #define FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "memory/page_range.h"
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
-#include "migration/api/source_machine.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/page_sink.h"
+#include "migration/sending/crew.h"
+#include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_sender.h"
 #include "migration/sending/pending_pages.h"
 #include "migration/sending/rate_limiter.h"
@@ -23,15 +31,22 @@
 
 namespace ferrite::migration {
 
+// A thread for each channel, from the beginning to the end: when the guest stands still, none has to be made.
+//
 // Threads: the session's thread calls; Shutdown() is for any.
 class PageSource {
  public:
-  // `page` and `urgent` are the channels' streams; `pages_per_unit` as PendingPages wants it. `host`,
-  // `memory`, `dirty_log` and `figures` outlive this.
-  // `on_failure` is called on the thread that failed, for threads that StartPostcopy() started.
-  PageSource(const Host& host, const GuestMemory& memory, DirtyLog& dirty_log, std::vector<uint64_t> pages_per_unit,
-             std::vector<std::unique_ptr<Stream>> page, std::vector<std::unique_ptr<Stream>> urgent,
-             const MoveOptions& options, SendFigures& figures, std::function<void(const absl::Status&)> on_failure);
+  struct Channels {
+    std::vector<std::unique_ptr<PageSink>> page;
+    std::vector<std::unique_ptr<UrgentSink>> urgent;
+  };
+  // `parts` are numbered one after the other; `pages_per_unit` has all their regions, as PendingPages wants it.
+  // `host`, the parts and `figures` outlive this.
+  // `on_failure` is called on the thread that failed, from StartPostcopy() on.
+  static absl::StatusOr<std::unique_ptr<PageSource>> Create(const Host& host, std::vector<OutgoingPart*> parts,
+                                                            std::span<const uint64_t> pages_per_unit, Channels channels,
+                                                            const MoveOptions& options, SendFigures& figures,
+                                                            std::function<void(const absl::Status&)> on_failure);
   // Ends the threads.
   ~PageSource();
 
@@ -39,7 +54,7 @@ class PageSource {
   absl::Status Start();
   // Sends what is pending, on all channels, until there is nothing, `stop` returns true, or a channel fails; then ends
   // the round on every channel.
-  absl::Status SendRound(uint32_t number, const std::function<bool()>& stop);
+  absl::Status SendRound(uint32_t number, absl::FunctionRef<bool()> stop);
   // Makes pending what was written since the last call. Returns how many bytes that is.
   absl::StatusOr<uint64_t> CollectDirty();
   uint64_t PendingBytes() const;
@@ -53,9 +68,9 @@ class PageSource {
 
   // What is sent from here on is not held back, until StartPostcopy().
   void LiftLimit();
-  // The switchover is decided and nothing is collected any more: threads send what is asked for, and the rest by heat.
-  // After an error, some of them may.
-  absl::Status StartPostcopy();
+  // The switchover is decided and nothing is collected any more: the threads send what is asked for, and the rest by
+  // heat.
+  void StartPostcopy();
   // Until everything was sent, or a channel failed.
   absl::Status FinishPostcopy();
 
@@ -63,28 +78,42 @@ class PageSource {
   void Shutdown();
 
  private:
-  absl::Status SendShare(size_t channel, uint32_t round, const std::function<bool()>& stop);
+  // One of the parts' regions.
+  struct Region {
+    OutgoingPart* part;
+    size_t index;                           // in the part
+    std::unique_ptr<PageBitmap> collected;  // scratch
+  };
+  PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::span<const uint64_t> pages_per_unit,
+             Channels channels, const MoveOptions& options, SendFigures& figures,
+             std::function<void(const absl::Status&)> on_failure);
+
+  absl::Status StartThreads();
+  absl::Status SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop);
   absl::Status SendRest(size_t channel);
   absl::Status ServeRequests(size_t channel);
-  // The first error of the threads.
+  absl::Status Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit);
+  // Waits for what the limit says, not longer than until Shutdown().
+  void Rest(absl::Duration time);
+  // The first error of the threads behind the switchover.
   void Note(const absl::Status& status);
 
   const Host& host_;
-  const GuestMemory& memory_;
-  DirtyLog& dirty_log_;
-  const std::vector<uint64_t> pages_per_unit_;
+  std::vector<Region> regions_;
   const std::function<void(const absl::Status&)> on_failure_;
-  const std::vector<std::unique_ptr<Stream>> page_;
-  const std::vector<std::unique_ptr<Stream>> urgent_;
+  const Channels channels_;
   const std::shared_ptr<PendingPages> pending_;
-  std::vector<std::unique_ptr<PageBitmap>> collected_;  // scratch, one a region
   RateLimiter limiter_;
   const uint64_t postcopy_rate_;
   SendFigures& figures_;
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
+  TimedMutex shut_down_mutex_;
+  bool shut_down_ ABSL_GUARDED_BY(shut_down_mutex_) = false;
   absl::Mutex mutex_;
+  bool serving_ ABSL_GUARDED_BY(mutex_) = false;  // requests are answered
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
-  std::vector<Thread> bulk_threads_;
+  std::unique_ptr<Crew> crew_;  // of the page channels
   std::vector<Thread> urgent_threads_;
 };
 

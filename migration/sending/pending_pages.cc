@@ -5,8 +5,6 @@
 #include <bit>
 #include <utility>
 
-#include "base/status.h"
-
 namespace ferrite::migration {
 namespace {
 
@@ -20,10 +18,9 @@ constexpr uint64_t kStride = 4096;
 
 }  // namespace
 
-PendingPages::PendingPages(const GuestMemory& memory, std::vector<uint64_t> pages_per_unit) {
-  FERRITE_CHECK(pages_per_unit.size() == memory.regions().size());
-  for (size_t i = 0; i < pages_per_unit.size(); ++i) {
-    regions_.push_back(std::make_unique<Region>(memory.regions()[i]->pages(), pages_per_unit[i]));
+PendingPages::PendingPages(std::span<const Shape> regions) {
+  for (const Shape& shape : regions) {
+    regions_.push_back(std::make_unique<Region>(shape.pages, shape.pages_per_unit));
   }
 }
 

@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
-#include "memory/guest_memory.h"
 #include "memory/page_bitmap.h"
 #include "memory/page_range.h"
 
@@ -18,12 +18,17 @@ namespace ferrite::migration {
 // rest while nobody claims.
 class PendingPages {
  public:
-  // `pages_per_unit[i]`: how many 4 KiB pages of region i are sent together after the switchover (the larger of both
-  // ends' host pages).
-  PendingPages(const GuestMemory& memory, std::vector<uint64_t> pages_per_unit);
+  struct Shape {
+    uint64_t pages = 0;  // 4 KiB
+    // How many of them are sent together after the switchover (the larger of both ends' host pages).
+    uint64_t pages_per_unit = 1;
+  };
+  // Of all that moves, in the order of its numbers.
+  explicit PendingPages(std::span<const Shape> regions);
 
   size_t regions() const { return regions_.size(); }
   PageBitmap& pending(size_t region) { return regions_[region]->pending; }
+  uint64_t pages_per_unit(size_t region) const { return regions_[region]->pages_per_unit; }
   PageBitmap& sent(size_t region) { return regions_[region]->sent; }
   uint64_t CountPending() const;
 

@@ -6,8 +6,18 @@
 #include <thread>
 #include <vector>
 
+#include "memory/guest_memory.h"
+
 namespace ferrite::migration {
 namespace {
+
+std::vector<PendingPages::Shape> Shapes(const GuestMemory& memory, uint64_t pages_per_unit) {
+  std::vector<PendingPages::Shape> shapes;
+  for (const auto& region : memory.regions()) {
+    shapes.push_back({.pages = region->pages(), .pages_per_unit = pages_per_unit});
+  }
+  return shapes;
+}
 
 class PendingPagesTest : public testing::Test {
  protected:
@@ -20,7 +30,7 @@ class PendingPagesTest : public testing::Test {
 
 TEST_F(PendingPagesTest, RoundsClaimInOrderAndOnce) {
   const auto memory = Memory(4 << 20);  // 1024 pages
-  PendingPages pages(*memory, {1});
+  PendingPages pages(Shapes(*memory, 1));
   pages.pending(0).SetRange(10, 100);
   pages.pending(0).SetRange(500, 3);
   EXPECT_EQ(pages.CountPending(), 103u);
@@ -38,7 +48,7 @@ TEST_F(PendingPagesTest, RoundsClaimInOrderAndOnce) {
 
 TEST_F(PendingPagesTest, ManyClaimersShareARoundWithoutDoubles) {
   const auto memory = Memory(64 << 20);
-  PendingPages pages(*memory, {1});
+  PendingPages pages(Shapes(*memory, 1));
   const uint64_t all = pages.pending(0).pages();
   for (uint64_t page = 0; page < all; page += 3) {
     pages.pending(0).SetRange(page, 2 < all - page ? 2 : all - page);
@@ -62,7 +72,7 @@ TEST_F(PendingPagesTest, ManyClaimersShareARoundWithoutDoubles) {
 
 TEST_F(PendingPagesTest, HotPagesGoFirstAndRequestedOnesOnce) {
   const auto memory = Memory(4 << 20);
-  PendingPages pages(*memory, {1});
+  PendingPages pages(Shapes(*memory, 1));
   PageBitmap hot(1024);
   hot.SetRange(700, 2);
   PageBitmap warm(1024);
@@ -88,7 +98,7 @@ TEST_F(PendingPagesTest, HotPagesGoFirstAndRequestedOnesOnce) {
 
 TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
   const auto memory = Memory(4 << 20);
-  PendingPages pages(*memory, {1});
+  PendingPages pages(Shapes(*memory, 1));
   pages.sent(0).SetRange(0, 100);
   pages.pending(0).SetRange(90, 20);
   EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 90, 10}}));
@@ -97,7 +107,7 @@ TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
 
 TEST_F(PendingPagesTest, HugePagesAreDiscardedAndSentWhole) {
   const auto memory = Memory(8 << 20);  // four huge pages of 512
-  PendingPages pages(*memory, {512});
+  PendingPages pages(Shapes(*memory, 512));
   // The first: sent, one page dirty. The second: half sent. The third: sent. The fourth: nothing sent.
   pages.sent(0).SetRange(0, 512 + 256);
   pages.sent(0).SetRange(1024, 512);

@@ -3,13 +3,13 @@
 #include <optional>
 #include <string>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/cancel_token.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
-#include "migration/protocol/preamble.h"
 #include "migration/session/arrival/channels.h"
 #include "migration/session/arrival/giving_up.h"
 #include "migration/session/arrival/handshake.h"
@@ -29,29 +29,25 @@ absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(const Host& hos
   return std::unique_ptr<Destination>(new Destination(builder, std::move(shared), std::move(arrival)));
 }
 
-absl::Status Destination::Run(Listener& listener) {
+absl::Status Destination::Run(ChannelAcceptor& acceptor) {
   if (!shared_->state().Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("cancelled");
   }
-  Lobby lobby(listener,
-              {.first_bytes = kPreambleBytes,
-               .patience = arrival_->options.patience,
-               .keep_free = arrival_->options.machine_descriptors,
-               .from = arrival_->options.from},
-              arrival_->host, [this](const std::string& who, absl::string_view why) { arrival_->drops.Log(who, why); });
-  const absl::Status status = CatchOutOfMemory([&] { return RunPhases(lobby); });
+  acceptor.SetOnDropped([this](const std::string& who, absl::string_view why) { arrival_->drops.Log(who, why); });
+  const absl::Cleanup hear_no_more = [&acceptor] { acceptor.SetOnDropped(nullptr); };
+  const absl::Status status = CatchOutOfMemory([&] { return RunPhases(acceptor); });
   return status.ok() ? status : GiveUp(*arrival_, status);
 }
 
-absl::Status Destination::RunPhases(Lobby& lobby) {
+absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {
   using enum MoveState;
   Arrival& arrival = *arrival_;
   PhaseRunner phases(shared_->state(), nullptr);
-  FERRITE_RETURN_IF_ERROR(AwaitMachine(arrival, lobby));
-  FERRITE_RETURN_IF_ERROR(phases.Run({"setup", kSetup, kSetup}, [&] { return AcceptChannels(arrival, lobby); }));
+  FERRITE_RETURN_IF_ERROR(AwaitMachine(arrival, acceptor));
+  FERRITE_RETURN_IF_ERROR(phases.Run({"setup", kSetup, kSetup}, [&] { return AcceptChannels(arrival, acceptor); }));
   // From here on the whole time: behind GRANT nothing is made that may be missing then.
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Doorman> doorman,
-                           Doorman::Create(arrival.host, lobby, arrival.terms.id, arrival.drops));
+                           Doorman::Create(arrival.host, acceptor, arrival.terms.id, arrival.drops));
   FERRITE_RETURN_IF_ERROR(phases.Run({"advise", kSetup, kSetup}, [&] { return Prepare(arrival); }));
   FERRITE_RETURN_IF_ERROR(phases.Run({"pre-copy", kSetup, kActive}, [&] {
     arrival.peer().SetSilence(arrival.options.silence);
@@ -59,7 +55,7 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   }));
   const Urgency urgency;
   // What comes of a message is told with the phase that it belongs to.
-  const absl::Status status = Receive(lobby, std::move(doorman));
+  const absl::Status status = Receive(acceptor, std::move(doorman));
   if (!arrival.settled) {
     return status;
   }
@@ -74,7 +70,7 @@ absl::Status Destination::RunPhases(Lobby& lobby) {
   return absl::OkStatus();
 }
 
-absl::Status Destination::Receive(Lobby& lobby, std::unique_ptr<Doorman> doorman) {
+absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doorman> doorman) {
   Arrival& arrival = *arrival_;
   absl::Status status = CatchOutOfMemory([&] { return ReceiveUntilRunning(arrival); });
   while (true) {
@@ -92,14 +88,14 @@ absl::Status Destination::Receive(Lobby& lobby, std::unique_ptr<Doorman> doorman
       // What went wrong is not the connection: a person at the source is to read it.
       arrival.peer().SendLastWords(status);
     }
-    if (const absl::Status back = Recover(arrival, lobby); !back.ok()) {
+    if (const absl::Status back = Recover(arrival, acceptor); !back.ok()) {
       // Why the connection was lost says more than that nobody came back.
       return arrival.revoked ? back : status;
     }
     status = absl::OkStatus();
     // The move can do without.
     IfThereIsMemory([&] {
-      if (auto another = Doorman::Create(arrival.host, lobby, arrival.terms.id, arrival.drops); another.ok()) {
+      if (auto another = Doorman::Create(arrival.host, acceptor, arrival.terms.id, arrival.drops); another.ok()) {
         doorman = *std::move(another);
       } else {
         arrival.host.log.Warn(absl::StrCat("receive: other sources are not answered: ", another.status().message()));

@@ -11,8 +11,7 @@
 #include "migration/api/host.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
-#include "migration/channel/lobby.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/session/arrival/arrival.h"
 #include "migration/session/arrival/arrival_options.h"
 #include "migration/session/arrival/arrival_shared.h"
@@ -39,9 +38,9 @@ class Destination {
   static absl::StatusOr<std::unique_ptr<Destination>> Create(const Host& host, MachineBuilder& builder,
                                                              Options options);
 
-  // Waits on `listener` for a source, and receives. Connections that are no move's are dropped and logged, and so are
-  // sources that leave before their machine was accepted, or whose machine is refused: they hear why.
-  absl::Status Run(Listener& listener);
+  // Waits for a source that comes to `acceptor`, and receives. Connections that are no move's are dropped and logged,
+  // and so are sources that leave before their machine was accepted, or whose machine is refused: they hear why.
+  absl::Status Run(ChannelAcceptor& acceptor);
 
   // Ends a move that was not granted; FAILED_PRECONDITION later.
   absl::Status Cancel();
@@ -59,9 +58,9 @@ class Destination {
   Destination(MachineBuilder& builder, std::unique_ptr<ArrivalShared> shared, std::unique_ptr<Arrival> arrival)
       : builder_(builder), shared_(std::move(shared)), arrival_(std::move(arrival)) {}
 
-  absl::Status RunPhases(Lobby& lobby);
+  absl::Status RunPhases(ChannelAcceptor& acceptor);
   // From the first round to the end, over as many connections as it takes. `doorman` answers the door meanwhile.
-  absl::Status Receive(Lobby& lobby, std::unique_ptr<Doorman> doorman);
+  absl::Status Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doorman> doorman);
 
   MachineBuilder& builder_;
   const std::unique_ptr<ArrivalShared> shared_;

@@ -1,7 +1,5 @@
 #include "migration/session/door.h"
 
-#include <algorithm>
-#include <array>
 #include <string>
 #include <utility>
 
@@ -23,30 +21,28 @@ constexpr size_t kMostKept = 128;
 
 }  // namespace
 
-void TurnAway(Stream& stream, absl::string_view why) {
-  stream.SetPatience(kPatience);
-  (void)stream.WriteAll(Encode(message::Error{.message = std::string(why)}));
+void TurnAway(IncomingChannel& channel, absl::string_view why) {
+  const std::unique_ptr<ControlChannel> control = channel.TakeControl(kPatience);
+  (void)control->Send(message::Error{.message = std::string(why)});
 }
 
-absl::StatusOr<Preamble> ReadPreamble(Lobby::Arrival& arrival) {
-  std::array<uint8_t, kPreambleBytes> bytes;
-  std::copy(arrival.first_bytes.begin(), arrival.first_bytes.end(), bytes.begin());
-  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, DecodePreamble(bytes));
+absl::StatusOr<Preamble> ReadPreamble(IncomingChannel& channel) {
+  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, channel.preamble());
   const absl::Status version =
       ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
   if (!version.ok()) {
     if (preamble.role == ChannelRole::kControl) {
-      TurnAway(*arrival.stream, version.message());
+      TurnAway(channel, version.message());
     }
     return version;
   }
   return preamble;
 }
 
-absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(const Host& host, Lobby& lobby, const MoveId& id,
+absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(const Host& host, ChannelAcceptor& acceptor, const MoveId& id,
                                                          DropLog& drops) {
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
-  std::unique_ptr<Doorman> doorman(new Doorman(host, lobby, id, drops, std::move(stop)));
+  std::unique_ptr<Doorman> doorman(new Doorman(host, acceptor, id, drops, std::move(stop)));
   FERRITE_ASSIGN_OR_RETURN(
       doorman->thread_, host.threads.Start("mig-dst-door", ThreadClass::kInherited, [doorman = doorman.get()] {
         const absl::Status status = CatchOutOfMemory([&] {
@@ -67,32 +63,31 @@ Doorman::~Doorman() {
   thread_.Join();
   // What cannot be kept is closed, and its source tries again.
   IfThereIsMemory([this] {
-    for (Lobby::Arrival& arrival : kept_) {
-      lobby_.PutBack(std::move(arrival));
+    for (std::unique_ptr<IncomingChannel>& channel : kept_) {
+      acceptor_.PutBack(std::move(channel));
     }
   });
 }
 
 void Doorman::Serve() {
   while (true) {
-    absl::StatusOr<Lobby::Arrival> arrival = lobby_.Next(stop_);
-    if (!arrival.ok()) {
-      if (!absl::IsCancelled(arrival.status())) {
+    absl::StatusOr<std::unique_ptr<IncomingChannel>> channel = acceptor_.Next(stop_);
+    if (!channel.ok()) {
+      if (!absl::IsCancelled(channel.status())) {
         // The move needs nobody at the door just now.
-        host_.log.Warn(absl::StrCat("receive: other sources are not answered: ", arrival.status().message()));
+        host_.log.Warn(absl::StrCat("receive: other sources are not answered: ", channel.status().message()));
       }
       return;
     }
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(*arrival);
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(**channel);
     if (preamble.ok() && preamble->move_id == id_ && kept_.size() < kMostKept) {
-      kept_.push_back(*std::move(arrival));
+      kept_.push_back(*std::move(channel));
       continue;
     }
     if (preamble.ok() && preamble->role == ChannelRole::kControl) {
-      TurnAway(*arrival->stream, kBusy);
+      TurnAway(**channel, kBusy);
     }
-    drops_.Log(arrival->stream->peer(),
-               preamble.ok() ? "it is not of the move that is on" : preamble.status().message());
+    drops_.Log((*channel)->peer(), preamble.ok() ? "it is not of the move that is on" : preamble.status().message());
   }
 }
 

@@ -35,11 +35,11 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     terms_.id = id;
   }
 
-  absl::Status Open(const Host& host, std::unique_ptr<Stream> stream, absl::Duration patience) {
+  absl::Status Open(const Host& host, std::unique_ptr<ControlChannel> channel, absl::Duration patience) {
     const absl::MutexLock lock(&mutex_);
     FERRITE_ASSIGN_OR_RETURN(
         peer_, ControlPeer::Create(
-                   host, std::move(stream),
+                   host, std::move(channel),
                    ControlPeer::Options{.thread_name = "mig-dst-ctl",
                                         .peer_name = "the source",
                                         .silence = patience,
@@ -176,13 +176,13 @@ void Greeter::SendAway(const absl::Status& why) {
   }
 }
 
-void Greeter::Admit(std::unique_ptr<Stream> stream, std::string origin, const MoveId& id) {
+void Greeter::Admit(std::unique_ptr<ControlChannel> channel, std::string origin, const MoveId& id) {
   if (callers_.size() >= options_.most) {
     MakeRoom(origin, "too many others came before you said what machine you bring");
   }
-  const auto caller = std::make_shared<Caller>(stream->peer(), std::move(origin), id,
+  const auto caller = std::make_shared<Caller>(channel->peer(), std::move(origin), id,
                                                host_.clock.Now() + options_.patience, on_news_, on_lost_);
-  if (const absl::Status opened = caller->Open(host_, std::move(stream), options_.patience); !opened.ok()) {
+  if (const absl::Status opened = caller->Open(host_, std::move(channel), options_.patience); !opened.ok()) {
     drops_.Log(caller->who(), opened.message());
     return;
   }

@@ -16,9 +16,9 @@
 #include "migration/api/host.h"
 #include "migration/api/machine_spec.h"
 #include "migration/api/move_id.h"
+#include "migration/channel/control_channel.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/drop_log.h"
-#include "migration/channel/stream.h"
 
 namespace ferrite::migration {
 
@@ -58,8 +58,8 @@ class Greeter {
           std::function<void(const absl::Status&)> on_lost);
   ~Greeter();
 
-  // `origin` is OriginOf() the stream.
-  void Admit(std::unique_ptr<Stream> stream, std::string origin, const MoveId& id);
+  // `origin` is IncomingChannel::origin().
+  void Admit(std::unique_ptr<ControlChannel> channel, std::string origin, const MoveId& id);
   // Drops who left, said that its move is over, or had time enough. Returns the first of those that have said what
   // machine they bring, if there is one; it is none of the others any more.
   std::optional<Chosen> Look();

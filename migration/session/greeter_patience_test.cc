@@ -7,7 +7,8 @@
 #include "absl/time/time.h"
 #include "base/monotonic.h"
 #include "migration/channel/drop_log.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream_control.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 #include "migration/session/greeter.h"
@@ -25,7 +26,7 @@ class GreeterPatienceTest : public testing::Test {
   std::unique_ptr<Stream> Come() {
     auto ends = MakeStreamPair();
     EXPECT_TRUE(ends.ok()) << ends.status();
-    greeter_.Admit(std::move(ends->first), "here", MoveId{});
+    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(ends->first), clock_), "here", MoveId{});
     return std::move(ends->second);
   }
 

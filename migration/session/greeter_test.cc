@@ -17,6 +17,8 @@
 #include "absl/synchronization/notification.h"
 #include "base/monotonic.h"
 #include "base/timed_mutex.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream_control.h"
 #include "migration/protocol/messages.h"
 #include "proto/machine.capnp.h"
 #include "tests/fakes/scripted_peer.h"
@@ -66,10 +68,9 @@ class StuckStream : public WrappedStream {
 class GreeterTest : public testing::Test {
  protected:
   std::unique_ptr<Stream> Come(const std::string& origin = "here") {
-    auto ends = MakeStreamPair();
-    EXPECT_TRUE(ends.ok());
-    greeter_.Admit(std::move(ends->first), origin, kId);
-    return std::move(ends->second);
+    auto ends = *MakeStreamPair();
+    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(ends.first), host_.get().clock), origin, kId);
+    return std::move(ends.second);
   }
   std::unique_ptr<Stream> ComeAndSayHello(const std::string& origin = "here") {
     std::unique_ptr<Stream> stream = Come(origin);
@@ -79,14 +80,13 @@ class GreeterTest : public testing::Test {
   }
   // Says HELLO, and never reads what it is told: whoever tells it waits.
   std::unique_ptr<Stream> ComeAndBeStuck() {
-    auto ends = MakeStreamPair();
-    EXPECT_TRUE(ends.ok());
-    auto stuck = std::make_unique<StuckStream>(std::move(ends->first));
+    auto ends = *MakeStreamPair();
+    auto stuck = std::make_unique<StuckStream>(std::move(ends.first));
     TimedNotification& writes = stuck->writes();
-    greeter_.Admit(std::move(stuck), "here", kId);
-    SayHello(*ends->second);
+    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(stuck), host_.get().clock), "here", kId);
+    SayHello(*ends.second);
     EXPECT_TRUE(writes.WaitFor(kSoon));
-    return std::move(ends->second);
+    return std::move(ends.second);
   }
   void AwaitNews(int count) {
     const TimedMutexLock lock(&mutex_);

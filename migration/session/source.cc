@@ -30,31 +30,31 @@ absl::StatusOr<std::unique_ptr<Source>> Source::Create(const Host& host, SourceM
   return std::unique_ptr<Source>(new Source(std::move(shared), std::move(departure)));
 }
 
-absl::Status Source::Run(const Address& destination) {
+absl::Status Source::Run(std::shared_ptr<ChannelOpener> destination) {
   Departure& departure = *departure_;
-  departure.destination = destination;
-  shared_->TellWhere(destination.ToString());
+  departure.opener = std::move(destination);
+  shared_->TellWhere(departure.opener->where());
   departure.started = departure.Now();
   if (!shared_->state().Change(MoveState::kNone, MoveState::kSetup)) {
     return absl::CancelledError("the move was cancelled");
   }
   departure.Publish();
-  absl::Status status = CatchOutOfMemory([&] { return RunPhases(destination); });
+  absl::Status status = CatchOutOfMemory([&] { return RunPhases(); });
   if (!status.ok()) {
     const absl::Status given_up = GiveUp(departure, status);
-    status = CatchOutOfMemory([&] { return KeepTrying(departure, destination, given_up); });
+    status = CatchOutOfMemory([&] { return KeepTrying(departure, departure.opener, given_up); });
   }
   return Finished(status);
 }
 
-absl::Status Source::RunPhases(const Address& destination) {
+absl::Status Source::RunPhases() {
   using enum MoveState;
   Departure& departure = *departure_;
   PhaseRunner phases(shared_->state(), [&departure] { departure.Publish(); });
   const auto run = [&](const PhaseRunner::Phase& phase, absl::FunctionRef<absl::Status()> body) {
     return phases.Run(phase, body);
   };
-  FERRITE_RETURN_IF_ERROR(run({"setup", kSetup, kSetup}, [&] { return Setup(departure, destination); }));
+  FERRITE_RETURN_IF_ERROR(run({"setup", kSetup, kSetup}, [&] { return Setup(departure); }));
   FERRITE_RETURN_IF_ERROR(run({"advise", kSetup, kSetup}, [&] { return Advise(departure); }));
   FERRITE_RETURN_IF_ERROR(run({"pre-copy", kSetup, kActive}, [&] { return Rounds(departure); }));
   const Urgency urgency;
@@ -73,7 +73,7 @@ absl::Status Source::Finished(const absl::Status& status) {
   return status;
 }
 
-absl::Status Source::Recover(const Address& destination) {
+absl::Status Source::Recover(std::shared_ptr<ChannelOpener> destination) {
   if (state() != MoveState::kPostcopyPaused) {
     return absl::FailedPreconditionError(
         absl::StrCat("there is nothing to recover: the move is ", MoveStateName(state())));

@@ -14,7 +14,7 @@
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
 #include "migration/api/source_machine.h"
-#include "migration/channel/address.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/session/departure/departure.h"
 #include "migration/session/departure/departure_shared.h"
 
@@ -41,10 +41,11 @@ class Source {
                                                         const MoveOptions& options,
                                                         std::function<void(const MoveProgress&)> on_progress);
 
-  // When a connection is lost behind GRANT, it looks for the destination again for MoveOptions::recover_for.
-  absl::Status Run(const Address& destination);
+  // `destination` opens the channels; TakeBack() uses it, too. When a connection is lost behind GRANT, it looks for the
+  // destination again for MoveOptions::recover_for.
+  absl::Status Run(std::shared_ptr<ChannelOpener> destination);
   // As Run(), for a move that is postcopy-paused: compares with the destination, and sends what is missing there (R4).
-  absl::Status Recover(const Address& destination);
+  absl::Status Recover(std::shared_ptr<ChannelOpener> destination);
   // For a move that is postcopy-paused: the guest runs here again, as it was when it was handed over.
   // FAILED_PRECONDITION when the destination says that it has the guest, UNAVAILABLE when it can be connected to but
   // does not answer, unless `force`. A destination that cannot be connected to is believed to be gone: only a person
@@ -74,7 +75,7 @@ class Source {
   Source(std::unique_ptr<DepartureShared> shared, std::unique_ptr<Departure> departure)
       : shared_(std::move(shared)), departure_(std::move(departure)) {}
 
-  absl::Status RunPhases(const Address& destination);
+  absl::Status RunPhases();
   absl::Status Finished(const absl::Status& status);
 
   const std::unique_ptr<DepartureShared> shared_;

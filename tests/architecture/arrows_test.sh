@@ -23,7 +23,7 @@ awk '
     allow("devices", "base memory proto")
     allow("migration/api", "base memory")
     allow("migration/protocol", "base memory migration/api")
-    allow("migration/channel", "base migration/api migration/protocol")
+    allow("migration/channel", "base memory migration/api migration/protocol")
     allow("migration/sending", "base memory migration/api migration/protocol migration/channel")
     allow("migration/placing", "base memory migration/api migration/protocol migration/channel")
     allow("migration/session", "base memory " engine)

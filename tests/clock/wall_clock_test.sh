@@ -22,7 +22,8 @@ words+='|\b(std::)?time\((nullptr|NULL|0)\)'
 # The same of the engine: what a clock is by default, and what the kernel's own limits on a socket are waited with.
 engine_allowed='migration/api/host.h RealClock
 migration/channel/control_peer.cc RealClock
-migration/channel/socket.h RealClock'
+migration/channel/socket/socket.h RealClock
+migration/channel/socket/socket_rendezvous.h RealClock'
 engine_words='\b(MonotonicTime::Now|MonotonicNs|RealClock|SleepFor|sleep_for|nanosleep|usleep|wait_for|wait_until)\b'
 engine_words+='|(^|[^.])\bPollFor\(|\bppoll\(|\bpoll\([^;()]*, (-?[1-9][0-9]*|[a-z_]+)\)|\bAwait(For|Until)\(absl::Condition|\bWaitFor\([^,()]*\)'
 

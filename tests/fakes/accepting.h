@@ -12,12 +12,12 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/poll.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/socket.h"
 
 namespace ferrite::migration {
 
 // Waits for a connection to `listener`; otherwise as AcceptNow(). CANCELLED as soon as `cancel` is signalled.
-inline absl::StatusOr<std::unique_ptr<Stream>> Accept(Listener& listener, const EventFd& cancel) {
+inline absl::StatusOr<std::unique_ptr<SocketStream>> Accept(Listener& listener, const EventFd& cancel) {
   while (true) {
     pollfd polled[2] = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
                         {.fd = listener.fd(), .events = POLLIN, .revents = 0}};

@@ -4,12 +4,13 @@
 
 #include <utility>
 
+#include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 
 ArrivalRig::ArrivalRig(const Destination::Options& options, const Clock& clock)
-    : host_(clock), listener_(place_.TakeListener()) {
+    : host_(clock), acceptor_(AcceptorOf(place_.TakeListener(), {.patience = options.patience}, host_.get())) {
   auto session = Destination::Create(host_.get(), there_, options);
   EXPECT_TRUE(session.ok()) << session.status();
   session_ = *std::move(session);
@@ -24,7 +25,7 @@ ArrivalRig::~ArrivalRig() {
 }
 
 void ArrivalRig::Start() {
-  receiver_ = StartOrDie("receiver", [this] { result_ = session_->Run(*listener_); });
+  receiver_ = StartOrDie("receiver", [this] { result_ = session_->Run(*acceptor_); });
 }
 
 absl::Status ArrivalRig::Join() {

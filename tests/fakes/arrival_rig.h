@@ -7,7 +7,7 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/thread.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/session/destination.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/meeting_place.h"
@@ -39,7 +39,7 @@ class ArrivalRig {
   TestHost host_;
   MeetingPlace place_;
   FakeDestination there_{MemoryBacking::kMemfd};
-  std::unique_ptr<Listener> listener_;
+  const std::unique_ptr<ChannelAcceptor> acceptor_;
   std::unique_ptr<Destination> session_;
   absl::Status result_;  // of Run(), once receiver_ was joined
   Thread receiver_;

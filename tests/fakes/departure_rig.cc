@@ -8,6 +8,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "migration/channel/socket/socket_rendezvous.h"
 #include "tests/fakes/scripted_destination.h"
 #include "tests/fakes/test_thread.h"
 
@@ -27,7 +28,7 @@ absl::Status DepartureRig::MoveTo(const MeetingPlace& there, const MoveOptions& 
   FERRITE_ASSIGN_OR_RETURN(source_, Source::Create(host_.get(), *port_, options, nullptr));
   const MonotonicTime start = host_.get().clock.Now();
   running_ = source_.get();
-  absl::Status status = source_->Run(there.address());
+  absl::Status status = source_->Run(OpenAt(there.address(), host_.get().clock));
   took_ = host_.get().clock.Now() - start;
   return status;
 }

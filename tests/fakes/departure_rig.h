@@ -10,7 +10,7 @@
 #include "absl/time/time.h"
 #include "memory/guest_memory.h"
 #include "migration/api/move_options.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/stream.h"
 #include "migration/session/source.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_guest.h"

@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "base/fd.h"
-#include "migration/channel/address.h"
-#include "migration/channel/socket.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/socket.h"
+#include "migration/channel/socket/stream.h"
 #include "migration/protocol/preamble.h"
 #include "tests/fakes/fake_clock.h"
 

@@ -68,7 +68,7 @@ void Relay::Accept() {
   }
 }
 
-void Relay::Pump(Stream& from, Stream& to) {
+void Relay::Pump(SocketStream& from, SocketStream& to) {
   std::vector<uint8_t> piece(kPieceBytes);
   while (true) {
     pollfd polled{.fd = from.fd(), .events = POLLIN, .revents = 0};

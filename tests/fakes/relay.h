@@ -12,9 +12,9 @@
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/thread.h"
-#include "migration/channel/address.h"
-#include "migration/channel/socket.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/socket.h"
+#include "migration/channel/socket/socket_stream.h"
 
 namespace ferrite::migration {
 
@@ -40,15 +40,15 @@ class Relay {
 
  private:
   struct Link {
-    std::unique_ptr<Stream> source;
-    std::unique_ptr<Stream> destination;
+    std::unique_ptr<SocketStream> source;
+    std::unique_ptr<SocketStream> destination;
     Thread there;
     Thread back;
   };
 
   Relay(std::unique_ptr<Listener> listener, const Address& onward, EventFd stop);
   void Accept();
-  void Pump(Stream& from, Stream& to);
+  void Pump(SocketStream& from, SocketStream& to);
   // How many of `wanted` bytes may pass.
   uint64_t Allow(uint64_t wanted);
   void BreakAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -82,7 +82,7 @@ void ScriptedDestination::AwaitSwitchover() {
   Thread takes = StartOrDie("takes", [&] {
     while (!over) {
       (void)SendControl(control_, message::Ping{});
-      if (AwaitReadable(*page, absl::Milliseconds(20)) && !LoseFrame(*page)) {
+      if (page->AwaitReadable(RealClock(), absl::Milliseconds(20)) && !LoseFrame(*page)) {
         break;
       }
     }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/thread.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/stream.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"

@@ -17,19 +17,13 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
-#include "base/poll.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
 #include "tests/fakes/fake_clock.h"
 
 namespace ferrite::migration {
-
-// Whether there is something to read, or the end, within `limit`.
-inline bool AwaitReadable(const Stream& stream, absl::Duration limit) {
-  pollfd polled{.fd = stream.fd(), .events = POLLIN, .revents = 0};
-  return PollFor({&polled, 1}, limit) > 0;
-}
 
 inline absl::Status SendControl(Stream& stream, const Message& message) { return stream.WriteAll(Encode(message)); }
 
@@ -89,7 +83,8 @@ inline void KeepAlive(Stream& stream, absl::Duration limit = absl::InfiniteDurat
 
 // Lets time pass once `waiters` of the other side's threads wait, or it has closed.
 inline void PassTime(Stream& stream, FakeClock& clock, absl::Duration time, size_t waiters = 1) {
-  pollfd gone{.fd = stream.fd(), .events = POLLRDHUP, .revents = 0};
+  // Scripts talk over sockets.
+  pollfd gone{.fd = dynamic_cast<SocketStream&>(stream).fd(), .events = POLLRDHUP, .revents = 0};
   while (clock.waiting() < waiters && poll(&gone, 1, 0) == 0) {
     sched_yield();
   }

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/stream.h"
 #include "migration/protocol/page_header.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/meeting_place.h"

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/fd.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/socket.h"
 
 namespace ferrite::migration {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "migration/channel/stream.h"
+#include "migration/channel/socket/stream.h"
 
 namespace ferrite::migration {
 
@@ -21,13 +21,14 @@ class WrappedStream : public Stream {
   using Stream::WriteAll;
   absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
   void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
-  void Rest(const Clock& clock, absl::Duration time) override { stream_->Rest(clock, time); }
   void Shutdown() override { stream_->Shutdown(); }
   bool shut_down() const override { return stream_->shut_down(); }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
   void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
   void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
-  int fd() const override { return stream_->fd(); }
+  bool AwaitReadable(const Clock& clock, absl::Duration limit) override { return stream_->AwaitReadable(clock, limit); }
+  bool IsWritable() const override { return stream_->IsWritable(); }
+  absl::Status Join(WaitSet& set, uint32_t tag) override { return stream_->Join(set, tag); }
   const std::string& peer() const override { return stream_->peer(); }
 
  private:

@@ -29,6 +29,7 @@
 #include "proto/state.capnp.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/spoilt_machine.h"
+#include "tests/fakes/whole_spec.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/machine/movable_machine.h"
 #include "vmm/move/arrival_options.h"
@@ -66,7 +67,7 @@ class ArrivalTest : public testing::Test {
     there_ = *std::move(there);
     const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     MachineSource source(source_->machine(), directory);
-    const auto spec = source.Describe();
+    const auto spec = migration::WholeSpec(source);
     ASSERT_TRUE(spec.ok()) << spec.status();
     ASSERT_EQ(CopyDescription(*spec, *description_), absl::OkStatus());
     regions_ = spec->regions;
@@ -461,7 +462,7 @@ TEST_F(ArrivalTest, ResetBootsWhatWasLookedAtOrNothing) {
   // And it moves on as what it is.
   const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   MachineSource source(machine, directory);
-  const auto spec = source.Describe();
+  const auto spec = migration::WholeSpec(source);
   ASSERT_TRUE(spec.ok()) << spec.status();
   capnp::MallocMessageBuilder message;
   ASSERT_EQ(CopyDescription(*spec, message), absl::OkStatus());

@@ -28,6 +28,7 @@
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/spoilt_machine.h"
 #include "tests/fakes/test_place.h"
+#include "tests/fakes/whole_spec.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/move/boot_files.h"
 #include "vmm/move/machine_arrival.h"
@@ -80,7 +81,7 @@ class HostileDescriptionTest : public testing::Test {
     capnp::MallocMessageBuilder message;
     const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     MachineSource source(source_->machine(), directory);
-    const auto spec = source.Describe();
+    const auto spec = migration::WholeSpec(source);
     EXPECT_TRUE(spec.ok()) << spec.status();
     EXPECT_EQ(CopyDescription(*spec, message), absl::OkStatus());
     Description described = message.getRoot<state::MachineDescription>();

@@ -12,7 +12,9 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/thread.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/socket.h"
+#include "migration/channel/socket/socket_rendezvous.h"
+#include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/spoilt_machine.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/move/engine_host.h"
@@ -135,6 +137,8 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     result.source = there.ok() ? listener.status() : there.status();
     return result;
   }
+  migration::Address target = (*listener)->address();
+  const std::unique_ptr<migration::SocketAcceptor> acceptor = migration::AcceptorOf(*std::move(listener));
   auto created = MachineArrival::Create({.kvm = (*there)->host().kvm,
                                          .loop = (*there)->host().loop,
                                          .console = &(*there)->host().console,
@@ -151,7 +155,6 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     return result;
   }
   MachineArrival& arrival = **created;
-  migration::Address target = (*listener)->address();
   if (attempt.relayed) {
     auto relay = migration::Relay::Create(absl::StrCat(directory_, "/relay"), target);
     if (!relay.ok()) {
@@ -168,7 +171,7 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
       return result;
     }
     absl::Status received;
-    Thread receiver = StartOrDie("test-receiver", [&] { received = (*destination)->Run(**listener); });
+    Thread receiver = StartOrDie("test-receiver", [&] { received = (*destination)->Run(*acceptor); });
     // It may still wait for a source, also when an exception came out of the move, which should not.
     absl::Cleanup end = [&] {
       (void)(*destination)->Cancel();
@@ -208,7 +211,7 @@ MoveResult MovingPayload::MoveTo(const migration::Address& address, const MoveTr
   }
   running = source->get();
   port.SetSession(running);
-  result.source = (*source)->Run(address);
+  result.source = (*source)->Run(migration::OpenAt(address));
   result.source_state = (*source)->state();
   result.report = (*source)->report();
   return result;

@@ -24,6 +24,7 @@
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
 #include "proto/state.capnp.h"
+#include "tests/fakes/whole_spec.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/machine/movable_machine.h"
 #include "vmm/move/machine_arrival.h"
@@ -178,7 +179,8 @@ absl::StatusOr<migration::Message> Receive(const std::vector<uint8_t>& payload) 
 
 TEST_F(PeerBytesTest, AnyDescriptionIsRefusedOrBuilt) {
   const Fd directory(open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  auto spec = MachineSource(source_->machine(), directory).Describe();
+  MachineSource source(source_->machine(), directory);
+  auto spec = migration::WholeSpec(source);
   ASSERT_TRUE(spec.ok()) << spec.status();
   std::vector<uint8_t> good = migration::Encode(migration::message::Machine{.spec = *std::move(spec)});
   good.erase(good.begin(), good.begin() + migration::kControlHeaderBytes);

@@ -32,11 +32,12 @@
 #include "base/pinned_file.h"
 #include "devices/block/disk_image.h"
 #include "migration/api/move_options.h"
-#include "migration/channel/address.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/socket.h"
 #include "proto/state.capnp.h"
 #include "tests/fakes/ferrite_process.h"
 #include "tests/fakes/test_place.h"
+#include "tests/fakes/whole_spec.h"
 #include "tests/integration/moving_payload.h"
 #include "tests/integration/payload_machine.h"
 #include "tests/integration/scarce_process.h"
@@ -346,7 +347,7 @@ TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
   ASSERT_TRUE(there.ok()) << there.status();
   const Fd run_directory(open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   MachineSource port((*source)->machine(), run_directory);
-  const auto spec = port.Describe();
+  const auto spec = migration::WholeSpec(port);
   ASSERT_TRUE(spec.ok()) << spec.status();
   auto arrival = MachineArrival::Create({.kvm = (*there)->host().kvm, .loop = (*there)->host().loop},
                                         {.name = "guest", .disk_from = {directory}});

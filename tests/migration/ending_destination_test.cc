@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/monotonic.h"
 #include "base/thread.h"
 #include "migration/protocol/messages.h"
@@ -127,7 +128,7 @@ class SourceThatGivesUpTest : public testing::Test {
     source_->page->Shutdown();
     source_->urgent->Shutdown();
     // Longer than a word takes that is on its way.
-    EXPECT_FALSE(AwaitReadable(*source_->control, absl::Milliseconds(600)));
+    EXPECT_FALSE(source_->control->AwaitReadable(RealClock(), absl::Milliseconds(600)));
   }
 
   ArrivalRig rig_{{.silence = absl::Seconds(60)}};

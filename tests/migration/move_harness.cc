@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -49,10 +50,10 @@ FakeMove::~FakeMove() {
   rmdir(directory_.c_str());
 }
 
-FakeMoveResult FakeMove::Move(const MoveOptions& options,
-                              const std::function<void(Source&, const MoveProgress&)>& during,
-                              const std::function<absl::Status(Source&, const absl::Status&)>& afterwards) {
-  FakeMoveResult result;
+PairRendezvous FakeMove::Meet() {
+  if (setup_.pair) {
+    return OrDie(MakePair(setup_.host.clock));
+  }
   Address address;
   if (setup_.tcp) {
     address = {.kind = Address::Kind::kTcp, .host = "127.0.0.1", .port = "0", .path = ""};
@@ -60,12 +61,21 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
     address = {.kind = Address::Kind::kUnix, .host = "", .port = "", .path = absl::StrCat(directory_, "/socket")};
   }
   std::unique_ptr<Listener> listener = OrDie(Listener::Create(address));
-  const Address there = listener->address();
-  session_ = OrDie(
-      Destination::Create(setup_.host, *destination_, {.silence = options.silence, .hold_for = options.recover_for}));
+  Address there = listener->address();
   if (setup_.relay) {
     relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), there));
+    there = relay_->address();
   }
+  return {.opener = OpenAt(there, setup_.host.clock), .acceptor = AcceptorOf(std::move(listener), {}, setup_.host)};
+}
+
+FakeMoveResult FakeMove::Move(const MoveOptions& options,
+                              const std::function<void(Source&, const MoveProgress&)>& during,
+                              const std::function<absl::Status(Source&, const absl::Status&)>& afterwards) {
+  FakeMoveResult result;
+  PairRendezvous place = Meet();
+  session_ = OrDie(
+      Destination::Create(setup_.host, *destination_, {.silence = options.silence, .hold_for = options.recover_for}));
   Source* running = nullptr;
   const std::unique_ptr<Source> source =
       OrDie(Source::Create(setup_.host, *port_, options, [&](const MoveProgress& progress) {
@@ -76,10 +86,10 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   running = source.get();
   const int accepted_before = destination_->accepted;
   Thread receiver = StartOrDie("test-receiver", [&] {
-    result.destination = session_->Run(*listener);
+    result.destination = session_->Run(*place.acceptor);
     if (!result.destination.ok() && session_->state() != MoveState::kPostcopyPaused) {
       // Its monitor ends, and nobody waits to be let in.
-      listener.reset();
+      place.acceptor.reset();
     }
   });
   // An exception, which should not come out of a move, fails the test; it does not leave it waiting.
@@ -87,7 +97,7 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
     (void)session_->Cancel();
     session_->Leave();
   };
-  result.source = source->Run(relay_ != nullptr ? relay_->address() : there);
+  result.source = source->Run(place.opener);
   if (afterwards) {
     result.source = afterwards(*source, result.source);
   }

@@ -1,4 +1,4 @@
-// A move between two fake machines in one process, over a real socket.
+// A move between two fake machines in one process, over real sockets or a pair.
 #ifndef FERRITE_TESTS_MIGRATION_MOVE_HARNESS_H_
 #define FERRITE_TESTS_MIGRATION_MOVE_HARNESS_H_
 
@@ -8,8 +8,10 @@
 
 #include "absl/status/status.h"
 #include "migration/api/move_options.h"
-#include "migration/channel/address.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/pair/pair_rendezvous.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/socket.h"
+#include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/fake_guest.h"
@@ -24,6 +26,7 @@ struct FakeMoveSetup {
   MemoryBacking destination_backing = MemoryBacking::kMemfd;
   FakeGuestWork work{.first_page = 256, .pages = 8192, .random = true};
   bool tcp = false;
+  bool pair = false;             // no socket: within the process
   bool relay = false;            // the move goes through FakeMove::relay()
   const Host& host = AnyHost();  // of both sides
 };
@@ -56,6 +59,9 @@ class FakeMove {
                       const std::function<absl::Status(Source&, const absl::Status&)>& afterwards = nullptr);
 
  private:
+  // A new place for the two sides.
+  PairRendezvous Meet();
+
   const FakeMoveSetup setup_;
   std::string directory_;
   std::unique_ptr<GuestMemory> memory_;

@@ -21,6 +21,7 @@
 #include "base/thread_maker.h"
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
+#include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/test_host.h"
 #include "tests/migration/move_harness.h"
 
@@ -71,7 +72,7 @@ struct Kind {
   MoveMode mode;
   MemoryBacking source;
   MemoryBacking destination;
-  bool tcp;
+  enum { kUnix, kTcp, kPair } over;
   int channels;
   bool random;
 };
@@ -83,7 +84,8 @@ TEST_P(WholeMoveTest, GuestFindsAllItsMemory) {
   FakeMove move({.source_backing = kind.source,
                  .destination_backing = kind.destination,
                  .work = {.first_page = 256, .pages = 8192, .random = kind.random},
-                 .tcp = kind.tcp});
+                 .tcp = kind.over == Kind::kTcp,
+                 .pair = kind.over == Kind::kPair});
   const FakeMoveResult result = move.Move({.mode = kind.mode, .channels = kind.channels});
   ExpectMoved(move, result);
   EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
@@ -106,19 +108,23 @@ constexpr MemoryBacking kAnon = MemoryBacking::kAnonymous;
 
 INSTANTIATE_TEST_SUITE_P(
     All, WholeMoveTest,
-    testing::Values(Kind{"PrecopyUnix", MoveMode::kPrecopy, kMemfd, kMemfd, false, 1, true},
-                    Kind{"PrecopyTcp", MoveMode::kPrecopy, kMemfd, kMemfd, true, 1, false},
-                    Kind{"PrecopyFourChannels", MoveMode::kPrecopy, kMemfd, kMemfd, false, 4, true},
-                    Kind{"PrecopyAnonymous", MoveMode::kPrecopy, kAnon, kAnon, false, 1, true},
-                    Kind{"PostcopyUnix", MoveMode::kPostcopy, kMemfd, kMemfd, false, 1, true},
-                    Kind{"PostcopyTcp", MoveMode::kPostcopy, kMemfd, kMemfd, true, 1, true},
-                    Kind{"PostcopySequential", MoveMode::kPostcopy, kMemfd, kMemfd, true, 1, false},
-                    Kind{"PostcopyFourChannels", MoveMode::kPostcopy, kMemfd, kMemfd, true, 4, true},
-                    Kind{"PostcopyAnonymous", MoveMode::kPostcopy, kAnon, kAnon, true, 1, true},
-                    Kind{"PostcopyMemfdToAnonymous", MoveMode::kPostcopy, kMemfd, kAnon, false, 2, true},
-                    Kind{"AutoUnix", MoveMode::kAuto, kMemfd, kMemfd, false, 1, true},
-                    Kind{"AutoTcp", MoveMode::kAuto, kMemfd, kMemfd, true, 1, true},
-                    Kind{"AutoAnonymous", MoveMode::kAuto, kAnon, kMemfd, true, 2, true}),
+    testing::Values(Kind{"PrecopyUnix", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kUnix, 1, true},
+                    Kind{"PrecopyTcp", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kTcp, 1, false},
+                    Kind{"PrecopyFourChannels", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kUnix, 4, true},
+                    Kind{"PrecopyAnonymous", MoveMode::kPrecopy, kAnon, kAnon, Kind::kUnix, 1, true},
+                    Kind{"PostcopyUnix", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kUnix, 1, true},
+                    Kind{"PostcopyTcp", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kTcp, 1, true},
+                    Kind{"PostcopySequential", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kTcp, 1, false},
+                    Kind{"PostcopyFourChannels", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kTcp, 4, true},
+                    Kind{"PostcopyAnonymous", MoveMode::kPostcopy, kAnon, kAnon, Kind::kTcp, 1, true},
+                    Kind{"PostcopyMemfdToAnonymous", MoveMode::kPostcopy, kMemfd, kAnon, Kind::kUnix, 2, true},
+                    Kind{"AutoUnix", MoveMode::kAuto, kMemfd, kMemfd, Kind::kUnix, 1, true},
+                    Kind{"AutoTcp", MoveMode::kAuto, kMemfd, kMemfd, Kind::kTcp, 1, true},
+                    Kind{"AutoAnonymous", MoveMode::kAuto, kAnon, kMemfd, Kind::kTcp, 2, true},
+                    Kind{"PrecopyPair", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kPair, 2, true},
+                    Kind{"PostcopyPair", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kPair, 2, true},
+                    Kind{"PostcopyPairAnonymous", MoveMode::kPostcopy, kAnon, kAnon, Kind::kPair, 1, true},
+                    Kind{"AutoPair", MoveMode::kAuto, kMemfd, kMemfd, Kind::kPair, 1, false}),
     [](const testing::TestParamInfo<Kind>& info) { return info.param.name; });
 
 TEST(MoveOfBusyGuestTest, AutoTurnsIntoPostcopy) {
@@ -305,8 +311,8 @@ TEST(CancelBeforeRunTest, IsRememberedAtBothEnds) {
   ASSERT_TRUE(destination.ok() && source.ok());
   EXPECT_TRUE((*source)->Cancel().ok());
   EXPECT_TRUE((*destination)->Cancel().ok());
-  EXPECT_TRUE(absl::IsCancelled((*source)->Run((*listener)->address())));
-  EXPECT_TRUE(absl::IsCancelled((*destination)->Run(**listener)));
+  EXPECT_TRUE(absl::IsCancelled((*source)->Run(OpenAt((*listener)->address()))));
+  EXPECT_TRUE(absl::IsCancelled((*destination)->Run(*AcceptorOf(*std::move(listener)))));
   EXPECT_TRUE(guest.running());
 }
 
@@ -347,7 +353,8 @@ TEST(ConnectTest, NobodyThereIsAnErrorAndNothingHappened) {
   FakeSourcePort port(**memory, guest);
   auto source = Source::Create(AnyHost(), port, {}, nullptr);
   ASSERT_TRUE(source.ok());
-  const absl::Status status = (*source)->Run({.kind = Address::Kind::kUnix, .path = "/tmp/no-such-ferrite-socket"});
+  const absl::Status status =
+      (*source)->Run(OpenAt({.kind = Address::Kind::kUnix, .path = "/tmp/no-such-ferrite-socket"}));
   EXPECT_NE(status.message().find("No such file"), absl::string_view::npos) << status;
   EXPECT_EQ((*source)->state(), MoveState::kFailed);
   EXPECT_TRUE(guest.running());
@@ -428,7 +435,7 @@ TEST_F(HostTest, ThreadsAreTheHosts) {
   EXPECT_EQ(Move(host, MoveMode::kPostcopy).source, absl::OkStatus());
   const std::set<std::string> names = maker.names();
   for (const char* name : {"mig-src-ctl", "mig-dst-ctl", "mig-recv-0", "mig-page-0", "mig-dst-door", "mig-src-watch",
-                           "mig-fault-0", "mig-urgent-0", "mig-bulk-0"}) {
+                           "mig-fault-0", "mig-urgent-0"}) {
     EXPECT_TRUE(names.contains(name)) << name;
   }
 }

@@ -229,7 +229,7 @@ TEST_F(SearchTest, DestinationThatHasTheGuestKeepsIt) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
     EXPECT_FALSE(move_.source_guest().running()) << "R2";
     EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
-    return source.Recover(move_.relay().address());
+    return source.Recover(OpenAt(move_.relay().address(), clock_));
   });
   ExpectArrived(move_, result);
 }
@@ -240,13 +240,13 @@ TEST_F(SearchTest, AtAWrongAddressChangesNothing) {
   const FakeMoveResult result = MoveAndLook([&](Source& source, const absl::Status&) {
     {
       const PassingTime passing(clock_);
-      EXPECT_FALSE(source.Recover({.kind = Address::Kind::kUnix, .path = "/tmp/ferrite-nobody"}).ok());
+      EXPECT_FALSE(source.Recover(OpenAt({.kind = Address::Kind::kUnix, .path = "/tmp/ferrite-nobody"}, clock_)).ok());
     }
     EXPECT_EQ(source.where(), move_.relay().address().ToString());
     EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
     move_.relay().Open();
     EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kFailedPrecondition) << "R2";
-    return source.Recover(move_.relay().address());
+    return source.Recover(OpenAt(move_.relay().address(), clock_));
   });
   ExpectArrived(move_, result);
 }
@@ -298,7 +298,7 @@ TEST(LocalErrorTest, EndsTheMoveAfterAWhileAndCanBeMended) {
         // A try that brought something gives more time, so on a busy host they are more; it used to be tried for ever.
         EXPECT_LE(source.report().recoveries, 100u);
         closed->Open();
-        return source.Recover(Address{.kind = Address::Kind::kUnix, .path = source.where().substr(5)});
+        return source.Recover(OpenAt({.kind = Address::Kind::kUnix, .path = source.where().substr(5)}));
       });
   ExpectArrived(move, result);
 }

@@ -279,7 +279,7 @@ TEST(StrangersTest, RegionsThatCannotBeAreNotMade) {
       {.bytes = kScriptedBytes + 1, .page_bytes = 4096},
       {.bytes = 0, .page_bytes = 4096},
       {.base = ~uint64_t{4095}, .bytes = kScriptedBytes, .page_bytes = 4096},
-      {.kind = static_cast<RegionKind>(1), .bytes = kScriptedBytes, .page_bytes = 4096},
+      {.kind = static_cast<RegionKind>(9), .bytes = kScriptedBytes, .page_bytes = 4096},
   };
   for (const MachineSpec::Region& region : regions) {
     const auto stranger = DialAndGetWelcome(rig.place());

@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "migration/channel/address.h"
+#include "migration/channel/socket/address.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"

@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "migration/channel/address.h"
+#include "migration/channel/socket/address.h"
 #include "vmm/machine/machine_config.h"
 
 namespace ferrite {

@@ -23,7 +23,8 @@
 #include "base/status.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/socket.h"
+#include "migration/channel/socket/socket_rendezvous.h"
 #include "vmm/app/command_options.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_files.h"
@@ -31,6 +32,7 @@
 #include "vmm/console/raw_terminal.h"
 #include "vmm/control/machine_directory.h"
 #include "vmm/move/arrivals.h"
+#include "vmm/move/engine_host.h"
 #include "vmm/move/machine_arrival.h"
 
 namespace ferrite {
@@ -112,14 +114,17 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
                               .limits = {.memory_bytes = options.max_memory_bytes, .cpus = options.max_cpus}}));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
+  FERRITE_ASSIGN_OR_RETURN(
+      auto acceptor, migration::SocketAcceptor::Create(std::move(listener),
+                                                       {.patience = options.patience,
+                                                        .from = options.from,
+                                                        .machine_descriptors = MachineDescriptors(options.max_cpus)},
+                                                       EngineHost()));
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };
-  FERRITE_ASSIGN_OR_RETURN(auto incoming, Incoming::Start(*arrival,
-                                                          {.patience = options.patience,
-                                                           .from = options.from,
-                                                           .machine_descriptors = MachineDescriptors(options.max_cpus)},
-                                                          std::move(listener), view));
+  FERRITE_ASSIGN_OR_RETURN(auto incoming,
+                           Incoming::Start(*arrival, {.patience = options.patience}, std::move(acceptor), view));
   FERRITE_RETURN_IF_ERROR(TellReady(options, address));
   bool over = WaitForArrival(*monitor, *incoming);
   if (!over && incoming->End() == Incoming::Ending::kCancelled) {

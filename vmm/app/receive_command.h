@@ -11,8 +11,8 @@
 
 #include "absl/time/time.h"
 #include "migration/api/move_options.h"
-#include "migration/channel/address.h"
-#include "migration/channel/address_range.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/address_range.h"
 #include "vmm/app/command.h"
 #include "vmm/app/monitor_options.h"
 #include "vmm/machine/machine_config.h"

@@ -5,7 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/status.h"
-#include "migration/channel/address.h"
+#include "migration/channel/socket/address.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/follow_move.h"
 #include "vmm/app/machine_json.h"

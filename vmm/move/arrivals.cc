@@ -45,19 +45,19 @@ absl::Status ArrivalView::Allows(Operation operation) const {
 }
 
 Incoming::Incoming(EventFd signal, std::unique_ptr<migration::Destination> session,
-                   std::unique_ptr<migration::Listener> listener, std::shared_ptr<ArrivalView> view)
-    : signal_(std::move(signal)), session_(std::move(session)), listener_(std::move(listener)), view_(std::move(view)) {
+                   std::unique_ptr<migration::ChannelAcceptor> acceptor, std::shared_ptr<ArrivalView> view)
+    : signal_(std::move(signal)), session_(std::move(session)), acceptor_(std::move(acceptor)), view_(std::move(view)) {
   view_->Show(session_.get());
 }
 
 absl::StatusOr<std::unique_ptr<Incoming>> Incoming::Start(migration::MachineBuilder& builder,
                                                           const migration::Destination::Options& options,
-                                                          std::unique_ptr<migration::Listener> listener,
+                                                          std::unique_ptr<migration::ChannelAcceptor> acceptor,
                                                           std::shared_ptr<ArrivalView> view) {
   FERRITE_ASSIGN_OR_RETURN(EventFd signal, EventFd::Create());
   FERRITE_ASSIGN_OR_RETURN(auto session, migration::Destination::Create(EngineHost(), builder, options));
   std::unique_ptr<Incoming> incoming(
-      new Incoming(std::move(signal), std::move(session), std::move(listener), std::move(view)));
+      new Incoming(std::move(signal), std::move(session), std::move(acceptor), std::move(view)));
   FERRITE_ASSIGN_OR_RETURN(incoming->thread_,
                            Thread::Start("receive", [incoming = incoming.get()] { incoming->Run(); }));
   return incoming;
@@ -72,7 +72,7 @@ Incoming::~Incoming() {
 }
 
 void Incoming::Run() {
-  result_ = CatchOutOfMemory([this] { return session_->Run(*listener_); });
+  result_ = CatchOutOfMemory([this] { return session_->Run(*acceptor_); });
   over_.Notify();
   signal_.Signal();
 }
@@ -120,7 +120,7 @@ MoveStatus Incoming::Account() {
 
 void Incoming::Finish() {
   thread_.Join();
-  listener_.reset();
+  acceptor_.reset();
 }
 
 }  // namespace ferrite

@@ -13,7 +13,7 @@
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "migration/api/destination_machine.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/session/destination.h"
 #include "vmm/control/move_port.h"
 
@@ -40,11 +40,11 @@ class ArrivalView {
 // An arrival, from when it is made. Threads: the one that made it.
 class Incoming {
  public:
-  // Receives on the thread "receive" what comes to `listener`, into what `builder` makes, which outlives this object.
+  // Receives on the thread "receive" what comes to `acceptor`, into what `builder` makes, which outlives this object.
   // `view` shows it.
   static absl::StatusOr<std::unique_ptr<Incoming>> Start(migration::MachineBuilder& builder,
                                                          const migration::Destination::Options& options,
-                                                         std::unique_ptr<migration::Listener> listener,
+                                                         std::unique_ptr<migration::ChannelAcceptor> acceptor,
                                                          std::shared_ptr<ArrivalView> view);
   // Cancels a move that can be cancelled, looks for no source that was lost, and waits for the end of the thread.
   ~Incoming();
@@ -77,12 +77,12 @@ class Incoming {
 
  private:
   Incoming(EventFd signal, std::unique_ptr<migration::Destination> session,
-           std::unique_ptr<migration::Listener> listener, std::shared_ptr<ArrivalView> view);
+           std::unique_ptr<migration::ChannelAcceptor> acceptor, std::shared_ptr<ArrivalView> view);
   void Run();
 
   const EventFd signal_;  // when it is over
   const std::unique_ptr<migration::Destination> session_;
-  std::unique_ptr<migration::Listener> listener_;
+  std::unique_ptr<migration::ChannelAcceptor> acceptor_;
   const std::shared_ptr<ArrivalView> view_;
   absl::Status result_;  // written before over_
   TimedNotification over_;

@@ -17,9 +17,10 @@
 #include "base/status.h"
 #include "memory/guest_memory.h"
 #include "migration/api/move_options.h"
-#include "migration/channel/address.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/socket.h"
 #include "migration/session/source.h"
+#include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/relay.h"
 #include "tests/fakes/test_host.h"
@@ -56,13 +57,13 @@ class ArrivalsTest : public testing::Test {
     auto listener = OrDie(
         migration::Listener::Create({.kind = migration::Address::Kind::kUnix, .path = absl::StrCat(directory_, "/s")}));
     relay_ = OrDie(migration::Relay::Create(absl::StrCat(directory_, "/r"), listener->address()));
-    return Incoming::Start(there_, {.hold_for = kPatience}, std::move(listener), view_);
+    return Incoming::Start(there_, {.hold_for = kPatience}, migration::AcceptorOf(std::move(listener)), view_);
   }
   void StartReceiving() { incoming_ = OrDie(Receive()); }
   // Moves the machine there, by way of the relay.
   absl::Status Move(const migration::MoveOptions& options) {
     source_ = OrDie(migration::Source::Create(migration::AnyHost(), port_, options, nullptr));
-    return source_->Run(relay_->address());
+    return source_->Run(migration::OpenAt(relay_->address()));
   }
   bool WaitForArrival() { return incoming_->WaitForArrival(end_.fd(), other_end_.fd()); }
 

@@ -66,15 +66,7 @@ absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
       }
     }
   }
-  migration::MachineSpec spec = EncodeDescription(message);
-  for (const auto& region : machine_.memory().regions()) {
-    spec.regions.push_back({.kind = migration::RegionKind::kRam,
-                            .name = region->name(),
-                            .base = region->base().value(),
-                            .bytes = region->bytes(),
-                            .page_bytes = region->host_page_bytes()});
-  }
-  return spec;
+  return EncodeDescription(message);
 }
 
 absl::Status MachineSource::StartDirtyTracking() {

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "migration/channel/socket/socket_rendezvous.h"
 #include "vmm/machine/movable_machine.h"
 #include "vmm/move/engine_host.h"
 #include "vmm/move/remedy_text.h"
@@ -86,7 +87,8 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     status.number = status_.number + 1;
     status.where = address.ToString();
     FERRITE_RETURN_IF_ERROR(
-        Annotate(StartThread([address](migration::Source& session) { return session.Run(address); }), "cannot move"));
+        Annotate(StartThread([address](migration::Source& session) { return session.Run(migration::OpenAt(address)); }),
+                 "cannot move"));
     // The move has begun: nothing takes memory from here on.
     // The session before the port that it uses.
     source_ = std::move(source);
@@ -126,9 +128,9 @@ absl::Status Mover::Recover(const std::string& where) {
     if (ending_) {
       return Ending();
     }
-    FERRITE_RETURN_IF_ERROR(
-        Annotate(StartThread([address](migration::Source& source) { return source.Recover(address); }),
-                 "cannot look for the destination"));
+    FERRITE_RETURN_IF_ERROR(Annotate(
+        StartThread([address](migration::Source& source) { return source.Recover(migration::OpenAt(address)); }),
+        "cannot look for the destination"));
     on_ = true;
     status_.over = false;
     status_.result = absl::OkStatus();

@@ -17,7 +17,7 @@
 #include "base/timed_mutex.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
-#include "migration/channel/address.h"
+#include "migration/channel/socket/address.h"
 #include "migration/session/source.h"
 #include "vmm/control/move_port.h"
 #include "vmm/machine/machine.h"

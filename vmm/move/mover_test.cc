@@ -24,8 +24,9 @@
 #include "base/monotonic.h"
 #include "base/pinned_file.h"
 #include "base/timed_mutex.h"
-#include "migration/channel/socket.h"
+#include "migration/channel/socket/socket.h"
 #include "migration/session/destination.h"
+#include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/fake_machine.h"
 #include "tests/fakes/fake_movable_machine.h"
@@ -72,6 +73,8 @@ TEST(MoverTest, ListenerThatBlocksDoesNotHoldTheMoveUp) {
   auto socket = migration::Listener::Create(
       {.kind = migration::Address::Kind::kUnix, .path = absl::StrCat(socket_directory, "/s")});
   ASSERT_TRUE(socket.ok()) << socket.status();
+  const std::string where = (*socket)->address().ToString();
+  const auto acceptor = migration::AcceptorOf(*std::move(socket));
   TimedNotification asked;
   FakeDestination there(MemoryBacking::kMemfd);
   there.on_build = [&] {
@@ -80,7 +83,7 @@ TEST(MoverTest, ListenerThatBlocksDoesNotHoldTheMoveUp) {
   };
   auto session = migration::Destination::Create(migration::AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok()) << session.status();
-  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(**socket); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(*acceptor); });
 
   FakeMovableMachine moving;
   FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20}, &moving);
@@ -95,7 +98,7 @@ TEST(MoverTest, ListenerThatBlocksDoesNotHoldTheMoveUp) {
       EXPECT_TRUE(go_on.WaitFor(absl::Minutes(1)));
       heard.push_back(status);
     });
-    ASSERT_EQ(mover.Start((*socket)->address().ToString(), {.patience = absl::Hours(1)}), absl::OkStatus());
+    ASSERT_EQ(mover.Start(where, {.patience = absl::Hours(1)}), absl::OkStatus());
     EXPECT_TRUE(listening.WaitFor(absl::Seconds(30)));
     EXPECT_TRUE(asked.WaitFor(absl::Seconds(30))) << "the move waits for its listener";
     for (const MonotonicTime deadline = MonotonicTime::Now() + absl::Seconds(30);
@@ -110,7 +113,7 @@ TEST(MoverTest, ListenerThatBlocksDoesNotHoldTheMoveUp) {
   std::vector<std::string> states;
   for (const MoveStatus& status : heard) {
     EXPECT_EQ(status.number, 1u);
-    EXPECT_EQ(status.where, (*socket)->address().ToString());
+    EXPECT_EQ(status.where, where);
     EXPECT_EQ(status.over, &status == &heard.back());
     std::string state(migration::MoveStateName(status.progress.state));
     if (states.empty() || states.back() != state) {
@@ -151,12 +154,14 @@ TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
   auto listener = migration::Listener::Create(
       {.kind = migration::Address::Kind::kUnix, .path = absl::StrCat(socket_directory, "/s")});
   ASSERT_TRUE(listener.ok()) << listener.status();
+  const std::string where = (*listener)->address().ToString();
+  const auto acceptor = migration::AcceptorOf(*std::move(listener));
   FakeDestination there(MemoryBacking::kMemfd);
   // Of a source whose machine it has accepted it would wait for no other.
   there.on_build = [] { return absl::FailedPreconditionError("no room here"); };
   auto session = migration::Destination::Create(migration::AnyHost(), there, {.patience = absl::Hours(1)});
   ASSERT_TRUE(session.ok()) << session.status();
-  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(**listener); });
+  Thread receiver = StartOrDie("receiver", [&] { (void)(*session)->Run(*acceptor); });
 
   FakeMovableMachine moving;
   FakeMachine machine({.name = "vm",
@@ -169,7 +174,7 @@ TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
   auto directory = OpenFile(directory_name, O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
-  ASSERT_EQ(mover.Start((*listener)->address().ToString(), {.patience = absl::Hours(1)}), absl::OkStatus());
+  ASSERT_EQ(mover.Start(where, {.patience = absl::Hours(1)}), absl::OkStatus());
   pollfd polled = {opened.get(), POLLIN, 0};
   ASSERT_EQ(poll(&polled, 1, 30'000), 1) << "it is not read: what is this test about?";
   const MonotonicTime start = MonotonicTime::Now();

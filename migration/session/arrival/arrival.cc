@@ -18,17 +18,18 @@ void ArrivalLink::SetPeer(std::unique_ptr<ControlPeer> peer) {
   interrupt_when_broken_.emplace(broken_, interrupt);
 }
 
-void ArrivalLink::SetChannels(Streams page, Streams urgent) {
+void ArrivalLink::SetChannels(PageFeeds page, UrgentFeeds urgent) {
   page_ = std::move(page);
   urgent_ = std::move(urgent);
   shut_channels_down_.emplace(broken_, [this](const absl::Status&) { ShutChannelsDown(); });
 }
 
 void ArrivalLink::ShutChannelsDown() {
-  for (const auto* channels : {&page_, &urgent_}) {
-    for (const auto& stream : *channels) {
-      stream->Shutdown();
-    }
+  for (const auto& feed : page_) {
+    feed->Shutdown();
+  }
+  for (const auto& feed : urgent_) {
+    feed->Shutdown();
   }
 }
 
@@ -63,16 +64,18 @@ void ArrivalLink::BreakOnCancel() {
 absl::StatusOr<std::unique_ptr<Arrival>> Arrival::Create(const Host& host, MachineBuilder& builder,
                                                          ArrivalOptions options, ArrivalShared& shared) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
-  return std::make_unique<Arrival>(host, builder, std::move(options), shared, std::move(broken));
+  FERRITE_ASSIGN_OR_RETURN(RequestQueue requests, RequestQueue::Create());
+  return std::make_unique<Arrival>(host, builder, std::move(options), shared, std::move(broken), std::move(requests));
 }
 
 Arrival::Arrival(const Host& host, MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared,
-                 CancelToken broken)
+                 CancelToken broken, RequestQueue requests)
     : host(host),
       builder(builder),
       options(std::move(options)),
       shared(shared),
       drops(host),
+      requests(std::move(requests)),
       watch(host.clock),
       link(std::move(broken), shared.cancel()) {}
 
@@ -80,12 +83,19 @@ Arrival::~Arrival() {
   UntilThereIsMemory([this] { link.broken().Cancel(absl::CancelledError("the session ends")); });
 }
 
+void Arrival::DropMachine() {
+  placement.reset();
+  parts.clear();
+  memory.reset();
+  machine.reset();
+}
+
 absl::string_view Arrival::GuestWords() const {
   return machine->guest().Ended() ? "the guest came, and has ended since" : "the guest is here";
 }
 
 void Arrival::OnPage() {
-  if (landscape->missing() == 0) {
+  if (placement->missing() == 0) {
     shared.whole = true;
     watch.Wake();
   }

@@ -15,11 +15,13 @@
 #include "migration/api/host.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/drop_log.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/page_feed.h"
 #include "migration/placing/fault_server.h"
-#include "migration/placing/page_receiver.h"
+#include "migration/placing/incoming_part.h"
+#include "migration/placing/memory_landing.h"
+#include "migration/placing/placement.h"
+#include "migration/placing/request_queue.h"
 #include "migration/placing/round_gate.h"
-#include "migration/placing/userfault.h"
 #include "migration/placing/wait_accounts.h"
 #include "migration/session/arrival/arrival_options.h"
 #include "migration/session/arrival/arrival_shared.h"
@@ -35,7 +37,8 @@ namespace ferrite::migration {
 // Threads: the arrival's. The threads of the connections cancel.
 class ArrivalLink {
  public:
-  using Streams = std::vector<std::unique_ptr<Stream>>;
+  using PageFeeds = std::vector<std::unique_ptr<PageFeed>>;
+  using UrgentFeeds = std::vector<std::unique_ptr<UrgentFeed>>;
 
   ArrivalLink(CancelToken broken, CancelToken& cancel);
   ~ArrivalLink() { End(); }
@@ -47,9 +50,9 @@ class ArrivalLink {
   // From here on, what breaks the other channels leaves the source its word.
   void LetPeerOutlast() { interrupt_when_broken_.reset(); }
 
-  void SetChannels(Streams page, Streams urgent);
-  const Streams& page() const { return page_; }
-  const Streams& urgent() const { return urgent_; }
+  void SetChannels(PageFeeds page, UrgentFeeds urgent);
+  const PageFeeds& page() const { return page_; }
+  const UrgentFeeds& urgent() const { return urgent_; }
 
   // Threads that use the channels: the receivers of the pages', and those that serve faults.
   std::vector<Thread> receivers;
@@ -71,8 +74,8 @@ class ArrivalLink {
   std::unique_ptr<ControlPeer> peer_;
   std::optional<CancelToken::Callback> interrupt_on_cancel_;
   std::optional<CancelToken::Callback> interrupt_when_broken_;
-  Streams page_;
-  Streams urgent_;
+  PageFeeds page_;
+  UrgentFeeds urgent_;
   std::optional<CancelToken::Callback> shut_channels_down_;
 };
 
@@ -84,7 +87,8 @@ class ArrivalLink {
 struct Arrival {
   static absl::StatusOr<std::unique_ptr<Arrival>> Create(const Host& host, MachineBuilder& builder,
                                                          ArrivalOptions options, ArrivalShared& shared);
-  Arrival(const Host& host, MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared, CancelToken broken);
+  Arrival(const Host& host, MachineBuilder& builder, ArrivalOptions options, ArrivalShared& shared, CancelToken broken,
+          RequestQueue requests);
   ~Arrival();
 
   const Host& host;
@@ -97,15 +101,17 @@ struct Arrival {
   bool postcopy_possible = false;
   bool loaded = false;   // the state is applied: GRANT may come
   uint64_t epoch = 0;    // of GRANT
+  bool armed = false;    // who touches what is missing waits
   bool settled = false;  // all is here, and faults are the kernel's again
   bool revoked = false;  // the source took the guest back
   UndoStack undo;
 
   // In the order in which they are needed: who uses something ends before it.
   std::unique_ptr<DestinationMachine> machine;
-  std::unique_ptr<Landscape> landscape;
-  std::unique_ptr<Userfault> unarmed;  // from when post-copy was offered to when it begins
-  std::unique_ptr<Userfault> userfault;
+  RequestQueue requests;  // of the parts
+  std::unique_ptr<MemoryLanding> memory;
+  std::vector<IncomingPart*> parts;  // all that comes, memory first
+  std::unique_ptr<Placement> placement;
   std::shared_ptr<WaitAccounts> waits;
   std::unique_ptr<RoundGate> gate;
   ReceiveWatch watch;
@@ -117,6 +123,8 @@ struct Arrival {
   bool cancelled() const { return shared.cancel().cancelled(); }
   bool leaving() const { return shared.leave().cancelled(); }
   bool postcopy() const { return shared.postcopy; }
+  // Forgets the machine and all that was made for it.
+  void DropMachine();
   // Of a guest that ran here: whether it still is.
   absl::string_view GuestWords() const;
   // On any thread: some page is here.

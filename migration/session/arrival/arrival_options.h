@@ -2,11 +2,7 @@
 #ifndef FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_OPTIONS_H_
 #define FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_OPTIONS_H_
 
-#include <cstddef>
-#include <vector>
-
 #include "absl/time/time.h"
-#include "migration/channel/address_range.h"
 
 namespace ferrite::migration {
 
@@ -18,10 +14,6 @@ struct ArrivalOptions {
   // How long to wait for a source whose connection was lost when nothing was missing but its word: GRANT before the
   // guest runs here (it then never will), or that it heard that all is here (then that is so).
   absl::Duration hold_for = absl::Seconds(30);
-  // Whose connections are let in, as Lobby's; empty: everybody's.
-  std::vector<AddressRange> from;
-  // Descriptors that a machine and its move may need, which strangers do not get.
-  size_t machine_descriptors = 0;
 };
 
 }  // namespace ferrite::migration

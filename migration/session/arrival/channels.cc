@@ -13,8 +13,8 @@
 namespace ferrite::migration {
 namespace {
 
-absl::Status ReceivePages(Arrival& arrival, Stream& stream, bool live) {
-  PageReceiver receiver(stream, *arrival.landscape, arrival.shared.figures());
+absl::Status ReceivePages(Arrival& arrival, PageFeed& feed, bool live) {
+  PageReceiver receiver(feed, *arrival.placement, arrival.shared.figures());
   while (true) {
     FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver.ReceiveOne(live));
     if (header.type != PageFrameType::kRound) {
@@ -46,16 +46,16 @@ absl::Status StartReceivers(Arrival& arrival, bool live) {
   ArrivalLink& link = arrival.link;
   // One that started is never the one that there is no room for.
   link.receivers.reserve(link.page().size());
-  for (const auto& stream : link.page()) {
+  for (const auto& feed : link.page()) {
     FERRITE_ASSIGN_OR_RETURN(
-        Thread thread, arrival.host.threads.Start(absl::StrCat("mig-recv-", link.receivers.size()), ThreadClass::kBulk,
-                                                  [&arrival, stream = stream.get(), live] {
-                                                    const absl::Status status = CatchOutOfMemory(
-                                                        [&] { return ReceivePages(arrival, *stream, live); });
-                                                    if (!status.ok()) {
-                                                      arrival.link.broken().Cancel(status);
-                                                    }
-                                                  }));
+        Thread thread,
+        arrival.host.threads.Start(
+            absl::StrCat("mig-recv-", link.receivers.size()), ThreadClass::kBulk, [&arrival, feed = feed.get(), live] {
+              const absl::Status status = CatchOutOfMemory([&] { return ReceivePages(arrival, *feed, live); });
+              if (!status.ok()) {
+                arrival.link.broken().Cancel(status);
+              }
+            }));
     link.receivers.push_back(std::move(thread));
   }
   return absl::OkStatus();
@@ -64,13 +64,13 @@ absl::Status StartReceivers(Arrival& arrival, bool live) {
 absl::Status ServeFaults(Arrival& arrival, bool asks_again) {
   ArrivalLink& link = arrival.link;
   link.faults.reset();
-  for (const auto& stream : link.page()) {
-    stream->LimitBuffers(kPostcopyBufferBytes);
+  for (const auto& feed : link.page()) {
+    feed->PreferLatency();
   }
   if (asks_again) {
     // Who faulted on a page that could not be placed has been forgotten: it faults again.
-    for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
-      FERRITE_RETURN_IF_ERROR(arrival.userfault->Wake(arrival.landscape->region(i).guest_mapping()));
+    for (IncomingPart* part : arrival.parts) {
+      FERRITE_RETURN_IF_ERROR(part->WakeWaiting());
     }
   }
   const auto on_failure = [&arrival, connected = !link.urgent().empty()](const absl::Status& status) {
@@ -82,8 +82,8 @@ absl::Status ServeFaults(Arrival& arrival, bool asks_again) {
   };
   FERRITE_ASSIGN_OR_RETURN(
       link.faults,
-      FaultServer::Create(arrival.host, *arrival.userfault, *arrival.landscape, link.urgent(), *arrival.waits,
-                          arrival.shared.figures(),
+      FaultServer::Create(arrival.host, *arrival.memory, *arrival.placement, arrival.requests, link.urgent(),
+                          *arrival.waits, arrival.shared.figures(),
                           {.on_failure = on_failure, .on_page = [&arrival] { arrival.OnPage(); }}, asks_again));
   return absl::OkStatus();
 }

@@ -10,7 +10,7 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "migration/placing/placer.h"
+#include "migration/placing/incoming_part.h"
 #include "migration/protocol/messages.h"
 #include "migration/session/arrival/channels.h"
 #include "migration/session/phase_runner.h"
@@ -20,9 +20,11 @@ namespace {
 
 // From here on what is missing is a fault, and served.
 absl::Status Arm(Arrival& arrival) {
-  arrival.userfault = std::move(arrival.unarmed);
-  for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
-    FERRITE_RETURN_IF_ERROR(arrival.landscape->placer(i).Arm(*arrival.userfault));
+  arrival.armed = true;
+  uint16_t first_region = 0;
+  for (IncomingPart* part : arrival.parts) {
+    FERRITE_RETURN_IF_ERROR(part->Arm(arrival.requests, first_region));
+    first_region = static_cast<uint16_t>(first_region + part->regions());
   }
   return ServeFaults(arrival, /*asks_again=*/false);
 }
@@ -30,8 +32,10 @@ absl::Status Arm(Arrival& arrival) {
 absl::Status Load(Arrival& arrival, std::span<const uint8_t> blob) {
   // Loading may wait for a page that never comes when the link breaks; nothing that it makes is used then.
   const CancelToken::Callback let_go(arrival.link.broken(), [&arrival](const absl::Status&) {
-    for (size_t i = 0; arrival.userfault != nullptr && i < arrival.landscape->regions(); ++i) {
-      (void)arrival.userfault->Unregister(arrival.landscape->region(i).guest_mapping());
+    if (arrival.armed) {
+      for (IncomingPart* part : arrival.parts) {
+        part->LetGo();
+      }
     }
   });
   FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
@@ -56,10 +60,14 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   if (package.postcopy) {
     // Before loading, which may touch memory that is not here: pages flow meanwhile.
     FERRITE_RETURN_IF_ERROR(Arm(arrival));
-  } else if (arrival.landscape->missing() != 0) {
-    return absl::DataLossError(absl::StrCat(arrival.landscape->missing(), " pages were never sent"));
+  } else if (arrival.placement->missing() != 0) {
+    return absl::DataLossError(absl::StrCat(arrival.placement->missing(), " pages were never sent"));
   }
-  arrival.unarmed.reset();
+  if (!package.postcopy) {
+    for (IncomingPart* part : arrival.parts) {
+      part->WithdrawFaults();
+    }
+  }
   arrival.gate->Open(package.postcopy ? RoundGate::Next::kLive : RoundGate::Next::kEnd);
   // Nothing may have been missing at all.
   arrival.OnPage();

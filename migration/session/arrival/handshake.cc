@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -12,8 +13,7 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "migration/channel/crowd.h"
-#include "migration/placing/placer.h"
+#include "migration/placing/incoming_part.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
@@ -22,19 +22,20 @@
 namespace ferrite::migration {
 namespace {
 
-absl::Status CheckRegions(const MachineSpec& spec, GuestMemory& memory) {
-  const auto ours = memory.regions();
-  if (spec.regions.size() != ours.size()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the machine has ", spec.regions.size(), " memory regions, here it would have ", ours.size()));
+// Whether what the source brings is what there is here now.
+absl::Status CheckRegions(const MachineSpec& spec, std::span<IncomingPart* const> parts) {
+  size_t ours = 0;
+  for (const IncomingPart* part : parts) {
+    ours += part->regions();
   }
-  for (size_t i = 0; i < ours.size(); ++i) {
-    const MachineSpec::Region& theirs = spec.regions[i];
-    if (theirs.base != ours[i]->base().value() || theirs.bytes != ours[i]->bytes()) {
-      return absl::FailedPreconditionError(absl::StrCat("memory region ", ours[i]->name(), " has ", theirs.bytes,
-                                                        " bytes at ", theirs.base, " at the source, but ",
-                                                        ours[i]->bytes(), " at ", ours[i]->base().value(), " here"));
-    }
+  if (spec.regions.size() != ours) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the machine has ", spec.regions.size(), " memory regions, here it would have ", ours));
+  }
+  std::span<const MachineSpec::Region> theirs(spec.regions);
+  for (const IncomingPart* part : parts) {
+    FERRITE_RETURN_IF_ERROR(part->Check(theirs.first(part->regions())));
+    theirs = theirs.subspan(part->regions());
   }
   return absl::OkStatus();
 }
@@ -43,7 +44,10 @@ absl::Status CheckRegions(const MachineSpec& spec, GuestMemory& memory) {
 absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
   absl::Status built = CatchOutOfMemory([&]() -> absl::Status {
     FERRITE_ASSIGN_OR_RETURN(arrival.machine, arrival.builder.Build(spec));
-    return CheckRegions(spec, arrival.machine->memory());
+    arrival.memory = std::make_unique<MemoryLanding>(arrival.machine->memory());
+    arrival.parts = arrival.machine->further_parts();
+    arrival.parts.insert(arrival.parts.begin(), arrival.memory.get());
+    return CheckRegions(spec, arrival.parts);
   });
   if (!built.ok()) {
     (void)arrival.peer().SendBriefly(message::Refuse{.reason = std::string(built.message())});
@@ -52,23 +56,25 @@ absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
 }
 
 absl::Status SendAccept(Arrival& arrival) {
-  const auto regions = arrival.machine->memory().regions();
-  auto userfault = Userfault::Create(arrival.host.open_userfault);
-  absl::Status able = userfault.status();
-  for (size_t i = 0; able.ok() && i < regions.size(); ++i) {
-    able = Placer::CanArm(regions[i]->backing(), (*userfault)->features());
+  absl::Status able;
+  message::Accept accept;
+  for (IncomingPart* part : arrival.parts) {
+    able.Update(able.ok() ? part->OfferFaults(arrival.host.open_userfault) : able);
+    for (size_t i = 0; i < part->regions(); ++i) {
+      accept.host_page_bytes.push_back(part->placer(i).unit_bytes());
+    }
   }
   if (able.ok() && (arrival.terms.features & kFeaturePostcopy) == 0) {
     able = absl::FailedPreconditionError("the source knows no post-copy");
   }
   arrival.postcopy_possible = able.ok();
-  if (able.ok()) {
-    arrival.unarmed = *std::move(userfault);
+  if (!able.ok()) {
+    for (IncomingPart* part : arrival.parts) {
+      part->WithdrawFaults();
+    }
   }
-  message::Accept accept{.postcopy = able.ok(), .postcopy_reason = std::string(able.message())};
-  for (const auto& region : regions) {
-    accept.host_page_bytes.push_back(region->host_page_bytes());
-  }
+  accept.postcopy = able.ok();
+  accept.postcopy_reason = std::string(able.message());
   // One that does not read keeps nobody else waiting.
   return arrival.peer().SendBriefly(accept);
 }
@@ -85,7 +91,7 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
   if (built.ok() && answered.ok()) {
     peer.SetPatience(arrival.options.silence);
     peer.SetMostBytes(kMaxControlBytes);
-    arrival.landscape = std::make_unique<Landscape>(arrival.machine->memory());
+    arrival.placement = std::make_unique<Placement>(arrival.parts);
     arrival.waits = std::make_shared<WaitAccounts>(
         [&arrival](pid_t thread) { return arrival.machine->guest().VcpuOfThread(thread); });
     arrival.shared.TellWaits(arrival.waits);
@@ -106,13 +112,12 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
   }
   // Its thread is joined: from here on it breaks nothing any more.
   arrival.link.Close();
-  arrival.unarmed.reset();
-  arrival.machine.reset();
+  arrival.DropMachine();
   arrival.builder.Dropped();
   return false;
 }
 
-absl::Status GreetUntilAccepted(Arrival& arrival, Greeter& greeter, Lobby& lobby, const EventFd& news) {
+absl::Status GreetUntilAccepted(Arrival& arrival, Greeter& greeter, ChannelAcceptor& acceptor, const EventFd& news) {
   while (true) {
     // What there is to see is there before it is signalled: it is seen here, or its signal is still to come.
     (void)news.Drain();
@@ -126,70 +131,69 @@ absl::Status GreetUntilAccepted(Arrival& arrival, Greeter& greeter, Lobby& lobby
       }
       continue;
     }
-    absl::StatusOr<Lobby::Arrival> next = lobby.Next(news, greeter.deadline());
+    absl::StatusOr<std::unique_ptr<IncomingChannel>> next = acceptor.Next(news, greeter.deadline());
     if (!next.ok()) {
       if (absl::IsCancelled(next.status()) || absl::IsDeadlineExceeded(next.status())) {
         continue;
       }
       return next.status();
     }
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(*next);
+    IncomingChannel& channel = **next;
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(channel);
     if (!preamble.ok() || preamble->role != ChannelRole::kControl) {
-      arrival.drops.Log(next->stream->peer(), preamble.ok() ? "it belongs to no move" : preamble.status().message());
+      arrival.drops.Log(channel.peer(), preamble.ok() ? "it belongs to no move" : preamble.status().message());
       continue;
     }
-    next->stream->SetPatience(arrival.options.silence);
-    std::string origin = OriginOf(next->stream->fd());
-    greeter.Admit(std::move(next->stream), std::move(origin), preamble->move_id);
+    greeter.Admit(channel.TakeControl(arrival.options.silence), channel.origin(), preamble->move_id);
   }
 }
 
 }  // namespace
 
-absl::Status AwaitMachine(Arrival& arrival, Lobby& lobby) {
+absl::Status AwaitMachine(Arrival& arrival, ChannelAcceptor& acceptor) {
   FERRITE_ASSIGN_OR_RETURN(const EventFd news, EventFd::Create());
   const CancelToken::Callback on_cancel(arrival.shared.cancel(), [&](const absl::Status&) { news.Signal(); });
   Greeter greeter(
       {.patience = arrival.options.patience}, arrival.host, arrival.drops, [&news] { news.Signal(); },
       [&broken = arrival.link.broken()](const absl::Status& reason) { broken.Cancel(reason); });
-  lobby.SetLetGo([&greeter] { return greeter.LetGo(); });
-  const absl::Cleanup let_nobody_go = [&lobby] { lobby.SetLetGo(nullptr); };
-  const absl::Status status = GreetUntilAccepted(arrival, greeter, lobby, news);
+  acceptor.SetLetGo([&greeter] { return greeter.LetGo(); });
+  const absl::Cleanup let_nobody_go = [&acceptor] { acceptor.SetLetGo(nullptr); };
+  const absl::Status status = GreetUntilAccepted(arrival, greeter, acceptor, news);
   // The machine is made, and its channels come next.
-  lobby.KeepFree(0);
+  acceptor.KeepNothing();
   greeter.SendAway(status.ok() ? absl::UnavailableError(kBusy)
                                : Annotate(status, "the destination waits for nobody any more"));
   FERRITE_RETURN_IF_ERROR(status);
   return arrival.link.broken().reason();
 }
 
-absl::Status AcceptChannels(Arrival& arrival, Lobby& lobby) {
-  ArrivalLink::Streams page(arrival.terms.page_channels);
-  ArrivalLink::Streams urgent(arrival.terms.urgent_channels);
+absl::Status AcceptChannels(Arrival& arrival, ChannelAcceptor& acceptor) {
+  ArrivalLink::PageFeeds page(arrival.terms.page_channels);
+  ArrivalLink::UrgentFeeds urgent(arrival.terms.urgent_channels);
   int due = arrival.terms.page_channels + arrival.terms.urgent_channels;
   const MonotonicTime deadline = arrival.Now() + arrival.options.patience;
   while (due > 0) {
-    absl::StatusOr<Lobby::Arrival> next = lobby.Next(arrival.link.broken().event(), deadline);
+    absl::StatusOr<std::unique_ptr<IncomingChannel>> next = acceptor.Next(arrival.link.broken().event(), deadline);
     if (!next.ok()) {
       FERRITE_RETURN_IF_ERROR(arrival.peer().failure());
       return next.status();
     }
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(*next);
-    std::unique_ptr<Stream>* place = nullptr;
-    if (preamble.ok() && preamble->move_id == arrival.terms.id && preamble->role != ChannelRole::kControl) {
-      ArrivalLink::Streams& channels = preamble->role == ChannelRole::kPage ? page : urgent;
-      place = preamble->index < channels.size() ? &channels[preamble->index] : nullptr;
-    }
-    if (place == nullptr || *place != nullptr) {
+    IncomingChannel& channel = **next;
+    const absl::StatusOr<Preamble> preamble = ReadPreamble(channel);
+    const bool is_ours = preamble.ok() && preamble->move_id == arrival.terms.id;
+    if (is_ours && preamble->role == ChannelRole::kPage && preamble->index < page.size() &&
+        page[preamble->index] == nullptr) {
+      page[preamble->index] = channel.TakePages(arrival.options.silence);
+    } else if (is_ours && preamble->role == ChannelRole::kUrgent && preamble->index < urgent.size() &&
+               urgent[preamble->index] == nullptr) {
+      urgent[preamble->index] = channel.TakeUrgent(arrival.options.silence);
+    } else {
       if (preamble.ok() && preamble->role == ChannelRole::kControl) {
-        TurnAway(*next->stream, kBusy);
+        TurnAway(channel, kBusy);
       }
-      arrival.drops.Log(next->stream->peer(),
-                        preamble.ok() ? "it is no channel of this move" : preamble.status().message());
+      arrival.drops.Log(channel.peer(), preamble.ok() ? "it is no channel of this move" : preamble.status().message());
       continue;
     }
-    next->stream->SetPatience(arrival.options.silence);
-    *place = std::move(next->stream);
     --due;
   }
   arrival.link.SetChannels(std::move(page), std::move(urgent));
@@ -209,11 +213,8 @@ absl::Status Prepare(Arrival& arrival) {
   FERRITE_RETURN_IF_ERROR(machine.resources().SetLocked(false));
   // Before the memory is emptied: it may use some.
   FERRITE_ASSIGN_OR_RETURN(const absl::Duration load, machine.state().MeasureLoad());
-  for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
-    MemoryRegion& region = arrival.landscape->region(i);
-    // A transparent huge page would hold pages that did not arrive.
-    FERRITE_RETURN_IF_ERROR(region.SetThp(false));
-    FERRITE_RETURN_IF_ERROR(region.Discard(0, region.bytes()).status());
+  for (IncomingPart* part : arrival.parts) {
+    FERRITE_RETURN_IF_ERROR(part->Prepare());
   }
   return arrival.peer().Send(message::Ready{.load = load});
 }

@@ -3,16 +3,16 @@
 #define FERRITE_MIGRATION_SESSION_ARRIVAL_HANDSHAKE_H_
 
 #include "absl/status/status.h"
-#include "migration/channel/lobby.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/session/arrival/arrival.h"
 
 namespace ferrite::migration {
 
 // Greets whoever comes until one brings a machine that is accepted, the source of this move: HELLO, WELCOME, MACHINE,
 // ACCEPT. Others are dropped and logged, and those whose machine is refused hear why.
-absl::Status AwaitMachine(Arrival& arrival, Lobby& lobby);
+absl::Status AwaitMachine(Arrival& arrival, ChannelAcceptor& acceptor);
 // The page and urgent channels of the source.
-absl::Status AcceptChannels(Arrival& arrival, Lobby& lobby);
+absl::Status AcceptChannels(Arrival& arrival, ChannelAcceptor& acceptor);
 // The memory is empty and the balloon rests from here on (R8): ADVISE, READY.
 absl::Status Prepare(Arrival& arrival);
 

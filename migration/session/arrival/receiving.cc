@@ -7,6 +7,7 @@
 #include "absl/time/time.h"
 #include "base/status.h"
 #include "memory/page_range.h"
+#include "migration/placing/placement.h"
 #include "migration/placing/placer.h"
 #include "migration/protocol/messages.h"
 #include "migration/session/arrival/handover.h"
@@ -33,7 +34,7 @@ absl::Status OnRound(Arrival& arrival, const message::Round& round) {
 // Drops the pages of `range`, which are out of date.
 absl::Status Discard(Arrival& arrival, const PageRange& range, uint64_t& pages_left) {
   PageRun run{.first = range.first, .count = range.count};
-  if (range.region >= arrival.landscape->regions() || !arrival.landscape->placer(range.region).IsWhole(run)) {
+  if (range.region >= arrival.placement->regions() || !arrival.placement->placer(range.region).IsWhole(run)) {
     return absl::InvalidArgumentError(absl::StrCat("DISCARD: pages ", run.first, "+", run.count, " of region ",
                                                    range.region, " are no whole host pages of it"));
   }
@@ -41,7 +42,7 @@ absl::Status Discard(Arrival& arrival, const PageRange& range, uint64_t& pages_l
     return absl::InvalidArgumentError("DISCARD: more pages than there are");
   }
   pages_left -= run.count;
-  Placer& placer = arrival.landscape->placer(range.region);
+  Placer& placer = arrival.placement->placer(range.region);
   while (run.count > 0) {
     if (arrival.cancelled()) {
       return absl::CancelledError("cancelled");
@@ -55,7 +56,7 @@ absl::Status OnDiscard(Arrival& arrival, const message::Discard& discard) {
   if (arrival.loaded || arrival.postcopy()) {
     return absl::InvalidArgumentError("DISCARD came after PACKAGE");
   }
-  uint64_t pages_left = arrival.landscape->pages();
+  uint64_t pages_left = arrival.placement->pages();
   for (const PageRange& range : discard.ranges) {
     FERRITE_RETURN_IF_ERROR(Discard(arrival, range, pages_left));
   }

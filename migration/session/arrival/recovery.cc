@@ -34,9 +34,9 @@ constexpr absl::Duration kRetryPause = absl::Milliseconds(250);
 // ask for.
 absl::Status SendMissing(Arrival& arrival) {
   message::Missing missing;
-  for (size_t index = 0; index < arrival.landscape->regions(); ++index) {
-    const PageStates& states = arrival.landscape->states(index);
-    const uint64_t per_unit = arrival.landscape->placer(index).pages_per_unit();
+  for (size_t index = 0; index < arrival.placement->regions(); ++index) {
+    const PageStates& states = arrival.placement->states(index);
+    const uint64_t per_unit = arrival.placement->placer(index).pages_per_unit();
     for (uint64_t unit = 0; unit < states.units(); ++unit) {
       const PageState state = states.Get(unit);
       if (state == PageState::kPresent || state == PageState::kPoisoned) {
@@ -88,11 +88,11 @@ absl::Status AwaitGrantOrRevoke(Arrival& arrival) {
   return TakeOver(arrival, *grant);
 }
 
-// RECOVER, STANDING, MISSING with a source that came over `stream`.
-absl::Status Resume(Arrival& arrival, std::unique_ptr<Stream> stream, Lobby& lobby) {
+// RECOVER, STANDING, MISSING with a source that came over `channel`.
+absl::Status Resume(Arrival& arrival, std::unique_ptr<ControlChannel> channel, ChannelAcceptor& acceptor) {
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
-      ControlPeer::Create(arrival.host, std::move(stream),
+      ControlPeer::Create(arrival.host, std::move(channel),
                           {.thread_name = "mig-dst-ctl",
                            .peer_name = "the source",
                            .silence = arrival.options.silence,
@@ -116,12 +116,12 @@ absl::Status Resume(Arrival& arrival, std::unique_ptr<Stream> stream, Lobby& lob
     FERRITE_RETURN_IF_ERROR(AwaitGrantOrRevoke(arrival));
   }
   FERRITE_RETURN_IF_ERROR(SendMissing(arrival));
-  FERRITE_RETURN_IF_ERROR(AcceptChannels(arrival, lobby));
+  FERRITE_RETURN_IF_ERROR(AcceptChannels(arrival, acceptor));
   arrival.link.LetPeerOutlast();
   if (state.Change(MoveState::kPostcopyPaused, MoveState::kPostcopyRecover)) {
     FERRITE_CHECK(state.Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
   }
-  if (arrival.userfault != nullptr && !arrival.settled) {
+  if (arrival.armed && !arrival.settled) {
     FERRITE_RETURN_IF_ERROR(ServeFaults(arrival, /*asks_again=*/true));
     FERRITE_RETURN_IF_ERROR(StartReceivers(arrival, /*live=*/true));
   }
@@ -129,7 +129,7 @@ absl::Status Resume(Arrival& arrival, std::unique_ptr<Stream> stream, Lobby& lob
 }
 
 // One look at the door: whether the source is back. An error ends the wait.
-absl::StatusOr<bool> LookForSource(Arrival& arrival, Lobby& lobby, MonotonicTime hold_until) {
+absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, MonotonicTime hold_until) {
   MoveStateMachine& state = arrival.shared.state();
   const bool misses_pages = !arrival.settled && state.get() != MoveState::kDevice;
   if (misses_pages) {
@@ -140,7 +140,7 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, Lobby& lobby, MonotonicTime
   const CancelToken::Callback on_leave(arrival.shared.leave(),
                                        [&arrival](const absl::Status& why) { arrival.link.broken().Cancel(why); });
   MonotonicTime until = misses_pages ? MonotonicTime::InfiniteFuture() : hold_until;
-  if (arrival.userfault != nullptr && !arrival.settled) {
+  if (arrival.armed && !arrival.settled) {
     // Zero pages that nobody has touched yet are here, and fault all the same: also when nobody waits for the source.
     if (const absl::Status served = ServeFaults(arrival, /*asks_again=*/false); !served.ok()) {
       // Who faults waits, and is seen to at the next look.
@@ -151,24 +151,25 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, Lobby& lobby, MonotonicTime
   if (arrival.cancelled() || arrival.leaving()) {
     return absl::CancelledError("the wait for the source was ended");
   }
-  absl::StatusOr<Lobby::Arrival> next = lobby.Next(arrival.link.broken().event(), until);
+  absl::StatusOr<std::unique_ptr<IncomingChannel>> next = acceptor.Next(arrival.link.broken().event(), until);
   if (absl::IsDeadlineExceeded(next.status()) && (misses_pages || arrival.Now() < hold_until)) {
     return false;
   }
   if (!next.ok()) {
     return next.status();
   }
-  const std::string who = next->stream->peer();
-  const absl::StatusOr<Preamble> preamble = ReadPreamble(*next);
+  IncomingChannel& channel = **next;
+  const std::string who = channel.peer();
+  const absl::StatusOr<Preamble> preamble = ReadPreamble(channel);
   if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != arrival.terms.id) {
     if (preamble.ok() && preamble->role == ChannelRole::kControl) {
-      TurnAway(*next->stream, kBusy);
+      TurnAway(channel, kBusy);
     }
     arrival.drops.Log(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
     return false;
   }
-  next->stream->SetPatience(arrival.options.silence);
-  const absl::Status resumed = CatchOutOfMemory([&] { return Resume(arrival, std::move(next->stream), lobby); });
+  const absl::Status resumed =
+      CatchOutOfMemory([&] { return Resume(arrival, channel.TakeControl(arrival.options.silence), acceptor); });
   if (resumed.ok()) {
     arrival.host.log.Info("receive: the source is back");
     return true;
@@ -201,13 +202,13 @@ bool MayComeBack(Arrival& arrival) {
   }
 }
 
-absl::Status Recover(Arrival& arrival, Lobby& lobby) {
+absl::Status Recover(Arrival& arrival, ChannelAcceptor& acceptor) {
   const MonotonicTime hold_until = arrival.Now() + arrival.options.hold_for;
   while (true) {
     bool is_back = false;
     absl::Status over;
     const absl::Status looked = CatchOutOfMemory([&]() -> absl::Status {
-      const absl::StatusOr<bool> back = LookForSource(arrival, lobby, hold_until);
+      const absl::StatusOr<bool> back = LookForSource(arrival, acceptor, hold_until);
       over = back.status();
       is_back = back.ok() && *back;
       return absl::OkStatus();

@@ -3,7 +3,7 @@
 #define FERRITE_MIGRATION_SESSION_ARRIVAL_RECOVERY_H_
 
 #include "absl/status/status.h"
-#include "migration/channel/lobby.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/session/arrival/arrival.h"
 
 namespace ferrite::migration {
@@ -13,7 +13,7 @@ bool MayComeBack(Arrival& arrival);
 
 // Waits until the source is back, and goes on where the connection was lost (R4). An error ends the wait: nobody is
 // waited for any more, or the source took the guest back (Arrival::revoked).
-absl::Status Recover(Arrival& arrival, Lobby& lobby);
+absl::Status Recover(Arrival& arrival, ChannelAcceptor& acceptor);
 
 }  // namespace ferrite::migration
 

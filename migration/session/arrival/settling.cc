@@ -10,7 +10,7 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "migration/placing/placer.h"
+#include "migration/placing/incoming_part.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
 
@@ -47,12 +47,12 @@ absl::Status AwaitAllPages(Arrival& arrival) {
     if (watch.Await(news, leaving ? kIdleWhenLeaving : arrival.options.silence)) {
       if (!leaving && arrival.leaving()) {
         leaving = true;
-        missing = arrival.landscape->missing();
+        missing = arrival.placement->missing();
         until = arrival.Now() + kMostWhenLeaving;
       }
       continue;
     }
-    const uint64_t before = std::exchange(missing, arrival.landscape->missing());
+    const uint64_t before = std::exchange(missing, arrival.placement->missing());
     if (leaving && (missing == before || arrival.Now() >= until)) {
       return absl::CancelledError(
           absl::StrCat("this side is to end, and ", missing, " host pages have not come in time"));
@@ -87,8 +87,8 @@ void EndChannels(Arrival& arrival) {
 absl::Status SettleIn(Arrival& arrival) {
   // Nobody may place anything when faults are the kernel's again.
   EndChannels(arrival);
-  for (size_t i = 0; i < arrival.landscape->regions(); ++i) {
-    FERRITE_RETURN_IF_ERROR(arrival.landscape->placer(i).Disarm());
+  for (IncomingPart* part : arrival.parts) {
+    FERRITE_RETURN_IF_ERROR(part->Settle());
   }
   absl::Status after = arrival.machine->resources().AllowThp();
   after.Update(arrival.machine->resources().SetLocked(true));

@@ -46,8 +46,14 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
       options(options),
       id(id),
       shared(shared),
-      link(std::move(broken)),
-      dialer(host.clock) {
+      memory_part(machine.memory(), machine.dirty_log(), host.page_map),
+      parts(machine.further_parts()),
+      link(std::move(broken)) {
+  parts.insert(parts.begin(), &memory_part);
+  for (const OutgoingPart* part : parts) {
+    const std::vector<MachineSpec::Region> its = part->regions();
+    regions.insert(regions.end(), its.begin(), its.end());
+  }
   const auto end = [this](const absl::Status& why) { link.broken().Cancel(why); };
   on_cancel.emplace(shared.cancel(), end);
   on_abandon.emplace(shared.abandon(), end);
@@ -61,9 +67,21 @@ void Departure::Publish(Rate rate) {
   shared.TellProgress(progress, rate_from_);
 }
 
+absl::Status Departure::StartTracking() {
+  for (OutgoingPart* part : parts) {
+    if (absl::Status status = part->StartTracking(); !status.ok()) {
+      StopTracking();
+      return status;
+    }
+    ++tracked_parts;
+  }
+  return absl::OkStatus();
+}
+
 void Departure::StopTracking() {
-  if (std::exchange(tracking, false)) {
-    machine.dirty_log().StopDirtyTracking();
+  while (tracked_parts > 0) {
+    --tracked_parts;
+    parts[tracked_parts]->StopTracking();
   }
 }
 

@@ -16,9 +16,10 @@
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/source_machine.h"
-#include "migration/channel/address.h"
 #include "migration/channel/control_peer.h"
-#include "migration/channel/dialer.h"
+#include "migration/channel/rendezvous.h"
+#include "migration/sending/memory_part.h"
+#include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_source.h"
 #include "migration/session/departure/departure_shared.h"
 #include "migration/session/undo_stack.h"
@@ -71,10 +72,13 @@ struct Departure {
   const MoveId id;
   DepartureShared& shared;
 
+  MemoryPart memory_part;
+  std::vector<OutgoingPart*> parts;          // all that moves, memory first
+  std::vector<MachineSpec::Region> regions;  // of all parts, as they are numbered
+
   DepartureLink link;
-  Dialer dialer;
-  Address destination;
-  bool reached = false;  // somebody took a connection since the last StartAnew()
+  std::shared_ptr<ChannelOpener> opener;  // leads to the destination
+  bool reached = false;                   // somebody took a channel since the last StartAnew()
   // Whoever may end it, while they may.
   std::optional<CancelToken::Callback> on_cancel;
   std::optional<CancelToken::Callback> on_abandon;
@@ -96,7 +100,7 @@ struct Departure {
 
   // Makes the machine as it was.
   UndoStack undo;
-  bool tracking = false;  // of dirty pages is on
+  size_t tracked_parts = 0;  // the first ones, whose writes are noted
 
   MoveProgress progress;
   MoveReport report;
@@ -119,6 +123,8 @@ struct Departure {
   };
   // Tells others of `progress`.
   void Publish(Rate rate = Rate::kAsBefore);
+  // What is written to any part is noted; with an error, to none.
+  absl::Status StartTracking();
   void StopTracking();
 
  private:

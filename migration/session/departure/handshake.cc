@@ -9,7 +9,7 @@
 #include "base/clean_text.h"
 #include "base/status.h"
 #include "migration/channel/control_peer.h"
-#include "migration/channel/stream.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
@@ -20,34 +20,37 @@ namespace {
 // A destination that says that it needs longer to load the state is refused: the guest would stand still for as long.
 constexpr absl::Duration kMaxLoad = absl::Seconds(10);
 
-absl::StatusOr<std::unique_ptr<Stream>> OpenChannel(Departure& departure, const Address& destination, ChannelRole role,
-                                                    uint16_t index) {
-  FERRITE_ASSIGN_OR_RETURN(
-      std::unique_ptr<Stream> stream,
-      departure.dialer.Connect(destination, departure.options.connect_limit, departure.link.broken().event()));
-  departure.reached = true;
-  const Preamble preamble{.lowest_version = kOurVersions.lowest,
-                          .version = kOurVersions.newest,
-                          .role = role,
-                          .index = index,
-                          .move_id = departure.id};
-  stream->SetPatience(departure.options.silence);
-  FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodePreamble(preamble)));
-  return stream;
+Preamble PreambleOf(const Departure& departure, ChannelRole role, uint16_t index) {
+  return {.lowest_version = kOurVersions.lowest,
+          .version = kOurVersions.newest,
+          .role = role,
+          .index = index,
+          .move_id = departure.id};
+}
+
+// What `open` opens.
+template <typename Open>
+auto OpenChannel(Departure& departure, const Open& open) {
+  ChannelOpener::Terms terms{.limit = departure.options.connect_limit,
+                             .patience = departure.options.silence,
+                             .cancel = departure.link.broken().event()};
+  auto channel = open(terms);
+  departure.reached = departure.reached || terms.reached;
+  return channel;
 }
 
 // Sets the units in which pages are sent after the switchover: the larger of both ends' host pages.
 absl::Status AgreeOnUnits(Departure& departure, const message::Accept& accept) {
-  const auto regions = departure.machine.memory().regions();
+  const std::vector<MachineSpec::Region>& regions = departure.regions;
   if (accept.host_page_bytes.size() != regions.size()) {
     return absl::InvalidArgumentError("the destination accepted another number of memory regions");
   }
   for (size_t i = 0; i < regions.size(); ++i) {
     const uint64_t theirs = accept.host_page_bytes[i];
-    const uint64_t bytes = std::max(theirs, regions[i]->host_page_bytes());
-    if (theirs < kPageBytes || (theirs & (theirs - 1)) != 0 || regions[i]->bytes() % bytes != 0) {
+    const uint64_t bytes = std::max(theirs, regions[i].page_bytes);
+    if (theirs < kPageBytes || (theirs & (theirs - 1)) != 0 || regions[i].bytes % bytes != 0) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "region ", regions[i]->name(), " has no whole number of the destination's pages of ", theirs, " bytes"));
+          "region ", regions[i].name, " has no whole number of the destination's pages of ", theirs, " bytes"));
     }
     departure.pages_per_unit.push_back(bytes / kPageBytes);
   }
@@ -56,21 +59,23 @@ absl::Status AgreeOnUnits(Departure& departure, const message::Accept& accept) {
 
 }  // namespace
 
-absl::Status OpenControl(Departure& departure, const Address& destination, absl::Duration silence) {
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream,
-                           OpenChannel(departure, destination, ChannelRole::kControl, 0));
+absl::Status OpenControl(Departure& departure, ChannelOpener& opener, absl::Duration silence) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ControlChannel> channel,
+                           OpenChannel(departure, [&](ChannelOpener::Terms& terms) {
+                             return opener.OpenControl(PreambleOf(departure, ChannelRole::kControl, 0), terms);
+                           }));
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
-      ControlPeer::Create(departure.host, std::move(stream),
+      ControlPeer::Create(departure.host, std::move(channel),
                           {.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = silence},
                           [&broken = departure.link.broken()](const absl::Status& why) { broken.Cancel(why); }));
   departure.link.SetPeer(std::move(peer));
   return departure.cancelled() ? absl::CancelledError("cancelled") : absl::OkStatus();
 }
 
-absl::Status Setup(Departure& departure, const Address& destination) {
+absl::Status Setup(Departure& departure) {
   const MoveOptions& options = departure.options;
-  FERRITE_RETURN_IF_ERROR(OpenControl(departure, destination, std::max(options.silence, options.patience)));
+  FERRITE_RETURN_IF_ERROR(OpenControl(departure, *departure.opener, std::max(options.silence, options.patience)));
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Hello{.move_id = departure.id,
                                                                .versions = kOurVersions,
                                                                .features = kOurFeatures,
@@ -81,6 +86,7 @@ absl::Status Setup(Departure& departure, const Address& destination) {
   FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
 
   FERRITE_ASSIGN_OR_RETURN(MachineSpec spec, departure.machine.state().Describe());
+  spec.regions = departure.regions;
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Machine{.spec = std::move(spec)}));
   FERRITE_ASSIGN_OR_RETURN(const message::Accept accept, departure.Await<message::Accept>());
   FERRITE_RETURN_IF_ERROR(AgreeOnUnits(departure, accept));
@@ -90,18 +96,22 @@ absl::Status Setup(Departure& departure, const Address& destination) {
     return absl::FailedPreconditionError(
         absl::StrCat("the destination cannot do post-copy: ", CleanText(accept.postcopy_reason)));
   }
-  return OpenPages(departure, destination);
+  return OpenPages(departure);
 }
 
-absl::Status OpenPages(Departure& departure, const Address& destination) {
-  std::vector<std::unique_ptr<Stream>> page;
+absl::Status OpenPages(Departure& departure) {
+  ChannelOpener& opener = *departure.opener;
+  PageSource::Channels channels;
   for (int i = 0; i < departure.options.channels; ++i) {
-    FERRITE_ASSIGN_OR_RETURN(page.emplace_back(),
-                             OpenChannel(departure, destination, ChannelRole::kPage, static_cast<uint16_t>(i)));
+    FERRITE_ASSIGN_OR_RETURN(channels.page.emplace_back(), OpenChannel(departure, [&](ChannelOpener::Terms& terms) {
+                               return opener.OpenPages(
+                                   PreambleOf(departure, ChannelRole::kPage, static_cast<uint16_t>(i)), terms);
+                             }));
   }
-  std::vector<std::unique_ptr<Stream>> urgent;
   for (uint16_t i = 0; i < kUrgentChannels; ++i) {
-    FERRITE_ASSIGN_OR_RETURN(urgent.emplace_back(), OpenChannel(departure, destination, ChannelRole::kUrgent, i));
+    FERRITE_ASSIGN_OR_RETURN(channels.urgent.emplace_back(), OpenChannel(departure, [&](ChannelOpener::Terms& terms) {
+                               return opener.OpenUrgent(PreambleOf(departure, ChannelRole::kUrgent, i), terms);
+                             }));
   }
   const auto on_failure = [&shared = departure.shared, &broken = departure.link.broken()](const absl::Status& failure) {
     if (shared.state().get() == MoveState::kDevice) {
@@ -109,9 +119,11 @@ absl::Status OpenPages(Departure& departure, const Address& destination) {
       broken.Cancel(failure);
     }
   };
-  departure.link.SetPages(std::make_unique<PageSource>(
-      departure.host, departure.machine.memory(), departure.machine.dirty_log(), departure.pages_per_unit,
-      std::move(page), std::move(urgent), departure.options, departure.shared.figures(), on_failure));
+  FERRITE_ASSIGN_OR_RETURN(
+      std::unique_ptr<PageSource> pages,
+      PageSource::Create(departure.host, departure.parts, departure.pages_per_unit, std::move(channels),
+                         departure.options, departure.shared.figures(), on_failure));
+  departure.link.SetPages(std::move(pages));
   departure.shared.TellPending(departure.pages().pending());
   return absl::OkStatus();
 }

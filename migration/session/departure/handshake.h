@@ -4,19 +4,19 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "migration/channel/address.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/session/departure/departure.h"
 
 namespace ferrite::migration {
 
 // Connects, and describes the machine: HELLO, WELCOME, MACHINE, ACCEPT. Then the page channels are open.
-absl::Status Setup(Departure& departure, const Address& destination);
+absl::Status Setup(Departure& departure);
 // The balloon rests from here on (R8), and so it does at the destination: ADVISE, READY.
 absl::Status Advise(Departure& departure);
 
 // The parts that recovery does again.
-absl::Status OpenControl(Departure& departure, const Address& destination, absl::Duration silence);
-absl::Status OpenPages(Departure& departure, const Address& destination);
+absl::Status OpenControl(Departure& departure, ChannelOpener& opener, absl::Duration silence);
+absl::Status OpenPages(Departure& departure);
 
 // Each is served by a thread at either end.
 inline constexpr uint16_t kUrgentChannels = 2;

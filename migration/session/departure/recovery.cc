@@ -61,8 +61,8 @@ absl::Status StartAnew(Departure& departure) {
 }
 
 // RECOVER, STANDING: whether GRANT has arrived there.
-absl::StatusOr<bool> AskWhetherGranted(Departure& departure, const Address& destination, absl::Duration limit) {
-  FERRITE_RETURN_IF_ERROR(OpenControl(departure, destination, departure.options.silence));
+absl::StatusOr<bool> AskWhetherGranted(Departure& departure, ChannelOpener& opener, absl::Duration limit) {
+  FERRITE_RETURN_IF_ERROR(OpenControl(departure, opener, departure.options.silence));
   FERRITE_RETURN_IF_ERROR(
       departure.peer().Send(message::Recover{.move_id = departure.id,
                                              .epoch = departure.epoch,
@@ -75,13 +75,13 @@ absl::StatusOr<bool> AskWhetherGranted(Departure& departure, const Address& dest
 // Adds the pages of a MISSING to `runs`; `pages_left`: how many can still be missing.
 absl::Status TakeMissing(Departure& departure, const message::Missing& missing, uint64_t& pages_left,
                          std::vector<PageRange>& runs) {
-  const auto regions = departure.machine.memory().regions();
+  const std::vector<MachineSpec::Region>& regions = departure.regions;
   if (missing.ranges.empty() && !missing.last) {
     return absl::InvalidArgumentError("MISSING: nothing in it, and not the last one");
   }
   for (const PageRange& run : missing.ranges) {
-    const bool is_whole = run.region < regions.size() && run.first < regions[run.region]->pages() && run.count > 0 &&
-                          run.count <= regions[run.region]->pages() - run.first &&
+    const uint64_t pages = run.region < regions.size() ? regions[run.region].bytes / kPageBytes : 0;
+    const bool is_whole = run.first < pages && run.count > 0 && run.count <= pages - run.first &&
                           run.first % departure.pages_per_unit[run.region] == 0 &&
                           run.count % departure.pages_per_unit[run.region] == 0;
     if (!is_whole || run.count > pages_left) {
@@ -98,8 +98,8 @@ absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(Departure& departure, ab
   const MonotonicTime deadline = departure.Now() + limit;
   std::vector<PageRange> runs;
   uint64_t pages_left = 0;
-  for (const auto& region : departure.machine.memory().regions()) {
-    pages_left += region->pages();
+  for (const MachineSpec::Region& region : departure.regions) {
+    pages_left += region.bytes / kPageBytes;
   }
   while (true) {
     const absl::Duration left = deadline - departure.Now();
@@ -116,11 +116,11 @@ absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(Departure& departure, ab
 }
 
 // The destination has GRANT when this is OK: it had it, or gets it again.
-absl::Status MakeSureOfGrant(Departure& departure, const Address& destination, Search& search) {
-  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(departure, destination, search.Limit(departure)));
+absl::Status MakeSureOfGrant(Departure& departure, const std::shared_ptr<ChannelOpener>& opener, Search& search) {
+  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(departure, *opener, search.Limit(departure)));
   // It answers for this move, so it is there.
-  departure.destination = destination;
-  departure.shared.TellWhere(destination.ToString());
+  departure.opener = opener;
+  departure.shared.TellWhere(opener->where());
   const bool had_run = departure.shared.ran_there;
   if (granted) {
     departure.shared.ran_there = true;
@@ -141,11 +141,11 @@ absl::Status MakeSureOfGrant(Departure& departure, const Address& destination, S
 }
 
 // One try, of which each answer is to come before the end of the search; that moves on with what comes of it.
-absl::Status TryToRecover(Departure& departure, const Address& destination, Search& search) {
+absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpener>& opener, Search& search) {
   const MoveOptions& options = departure.options;
   search.told = false;
   FERRITE_RETURN_IF_ERROR(StartAnew(departure));
-  FERRITE_RETURN_IF_ERROR(MakeSureOfGrant(departure, destination, search));
+  FERRITE_RETURN_IF_ERROR(MakeSureOfGrant(departure, opener, search));
   FERRITE_ASSIGN_OR_RETURN(const std::vector<PageRange> missing, AskWhatIsMissing(departure, search.Limit(departure)));
   search.told = true;
   uint64_t missing_pages = 0;
@@ -159,7 +159,7 @@ absl::Status TryToRecover(Departure& departure, const Address& destination, Sear
   if (fewer) {
     search.until = departure.Now() + options.recover_for;
   }
-  FERRITE_RETURN_IF_ERROR(OpenPages(departure, destination));
+  FERRITE_RETURN_IF_ERROR(OpenPages(departure));
   for (const PageRange& run : missing) {
     departure.pages().MakePending(run);
   }
@@ -169,7 +169,7 @@ absl::Status TryToRecover(Departure& departure, const Address& destination, Sear
   FERRITE_CHECK(departure.shared.state().Change(MoveState::kPostcopyRecover, MoveState::kPostcopyActive));
   ++departure.report.recoveries;
   departure.serving = true;
-  FERRITE_RETURN_IF_ERROR(departure.pages().StartPostcopy());
+  departure.pages().StartPostcopy();
   departure.Publish(Departure::Rate::kFromHere);
   const MonotonicTime served_from = departure.Now();
   const absl::Status status = Annotate(End(departure), "post-copy");
@@ -183,7 +183,7 @@ absl::Status TryToRecover(Departure& departure, const Address& destination, Sear
 
 absl::Status TryToTakeBack(Departure& departure, bool force) {
   FERRITE_RETURN_IF_ERROR(StartAnew(departure));
-  const absl::StatusOr<bool> granted = AskWhetherGranted(departure, departure.destination, departure.options.patience);
+  const absl::StatusOr<bool> granted = AskWhetherGranted(departure, *departure.opener, departure.options.patience);
   if (granted.ok() && *granted) {
     return absl::FailedPreconditionError("the destination says that it has the guest");
   }
@@ -219,7 +219,7 @@ absl::Status TryToTakeBack(Departure& departure, bool force) {
 
 }  // namespace
 
-absl::Status KeepTrying(Departure& departure, const Address& destination, const absl::Status& lost) {
+absl::Status KeepTrying(Departure& departure, const std::shared_ptr<ChannelOpener>& opener, const absl::Status& lost) {
   const absl::Cleanup found_or_left = [&] { departure.on_leave.reset(); };
   CancelToken& leave = departure.shared.leave();
   const MoveStateMachine& state = departure.shared.state();
@@ -232,7 +232,7 @@ absl::Status KeepTrying(Departure& departure, const Address& destination, const 
       break;
     }
     const MonotonicTime until_before = search.until;
-    const absl::Status now = CatchOutOfMemory([&] { return TryToRecover(departure, destination, search); });
+    const absl::Status now = CatchOutOfMemory([&] { return TryToRecover(departure, opener, search); });
     if (now.ok()) {
       return now;
     }

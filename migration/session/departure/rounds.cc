@@ -69,8 +69,7 @@ absl::Status Rounds(Departure& departure) {
   const MoveOptions& options = departure.options;
   SourceMachine& machine = departure.machine;
   departure.peer().SetSilence(options.silence);
-  FERRITE_RETURN_IF_ERROR(machine.dirty_log().StartDirtyTracking());
-  departure.tracking = true;
+  FERRITE_RETURN_IF_ERROR(departure.StartTracking());
   departure.undo.Push([&departure](const absl::Status&) {
     // Both do not fail.
     (void)departure.machine.run().SetThrottle(0);

@@ -137,7 +137,7 @@ absl::Status SendPackage(Departure& departure) {
     if (departure.postcopy) {
       // Loading may touch guest memory: pages flow from here on.
       departure.serving = true;
-      FERRITE_RETURN_IF_ERROR(departure.pages().StartPostcopy());
+      departure.pages().StartPostcopy();
     }
     FERRITE_ASSIGN_OR_RETURN(loaded, departure.Await<message::Loaded>());
     return absl::OkStatus();

@@ -1,0 +1,58 @@
+// The source's end of a page or urgent channel: where pages go out.
+#ifndef FERRITE_MIGRATION_CHANNEL_PAGE_SINK_H_
+#define FERRITE_MIGRATION_CHANNEL_PAGE_SINK_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "memory/page_range.h"
+
+namespace ferrite::migration {
+
+// What is put in gathers until Flush(). Who holds it back (a limit of bandwidth) looks at full(): what is put in when
+// there is enough makes that go by itself. Frames arrive in the order in which they were put in.
+//
+// Errors: UNAVAILABLE when the connection is lost or was shut down; RESOURCE_EXHAUSTED when the memory that bytes come
+// from cannot be had, after which the channel is of no more use.
+//
+// Threads: one; Shutdown() from any.
+class PageSink {
+ public:
+  virtual ~PageSink() = default;
+
+  // At most kMaxDataPages. The bytes are read from where they are, at any time until they have gone: they may change
+  // meanwhile, and then belong to a page that is sent again.
+  virtual absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) = 0;
+  // At most UINT32_MAX.
+  virtual absl::Status Zero(const PageRange& run) = 0;
+  // What the hardware has lost (R9).
+  virtual absl::Status Lost(const PageRange& run) = 0;
+  virtual absl::Status EndRound(uint32_t number) = 0;
+  // Returns when all of it is on its way and no byte of it is read any more.
+  virtual absl::Status Flush() = 0;
+
+  // What has gathered, as bytes of the line.
+  virtual uint64_t gathered_bytes() const = 0;
+  virtual bool full() const = 0;
+
+  // From here on what comes last must not wait behind much: for pages that somebody waits for.
+  virtual void PreferLatency() = 0;
+  virtual void Shutdown() = 0;
+  // For messages.
+  virtual const std::string& peer() const = 0;
+};
+
+// Of an urgent channel, over which the destination asks. Threads: one for both.
+class UrgentSink : public PageSink {
+ public:
+  // The pages that are asked for next; whether there are such is not looked at. Waits without a limit. OUT_OF_RANGE
+  // when the destination has closed the channel: it has everything. INVALID_ARGUMENT for what is no request.
+  virtual absl::StatusOr<PageRange> NextRequest() = 0;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_CHANNEL_PAGE_SINK_H_

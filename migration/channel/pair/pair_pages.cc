@@ -1,0 +1,146 @@
+#include "migration/channel/pair/pair_pages.h"
+
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/status.h"
+#include "memory/guest_address.h"
+
+namespace ferrite::migration {
+namespace {
+
+// Of an end that can always be put in: the other one asks once for each page that it misses, and waits for nobody.
+constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
+
+PageHeader HeaderOf(PageFrameType type, const PageRange& run) {
+  return {.type = type, .region = run.region, .first_page = run.first, .count = static_cast<uint32_t>(run.count)};
+}
+
+absl::Status Closed(const std::string& peer) {
+  return absl::UnavailableError(absl::StrCat(peer, ": the connection was closed"));
+}
+
+}  // namespace
+
+PairPageSink::PairPageSink(std::shared_ptr<FramePipe> frames, std::shared_ptr<RequestPipe> requests, std::string peer)
+    : out_(std::move(frames)), requests_(std::move(requests)), peer_(std::move(peer)) {
+  frames_.reserve(kMostFrames);
+}
+
+PairPageSink::~PairPageSink() {
+  out_->Close();
+  requests_->CloseAndDrop();
+}
+
+absl::Status PairPageSink::Pages(const PageRange& run, std::span<const uint8_t> bytes) {
+  return Add(HeaderOf(PageFrameType::kPages, run), bytes);
+}
+
+absl::Status PairPageSink::Zero(const PageRange& run) { return Add(HeaderOf(PageFrameType::kZero, run), {}); }
+
+absl::Status PairPageSink::Lost(const PageRange& run) { return Add(HeaderOf(PageFrameType::kPoison, run), {}); }
+
+absl::Status PairPageSink::EndRound(uint32_t number) {
+  return Add({.type = PageFrameType::kRound, .count = number}, {});
+}
+
+absl::Status PairPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {
+  if (full()) {
+    FERRITE_RETURN_IF_ERROR(Flush());
+  }
+  frames_.push_back({.header = header, .data = bytes.data()});
+  gathered_ += kPageHeaderBytes + bytes.size();
+  return absl::OkStatus();
+}
+
+absl::Status PairPageSink::Flush() {
+  bool lost = false;
+  bool is_read = false;
+  for (const PairFrame& frame : frames_) {
+    lost = lost || out_->PutIn(frame, kMostFrames, absl::InfiniteDuration()) != FramePipe::Put::kDone;
+    is_read = is_read || frame.data != nullptr;
+  }
+  frames_.clear();
+  gathered_ = 0;
+  // What has no bytes may lie there: nobody may come for it any more.
+  lost = (is_read && !out_->AwaitEmpty()) || lost;
+  return lost ? Closed(peer_) : absl::OkStatus();
+}
+
+void PairPageSink::Shutdown() {
+  out_->CloseAndDrop();
+  requests_->CloseAndDrop();
+}
+
+absl::StatusOr<PageRange> PairPageSink::NextRequest() {
+  const std::optional<PageRange> request = requests_->Take();
+  if (!request.has_value()) {
+    return absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"));
+  }
+  requests_->Done();
+  return *request;
+}
+
+PairPageFeed::PairPageFeed(std::shared_ptr<FramePipe> frames, std::shared_ptr<RequestPipe> requests, std::string peer)
+    : in_(std::move(frames)), requests_(std::move(requests)), peer_(std::move(peer)) {}
+
+PairPageFeed::~PairPageFeed() {
+  in_->CloseAndDrop();
+  requests_->Close();
+}
+
+absl::StatusOr<PageHeader> PairPageFeed::Next(PageHandler& handler) {
+  const std::optional<PairFrame> frame = in_->Take();
+  if (!frame.has_value()) {
+    return absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"));
+  }
+  const absl::Cleanup done = [this] { in_->Done(); };
+  FERRITE_RETURN_IF_ERROR(handler.Begin(frame->header));
+  FERRITE_RETURN_IF_ERROR(Handle(handler, *frame));
+  return frame->header;
+}
+
+absl::Status PairPageFeed::Handle(PageHandler& handler, const PairFrame& frame) {
+  const auto over = [this] { return in_->dropped() ? Closed(peer_) : absl::OkStatus(); };
+  const PageHeader& header = frame.header;
+  if (header.type == PageFrameType::kRound) {
+    return absl::OkStatus();
+  }
+  if (header.type != PageFrameType::kPages) {
+    return HandlePieces(handler, header, over);
+  }
+  const uint8_t* data = frame.data;
+  PageRange rest{.region = header.region, .first = header.first_page, .count = header.count};
+  while (rest.count > 0) {
+    FERRITE_RETURN_IF_ERROR(over());
+    FERRITE_ASSIGN_OR_RETURN(const PageHandler::Target target, handler.NextTarget(rest));
+    if (!target.bytes.empty()) {
+      std::memcpy(target.bytes.data(), data, target.bytes.size());
+    }
+    FERRITE_RETURN_IF_ERROR(handler.Filled({.region = rest.region, .first = rest.first, .count = target.pages}));
+    data += target.pages * kPageBytes;
+    rest.first += target.pages;
+    rest.count -= target.pages;
+  }
+  return absl::OkStatus();
+}
+
+void PairPageFeed::Shutdown() {
+  in_->CloseAndDrop();
+  requests_->Close();
+}
+
+absl::Status PairPageFeed::Ask(std::span<const PageRange> runs) {
+  for (const PageRange& run : runs) {
+    if (requests_->PutIn(run, kNoLimit, absl::InfiniteDuration()) != RequestPipe::Put::kDone) {
+      return Closed(peer_);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite::migration

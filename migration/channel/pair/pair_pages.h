@@ -1,0 +1,79 @@
+// Page and urgent channels within one process: a page is copied once, from where it is to where it goes.
+#ifndef FERRITE_MIGRATION_CHANNEL_PAIR_PAIR_PAGES_H_
+#define FERRITE_MIGRATION_CHANNEL_PAIR_PAIR_PAGES_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "migration/channel/page_feed.h"
+#include "migration/channel/page_sink.h"
+#include "migration/channel/pair/pair_pipe.h"
+#include "migration/protocol/page_header.h"
+
+namespace ferrite::migration {
+
+struct PairFrame {
+  PageHeader header;
+  const uint8_t* data = nullptr;  // in the source's memory
+};
+using FramePipe = PairPipe<PairFrame>;
+using RequestPipe = PairPipe<PageRange>;
+
+class PairPageSink final : public UrgentSink {
+ public:
+  PairPageSink(std::shared_ptr<FramePipe> frames, std::shared_ptr<RequestPipe> requests, std::string peer);
+  ~PairPageSink() override;
+
+  absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) override;
+  absl::Status Zero(const PageRange& run) override;
+  absl::Status Lost(const PageRange& run) override;
+  absl::Status EndRound(uint32_t number) override;
+  absl::Status Flush() override;
+  uint64_t gathered_bytes() const override { return gathered_; }
+  bool full() const override { return frames_.size() == kMostFrames; }
+  // Nothing waits in here.
+  void PreferLatency() override {}
+  void Shutdown() override;
+  const std::string& peer() const override { return peer_; }
+  absl::StatusOr<PageRange> NextRequest() override;
+
+ private:
+  static constexpr size_t kMostFrames = 128;
+
+  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes);
+
+  const std::shared_ptr<FramePipe> out_;
+  const std::shared_ptr<RequestPipe> requests_;
+  const std::string peer_;
+  std::vector<PairFrame> frames_;
+  uint64_t gathered_ = 0;
+};
+
+class PairPageFeed final : public UrgentFeed {
+ public:
+  PairPageFeed(std::shared_ptr<FramePipe> frames, std::shared_ptr<RequestPipe> requests, std::string peer);
+  ~PairPageFeed() override;
+
+  absl::StatusOr<PageHeader> Next(PageHandler& handler) override;
+  absl::Status Join(WaitSet& set, uint32_t tag) override { return set.Add(in_->news().fd(), tag); }
+  void PreferLatency() override {}
+  void Shutdown() override;
+  const std::string& peer() const override { return peer_; }
+  absl::Status Ask(std::span<const PageRange> runs) override;
+
+ private:
+  absl::Status Handle(PageHandler& handler, const PairFrame& frame);
+
+  const std::shared_ptr<FramePipe> in_;
+  const std::shared_ptr<RequestPipe> requests_;
+  const std::string peer_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_CHANNEL_PAIR_PAIR_PAGES_H_

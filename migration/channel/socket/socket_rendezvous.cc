@@ -1,0 +1,101 @@
+#include "migration/channel/socket/socket_rendezvous.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/status.h"
+#include "migration/channel/socket/dialer.h"
+#include "migration/channel/socket/stream_control.h"
+#include "migration/channel/socket/stream_pages.h"
+
+namespace ferrite::migration {
+namespace {
+
+class SocketIncoming final : public IncomingChannel {
+ public:
+  SocketIncoming(Lobby::Arrival arrival, const Clock& clock)
+      : arrival_(std::move(arrival)), peer_(arrival_.stream->peer()), clock_(clock) {}
+
+  absl::StatusOr<Preamble> preamble() const override {
+    std::array<uint8_t, kPreambleBytes> bytes;
+    std::copy(arrival_.first_bytes.begin(), arrival_.first_bytes.end(), bytes.begin());
+    return DecodePreamble(bytes);
+  }
+  const std::string& peer() const override { return peer_; }
+  const std::string& origin() const override { return arrival_.origin; }
+  std::unique_ptr<ControlChannel> TakeControl(absl::Duration patience) override {
+    return std::make_unique<StreamControlChannel>(Take(patience), clock_);
+  }
+  std::unique_ptr<PageFeed> TakePages(absl::Duration patience) override {
+    return std::make_unique<StreamPageFeed>(Take(patience));
+  }
+  std::unique_ptr<UrgentFeed> TakeUrgent(absl::Duration patience) override {
+    return std::make_unique<StreamPageFeed>(Take(patience));
+  }
+
+  Lobby::Arrival TakeArrival() { return std::move(arrival_); }
+
+ private:
+  std::unique_ptr<Stream> Take(absl::Duration patience) {
+    arrival_.stream->SetPatience(patience);
+    return std::move(arrival_.stream);
+  }
+
+  Lobby::Arrival arrival_;
+  const std::string peer_;
+  const Clock& clock_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SocketStream>> SocketOpener::Open(const Preamble& preamble, Terms& terms) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<SocketStream> stream, connect_(preamble, terms.limit, terms.cancel));
+  terms.reached = true;
+  stream->SetPatience(terms.patience);
+  FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodePreamble(preamble)));
+  return stream;
+}
+
+absl::StatusOr<std::unique_ptr<ControlChannel>> SocketOpener::OpenControl(const Preamble& preamble, Terms& terms) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, Open(preamble, terms));
+  return std::make_unique<StreamControlChannel>(std::move(stream), clock_);
+}
+
+absl::StatusOr<std::unique_ptr<PageSink>> SocketOpener::OpenPages(const Preamble& preamble, Terms& terms) {
+  return OpenUrgent(preamble, terms);
+}
+
+absl::StatusOr<std::unique_ptr<UrgentSink>> SocketOpener::OpenUrgent(const Preamble& preamble, Terms& terms) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, Open(preamble, terms));
+  return std::make_unique<StreamPageSink>(std::move(stream));
+}
+
+std::shared_ptr<ChannelOpener> OpenAt(const Address& address, const Clock& clock) {
+  return std::make_shared<SocketOpener>([address, dialer = std::make_shared<Dialer>(clock)](
+                                            const Preamble&, absl::Duration limit,
+                                            const EventFd& cancel) { return dialer->Connect(address, limit, cancel); },
+                                        address.ToString(), clock);
+}
+
+absl::StatusOr<std::unique_ptr<SocketAcceptor>> SocketAcceptor::Create(std::unique_ptr<Listener> listener,
+                                                                       Options options, const Host& host) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Lobby> lobby, Lobby::Create(listener.get(),
+                                                                       {.first_bytes = kPreambleBytes,
+                                                                        .patience = options.patience,
+                                                                        .keep_free = options.machine_descriptors,
+                                                                        .from = std::move(options.from)},
+                                                                       host));
+  return std::unique_ptr<SocketAcceptor>(new SocketAcceptor(std::move(listener), std::move(lobby), host.clock));
+}
+
+absl::StatusOr<std::unique_ptr<IncomingChannel>> SocketAcceptor::Next(const EventFd& cancel, MonotonicTime deadline) {
+  FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival, lobby_->Next(cancel, deadline));
+  return std::make_unique<SocketIncoming>(std::move(arrival), clock_);
+}
+
+void SocketAcceptor::PutBack(std::unique_ptr<IncomingChannel> channel) {
+  // All that came from here are of this kind.
+  lobby_->PutBack(static_cast<SocketIncoming&>(*channel).TakeArrival());
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,148 @@
+#include "migration/channel/socket/socket_stream.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace ferrite::migration {
+namespace {
+
+// The kernel takes at most this many pieces at once (UIO_MAXIOV).
+constexpr size_t kMaxPieces = 1024;
+
+constexpr absl::Duration kDefaultPatience = absl::Seconds(10);
+// A write that waits looks at its patience so often.
+constexpr absl::Duration kWriteStep = absl::Milliseconds(100);
+
+// Takes `bytes` off the front of `buffers` and returns what is left of them.
+std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
+  while (!buffers.empty() && bytes >= buffers.front().iov_len) {
+    bytes -= buffers.front().iov_len;
+    buffers = buffers.subspan(1);
+  }
+  if (!buffers.empty()) {
+    buffers.front().iov_base = static_cast<uint8_t*>(buffers.front().iov_base) + bytes;
+    buffers.front().iov_len -= bytes;
+  }
+  return buffers;
+}
+
+// Of a call that failed: the connection's affair, or that of our own memory.
+absl::Status Failed(int error, const std::string& what) {
+  const absl::Status status = ErrnoStatus(error, what);
+  return error == EFAULT || error == ENOMEM
+             ? absl::ResourceExhaustedError(
+                   absl::StrCat(status.message(), " (memory of this side cannot be had; the connection is in order)"))
+             : absl::UnavailableError(status.message());
+}
+
+}  // namespace
+
+SocketStream::SocketStream(Fd fd, std::string peer) : fd_(std::move(fd)), peer_(std::move(peer)) {
+  SetPatience(kDefaultPatience);
+}
+
+absl::Status SocketStream::WriteAll(std::span<iovec> buffers) {
+  buffers = Advance(buffers, 0);
+  absl::Duration waited;
+  while (!buffers.empty()) {
+    msghdr message{};
+    message.msg_iov = buffers.data();
+    message.msg_iovlen = std::min(buffers.size(), kMaxPieces);
+    const ssize_t n = sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
+    if (n < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      if (errno != EAGAIN) {
+        return Failed(errno, absl::StrCat("send to ", peer_));
+      }
+      // Each lasts for a step, in which nothing went.
+      const absl::Duration patience = absl::Nanoseconds(write_patience_.load());
+      waited += std::min(patience, kWriteStep);
+      if (waited >= patience) {
+        return absl::UnavailableError(absl::StrCat(peer_, " stopped reading"));
+      }
+      continue;
+    }
+    waited = absl::ZeroDuration();
+    buffers = Advance(buffers, static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+void SocketStream::WriteSome(std::span<const uint8_t> bytes) {
+  (void)send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void SocketStream::Shutdown() {
+  shut_down_ = true;
+  shutdown(fd_.get(), SHUT_RDWR);
+}
+
+void SocketStream::SetPatience(absl::Duration patience) {
+  const timeval limit = absl::ToTimeval(patience);
+  (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  SetWritePatience(patience);
+}
+
+void SocketStream::SetWritePatience(absl::Duration patience) {
+  write_patience_ = absl::ToInt64Nanoseconds(patience);
+  const timeval step = absl::ToTimeval(std::min(patience, kWriteStep));
+  (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &step, sizeof(step));
+}
+
+void SocketStream::LimitBuffers(int bytes) {
+  (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+  (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+}
+
+absl::Status SocketStream::Read(std::span<uint8_t> out, bool in_frame) {
+  size_t got = 0;
+  while (got < out.size()) {
+    // The kernel goes on giving out what came before a shutdown, which may be much.
+    const ssize_t n = shut_down_ ? 0 : recv(fd_.get(), out.data() + got, out.size() - got, 0);
+    if (n < 0) {
+      // EAGAIN is the end of the patience: it counts only in the middle of a frame.
+      if (errno == EINTR || (errno == EAGAIN && got == 0 && !in_frame)) {
+        continue;
+      }
+      if (errno == EAGAIN) {
+        return absl::UnavailableError(absl::StrCat(peer_, " stopped sending in the middle of a frame"));
+      }
+      return Failed(errno, absl::StrCat("receive from ", peer_));
+    }
+    if (n == 0) {
+      return got == 0 ? absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"))
+                      : absl::UnavailableError(absl::StrCat(peer_, " closed the connection in the middle of a frame"));
+    }
+    got += static_cast<size_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+bool SocketStream::AwaitReadable(const Clock& clock, absl::Duration limit) {
+  pollfd polled{.fd = fd_.get(), .events = POLLIN, .revents = 0};
+  return clock.PollFor({&polled, 1}, limit) > 0;
+}
+
+bool SocketStream::IsWritable() const {
+  pollfd polled{.fd = fd_.get(), .events = POLLOUT, .revents = 0};
+  return poll(&polled, 1, 0) > 0;
+}
+
+absl::StatusOr<std::pair<std::unique_ptr<SocketStream>, std::unique_ptr<SocketStream>>> MakeStreamPair() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
+    return ErrnoStatus("socketpair");
+  }
+  return std::make_pair(std::make_unique<SocketStream>(Fd(ends[0]), "pair:b"),
+                        std::make_unique<SocketStream>(Fd(ends[1]), "pair:a"));
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,136 @@
+#include "migration/channel/socket/stream_pages.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "memory/guest_address.h"
+
+namespace ferrite::migration {
+namespace {
+
+// What may wait in the kernel at either end of a page channel after the switchover: a page that is asked for when it is
+// on its way already waits for what is before it.
+constexpr int kPostcopyBufferBytes = 256 << 10;
+
+constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
+
+PageHeader HeaderOf(PageFrameType type, const PageRange& run) {
+  return {.type = type, .region = run.region, .first_page = run.first, .count = static_cast<uint32_t>(run.count)};
+}
+
+}  // namespace
+
+StreamPageSink::StreamPageSink(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {
+  pieces_.reserve(2 * kMostFrames);
+}
+
+absl::Status StreamPageSink::Pages(const PageRange& run, std::span<const uint8_t> bytes) {
+  return Add(HeaderOf(PageFrameType::kPages, run), bytes);
+}
+
+absl::Status StreamPageSink::Zero(const PageRange& run) { return Add(HeaderOf(PageFrameType::kZero, run), {}); }
+
+absl::Status StreamPageSink::Lost(const PageRange& run) { return Add(HeaderOf(PageFrameType::kPoison, run), {}); }
+
+absl::Status StreamPageSink::EndRound(uint32_t number) {
+  return Add({.type = PageFrameType::kRound, .count = number}, {});
+}
+
+absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {
+  if (full()) {
+    FERRITE_RETURN_IF_ERROR(Flush());
+  }
+  headers_[frames_] = EncodePageHeader(header);
+  pieces_.push_back({.iov_base = headers_[frames_].data(), .iov_len = kPageHeaderBytes});
+  ++frames_;
+  if (!bytes.empty()) {
+    pieces_.push_back({.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()});
+  }
+  gathered_ += kPageHeaderBytes + bytes.size();
+  return absl::OkStatus();
+}
+
+absl::Status StreamPageSink::Flush() {
+  if (frames_ == 0) {
+    return absl::OkStatus();
+  }
+  const absl::Status status = stream_->WriteAll(std::span<iovec>(pieces_));
+  pieces_.clear();
+  frames_ = 0;
+  gathered_ = 0;
+  return status;
+}
+
+void StreamPageSink::PreferLatency() { stream_->LimitBuffers(kPostcopyBufferBytes); }
+
+absl::StatusOr<PageRange> StreamPageSink::NextRequest() {
+  std::array<uint8_t, kPageHeaderBytes> bytes;
+  FERRITE_RETURN_IF_ERROR(stream_->ReadAll(bytes));
+  FERRITE_ASSIGN_OR_RETURN(const PageHeader request, DecodePageHeader(bytes));
+  if (request.type != PageFrameType::kRequest) {
+    return absl::InvalidArgumentError("urgent channel: the destination sent what is no request");
+  }
+  return PageRange{.region = request.region, .first = request.first_page, .count = request.count};
+}
+
+absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
+  std::array<uint8_t, kPageHeaderBytes> bytes;
+  FERRITE_RETURN_IF_ERROR(stream_->ReadAll(bytes));
+  FERRITE_ASSIGN_OR_RETURN(const PageHeader header, DecodePageHeader(bytes));
+  FERRITE_RETURN_IF_ERROR(handler.Begin(header));
+  switch (header.type) {
+    case PageFrameType::kRequest:
+      return absl::InvalidArgumentError("page frame: a request came from the source");
+    case PageFrameType::kRound:
+      break;
+    case PageFrameType::kPages:
+      FERRITE_RETURN_IF_ERROR(ReadPages(handler, header));
+      break;
+    case PageFrameType::kZero:
+    case PageFrameType::kPoison:
+      FERRITE_RETURN_IF_ERROR(HandlePieces(handler, header, [this]() -> absl::Status {
+        return stream_->shut_down() ? absl::UnavailableError(absl::StrCat(peer(), ": the connection was closed here"))
+                                    : absl::OkStatus();
+      }));
+      break;
+  }
+  return header;
+}
+
+absl::Status StreamPageFeed::ReadPages(PageHandler& handler, const PageHeader& header) {
+  PageRange rest{.region = header.region, .first = header.first_page, .count = header.count};
+  while (rest.count > 0) {
+    FERRITE_ASSIGN_OR_RETURN(const PageHandler::Target target, handler.NextTarget(rest));
+    FERRITE_RETURN_IF_ERROR(target.bytes.empty() ? Drop(target.pages * kPageBytes) : stream_->ReadRest(target.bytes));
+    FERRITE_RETURN_IF_ERROR(handler.Filled({.region = rest.region, .first = rest.first, .count = target.pages}));
+    rest.first += target.pages;
+    rest.count -= target.pages;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StreamPageFeed::Drop(uint64_t bytes) {
+  dropped_.resize(kDroppedAtOnce);
+  while (bytes > 0) {
+    const uint64_t now = std::min<uint64_t>(bytes, dropped_.size());
+    FERRITE_RETURN_IF_ERROR(stream_->ReadRest(std::span<uint8_t>(dropped_).first(now)));
+    bytes -= now;
+  }
+  return absl::OkStatus();
+}
+
+void StreamPageFeed::PreferLatency() { stream_->LimitBuffers(kPostcopyBufferBytes); }
+
+absl::Status StreamPageFeed::Ask(std::span<const PageRange> runs) {
+  std::vector<uint8_t> requests;
+  requests.reserve(runs.size() * kPageHeaderBytes);
+  for (const PageRange& run : runs) {
+    const auto header = EncodePageHeader(HeaderOf(PageFrameType::kRequest, run));
+    requests.insert(requests.end(), header.begin(), header.end());
+  }
+  return requests.empty() ? absl::OkStatus() : stream_->WriteAll(std::span<const uint8_t>(requests));
+}
+
+}  // namespace ferrite::migration

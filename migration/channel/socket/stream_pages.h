@@ -1,0 +1,72 @@
+// Page and urgent channels over a byte stream (docs/wire_format.md, "Page frames"): pages go from where they are in the
+// source's memory to where they are in the destination's, and are copied by nobody but the stream.
+#ifndef FERRITE_MIGRATION_CHANNEL_SOCKET_STREAM_PAGES_H_
+#define FERRITE_MIGRATION_CHANNEL_SOCKET_STREAM_PAGES_H_
+
+#include <sys/uio.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "migration/channel/page_feed.h"
+#include "migration/channel/page_sink.h"
+#include "migration/channel/socket/stream.h"
+#include "migration/protocol/page_header.h"
+
+namespace ferrite::migration {
+
+class StreamPageSink final : public UrgentSink {
+ public:
+  explicit StreamPageSink(std::unique_ptr<Stream> stream);
+
+  absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) override;
+  absl::Status Zero(const PageRange& run) override;
+  absl::Status Lost(const PageRange& run) override;
+  absl::Status EndRound(uint32_t number) override;
+  absl::Status Flush() override;
+  uint64_t gathered_bytes() const override { return gathered_; }
+  bool full() const override { return frames_ == kMostFrames || gathered_ >= kMostBytes; }
+  void PreferLatency() override;
+  void Shutdown() override { stream_->Shutdown(); }
+  const std::string& peer() const override { return stream_->peer(); }
+  absl::StatusOr<PageRange> NextRequest() override;
+
+ private:
+  static constexpr size_t kMostFrames = 128;
+  static constexpr uint64_t kMostBytes = 1 << 20;
+
+  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes);
+
+  const std::unique_ptr<Stream> stream_;
+  std::array<std::array<uint8_t, kPageHeaderBytes>, kMostFrames> headers_;
+  size_t frames_ = 0;
+  std::vector<iovec> pieces_;
+  uint64_t gathered_ = 0;
+};
+
+class StreamPageFeed final : public UrgentFeed {
+ public:
+  explicit StreamPageFeed(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
+
+  absl::StatusOr<PageHeader> Next(PageHandler& handler) override;
+  absl::Status Join(WaitSet& set, uint32_t tag) override { return stream_->Join(set, tag); }
+  void PreferLatency() override;
+  void Shutdown() override { stream_->Shutdown(); }
+  const std::string& peer() const override { return stream_->peer(); }
+  absl::Status Ask(std::span<const PageRange> runs) override;
+
+ private:
+  absl::Status ReadPages(PageHandler& handler, const PageHeader& header);
+  absl::Status Drop(uint64_t bytes);
+
+  const std::unique_ptr<Stream> stream_;
+  std::vector<uint8_t> dropped_;  // where bytes go that nobody needs; made when first needed
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_CHANNEL_SOCKET_STREAM_PAGES_H_

@@ -1,0 +1,55 @@
+// A thing that is moved, as the destination has it: memory, a disk.
+#ifndef FERRITE_MIGRATION_PLACING_INCOMING_PART_H_
+#define FERRITE_MIGRATION_PLACING_INCOMING_PART_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "base/open_userfault.h"
+#include "migration/api/machine_spec.h"
+#include "migration/placing/placer.h"
+#include "migration/placing/request_queue.h"
+
+namespace ferrite::migration {
+
+// The twin of OutgoingPart. `region` counts its own regions from 0. Threads: the move's, but for the placers.
+class IncomingPart {
+ public:
+  virtual ~IncomingPart() = default;
+
+  // For messages: "memory".
+  virtual absl::string_view name() const = 0;
+  virtual size_t regions() const = 0;
+  virtual Placer& placer(size_t region) = 0;
+  // FAILED_PRECONDITION, with what differs, unless `theirs` are the regions that there are here, as many as there are.
+  virtual absl::Status Check(std::span<const MachineSpec::Region> theirs) const = 0;
+
+  // Makes what is needed for somebody to wait for what is missing when the guest runs (post-copy). An error says why
+  // that cannot be.
+  virtual absl::Status OfferFaults(const UserfaultOpener& open_userfault) = 0;
+  // That will not be, after all.
+  virtual void WithdrawFaults() = 0;
+
+  // Nothing is here from here on.
+  virtual absl::Status Prepare() = 0;
+
+  // --- With post-copy ---
+
+  // From here on who touches what is missing waits, and it is asked for: over `requests`, or by FaultServer for memory.
+  // `first_region` is the number of its first region among all that moves.
+  virtual absl::Status Arm(RequestQueue& requests, uint16_t first_region) = 0;
+  // Who waits for what could not be placed looks again.
+  virtual absl::Status WakeWaiting() = 0;
+  // The move is over without the guest: who waits for something is let go. What it finds is not used. On any thread.
+  virtual void LetGo() = 0;
+
+  // All is here, and nobody places anything any more.
+  virtual absl::Status Settle() = 0;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PLACING_INCOMING_PART_H_

@@ -1,0 +1,85 @@
+#include "migration/placing/memory_landing.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace ferrite::migration {
+
+MemoryLanding::MemoryLanding(GuestMemory& memory) : memory_(memory) {
+  for (const auto& region : memory.regions()) {
+    states_.push_back(std::make_unique<PageStates>(region->bytes() / region->host_page_bytes()));
+    placers_.push_back(std::make_unique<MemoryPlacer>(*region, *states_.back()));
+  }
+}
+
+absl::Status MemoryLanding::Check(std::span<const MachineSpec::Region> theirs) const {
+  const auto ours = memory_.regions();
+  for (size_t i = 0; i < ours.size(); ++i) {
+    if (theirs[i].kind != RegionKind::kRam) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("region ", theirs[i].name, " is no memory at the source, but is here"));
+    }
+    if (theirs[i].base != ours[i]->base().value() || theirs[i].bytes != ours[i]->bytes()) {
+      return absl::FailedPreconditionError(absl::StrCat("memory region ", ours[i]->name(), " has ", theirs[i].bytes,
+                                                        " bytes at ", theirs[i].base, " at the source, but ",
+                                                        ours[i]->bytes(), " at ", ours[i]->base().value(), " here"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryLanding::OfferFaults(const UserfaultOpener& open_userfault) {
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Userfault> userfault, Userfault::Create(open_userfault));
+  for (const auto& region : memory_.regions()) {
+    FERRITE_RETURN_IF_ERROR(MemoryPlacer::CanArm(region->backing(), userfault->features()));
+  }
+  userfault_ = std::move(userfault);
+  return absl::OkStatus();
+}
+
+void MemoryLanding::WithdrawFaults() {
+  if (!armed_) {
+    userfault_.reset();
+  }
+}
+
+absl::Status MemoryLanding::Prepare() {
+  for (const auto& region : memory_.regions()) {
+    // A transparent huge page would hold pages that did not arrive.
+    FERRITE_RETURN_IF_ERROR(region->SetThp(false));
+    FERRITE_RETURN_IF_ERROR(region->Discard(0, region->bytes()).status());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryLanding::Arm(RequestQueue&, uint16_t) {
+  armed_ = true;
+  for (const auto& placer : placers_) {
+    FERRITE_RETURN_IF_ERROR(placer->Arm(*userfault_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryLanding::WakeWaiting() {
+  for (const auto& region : memory_.regions()) {
+    FERRITE_RETURN_IF_ERROR(userfault_->Wake(region->guest_mapping()));
+  }
+  return absl::OkStatus();
+}
+
+void MemoryLanding::LetGo() {
+  for (const auto& region : memory_.regions()) {
+    (void)userfault_->Unregister(region->guest_mapping());
+  }
+}
+
+absl::Status MemoryLanding::Settle() {
+  for (const auto& placer : placers_) {
+    FERRITE_RETURN_IF_ERROR(placer->Disarm());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,55 @@
+// What the destination knows of all that comes, region by region.
+#ifndef FERRITE_MIGRATION_PLACING_PLACEMENT_H_
+#define FERRITE_MIGRATION_PLACING_PLACEMENT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "migration/placing/incoming_part.h"
+#include "migration/placing/page_states.h"
+#include "migration/placing/placer.h"
+
+namespace ferrite::migration {
+
+// The regions of all parts, numbered one after the other as in MACHINE; shared by all channels and the fault threads.
+// Threads: any.
+class Placement {
+ public:
+  // The parts outlive it.
+  explicit Placement(std::span<IncomingPart* const> parts) {
+    for (IncomingPart* part : parts) {
+      for (size_t i = 0; i < part->regions(); ++i) {
+        placers_.push_back(&part->placer(i));
+      }
+    }
+  }
+
+  size_t regions() const { return placers_.size(); }
+  Placer& placer(size_t region) const { return *placers_[region]; }
+  PageStates& states(size_t region) const { return placers_[region]->states(); }
+  // 4 KiB pages of all regions.
+  uint64_t pages() const {
+    uint64_t pages = 0;
+    for (const Placer* placer : placers_) {
+      pages += placer->pages();
+    }
+    return pages;
+  }
+  // Units that are not here.
+  uint64_t missing() const {
+    uint64_t missing = 0;
+    for (const Placer* placer : placers_) {
+      missing += placer->states().missing();
+    }
+    return missing;
+  }
+
+ private:
+  std::vector<Placer*> placers_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PLACING_PLACEMENT_H_

@@ -1,0 +1,46 @@
+// A thing that is moved, as the source has it: memory, a disk.
+#ifndef FERRITE_MIGRATION_SENDING_OUTGOING_PART_H_
+#define FERRITE_MIGRATION_SENDING_OUTGOING_PART_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "memory/page_bitmap.h"
+#include "memory/page_range.h"
+#include "migration/api/machine_spec.h"
+#include "migration/sending/page_sender.h"
+
+namespace ferrite::migration {
+
+// Its regions are made of pages of 4 KiB that have a state at each moment. Which of them are still to be sent, and in
+// which order, is decided for all parts of a move together (PageSource); a part says what was written, and sends what
+// it is told to. `region` counts its own regions from 0.
+//
+// Threads: Send() from any, for pages that do not overlap; the rest from the move's.
+class OutgoingPart {
+ public:
+  virtual ~OutgoingPart() = default;
+
+  // For messages: "memory".
+  virtual absl::string_view name() const = 0;
+  // As MACHINE tells them; the same each time.
+  virtual std::vector<MachineSpec::Region> regions() const = 0;
+
+  // From here on all that is written is found by CollectDirty().
+  virtual absl::Status StartTracking() = 0;
+  virtual void StopTracking() = 0;
+  // Adds the pages written since the last call (or the start) to `dirty`, and forgets them.
+  virtual absl::Status CollectDirty(size_t region, PageBitmap& dirty) = 0;
+  // Adds pages that are zero, or that nobody needs, to `skipped`, without reading them. Called when writes are tracked.
+  virtual absl::Status AddSkipped(size_t region, PageBitmap& skipped) = 0;
+
+  // Sends all pages of `run`, whose region is `region` here, in whole units where they have data.
+  virtual absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) = 0;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SENDING_OUTGOING_PART_H_

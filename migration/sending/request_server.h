@@ -1,0 +1,57 @@
+// What the source answers on an urgent channel.
+#ifndef FERRITE_MIGRATION_SENDING_REQUEST_SERVER_H_
+#define FERRITE_MIGRATION_SENDING_REQUEST_SERVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "memory/page_range.h"
+#include "migration/channel/page_sink.h"
+#include "migration/sending/fault_window.h"
+#include "migration/sending/page_sender.h"
+#include "migration/sending/pending_pages.h"
+#include "migration/sending/rate_limiter.h"
+#include "migration/sending/send_figures.h"
+
+namespace ferrite::migration {
+
+// The page that is asked for leaves at once (R5); what is near it follows, as far as it is foreseen (FaultWindow) and
+// the limit allows it. Threads: one.
+class RequestServer {
+ public:
+  // Sends claimed pages, in units.
+  using Send = std::function<absl::Status(PageSender& sender, const PageRange& run, uint64_t pages_per_unit)>;
+  // All outlive it. `limiter` goes by `clock`.
+  RequestServer(UrgentSink& sink, PendingPages& pending, RateLimiter& limiter, const Clock& clock, SendFigures& figures,
+                Send send)
+      : sink_(sink),
+        pending_(pending),
+        limiter_(limiter),
+        clock_(clock),
+        figures_(figures),
+        send_(std::move(send)),
+        sender_(sink, /*limiter=*/nullptr, /*rest=*/nullptr, clock, figures) {}
+
+  // Until the destination closes the channel: it has everything.
+  absl::Status Serve();
+
+ private:
+  absl::Status Check(const PageRange& request) const;
+  absl::Status Answer(const PageRange& request);
+
+  UrgentSink& sink_;
+  PendingPages& pending_;
+  RateLimiter& limiter_;
+  const Clock& clock_;
+  SendFigures& figures_;
+  const Send send_;
+  PageSender sender_;
+  FaultWindow window_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SENDING_REQUEST_SERVER_H_
