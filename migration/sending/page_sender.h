@@ -26,8 +26,8 @@ class PageSender {
   // All outlive the sender. `limiter`, which goes by `clock`, may be null, and then nothing rests.
   PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures);
 
-  // The pages of `run`, zero pages as runs of their own. `region` is all of the region's memory; `pages_per_unit`: what
-  // goes as data goes in whole units.
+  // The pages of `run`, zero pages as runs of their own. `region` is all of the region's memory, which begins with a
+  // page; `pages_per_unit`: what goes as data goes in whole units.
   absl::Status SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit);
   // Pages that are known to be zero, or that nobody needs: not read.
   absl::Status SendZero(const PageRange& run);

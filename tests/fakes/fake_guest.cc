@@ -188,6 +188,9 @@ void FakeSourcePort::AddUnneededPages(size_t index, PageBitmap& into) {
 absl::Status FakeSourcePort::Pause() {
   FERRITE_RETURN_IF_ERROR(Fail(FakeFailure::kPause));
   guest_.Pause();
+  if (on_pause) {
+    on_pause();
+  }
   return absl::OkStatus();
 }
 
@@ -195,6 +198,9 @@ absl::Status FakeSourcePort::Resume() {
   stays_paused = false;
   guest_.Pause();
   guest_.Run();
+  if (on_resume) {
+    on_resume();
+  }
   return absl::OkStatus();
 }
 
@@ -236,6 +242,9 @@ class FakeDestinationPort final : public migration::WholeDestinationMachine {
   explicit FakeDestinationPort(FakeDestination& owner) : owner_(owner) {}
 
   GuestMemory& memory() override { return *owner_.memory_; }
+  std::vector<migration::IncomingPart*> further_parts() override {
+    return owner_.on_parts ? owner_.on_parts() : std::vector<migration::IncomingPart*>();
+  }
   void InhibitBalloon() override { ++owner_.inhibited; }
   void AllowBalloon() override {
     --owner_.inhibited;
@@ -301,7 +310,7 @@ absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> FakeDestination::
   guest_.reset();
   uint64_t theirs = 0;
   for (const migration::MachineSpec::Region& region : spec.regions) {
-    theirs += region.bytes;
+    theirs += region.kind == migration::RegionKind::kRam ? region.bytes : 0;
   }
   FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(bytes != 0 ? bytes : theirs, backing_));
   guest_ = std::make_unique<FakeGuest>(*memory_, FakeGuestWork{});

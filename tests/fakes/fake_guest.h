@@ -119,7 +119,13 @@ class FakeSourcePort final : public migration::WholeSourceMachine {
   absl::Status RecordGrant(const migration::MoveId& id, uint64_t epoch, absl::string_view where) override;
   void Moved(absl::string_view where) override { moved_to = std::string(where); }
 
+  std::vector<migration::OutgoingPart*> further_parts() override { return parts; }
+
   FakeFailure failure = FakeFailure::kNone;
+  std::vector<migration::OutgoingPart*> parts;  // what moves beside the memory
+  // Called in Pause() and Resume(), when the guest was.
+  std::function<void()> on_pause;
+  std::function<void()> on_resume;
   std::vector<uint64_t> ballooned;  // pages of region 0
   // While the guest runs, everything counts as written at every look: a guest that never converges, on any machine.
   bool restless = false;
@@ -169,6 +175,8 @@ class FakeDestination final : public migration::MachineBuilder {
   std::function<void()> on_load;
   std::function<void()> on_run;
   std::function<void()> on_arrived;
+  // Called for the machine that was built: what comes beside its memory.
+  std::function<std::vector<migration::IncomingPart*>()> on_parts;
   // Called in Build(), after which the machine is refused if it returns an error.
   std::function<absl::Status()> on_build;
   std::atomic<int> accepted{0};

@@ -1,0 +1,150 @@
+// A thing of blocks that somebody works on while it moves: a second part of a move, as a disk would be.
+#ifndef FERRITE_TESTS_FAKES_FAKE_BLOCKS_H_
+#define FERRITE_TESTS_FAKES_FAKE_BLOCKS_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "base/thread.h"
+#include "base/timed_mutex.h"
+#include "memory/page_bitmap.h"
+#include "memory/page_range.h"
+#include "migration/api/machine_spec.h"
+#include "migration/placing/incoming_part.h"
+#include "migration/placing/page_states.h"
+#include "migration/placing/placer.h"
+#include "migration/placing/request_queue.h"
+#include "migration/sending/outgoing_part.h"
+
+namespace ferrite::migration {
+
+// What a test wants to go wrong with one.
+enum class BlocksFailure { kNone, kStartTracking, kCollectDirty, kSend, kCheck, kPrepare, kFill, kArm };
+
+// Its user visits the first 900 blocks in no order, checks that each holds what the last visit has left there, and
+// leaves something else (R1: a block that is older, or partly filled, is found). The last 100 are never written.
+// Threads: the test's.
+class FakeBlocks {
+ public:
+  static constexpr uint64_t kBlocks = 1000;  // of 4 KiB
+  static constexpr uint64_t kWorkedOn = 900;
+
+  FakeBlocks();
+  ~FakeBlocks() { Pause(); }
+
+  void Run();
+  // Also where the user waits for a block.
+  void Pause();
+  bool running() const { return thread_.joinable(); }
+  void AwaitVisits(uint64_t count) const;
+  // Blocks that did not hold what they should, so far.
+  uint64_t errors() const { return errors_; }
+  // Paused: the same, of all.
+  uint64_t CheckAll() const;
+  // How often the user waited for a block that had not come.
+  uint64_t waits() const { return waits_; }
+  bool tracking() const { return outgoing_.tracking; }
+  // Paused: its user knows what that of `other` knows.
+  void Remember(const FakeBlocks& other) { left_ = other.left_; }
+
+  OutgoingPart& outgoing() { return outgoing_; }
+  IncomingPart& incoming() { return incoming_; }
+
+  std::atomic<BlocksFailure> failure{BlocksFailure::kNone};
+  // While they are worked on, all count as written at every look.
+  bool restless = false;
+
+ private:
+  class Outgoing final : public OutgoingPart {
+   public:
+    explicit Outgoing(FakeBlocks& blocks) : blocks_(blocks) {}
+    absl::string_view name() const override { return "blocks"; }
+    std::vector<MachineSpec::Region> regions() const override;
+    absl::Status StartTracking() override;
+    void StopTracking() override { tracking = false; }
+    absl::Status CollectDirty(size_t region, PageBitmap& dirty) override;
+    absl::Status AddSkipped(size_t, PageBitmap&) override { return absl::OkStatus(); }
+    absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) override;
+
+    std::atomic<bool> tracking{false};
+
+   private:
+    FakeBlocks& blocks_;
+  };
+  // A block is shown by its state: who waits for it looks at that.
+  class BlockPlacer final : public Placer {
+   public:
+    BlockPlacer(FakeBlocks& blocks, PageStates& states) : Placer(states, kBlocks, 1), blocks_(blocks) {}
+    absl::Status Explain(const absl::Status& error) const override { return error; }
+    absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) override;
+    absl::Status FillZero(PageRun run) override;
+    absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run) const override { return blocks_.At(run); }
+    absl::Status Publish(PageRun run, const uint8_t* buffer) override;
+    absl::StatusOr<uint64_t> PublishZero(PageRun run) override;
+
+   protected:
+    absl::Status Drop(PageRun run) override;
+
+   private:
+    FakeBlocks& blocks_;
+  };
+  class Incoming final : public IncomingPart {
+   public:
+    explicit Incoming(FakeBlocks& blocks) : blocks_(blocks) {}
+    absl::string_view name() const override { return "blocks"; }
+    size_t regions() const override { return 1; }
+    Placer& placer(size_t) override { return blocks_.placer_; }
+    absl::Status Check(std::span<const MachineSpec::Region> theirs) const override;
+    absl::Status OfferFaults(const UserfaultOpener&) override { return absl::OkStatus(); }
+    void WithdrawFaults() override {}
+    absl::Status Prepare() override;
+    absl::Status Arm(RequestQueue& requests, uint16_t first_region) override;
+    absl::Status WakeWaiting() override;
+    void LetGo() override { blocks_.End(); }
+    absl::Status Settle() override { return absl::OkStatus(); }
+
+   private:
+    FakeBlocks& blocks_;
+  };
+
+  struct alignas(4096) Block {
+    uint64_t first = 0;
+    uint64_t between[4096 / sizeof(uint64_t) - 2] = {};
+    uint64_t last = 0;
+  };
+
+  absl::Status Fail(BlocksFailure where) const;
+  std::span<uint8_t> At(PageRun run);
+  void Visit(uint64_t visit);
+  // Whether `block` is here, after a wait where it had not come; false at the end.
+  bool Await(uint64_t block);
+  void Wake() { const TimedMutexLock lock(&mutex_); }
+  void End();
+
+  std::vector<Block> blocks_;
+  std::vector<uint64_t> left_;  // by block: what its user left there
+  PageBitmap dirty_{kBlocks};
+  PageStates states_{kBlocks};
+  std::atomic<uint64_t> visits_{0};
+  std::atomic<uint64_t> errors_{0};
+  std::atomic<uint64_t> waits_{0};
+  std::atomic<RequestQueue*> requests_{nullptr};  // while blocks may be missing
+  std::atomic<uint16_t> region_{0};
+  TimedMutex mutex_;
+  std::atomic<bool> end_{false};
+  Outgoing outgoing_{*this};
+  Incoming incoming_{*this};
+  BlockPlacer placer_{*this, states_};
+  Thread thread_;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_TESTS_FAKES_FAKE_BLOCKS_H_

@@ -1,0 +1,258 @@
+// Memory and a second part move together. The users of both prove them: each of their steps checks what it finds (R1).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "migration/api/move_options.h"
+#include "tests/fakes/fake_blocks.h"
+#include "tests/migration/move_harness.h"
+
+namespace ferrite::migration {
+namespace {
+
+// A machine with memory and blocks, which both are worked on from the start.
+class TwoParts {
+ public:
+  explicit TwoParts(FakeMoveSetup setup = {}) : move_(Small(std::move(setup))) {
+    move_.port().parts = {&here_.outgoing()};
+    move_.port().on_pause = [this] { here_.Pause(); };
+    move_.port().on_resume = [this] {
+      here_.Pause();
+      here_.Run();
+    };
+    move_.destination().on_parts = [this] { return std::vector<IncomingPart*>{&there_->incoming()}; };
+    move_.destination().on_load = [this] { there_->Remember(here_); };
+    move_.destination().on_run = [this] {
+      there_->Run();
+      if (on_run) {
+        on_run();
+      }
+    };
+    here_.Run();
+    here_.AwaitVisits(8 * FakeBlocks::kWorkedOn);
+  }
+  // Who waits for a block is woken before the move that could bring it is gone.
+  ~TwoParts() { there_->Pause(); }
+
+  FakeMoveResult Move(const MoveOptions& options,
+                      const std::function<void(Source&, const MoveProgress&)>& during = nullptr) {
+    there_->Pause();
+    auto there = std::make_unique<FakeBlocks>();
+    there->failure = fails_there;
+    there_ = std::move(there);
+    return move_.Move(options, during);
+  }
+  FakeMove& move() { return move_; }
+  FakeBlocks& here() { return here_; }
+  FakeBlocks& there() { return *there_; }
+
+  BlocksFailure fails_there = BlocksFailure::kNone;
+  std::function<void()> on_run;
+
+  void ExpectMoved(const FakeMoveResult& result) {
+    ASSERT_TRUE(result.source.ok()) << result.source;
+    ASSERT_TRUE(result.destination.ok()) << result.destination;
+    EXPECT_EQ(result.source_state, MoveState::kCompleted);
+    EXPECT_EQ(result.destination_state, MoveState::kCompleted);
+    EXPECT_FALSE(here_.running()) << "R2";
+    EXPECT_FALSE(here_.tracking());
+    there_->AwaitVisits(1000);
+    there_->Pause();
+    EXPECT_EQ(there_->errors(), 0u) << "R1";
+    EXPECT_EQ(there_->CheckAll(), 0u) << "R1";
+    FakeGuest& guest = *move_.destination().guest();
+    guest.AwaitSteps(1000);
+    guest.Pause();
+    EXPECT_EQ(guest.errors(), 0u) << "R1";
+    EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
+  }
+  void ExpectStayed(const FakeMoveResult& result) {
+    EXPECT_FALSE(result.source.ok());
+    EXPECT_TRUE(move_.source_guest().running()) << "R3: " << result.source;
+    EXPECT_TRUE(here_.running()) << "R3";
+    EXPECT_FALSE(here_.tracking());
+    EXPECT_FALSE(move_.port().tracking);
+    EXPECT_FALSE(there_->running()) << "R2";
+    here_.AwaitVisits(100);
+    EXPECT_EQ(here_.errors(), 0u);
+  }
+
+ private:
+  static FakeMoveSetup Small(FakeMoveSetup setup) {
+    setup.bytes = uint64_t{16} << 20;
+    setup.work = {.first_page = 256, .pages = 2048, .random = true};
+    return setup;
+  }
+
+  FakeBlocks here_;
+  std::unique_ptr<FakeBlocks> there_ = std::make_unique<FakeBlocks>();
+  FakeMove move_;
+};
+
+std::string ModeName(MoveMode mode) {
+  return mode == MoveMode::kAuto ? "Auto" : mode == MoveMode::kPrecopy ? "Precopy" : "Postcopy";
+}
+
+class EachModeTest : public testing::TestWithParam<std::tuple<MoveMode, bool, int>> {};
+
+TEST_P(EachModeTest, AllOfBothArrives) {
+  const auto& [mode, pair, channels] = GetParam();
+  TwoParts parts({.pair = pair});
+  const FakeMoveResult result = parts.Move({.mode = mode, .downtime_limit = absl::Seconds(5), .channels = channels});
+  parts.ExpectMoved(result);
+  EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
+  // R6: nothing of either part is left out, and the last 100 blocks need no data.
+  EXPECT_GE(result.report.data_pages + result.report.zero_pages + result.report.skipped_pages, 4096 + 1000u);
+  EXPECT_GE(result.report.zero_pages, FakeBlocks::kBlocks - FakeBlocks::kWorkedOn);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EachModeTest,
+                         testing::Combine(testing::Values(MoveMode::kPrecopy, MoveMode::kPostcopy, MoveMode::kAuto),
+                                          testing::Bool(), testing::Values(1, 3)),
+                         [](const auto& info) {
+                           return absl::StrCat(ModeName(std::get<0>(info.param)),
+                                               std::get<1>(info.param) ? "Pair" : "Unix", std::get<2>(info.param));
+                         });
+
+// R5: at this rate the blocks take minutes, were it not for who waits for one.
+TEST(PartsTest, BlockThatSomebodyWaitsForComesAtOnce) {
+  TwoParts parts;
+  const FakeMoveResult result = parts.Move({.mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = 64 << 10});
+  EXPECT_GT(parts.there().waits(), 100u);
+  parts.ExpectMoved(result);
+  EXPECT_GT(result.report.requested_pages, 100u);
+}
+
+// One decision sums them: what is left of the blocks counts, and keeps the rounds from ending.
+TEST(PartsTest, WhatIsLeftOfEachPartCounts) {
+  TwoParts parts;
+  parts.here().restless = true;
+  uint64_t most_remaining = 0;
+  const FakeMoveResult result = parts.Move({.mode = MoveMode::kAuto, .downtime_limit = absl::Microseconds(1)},
+                                           [&](Source&, const MoveProgress& progress) {
+                                             if (progress.round > 1) {
+                                               most_remaining = std::max(most_remaining, progress.remaining_bytes);
+                                             }
+                                           });
+  parts.ExpectMoved(result);
+  EXPECT_TRUE(result.report.postcopy);
+  EXPECT_GE(most_remaining, FakeBlocks::kBlocks * 4096);
+}
+
+struct Failure {
+  const char* name;
+  MoveMode mode;
+  FakeFailure machine = FakeFailure::kNone;
+  bool machine_there = false;
+  BlocksFailure blocks = BlocksFailure::kNone;
+  bool blocks_there = false;
+};
+
+class EachFailureTest : public testing::TestWithParam<Failure> {};
+
+// R3: whatever fails before GRANT, both are worked on here, and the next move works.
+TEST_P(EachFailureTest, BothStayAndASecondMoveWorks) {
+  const Failure& failure = GetParam();
+  TwoParts parts;
+  (failure.machine_there ? parts.move().destination().failure : parts.move().port().failure) = failure.machine;
+  parts.fails_there = failure.blocks_there ? failure.blocks : BlocksFailure::kNone;
+  parts.here().failure = failure.blocks_there ? BlocksFailure::kNone : failure.blocks;
+  const MoveOptions options{.mode = failure.mode, .downtime_limit = absl::Seconds(5)};
+  const FakeMoveResult failed = parts.Move(options);
+  parts.ExpectStayed(failed);
+  EXPECT_NE(failed.source.message().find("injected"), absl::string_view::npos) << failed.source;
+  parts.move().destination().failure = FakeFailure::kNone;
+  parts.move().port().failure = FakeFailure::kNone;
+  parts.fails_there = BlocksFailure::kNone;
+  parts.here().failure = BlocksFailure::kNone;
+  parts.ExpectMoved(parts.Move(options));
+}
+
+constexpr MoveMode kPre = MoveMode::kPrecopy;
+constexpr MoveMode kPost = MoveMode::kPostcopy;
+INSTANTIATE_TEST_SUITE_P(
+    All, EachFailureTest,
+    testing::Values(
+        Failure{.name = "TrackPre", .mode = kPre, .blocks = BlocksFailure::kStartTracking},
+        Failure{.name = "TrackPost", .mode = kPost, .blocks = BlocksFailure::kStartTracking},
+        Failure{.name = "CollectPre", .mode = kPre, .blocks = BlocksFailure::kCollectDirty},
+        Failure{.name = "CollectPost", .mode = kPost, .blocks = BlocksFailure::kCollectDirty},
+        Failure{.name = "SendPre", .mode = kPre, .blocks = BlocksFailure::kSend},
+        Failure{.name = "CheckPre", .mode = kPre, .blocks = BlocksFailure::kCheck, .blocks_there = true},
+        Failure{.name = "PreparePre", .mode = kPre, .blocks = BlocksFailure::kPrepare, .blocks_there = true},
+        Failure{.name = "FillPre", .mode = kPre, .blocks = BlocksFailure::kFill, .blocks_there = true},
+        Failure{.name = "ArmPost", .mode = kPost, .blocks = BlocksFailure::kArm, .blocks_there = true},
+        Failure{.name = "PausePre", .mode = kPre, .machine = FakeFailure::kPause},
+        Failure{.name = "SavePost", .mode = kPost, .machine = FakeFailure::kSaveState},
+        Failure{.name = "LoadPre", .mode = kPre, .machine = FakeFailure::kLoadState, .machine_there = true},
+        Failure{.name = "LoadPost", .mode = kPost, .machine = FakeFailure::kLoadState, .machine_there = true},
+        Failure{.name = "RunPre", .mode = kPre, .machine = FakeFailure::kRun, .machine_there = true},
+        Failure{.name = "RunPost", .mode = kPost, .machine = FakeFailure::kRun, .machine_there = true}),
+    [](const testing::TestParamInfo<Failure>& info) { return std::string(info.param.name); });
+
+// R4: what cannot be read behind GRANT stops the move, not the guest; when it can be read again it goes on.
+TEST(PartsTest, BlocksThatCannotBeReadForAWhileComeLater) {
+  TwoParts parts;
+  parts.on_run = [&] { parts.here().failure = BlocksFailure::kSend; };
+  const FakeMoveResult result = parts.Move({.mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = 1 << 20},
+                                           [&](Source&, const MoveProgress& progress) {
+                                             if (progress.state == MoveState::kPostcopyPaused) {
+                                               parts.here().failure = BlocksFailure::kNone;
+                                             }
+                                           });
+  parts.ExpectMoved(result);
+  EXPECT_GE(result.report.recoveries, 1u);
+}
+
+class EachStateTest : public testing::TestWithParam<MoveState> {};
+
+// R3
+TEST_P(EachStateTest, CancelLeavesBothAndASecondMoveWorks) {
+  TwoParts parts;
+  Source* source = nullptr;
+  const auto cancel = [&] {
+    if (Source* const asked = std::exchange(source, nullptr); asked != nullptr) {
+      EXPECT_TRUE(asked->Cancel().ok());
+    }
+  };
+  bool seen = false;
+  parts.move().port().on_save = [&] {
+    if (GetParam() == MoveState::kDevice) {
+      cancel();
+    }
+  };
+  const FakeMoveResult result = parts.Move({}, [&](Source& session, const MoveProgress& progress) {
+    source = std::exchange(seen, true) ? source : &session;
+    if (progress.state == GetParam()) {
+      cancel();
+    }
+  });
+  EXPECT_EQ(result.source_state, MoveState::kCancelled) << result.source;
+  parts.ExpectStayed(result);
+  parts.ExpectMoved(parts.Move({}));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EachStateTest, testing::Values(MoveState::kSetup, MoveState::kActive, MoveState::kDevice),
+                         [](const auto& info) { return std::string(MoveStateName(info.param)); });
+
+// R4: wherever the connection breaks, the blocks that are missing come, too, and what had arrived is not sent again.
+TEST(PartsTest, RecoveryBringsWhatIsMissingOfBoth) {
+  for (const uint64_t bytes : {uint64_t{1}, uint64_t{5000}, uint64_t{1} << 20, uint64_t{4} << 20}) {
+    SCOPED_TRACE(bytes);
+    TwoParts parts({.relay = true});
+    parts.on_run = [&] { parts.move().relay().CutAfter(bytes); };
+    const FakeMoveResult result = parts.Move({.mode = MoveMode::kPostcopy, .channels = 2});
+    parts.ExpectMoved(result);
+    EXPECT_EQ(result.report.recoveries, 1u);
+  }
+}
+
+}  // namespace
+}  // namespace ferrite::migration
