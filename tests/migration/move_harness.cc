@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "base/thread.h"
 #include "tests/fakes/acceptor_of.h"
+#include "tests/fakes/channel_kinds.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
@@ -53,6 +54,9 @@ FakeMove::~FakeMove() {
 PairRendezvous FakeMove::Meet() {
   if (setup_.pair) {
     return OrDie(MakePair(setup_.host.clock));
+  }
+  if (setup_.handed_in) {
+    return MeetOverSockets();
   }
   Address address;
   if (setup_.tcp) {

@@ -27,6 +27,7 @@ struct FakeMoveSetup {
   FakeGuestWork work{.first_page = 256, .pages = 8192, .random = true};
   bool tcp = false;
   bool pair = false;             // no socket: within the process
+  bool handed_in = false;        // over sockets that somebody else connects; for moves that go well
   bool relay = false;            // the move goes through FakeMove::relay()
   const Host& host = AnyHost();  // of both sides
 };

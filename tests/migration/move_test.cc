@@ -72,7 +72,7 @@ struct Kind {
   MoveMode mode;
   MemoryBacking source;
   MemoryBacking destination;
-  enum { kUnix, kTcp, kPair } over;
+  enum { kUnix, kTcp, kPair, kHandedIn } over;
   int channels;
   bool random;
 };
@@ -85,7 +85,8 @@ TEST_P(WholeMoveTest, GuestFindsAllItsMemory) {
                  .destination_backing = kind.destination,
                  .work = {.first_page = 256, .pages = 8192, .random = kind.random},
                  .tcp = kind.over == Kind::kTcp,
-                 .pair = kind.over == Kind::kPair});
+                 .pair = kind.over == Kind::kPair,
+                 .handed_in = kind.over == Kind::kHandedIn});
   const FakeMoveResult result = move.Move({.mode = kind.mode, .channels = kind.channels});
   ExpectMoved(move, result);
   EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
@@ -124,7 +125,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{"PrecopyPair", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kPair, 2, true},
                     Kind{"PostcopyPair", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kPair, 2, true},
                     Kind{"PostcopyPairAnonymous", MoveMode::kPostcopy, kAnon, kAnon, Kind::kPair, 1, true},
-                    Kind{"AutoPair", MoveMode::kAuto, kMemfd, kMemfd, Kind::kPair, 1, false}),
+                    Kind{"AutoPair", MoveMode::kAuto, kMemfd, kMemfd, Kind::kPair, 1, false},
+                    Kind{"PrecopyHandedIn", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kHandedIn, 2, true},
+                    Kind{"PostcopyHandedIn", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kHandedIn, 1, true}),
     [](const testing::TestParamInfo<Kind>& info) { return info.param.name; });
 
 TEST(MoveOfBusyGuestTest, AutoTurnsIntoPostcopy) {

@@ -1,0 +1,89 @@
+// What every kind of channel does with messages, and who meets whom.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
+#include "migration/channel/control_channel.h"
+#include "migration/channel/rendezvous.h"
+#include "migration/protocol/messages.h"
+#include "tests/fakes/channel_kinds.h"
+#include "tests/fakes/test_thread.h"
+
+namespace ferrite::migration {
+namespace {
+
+using ControlKindsTest = ChannelKindsTest;
+
+TEST_P(ControlKindsTest, ChannelsSayWhoTheyAre) {
+  auto terms = Terms();
+  const auto control = place_.opener->OpenControl(Of(ChannelRole::kControl), terms);
+  const auto page = place_.opener->OpenPages(Of(ChannelRole::kPage, 3), terms);
+  ASSERT_TRUE(control.ok() && page.ok());
+  std::vector<std::unique_ptr<IncomingChannel>> came;
+  came.push_back(Come());
+  came.push_back(Come());
+  EXPECT_EQ(*came[0]->preamble(), Of(ChannelRole::kControl));
+  EXPECT_EQ(*came[1]->preamble(), Of(ChannelRole::kPage, 3));
+  EXPECT_FALSE(came[0]->peer().empty());
+  // One that was for somebody else is the first that comes again.
+  place_.acceptor->PutBack(std::move(came[1]));
+  EXPECT_EQ(*Come()->preamble(), Of(ChannelRole::kPage, 3));
+}
+
+TEST_P(ControlKindsTest, NobodyComesInTimeOrTheWaitIsCancelled) {
+  EXPECT_TRUE(absl::IsDeadlineExceeded(place_.acceptor->Next(never_, MonotonicTime::Now()).status()));
+  const EventFd cancel = *EventFd::Create();
+  cancel.Signal();
+  EXPECT_TRUE(absl::IsCancelled(place_.acceptor->Next(cancel).status()));
+}
+
+TEST_P(ControlKindsTest, MessagesComeWholeAndInOrderBothWays) {
+  ASSERT_NO_FATAL_FAILURE(OpenControl());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(destination_->Next(absl::ZeroDuration()).status()));
+  const message::Package package{.version = 1, .blob = std::vector<uint8_t>(300'000, 0x5a)};
+  Thread sender = StartOrDie("test-send", [&] {
+    EXPECT_TRUE(source_->Send(package).ok());
+    EXPECT_TRUE(source_->Send(message::Grant{.move_id = {7}, .epoch = 3}).ok());
+  });
+  EXPECT_EQ(*destination_->Next(kSoon)->message, Message(package));
+  EXPECT_EQ(*destination_->Next(kSoon)->message, Message(message::Grant{.move_id = {7}, .epoch = 3}));
+  sender.Join();
+  EXPECT_TRUE(destination_->HasRoom());
+  destination_->SendAtOnce(message::Error{.message = "no"});
+  EXPECT_EQ(*source_->Next(kSoon)->message, Message(message::Error{.message = "no"}));
+}
+
+TEST_P(ControlKindsTest, LastWordsAreHeard) {
+  ASSERT_NO_FATAL_FAILURE(OpenControl());
+  ASSERT_TRUE(source_->Send(message::Error{.message = "last"}).ok());
+  source_->Shutdown();
+  EXPECT_EQ(*destination_->Next(kSoon)->message, Message(message::Error{.message = "last"}));
+  EXPECT_TRUE(absl::IsUnavailable(destination_->Next(kSoon).status()));
+  EXPECT_TRUE(absl::IsUnavailable(source_->Next(kSoon).status()));
+  EXPECT_TRUE(absl::IsUnavailable(source_->Send(message::Heard{})));
+}
+
+TEST_P(ControlKindsTest, WhoReadsNothingIsGivenUp) {
+  ASSERT_NO_FATAL_FAILURE(OpenControl());
+  source_->SetPatience(absl::Milliseconds(20));
+  absl::Status status;
+  const message::Package package{.version = 1, .blob = std::vector<uint8_t>(100'000)};
+  for (int i = 0; i < 1000 && status.ok(); ++i) {
+    status = source_->Send(package);
+  }
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_FALSE(source_->HasRoom());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ControlKindsTest, EveryKind(), KindName);
+
+}  // namespace
+}  // namespace ferrite::migration

@@ -1,0 +1,89 @@
+// Both ends of a channel of each kind: what every kind does, whatever carries it, is tested with this. A new kind joins
+// EveryKind().
+#ifndef FERRITE_TESTS_FAKES_CHANNEL_KINDS_H_
+#define FERRITE_TESTS_FAKES_CHANNEL_KINDS_H_
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "migration/channel/page_feed.h"
+#include "migration/channel/page_sink.h"
+#include "migration/channel/pair/pair_rendezvous.h"
+#include "migration/channel/rendezvous.h"
+#include "migration/channel/socket/socket_rendezvous.h"
+#include "migration/channel/socket/socket_stream.h"
+#include "migration/protocol/preamble.h"
+#include "tests/fakes/acceptor_of.h"
+
+namespace ferrite::migration {
+
+inline constexpr absl::Duration kSoon = absl::Seconds(30);
+
+inline PairRendezvous MeetInProcess() { return *MakePair(RealClock()); }
+
+// Over sockets that somebody else has connected.
+inline PairRendezvous MeetOverSockets() {
+  std::unique_ptr<SocketAcceptor> acceptor = AcceptorOf(nullptr);
+  auto opener = std::make_shared<SocketOpener>(
+      [acceptor = acceptor.get()](const Preamble&, absl::Duration,
+                                  const EventFd&) -> absl::StatusOr<std::unique_ptr<SocketStream>> {
+        auto ends = *MakeStreamPair();
+        acceptor->HandIn(std::move(ends.second));
+        return std::move(ends.first);
+      },
+      "handed in", RealClock());
+  return {.opener = std::move(opener), .acceptor = std::move(acceptor)};
+}
+
+struct Kind {
+  const char* name;
+  PairRendezvous (*meet)();
+};
+
+class ChannelKindsTest : public testing::TestWithParam<Kind> {
+ protected:
+  Preamble Of(ChannelRole role, uint16_t index = 0) {
+    return {.lowest_version = 1, .version = 1, .role = role, .index = index, .move_id = {7}};
+  }
+  ChannelOpener::Terms Terms() { return {.limit = kSoon, .patience = kSoon, .cancel = never_}; }
+  std::unique_ptr<IncomingChannel> Come() {
+    auto channel = place_.acceptor->Next(never_);
+    EXPECT_TRUE(channel.ok()) << channel.status();
+    return *std::move(channel);
+  }
+  void OpenControl() {
+    auto terms = Terms();
+    auto opened = place_.opener->OpenControl(Of(ChannelRole::kControl), terms);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    EXPECT_TRUE(terms.reached);
+    source_ = *std::move(opened);
+    destination_ = Come()->TakeControl(kSoon);
+  }
+  void OpenUrgent() {
+    auto terms = Terms();
+    auto opened = place_.opener->OpenUrgent(Of(ChannelRole::kUrgent), terms);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    sink_ = *std::move(opened);
+    feed_ = Come()->TakeUrgent(kSoon);
+  }
+  const EventFd never_ = *EventFd::Create();
+  PairRendezvous place_ = GetParam().meet();
+  std::unique_ptr<ControlChannel> source_, destination_;
+  std::unique_ptr<UrgentSink> sink_;
+  std::unique_ptr<UrgentFeed> feed_;
+};
+
+inline auto EveryKind() { return testing::Values(Kind{"Sockets", MeetOverSockets}, Kind{"Pair", MeetInProcess}); }
+inline std::string KindName(const testing::TestParamInfo<Kind>& info) { return info.param.name; }
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_TESTS_FAKES_CHANNEL_KINDS_H_
