@@ -13,6 +13,9 @@ namespace ferrite::migration {
 
 inline constexpr size_t kPreambleBytes = 32;
 
+// Page channels, and likewise urgent ones, that a source may open.
+inline constexpr uint16_t kMaxChannels = 16;
+
 enum class ChannelRole : uint8_t {
   kControl = 0,  // control frames both ways; opened first
   kPage = 1,     // page frames to the destination

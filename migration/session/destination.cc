@@ -113,15 +113,13 @@ absl::Status Destination::Cancel() {
   if (state.Change(MoveState::kNone, MoveState::kCancelled)) {
     return absl::OkStatus();
   }
-  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
-    if (state.Change(from, MoveState::kCancelling)) {
-      // What was begun is done: nobody asks again.
-      UntilThereIsMemory([this] {
-        builder_.Cancelled();
-        shared_->cancel().Cancel(absl::CancelledError("cancelled"));
-      });
-      return absl::OkStatus();
-    }
+  if (state.ChangeFrom({MoveState::kSetup, MoveState::kActive, MoveState::kDevice}, MoveState::kCancelling)) {
+    // What was begun is done: nobody asks again.
+    UntilThereIsMemory([this] {
+      builder_.Cancelled();
+      shared_->cancel().Cancel(absl::CancelledError("cancelled"));
+    });
+    return absl::OkStatus();
   }
   return absl::FailedPreconditionError(
       absl::StrCat("the move cannot be cancelled any more: it is ", MoveStateName(state.get())));

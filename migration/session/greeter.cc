@@ -17,6 +17,7 @@
 #include "migration/channel/crowd.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
 
 namespace ferrite::migration {

@@ -22,9 +22,6 @@
 
 namespace ferrite::migration {
 
-// Of each kind, that a source may open.
-constexpr uint16_t kMaxChannels = 16;
-
 // Greets whoever connects as a source, several at once, until they have said what machine they bring: one that is slow
 // keeps no other waiting. Each has a time in which to say all of it, in messages of kMaxGreetingBytes at most. When too
 // many came one makes room for each that comes (migration/channel/crowd.h; silent is who has not said HELLO). Each is

@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "base/thread_class.h"
 #include "migration/api/remedy.h"
+#include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
 #include "migration/session/departure/giving_up.h"
 #include "migration/session/departure/handover.h"
@@ -21,8 +22,9 @@ namespace ferrite::migration {
 absl::StatusOr<std::unique_ptr<Source>> Source::Create(const Host& host, SourceMachine& machine,
                                                        const MoveOptions& options,
                                                        std::function<void(const MoveProgress&)> on_progress) {
-  if (options.channels < 1 || options.channels > 16) {
-    return absl::InvalidArgumentError(absl::StrCat("a move has 1 to 16 page channels, not ", options.channels));
+  if (options.channels < 1 || options.channels > kMaxChannels) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a move has 1 to ", kMaxChannels, " page channels, not ", options.channels));
   }
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DepartureShared> shared,
                            DepartureShared::Create(host.clock, std::move(on_progress)));
@@ -107,12 +109,10 @@ absl::Status Source::Cancel() {
   if (state.Change(MoveState::kNone, MoveState::kCancelled)) {
     return absl::OkStatus();
   }
-  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
-    if (state.Change(from, MoveState::kCancelling)) {
-      // What was begun is done: nobody asks again. The destination is told when the guest is this side's again.
-      UntilThereIsMemory([this] { shared_->cancel().Cancel(absl::CancelledError("cancelled")); });
-      return absl::OkStatus();
-    }
+  if (state.ChangeFrom({MoveState::kSetup, MoveState::kActive, MoveState::kDevice}, MoveState::kCancelling)) {
+    // What was begun is done: nobody asks again. The destination is told when the guest is this side's again.
+    UntilThereIsMemory([this] { shared_->cancel().Cancel(absl::CancelledError("cancelled")); });
+    return absl::OkStatus();
   }
   return absl::FailedPreconditionError(
       absl::StrCat("the move cannot be cancelled any more: it is ", MoveStateName(state.get())));

@@ -59,11 +59,7 @@ absl::Status GiveUp(Arrival& arrival, const absl::Status& reason) {
     why = WordsFor(arrival, reason);
     return absl::OkStatus();
   });
-  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
-    if (state.Change(from, MoveState::kFailing)) {
-      break;
-    }
-  }
+  (void)state.ChangeFrom({MoveState::kSetup, MoveState::kActive, MoveState::kDevice}, MoveState::kFailing);
   const bool cancelled = state.get() == MoveState::kCancelling;
   TellWhy(arrival, why);
   arrival.link.broken().Cancel(why);

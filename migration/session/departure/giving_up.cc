@@ -62,12 +62,9 @@ absl::Status GiveUp(Departure& departure, const absl::Status& reason) {
   }
   MoveStateMachine& state = departure.shared.state();
   // Exactly one of Cancel() and this change wins.
-  for (const MoveState from : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice, MoveState::kPostcopyActive,
-                               MoveState::kPostcopyRecover}) {
-    if (state.Change(from, MoveState::kFailing)) {
-      break;
-    }
-  }
+  (void)state.ChangeFrom({MoveState::kSetup, MoveState::kActive, MoveState::kDevice, MoveState::kPostcopyActive,
+                          MoveState::kPostcopyRecover},
+                         MoveState::kFailing);
   const bool cancelled = state.get() == MoveState::kCancelling;
   const Urgency urgency;
   if (departure.link.pages() != nullptr) {
