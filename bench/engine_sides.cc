@@ -74,7 +74,7 @@ void AddReport(const migration::MoveReport& report, Json& line) {
   line["data_pages"] = report.data_pages;
   line["zero_pages"] = report.zero_pages;
   line["skipped_pages"] = report.skipped_pages;
-  line["twice_pages"] = report.twice_pages;
+  line["twice_pages"] = report.resent_pages;
   line["faults"] = report.faults;
   line["minor_faults"] = report.minor_faults;
   line["requested_pages"] = report.requested_pages;

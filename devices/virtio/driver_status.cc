@@ -9,7 +9,7 @@ namespace {
 constexpr uint32_t kDriverBits = kAcknowledge | kDriver | kDriverOk | kFeaturesOk | kFailed;
 
 // `status` without the bits whose predecessor is missing: they are set in this order (§3.1.1).
-uint32_t WithoutBitsOutOfOrder(uint32_t status) {
+uint32_t BitsInOrder(uint32_t status) {
   if ((status & kAcknowledge) == 0) {
     status &= ~kDriver;
   }
@@ -40,15 +40,15 @@ uint32_t StatusAfterWrite(uint32_t status, uint32_t value, uint64_t features, ui
   if ((value & before) != before) {
     return status;  // §2.1.1: a driver never clears a bit but by a reset
   }
-  uint32_t after = WithoutBitsOutOfOrder(value & kDriverBits);
+  uint32_t after = BitsInOrder(value & kDriverBits);
   if ((after & ~before & kFeaturesOk) != 0 && !CheckFeatures(features, offered).ok()) {
-    after = WithoutBitsOutOfOrder(after & ~kFeaturesOk);
+    after = BitsInOrder(after & ~kFeaturesOk);
   }
   return after | (status & kNeedsReset);
 }
 
 bool IsStatus(uint32_t status) {
-  return (status & ~(kDriverBits | kNeedsReset)) == 0 && WithoutBitsOutOfOrder(status) == status;
+  return (status & ~(kDriverBits | kNeedsReset)) == 0 && BitsInOrder(status) == status;
 }
 
 }  // namespace ferrite::virtio

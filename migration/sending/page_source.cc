@@ -122,7 +122,7 @@ absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> st
       resent += std::popcount(pending_->pending(i).Word(word) & pending_->sent(i).Word(word));
     }
   }
-  figures_.twice_pages += resent;
+  figures_.resent_pages += resent;
   pending_->Rewind();
   crew_->Begin([&](size_t channel) {
     absl::Status status = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
@@ -168,7 +168,7 @@ absl::StatusOr<uint64_t> PageSource::CollectDirty() {
 std::vector<PageRange> PageSource::TakeStale() {
   std::vector<PageRange> stale = pending_->TakeStale();
   for (const PageRange& run : stale) {
-    figures_.twice_pages += run.count;
+    figures_.resent_pages += run.count;
   }
   return stale;
 }

@@ -14,7 +14,7 @@ struct SendFigures {
   std::atomic<uint64_t> data_pages{0};
   std::atomic<uint64_t> zero_pages{0};     // those that were skipped are told to be zero, too
   std::atomic<uint64_t> skipped_pages{0};  // after they were counted as zero
-  std::atomic<uint64_t> twice_pages{0};
+  std::atomic<uint64_t> resent_pages{0};
   std::atomic<uint64_t> bytes{0};
   std::atomic<uint64_t> faults{0};
   std::atomic<uint64_t> requested_pages{0};
@@ -25,7 +25,7 @@ struct SendFigures {
     report.skipped_pages = skipped_pages;
     report.data_pages = data_pages;
     report.zero_pages = zero_pages - report.skipped_pages;
-    report.twice_pages = twice_pages;
+    report.resent_pages = resent_pages;
     report.bytes = bytes;
     report.requested_pages = requested_pages;
     report.prefetched_pages = prefetched_pages;

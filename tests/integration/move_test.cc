@@ -378,7 +378,7 @@ TEST_P(BalloonMovesTest, IsNotSentAndWaitsForTheEndOfTheMove) {
     }
     EXPECT_TRUE(asked && stood_still);
     EXPECT_GE(result.report.skipped_pages, size / kPageBytes) << "R8";
-    EXPECT_LE(result.report.data_pages - result.report.twice_pages, *resident / kPageBytes) << "R8";
+    EXPECT_LE(result.report.data_pages - result.report.resent_pages, *resident / kPageBytes) << "R8";
     // What was asked for in the time of the move is done afterwards.
     EXPECT_FALSE(moving->here().machine().balloon()->inhibited());
     EXPECT_EQ(moving->here().machine().balloon()->Figures().target_bytes, wish) << "R8";

@@ -94,7 +94,7 @@ TEST_P(WholeMoveTest, GuestFindsAllItsMemory) {
   if (kind.mode == MoveMode::kPostcopy) {
     EXPECT_TRUE(result.report.postcopy);
     // Each page goes once; but one that was skipped as never touched may be touched before the guest stops.
-    EXPECT_LE(result.report.twice_pages, 64u) << "R6";
+    EXPECT_LE(result.report.resent_pages, 64u) << "R6";
     EXPECT_NEAR(static_cast<double>(result.report.data_pages + result.report.zero_pages + result.report.skipped_pages),
                 16384, 64);
   }
@@ -137,7 +137,7 @@ TEST(MoveOfBusyGuestTest, AutoTurnsIntoPostcopy) {
   ExpectMoved(move, result);
   EXPECT_TRUE(result.report.postcopy);
   EXPECT_GE(result.report.rounds, 2u);
-  EXPECT_GT(result.report.twice_pages, 0u);
+  EXPECT_GT(result.report.resent_pages, 0u);
 }
 
 TEST(MoveOfBusyGuestTest, UserStartsPostcopy) {

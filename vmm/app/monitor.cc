@@ -37,7 +37,7 @@ absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const std::string& name
   }
   FERRITE_ASSIGN_OR_RETURN(monitor->kvm_, Kvm::Open());
   FERRITE_ASSIGN_OR_RETURN(monitor->run_dir_, RunDir::Create(base, name));
-  FERRITE_RETURN_IF_ERROR(monitor->GoOn());
+  FERRITE_RETURN_IF_ERROR(monitor->CheckNotEnding());
   if (options.log_path.empty()) {
     FERRITE_ASSIGN_OR_RETURN(Fd log, monitor->run_dir_->CreateLog());
     LogToFileToo(std::move(log), monitor->run_dir_->log_path());
@@ -129,7 +129,7 @@ void Monitor::SetArrivedMachine(std::unique_ptr<Machine> machine) noexcept {
   server_->SetTarget(std::move(arrived_target_));
 }
 
-absl::Status Monitor::GoOn() {
+absl::Status Monitor::CheckNotEnding() {
   pollfd polled = {signals_.fd(), POLLIN, 0};
   if (poll(&polled, 1, 0) != 1) {
     return absl::OkStatus();

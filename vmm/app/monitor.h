@@ -58,7 +58,7 @@ class Monitor {
   void SetArrivedMachine(std::unique_ptr<Machine> machine) noexcept;
 
   // Between the steps of a start: CANCELLED when a signal asked for the end meanwhile.
-  absl::Status GoOn();
+  absl::Status CheckNotEnding();
   // Until ended() or a signal.
   void WaitForEnd();
   // Ends a move, the machine and the control server. A guest that was handed over gets its memory first, unless `stop

@@ -140,7 +140,7 @@ std::string FormatMoveAccount(const migration::MoveReport& report) {
       Ms(report.downtime), Ms(report.stop), Ms(report.last_pages), Ms(report.state), Ms(report.send), Ms(report.load),
       Ms(report.run));
   text += fmt::format("pages          {} data, {} zero, {} skipped, {} twice\n", report.data_pages, report.zero_pages,
-                      report.skipped_pages, report.twice_pages);
+                      report.skipped_pages, report.resent_pages);
   text += fmt::format("sent           {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
   text += fmt::format("faults         {} demand, {} on pages that had arrived; {} pages asked for\n", report.faults,
                       report.minor_faults, report.requested_pages);

@@ -83,7 +83,7 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   report.data_pages = 10;
   report.zero_pages = 11;
   report.skipped_pages = 12;
-  report.twice_pages = 13;
+  report.resent_pages = 13;
   report.bytes = 14;
   report.faults = 15;
   report.minor_faults = 16;

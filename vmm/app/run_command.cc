@@ -59,9 +59,9 @@ absl::StatusOr<StopInfo> RunMachine(const RunCommandOptions& options, const std:
   Machine& machine = *owned;
   machine.SetListener(monitor->Listener());
   monitor->SetMachine(std::move(owned));
-  FERRITE_RETURN_IF_ERROR(monitor->GoOn());
+  FERRITE_RETURN_IF_ERROR(monitor->CheckNotEnding());
   FERRITE_RETURN_IF_ERROR(machine.Boot());
-  FERRITE_RETURN_IF_ERROR(monitor->GoOn());
+  FERRITE_RETURN_IF_ERROR(monitor->CheckNotEnding());
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   const absl::Status resumed = machine.Resume();
   if (resumed.ok()) {

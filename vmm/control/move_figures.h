@@ -52,7 +52,7 @@ void ForEachCount(Row row) {
   row("data_pages", kBoth, &MoveReport::data_pages, &Out::setDataPages, &In::getDataPages);
   row("zero_pages", kBoth, &MoveReport::zero_pages, &Out::setZeroPages, &In::getZeroPages);
   row("skipped_pages", kDeparture, &MoveReport::skipped_pages, &Out::setSkippedPages, &In::getSkippedPages);
-  row("twice_pages", kDeparture, &MoveReport::twice_pages, &Out::setTwicePages, &In::getTwicePages);
+  row("twice_pages", kDeparture, &MoveReport::resent_pages, &Out::setTwicePages, &In::getTwicePages);
   row("bytes", kBoth, &MoveReport::bytes, &Out::setBytes, &In::getBytes);
   row("faults", kBoth, &MoveReport::faults, &Out::setFaults, &In::getFaults);
   row("minor_faults", kBoth, &MoveReport::minor_faults, &Out::setMinorFaults, &In::getMinorFaults);
