@@ -74,6 +74,8 @@ FaultServer::~FaultServer() {
 }
 
 absl::Status FaultServer::AskAgain(UrgentFeed& feed) {
+  // What is in there is requested by its state, too.
+  (void)requests_.TakeAll();
   std::vector<PageRange> requests;
   for (size_t region = 0; region < placement_.regions(); ++region) {
     const PageStates& states = placement_.states(region);
@@ -123,6 +125,9 @@ absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
     }
     if ((wakeups & kAnswer) != 0) {
       FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver->ReceiveOne(/*live=*/true));
+      if (header.type == PageFrameType::kRound) {
+        return absl::InvalidArgumentError("urgent channel: the end of a round came from the source");
+      }
       waits_.End(header.region, header.first_page, header.count, host_.clock.Now());
       callbacks_.on_page();
     }

@@ -39,11 +39,12 @@ class IncomingPart {
   // --- With post-copy ---
 
   // From here on who touches what is missing waits, and it is asked for: over `requests`, or by FaultServer for memory.
-  // `first_region` is the number of its first region among all that moves.
+  // `first_region` is the number of its first region among all that moves. `requests` outlives the part.
   virtual absl::Status Arm(RequestQueue& requests, uint16_t first_region) = 0;
   // Who waits for what could not be placed looks again.
   virtual absl::Status WakeWaiting() = 0;
-  // The move is over without the guest: who waits for something is let go. What it finds is not used. On any thread.
+  // The move is over with things missing: who waits for one is let go. What it finds is not used. On any thread, also
+  // more than once.
   virtual void LetGo() = 0;
 
   // All is here, and nobody places anything any more.

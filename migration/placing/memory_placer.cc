@@ -127,9 +127,9 @@ absl::Status MemoryPlacer::Arm(Userfault& userfault) {
 }
 
 absl::Status MemoryPlacer::Disarm() {
-  Userfault* const userfault = std::exchange(userfault_, nullptr);
-  if (userfault != nullptr) {
-    FERRITE_RETURN_IF_ERROR(Annotate(userfault->Unregister(region_.guest_mapping()), region_.name()));
+  if (userfault_ != nullptr) {
+    FERRITE_RETURN_IF_ERROR(Annotate(userfault_->Unregister(region_.guest_mapping()), region_.name()));
+    userfault_ = nullptr;
   }
   region_.DropAlias();
   return absl::OkStatus();
@@ -150,10 +150,19 @@ absl::StatusOr<std::span<uint8_t>> MemoryPlacer::StageTarget(PageRun run) const 
 }
 
 absl::Status MemoryPlacer::Publish(PageRun run, const uint8_t* buffer) {
-  FERRITE_RETURN_IF_ERROR(OfOwnMemory(has_alias_ ? userfault_->Continue(Guest(run), unit_bytes())
-                                                 : userfault_->Copy(Guest(run), buffer, unit_bytes())));
-  Finish(run);
-  return absl::OkStatus();
+  uint64_t placed = 0;
+  const absl::Status status = OfOwnMemory(has_alias_ ? userfault_->Continue(Guest(run), unit_bytes(), placed)
+                                                     : userfault_->Copy(Guest(run), buffer, unit_bytes(), placed));
+  // The guest may have written to what it sees: that does not come again, whatever became of the rest.
+  const PageRun shown{.first = run.first, .count = placed / kPageBytes};
+  const PageRun rest{.first = run.first + shown.count, .count = run.count - shown.count};
+  if (shown.count > 0) {
+    Finish(shown);
+  }
+  if (rest.count > 0) {
+    Abandon(rest);
+  }
+  return status;
 }
 
 absl::StatusOr<uint64_t> MemoryPlacer::PublishZero(PageRun run) {
@@ -166,8 +175,11 @@ absl::StatusOr<uint64_t> MemoryPlacer::PublishZero(PageRun run) {
       news += pages_per_unit();
     }
   }
-  // Who faulted before Finish() waits; it faults again and finds the page present.
-  FERRITE_RETURN_IF_ERROR(userfault_->Wake(Guest(run)));
+  // Who faulted before Finish() waits; it faults again and finds the page present. Of what was here already nobody
+  // does.
+  if (news > 0) {
+    FERRITE_RETURN_IF_ERROR(userfault_->Wake(Guest(run)));
+  }
   return news;
 }
 
@@ -197,7 +209,8 @@ absl::Status MemoryPlacer::ResolvePresent(uint64_t unit) {
   // For the kernels that know no such advice; a page that is there is not changed by adding nothing to it.
   auto* first = reinterpret_cast<uint64_t*>(Window(run).data());
   __atomic_fetch_add(first, 0, __ATOMIC_RELAXED);
-  return OfOwnMemory(userfault_->Continue(Guest(run), unit_bytes()));
+  uint64_t placed = 0;
+  return OfOwnMemory(userfault_->Continue(Guest(run), unit_bytes(), placed));
 }
 
 }  // namespace ferrite::migration

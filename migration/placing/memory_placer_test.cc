@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -50,7 +51,7 @@ class PlacerTest : public testing::TestWithParam<MemoryBacking> {
     auto landing = placer_->FillTarget(run);
     ASSERT_TRUE(landing.ok()) << landing.status();
     std::fill(landing->begin(), landing->end(), byte);
-    placer_->Filled(run);
+    ASSERT_TRUE(placer_->Filled(run).ok());
   }
 
   // And as they do after it, for a run that was claimed.
@@ -166,6 +167,28 @@ TEST_P(PlacerTest, PageIsNotSeenBeforeItIsShown) {
   }
   EXPECT_EQ(ReadWhile(1, [&] { ASSERT_TRUE(Fill(run, 0x44).ok()); }), 0x44);
   EXPECT_TRUE(All(run, 0x44));
+}
+
+// R1: what the guest has seen, and may have written to, is not filled again because of what is behind it.
+TEST_P(PlacerTest, RunThatIsShownInPartKeepsWhatWasShown) {
+  Arm();
+  const PageRun run{.first = 4, .count = 8};
+  ASSERT_EQ(placer_->Claim(run), run);
+  const std::span<uint8_t> window = *placer_->StageTarget(run);
+  void* const buffer = mmap(nullptr, 8 * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(buffer, MAP_FAILED);
+  // The kernel finds nothing to show from the page 8 on.
+  ASSERT_EQ(mprotect(static_cast<uint8_t*>(buffer) + 4 * kPageBytes, 4 * kPageBytes, PROT_NONE), 0);
+  if (!window.empty()) {
+    std::fill(window.begin(), window.end(), 0x11);
+    ASSERT_TRUE(region_->Discard(8 * kPageBytes, 4 * kPageBytes).ok());
+  }
+  EXPECT_TRUE(absl::IsResourceExhausted(placer_->Publish(run, static_cast<uint8_t*>(buffer))));
+  EXPECT_EQ(states_->Get(4), PageState::kPresent);
+  EXPECT_EQ(states_->Get(7), PageState::kPresent);
+  EXPECT_EQ(states_->Get(8), PageState::kRequested);
+  EXPECT_EQ(states_->Get(11), PageState::kRequested);
+  munmap(buffer, 8 * kPageBytes);
 }
 
 TEST_P(PlacerTest, ZeroPageWakesWhoWaitsAndLeavesWhatIsThere) {

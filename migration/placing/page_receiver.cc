@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -97,7 +98,7 @@ absl::Status PageReceiver::Filled(const PageRange& range) {
   Placer& placer = *placer_;
   const PageRun run{.first = range.first, .count = range.count};
   if (!live_) {
-    placer.Filled(run);
+    FERRITE_RETURN_IF_ERROR(placer.Filled(run));
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
@@ -124,8 +125,7 @@ absl::Status PageReceiver::FilledLive(Placer& placer, PageRun run) {
     figures_.duplicate_pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
-  FERRITE_RETURN_IF_ERROR(placer.Publish(claimed_, buffer_.data()));
-  claimed_ = {};
+  FERRITE_RETURN_IF_ERROR(placer.Publish(std::exchange(claimed_, {}), buffer_.data()));
   figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
   return absl::OkStatus();
 }
@@ -139,6 +139,9 @@ absl::StatusOr<PageHandler::Target> PageReceiver::NextPart(Placer& placer, PageR
     return Target{.pages = rest.count, .bytes = {}};
   }
   FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> unit, placer.StageTarget(open.unit));
+  if (unit.empty()) {
+    return absl::InternalError("a unit that is larger than a frame has no place to gather in");
+  }
   return Target{.pages = rest.count,
                 .bytes = unit.subspan((open.next - open.unit.first) * kPageBytes, rest.count * kPageBytes)};
 }
@@ -154,10 +157,7 @@ absl::Status PageReceiver::FilledPart(Placer& placer, PageRun run) {
   if (!done.claimed) {
     return absl::OkStatus();
   }
-  claimed_ = done.unit;
-  FERRITE_RETURN_IF_ERROR(placer.Publish(done.unit, nullptr));
-  claimed_ = {};
-  return absl::OkStatus();
+  return placer.Publish(done.unit, nullptr);
 }
 
 absl::StatusOr<uint64_t> PageReceiver::Zero(const PageRange& range) {

@@ -39,11 +39,12 @@ PageRun Placer::Units(PageRun run) const {
   return {.first = first, .count = last - first + 1};
 }
 
-void Placer::Filled(PageRun run) {
+absl::Status Placer::Filled(PageRun run) {
   const PageRun units = Units(run);
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     states_.SetPresent(unit);
   }
+  return absl::OkStatus();
 }
 
 absl::Status Placer::Discard(PageRun run) {

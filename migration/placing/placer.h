@@ -51,8 +51,9 @@ class Placer {
 
   // Where the bytes of `run` are to be read to: where they belong, nothing is copied afterwards.
   virtual absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) = 0;
-  // `run` was read to FillTarget(): it counts as present.
-  void Filled(PageRun run);
+  // `run` was read to FillTarget(): it counts as present. One that reads to a buffer puts the bytes in their place
+  // here.
+  virtual absl::Status Filled(PageRun run);
   // `run` is zero, whatever it held before.
   virtual absl::Status FillZero(PageRun run) = 0;
   // What was received of `run` (whole units) is out of date: it is dropped, and the pages count as absent.
@@ -66,7 +67,8 @@ class Placer {
   // Where the bytes of a claimed run are to be read to, which the guest does not see. Null data when they must be read
   // to a buffer of the caller's.
   virtual absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run) const = 0;
-  // Shows a claimed run that was read to StageTarget(), or, when that is empty, to `buffer`.
+  // Shows a claimed run that was read to StageTarget(), or, when that is empty, to `buffer`. After an error none of it
+  // is claimed any more: what was shown is present, the rest did not arrive (R1: it must not be filled again).
   virtual absl::Status Publish(PageRun run, const uint8_t* buffer) = 0;
   // The claimed run did not arrive.
   void Abandon(PageRun run);

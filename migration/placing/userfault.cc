@@ -117,11 +117,13 @@ absl::StatusOr<size_t> Userfault::Read(std::span<Fault> out) {
 
 namespace {
 
-// Runs one of the placing ioctls until all of `range` is there. `step` returns how many bytes it placed (it may be
-// fewer than asked for), or the negative errno when it placed none.
+// Runs one of the placing ioctls until all of `range` is there; `placed` of its bytes, from the front, are also after
+// an error. `step` returns how many bytes it placed (it may be fewer than asked for), or the negative errno when it
+// placed none.
 absl::Status PlaceAll(Userfault& userfault, absl::string_view what, std::span<uint8_t> range, uint64_t host_page,
-                      absl::FunctionRef<int64_t(std::span<uint8_t>)> step) {
-  while (!range.empty()) {
+                      uint64_t& placed, absl::FunctionRef<int64_t(std::span<uint8_t>)> step) {
+  const uint8_t* const begin = range.data();
+  for (placed = 0; !range.empty(); placed = static_cast<uint64_t>(range.data() - begin)) {
     const int64_t done = step(range);
     if (done > 0) {
       range = range.subspan(static_cast<size_t>(done));
@@ -146,8 +148,8 @@ int64_t Outcome(int result, int64_t placed) {
 
 }  // namespace
 
-absl::Status Userfault::Continue(std::span<uint8_t> range, uint64_t host_page) {
-  return PlaceAll(*this, "UFFDIO_CONTINUE", range, host_page, [this](std::span<uint8_t> rest) {
+absl::Status Userfault::Continue(std::span<uint8_t> range, uint64_t host_page, uint64_t& placed) {
+  return PlaceAll(*this, "UFFDIO_CONTINUE", range, host_page, placed, [this](std::span<uint8_t> rest) {
     uffdio_continue request{};
     request.range = ToRange(rest);
     const int result = ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
@@ -155,9 +157,9 @@ absl::Status Userfault::Continue(std::span<uint8_t> range, uint64_t host_page) {
   });
 }
 
-absl::Status Userfault::Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page) {
+absl::Status Userfault::Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed) {
   const uint8_t* const base = range.data();
-  return PlaceAll(*this, "UFFDIO_COPY", range, host_page, [this, base, source](std::span<uint8_t> rest) {
+  return PlaceAll(*this, "UFFDIO_COPY", range, host_page, placed, [this, base, source](std::span<uint8_t> rest) {
     uffdio_copy request{};
     request.dst = reinterpret_cast<uint64_t>(rest.data());
     request.src = reinterpret_cast<uint64_t>(source + (rest.data() - base));
@@ -168,7 +170,8 @@ absl::Status Userfault::Copy(std::span<uint8_t> range, const uint8_t* source, ui
 }
 
 absl::Status Userfault::ZeroPage(std::span<uint8_t> range, uint64_t host_page) {
-  return PlaceAll(*this, "UFFDIO_ZEROPAGE", range, host_page, [this](std::span<uint8_t> rest) {
+  uint64_t placed = 0;
+  return PlaceAll(*this, "UFFDIO_ZEROPAGE", range, host_page, placed, [this](std::span<uint8_t> rest) {
     uffdio_zeropage request{};
     request.range = ToRange(rest);
     const int result = ioctl(fd_.get(), UFFDIO_ZEROPAGE, &request);
@@ -177,7 +180,8 @@ absl::Status Userfault::ZeroPage(std::span<uint8_t> range, uint64_t host_page) {
 }
 
 absl::Status Userfault::Poison(std::span<uint8_t> range, uint64_t host_page) {
-  return PlaceAll(*this, "UFFDIO_POISON", range, host_page, [this](std::span<uint8_t> rest) {
+  uint64_t placed = 0;
+  return PlaceAll(*this, "UFFDIO_POISON", range, host_page, placed, [this](std::span<uint8_t> rest) {
     uffdio_poison request{};
     request.range = ToRange(rest);
     const int result = ioctl(fd_.get(), UFFDIO_POISON, &request);

@@ -55,9 +55,13 @@ class Userfault {
   absl::StatusOr<size_t> Read(std::span<Fault> out);
 
   // Each makes the pages of `range` visible to the guest at once and wakes who waits for them. A page that is there
-  // already is left alone and its waiters are woken. `range` is whole host pages of `host_page` bytes.
-  absl::Status Continue(std::span<uint8_t> range, uint64_t host_page);                     // what the page cache holds
-  absl::Status Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page);  // a copy of `source`
+  // already is left alone and its waiters are woken. `range` is whole host pages of `host_page` bytes; `placed` of
+  // them, from the front, are there also after an error.
+  //
+  // What the page cache holds.
+  absl::Status Continue(std::span<uint8_t> range, uint64_t host_page, uint64_t& placed);
+  // A copy of `source`.
+  absl::Status Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed);
   absl::Status ZeroPage(std::span<uint8_t> range, uint64_t host_page);
   // An access raises SIGBUS with BUS_MCEERR_AR (R9).
   absl::Status Poison(std::span<uint8_t> range, uint64_t host_page);

@@ -37,7 +37,9 @@ class OutgoingPart {
   // Adds pages that are zero, or that nobody needs, to `skipped`, without reading them. Called when writes are tracked.
   virtual absl::Status AddSkipped(size_t region, PageBitmap& skipped) = 0;
 
-  // Sends all pages of `run`, whose region is `region` here, in whole units where they have data.
+  // Sends all pages of `run`, whose region is `region` here, in whole units where they have data: from where they are
+  // in memory (PageSender::SendRun()), or read for it (SendRead()). Called also behind GRANT, when the guest's
+  // resources are released: what it reads from is its own.
   virtual absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) = 0;
 };
 

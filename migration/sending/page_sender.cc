@@ -14,10 +14,35 @@ PageSender::PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Cl
     : sink_(sink), limiter_(limiter), rest_(std::move(rest)), clock_(clock), figures_(figures) {}
 
 absl::Status PageSender::SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit) {
-  const uint8_t* const base = region.data();
+  return SendFrom(run, region.data(), /*base_page=*/0, pages_per_unit);
+}
+
+absl::Status PageSender::SendRead(const PageRange& run, uint64_t pages_per_unit,
+                                  absl::FunctionRef<absl::Status(uint64_t first, std::span<uint8_t> into)> read) {
+  // A unit that is larger than a frame is read in pieces, so that nobody can tell whether all of it is zero.
+  const bool is_data = pages_per_unit > kMaxDataPages;
+  const uint64_t per_unit = is_data ? 1 : pages_per_unit;
+  if (buffer_ == nullptr) {
+    buffer_ = std::make_unique<Page[]>(kMaxDataPages);
+  }
+  for (uint64_t done = 0; done < run.count;) {
+    const uint64_t count = std::min<uint64_t>(run.count - done, kMaxDataPages / per_unit * per_unit);
+    const PageRange piece{.region = run.region, .first = run.first + done, .count = count};
+    FERRITE_RETURN_IF_ERROR(read(piece.first, {buffer_[0].bytes, count * kPageBytes}));
+    FERRITE_RETURN_IF_ERROR(is_data ? SendData(piece, buffer_[0].bytes)
+                                    : SendFrom(piece, buffer_[0].bytes, piece.first, per_unit));
+    FERRITE_RETURN_IF_ERROR(Flush());
+    done += count;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PageSender::SendFrom(const PageRange& run, const uint8_t* bytes, uint64_t base_page,
+                                  uint64_t pages_per_unit) {
+  const auto at_page = [&](uint64_t page) { return bytes + (page - base_page) * kPageBytes; };
   const auto is_zero = [&](uint64_t first) {
     for (uint64_t page = first; page < first + pages_per_unit; ++page) {
-      if (!IsZeroPage(base + page * kPageBytes)) {
+      if (!IsZeroPage(at_page(page))) {
         return false;
       }
     }
@@ -40,14 +65,17 @@ absl::Status PageSender::SendRun(const PageRange& run, std::span<const uint8_t> 
       for (uint64_t first = at; first < next; first += kMaxDataPages) {
         const PageRange part{
             .region = run.region, .first = first, .count = std::min<uint64_t>(kMaxDataPages, next - first)};
-        FERRITE_RETURN_IF_ERROR(Put([&] {
-          return sink_.Pages(part, {base + first * kPageBytes, part.count * kPageBytes});
-        }));
-        figures_.data_pages.fetch_add(part.count, std::memory_order_relaxed);
+        FERRITE_RETURN_IF_ERROR(SendData(part, at_page(first)));
       }
     }
     at = next;
   }
+  return absl::OkStatus();
+}
+
+absl::Status PageSender::SendData(const PageRange& run, const uint8_t* bytes) {
+  FERRITE_RETURN_IF_ERROR(Put([&] { return sink_.Pages(run, {bytes, run.count * kPageBytes}); }));
+  figures_.data_pages.fetch_add(run.count, std::memory_order_relaxed);
   return absl::OkStatus();
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 
 #include "absl/functional/function_ref.h"
@@ -29,6 +30,10 @@ class PageSender {
   // The pages of `run`, zero pages as runs of their own. `region` is all of the region's memory, which begins with a
   // page; `pages_per_unit`: what goes as data goes in whole units.
   absl::Status SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit);
+  // The same of what is nowhere in memory: `read` fetches the bytes of the pages [first, first + n) of the region, n
+  // being the size of `into`. They have left when this returns, and nothing is kept.
+  absl::Status SendRead(const PageRange& run, uint64_t pages_per_unit,
+                        absl::FunctionRef<absl::Status(uint64_t first, std::span<uint8_t> into)> read);
   // Pages that are known to be zero, or that nobody needs: not read.
   absl::Status SendZero(const PageRange& run);
   absl::Status SendRoundEnd(uint32_t number);
@@ -38,6 +43,14 @@ class PageSender {
   uint64_t sent_bytes() const { return sent_bytes_; }
 
  private:
+  struct alignas(4096) Page {
+    uint8_t bytes[4096];
+  };
+
+  // The same, of bytes that begin with the page `base_page`.
+  absl::Status SendFrom(const PageRange& run, const uint8_t* bytes, uint64_t base_page, uint64_t pages_per_unit);
+  // At most kMaxDataPages.
+  absl::Status SendData(const PageRange& run, const uint8_t* bytes);
   // Counts what `put` puts in.
   absl::Status Put(absl::FunctionRef<absl::Status()> put);
 
@@ -47,6 +60,7 @@ class PageSender {
   const Clock& clock_;
   SendFigures& figures_;
   uint64_t sent_bytes_ = 0;
+  std::unique_ptr<Page[]> buffer_;  // of SendRead(); made when first needed
 };
 
 }  // namespace ferrite::migration

@@ -71,6 +71,10 @@ absl::Status Source::Finished(const absl::Status& status) {
   departure_->report.total = departure_->Now() - departure_->started;
   // Nobody learns how it went when there is no memory for it.
   IfThereIsMemory([this] { shared_->TellReport(departure_->report); });
+  if (IsFinal(state())) {
+    // Threads and descriptors are not kept until the next move.
+    departure_->link.Close();
+  }
   departure_->Publish();
   return status;
 }
@@ -90,7 +94,11 @@ absl::Status Source::Recover(std::shared_ptr<ChannelOpener> destination) {
 
 absl::Status Source::TakeBack(bool force) {
   shared_->leave().Renew();
-  return migration::TakeBack(*departure_, force);
+  absl::Status status = migration::TakeBack(*departure_, force);
+  if (IsFinal(state())) {
+    departure_->link.Close();
+  }
+  return status;
 }
 
 void Source::Leave() {

@@ -129,22 +129,37 @@ absl::Status FakeBlocks::Outgoing::CollectDirty(size_t, PageBitmap& dirty) {
 
 absl::Status FakeBlocks::Outgoing::Send(PageSender& sender, size_t, const PageRange& run, uint64_t pages_per_unit) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kSend));
-  return sender.SendRun(run, blocks_.At({.first = 0, .count = kBlocks}), pages_per_unit);
+  return sender.SendRead(run, pages_per_unit, [this](uint64_t first, std::span<uint8_t> into) {
+    // Word by word, as a disk's sectors are read: its user may write meanwhile.
+    const uint64_t* const from = &blocks_.blocks_[first].first;
+    auto* const to = reinterpret_cast<uint64_t*>(into.data());
+    for (size_t word = 0; word < into.size() / sizeof(uint64_t); ++word) {
+      to[word] = Load(from + word);
+    }
+    return absl::OkStatus();
+  });
 }
 
 absl::StatusOr<std::span<uint8_t>> FakeBlocks::BlockPlacer::FillTarget(PageRun run) {
+  return std::span<uint8_t>(reinterpret_cast<uint8_t*>(&staged_[run.first]), run.count * kPageBytes);
+}
+
+absl::Status FakeBlocks::BlockPlacer::Filled(PageRun run) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kFill));
-  return blocks_.At(run);
+  std::copy_n(&staged_[run.first], run.count, &blocks_.blocks_[run.first]);
+  return Placer::Filled(run);
 }
 
 absl::Status FakeBlocks::BlockPlacer::FillZero(PageRun run) {
-  const std::span<uint8_t> bytes = blocks_.At(run);
-  std::memset(bytes.data(), 0, bytes.size());
-  Filled(run);
-  return absl::OkStatus();
+  std::fill_n(&blocks_.blocks_[run.first], run.count, Block());
+  return Placer::Filled(run);
 }
 
 absl::Status FakeBlocks::BlockPlacer::Publish(PageRun run, const uint8_t*) {
+  if (absl::Status status = blocks_.Fail(BlocksFailure::kPublish); !status.ok()) {
+    Abandon(run);
+    return status;
+  }
   Finish(run);
   blocks_.Wake();
   return absl::OkStatus();
@@ -187,6 +202,13 @@ absl::Status FakeBlocks::Incoming::Arm(RequestQueue& requests, uint16_t first_re
   blocks_.region_ = first_region;
   blocks_.requests_ = &requests;
   return absl::OkStatus();
+}
+
+absl::Status FakeBlocks::Incoming::Settle() {
+  BlocksFailure once = BlocksFailure::kSettle;
+  return blocks_.failure.compare_exchange_strong(once, BlocksFailure::kNone)
+             ? absl::InternalError("blocks: injected failure")
+             : absl::OkStatus();
 }
 
 absl::Status FakeBlocks::Incoming::WakeWaiting() {

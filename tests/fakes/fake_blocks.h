@@ -26,7 +26,18 @@
 namespace ferrite::migration {
 
 // What a test wants to go wrong with one.
-enum class BlocksFailure { kNone, kStartTracking, kCollectDirty, kSend, kCheck, kPrepare, kFill, kArm };
+enum class BlocksFailure {
+  kNone,
+  kStartTracking,
+  kCollectDirty,
+  kSend,
+  kCheck,
+  kPrepare,
+  kFill,
+  kArm,
+  kPublish,
+  kSettle,  // once
+};
 
 // Its user visits the first 900 blocks in no order, checks that each holds what the last visit has left there, and
 // leaves something else (R1: a block that is older, or partly filled, is found). The last 100 are never written.
@@ -44,6 +55,8 @@ class FakeBlocks {
   void Pause();
   bool running() const { return thread_.joinable(); }
   void AwaitVisits(uint64_t count) const;
+  // Until its user has ended by itself: its wait for a block was given up.
+  void AwaitEnd() { thread_.Join(); }
   // Blocks that did not hold what they should, so far.
   uint64_t errors() const { return errors_; }
   // Paused: the same, of all.
@@ -62,6 +75,12 @@ class FakeBlocks {
   bool restless = false;
 
  private:
+  struct alignas(4096) Block {
+    uint64_t first = 0;
+    uint64_t between[4096 / sizeof(uint64_t) - 2] = {};
+    uint64_t last = 0;
+  };
+
   class Outgoing final : public OutgoingPart {
    public:
     explicit Outgoing(FakeBlocks& blocks) : blocks_(blocks) {}
@@ -84,6 +103,7 @@ class FakeBlocks {
     BlockPlacer(FakeBlocks& blocks, PageStates& states) : Placer(states, kBlocks, 1), blocks_(blocks) {}
     absl::Status Explain(const absl::Status& error) const override { return error; }
     absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) override;
+    absl::Status Filled(PageRun run) override;
     absl::Status FillZero(PageRun run) override;
     absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run) const override { return blocks_.At(run); }
     absl::Status Publish(PageRun run, const uint8_t* buffer) override;
@@ -94,6 +114,8 @@ class FakeBlocks {
 
    private:
     FakeBlocks& blocks_;
+    // Where blocks are read to before the switchover, and written into place from, as a disk's are.
+    std::vector<Block> staged_ = std::vector<Block>(kBlocks);
   };
   class Incoming final : public IncomingPart {
    public:
@@ -108,16 +130,10 @@ class FakeBlocks {
     absl::Status Arm(RequestQueue& requests, uint16_t first_region) override;
     absl::Status WakeWaiting() override;
     void LetGo() override { blocks_.End(); }
-    absl::Status Settle() override { return absl::OkStatus(); }
+    absl::Status Settle() override;
 
    private:
     FakeBlocks& blocks_;
-  };
-
-  struct alignas(4096) Block {
-    uint64_t first = 0;
-    uint64_t between[4096 / sizeof(uint64_t) - 2] = {};
-    uint64_t last = 0;
   };
 
   absl::Status Fail(BlocksFailure where) const;

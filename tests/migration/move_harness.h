@@ -53,6 +53,8 @@ class FakeMove {
   // While a move is on.
   Relay& relay() { return *relay_; }
 
+  // The end of the destination's session, which may hold a guest that misses pages.
+  void EndSession() { session_.reset(); }
   // One try; may be called again after one that failed. `during` is called with the source's session as it makes
   // progress; `afterwards` when its Run() returned, and may go on with it: its Status is the move's then.
   FakeMoveResult Move(const MoveOptions& options,

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <set>
 #include <string>
@@ -65,6 +67,13 @@ void ExpectStayed(FakeMove& move, const FakeMoveResult& result) {
   EXPECT_EQ(move.port().inhibited, 0);
   EXPECT_EQ(move.port().throttle, 0);
   EXPECT_TRUE(move.destination().guest() == nullptr || !move.destination().guest()->running()) << "R2";
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm"), name);
+    EXPECT_FALSE(absl::StartsWith(name, "mig-page") || absl::StartsWith(name, "mig-urgent") ||
+                 absl::StartsWith(name, "mig-src"))
+        << name << ": threads are not kept until the next move";
+  }
 }
 
 struct Kind {

@@ -43,6 +43,8 @@ class TwoParts {
 
   FakeMoveResult Move(const MoveOptions& options,
                       const std::function<void(Source&, const MoveProgress&)>& during = nullptr) {
+    // The parts live as long as the machine that they are of.
+    move_.EndSession();
     there_->Pause();
     auto there = std::make_unique<FakeBlocks>();
     there->failure = fails_there;
@@ -197,24 +199,42 @@ INSTANTIATE_TEST_SUITE_P(
         Failure{.name = "RunPost", .mode = kPost, .machine = FakeFailure::kRun, .machine_there = true}),
     [](const testing::TestParamInfo<Failure>& info) { return std::string(info.param.name); });
 
-// R4: what cannot be read behind GRANT stops the move, not the guest; when it can be read again it goes on.
-TEST(PartsTest, BlocksThatCannotBeReadForAWhileComeLater) {
-  TwoParts parts;
-  parts.on_run = [&] { parts.here().failure = BlocksFailure::kSend; };
-  const FakeMoveResult result = parts.Move({.mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = 1 << 20},
-                                           [&](Source&, const MoveProgress& progress) {
-                                             if (progress.state == MoveState::kPostcopyPaused) {
-                                               parts.here().failure = BlocksFailure::kNone;
-                                             }
-                                           });
-  parts.ExpectMoved(result);
-  EXPECT_GE(result.report.recoveries, 1u);
+// R4: what cannot be read, or put in place, behind GRANT stops the move, not the guest; when it can be, it goes on.
+TEST(PartsTest, BlocksThatCannotBeHadForAWhileComeLater) {
+  for (const BlocksFailure failure : {BlocksFailure::kSend, BlocksFailure::kPublish, BlocksFailure::kSettle}) {
+    SCOPED_TRACE(static_cast<int>(failure));
+    TwoParts parts;
+    const auto at = [&]() -> FakeBlocks& { return failure == BlocksFailure::kSend ? parts.here() : parts.there(); };
+    parts.on_run = [&] { at().failure = failure; };
+    const FakeMoveResult result = parts.Move({.mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = 1 << 20},
+                                             [&](Source&, const MoveProgress& progress) {
+                                               if (progress.state == MoveState::kPostcopyPaused) {
+                                                 at().failure = BlocksFailure::kNone;
+                                               }
+                                             });
+    parts.ExpectMoved(result);
+    EXPECT_GE(result.report.recoveries, 1u);
+  }
 }
 
-class EachStateTest : public testing::TestWithParam<MoveState> {};
+// Who waits for a block is let go when nobody waits for the source any more.
+TEST(PartsTest, WaitForABlockEndsWithTheMove) {
+  auto parts = std::make_unique<TwoParts>();
+  parts->on_run = [&] { parts->here().failure = BlocksFailure::kSend; };
+  const FakeMoveResult result = parts->Move(
+      {.mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = 64 << 10, .recover_for = absl::Milliseconds(1)});
+  EXPECT_EQ(result.source_state, MoveState::kPostcopyPaused) << result.source;
+  EXPECT_EQ(result.destination_state, MoveState::kPostcopyPaused) << result.destination;
+  EXPECT_GT(parts->there().waits(), 0u);
+  parts->move().EndSession();
+  parts->there().AwaitEnd();
+}
+
+class EachStateTest : public testing::TestWithParam<std::tuple<MoveState, MoveMode>> {};
 
 // R3
 TEST_P(EachStateTest, CancelLeavesBothAndASecondMoveWorks) {
+  const auto& [when, mode] = GetParam();
   TwoParts parts;
   Source* source = nullptr;
   const auto cancel = [&] {
@@ -224,33 +244,43 @@ TEST_P(EachStateTest, CancelLeavesBothAndASecondMoveWorks) {
   };
   bool seen = false;
   parts.move().port().on_save = [&] {
-    if (GetParam() == MoveState::kDevice) {
+    if (std::get<0>(GetParam()) == MoveState::kDevice) {
       cancel();
     }
   };
-  const FakeMoveResult result = parts.Move({}, [&](Source& session, const MoveProgress& progress) {
+  const FakeMoveResult result = parts.Move({.mode = mode}, [&](Source& session, const MoveProgress& progress) {
     source = std::exchange(seen, true) ? source : &session;
-    if (progress.state == GetParam()) {
+    if (progress.state == std::get<0>(GetParam())) {
       cancel();
     }
   });
   EXPECT_EQ(result.source_state, MoveState::kCancelled) << result.source;
   parts.ExpectStayed(result);
-  parts.ExpectMoved(parts.Move({}));
+  parts.ExpectMoved(parts.Move({.mode = mode}));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EachStateTest, testing::Values(MoveState::kSetup, MoveState::kActive, MoveState::kDevice),
-                         [](const auto& info) { return std::string(MoveStateName(info.param)); });
+INSTANTIATE_TEST_SUITE_P(All, EachStateTest,
+                         testing::Combine(testing::Values(MoveState::kSetup, MoveState::kActive, MoveState::kDevice),
+                                          testing::Values(kPre, kPost, MoveMode::kAuto)),
+                         [](const auto& info) {
+                           return absl::StrCat(MoveStateName(std::get<0>(info.param)),
+                                               ModeName(std::get<1>(info.param)));
+                         });
 
 // R4: wherever the connection breaks, the blocks that are missing come, too, and what had arrived is not sent again.
 TEST(PartsTest, RecoveryBringsWhatIsMissingOfBoth) {
-  for (const uint64_t bytes : {uint64_t{1}, uint64_t{5000}, uint64_t{1} << 20, uint64_t{4} << 20}) {
-    SCOPED_TRACE(bytes);
-    TwoParts parts({.relay = true});
-    parts.on_run = [&] { parts.move().relay().CutAfter(bytes); };
-    const FakeMoveResult result = parts.Move({.mode = MoveMode::kPostcopy, .channels = 2});
-    parts.ExpectMoved(result);
-    EXPECT_EQ(result.report.recoveries, 1u);
+  for (const MoveMode mode : {kPre, kPost, MoveMode::kAuto}) {
+    for (const uint64_t bytes : {uint64_t{1}, uint64_t{5000}, uint64_t{1} << 20, uint64_t{4} << 20}) {
+      SCOPED_TRACE(absl::StrCat(ModeName(mode), " ", bytes));
+      TwoParts parts({.relay = true});
+      parts.on_run = [&] { parts.move().relay().CutAfter(bytes); };
+      const FakeMoveResult result = parts.Move({.mode = mode, .channels = 2});
+      parts.ExpectMoved(result);
+      EXPECT_LE(result.report.recoveries, 1u);
+      if (mode == kPost) {
+        EXPECT_EQ(result.report.recoveries, 1u);
+      }
+    }
   }
 }
 

@@ -35,7 +35,7 @@ class PairPageSink final : public UrgentSink {
   absl::Status EndRound(uint32_t number) override;
   absl::Status Flush() override;
   uint64_t gathered_bytes() const override { return gathered_; }
-  bool full() const override { return frames_.size() == kMostFrames; }
+  bool full() const override { return frames_.size() == kMostFrames || gathered_ >= kMostBytes; }
   // Nothing waits in here.
   void PreferLatency() override {}
   void Shutdown() override;
@@ -44,6 +44,7 @@ class PairPageSink final : public UrgentSink {
 
  private:
   static constexpr size_t kMostFrames = 128;
+  static constexpr uint64_t kMostBytes = 1 << 20;
 
   absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes);
 

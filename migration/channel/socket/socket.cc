@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -49,18 +48,6 @@ absl::StatusOr<std::vector<Endpoint>> ResolveAs(const Address& address, bool pas
   }
   freeaddrinfo(found);
   return endpoints;
-}
-
-// Blocking from here on; small frames leave at once.
-absl::Status Prepare(const Fd& fd) {
-  const int flags = fcntl(fd.get(), F_GETFL);
-  if (flags < 0 || fcntl(fd.get(), F_SETFL, flags & ~O_NONBLOCK) < 0) {
-    return ErrnoStatus("make a socket blocking");
-  }
-  const int on = 1;
-  // Fails on a unix socket, which has no delay to turn off.
-  (void)setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-  return absl::OkStatus();
 }
 
 // The next place is tried, besides those that have not answered, after this (RFC 8305, section 5), or sooner, so that
@@ -212,7 +199,6 @@ absl::StatusOr<std::unique_ptr<SocketStream>> ConnectToAny(std::span<const Endpo
         }
         attempts[i].Finish();
         if (attempts[i].fd().valid()) {
-          FERRITE_RETURN_IF_ERROR(Prepare(attempts[i].fd()));
           return std::make_unique<SocketStream>(std::move(attempts[i].fd()), name);
         }
         decided = true;
@@ -266,7 +252,6 @@ absl::StatusOr<std::unique_ptr<SocketStream>> Listener::AcceptNow() {
     }
     return ours ? error : absl::UnavailableError(error.message());
   }
-  FERRITE_RETURN_IF_ERROR(Prepare(fd));
   return std::make_unique<SocketStream>(std::move(fd), NameOf(peer, address_.ToString()));
 }
 

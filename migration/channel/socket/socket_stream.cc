@@ -1,5 +1,8 @@
 #include "migration/channel/socket/socket_stream.h"
 
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -44,6 +47,10 @@ absl::Status Failed(int error, const std::string& what) {
 }  // namespace
 
 SocketStream::SocketStream(Fd fd, std::string peer) : fd_(std::move(fd)), peer_(std::move(peer)) {
+  // Neither fails on a socket, but the second one where there is no delay to turn off.
+  (void)fcntl(fd_.get(), F_SETFL, fcntl(fd_.get(), F_GETFL) & ~O_NONBLOCK);
+  const int on = 1;
+  (void)setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
   SetPatience(kDefaultPatience);
 }
 

@@ -81,6 +81,15 @@ Arrival::Arrival(const Host& host, MachineBuilder& builder, ArrivalOptions optio
 
 Arrival::~Arrival() {
   UntilThereIsMemory([this] { link.broken().Cancel(absl::CancelledError("the session ends")); });
+  LetGoOfWaiters();
+}
+
+void Arrival::LetGoOfWaiters() {
+  if (armed && !settled) {
+    for (IncomingPart* part : parts) {
+      part->LetGo();
+    }
+  }
 }
 
 void Arrival::DropMachine() {

@@ -107,8 +107,8 @@ struct Arrival {
   UndoStack undo;
 
   // In the order in which they are needed: who uses something ends before it.
+  RequestQueue requests;  // of the parts, which may use it as long as they live
   std::unique_ptr<DestinationMachine> machine;
-  RequestQueue requests;  // of the parts
   std::unique_ptr<MemoryLanding> memory;
   std::vector<IncomingPart*> parts;  // all that comes, memory first
   std::unique_ptr<Placement> placement;
@@ -123,6 +123,8 @@ struct Arrival {
   bool cancelled() const { return shared.cancel().cancelled(); }
   bool leaving() const { return shared.leave().cancelled(); }
   bool postcopy() const { return shared.postcopy; }
+  // Whoever waits for what is missing goes on, and what it finds is not used. On any thread.
+  void LetGoOfWaiters();
   // Forgets the machine and all that was made for it.
   void DropMachine();
   // Of a guest that ran here: whether it still is.

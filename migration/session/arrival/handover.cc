@@ -31,13 +31,8 @@ absl::Status Arm(Arrival& arrival) {
 
 absl::Status Load(Arrival& arrival, std::span<const uint8_t> blob) {
   // Loading may wait for a page that never comes when the link breaks; nothing that it makes is used then.
-  const CancelToken::Callback let_go(arrival.link.broken(), [&arrival](const absl::Status&) {
-    if (arrival.armed) {
-      for (IncomingPart* part : arrival.parts) {
-        part->LetGo();
-      }
-    }
-  });
+  const CancelToken::Callback let_go(arrival.link.broken(),
+                                     [&arrival](const absl::Status&) { arrival.LetGoOfWaiters(); });
   FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
   return arrival.machine->state().LoadState(blob);
 }

@@ -80,8 +80,8 @@ absl::Status Departure::StartTracking() {
 
 void Departure::StopTracking() {
   while (tracked_parts > 0) {
+    parts[tracked_parts - 1]->StopTracking();
     --tracked_parts;
-    parts[tracked_parts]->StopTracking();
   }
 }
 
