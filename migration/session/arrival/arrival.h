@@ -82,8 +82,8 @@ class ArrivalLink {
 // The phases are functions (handshake.h, receiving.h, handover.h, settling.h, recovery.h), which a list in
 // destination.cc joins; this is what one of them leaves for the next ones.
 //
-// Threads: that of Destination::Run(). No other can name it: what is shared with others is `shared`; the threads of
-// `link` have what they use.
+// Threads: that of Destination::Run(). What is shared with others is `shared`; the threads of `link`, which end before
+// what they use, have `placement`, `gate`, `waits`, `watch`, `requests` and OnPage().
 struct Arrival {
   static absl::StatusOr<std::unique_ptr<Arrival>> Create(const Host& host, MachineBuilder& builder,
                                                          ArrivalOptions options, ArrivalShared& shared);

@@ -58,8 +58,8 @@ class DepartureLink {
 // Made for a move, and kept for its recovery. The phases are functions (handshake.h, rounds.h, switchover.h,
 // handover.h, recovery.h), which a list in source.cc joins; this is what one of them leaves for the next ones.
 //
-// Threads: one at a time, that of Source::Run(), Recover() or TakeBack(). No other can name it: what is shared with
-// others is `shared`, and `link` for those threads that it made itself.
+// Threads: one at a time, that of Source::Run(), Recover() or TakeBack(). What is shared with others is `shared`, and
+// `link` for those threads that it made itself, which ask besides whether a round is to stop.
 struct Departure {
   static absl::StatusOr<std::unique_ptr<Departure>> Create(const Host& host, SourceMachine& machine,
                                                            const MoveOptions& options, DepartureShared& shared);
