@@ -127,12 +127,13 @@ absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> st
   crew_->Begin([&](size_t channel) {
     absl::Status status = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
     if (!status.ok()) {
-      // The others need not end their round.
+      // The others need not end their round; what they say of that is not why.
+      NoteFirst(status);
       Shutdown();
     }
     return status;
   });
-  return crew_->Await();
+  return crew_->Await().ok() ? absl::OkStatus() : failure();
 }
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop) {
@@ -197,8 +198,7 @@ void PageSource::StartPostcopy() {
 
 absl::Status PageSource::FinishPostcopy() {
   FERRITE_RETURN_IF_ERROR(crew_->Await());
-  const absl::MutexLock lock(&mutex_);
-  return failure_;
+  return failure();
 }
 
 absl::Status PageSource::SendRest(size_t channel) {
@@ -241,32 +241,36 @@ void PageSource::Rest(absl::Duration time) {
   }
 }
 
+void PageSource::NoteFirst(const absl::Status& status) {
+  const absl::MutexLock lock(&mutex_);
+  failure_.Update(status);
+}
+
+absl::Status PageSource::failure() const {
+  const absl::MutexLock lock(&mutex_);
+  return failure_;
+}
+
 void PageSource::Note(const absl::Status& status) {
   if (status.ok()) {
     return;
   }
-  absl::Status first;
-  {
-    const absl::MutexLock lock(&mutex_);
-    failure_.Update(status);
-    first = failure_;
-  }
+  NoteFirst(status);
   // What fails after that fails because of it.
   Shutdown();
-  on_failure_(first);
+  on_failure_(failure());
 }
 
 void PageSource::Shutdown() {
-  {
-    const TimedMutexLock lock(&shut_down_mutex_);
-    shut_down_ = true;
-  }
   for (const auto& sink : channels_.page) {
     sink->Shutdown();
   }
   for (const auto& sink : channels_.urgent) {
     sink->Shutdown();
   }
+  // Last: who is held back until then would send unhindered.
+  const TimedMutexLock lock(&shut_down_mutex_);
+  shut_down_ = true;
 }
 
 }  // namespace ferrite::migration

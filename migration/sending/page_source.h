@@ -95,7 +95,10 @@ class PageSource {
   absl::Status Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit);
   // Waits for what the limit says, not longer than until Shutdown().
   void Rest(absl::Duration time);
-  // The first error of the threads behind the switchover.
+  void NoteFirst(const absl::Status& status);
+  // The first error of the threads, in time.
+  absl::Status failure() const;
+  // Of a thread behind the switchover, which nobody waits for.
   void Note(const absl::Status& status);
 
   const Host& host_;
@@ -109,7 +112,7 @@ class PageSource {
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
   TimedMutex shut_down_mutex_;
   bool shut_down_ ABSL_GUARDED_BY(shut_down_mutex_) = false;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;  // requests are answered
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);

@@ -54,6 +54,8 @@ absl::Status RequestServer::Answer(const PageRange& request) {
   if (extra >= per_unit && next < pending_.pending(request.region).pages() &&
       limiter_.TryTake(extra * kPageBytes, clock_.Now())) {
     const PageRange near = pending_.ClaimRequested(request.region, next, extra - per_unit);
+    limiter_.Correct((static_cast<int64_t>(near.count) - static_cast<int64_t>(extra)) *
+                     static_cast<int64_t>(kPageBytes));
     FERRITE_RETURN_IF_ERROR(send_(sender_, near, per_unit));
     FERRITE_RETURN_IF_ERROR(sender_.Flush());
     figures_.prefetched_pages.fetch_add(near.count, std::memory_order_relaxed);
