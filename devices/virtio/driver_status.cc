@@ -47,8 +47,6 @@ uint32_t StatusAfterWrite(uint32_t status, uint32_t value, uint64_t features, ui
   return after | (status & kNeedsReset);
 }
 
-bool IsStatus(uint32_t status) {
-  return (status & ~(kDriverBits | kNeedsReset)) == 0 && BitsInOrder(status) == status;
-}
+bool IsStatus(uint32_t status) { return (status & ~(kDriverBits | kNeedsReset)) == 0 && BitsInOrder(status) == status; }
 
 }  // namespace ferrite::virtio

@@ -50,7 +50,7 @@ struct MoveReport {
   uint64_t data_pages = 0;
   uint64_t zero_pages = 0;
   uint64_t skipped_pages = 0;  // never touched, or in the balloon: not read
-  uint64_t resent_pages = 0;    // sent again because they were dirtied
+  uint64_t resent_pages = 0;   // sent again because they were dirtied
   uint64_t bytes = 0;
   uint64_t faults = 0;        // demand faults that went to the source
   uint64_t minor_faults = 0;  // on pages that had arrived

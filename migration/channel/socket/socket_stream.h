@@ -21,8 +21,8 @@ namespace ferrite::migration {
 // Follows socket(7): the kernel's time limits are the patience of reads, and the steps of writes. Threads: as Stream.
 class SocketStream final : public Stream {
  public:
-  // `fd` is a connected stream socket, from wherever; it is made blocking, and small frames leave at once (TCP_NODELAY).
-  // `peer` is for messages.
+  // `fd` is a connected stream socket, from wherever; it is made blocking, and small frames leave at once
+  // (TCP_NODELAY). `peer` is for messages.
   SocketStream(Fd fd, std::string peer);
 
   absl::Status ReadAll(std::span<uint8_t> out) override { return Read(out, /*in_frame=*/false); }
