@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "memory/page_range.h"
+#include "migration/protocol/page_header.h"
 
 namespace ferrite::migration {
 
@@ -25,12 +26,14 @@ class PageSink {
 
   // At most kMaxDataPages. The bytes are read from where they are, at any time until they have gone: they may change
   // meanwhile, and then belong to a page that is sent again.
-  virtual absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) = 0;
+  absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) {
+    return Add(HeaderOf(PageFrameType::kPages, run), bytes);
+  }
   // At most UINT32_MAX.
-  virtual absl::Status Zero(const PageRange& run) = 0;
+  absl::Status Zero(const PageRange& run) { return Add(HeaderOf(PageFrameType::kZero, run), {}); }
   // What the hardware has lost (R9).
-  virtual absl::Status Lost(const PageRange& run) = 0;
-  virtual absl::Status EndRound(uint32_t number) = 0;
+  absl::Status Lost(const PageRange& run) { return Add(HeaderOf(PageFrameType::kPoison, run), {}); }
+  absl::Status EndRound(uint32_t number) { return Add({.type = PageFrameType::kRound, .count = number}, {}); }
   // Returns when all of it is on its way and no byte of it is read any more.
   virtual absl::Status Flush() = 0;
 
@@ -43,6 +46,10 @@ class PageSink {
   virtual void Shutdown() = 0;
   // For messages.
   virtual const std::string& peer() const = 0;
+
+ protected:
+  // Puts in a frame; what is full is flushed before.
+  virtual absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) = 0;
 };
 
 // Of an urgent channel, over which the destination asks. Threads: one for both.

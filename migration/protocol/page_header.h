@@ -7,6 +7,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "memory/page_range.h"
 
 namespace ferrite::migration {
 
@@ -35,6 +36,11 @@ struct PageHeader {
   uint64_t data_bytes() const { return type == PageFrameType::kPages ? uint64_t{count} * 4096 : 0; }
   bool operator==(const PageHeader&) const = default;
 };
+
+// Of a frame of the pages of `run`, at most UINT32_MAX.
+inline PageHeader HeaderOf(PageFrameType type, const PageRange& run) {
+  return {.type = type, .region = run.region, .first_page = run.first, .count = static_cast<uint32_t>(run.count)};
+}
 
 std::array<uint8_t, kPageHeaderBytes> EncodePageHeader(const PageHeader& header);
 

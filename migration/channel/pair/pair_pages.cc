@@ -16,10 +16,6 @@ namespace {
 // Of an end that can always be put in: the other one asks once for each page that it misses, and waits for nobody.
 constexpr size_t kNoLimit = std::numeric_limits<size_t>::max();
 
-PageHeader HeaderOf(PageFrameType type, const PageRange& run) {
-  return {.type = type, .region = run.region, .first_page = run.first, .count = static_cast<uint32_t>(run.count)};
-}
-
 absl::Status Closed(const std::string& peer) {
   return absl::UnavailableError(absl::StrCat(peer, ": the connection was closed"));
 }
@@ -34,18 +30,6 @@ PairPageSink::PairPageSink(std::shared_ptr<FramePipe> frames, std::shared_ptr<Re
 PairPageSink::~PairPageSink() {
   out_->Close();
   requests_->CloseAndDrop();
-}
-
-absl::Status PairPageSink::Pages(const PageRange& run, std::span<const uint8_t> bytes) {
-  return Add(HeaderOf(PageFrameType::kPages, run), bytes);
-}
-
-absl::Status PairPageSink::Zero(const PageRange& run) { return Add(HeaderOf(PageFrameType::kZero, run), {}); }
-
-absl::Status PairPageSink::Lost(const PageRange& run) { return Add(HeaderOf(PageFrameType::kPoison, run), {}); }
-
-absl::Status PairPageSink::EndRound(uint32_t number) {
-  return Add({.type = PageFrameType::kRound, .count = number}, {});
 }
 
 absl::Status PairPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {

@@ -29,10 +29,6 @@ class PairPageSink final : public UrgentSink {
   PairPageSink(std::shared_ptr<FramePipe> frames, std::shared_ptr<RequestPipe> requests, std::string peer);
   ~PairPageSink() override;
 
-  absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) override;
-  absl::Status Zero(const PageRange& run) override;
-  absl::Status Lost(const PageRange& run) override;
-  absl::Status EndRound(uint32_t number) override;
   absl::Status Flush() override;
   uint64_t gathered_bytes() const override { return gathered_; }
   bool full() const override { return frames_.size() == kMostFrames || gathered_ >= kMostBytes; }
@@ -46,7 +42,7 @@ class PairPageSink final : public UrgentSink {
   static constexpr size_t kMostFrames = 128;
   static constexpr uint64_t kMostBytes = 1 << 20;
 
-  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes);
+  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
 
   const std::shared_ptr<FramePipe> out_;
   const std::shared_ptr<RequestPipe> requests_;

@@ -16,26 +16,10 @@ constexpr int kPostcopyBufferBytes = 256 << 10;
 
 constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
 
-PageHeader HeaderOf(PageFrameType type, const PageRange& run) {
-  return {.type = type, .region = run.region, .first_page = run.first, .count = static_cast<uint32_t>(run.count)};
-}
-
 }  // namespace
 
 StreamPageSink::StreamPageSink(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {
   pieces_.reserve(2 * kMostFrames);
-}
-
-absl::Status StreamPageSink::Pages(const PageRange& run, std::span<const uint8_t> bytes) {
-  return Add(HeaderOf(PageFrameType::kPages, run), bytes);
-}
-
-absl::Status StreamPageSink::Zero(const PageRange& run) { return Add(HeaderOf(PageFrameType::kZero, run), {}); }
-
-absl::Status StreamPageSink::Lost(const PageRange& run) { return Add(HeaderOf(PageFrameType::kPoison, run), {}); }
-
-absl::Status StreamPageSink::EndRound(uint32_t number) {
-  return Add({.type = PageFrameType::kRound, .count = number}, {});
 }
 
 absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {

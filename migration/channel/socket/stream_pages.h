@@ -23,10 +23,6 @@ class StreamPageSink final : public UrgentSink {
  public:
   explicit StreamPageSink(std::unique_ptr<Stream> stream);
 
-  absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) override;
-  absl::Status Zero(const PageRange& run) override;
-  absl::Status Lost(const PageRange& run) override;
-  absl::Status EndRound(uint32_t number) override;
   absl::Status Flush() override;
   uint64_t gathered_bytes() const override { return gathered_; }
   bool full() const override { return frames_ == kMostFrames || gathered_ >= kMostBytes; }
@@ -39,7 +35,7 @@ class StreamPageSink final : public UrgentSink {
   static constexpr size_t kMostFrames = 128;
   static constexpr uint64_t kMostBytes = 1 << 20;
 
-  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes);
+  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
 
   const std::unique_ptr<Stream> stream_;
   std::array<std::array<uint8_t, kPageHeaderBytes>, kMostFrames> headers_;

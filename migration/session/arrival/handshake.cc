@@ -59,7 +59,9 @@ absl::Status SendAccept(Arrival& arrival) {
   absl::Status able;
   message::Accept accept;
   for (IncomingPart* part : arrival.parts) {
-    able.Update(able.ok() ? part->OfferFaults(arrival.host.open_userfault) : able);
+    if (able.ok()) {
+      able = part->OfferFaults(arrival.host.open_userfault);
+    }
     for (size_t i = 0; i < part->regions(); ++i) {
       accept.host_page_bytes.push_back(part->placer(i).unit_bytes());
     }
