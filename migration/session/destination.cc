@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/cancel_token.h"
+#include "base/lock_clock.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -43,6 +44,8 @@ absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {
   using enum MoveState;
   Arrival& arrival = *arrival_;
   PhaseRunner phases(shared_->state(), nullptr);
+  // Nobody has come yet.
+  WarmLockClock();
   FERRITE_RETURN_IF_ERROR(AwaitMachine(arrival, acceptor));
   FERRITE_RETURN_IF_ERROR(phases.Run({"setup", kSetup, kSetup}, [&] { return AcceptChannels(arrival, acceptor); }));
   // From here on the whole time: behind GRANT nothing is made that may be missing then.

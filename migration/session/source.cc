@@ -3,8 +3,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/lock_clock.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "base/thread_class.h"
 #include "migration/api/remedy.h"
 #include "migration/protocol/preamble.h"
@@ -53,6 +55,9 @@ absl::Status Source::RunPhases() {
   using enum MoveState;
   Departure& departure = *departure_;
   PhaseRunner phases(shared_->state(), [&departure] { departure.Publish(); });
+  // Long before the guest stands still.
+  FERRITE_ASSIGN_OR_RETURN(const Thread warming,
+                           departure.host.threads.Start("mig-src-warm", ThreadClass::kBulk, WarmLockClock));
   const auto run = [&](const PhaseRunner::Phase& phase, absl::FunctionRef<absl::Status()> body) {
     return phases.Run(phase, body);
   };
