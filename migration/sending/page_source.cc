@@ -185,7 +185,9 @@ void PageSource::StartPostcopy() {
     const absl::MutexLock lock(&mutex_);
     serving_ = true;
   }
-  // Making the order takes milliseconds; the destination loads meanwhile, and may wait for pages.
+}
+
+void PageSource::StartRest() {
   pending_->OrderByHeat();
   for (const auto& sink : channels_.page) {
     sink->PreferLatency();
@@ -196,7 +198,7 @@ void PageSource::StartPostcopy() {
   });
 }
 
-absl::Status PageSource::FinishPostcopy() {
+absl::Status PageSource::FinishRest() {
   FERRITE_RETURN_IF_ERROR(crew_->Await());
   return failure();
 }

@@ -68,11 +68,13 @@ class PageSource {
 
   // What is sent from here on is not held back, until StartPostcopy().
   void LiftLimit();
-  // The switchover is decided and nothing is collected any more: the threads send what is asked for, and the rest by
-  // heat.
+  // The switchover is decided and nothing is collected any more: what is asked for is sent from here on.
   void StartPostcopy();
+  // And the rest, by heat. That is for when the guest runs again: while it stands still, the processors and the link
+  // are for what it waits for.
+  void StartRest();
   // Until everything was sent, or a channel failed.
-  absl::Status FinishPostcopy();
+  absl::Status FinishRest();
 
   // Makes everything that blocks fail.
   void Shutdown();

@@ -59,6 +59,7 @@ class PageSourceTest : public testing::Test {
     }
     EXPECT_TRUE(source_->CollectDirty().ok());
     source_->StartPostcopy();
+    source_->StartRest();
     EXPECT_TRUE(clock_.AwaitWaiting(1));
   }
   void Ask(const PageRange& run) { EXPECT_TRUE(urgent_.feed->Ask({&run, 1}).ok()); }
@@ -168,7 +169,7 @@ TEST_F(PageSourceTest, RestGoesOnceByUnitsTheHotOnesFirstAndWhatIsAskedForAtOnce
   Ask({2, 10, 1});
   EXPECT_EQ(*urgent_.feed->Next(kept_), PagesFrame(2, 8, 8));
   EXPECT_TRUE(clock_.PassUntil([&] { return takers_[0]->HasRound(kLastRound); }));
-  EXPECT_EQ(source_->FinishPostcopy(), absl::OkStatus());
+  EXPECT_EQ(source_->FinishRest(), absl::OkStatus());
   EXPECT_EQ(takers_[0]->AwaitRound(kLastRound),
             (Frames{PagesFrame(2, 40, 8), PagesFrame(2, 0, 8), PagesFrame(2, 32, 8), RoundFrame(kLastRound)}));
   EXPECT_EQ(source_->PendingBytes(), 0u);
@@ -181,7 +182,7 @@ TEST_F(PageSourceTest, RestThatTheLimitHoldsBackEndsAtShutdown) {
   StartHeldBack({{2, 0, 64}});
   takers_.clear();
   source_->Shutdown();
-  EXPECT_TRUE(absl::IsUnavailable(source_->FinishPostcopy()));
+  EXPECT_TRUE(absl::IsUnavailable(source_->FinishRest()));
   EXPECT_TRUE(absl::IsUnavailable(failure())) << failure();
 }
 
@@ -189,7 +190,7 @@ TEST_F(PageSourceTest, RestThatTheLimitHoldsBackEndsAtShutdown) {
 TEST_F(PageSourceTest, WrongRequestIsTheFailureOfAllChannels) {
   StartHeldBack({{2, 0, 64}});
   Ask({3, 0, 1});
-  EXPECT_TRUE(absl::IsInvalidArgument(source_->FinishPostcopy()));
+  EXPECT_TRUE(absl::IsInvalidArgument(source_->FinishRest()));
   EXPECT_EQ(takers_[0]->AwaitEnd().front(), PagesFrame(2, 0, 32));
   source_.reset();
   EXPECT_TRUE(absl::IsInvalidArgument(failure())) << failure();

@@ -69,7 +69,7 @@ absl::Status GiveUp(Departure& departure, const absl::Status& reason) {
   const Urgency urgency;
   if (departure.link.pages() != nullptr) {
     departure.pages().Shutdown();
-    (void)departure.pages().FinishPostcopy();
+    (void)departure.pages().FinishRest();
   }
   // The guest first: words can wait.
   absl::Status undone;

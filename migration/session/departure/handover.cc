@@ -29,7 +29,11 @@ absl::Status HandOver(Departure& departure) {
     return departure.peer().failure();
   }
   departure.may_run_there = true;
-  return SendGrant(departure, start, departure.options.patience);
+  FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, departure.options.patience));
+  if (departure.serving) {
+    departure.pages().StartRest();
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SendGrant(Departure& departure, MonotonicTime start, absl::Duration patience) {
@@ -60,7 +64,7 @@ absl::Status SendGrant(Departure& departure, MonotonicTime start, absl::Duration
 
 absl::Status End(Departure& departure) {
   if (departure.serving) {
-    FERRITE_RETURN_IF_ERROR(departure.pages().FinishPostcopy());
+    FERRITE_RETURN_IF_ERROR(departure.pages().FinishRest());
   }
   ControlPeer& peer = departure.peer();
   FERRITE_RETURN_IF_ERROR(peer.Send(message::End{}));

@@ -170,6 +170,7 @@ absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpe
   ++departure.report.recoveries;
   departure.serving = true;
   departure.pages().StartPostcopy();
+  departure.pages().StartRest();
   departure.Publish(Departure::Rate::kFromHere);
   const MonotonicTime served_from = departure.Now();
   const absl::Status status = Annotate(End(departure), "post-copy");

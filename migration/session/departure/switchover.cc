@@ -135,7 +135,7 @@ absl::Status SendPackage(Departure& departure) {
     FERRITE_RETURN_IF_ERROR(departure.peer().Send(
         message::Package{.version = kPackageVersion, .blob = std::move(blob), .postcopy = departure.postcopy}));
     if (departure.postcopy) {
-      // Loading may touch guest memory: pages flow from here on.
+      // Loading may touch guest memory.
       departure.serving = true;
       departure.pages().StartPostcopy();
     }
