@@ -30,7 +30,6 @@ int main() {
   const int kvm = Must(open("/dev/kvm", O_RDWR | O_CLOEXEC));
   const int vm = Must(ioctl(kvm, KVM_CREATE_VM, 0));
   Must(ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000));
-  Must(ioctl(vm, KVM_CREATE_IRQCHIP, 0));
   const int memory = Must(memfd_create("bare-kvm", MFD_CLOEXEC));
   Must(ftruncate(memory, kMemoryBytes));
   void* const ram = mmap(nullptr, kMemoryBytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
@@ -41,7 +40,9 @@ int main() {
   kvm_userspace_memory_region region = {};
   region.memory_size = kMemoryBytes;
   region.userspace_addr = reinterpret_cast<uint64_t>(ram);
+  // As KvmVm::Create() does, in this order.
   Must(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region));
+  Must(ioctl(vm, KVM_CREATE_IRQCHIP, 0));
   const int vcpu = Must(ioctl(vm, KVM_CREATE_VCPU, 0));
   const auto run_bytes = static_cast<size_t>(Must(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0)));
   auto* const run = static_cast<kvm_run*>(mmap(nullptr, run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0));

@@ -36,10 +36,11 @@ struct KvmMemorySlot {
 // Threads: any, unless a method says otherwise.
 class KvmVm {
  public:
-  // KVM_CREATE_VM with the complete in-kernel interrupt controllers (PICs, I/O APIC, local APICs) and the timer (PIT).
-  // UNIMPLEMENTED when the host lacks a required capability; kRing on a host without it is one, too. `kvm` outlives
-  // the VM. `ring_entries` (kRing): a power of two, 4096 or more, or what the kernel offers when that is less.
+  // KVM_CREATE_VM with `slots`, the complete in-kernel interrupt controllers (PICs, I/O APIC, local APICs) and the
+  // timer (PIT). UNIMPLEMENTED when the host lacks a required capability; kRing on a host without it is one, too. `kvm`
+  // outlives the VM. `ring_entries` (kRing): a power of two, 4096 or more, or what the kernel offers when that is less.
   static absl::StatusOr<std::unique_ptr<KvmVm>> Create(const Kvm& kvm, DirtyMode mode,
+                                                       std::span<const KvmMemorySlot> slots = {},
                                                        uint32_t ring_entries = kRingEntries);
 
   const Kvm& kvm() const { return kvm_; }

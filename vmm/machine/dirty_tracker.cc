@@ -12,16 +12,22 @@ constexpr uint64_t kClearPages = 65536;
 
 }  // namespace
 
+std::vector<KvmMemorySlot> SlotsOf(GuestMemory& memory) {
+  std::vector<KvmMemorySlot> slots;
+  for (const std::unique_ptr<MemoryRegion>& region : memory.regions()) {
+    slots.push_back(
+        {.slot = static_cast<uint32_t>(slots.size()), .base = region->base(), .host = region->guest_mapping()});
+  }
+  return slots;
+}
+
 DirtyTracker::DirtyTracker(KvmVm& vm, GuestMemory& memory, std::vector<KvmVcpu*> vcpus)
     : vm_(vm), memory_(memory), vcpus_(std::move(vcpus)) {}
 
-absl::Status DirtyTracker::MakeSlots() { return SetLogging(false); }
-
 absl::Status DirtyTracker::SetLogging(bool on) {
-  uint32_t slot = 0;
-  for (const std::unique_ptr<MemoryRegion>& region : memory_.regions()) {
-    FERRITE_RETURN_IF_ERROR(
-        vm_.SetSlot({.slot = slot++, .base = region->base(), .host = region->guest_mapping(), .log_dirty = on}));
+  for (KvmMemorySlot& slot : SlotsOf(memory_)) {
+    slot.log_dirty = on;
+    FERRITE_RETURN_IF_ERROR(vm_.SetSlot(slot));
   }
   return absl::OkStatus();
 }

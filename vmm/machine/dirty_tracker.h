@@ -14,14 +14,14 @@
 
 namespace ferrite {
 
-// Region i of the memory is slot i of the VM. Contract of Start, Collect and Stop: Machine's dirty tracking.
+// All regions, untracked, as a VM is made with them: region i of the memory is its slot i.
+std::vector<KvmMemorySlot> SlotsOf(GuestMemory& memory);
+
+// Of a VM that was made with SlotsOf() its memory. Contract of Start, Collect and Stop: Machine's dirty tracking.
 class DirtyTracker {
  public:
   // `vm`, `memory` and `vcpus` outlive the tracker.
   DirtyTracker(KvmVm& vm, GuestMemory& memory, std::vector<KvmVcpu*> vcpus);
-
-  // Gives all regions to the VM, untracked.
-  absl::Status MakeSlots();
 
   absl::Status Start();
   absl::Status Collect(size_t index, PageBitmap& dirty);

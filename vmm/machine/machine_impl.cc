@@ -63,14 +63,13 @@ absl::StatusOr<std::unique_ptr<Machine>> MachineImpl::Create(const MachineConfig
 absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
   FERRITE_RETURN_IF_ERROR(MakeMemory());
   FERRITE_ASSIGN_OR_RETURN(vm_, KvmVm::Create(kvm_, config_.dirty_ring ? DirtyMode::kRing : DirtyMode::kLog,
-                                              config_.dirty_ring_entries.value_or(kRingEntries)));
+                                              SlotsOf(*memory_), config_.dirty_ring_entries.value_or(kRingEntries)));
   FERRITE_RETURN_IF_ERROR(MakeVcpus());
   std::vector<KvmVcpu*> vcpus;
   for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
     vcpus.push_back(vcpu.get());
   }
   dirty_tracker_ = std::make_unique<DirtyTracker>(*vm_, *memory_, std::move(vcpus));
-  FERRITE_RETURN_IF_ERROR(dirty_tracker_->MakeSlots());
   FERRITE_ASSIGN_OR_RETURN(
       devices_, DeviceSet::Create(config_, *vm_, *memory_, loop, console,
                                   {.power_off = [this] { OnGuestEnd(StopReason::kPowerOff, "by the guest"); },
