@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/lock_clock.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/poll.h"
@@ -32,6 +33,7 @@ absl::StatusOr<std::unique_ptr<Monitor>> Monitor::Create(const std::string& name
   FERRITE_ASSIGN_OR_RETURN(EventFd ended, EventFd::Create());
   std::unique_ptr<Monitor> monitor(new Monitor(std::move(signals), std::move(ended)));
   monitor->name_ = name;
+  FERRITE_ASSIGN_OR_RETURN(monitor->lock_clock_, Thread::Start("lock-clock", WarmLockClock));
   if (options.console.kind == ConsoleSink::Kind::kUnix) {
     monitor->console_socket_ = options.console.path;
   }
@@ -138,6 +140,7 @@ absl::Status Monitor::CheckNotEnding() {
 }
 
 void Monitor::WaitForEnd() {
+  lock_clock_.Join();
   ReleaseUnusedMemory();
   pollfd polled[] = {{signals_.fd(), POLLIN, 0}, {ended_.fd(), POLLIN, 0}};
   while (PollFor(polled, absl::InfiniteDuration()) == 0) {

@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
+#include "base/thread.h"
 #include "vmm/app/monitor_options.h"
 #include "vmm/app/stop_signals.h"
 #include "vmm/console/console_hub.h"
@@ -79,6 +80,7 @@ class Monitor {
   void MakeMover(Machine& machine);
 
   std::string name_;
+  Thread lock_clock_;  // has what the first wait for a lock would have to wait for as well (WarmLockClock())
   std::string console_socket_;  // its path, if there is one
   StopSignals signals_;
   EventFd ended_;
