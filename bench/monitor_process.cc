@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
@@ -33,7 +34,7 @@ absl::StatusOr<std::unique_ptr<MonitorProcess>> MonitorProcess::Start(std::vecto
       new MonitorProcess(std::move(child), std::move(our_input), std::move(our_output), started));
 }
 
-absl::Status MonitorProcess::ReadSome(absl::string_view wanted, MonotonicTime deadline) {
+absl::StatusOr<bool> MonitorProcess::ReadOutput(absl::string_view wanted, MonotonicTime deadline) {
   const int64_t left = absl::ToInt64Milliseconds(deadline - MonotonicTime::Now());
   pollfd ready = {.fd = output_.get(), .events = POLLIN, .revents = 0};
   if (left <= 0 || poll(&ready, 1, static_cast<int>(left)) <= 0) {
@@ -44,10 +45,25 @@ absl::Status MonitorProcess::ReadSome(absl::string_view wanted, MonotonicTime de
   char buffer[4096];
   const ssize_t bytes = read(output_.get(), buffer, sizeof(buffer));
   if (bytes <= 0) {
-    return absl::UnavailableError(absl::StrCat("the process ended before \"", wanted, "\"; last output: ", pending_));
+    return false;
   }
   pending_.append(buffer, static_cast<size_t>(bytes));
-  return absl::OkStatus();
+  return true;
+}
+
+absl::Status MonitorProcess::ReadSome(absl::string_view wanted, MonotonicTime deadline) {
+  FERRITE_ASSIGN_OR_RETURN(const bool more, ReadOutput(wanted, deadline));
+  return more ? absl::OkStatus()
+              : absl::UnavailableError(
+                    absl::StrCat("the process ended before \"", wanted, "\"; last output: ", pending_));
+}
+
+absl::StatusOr<std::string> MonitorProcess::ReadToEnd(absl::Duration timeout) {
+  const MonotonicTime deadline = MonotonicTime::Now() + timeout;
+  for (bool more = true; more;) {
+    FERRITE_ASSIGN_OR_RETURN(more, ReadOutput("(its end)", deadline));
+  }
+  return std::exchange(pending_, "");
 }
 
 absl::StatusOr<double> MonitorProcess::WaitFor(absl::string_view text, absl::Duration timeout) {

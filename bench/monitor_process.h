@@ -32,6 +32,8 @@ class MonitorProcess {
   absl::StatusOr<double> WaitFor(absl::string_view text, absl::Duration timeout);
   // The same; returns the whole line that `text` is in, and reads up to its end.
   absl::StatusOr<std::string> WaitForLine(absl::string_view text, absl::Duration timeout);
+  // All that is left, up to the end of its output.
+  absl::StatusOr<std::string> ReadToEnd(absl::Duration timeout);
   absl::Status Write(absl::string_view text);
   // Processor time of all its threads so far, or, after WaitForEnd(), in all its life. Seconds.
   double CpuSeconds() const;
@@ -44,7 +46,9 @@ class MonitorProcess {
   MonitorProcess(ChildProcess child, Fd input, Fd output, double started)
       : child_(std::move(child)), input_(std::move(input)), output_(std::move(output)), started_(started) {}
 
-  // Reads some more output, up to `deadline`; `wanted` is for the message.
+  // Reads some more output, up to `deadline`; `wanted` is for the message. False at its end.
+  absl::StatusOr<bool> ReadOutput(absl::string_view wanted, MonotonicTime deadline);
+  // The same; its end is an error.
   absl::Status ReadSome(absl::string_view wanted, MonotonicTime deadline);
 
   ChildProcess child_;

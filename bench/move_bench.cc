@@ -1,363 +1,352 @@
-// A machine moves between two monitors, each `ferrite` process of its own, and what that costs is set beside the limits
-// of this host, measured in the same run, in turns. The guest fills memory with what does not compress, writes to a
-// part of it, and tells how long it stood still (the longest time between two of its time stamps) and how long its
-// writes waited.
-//
-//   rounds=3         of everything below
-//   memory=1024      MiB of the guest
-//   set=768          MiB that it fills
-//   hot=256          MiB that it writes to, at full speed
-//   only=TEXT        only the cases whose name holds TEXT ("random postcopy tcp" is one)
-//   verbose=0        1: the account of each move
+// Moves of a machine between two monitors, ferrite's beside QEMU's, with the same guest image and in turns; and what
+// they are beside the limits of this host, measured in the same run. docs/performance.md says what each figure is.
 
-#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
+#include <fstream>
 #include <map>
-#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/mapping.h"
 #include "base/status.h"
 #include "bench/monitor_process.h"
 #include "bench/move_limits.h"
+#include "bench/move_rows.h"
+#include "bench/one_move.h"
 #include "bench/samples.h"
+#include "bench/start_row.h"
 #include "bench/where.h"
 
 namespace ferrite {
 namespace {
 
 using Json = nlohmann::json;
+using Kind = MoveGoal::Kind;
 
-constexpr absl::Duration kTimeout = absl::Seconds(60);
-constexpr absl::Duration kQuiet = absl::Milliseconds(500);
-constexpr uint64_t kMiB = 1 << 20;
-constexpr double kMs = 1e3;
-constexpr double kUs = 1e6;
+constexpr char kStartRow[] = "start";
+constexpr double kStartOfQemu = 0.45;
+constexpr double kMostOwnMib = 2.4;
+// As many times as a move: a start is short.
+constexpr int kStartsInRound = 3;
 
 struct Inputs {
-  int rounds;
-  uint64_t memory;
-  uint64_t set;
-  uint64_t hot;
-  std::string only;
-  bool verbose;
-};
+  int runs = 5;
+  std::vector<std::string> only;
+  bool more = false;
+  uint64_t memory_mib = 1024;
+  uint64_t set_mib = 768;
+  uint64_t hot_mib = 256;
+  int quiet_ms = 500;
+  int settle_ms = 2000;
+  std::string qemu = "/usr/bin/qemu-system-x86_64";
+  std::string run_arguments;
+  std::string move_arguments;
+  bool limits = true;
+  bool json = false;
+  std::string save;
 
-struct Case {
-  const char* guest;  // what it does
-  const char* options;
-  const char* mode;
-  SocketKind kind;
-  bool paused = false;
-
-  std::string Name() const { return absl::StrCat(guest, " ", mode, " ", SocketKindName(kind)); }
-};
-
-// What the rounds of one case came to.
-struct Figures {
-  Samples total_ms;
-  Samples gib_per_second;
-  Samples gap_ms;        // with the move in it
-  Samples quiet_gap_ms;  // as long before the move
-  Samples downtime_ms;   // the monitor's account
-  Samples guest_p50_us;  // writes that waited, as the guest saw it
-  Samples guest_p99_us;
-  Samples fault_p50_us;  // the destination's account
-  Samples fault_p99_us;
-  Samples faults;
-  Samples source_cpu;
-  Samples destination_cpu;
-  double moved_bytes = 0;
-};
-
-class Directory {
- public:
-  Directory() { path_ = mkdtemp(path_.data()); }
-  ~Directory() { (void)!system(absl::StrCat("rm -rf ", path_).c_str()); }
-  const std::string& path() const { return path_; }
-
- private:
-  // Memory, as /run is on most hosts: the record of the hand-over is synced while the guest stands still.
-  std::string path_ = "/dev/shm/ferrite-bench-XXXXXX";
-};
-
-// The number of `name`=NUMBER in a line of the guest's.
-double Field(const std::string& line, absl::string_view name) {
-  for (absl::string_view word : absl::StrSplit(line, ' ')) {
-    double value = 0;
-    if (absl::ConsumePrefix(&word, absl::StrCat(name, "=")) && absl::SimpleAtod(word, &value)) {
-      return value;
-    }
+  MoveInputs moves() const {
+    return {.memory_mib = memory_mib,
+            .set_mib = set_mib,
+            .quiet = absl::Milliseconds(quiet_ms),
+            .settle = absl::Milliseconds(settle_ms),
+            .qemu = qemu,
+            .run_arguments = absl::StrSplit(run_arguments, ' ', absl::SkipEmpty()),
+            .move_arguments = absl::StrSplit(move_arguments, ' ', absl::SkipEmpty())};
   }
-  return 0;
-}
-
-// One move, from the start of a machine to its end at the other monitor, where it has checked all of its memory.
-class OneMove {
- public:
-  OneMove(const Inputs& inputs, const Case& what, Figures& figures) : inputs_(inputs), case_(what), figures_(figures) {}
-
-  absl::Status Run() {
-    FERRITE_RETURN_IF_ERROR(StartBoth());
-    if (!case_.paused) {
-      FERRITE_ASSIGN_OR_RETURN(const std::string quiet, WatchWithoutMove());
-      figures_.quiet_gap_ms.Add(Field(quiet, "gap_ns") * 1e-9 * kMs);
-    }
-    // The destination's memory, and some.
-    FERRITE_RETURN_IF_ERROR(TouchFreeMemory(inputs_.memory * kMiB + 256 * kMiB));
-    if (case_.paused) {
-      FERRITE_RETURN_IF_ERROR(Command({"pause", "bench"}, "here"));
-    } else {
-      FERRITE_RETURN_IF_ERROR(source_->Write("z"));
-      absl::SleepFor(absl::Milliseconds(20));
-    }
-    const double source_before = source_->CpuSeconds();
-    const double destination_before = destination_->CpuSeconds();
-    FERRITE_ASSIGN_OR_RETURN(const Json report, Move());
-    figures_.destination_cpu.Add(destination_->CpuSeconds() - destination_before);
-    FERRITE_RETURN_IF_ERROR(source_->WaitForEnd().status());
-    figures_.source_cpu.Add(source_->CpuSeconds() - source_before);
-    if (case_.paused) {
-      FERRITE_RETURN_IF_ERROR(Command({"resume", "bench"}, "there"));
-    } else {
-      FERRITE_RETURN_IF_ERROR(destination_->Write("w"));
-      FERRITE_ASSIGN_OR_RETURN(const std::string waits, destination_->WaitForLine("event=waits", kTimeout));
-      figures_.gap_ms.Add(Field(waits, "gap_ns") * 1e-9 * kMs);
-      if (Field(waits, "count") > 0) {
-        figures_.guest_p50_us.Add(Field(waits, "p50_ns") * 1e-9 * kUs);
-        figures_.guest_p99_us.Add(Field(waits, "p99_ns") * 1e-9 * kUs);
+  bool Wants(const std::string& name, bool is_more) const {
+    for (const std::string& text : only) {
+      if (absl::StrContains(name, text)) {
+        return true;
       }
     }
-    Note(report);
-    return CheckAndStop();
+    return only.empty() && (more || !is_more);
   }
-
- private:
-  absl::Status StartBoth() {
-    FERRITE_RETURN_IF_ERROR(TouchFreeMemory(inputs_.memory * kMiB));
-    FERRITE_ASSIGN_OR_RETURN(
-        source_,
-        MonitorProcess::Start(
-            {Program(), "run", "--run-dir", Side("here"), "--name", "bench", "--kernel", DataPath("tests/guest/dirty"),
-             "--mem", absl::StrCat(inputs_.memory, "M"), "--console", "stdio", "--cmdline",
-             absl::StrCat("report_ms=1000000 waits=1 set=", inputs_.set, "M hot=", inputs_.hot, "M ", case_.options)}));
-    FERRITE_RETURN_IF_ERROR(source_->WaitFor("event=filled", kTimeout).status());
-    const std::string listen =
-        case_.kind == SocketKind::kTcp ? "tcp:127.0.0.1:0" : absl::StrCat("unix:", directory_.path(), "/socket");
-    FERRITE_ASSIGN_OR_RETURN(
-        destination_,
-        MonitorProcess::Start({Program(), "receive", "--run-dir", Side("there"), "--name", "bench", "--listen", listen,
-                               "--kernel", DataPath("tests/guest/dirty"), "--console", "stdio"}));
-    FERRITE_ASSIGN_OR_RETURN(const std::string line, destination_->WaitForLine(" waits at ", kTimeout));
-    address_ = line.substr(line.rfind(' ') + 1);
-    return absl::OkStatus();
-  }
-
-  // The longest hole that this host makes by itself, over about the time of a move.
-  absl::StatusOr<std::string> WatchWithoutMove() {
-    FERRITE_RETURN_IF_ERROR(source_->Write("z"));
-    absl::SleepFor(kQuiet);
-    FERRITE_RETURN_IF_ERROR(source_->Write("w"));
-    return source_->WaitForLine("event=waits", kTimeout);
-  }
-
-  absl::StatusOr<Json> Move() {
-    FERRITE_ASSIGN_OR_RETURN(const auto move,
-                             MonitorProcess::Start({Program(), "move", "--run-dir", Side("here"), "bench", address_,
-                                                    "--mode", case_.mode, "--json"}));
-    FERRITE_ASSIGN_OR_RETURN(const std::string line, move->WaitForLine("\"over\":true", kTimeout));
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object() || !json.value("ok", false)) {
-      return absl::InternalError(absl::StrCat("the move failed: ", line));
-    }
-    if (inputs_.verbose) {
-      std::printf("%s: %s\n", case_.Name().c_str(), json["report"].dump().c_str());
-    }
-    return json["report"];
-  }
-
-  void Note(const Json& report) {
-    const double total = report["total_seconds"];
-    const double bytes = report["bytes"];
-    figures_.total_ms.Add(total * kMs);
-    figures_.gib_per_second.Add(bytes / total / static_cast<double>(1 << 30));
-    figures_.downtime_ms.Add(static_cast<double>(report["downtime_seconds"]) * kMs);
-    figures_.faults.Add(report["faults"]);
-    figures_.moved_bytes = bytes;
-    for (const Json& waiting : report["waiting"]) {
-      if (!waiting["vcpu"].is_null()) {
-        figures_.fault_p50_us.Add(static_cast<double>(waiting["p50_seconds"]) * kUs);
-        figures_.fault_p99_us.Add(static_cast<double>(waiting["p99_seconds"]) * kUs);
-      }
-    }
-  }
-
-  absl::Status CheckAndStop() {
-    FERRITE_RETURN_IF_ERROR(destination_->Write("q"));
-    FERRITE_ASSIGN_OR_RETURN(const std::string check, destination_->WaitForLine("event=check", kTimeout));
-    if (Field(check, "errors") != 0 || Field(check, "pages") == 0) {
-      return absl::DataLossError(absl::StrCat("the guest found errors in its memory: ", check));
-    }
-    return destination_->WaitForEnd().status();
-  }
-
-  absl::Status Command(std::vector<std::string> words, const char* side) {
-    words.insert(words.begin(), Program());
-    words.insert(words.begin() + 2, {"--run-dir", Side(side)});
-    FERRITE_ASSIGN_OR_RETURN(const auto command, MonitorProcess::Start(words));
-    return Annotate(command->WaitForEnd().status(), words[1]);
-  }
-
-  std::string Program() const { return DataPath("vmm/app/ferrite"); }
-  std::string Side(const char* side) const { return absl::StrCat(directory_.path(), "/", side); }
-
-  const Inputs& inputs_;
-  const Case case_;
-  Figures& figures_;
-  const Directory directory_;
-  std::string address_;
-  std::unique_ptr<MonitorProcess> source_;
-  std::unique_ptr<MonitorProcess> destination_;
 };
 
-void PrintGoal(const char* what, double value, const char* relation, double goal) {
-  const bool most = relation[0] == '<';
-  absl::PrintF("    %-58s %8.2f   goal %s %.2f   %s\n", what, value, relation, goal,
-               (most ? value <= goal : value >= goal) ? "reached" : "MISSED");
-}
-
-void PrintCase(const Case& what, const Figures& figures, const MoveLimits& limits) {
-  absl::PrintF("%s\n    total %s, %.2f GiB/s\n", what.Name(), figures.total_ms.Summary("ms"),
-               figures.gib_per_second.Median());
-  absl::PrintF("    processor time: source %.2f s, destination %.2f s%s\n", figures.source_cpu.Median(),
-               figures.destination_cpu.Median(), what.paused ? "" : " (the guest's own in them)");
-  if (!what.paused) {
-    absl::PrintF("    longest hole the guest saw %s; without a move %s; downtime by the account %s\n",
-                 figures.gap_ms.Summary("ms"), figures.quiet_gap_ms.Summary("ms"), figures.downtime_ms.Summary("ms"));
-  }
-  // How long the raw stream would have taken for as many bytes, as a part of what the move took.
-  const auto of_raw = [&](const Samples& raw_ms) {
-    return raw_ms.Median() * figures.moved_bytes / limits.stream_bytes / figures.total_ms.Median();
-  };
-  if (figures.faults.Quantile(1) > 0) {
-    absl::PrintF("    %.0f faults; a page waited for, by the destination's account: p50 %s, p99 %s\n",
-                 figures.faults.Median(), figures.fault_p50_us.Summary("us"), figures.fault_p99_us.Summary("us"));
-    absl::PrintF("    writes that waited, as the guest saw it: p50 %s, p99 %s\n", figures.guest_p50_us.Summary("us"),
-                 figures.guest_p99_us.Summary("us"));
-  }
-  if (absl::string_view(what.mode) == "precopy") {
-    const Samples& beside = what.paused ? limits.fresh_ms : limits.fresh_beside_vcpu_ms;
-    PrintGoal("of the raw stream into fresh memory", of_raw(limits.fresh_ms), ">=", 0.85);
-    if (!what.paused) {
-      PrintGoal("of the same beside a process that polls, as the vCPU does", of_raw(beside), ">=", 0.85);
-    }
-    PrintGoal("of the raw stream into memory that is mapped already", of_raw(limits.warm_ms), ">=", 0.85);
-  } else {
-    PrintGoal("time, in that of the raw stream into fresh memory", 1 / of_raw(limits.fresh_ms), "<=", 1.2);
-    PrintGoal("in that of the same beside a process that polls", 1 / of_raw(limits.fresh_beside_vcpu_ms), "<=", 1.2);
-    PrintGoal("in that of the raw stream into mapped memory", 1 / of_raw(limits.warm_ms), "<=", 1.2);
-  }
-  if (!what.paused) {
-    PrintGoal("longest hole, ms", figures.gap_ms.Median(), "<=", 3);
-  }
-  if (figures.faults.Quantile(1) > 0) {
-    const double bare = limits.fault_p50_us.Median();
-    PrintGoal("wait p50 (account), in the bare handler's median", figures.fault_p50_us.Median() / bare, "<=", 1.3);
-    PrintGoal("wait p99 (account), in the bare handler's median", figures.fault_p99_us.Median() / bare, "<=", 3);
-    PrintGoal("wait p50 (guest), in the bare handler's median", figures.guest_p50_us.Median() / bare, "<=", 1.3);
-    PrintGoal("wait p99 (guest), in the bare handler's median", figures.guest_p99_us.Median() / bare, "<=", 3);
-  }
-}
-
-std::vector<Case> Cases() {
-  std::vector<Case> cases;
-  for (const SocketKind kind : {SocketKind::kTcp, SocketKind::kUnix}) {
-    cases.push_back({.guest = "paused", .options = "idle=1", .mode = "precopy", .kind = kind, .paused = true});
-    cases.push_back({.guest = "idle", .options = "idle=1", .mode = "precopy", .kind = kind});
-    for (const char* mode : {"postcopy", "auto"}) {
-      cases.push_back({.guest = "sequential", .options = "mode=sequential", .mode = mode, .kind = kind});
-      cases.push_back({.guest = "random", .options = "mode=random", .mode = mode, .kind = kind});
-    }
-  }
-  return cases;
-}
-
-absl::Status Measure(const Inputs& inputs) {
-  std::vector<Case> cases;
+struct Results {
+  std::vector<MoveRow> rows;
+  std::optional<ContenderRuns> ferrite_start;
+  std::optional<ContenderRuns> qemu_start;
   std::map<SocketKind, MoveLimits> limits;
-  for (const Case& one : Cases()) {
-    if (absl::StrContains(one.Name(), inputs.only)) {
-      cases.push_back(one);
-      (void)limits[one.kind];
-    }
+  std::vector<GoalResult> goals;
+};
+
+// What QEMU says of itself; empty where it is not installed.
+std::string QemuVersion(const std::string& qemu) {
+  if (access(qemu.c_str(), X_OK) != 0) {
+    return "";
   }
+  const auto process = MonitorProcess::Start({qemu, "--version"});
+  if (!process.ok()) {
+    return "";
+  }
+  const auto line = (*process)->WaitForLine("version", absl::Seconds(30));
+  return line.ok() ? *line : "";
+}
+
+void AddStartGoals(Results& results) {
+  if (!results.ferrite_start.has_value()) {
+    return;
+  }
+  const ContenderRuns& ferrite = *results.ferrite_start;
+  if (results.qemu_start.has_value()) {
+    const double of_qemu = ferrite.Median("start_ms") / results.qemu_start->Median("start_ms");
+    results.goals.push_back({.row = kStartRow,
+                             .contender = "ferrite",
+                             .figure = "start_ms",
+                             .value = ferrite.Median("start_ms"),
+                             .qemu = "QEMU microvm",
+                             .of_qemu = of_qemu,
+                             .kind = Kind::kOfQemu,
+                             .goal = kStartOfQemu,
+                             .reached = of_qemu <= kStartOfQemu});
+  }
+  results.goals.push_back({.row = kStartRow,
+                           .contender = "ferrite",
+                           .figure = "own_mib",
+                           .value = ferrite.Median("own_mib"),
+                           .qemu = "",
+                           .kind = Kind::kAtMost,
+                           .goal = kMostOwnMib,
+                           .reached = ferrite.Median("own_mib") <= kMostOwnMib});
+}
+
+void PrintStart(const char* who, const ContenderRuns& runs) {
+  absl::PrintF("start, %s: to the guest's first line %.1f ms%s; memory of its own beside the guest's %.1f MiB\n", who,
+               runs.Median("start_ms"),
+               runs.Has("first_entry_ms") ? absl::StrFormat(" (entered at %.1f ms)", runs.Median("first_entry_ms"))
+                                          : std::string(),
+               runs.Median("own_mib"));
+}
+
+Json InputsJson(const Inputs& inputs, const std::string& where, const std::string& qemu) {
+  return {{"runs", inputs.runs},
+          {"memory_mib", inputs.memory_mib},
+          {"set_mib", inputs.set_mib},
+          {"hot_mib", inputs.hot_mib},
+          {"quiet_ms", inputs.quiet_ms},
+          {"settle_ms", inputs.settle_ms},
+          {"run_arguments", inputs.run_arguments},
+          {"move_arguments", inputs.move_arguments},
+          {"qemu", qemu},
+          {"where", where}};
+}
+
+void PrintInputs(const Inputs& inputs, const std::string& where, const std::string& qemu) {
   absl::PrintF(
-      "inputs: %d rounds; guest of %d MiB on memfd, 1 vCPU, %d MiB filled with random words, of which %d MiB are "
-      "written at full speed (page by page in order, or at random; idle and paused: not at all); 1 page channel; %s\n",
-      inputs.rounds, inputs.memory, inputs.set, inputs.hot, WhereItRuns(Needs::kKvm));
+      "inputs: %d runs of each in turns; guest of %d MiB, 1 vCPU, that fills %d MiB with what does not compress; "
+      "idle: it looks at its clock only; sequential, random: writes a word of a page of %d MiB, at full speed; light: "
+      "of 16 MiB, 180,000 times a second; limit of the downtime: 300 ms, light 10, random 1; watched for %d ms before "
+      "and, %d ms later, after; start: %d MiB, %d a run; ferrite run %s, move %s; %s; %s\n",
+      inputs.runs, inputs.memory_mib, inputs.set_mib, inputs.hot_mib, inputs.quiet_ms, inputs.settle_ms,
+      kStartMemoryMib, kStartsInRound, inputs.run_arguments.empty() ? "as it comes" : inputs.run_arguments,
+      inputs.move_arguments.empty() ? "as it comes" : inputs.move_arguments,
+      qemu.empty() ? absl::StrCat("no QEMU at ", inputs.qemu, ": ferrite alone") : qemu, where);
   std::fflush(stdout);
-  std::vector<Figures> figures(cases.size());
-  {
-    FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(inputs.set * kMiB));
-    for (int round = 0; round < inputs.rounds; ++round) {
-      for (auto& [kind, of_kind] : limits) {
-        FERRITE_RETURN_IF_ERROR(of_kind.Add(kind, source.span()));
-        for (size_t i = 0; i < cases.size(); ++i) {
-          if (cases[i].kind == kind) {
-            FERRITE_RETURN_IF_ERROR(Annotate(OneMove(inputs, cases[i], figures[i]).Run(), cases[i].Name()));
-          }
-        }
-      }
+}
+
+Json LimitsJson(const MoveLimits& limits) {
+  return {{"stream_bytes", limits.stream_bytes},
+          {"warm_ms", limits.warm_ms.Median()},
+          {"fresh_ms", limits.fresh_ms.Median()},
+          {"fresh_beside_poller_ms", limits.fresh_beside_vcpu_ms.Median()},
+          {"bare_fault_p50_us", limits.fault_p50_us.Median()},
+          {"bare_fault_p99_us", limits.fault_p99_us.Median()}};
+}
+
+Json ResultsJson(const Inputs& inputs, const std::string& where, const std::string& qemu, const Results& results) {
+  Json out = {{"inputs", InputsJson(inputs, where, qemu)},
+              {"limits", Json::object()},
+              {"rows", Json::array()},
+              {"start", Json::object()},
+              {"goals", GoalsJson(results.goals)}};
+  for (const auto& [kind, limits] : results.limits) {
+    out["limits"][SocketKindName(kind)] = LimitsJson(limits);
+  }
+  for (const MoveRow& row : results.rows) {
+    out["rows"].push_back(RowJson(row));
+  }
+  for (const auto& [name, runs] :
+       {std::pair("ferrite", &results.ferrite_start), std::pair("qemu", &results.qemu_start)}) {
+    if (runs->has_value()) {
+      out["start"][name] = {{"median", (*runs)->Medians()}, {"runs", (*runs)->runs}};
     }
   }
-  for (const auto& [kind, of_kind] : limits) {
-    of_kind.Print(kind);
+  return out;
+}
+
+void Print(const Results& results) {
+  for (const auto& [kind, limits] : results.limits) {
+    limits.Print(kind);
   }
-  for (size_t i = 0; i < cases.size(); ++i) {
-    PrintCase(cases[i], figures[i], limits[cases[i].kind]);
+  if (!results.rows.empty()) {
+    PrintRows(results.rows);
+    if (!results.limits.empty()) {
+      PrintBesideLimits(results.rows, results.limits);
+    }
+  }
+  if (results.ferrite_start.has_value()) {
+    PrintStart("ferrite", *results.ferrite_start);
+  }
+  if (results.qemu_start.has_value()) {
+    PrintStart("QEMU microvm", *results.qemu_start);
+  }
+  PrintGoals(results.goals);
+}
+
+// Somebody who watches sees that it goes on.
+void ShowProgress(const Inputs& inputs, int run, const std::string& what) {
+  if (isatty(STDERR_FILENO) != 0) {
+    absl::FPrintF(stderr, "run %d of %d: %s\n", run + 1, inputs.runs, what);
+  }
+}
+
+absl::Status MeasureStarts(const MoveInputs& moves, Results& results) {
+  for (int i = 0; i < kStartsInRound; ++i) {
+    FERRITE_ASSIGN_OR_RETURN(Json ours, MeasureFerriteStart(moves.run_arguments));
+    results.ferrite_start->runs.push_back(std::move(ours));
+    if (results.qemu_start.has_value()) {
+      FERRITE_ASSIGN_OR_RETURN(Json theirs, MeasureQemuStart(moves.qemu));
+      results.qemu_start->runs.push_back(std::move(theirs));
+    }
   }
   return absl::OkStatus();
 }
 
-std::string TextArgument(int argc, char** argv, absl::string_view name) {
-  for (int i = 1; i < argc; ++i) {
-    absl::string_view argument = argv[i];
-    if (absl::ConsumePrefix(&argument, absl::StrCat(name, "="))) {
-      return std::string(argument);
+absl::Status MeasureOnce(const Inputs& inputs, int run, Results& results) {
+  const MoveInputs moves = inputs.moves();
+  for (auto& [kind, limits] : results.limits) {
+    ShowProgress(inputs, run, absl::StrCat("limits over ", SocketKindName(kind)));
+    FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(inputs.set_mib << 20));
+    FERRITE_RETURN_IF_ERROR(limits.Add(kind, source.span()));
+  }
+  for (MoveRow& row : results.rows) {
+    for (ContenderRuns& runs : row.contenders) {
+      const std::string name = absl::StrCat(row.Name(), ", ", runs.contender.Name());
+      ShowProgress(inputs, run, name);
+      auto figures = MeasureMove(moves, row.task, row.socket, row.downtime_limit, runs.contender);
+      FERRITE_RETURN_IF_ERROR(Annotate(figures.status(), name));
+      runs.runs.push_back(*std::move(figures));
     }
   }
-  return "";
+  if (results.ferrite_start.has_value()) {
+    ShowProgress(inputs, run, kStartRow);
+    FERRITE_RETURN_IF_ERROR(Annotate(MeasureStarts(moves, results), kStartRow));
+  }
+  return absl::OkStatus();
 }
 
-}  // namespace
-}  // namespace ferrite
+absl::Status Measure(const Inputs& inputs) {
+  if (inputs.hot_mib > inputs.set_mib || inputs.set_mib > inputs.memory_mib) {
+    return absl::InvalidArgumentError("what is written is part of the set, and that of the memory");
+  }
+  const std::string where = WhereItRuns(Needs::kKvm);
+  const std::string qemu = QemuVersion(inputs.qemu);
+  Results results;
+  for (MoveRow& row : MoveRows(inputs.hot_mib, !qemu.empty())) {
+    if (inputs.Wants(row.Name(), row.more)) {
+      if (inputs.limits) {
+        (void)results.limits[row.socket];
+      }
+      results.rows.push_back(std::move(row));
+    }
+  }
+  if (inputs.Wants(kStartRow, false)) {
+    results.ferrite_start.emplace();
+    if (!qemu.empty()) {
+      results.qemu_start.emplace();
+    }
+  } else if (results.rows.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("no row's name has one of: ", absl::StrJoin(inputs.only, ", ")));
+  }
+  if (!inputs.json) {
+    PrintInputs(inputs, where, qemu);
+  }
+  for (int run = 0; run < inputs.runs; ++run) {
+    FERRITE_RETURN_IF_ERROR(MeasureOnce(inputs, run, results));
+  }
+  for (const MoveRow& row : results.rows) {
+    const std::vector<GoalResult> goals = GoalResults(row);
+    results.goals.insert(results.goals.end(), goals.begin(), goals.end());
+  }
+  AddStartGoals(results);
+  const std::string json = ResultsJson(inputs, where, qemu, results).dump();
+  if (inputs.json) {
+    std::printf("%s\n", json.c_str());
+  } else {
+    Print(results);
+  }
+  if (!inputs.save.empty() && !(std::ofstream(inputs.save) << json << std::endl)) {
+    return ErrnoStatus(absl::StrCat("write ", inputs.save));
+  }
+  return absl::OkStatus();
+}
 
-int main(int argc, char** argv) {
-  if (const auto status = ferrite::CannotRunHere("move_bench")) {
+int Main(int argc, char** argv) {
+  // NAME=VALUE is --NAME=VALUE. CLI11 takes them from the last to the first.
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    const std::string argument = argv[i];
+    arguments.push_back(argument[0] != '-' && absl::StrContains(argument, "=") ? "--" + argument : argument);
+  }
+  Inputs inputs;
+  CLI::App app("Moves of a machine between two monitors: ferrite's beside QEMU's, and beside this host's limits");
+  app.add_option("--runs", inputs.runs, "Of each")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--row", inputs.only, "Only rows whose names hold one of these, as random-tcp or start")
+      ->delimiter(',');
+  app.add_flag("--more", inputs.more, "Rows beyond the table: a guest that is paused, a sequential one in post-copy");
+  app.add_option("--memory", inputs.memory_mib, "MiB of the guest")->check(CLI::Range(64, 3072))->capture_default_str();
+  app.add_option("--set", inputs.set_mib, "MiB that it fills")->check(CLI::Range(16, 3072))->capture_default_str();
+  app.add_option("--hot", inputs.hot_mib, "MiB that its writers write to")
+      ->check(CLI::Range(1, 3072))
+      ->capture_default_str();
+  app.add_option("--quiet-ms", inputs.quiet_ms, "How long it is watched before a move, and after it")
+      ->check(CLI::Range(10, 100000))
+      ->capture_default_str();
+  app.add_option("--settle-ms", inputs.settle_ms, "From a move to the watch after it")
+      ->check(CLI::Range(0, 100000))
+      ->capture_default_str();
+  app.add_option("--qemu", inputs.qemu, "QEMU's program; where there is none, ferrite is measured alone")
+      ->capture_default_str();
+  app.add_option("--run-options", inputs.run_arguments, "More arguments of `ferrite run`");
+  app.add_option("--move-options", inputs.move_arguments, "More arguments of `ferrite move`");
+  app.add_option("--limits", inputs.limits, "0: without the limits")->capture_default_str();
+  app.add_flag("--json", inputs.json, "One JSON object with every run, and no table");
+  app.add_option("--save", inputs.save, "A file for that object, beside the table")->type_name("FILE");
+  try {
+    app.parse(arguments);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  if (const auto status = CannotRunHere("move_bench")) {
     return *status;
   }
-  const auto number = [&](const char* name, int otherwise) {
-    return static_cast<uint64_t>(ferrite::IntegerArgument(argc, argv, name, otherwise));
-  };
-  const absl::Status status = ferrite::Measure({.rounds = static_cast<int>(number("rounds", 3)),
-                                                .memory = number("memory", 1024),
-                                                .set = number("set", 768),
-                                                .hot = number("hot", 256),
-                                                .only = ferrite::TextArgument(argc, argv, "only"),
-                                                .verbose = number("verbose", 0) != 0});
+  const absl::Status status = Measure(inputs);
   if (!status.ok()) {
+    if (inputs.json) {
+      std::printf("%s\n", Json({{"error", status.ToString()}}).dump().c_str());
+    }
     std::fprintf(stderr, "move_bench: %s\n", status.ToString().c_str());
     return 1;
   }
   return 0;
 }
+
+}  // namespace
+}  // namespace ferrite
+
+int main(int argc, char** argv) { return ferrite::Main(argc, argv); }

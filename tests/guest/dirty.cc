@@ -13,7 +13,7 @@
 //   waits=0           1: the first vCPU takes the time of each of its writes
 //
 // Commands: c check all memory; i stop writing; g go on; z forget the longest gap and the waits; w report the waits
-// (writes that took longer than a page that is there could take); q check and power off.
+// (writes that took longer than a page that is there could take) and how much was written; q check and power off.
 #include "tests/guest/runtime/clock.h"
 #include "tests/guest/runtime/console.h"
 #include "tests/guest/runtime/options.h"
@@ -274,7 +274,8 @@ void ReportWaits() {
         .Add("p50_ns", waits.Quantile(50))
         .Add("p99_ns", waits.Quantile(99))
         .Add("max_ns", waits.longest)
-        .Add("sum_ns", waits.sum);
+        .Add("sum_ns", waits.sum)
+        .Add("writes", shared_writes.Load());
     AddGaps(line).Send();
   }
 }
