@@ -21,6 +21,7 @@ GROUPS = {
         "//vmm/machine:machine_test",
     ],
     "moves": [
+        "//bench:move_bench_test",
         "//tests/integration:move_failure_test",
         "//tests/integration:move_test",
         "//vmm/app:ferrite_move_test",
