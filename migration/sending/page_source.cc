@@ -1,6 +1,5 @@
 #include "migration/sending/page_source.h"
 
-#include <bit>
 #include <optional>
 #include <utility>
 
@@ -115,15 +114,8 @@ absl::Status PageSource::Start() {
   return senders_[0]->Flush();
 }
 
-absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> stop) {
-  uint64_t resent = 0;
-  for (size_t i = 0; i < pending_->regions(); ++i) {
-    for (uint64_t word = 0; word < pending_->pending(i).words(); ++word) {
-      resent += std::popcount(pending_->pending(i).Word(word) & pending_->sent(i).Word(word));
-    }
-  }
-  figures_.resent_pages += resent;
-  pending_->Rewind();
+absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages) {
+  pending_->Rewind(pages);
   crew_->Begin([&](size_t channel) {
     absl::Status status = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
     if (!status.ok()) {
@@ -133,7 +125,9 @@ absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> st
     }
     return status;
   });
-  return crew_->Await().ok() ? absl::OkStatus() : failure();
+  const bool ok = crew_->Await().ok();
+  figures_.resent_pages += pending_->TakeResent();
+  return ok ? absl::OkStatus() : failure();
 }
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop) {
@@ -153,17 +147,17 @@ absl::Status PageSource::Send(PageSender& sender, const PageRange& run, uint64_t
   return region.part->Send(sender, region.index, run, pages_per_unit);
 }
 
-absl::StatusOr<uint64_t> PageSource::CollectDirty() {
-  uint64_t pages = 0;
+absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty() {
+  Dirty found;
   for (size_t i = 0; i < regions_.size(); ++i) {
     PageBitmap& dirty = *regions_[i].collected;
     dirty.ClearAll();
     FERRITE_RETURN_IF_ERROR(regions_[i].part->CollectDirty(regions_[i].index, dirty));
-    pending_->Heat(i, dirty);
-    pages += dirty.Count();
+    found.again_bytes += pending_->Heat(i, dirty) * kPageBytes;
+    found.bytes += dirty.Count() * kPageBytes;
     dirty.TakeInto(pending_->pending(i));
   }
-  return pages * kPageBytes;
+  return found;
 }
 
 std::vector<PageRange> PageSource::TakeStale() {
@@ -175,6 +169,8 @@ std::vector<PageRange> PageSource::TakeStale() {
 }
 
 uint64_t PageSource::PendingBytes() const { return pending_->CountPending() * kPageBytes; }
+
+uint64_t PageSource::UnsentBytes(uint64_t most) const { return pending_->CountUnsent(most / kPageBytes) * kPageBytes; }
 
 void PageSource::LiftLimit() { limiter_.SetRate(0); }
 

@@ -52,12 +52,18 @@ class PageSource {
 
   // Makes all pages pending, but for those that were never touched or that nobody needs: these are told to be zero.
   absl::Status Start();
-  // Sends what is pending, on all channels, until there is nothing, `stop` returns true, or a channel fails; then ends
-  // the round on every channel.
-  absl::Status SendRound(uint32_t number, absl::FunctionRef<bool()> stop);
-  // Makes pending what was written since the last call. Returns how many bytes that is.
-  absl::StatusOr<uint64_t> CollectDirty();
+  // Sends what is pending, all or some of it, on all channels, until there is nothing, `stop` returns true, or a
+  // channel fails; then ends the round on every channel.
+  absl::Status SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages = RoundPages::kAll);
+  struct Dirty {
+    uint64_t bytes = 0;
+    uint64_t again_bytes = 0;  // that had been found by one of the two calls before, too
+  };
+  // Makes pending what was written since the last call.
+  absl::StatusOr<Dirty> CollectDirty();
   uint64_t PendingBytes() const;
+  // Of RoundPages::kUnsent; counts no further than `most`.
+  uint64_t UnsentBytes(uint64_t most) const;
   // What the destination holds but is out of date: to be discarded there, and sent again.
   std::vector<PageRange> TakeStale();
 

@@ -104,7 +104,7 @@ TEST_F(PageSourceTest, SkippedPagesAreToldToBeZeroAndPartsAreNumberedOneAfterThe
   EXPECT_EQ(figures_.data_pages, kAll - 9);
   // What is told to be zero and is written afterwards is out of date at the destination, as a whole unit.
   second_.dirty = {{0, 12, 1}};
-  EXPECT_EQ(*source_->CollectDirty(), kPageBytes);
+  EXPECT_EQ(source_->CollectDirty()->bytes, kPageBytes);
   EXPECT_EQ(source_->TakeStale(), (std::vector<PageRange>{{2, 8, 8}}));
   EXPECT_EQ(figures_.resent_pages, 8u);
 }
@@ -123,7 +123,7 @@ TEST_F(PageSourceTest, RoundEndsOnEveryChannelAndWhatGoesAgainIsCounted) {
   first_.dirty = {{1, 2, 3}};
   second_.dirty = {{0, 63, 1}};
   std::fill_n(first_.memory[1].begin() + 2 * kPageBytes, 3 * kPageBytes, 0xee);
-  EXPECT_EQ(*source_->CollectDirty(), 4 * kPageBytes);
+  EXPECT_EQ(source_->CollectDirty()->bytes, 4 * kPageBytes);
   ASSERT_EQ(source_->SendRound(2, Never), absl::OkStatus());
   for (const auto& taker : takers_) {
     EXPECT_EQ(taker->AwaitRound(2).back(), RoundFrame(2));
@@ -131,7 +131,31 @@ TEST_F(PageSourceTest, RoundEndsOnEveryChannelAndWhatGoesAgainIsCounted) {
   EXPECT_EQ(figures_.resent_pages, 4u);
   EXPECT_EQ(figures_.data_pages, kAll + 4);
   EXPECT_TRUE(kept_.Holds(1, 2, 0xee) && kept_.Holds(1, 4, 0xee) && kept_.Holds(1, 5, FakePart::ByteOf(1, 5)));
-  EXPECT_EQ(*source_->CollectDirty(), 0u);
+  EXPECT_EQ(source_->CollectDirty()->bytes, 0u);
+}
+
+TEST_F(PageSourceTest, RoundLeavesOutWhatItIsToldAndItIsStillToBeSent) {
+  Open(1);
+  ASSERT_EQ(source_->Start(), absl::OkStatus());
+  first_.dirty = {{0, 0, 8}};
+  PageSource::Dirty dirty = *source_->CollectDirty();
+  EXPECT_EQ(dirty.bytes, 8 * kPageBytes);
+  EXPECT_EQ(dirty.again_bytes, 0u);
+  EXPECT_EQ(source_->UnsentBytes(UINT64_MAX), (kAll - 8) * kPageBytes);
+  ASSERT_EQ(source_->SendRound(0, Never, RoundPages::kUnsent), absl::OkStatus());
+  EXPECT_EQ(takers_[0]->AwaitRound(0),
+            (Frames{PagesFrame(0, 8, 8), PagesFrame(1, 0, 8), PagesFrame(2, 0, 64), RoundFrame(0)}));
+  EXPECT_EQ(source_->PendingBytes(), 8 * kPageBytes);
+  first_.dirty = {{0, 4, 8}};
+  dirty = *source_->CollectDirty();
+  EXPECT_EQ(dirty.bytes, 8 * kPageBytes);
+  EXPECT_EQ(dirty.again_bytes, 4 * kPageBytes);
+  ASSERT_EQ(source_->SendRound(1, Never, RoundPages::kQuiet), absl::OkStatus());
+  EXPECT_EQ(takers_[0]->AwaitRound(1), (Frames{PagesFrame(0, 0, 4), PagesFrame(0, 8, 4), RoundFrame(1)}));
+  EXPECT_EQ(figures_.resent_pages, 4u);
+  ASSERT_EQ(source_->SendRound(2, Never), absl::OkStatus());
+  EXPECT_EQ(takers_[0]->AwaitRound(2), (Frames{PagesFrame(0, 4, 4), RoundFrame(2)}));
+  EXPECT_EQ(figures_.resent_pages, 4u);
 }
 
 TEST_F(PageSourceTest, PartThatCannotBeSentEndsTheRound) {

@@ -16,6 +16,11 @@ constexpr uint64_t Pack(uint64_t region, uint64_t page) { return region << kCurs
 // that both send long runs.
 constexpr uint64_t kStride = 4096;
 
+// Heat has a bit for each round: whether the unit was dirty after it. That of the last one is on top.
+constexpr uint8_t kDirtyNow = 0x80;
+constexpr uint8_t kDirtyBefore = 0x60;  // after one of the two rounds before
+constexpr uint8_t kDirtyLately = 0xc0;  // after one of the last two
+
 }  // namespace
 
 PendingPages::PendingPages(std::span<const Shape> regions) {
@@ -32,16 +37,57 @@ uint64_t PendingPages::CountPending() const {
   return count;
 }
 
-void PendingPages::Heat(size_t index, const PageBitmap& dirty) {
+uint64_t PendingPages::Heat(size_t index, const PageBitmap& dirty) {
   Region& region = *regions_[index];
   for (uint8_t& heat : region.heat) {
     heat /= 2;
   }
+  uint64_t again = 0;
   uint64_t page = 0;
   while (const auto found = dirty.FindSet(page)) {
-    region.heat[*found / region.pages_per_unit] |= 0x80;
+    uint8_t& heat = region.heat[*found / region.pages_per_unit];
+    again += (heat & kDirtyBefore) != 0 ? 1 : 0;
+    heat |= kDirtyNow;
     page = *found + 1;
   }
+  return again;
+}
+
+bool PendingPages::IsIn(const Region& region, uint64_t page, RoundPages pages) {
+  const uint8_t heat = region.heat[page / region.pages_per_unit];
+  switch (pages) {
+    case RoundPages::kAll:
+      return true;
+    case RoundPages::kQuiet:
+      return (heat & kDirtyNow) == 0 || (heat & kDirtyBefore) == 0;
+    case RoundPages::kUnsent:
+      return (heat & kDirtyLately) == 0 && !region.sent.Test(page);
+  }
+  return true;
+}
+
+std::optional<uint64_t> PendingPages::FindIn(const Region& region, uint64_t from, RoundPages pages) {
+  std::optional<uint64_t> found = region.pending.FindSet(from);
+  while (found.has_value() && !IsIn(region, *found, pages)) {
+    found = region.pending.FindSet(*found + 1);
+  }
+  return found;
+}
+
+uint64_t PendingPages::CountUnsent(uint64_t most) const {
+  uint64_t count = 0;
+  for (const auto& region : regions_) {
+    uint64_t page = 0;
+    while (count < most) {
+      const auto found = FindIn(*region, page, RoundPages::kUnsent);
+      if (!found.has_value()) {
+        break;
+      }
+      ++count;
+      page = *found + 1;
+    }
+  }
+  return count;
 }
 
 std::optional<PageRange> PendingPages::ClaimNext(uint64_t max_pages) {
@@ -53,25 +99,37 @@ std::optional<PageRange> PendingPages::ClaimNext(uint64_t max_pages) {
       return std::nullopt;
     }
     Region& region = *regions_[index];
-    const std::optional<uint64_t> first = region.pending.FindSet(page);
+    const std::optional<uint64_t> first = FindIn(region, page, round_pages_);
     if (!first.has_value()) {
       cursor_.compare_exchange_strong(at, Pack(index + 1, 0), std::memory_order_acq_rel);
       continue;
     }
     const uint64_t limit = std::min(max_pages, kStride);
     const uint64_t end_of_run = region.pending.FindClear(*first).value_or(region.pending.pages());
-    const uint64_t count = std::min(limit, end_of_run - *first);
+    const uint64_t most = std::min(limit, end_of_run - *first);
+    uint64_t count = 1;
+    while (count < most && IsIn(region, *first + count, round_pages_)) {
+      ++count;
+    }
     // Whoever moves the cursor past the run owns it.
     if (!cursor_.compare_exchange_strong(at, Pack(index, *first + count), std::memory_order_acq_rel)) {
       continue;
     }
+    uint64_t resent = 0;
+    for (uint64_t i = 0; i < count; ++i) {
+      resent += region.sent.Test(*first + i) ? 1 : 0;
+    }
+    resent_.fetch_add(resent, std::memory_order_relaxed);
     region.pending.ClearRange(*first, count);
     region.sent.SetRange(*first, count);
     return PageRange{.region = static_cast<uint16_t>(index), .first = *first, .count = count};
   }
 }
 
-void PendingPages::Rewind() { cursor_.store(0, std::memory_order_release); }
+void PendingPages::Rewind(RoundPages pages) {
+  round_pages_ = pages;
+  cursor_.store(0, std::memory_order_release);
+}
 
 void PendingPages::StartUnits() {
   for (const auto& region : regions_) {

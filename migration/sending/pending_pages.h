@@ -14,6 +14,13 @@
 
 namespace ferrite::migration {
 
+// Which of the pending pages a round sends. Of what the guest writes the rounds know by Heat(), by units.
+enum class RoundPages {
+  kAll,
+  kQuiet,   // all but what was written in the last round, and in one of the two before it
+  kUnsent,  // what was never sent, and was not written in the last two rounds
+};
+
 // The pages of all regions that wait to be sent, and those that were sent. Threads: the Claim methods, from any; the
 // rest while nobody claims.
 class PendingPages {
@@ -32,15 +39,20 @@ class PendingPages {
   PageBitmap& sent(size_t region) { return regions_[region]->sent; }
   uint64_t CountPending() const;
 
-  // How often, and how late, pages were found dirty: newer rounds weigh more. Feed it each round's dirty pages.
-  void Heat(size_t region, const PageBitmap& dirty);
+  // How often, and how late, pages were found dirty: newer rounds weigh more. Feed it each round's dirty pages. Returns
+  // how many of these had been dirty after one of the two rounds before, too.
+  uint64_t Heat(size_t region, const PageBitmap& dirty);
 
   // --- Rounds: single pages ---
 
   // Claims the next run in address order, of at most `max_pages`; the cursor is shared by all claimers and starts anew
-  // with Rewind(). Claimed pages count as sent.
+  // with Rewind(), which says what is claimed until the next one. Claimed pages count as sent.
   std::optional<PageRange> ClaimNext(uint64_t max_pages);
-  void Rewind();
+  void Rewind(RoundPages pages = RoundPages::kAll);
+  // How many pages ClaimNext() gave that had been sent before, since the last call.
+  uint64_t TakeResent() { return resent_.exchange(0); }
+  // Of kUnsent; counts no further than `most`.
+  uint64_t CountUnsent(uint64_t most) const;
 
   // --- After the switchover: whole units ---
 
@@ -67,6 +79,9 @@ class PendingPages {
     std::vector<uint8_t> heat;  // per unit
   };
 
+  static bool IsIn(const Region& region, uint64_t page, RoundPages pages);
+  // The first pending page of `pages` at or after `from`.
+  static std::optional<uint64_t> FindIn(const Region& region, uint64_t from, RoundPages pages);
   // Claims one unit; true for one caller only.
   bool ClaimUnit(Region& region, uint64_t unit);
   PageRange ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
@@ -74,6 +89,8 @@ class PendingPages {
   std::vector<std::unique_ptr<Region>> regions_;
   // Region and page of ClaimNext(), packed so that claimers advance it with one exchange.
   std::atomic<uint64_t> cursor_{0};
+  RoundPages round_pages_ = RoundPages::kAll;
+  std::atomic<uint64_t> resent_{0};
   std::vector<PageRange> order_;  // units, hottest first
   std::atomic<size_t> next_in_order_{0};
 };

@@ -70,6 +70,50 @@ TEST_F(PendingPagesTest, ManyClaimersShareARoundWithoutDoubles) {
   EXPECT_EQ(pages.CountPending(), 0u);
 }
 
+TEST_F(PendingPagesTest, RoundLeavesOutWhatIsWrittenAllTheTime) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(Shapes(*memory, 1));
+  pages.sent(0).SetRange(0, 100);
+  pages.pending(0).SetRange(50, 100);
+  const auto dirty = [&](uint64_t first, uint64_t count) {
+    PageBitmap found(1024);
+    found.SetRange(first, count);
+    return pages.Heat(0, found);
+  };
+  EXPECT_EQ(dirty(60, 60), 0u);
+  // Of both parts, those that were not written now: what was never sent.
+  EXPECT_EQ(pages.CountUnsent(1000), 30u);
+  EXPECT_EQ(pages.CountUnsent(10), 10u);
+  pages.Rewind(RoundPages::kUnsent);
+  EXPECT_EQ(pages.ClaimNext(20), (PageRange{0, 120, 20}));
+  EXPECT_EQ(pages.ClaimNext(20), (PageRange{0, 140, 10}));
+  EXPECT_EQ(pages.ClaimNext(20), std::nullopt);
+  EXPECT_EQ(pages.TakeResent(), 0u);
+  // Written again: 110 to 120. Written once, before or now, is everything else.
+  EXPECT_EQ(dirty(110, 30), 10u);
+  EXPECT_EQ(pages.CountUnsent(1000), 0u) << "what is not written any more waits for another round";
+  pages.Rewind(RoundPages::kQuiet);
+  EXPECT_EQ(pages.ClaimNext(100), (PageRange{0, 50, 60}));
+  EXPECT_EQ(pages.ClaimNext(100), std::nullopt);
+  EXPECT_EQ(pages.TakeResent(), 50u) << "50 to 100";
+  EXPECT_EQ(pages.TakeResent(), 0u);
+  EXPECT_EQ(pages.CountPending(), 10u);
+  pages.Rewind();
+  EXPECT_EQ(pages.ClaimNext(100), (PageRange{0, 110, 10})) << "they go with the last ones";
+}
+
+TEST_F(PendingPagesTest, HugePageIsWrittenAsAWhole) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(Shapes(*memory, 512));
+  pages.pending(0).SetRange(0, 1024);
+  PageBitmap found(1024);
+  found.Set(3);
+  pages.Heat(0, found);
+  EXPECT_EQ(pages.CountUnsent(2000), 512u) << "behind the switchover it would go as a whole, too";
+  pages.Rewind(RoundPages::kUnsent);
+  EXPECT_EQ(pages.ClaimNext(2000), (PageRange{0, 512, 512}));
+}
+
 TEST_F(PendingPagesTest, HotPagesGoFirstAndRequestedOnesOnce) {
   const auto memory = Memory(4 << 20);
   PendingPages pages(Shapes(*memory, 1));
