@@ -1,4 +1,4 @@
-// Whether another round of pre-copy helps: pure functions of measured rates.
+// What the rounds of pre-copy lead to: a pure function of measured rates, asked after each round.
 #ifndef FERRITE_MIGRATION_SENDING_CONVERGENCE_H_
 #define FERRITE_MIGRATION_SENDING_CONVERGENCE_H_
 
@@ -6,16 +6,23 @@
 
 #include "absl/time/time.h"
 #include "migration/api/move_options.h"
+#include "migration/sending/pending_pages.h"
 
 namespace ferrite::migration {
 
-// What was measured in a round.
+// What was measured in a round. Bytes are of memory, but for what went over the wire.
 struct RoundFigures {
-  uint32_t number = 0;  // 1 for the first
-  uint64_t bytes_sent = 0;
+  RoundPages pages = RoundPages::kUnsent;  // what it was to send
+  uint64_t sent_bytes = 0;                 // pages that are zero among them
+  uint64_t wire_bytes = 0;
+  uint64_t all_sent_bytes = 0;  // in this round and all before it
   absl::Duration took;
-  uint64_t remaining_bytes = 0;  // dirty now: written during the round
+  uint64_t dirtied_bytes = 0;    // written during the round
+  uint64_t again_bytes = 0;      // of these, what had been written in one of the two rounds before, too
+  uint64_t remaining_bytes = 0;  // to be sent now
+  uint64_t unsent_bytes = 0;     // of these, what RoundPages::kUnsent would send; counted as far as FirstRound() goes
   int throttle_percent = 0;      // what the vCPUs were held back in it
+  bool futile = false;           // Decision::futile of this round
 };
 
 struct ConvergenceLimits {
@@ -25,6 +32,8 @@ struct ConvergenceLimits {
   absl::Duration fixed_downtime;
   // The other end can serve faults.
   bool postcopy_possible = true;
+  // All that has to be sent once.
+  uint64_t memory_bytes = 0;
 };
 
 enum class NextStep {
@@ -38,17 +47,35 @@ struct Decision {
   NextStep step = NextStep::kRound;
   int throttle_percent = 0;
   absl::Duration expected_downtime;
+  // The next round is not expected to help, or this one did not.
+  bool futile = false;
+  // Of the round that follows: what it sends, and where it ends if there is more.
+  RoundPages pages = RoundPages::kUnsent;
+  uint64_t most_bytes = 0;
 };
+
+// The round that comes first: a part of memory, so that little of it was in vain whatever the guest does.
+Decision FirstRound(const ConvergenceLimits& limits);
 
 // The step after the round `now`; `before` is the round before it, or null after the first.
 //
-// The guest is stopped as soon as the rest fits the downtime limit. Rounds go on while each leaves at most 7/10 of what
-// the one before left. When they do not any more, auto turns to post-copy, and pre-copy throttles: 20 % first, then 10
-// % more each round that does not help, 99 % at most. Then nothing more can be done, and what no round can lower (the
-// fixed part) does not count any more: the move ends although the limit cannot be kept.
+// At first memory goes in parts, and what was just written waits: it would be sent in vain. A part is twice as large as
+// the one before it when the guest wrote where it had written before. From then on what is dirty goes again, but for
+// what is written all the time (RoundPages::kQuiet): where the last rounds were no longer than the next one it would be
+// dirty after that, too, and is left for the switchover. In pre-copy only if it fits the limit: else the move would not
+// end.
+//
+// A round helps when at most 7/10 of what is left now is expected to be left after it; one of what was never sent, when
+// less than 7/10 as much is written at new places meanwhile. Where the next one would not help because of what is
+// written all the time, auto turns to post-copy; where it would not, or this one did not, because of anything else,
+// when 1.15 times of memory could be sent in all, or what is sent again does not help a second time. Pre-copy sends all
+// memory once, and then throttles: 20 % first, then 10 % more each time, 99 % at most. Then nothing more can be done,
+// and what no round can lower (the fixed part) does not count any more.
+//
+// The guest is stopped when the rest fits the downtime limit, at the rate at which at least as much was sent before.
 Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const ConvergenceLimits& limits);
 
-// bytes/s of a round, at least 1.
+// Bytes/s over the wire in a round, at least 1.
 double RateOf(const RoundFigures& round);
 
 }  // namespace ferrite::migration

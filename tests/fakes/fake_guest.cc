@@ -174,6 +174,9 @@ absl::Status FakeSourcePort::CollectDirty(size_t index, PageBitmap& into) {
   if (restless && guest_.running()) {
     into.SetRange(0, into.pages());
   }
+  if (index == 0 && always_written.count > 0 && guest_.running()) {
+    into.SetRange(always_written.first, always_written.count);
+  }
   return absl::OkStatus();
 }
 

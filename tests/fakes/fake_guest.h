@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "base/thread.h"
 #include "memory/guest_memory.h"
+#include "memory/page_range.h"
 #include "migration/api/destination_machine.h"
 #include "migration/api/source_machine.h"
 
@@ -129,6 +130,8 @@ class FakeSourcePort final : public migration::WholeSourceMachine {
   std::vector<uint64_t> ballooned;  // pages of region 0
   // While the guest runs, everything counts as written at every look: a guest that never converges, on any machine.
   bool restless = false;
+  // Likewise this of region 0.
+  PageRange always_written;
   int inhibited = 0;
   bool tracking = false;
   bool disks_held = true;

@@ -76,6 +76,8 @@ void ExpectStayed(FakeMove& move, const FakeMoveResult& result) {
   }
 }
 
+constexpr FakeGuestWork kFewPages = {.first_page = 256, .pages = 16, .random = true};
+
 struct Kind {
   const char* name;
   MoveMode mode;
@@ -147,6 +149,42 @@ TEST(MoveOfBusyGuestTest, AutoTurnsIntoPostcopy) {
   EXPECT_TRUE(result.report.postcopy);
   EXPECT_GE(result.report.rounds, 2u);
   EXPECT_GT(result.report.resent_pages, 0u);
+}
+
+// 64 MiB, every page of which holds something.
+void FillAll(FakeMove& move) {
+  const uint8_t something[64] = {1, 2, 3};
+  for (uint64_t page = 0; page < move.memory().total_bytes() / kPageBytes; ++page) {
+    if (page < kFewPages.first_page || page >= kFewPages.first_page + kFewPages.pages) {
+      ASSERT_TRUE(move.memory().Write(GuestAddress(page * kPageBytes), something).ok());
+    }
+  }
+}
+
+// A quarter of memory is written all the time, or all of it: that does not go again and again.
+TEST(MoveOfBusyGuestTest, AutoSendsLittleInVain) {
+  for (const uint64_t busy : {4096, 16384}) {
+    FakeMove move({.work = kFewPages});
+    FillAll(move);
+    move.port().always_written = {.region = 0, .first = 0, .count = busy};
+    const FakeMoveResult result = move.Move({.mode = MoveMode::kAuto, .downtime_limit = absl::Microseconds(1)});
+    ExpectMoved(move, result);
+    EXPECT_TRUE(result.report.postcopy);
+    EXPECT_GT(result.report.resent_pages, 0u);
+    EXPECT_LE(result.report.data_pages + result.report.zero_pages, 16384 * 115 / 100) << busy;
+    EXPECT_LE(result.report.rounds, 12u);
+  }
+}
+
+TEST(MoveOfBusyGuestTest, AutoThatConvergesEndsInPrecopy) {
+  FakeMove move({.work = kFewPages});
+  FillAll(move);
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kAuto, .downtime_limit = absl::Seconds(1)});
+  ExpectMoved(move, result);
+  EXPECT_FALSE(result.report.postcopy);
+  // In parts, and the few that are written wait.
+  EXPECT_GE(result.report.rounds, 3u);
+  EXPECT_LE(result.report.data_pages + result.report.zero_pages, 16384 + 16 * kFewPages.pages);
 }
 
 TEST(MoveOfBusyGuestTest, UserStartsPostcopy) {

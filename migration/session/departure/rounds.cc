@@ -6,8 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
 #include "base/status.h"
+#include "memory/guest_address.h"
 #include "migration/protocol/messages.h"
 #include "migration/sending/convergence.h"
+#include "migration/sending/page_source.h"
+#include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
 namespace {
@@ -25,24 +28,41 @@ absl::Status AwaitArrival(Departure& departure) {
   return departure.Await<message::Discarded>().status();
 }
 
-// One round while the guest runs, and what it has written meanwhile.
-absl::StatusOr<RoundFigures> RunRound(Departure& departure) {
+// Of memory, those that are zero among them.
+uint64_t SentBytes(Departure& departure) {
+  const SendFigures& figures = departure.shared.figures();
+  return (figures.data_pages + figures.zero_pages) * kPageBytes;
+}
+
+// One round while the guest runs, as it was decided, and what the guest has written meanwhile. `before` is the round
+// before it, or null.
+absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan, const RoundFigures* before,
+                                      const ConvergenceLimits& limits) {
   const MonotonicTime start = departure.Now();
-  const uint64_t sent_before = departure.shared.figures().bytes;
+  const uint64_t sent_before = SentBytes(departure);
+  const uint64_t wire_before = departure.shared.figures().bytes;
   FERRITE_RETURN_IF_ERROR(SendRound(
-      departure, [&] { return StopsRound(departure); }, /*last=*/false));
-  FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
-  return RoundFigures{.number = departure.round,
-                      .bytes_sent = departure.shared.figures().bytes - sent_before,
+      departure, [&] { return StopsRound(departure) || SentBytes(departure) - sent_before >= plan.most_bytes; },
+      /*last=*/false, plan.pages));
+  PageSource& pages = departure.pages();
+  FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty dirty, pages.CollectDirty());
+  const uint64_t sent = SentBytes(departure) - sent_before;
+  return RoundFigures{.pages = plan.pages,
+                      .sent_bytes = sent,
+                      .wire_bytes = departure.shared.figures().bytes - wire_before,
+                      .all_sent_bytes = sent + (before != nullptr ? before->all_sent_bytes : 0),
                       .took = departure.Now() - start,
-                      .remaining_bytes = departure.pages().PendingBytes(),
+                      .dirtied_bytes = dirty.bytes,
+                      .again_bytes = dirty.again_bytes,
+                      .remaining_bytes = pages.PendingBytes(),
+                      .unsent_bytes = pages.UnsentBytes(FirstRound(limits).most_bytes),
                       .throttle_percent = departure.progress.throttle_percent};
 }
 
 void Tell(Departure& departure, const RoundFigures& round, const Decision& decision) {
   MoveProgress& progress = departure.progress;
   progress.rate = RateOf(round);
-  progress.dirty_rate = static_cast<double>(round.remaining_bytes) / std::max(absl::ToDoubleSeconds(round.took), 1e-6);
+  progress.dirty_rate = static_cast<double>(round.dirtied_bytes) / std::max(absl::ToDoubleSeconds(round.took), 1e-6);
   progress.expected_downtime = decision.expected_downtime;
   progress.throttle_percent = decision.throttle_percent;
   departure.Publish(Departure::Rate::kIsKnown);
@@ -50,12 +70,12 @@ void Tell(Departure& departure, const RoundFigures& round, const Decision& decis
 
 }  // namespace
 
-absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last) {
+absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last, RoundPages pages) {
   ++departure.round;
   if (!last) {
     departure.Publish(Departure::Rate::kFromHere);
   }
-  absl::Status status = departure.pages().SendRound(departure.round, stop);
+  absl::Status status = departure.pages().SendRound(departure.round, stop, pages);
   if (!status.ok() && !absl::IsResourceExhausted(status)) {
     // The channels were shut down when the control connection was lost.
     absl::Status lost = departure.peer().failure();
@@ -86,11 +106,15 @@ absl::Status Rounds(Departure& departure) {
   const ConvergenceLimits limits{.mode = options.mode,
                                  .downtime_limit = options.downtime_limit,
                                  .fixed_downtime = departure.load_estimate,
-                                 .postcopy_possible = postcopy_possible};
-  std::optional<RoundFigures> before;
+                                 .postcopy_possible = postcopy_possible,
+                                 .memory_bytes = departure.pages().PendingBytes()};
+  std::optional<RoundFigures> last;
+  Decision decision = FirstRound(limits);
   while (true) {
-    FERRITE_ASSIGN_OR_RETURN(const RoundFigures now, RunRound(departure));
-    const Decision decision = DecideNext(now, before.has_value() ? &*before : nullptr, limits);
+    const RoundFigures* const before = last.has_value() ? &*last : nullptr;
+    FERRITE_ASSIGN_OR_RETURN(RoundFigures now, RunRound(departure, decision, before, limits));
+    decision = DecideNext(now, before, limits);
+    now.futile = decision.futile;
     Tell(departure, now, decision);
     if (departure.cancelled()) {
       return absl::CancelledError("cancelled");
@@ -114,7 +138,7 @@ absl::Status Rounds(Departure& departure) {
     if (decision.throttle_percent != now.throttle_percent) {
       FERRITE_RETURN_IF_ERROR(machine.run().SetThrottle(decision.throttle_percent));
     }
-    before = now;
+    last = now;
   }
 }
 

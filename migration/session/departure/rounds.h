@@ -4,6 +4,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "migration/sending/pending_pages.h"
 #include "migration/session/departure/departure.h"
 
 namespace ferrite::migration {
@@ -12,7 +13,8 @@ namespace ferrite::migration {
 absl::Status Rounds(Departure& departure);
 
 // The next round over all channels, until `stop` says so; the guest runs, or is stopped with `last`.
-absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last);
+absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last,
+                       RoundPages pages = RoundPages::kAll);
 
 }  // namespace ferrite::migration
 

@@ -1,0 +1,150 @@
+#include "tests/fakes/round_simulator.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/time/time.h"
+#include "memory/guest_address.h"
+#include "migration/sending/pending_pages.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr double kScale = SimulatedGuest::kScale;
+// How fast a sender finds that pages are zero.
+constexpr double kZeroBytesPerSecond = 8e9 / kScale;
+constexpr uint64_t kClaim = 512 / SimulatedGuest::kScale;
+// A move that takes more has no end.
+constexpr uint32_t kMostRounds = 60;
+
+double Bytes(uint64_t pages) { return static_cast<double>(pages * kPageBytes); }
+
+class Player {
+ public:
+  Player(SimulatedGuest& guest, const SimulatedLink& link, const ConvergenceLimits& limits)
+      : guest_(guest), link_(link), limits_(limits), shape_{.pages = guest.pages()}, pages_({&shape_, 1}) {
+    pages_.pending(0).SetRange(0, guest.pages());
+  }
+
+  SimulatedMove Play() {
+    SimulatedMove move;
+    std::optional<RoundFigures> last;
+    Decision decision = FirstRound(limits_);
+    while (move.end == SimulatedMove::End::kNone && move.rounds < kMostRounds) {
+      const RoundFigures* const before = last.has_value() ? &*last : nullptr;
+      RoundFigures round = OneRound(decision, before);
+      ++move.rounds;
+      move.longest_again = std::max(move.longest_again, Bytes(pages_.TakeResent()) / Bytes(guest_.pages()));
+      decision = DecideNext(round, before, limits_);
+      round.futile = decision.futile;
+      last = round;
+      if (decision.step == NextStep::kSwitchover) {
+        move.end = SimulatedMove::End::kPrecopy;
+        move.downtime_ms = SendRest() * 1e3 + absl::ToDoubleMilliseconds(limits_.fixed_downtime);
+      } else if (decision.step == NextStep::kPostcopy) {
+        move.end = SimulatedMove::End::kPostcopy;
+        SendRest();
+      }
+    }
+    move.throttle = decision.throttle_percent;
+    move.sent = wire_ / Bytes(guest_.pages());
+    return move;
+  }
+
+ private:
+  // How long it takes.
+  double Send(const PageRange& run) {
+    const uint64_t zero = run.first < guest_.zero_pages() ? std::min(run.count, guest_.zero_pages() - run.first) : 0;
+    const double data = Bytes(run.count - zero);
+    wire_ += data;
+    return data / (link_.bytes_per_second / kScale) + Bytes(zero) / kZeroBytesPerSecond;
+  }
+
+  RoundFigures OneRound(const Decision& plan, const RoundFigures* before) {
+    RoundFigures round{.pages = plan.pages, .throttle_percent = plan.throttle_percent};
+    const double start = now_;
+    const double wire_before = wire_;
+    const double share = (100 - plan.throttle_percent) / 100.0;
+    const auto pass = [&](double seconds, const PageRange& sent) {
+      guest_.Work({.now = now_, .seconds = seconds * share, .share = share, .sent = sent});
+      now_ += seconds;
+    };
+    pages_.Rewind(plan.pages);
+    while (round.sent_bytes < plan.most_bytes) {
+      const std::optional<PageRange> run = pages_.ClaimNext(kClaim);
+      if (!run.has_value()) {
+        break;
+      }
+      pass(Send(*run), *run);
+      round.sent_bytes += run->count * kPageBytes;
+    }
+    pass(link_.latency, {});
+    round.wire_bytes = static_cast<uint64_t>(wire_ - wire_before);
+    round.all_sent_bytes = round.sent_bytes + (before != nullptr ? before->all_sent_bytes : 0);
+    round.took = absl::Seconds(now_ - start);
+    round.dirtied_bytes = guest_.dirty().Count() * kPageBytes;
+    round.again_bytes = pages_.Heat(0, guest_.dirty()) * kPageBytes;
+    guest_.dirty().TakeInto(pages_.pending(0));
+    round.remaining_bytes = pages_.CountPending() * kPageBytes;
+    round.unsent_bytes = pages_.CountUnsent(FirstRound(limits_).most_bytes / kPageBytes) * kPageBytes;
+    return round;
+  }
+
+  double SendRest() {
+    double seconds = 0;
+    pages_.Rewind();
+    while (const std::optional<PageRange> run = pages_.ClaimNext(kClaim)) {
+      seconds += Send(*run);
+    }
+    return seconds;
+  }
+
+  SimulatedGuest& guest_;
+  const SimulatedLink link_;
+  const ConvergenceLimits limits_;
+  const PendingPages::Shape shape_;
+  PendingPages pages_;
+  double now_ = 0;
+  double wire_ = 0;
+};
+
+}  // namespace
+
+void SimulatedGuest::Random(uint64_t first, uint64_t count, double rate, double seconds) {
+  for (uint64_t writes = Take(rate * seconds, 8 * count); writes > 0; --writes) {
+    // xorshift64.
+    random_ ^= random_ << 13;
+    random_ ^= random_ >> 7;
+    random_ ^= random_ << 17;
+    dirty_.Set(first + random_ % count);
+  }
+}
+
+void SimulatedGuest::InOrder(uint64_t first, uint64_t count, double rate, double seconds) {
+  for (uint64_t writes = Take(rate * seconds, count); writes > 0; --writes) {
+    dirty_.Set(first + place_++ % count);
+  }
+}
+
+uint64_t SimulatedGuest::Take(double writes, uint64_t enough) {
+  owed_ += writes / kScale;
+  const auto whole = static_cast<uint64_t>(owed_);
+  owed_ -= static_cast<double>(whole);
+  return std::min(whole, enough);
+}
+
+std::ostream& operator<<(std::ostream& out, const SimulatedMove& move) {
+  using End = SimulatedMove::End;
+  return out << (move.end == End::kPrecopy    ? "pre-copy"
+                 : move.end == End::kPostcopy ? "post-copy"
+                                              : "no end")
+             << " after " << move.rounds << " rounds, sent " << move.sent << " of memory, downtime " << move.downtime_ms
+             << " ms, throttle " << move.throttle;
+}
+
+SimulatedMove PlayMove(SimulatedGuest& guest, const SimulatedLink& link, ConvergenceLimits limits) {
+  limits.memory_bytes = guest.pages() * kPageBytes;
+  return Player(guest, link, limits).Play();
+}
+
+}  // namespace ferrite::migration
