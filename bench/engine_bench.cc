@@ -14,8 +14,8 @@
 //   --json             one object on standard output, and no table; {"error": TEXT} when something failed
 //
 // A case is GUEST-MODE-SOCKET-CHANNELS. Guests: idle (one write each 200 us), zeros (the same; its memory is all
-// zeros), sequential and random (they write at full speed), readers (threads that read what has not arrived, at
-// random).
+// zeros), sequential and random (they write at full speed), whole (the same as random, in all of its filled memory,
+// which is half of it), readers (threads that read what has not arrived, at random).
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -76,6 +76,7 @@ struct Case {
   GuestWork work;
   bool zeros = false;
   bool readers = false;
+  bool whole = false;
   SocketKind kind = SocketKind::kTcp;
   int channels = 1;
 
@@ -95,6 +96,7 @@ constexpr Case kGuests[] = {
      .work = GuestWork::kIdle,
      .readers = true},
     {.guest = "random", .mode_name = "auto", .mode = MoveMode::kAuto, .work = GuestWork::kRandom},
+    {.guest = "whole", .mode_name = "auto", .mode = MoveMode::kAuto, .work = GuestWork::kRandom, .whole = true},
 };
 
 bool Wanted(const Case& one, const std::string& only) {
@@ -166,8 +168,9 @@ absl::StatusOr<Json> OneMove(const Inputs& inputs, const Case& what) {
   FERRITE_ASSIGN_OR_RETURN(task.memory.backing, ParseMemoryBacking(inputs.backing));
   task.memory.bytes = inputs.size * kMiB;
   task.memory.thp = inputs.thp;
-  task.plan = {.set_pages = inputs.set_bytes() / kPageBytes,
-               .hot_pages = inputs.hot_bytes() / kPageBytes,
+  const uint64_t whole = 2 * inputs.hot_bytes();
+  task.plan = {.set_pages = (what.whole ? whole : inputs.set_bytes()) / kPageBytes,
+               .hot_pages = (what.whole ? whole : inputs.hot_bytes()) / kPageBytes,
                .work = what.work,
                .zeros = what.zeros,
                .readers = what.readers ? inputs.faulters : 0};
@@ -190,6 +193,7 @@ absl::StatusOr<Json> OneMove(const Inputs& inputs, const Case& what) {
   FERRITE_RETURN_IF_ERROR(destination->WaitForEnd().status());
   figures.update(sent);
   figures.update(received);
+  figures["sent_of_filled"] = figures.value("bytes", 0.0) / static_cast<double>(task.plan.set_pages * kPageBytes);
   if (const uint64_t wrong = figures.value("wrong_pages", uint64_t{1}); wrong != 0) {
     return absl::DataLossError(absl::StrCat("the guest found ", wrong, " pages that did not hold what they must"));
   }
@@ -224,18 +228,19 @@ double OfRaw(const Rounds& rounds, const MoveLimits& limits, const Samples& raw_
 
 void PrintTable(const std::vector<Rounds>& all, const std::map<SocketKind, MoveLimits>& limits) {
   absl::PrintF(
-      "%-26s %8s %7s %6s %6s %7s %7s %7s %7s %8s %8s %8s %7s %7s %7s\n%-26s %8s %7s %6s %6s %7s %7s %7s %7s %8s %8s "
-      "%8s %7s %7s %7s\n",
-      "case", "total", "MiB", "fresh", "mapped", "still", "arrival", "longest", "faults", "wait p50", "wait p99",
-      "wait sum", "p50/", "CPU", "CPU", "", "ms", "sent", "x", "x", "ms", "gap ms", "gap ms", "", "us", "us", "ms",
-      "bare", "src s", "dst s");
+      "%-26s %8s %7s %6s %6s %6s %7s %7s %7s %7s %8s %8s %8s %7s %7s %7s\n%-26s %8s %7s %6s %6s %6s %7s %7s %7s %7s "
+      "%8s %8s %8s %7s %7s %7s\n",
+      "case", "total", "MiB", "sent/", "fresh", "mapped", "still", "arrival", "longest", "faults", "wait p50",
+      "wait p99", "wait sum", "p50/", "CPU", "CPU", "", "ms", "sent", "filled", "x", "x", "ms", "gap ms", "gap ms", "",
+      "us", "us", "ms", "bare", "src s", "dst s");
   for (const Rounds& rounds : all) {
     const auto& limit = limits.find(rounds.what.kind);
     const bool with = limit != limits.end();
     const auto ratio = [&](double value) { return with ? absl::StrFormat("%.2f", value) : std::string("-"); };
     const bool waited = rounds.Median("waits") > 0;
-    absl::PrintF("%-26s %8.1f %7.0f %6s %6s %7.2f %7.2f %7.2f %7.0f %8.1f %8.1f %8.1f %7s %7.2f %7.2f\n",
+    absl::PrintF("%-26s %8.1f %7.0f %6.2f %6s %6s %7.2f %7.2f %7.2f %7.0f %8.1f %8.1f %8.1f %7s %7.2f %7.2f\n",
                  rounds.what.Name(), rounds.Median("total_ms"), rounds.Median("bytes") / kMiB,
+                 rounds.Median("sent_of_filled"),
                  ratio(with ? OfRaw(rounds, limit->second, limit->second.fresh_ms) : 0),
                  ratio(with ? OfRaw(rounds, limit->second, limit->second.warm_ms) : 0), rounds.Median("standstill_ms"),
                  rounds.Median("arrival_gap_ms"), rounds.Median("longest_gap_ms"), rounds.Median("faults"),
@@ -244,7 +249,8 @@ void PrintTable(const std::vector<Rounds>& all, const std::map<SocketKind, MoveL
                  rounds.Median("source_engine_cpu_s"), rounds.Median("destination_engine_cpu_s"));
   }
   absl::PrintF(
-      "fresh, mapped: the raw stream's time for as many bytes, into fresh and into mapped memory, in that of the move; "
+      "sent/filled: bytes sent, of what the guest had filled of its memory; fresh, mapped: the raw stream's time for "
+      "as many bytes, into fresh and into mapped memory, in that of the move; "
       "still: by the engine's account; gaps: between two writes of the guest, over the switch and in the whole move "
       "(a page waited for included); waits: the guest's, by the destination's account, p50 also beside the bare "
       "handler's; CPU: without the guest's threads\n");

@@ -63,8 +63,8 @@ TEST(EngineBenchTest, EveryCaseMovesAndHasItsFigures) {
     const Json& move = one["rounds"][0];
     EXPECT_EQ(move["wrong_pages"], 0);
     EXPECT_EQ(move["checked_pages"], 16 * kMiB / kPageBytes);
-    for (const char* figure : {"total_ms", "standstill_ms", "arrival_gap_ms", "longest_gap_ms", "bytes", "writes",
-                               "source_cpu_s", "destination_cpu_s"}) {
+    for (const char* figure : {"total_ms", "standstill_ms", "arrival_gap_ms", "longest_gap_ms", "bytes",
+                               "sent_of_filled", "writes", "source_cpu_s", "destination_cpu_s"}) {
       EXPECT_GT(move.value(figure, 0.0), 0.0) << figure;
     }
     for (const char* figure :
@@ -76,13 +76,15 @@ TEST(EngineBenchTest, EveryCaseMovesAndHasItsFigures) {
     if (name.find("zeros") == 0) {
       EXPECT_GE(move["zero_pages"], 12 * kMiB / kPageBytes - 1);
     } else {
-      EXPECT_GE(move["bytes"], 12 * kMiB);
+      EXPECT_GE(move["bytes"], (name.find("whole") == 0 ? 8 : 12) * kMiB);
+      EXPECT_GE(move["sent_of_filled"], 1.0);
     }
     EXPECT_TRUE(one.contains("of_fresh") && one.contains("median"));
   }
-  EXPECT_EQ(names.size(), 32u);
-  for (const char* name : {"idle-precopy-tcp-1", "random-precopy-unix-4", "sequential-postcopy-tcp-4",
-                           "random-postcopy-unix-1", "readers-postcopy-tcp-1", "random-auto-tcp-1"}) {
+  EXPECT_EQ(names.size(), 36u);
+  for (const char* name :
+       {"idle-precopy-tcp-1", "random-precopy-unix-4", "sequential-postcopy-tcp-4", "random-postcopy-unix-1",
+        "readers-postcopy-tcp-1", "random-auto-tcp-1", "whole-auto-tcp-1"}) {
     EXPECT_TRUE(names.contains(name)) << name;
   }
 }
