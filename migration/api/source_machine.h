@@ -76,6 +76,10 @@ class Resources {
 class HandoverRecord {
  public:
   virtual ~HandoverRecord() = default;
+  // Long before RecordGrant(), while the guest runs: whatever of that can be done by then.
+  virtual absl::Status PrepareGrant(const MoveId& /*move_id*/, uint64_t /*epoch*/, absl::string_view /*where*/) {
+    return absl::OkStatus();
+  }
   // Written to disk before GRANT is sent (docs/move.md): from here on this machine never resumes by itself.
   virtual absl::Status RecordGrant(const MoveId& move_id, uint64_t epoch, absl::string_view where) = 0;
   // The destination runs the guest and has all of it: this machine ends.

@@ -72,6 +72,9 @@ class HookedSource final : public migration::WholeSourceMachine {
     }
     return port_.AcquireDisks();
   }
+  absl::Status PrepareGrant(const migration::MoveId& id, uint64_t epoch, absl::string_view where) override {
+    return port_.PrepareGrant(id, epoch, where);
+  }
   absl::Status RecordGrant(const migration::MoveId& id, uint64_t epoch, absl::string_view where) override {
     FERRITE_RETURN_IF_ERROR(port_.RecordGrant(id, epoch, where));
     if (attempt_.on_grant) {

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -29,26 +28,55 @@ absl::Status Sync(const Fd& directory) {
   return fsync(directory.get()) == 0 ? absl::OkStatus() : ErrnoStatus(absl::StrCat("sync ", PathAt(directory, "")));
 }
 
+std::string What(const Fd& directory) {
+  return absl::StrCat("record the hand-over in ", PathAt(directory, kUnfinished));
+}
+
+std::string TextOf(const migration::MoveId& id, uint64_t epoch, absl::string_view where) {
+  const std::string hex = absl::BytesToHexString({reinterpret_cast<const char*>(id.data()), id.size()});
+  return absl::StrCat("move ", hex, "\nepoch ", epoch, "\nto ", where, "\n");
+}
+
 }  // namespace
 
-absl::Status WriteGrantRecord(const Fd& directory, const migration::MoveId& id, uint64_t epoch,
-                              absl::string_view where) {
-  const std::string hex = absl::BytesToHexString({reinterpret_cast<const char*>(id.data()), id.size()});
-  const std::string text = absl::StrCat("move ", hex, "\nepoch ", epoch, "\nto ", where, "\n");
-  const std::string what = absl::StrCat("record the hand-over in ", PathAt(directory, kUnfinished));
+absl::StatusOr<PreparedGrant> PreparedGrant::Write(const Fd& directory, const migration::MoveId& id, uint64_t epoch,
+                                                   absl::string_view where) {
+  std::string text = TextOf(id, epoch, where);
   (void)unlinkat(directory.get(), kUnfinished, 0);
   const auto file = OpenRegularAt(directory, kUnfinished, O_WRONLY | O_CREAT | O_EXCL, 0600);
   FERRITE_RETURN_IF_ERROR(Annotate(file.status(), "record the hand-over"));
-  absl::Cleanup remove = [&] { (void)unlinkat(directory.get(), kUnfinished, 0); };
-  const ssize_t written = write(file->get(), text.data(), text.size());
-  if (written != static_cast<ssize_t>(text.size())) {
-    return ErrnoStatus(written < 0 ? errno : ENOSPC, what);
+  PreparedGrant prepared(directory, std::move(text));
+  const ssize_t written = write(file->get(), prepared.text_.data(), prepared.text_.size());
+  if (written != static_cast<ssize_t>(prepared.text_.size())) {
+    return ErrnoStatus(written < 0 ? errno : ENOSPC, What(directory));
   }
-  if (fsync(file->get()) != 0 || renameat(directory.get(), kUnfinished, directory.get(), kFile) != 0) {
-    return ErrnoStatus(what);
+  if (fsync(file->get()) != 0) {
+    return ErrnoStatus(What(directory));
   }
-  std::move(remove).Cancel();
-  return Sync(directory);
+  return prepared;
+}
+
+PreparedGrant::~PreparedGrant() {
+  if (directory_ != nullptr) {
+    (void)unlinkat(directory_->get(), kUnfinished, 0);
+  }
+}
+
+bool PreparedGrant::Says(const migration::MoveId& id, uint64_t epoch, absl::string_view where) const {
+  return text_ == TextOf(id, epoch, where);
+}
+
+absl::Status PreparedGrant::Commit() {
+  if (renameat(directory_->get(), kUnfinished, directory_->get(), kFile) != 0) {
+    return ErrnoStatus(What(*directory_));
+  }
+  return Sync(*std::exchange(directory_, nullptr));
+}
+
+absl::Status WriteGrantRecord(const Fd& directory, const migration::MoveId& id, uint64_t epoch,
+                              absl::string_view where) {
+  FERRITE_ASSIGN_OR_RETURN(PreparedGrant prepared, PreparedGrant::Write(directory, id, epoch, where));
+  return prepared.Commit();
 }
 
 absl::StatusOr<GrantRecord> ReadGrantRecord(const Fd& directory) {

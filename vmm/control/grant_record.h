@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,6 +17,29 @@ namespace ferrite {
 struct GrantRecord {
   uint64_t epoch = 0;
   std::string where;  // the destination's address
+};
+
+// A record that is on the disk, whole, but does not count yet: `grant.new`, which goes with this object. Move-only.
+class PreparedGrant {
+ public:
+  // `directory` (opened for reading) outlives it. When the disk is full there is nothing.
+  static absl::StatusOr<PreparedGrant> Write(const Fd& directory, const migration::MoveId& id, uint64_t epoch,
+                                             absl::string_view where);
+  PreparedGrant(PreparedGrant&& other) noexcept
+      : directory_(std::exchange(other.directory_, nullptr)), text_(std::move(other.text_)) {}
+  PreparedGrant& operator=(PreparedGrant&&) = delete;
+  ~PreparedGrant();
+
+  // Whether it says this.
+  bool Says(const migration::MoveId& id, uint64_t epoch, absl::string_view where) const;
+  // OK: it counts, and is on the disk as `grant`. Once.
+  absl::Status Commit();
+
+ private:
+  PreparedGrant(const Fd& directory, std::string text) : directory_(&directory), text_(std::move(text)) {}
+
+  const Fd* directory_;  // null: there is no file any more
+  std::string text_;
 };
 
 // `grant` in `directory` (opened for reading): three lines, "move HEX", "epoch N", "to ADDRESS". When Write returned OK

@@ -151,8 +151,21 @@ absl::StatusOr<std::vector<uint8_t>> MachineSource::SaveState() {
   return EncodeState(message);
 }
 
+// On a disk the record takes two of its turns, milliseconds each: the guest waits for one of them.
+absl::Status MachineSource::PrepareGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) {
+  FERRITE_ASSIGN_OR_RETURN(PreparedGrant grant, PreparedGrant::Write(directory_, move_id, epoch, where));
+  grant_.emplace(std::move(grant));
+  return absl::OkStatus();
+}
+
 absl::Status MachineSource::RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) {
-  return WriteGrantRecord(directory_, move_id, epoch, where);
+  if (!grant_.has_value() || !grant_->Says(move_id, epoch, where)) {
+    grant_.reset();
+    FERRITE_RETURN_IF_ERROR(PrepareGrant(move_id, epoch, where));
+  }
+  const absl::Status status = grant_->Commit();
+  grant_.reset();
+  return status;
 }
 
 }  // namespace ferrite

@@ -3,6 +3,7 @@
 #define FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
 
 #include <atomic>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "devices/balloon/balloon_inhibitor.h"
 #include "memory/page_bitmap.h"
 #include "migration/api/source_machine.h"
+#include "vmm/control/grant_record.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/movable_machine.h"
 
@@ -47,6 +49,7 @@ class MachineSource final : public migration::WholeSourceMachine {
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
   absl::Status ReleaseDisks() override { return machine_.moving().ReleaseDisks(); }
   absl::Status AcquireDisks() override;
+  absl::Status PrepareGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
   absl::Status RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
   void Moved(absl::string_view where) override { machine_.moving().Leave(std::string(where)); }
 
@@ -63,6 +66,7 @@ class MachineSource final : public migration::WholeSourceMachine {
 
   Machine& machine_;
   const Fd& directory_;
+  std::optional<PreparedGrant> grant_;
   bool held_ = false;
   bool ran_ = false;  // before it was held
   BalloonInhibitor::Token no_ballooning_;

@@ -136,6 +136,7 @@ absl::Status Advise(Departure& departure) {
     return absl::OkStatus();
   });
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Advise{}));
+  FERRITE_RETURN_IF_ERROR(machine.handover().PrepareGrant(departure.id, departure.epoch, departure.shared.where()));
   FERRITE_ASSIGN_OR_RETURN(const message::Ready ready, departure.Await<message::Ready>());
   departure.load_estimate = ready.load;
   if (ready.load > kMaxLoad) {
