@@ -1,6 +1,6 @@
 #include "bench/guest_pair.h"
 
-#include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"

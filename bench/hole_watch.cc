@@ -1,7 +1,8 @@
 #include "bench/hole_watch.h"
 
+#include <pthread.h>
 #include <sched.h>
-#include <unistd.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #include <algorithm>

@@ -1,7 +1,6 @@
 // Moves of a machine between two monitors, ferrite's beside QEMU's, with the same guest image and in turns; and what
 // they are beside the limits of this host, measured in the same run. docs/performance.md says what each figure is.
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -11,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -18,7 +18,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "base/mapping.h"
 #include "base/status.h"
@@ -99,11 +98,11 @@ std::string QemuVersion(const std::string& qemu) {
 }
 
 void AddStartGoals(Results& results) {
-  if (!results.ferrite_start.has_value()) {
+  if (!results.ferrite_start.has_value() || results.ferrite_start->runs.empty()) {
     return;
   }
   const ContenderRuns& ferrite = *results.ferrite_start;
-  if (results.qemu_start.has_value()) {
+  if (results.qemu_start.has_value() && !results.qemu_start->runs.empty()) {
     const double of_qemu = ferrite.Median("start_ms") / results.qemu_start->Median("start_ms");
     results.goals.push_back({.row = kStartRow,
                              .contender = "ferrite",
@@ -125,7 +124,11 @@ void AddStartGoals(Results& results) {
                            .reached = ferrite.Median("own_mib") <= kMostOwnMib});
 }
 
-void PrintStart(const char* who, const ContenderRuns& runs) {
+void PrintStart(const char* who, const std::optional<ContenderRuns>& measured) {
+  if (!measured.has_value() || measured->runs.empty()) {
+    return;
+  }
+  const ContenderRuns& runs = *measured;
   absl::PrintF("start, %s: to the guest's first line %.1f ms%s; memory of its own beside the guest's %.1f MiB\n", who,
                runs.Median("start_ms"),
                runs.Has("first_entry_ms") ? absl::StrFormat(" (entered at %.1f ms)", runs.Median("first_entry_ms"))
@@ -191,7 +194,9 @@ Json ResultsJson(const Inputs& inputs, const std::string& where, const std::stri
 
 void Print(const Results& results) {
   for (const auto& [kind, limits] : results.limits) {
-    limits.Print(kind);
+    if (limits.fault_p50_us.count() > 0) {
+      limits.Print(kind);
+    }
   }
   if (!results.rows.empty()) {
     PrintRows(results.rows);
@@ -199,12 +204,8 @@ void Print(const Results& results) {
       PrintBesideLimits(results.rows, results.limits);
     }
   }
-  if (results.ferrite_start.has_value()) {
-    PrintStart("ferrite", *results.ferrite_start);
-  }
-  if (results.qemu_start.has_value()) {
-    PrintStart("QEMU microvm", *results.qemu_start);
-  }
+  PrintStart("ferrite", results.ferrite_start);
+  PrintStart("QEMU microvm", results.qemu_start);
   PrintGoals(results.goals);
 }
 
@@ -276,8 +277,10 @@ absl::Status Measure(const Inputs& inputs) {
   if (!inputs.json) {
     PrintInputs(inputs, where, qemu);
   }
-  for (int run = 0; run < inputs.runs; ++run) {
-    FERRITE_RETURN_IF_ERROR(MeasureOnce(inputs, run, results));
+  // What was measured is shown, also when a later run fails.
+  absl::Status failed;
+  for (int run = 0; run < inputs.runs && failed.ok(); ++run) {
+    failed = MeasureOnce(inputs, run, results);
   }
   for (const MoveRow& row : results.rows) {
     const std::vector<GoalResult> goals = GoalResults(row);
@@ -286,14 +289,16 @@ absl::Status Measure(const Inputs& inputs) {
   AddStartGoals(results);
   const std::string json = ResultsJson(inputs, where, qemu, results).dump();
   if (inputs.json) {
-    std::printf("%s\n", json.c_str());
+    if (failed.ok()) {
+      std::printf("%s\n", json.c_str());
+    }
   } else {
     Print(results);
   }
   if (!inputs.save.empty() && !(std::ofstream(inputs.save) << json << std::endl)) {
     return ErrnoStatus(absl::StrCat("write ", inputs.save));
   }
-  return absl::OkStatus();
+  return failed;
 }
 
 int Main(int argc, char** argv) {

@@ -228,13 +228,18 @@ void PrintRows(const std::vector<MoveRow>& rows) {
       "us "
       "and more; CPU: without the vCPU's; huge: before, at the end, and half way through the time in which the guest "
       "settles; speed: after, in that before; first: the guest writes its set for the first time\n");
+  bool real_time = true;
   for (const MoveRow& row : rows) {
     for (const ContenderRuns& runs : row.contenders) {
+      real_time = real_time && (!runs.Has("watch_real_time") || runs.Median("watch_real_time") > 0);
       if (const double lost = runs.Median("clock_lost_ms"); lost > 0) {
         absl::PrintF("%s, %s: the guest's clock stood still for %.0f ms, which its gap lacks\n", row.Name(),
                      runs.contender.Name(), lost);
       }
     }
+  }
+  if (!real_time) {
+    absl::PrintF("holes were watched for without real-time priority: some may be the turn of another thread\n");
   }
 }
 
@@ -247,7 +252,8 @@ void PrintBesideLimits(const std::vector<MoveRow>& rows, const std::map<SocketKi
   for (const MoveRow& row : rows) {
     const auto found = limits.find(row.socket);
     for (const ContenderRuns& runs : row.contenders) {
-      if (found == limits.end() || runs.contender.qemu || runs.runs.empty()) {
+      if (found == limits.end() || found->second.fault_p50_us.count() == 0 || runs.contender.qemu ||
+          runs.runs.empty()) {
         continue;
       }
       const MoveLimits& limit = found->second;

@@ -3,6 +3,7 @@
 #ifndef FERRITE_BENCH_START_ROW_H_
 #define FERRITE_BENCH_START_ROW_H_
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
