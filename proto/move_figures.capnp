@@ -30,6 +30,10 @@ struct MoveReport {
   waiting @21 :List(Waiting);
   recoveries @22 :UInt32;
   copiedPages @23 :UInt64;
+  downtimeLimit @24 :Int64;
+  sourceWait @25 :Int64;
+  destinationWait @26 :Int64;
+  entryWait @27 :Int64;
 }
 
 # How long threads of the destination waited for pages.

@@ -30,6 +30,9 @@ class ArrivingGuest {
   virtual bool Ended() = 0;
   // The vCPU whose thread has this id, for the accounts of waiting. On any thread of the move's, at any time.
   virtual std::optional<uint32_t> VcpuOfThread(pid_t thread) = 0;
+  // How long the vCPU that waited longest for a processor of the host did so until it ran (so far, where it has not run
+  // yet). After Run().
+  virtual absl::Duration EntryWait() { return absl::ZeroDuration(); }
 };
 
 // All of the machine but its memory, as GuestState::SaveState() made it.

@@ -40,12 +40,18 @@ struct MoveReport {
   absl::Duration total;
   // From the order to stop to the destination's word that the guest runs; the parts add up to it.
   absl::Duration downtime;
-  absl::Duration stop;        // until nothing writes guest memory
-  absl::Duration last_pages;  // sending what was dirty (pre-copy), telling what is out of date (post-copy)
-  absl::Duration state;       // saving devices and vCPUs, releasing disks
-  absl::Duration send;        // the package's way, as far as the destination's load does not account for it
-  absl::Duration load;        // measured at the destination
-  absl::Duration run;         // GRANT and its answer
+  absl::Duration stop;            // until nothing writes guest memory
+  absl::Duration last_pages;      // sending what was dirty (pre-copy), telling what is out of date (post-copy)
+  absl::Duration state;           // saving devices and vCPUs, releasing disks
+  absl::Duration send;            // the package's way, as far as the destination's load does not account for it
+  absl::Duration load;            // measured at the destination
+  absl::Duration run;             // GRANT and its answer
+  absl::Duration downtime_limit;  // what was asked for
+  // How long who makes the guest stand still, and run again, waited for one of the host's processors meanwhile (on
+  // Linux the run delay of schedstat). The first two are in the parts above.
+  absl::Duration source_wait;       // the move's thread, and the vCPU that waited longest
+  absl::Duration destination_wait;  // the move's thread
+  absl::Duration entry_wait;        // the vCPU that waited longest there until it ran
   uint32_t rounds = 0;
   uint64_t data_pages = 0;
   uint64_t zero_pages = 0;

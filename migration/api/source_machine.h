@@ -6,6 +6,8 @@
 #ifndef FERRITE_MIGRATION_API_SOURCE_MACHINE_H_
 #define FERRITE_MIGRATION_API_SOURCE_MACHINE_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -32,6 +34,8 @@ class GuestRun {
   // The move is over, and the guest cannot run here now (its disks did not come back): undoes what Pause() did but for
   // running it. What it lacks is the machine's own affair from here on.
   virtual void StayPaused() = 0;
+  // The ids of the vCPUs' threads, for the account. They are this process's.
+  virtual std::vector<pid_t> VcpuThreads() { return {}; }
   // Lets each vCPU run only (100 - percent) of the time; 0 ends it, and does not fail.
   virtual absl::Status SetThrottle(int percent) = 0;
 };

@@ -45,6 +45,8 @@ void PutFigures(const message::DestinationFigures& figures, stream::DestinationF
   out.setFaults(figures.faults);
   out.setMinorFaults(figures.minor_faults);
   out.setDuplicatePages(figures.duplicate_pages);
+  out.setHostWait(NanosecondsOf(figures.host_wait));
+  out.setEntryWait(NanosecondsOf(figures.entry_wait));
   auto waiting = out.initWaiting(static_cast<uint32_t>(figures.waiting.size()));
   for (uint32_t i = 0; i < figures.waiting.size(); ++i) {
     const WaitingFigures& wait = figures.waiting[i];
@@ -305,7 +307,9 @@ absl::StatusOr<Message> Read(stream::Shut::Reader in) {
                      .figures = {.faults = figures.getFaults(),
                                  .minor_faults = figures.getMinorFaults(),
                                  .duplicate_pages = figures.getDuplicatePages(),
-                                 .waiting = {}}};
+                                 .waiting = {},
+                                 .host_wait = DurationOf(figures.getHostWait()),
+                                 .entry_wait = DurationOf(figures.getEntryWait())}};
   const auto waiting = figures.getWaiting();
   for (uint32_t i = 0; i < std::min<size_t>(waiting.size(), kMaxWaits); ++i) {
     shut.figures.waiting.push_back({.vcpu = waiting[i].getVcpu(),

@@ -155,6 +155,8 @@ struct DestinationFigures {
   uint64_t minor_faults = 0;  // on pages that had arrived
   uint64_t duplicate_pages = 0;
   std::vector<WaitingFigures> waiting;
+  absl::Duration host_wait;   // MoveReport::destination_wait
+  absl::Duration entry_wait;  // likewise
   bool operator==(const DestinationFigures&) const = default;
 };
 

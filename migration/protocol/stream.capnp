@@ -136,6 +136,8 @@ struct DestinationFigures {
   minorFaults @1 :UInt64;         # faults on pages that had arrived
   duplicatePages @2 :UInt64;
   waiting @3 :List(Waiting);      # at most 256
+  hostWait @4 :UInt64;            # ns that the move's thread waited for a processor while the guest stood still
+  entryWait @5 :UInt64;           # the same of the vCPU that waited longest until it ran
 
   struct Waiting {
     vcpu @0 :UInt32;              # 0xffffffff: the monitor's own threads

@@ -24,6 +24,8 @@ class FakeMovableMachine final : public MovableMachine {
   absl::Status SetThrottle(int) override { return absl::OkStatus(); }
   absl::StatusOr<absl::Duration> MeasureLoad() override { return absl::ZeroDuration(); }
   std::optional<uint32_t> VcpuOfThread(pid_t) const override { return std::nullopt; }
+  std::vector<pid_t> VcpuThreads() const override { return {}; }
+  absl::Duration EntryWait() const override { return absl::ZeroDuration(); }
   BalloonInhibitor::Token InhibitBalloon(std::string) override { return {}; }
   void AddUnneededPages(size_t, PageBitmap&) override {}
 };

@@ -48,6 +48,7 @@ class HookedSource final : public migration::WholeSourceMachine {
   absl::Status Pause() override { return port_.Pause(); }
   absl::Status Resume() override { return port_.Resume(); }
   void StayPaused() override { port_.StayPaused(); }
+  std::vector<pid_t> VcpuThreads() override { return port_.VcpuThreads(); }
   absl::Status SetThrottle(int percent) override { return port_.SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override {
     if (attempt_.on_save) {

@@ -3,12 +3,14 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
@@ -158,6 +160,42 @@ class FerriteMoveTest : public ::testing::Test {
   std::string mounted_;
   std::unique_ptr<FerriteProcess> receiver_;
 };
+
+// The destination has one processor, and two threads beside it that never rest want that, too.
+TEST_F(FerriteMoveTest, AccountTellsOfWaitingForAProcessorAndOfWhatTookTooLong) {
+  cpu_set_t one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(one), &one), 0);
+  for (int processor = 0; CPU_COUNT(&one) > 1; ++processor) {
+    CPU_CLR(processor, &one);
+  }
+  const auto use_one = [&one] { (void)sched_setaffinity(0, sizeof(one), &one); };
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> busy;
+  for (int i = 0; i < 2; ++i) {
+    busy.emplace_back([&] {
+      use_one();
+      while (!stop) {
+      }
+    });
+  }
+  RunGuest("here", "mode=step set=8M report_ms=10 rate=20000");
+  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0", use_one);
+  const Finished moved =
+      Ferrite("here", absl::StrCat("move web1 ", address, " --json --mode postcopy --downtime-limit 1us"));
+  stop = true;
+  for (std::thread& thread : busy) {
+    thread.join();
+  }
+  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err << moved.out;
+  const std::vector<std::string> lines = absl::StrSplit(moved.out, '\n', absl::SkipEmpty());
+  const Json report = Json::parse(lines.back())["report"];
+  EXPECT_EQ(report["downtime_limit_seconds"], 1e-6);
+  EXPECT_GT(report["source_wait_seconds"], 0.0);
+  EXPECT_GT(report["destination_wait_seconds"], 0.0);
+  EXPECT_GT(report["entry_wait_seconds"], 0.0);
+  EXPECT_TRUE(report["too_long"].is_string()) << report;
+  EXPECT_GT(Info("there")["arrival"]["destination_wait_seconds"], 0.0);
+}
 
 TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
   for (const auto& [mode, listen] : {std::pair<std::string, std::string>{"precopy", "tcp:127.0.0.1:0"},

@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
+#include "migration/api/downtime.h"
 #include "vmm/control/move_figures.h"
 
 namespace ferrite {
@@ -98,6 +99,10 @@ Json ReportJson(const migration::MoveReport& report) {
   Json json = {{"postcopy", report.postcopy}};
   ForEachDuration(IntoJson(report, FigureOf::kDeparture, json));
   json["downtime_parts"] = std::move(parts);
+  json["too_long"] = nullptr;
+  if (const auto what = migration::WhatTookTooLong(report); what.has_value()) {
+    json["too_long"] = std::string(*what);
+  }
   ForEachCount(IntoJson(report, FigureOf::kDeparture, json));
   json["waiting"] = WaitingJson(report);
   return json;
@@ -139,6 +144,13 @@ std::string FormatMoveAccount(const migration::MoveReport& report) {
       "{:.2f}\n",
       Ms(report.downtime), Ms(report.stop), Ms(report.last_pages), Ms(report.state), Ms(report.send), Ms(report.load),
       Ms(report.run));
+  text += fmt::format(
+      "waited         for a processor: {:.2f} ms here, {:.2f} ms there, {:.2f} ms until the guest ran there\n",
+      Ms(report.source_wait), Ms(report.destination_wait), Ms(report.entry_wait));
+  if (const auto what = migration::WhatTookTooLong(report); what.has_value()) {
+    text +=
+        fmt::format("too long       more than the limit of {} ms: {}\n", Ms(report.downtime_limit), std::string(*what));
+  }
   text += fmt::format("pages          {} data, {} zero, {} skipped, {} twice\n", report.data_pages, report.zero_pages,
                       report.skipped_pages, report.resent_pages);
   text += fmt::format("sent           {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
@@ -156,6 +168,8 @@ std::string FormatArrival(const migration::MoveReport& report) {
       fmt::format("pages          {} data, {} zero or not needed\n", report.data_pages, report.zero_pages);
   text += fmt::format("received       {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
   text += fmt::format("standstill     load {:.2f} ms, run {:.2f} ms\n", Ms(report.load), Ms(report.run));
+  text += fmt::format("waited         for a processor: {:.2f} ms, {:.2f} ms until the guest ran\n",
+                      Ms(report.destination_wait), Ms(report.entry_wait));
   text += fmt::format("faults         {} demand, {} on pages that had arrived\n", report.faults, report.minor_faults);
   return text + FormatWaiting(report);
 }

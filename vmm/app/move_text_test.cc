@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace ferrite {
@@ -93,16 +94,44 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   report.duplicate_pages = 20;
   report.copied_pages = 21;
   report.recoveries = 22;
-  EXPECT_EQ(MoveJson(move)["report"].dump(),
-            R"({"postcopy":true,"total_seconds":1.0,"downtime_seconds":2.0,"downtime_parts":{"stop_seconds":3.0,)"
-            R"("last_pages_seconds":4.0,"state_seconds":5.0,"send_seconds":6.0,"load_seconds":7.0,"run_seconds":8.0},)"
-            R"("rounds":9,"data_pages":10,"zero_pages":11,"skipped_pages":12,"twice_pages":13,"bytes":14,"faults":15,)"
-            R"("minor_faults":16,"requested_pages":17,"prefetched_pages":18,"prefetch_hits":19,"duplicate_pages":20,)"
-            R"("recoveries":22,"waiting":[]})");
-  EXPECT_EQ(ArrivalJson(move).dump(),
-            R"({"over":true,"state":"completed","ok":true,"message":"","postcopy":true,"load_seconds":7.0,)"
-            R"("run_seconds":8.0,"data_pages":10,"zero_pages":11,"bytes":14,"faults":15,"minor_faults":16,)"
-            R"("duplicate_pages":20,"copied_pages":21,"waiting":[]})");
+  report.downtime_limit = absl::Seconds(23);
+  report.source_wait = absl::Seconds(24);
+  report.destination_wait = absl::Seconds(25);
+  report.entry_wait = absl::Seconds(26);
+  EXPECT_EQ(
+      MoveJson(move)["report"].dump(),
+      R"({"postcopy":true,"total_seconds":1.0,"downtime_seconds":2.0,"downtime_limit_seconds":23.0,)"
+      R"("source_wait_seconds":24.0,"destination_wait_seconds":25.0,"entry_wait_seconds":26.0,"downtime_parts":{"stop_seconds":3.0,)"
+      R"("last_pages_seconds":4.0,"state_seconds":5.0,"send_seconds":6.0,"load_seconds":7.0,"run_seconds":8.0},)"
+      R"("too_long":"waiting for a processor","rounds":9,"data_pages":10,"zero_pages":11,"skipped_pages":12,"twice_pages":13,"bytes":14,"faults":15,)"
+      R"("minor_faults":16,"requested_pages":17,"prefetched_pages":18,"prefetch_hits":19,"duplicate_pages":20,)"
+      R"("recoveries":22,"waiting":[]})");
+  EXPECT_EQ(
+      ArrivalJson(move).dump(),
+      R"({"over":true,"state":"completed","ok":true,"message":"","postcopy":true,"destination_wait_seconds":25.0,)"
+      R"("entry_wait_seconds":26.0,"load_seconds":7.0,)"
+      R"("run_seconds":8.0,"data_pages":10,"zero_pages":11,"bytes":14,"faults":15,"minor_faults":16,)"
+      R"("duplicate_pages":20,"copied_pages":21,"waiting":[]})");
+}
+
+TEST(MoveTextTest, AccountNamesTheWaitForProcessorsAndWhatTookTooLong) {
+  migration::MoveReport report;
+  report.downtime = absl::Milliseconds(9);
+  report.stop = absl::Milliseconds(9);
+  report.downtime_limit = absl::Milliseconds(5);
+  report.source_wait = absl::Milliseconds(1);
+  report.destination_wait = absl::Milliseconds(2);
+  report.entry_wait = absl::Milliseconds(1);
+  const std::string account = FormatMoveAccount(report);
+  EXPECT_TRUE(absl::StrContains(
+      account,
+      "waited         for a processor: 1.00 ms here, 2.00 ms there, 1.00 ms until the guest ran there\n"
+      "too long       more than the limit of 5 ms: stop\n"))
+      << account;
+  EXPECT_TRUE(absl::StrContains(FormatArrival(report),
+                                "waited         for a processor: 2.00 ms, 1.00 ms until the guest ran\n"));
+  report.downtime_limit = report.downtime + report.entry_wait;
+  EXPECT_FALSE(absl::StrContains(FormatMoveAccount(report), "too long"));
 }
 
 }  // namespace

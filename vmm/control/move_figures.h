@@ -24,6 +24,12 @@ void ForEachDuration(Row row) {
   using In = figures::MoveReport::Reader;
   row("total", FigureOf::kDeparture, &MoveReport::total, &Out::setTotal, &In::getTotal);
   row("downtime", FigureOf::kDeparture, &MoveReport::downtime, &Out::setDowntime, &In::getDowntime);
+  row("downtime_limit", FigureOf::kDeparture, &MoveReport::downtime_limit, &Out::setDowntimeLimit,
+      &In::getDowntimeLimit);
+  row("source_wait", FigureOf::kDeparture, &MoveReport::source_wait, &Out::setSourceWait, &In::getSourceWait);
+  row("destination_wait", FigureOf::kBoth, &MoveReport::destination_wait, &Out::setDestinationWait,
+      &In::getDestinationWait);
+  row("entry_wait", FigureOf::kBoth, &MoveReport::entry_wait, &Out::setEntryWait, &In::getEntryWait);
 }
 
 // What the downtime is the sum of.

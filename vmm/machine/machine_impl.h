@@ -71,6 +71,8 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   absl::Status SetThrottle(int percent) override;
   absl::StatusOr<absl::Duration> MeasureLoad() override;
   std::optional<uint32_t> VcpuOfThread(pid_t thread) const override;
+  std::vector<pid_t> VcpuThreads() const override { return vcpu_thread_ids_; }
+  absl::Duration EntryWait() const override;
   BalloonInhibitor::Token InhibitBalloon(std::string why) override;
   void AddUnneededPages(size_t region, PageBitmap& into) override;
 

@@ -131,6 +131,15 @@ std::optional<uint32_t> MachineImpl::VcpuOfThread(pid_t thread) const {
   return static_cast<uint32_t>(found - vcpu_thread_ids_.begin());
 }
 
+absl::Duration MachineImpl::EntryWait() const {
+  absl::MutexLock lock(&operation_mutex_);
+  absl::Duration longest;
+  for (const std::unique_ptr<VcpuThread>& thread : vcpu_threads_) {
+    longest = std::max(longest, thread->EntryWait());
+  }
+  return longest;
+}
+
 BalloonInhibitor::Token MachineImpl::InhibitBalloon(std::string why) {
   Balloon* const balloon = devices_->balloon();
   return balloon != nullptr ? balloon->inhibitor().Inhibit(std::move(why)) : BalloonInhibitor::Token();

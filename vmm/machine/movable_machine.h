@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -52,6 +53,10 @@ class MovableMachine {
   virtual absl::StatusOr<absl::Duration> MeasureLoad() = 0;
   // The vCPU that runs on the thread with this id. Never waits.
   virtual std::optional<uint32_t> VcpuOfThread(pid_t thread) const = 0;
+  virtual std::vector<pid_t> VcpuThreads() const = 0;
+  // How long the vCPU that waited longest for a processor of the host did so when it was last to run; so far, where it
+  // still waits.
+  virtual absl::Duration EntryWait() const = 0;
 
   // Until the token goes, which the machine outlives, no ballooning (R8). A machine without a balloon has none anyway.
   virtual BalloonInhibitor::Token InhibitBalloon(std::string why) = 0;

@@ -67,7 +67,15 @@ VcpuThread::~VcpuThread() {
 
 void VcpuThread::Run() {
   absl::MutexLock lock(&mutex_);
+  if (want_ != Want::kRun) {
+    told_ = MonotonicTime::Now();
+  }
   want_ = Want::kRun;
+}
+
+absl::Duration VcpuThread::EntryWait() {
+  absl::MutexLock lock(&mutex_);
+  return want_ == Want::kRun && parked_ ? MonotonicTime::Now() - told_ : entry_wait_;
 }
 
 void VcpuThread::RequestPark() {
@@ -113,13 +121,15 @@ void VcpuThread::Loop() {
     absl::MutexLock lock(&mutex_);
     thread_id_ = gettid();
   }
-  while (WaitForRun()) {
+  const RunDelay delay(gettid());
+  while (WaitForRun(delay)) {
     listener_.OnEnter();
     RunGuest();
   }
 }
 
-bool VcpuThread::WaitForRun() {
+bool VcpuThread::WaitForRun(const RunDelay& delay) {
+  const absl::Duration before = delay.Read();
   absl::MutexLock lock(&mutex_);
   parked_ = true;
   mutex_.Await(absl::Condition(
@@ -128,6 +138,7 @@ bool VcpuThread::WaitForRun() {
     return false;
   }
   parked_ = false;
+  entry_wait_ = delay.Read() - before;
   vcpu_.RequestExit(false);
   return true;
 }

@@ -12,6 +12,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/monotonic.h"
+#include "base/run_delay.h"
 #include "base/thread.h"
 #include "devices/bus/bus.h"
 #include "vmm/kvm/vcpu.h"
@@ -60,6 +63,9 @@ class VcpuThread {
   // Keeps the vCPU out of the guest while `on`, whatever it is asked for; it is not parked by that.
   void SetBarred(bool on);
 
+  // How long it waited for a processor of the host when it was last told to run; so far, where it still waits.
+  absl::Duration EntryWait();
+
   // Waits for the thread to have started.
   pid_t thread_id();
 
@@ -71,7 +77,7 @@ class VcpuThread {
 
   void Loop();
   // Parks. Returns whether to run again.
-  bool WaitForRun();
+  bool WaitForRun(const RunDelay& delay);
   void RunGuest();
   bool WaitsForInit() const;
   bool ShouldPark();
@@ -91,6 +97,8 @@ class VcpuThread {
   Want want_ ABSL_GUARDED_BY(mutex_) = Want::kPark;
   bool parked_ ABSL_GUARDED_BY(mutex_) = true;
   bool barred_ ABSL_GUARDED_BY(mutex_) = false;
+  MonotonicTime told_ ABSL_GUARDED_BY(mutex_);  // to run, last
+  absl::Duration entry_wait_ ABSL_GUARDED_BY(mutex_);
   pid_t thread_id_ ABSL_GUARDED_BY(mutex_) = 0;
 
   Thread thread_;

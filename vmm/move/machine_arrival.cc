@@ -106,6 +106,7 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   bool Ended() override { return machine_.state() == MachineState::kStopped; }
 
   std::optional<uint32_t> VcpuOfThread(pid_t thread) override { return machine_.moving().VcpuOfThread(thread); }
+  absl::Duration EntryWait() override { return machine_.moving().EntryWait(); }
 
  private:
   // The source takes them again as soon as it hears that the guest does not run here, whatever the reason.

@@ -45,6 +45,7 @@ class MachineSource final : public migration::WholeSourceMachine {
   absl::Status Pause() override;
   absl::Status Resume() override;
   void StayPaused() override;
+  std::vector<pid_t> VcpuThreads() override { return machine_.moving().VcpuThreads(); }
   absl::Status SetThrottle(int percent) override { return machine_.moving().SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
   absl::Status ReleaseDisks() override { return machine_.moving().ReleaseDisks(); }

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/cancel_token.h"
+#include "base/run_delay.h"
 #include "base/thread.h"
 #include "migration/api/destination_machine.h"
 #include "migration/api/host.h"
@@ -105,6 +106,7 @@ struct Arrival {
   bool settled = false;  // all is here, and faults are the kernel's again
   bool revoked = false;  // the source took the guest back
   UndoStack undo;
+  std::optional<RunDelays> delays;  // since the last round
 
   // In the order in which they are needed: who uses something ends before it.
   RequestQueue requests;  // of the parts, which may use it as long as they live

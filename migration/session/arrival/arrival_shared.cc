@@ -27,6 +27,16 @@ void ArrivalShared::TellRun(absl::Duration run) {
   run_ = run;
 }
 
+void ArrivalShared::TellHostWait(absl::Duration wait) {
+  const absl::MutexLock lock(&mutex_);
+  host_wait_ = wait;
+}
+
+void ArrivalShared::TellEntryWait(absl::Duration wait) {
+  const absl::MutexLock lock(&mutex_);
+  entry_wait_ = wait;
+}
+
 bool ArrivalShared::HasGuest() const {
   const absl::MutexLock lock(&mutex_);
   return run_.has_value();
@@ -39,6 +49,8 @@ MoveReport ArrivalShared::report() const {
     const absl::MutexLock lock(&mutex_);
     report.load = load_;
     report.run = run_.value_or(absl::ZeroDuration());
+    report.destination_wait = host_wait_;
+    report.entry_wait = entry_wait_;
     waits = waits_;
   }
   report.postcopy = postcopy;

@@ -42,6 +42,9 @@ class ArrivalShared {
   void TellLoad(absl::Duration load);
   // The guest was taken over, which took so long.
   void TellRun(absl::Duration run);
+  // How long it waited for a processor while the guest stood still, and then the guest's vCPUs until they ran.
+  void TellHostWait(absl::Duration wait);
+  void TellEntryWait(absl::Duration wait);
 
   bool HasGuest() const;
   MoveReport report() const;
@@ -56,6 +59,8 @@ class ArrivalShared {
   mutable absl::Mutex mutex_;
   std::shared_ptr<const WaitAccounts> waits_ ABSL_GUARDED_BY(mutex_);
   absl::Duration load_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration host_wait_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration entry_wait_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Duration> run_ ABSL_GUARDED_BY(mutex_);  // once the guest runs here
 };
 

@@ -101,7 +101,9 @@ absl::Status TakeOver(Arrival& arrival, const message::Grant& grant) {
     return ran;
   }
   arrival.shared.TellRun(arrival.Now() - start);
-  return arrival.peer().Send(message::Running{.epoch = arrival.epoch});
+  absl::Status said = arrival.peer().Send(message::Running{.epoch = arrival.epoch});
+  arrival.shared.TellHostWait(arrival.delays->Read());
+  return said;
 }
 
 void SendRefuse(Arrival& arrival, const absl::Status& reason) {

@@ -1,7 +1,11 @@
 #include "migration/session/arrival/receiving.h"
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -28,6 +32,7 @@ absl::Status OnRound(Arrival& arrival, const message::Round& round) {
   // The channels wait at the gate until PACKAGE says how pages are placed from here on. If one breaks, the source says
   // why: it may have given up, or come back.
   arrival.link.LetPeerOutlast();
+  arrival.delays.emplace(gettid(), std::vector<pid_t>());
   return state.Change(MoveState::kActive, MoveState::kDevice) ? absl::OkStatus() : absl::CancelledError("cancelled");
 }
 

@@ -106,13 +106,16 @@ absl::Status SettleIn(Arrival& arrival) {
 }
 
 absl::Status TellThatAllIsHere(Arrival& arrival) {
+  arrival.shared.TellEntryWait(arrival.machine->guest().EntryWait());
   MoveReport report = arrival.shared.report();
   return arrival.peer().Send(message::Shut{.ok = true,
                                            .message = "",
                                            .figures = {.faults = report.faults,
                                                        .minor_faults = report.minor_faults,
                                                        .duplicate_pages = report.duplicate_pages,
-                                                       .waiting = std::move(report.waiting)}});
+                                                       .waiting = std::move(report.waiting),
+                                                       .host_wait = report.destination_wait,
+                                                       .entry_wait = report.entry_wait}});
 }
 
 absl::Status AwaitHeard(Arrival& arrival) {

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
 #include "base/monotonic.h"
+#include "base/run_delay.h"
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
@@ -88,6 +89,8 @@ struct Departure {
   uint64_t features = 0;
   std::vector<uint64_t> pages_per_unit;  // by region, in 4 KiB pages
   absl::Duration load_estimate;          // the destination's own
+
+  std::optional<RunDelays> delays;  // since shortly before the guest stands still
 
   MonotonicTime started;
   MonotonicTime switchover;

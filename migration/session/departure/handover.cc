@@ -58,6 +58,7 @@ absl::Status SendGrant(Departure& departure, MonotonicTime start, absl::Duration
   const MonotonicTime runs = departure.Now();
   departure.report.run = runs - start;
   departure.report.downtime = runs - departure.switchover;
+  departure.report.source_wait = departure.delays->Read();
   departure.Publish(Departure::Rate::kFromHere);
   return absl::OkStatus();
 }
@@ -75,6 +76,8 @@ absl::Status End(Departure& departure) {
   report.minor_faults = shut.figures.minor_faults;
   report.duplicate_pages = shut.figures.duplicate_pages;
   report.waiting = std::move(shut.figures.waiting);
+  report.destination_wait = shut.figures.host_wait;
+  report.entry_wait = shut.figures.entry_wait;
   if (!shut.ok) {
     return absl::AbortedError(absl::StrCat("the destination says: ", CleanText(shut.message)));
   }

@@ -1,5 +1,7 @@
 #include "migration/session/departure/switchover.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <functional>
@@ -154,6 +156,8 @@ absl::Status SendAll(Departure& departure) {
       FERRITE_RETURN_IF_ERROR(SendDiscards(departure, /*waits=*/true));
     }
   }
+  departure.report.downtime_limit = departure.options.downtime_limit;
+  departure.delays.emplace(gettid(), departure.machine.run().VcpuThreads());
   FERRITE_RETURN_IF_ERROR(StopGuest(departure));
   departure.report.postcopy = departure.postcopy;
   FERRITE_RETURN_IF_ERROR(Timed(departure.host.clock, departure.report.last_pages, [&] {
