@@ -9,6 +9,8 @@ namespace ferrite {
 
 // The guest's page and the unit of dirty tracking, whatever the host's page size is.
 inline constexpr uint64_t kPageBytes = 4096;
+// 4 KiB pages of a huge page of a guest's, 2 MiB: what is kept together where it can be.
+inline constexpr uint64_t kBlockPages = 512;
 
 // A guest-physical address, in bytes. It may be any 64-bit value: a guest writes them into descriptors. Arithmetic
 // does not check for overflow; GuestMemory does.

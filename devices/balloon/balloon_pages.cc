@@ -9,14 +9,14 @@ namespace ferrite {
 namespace {
 
 // A cache line of a bitmap.
-constexpr uint64_t kBlockPages = 512;
+constexpr uint64_t kLinePages = 512;
 
 }  // namespace
 
 BalloonPages::RegionPages::RegionPages(MemoryRegion* region)
     : region(region),
       inflated(region->pages()),
-      used_blocks((region->pages() + kBlockPages - 1) / kBlockPages),
+      used_blocks((region->pages() + kLinePages - 1) / kLinePages),
       pending(region->pages()) {}
 
 BalloonPages::BalloonPages(GuestMemory& memory) {
@@ -41,7 +41,7 @@ bool BalloonPages::Inflate(uint64_t frame) {
     return false;
   }
   if (!pages->inflated.Set(page)) {
-    pages->used_blocks.Set(page / kBlockPages);
+    pages->used_blocks.Set(page / kLinePages);
     pages->pending.Set(page);
     pages->pending_from = std::min(pages->pending_from, page);
     ++pending_count_;
@@ -64,8 +64,8 @@ bool BalloonPages::Deflate(uint64_t frame) {
 void BalloonPages::Clear() {
   for (RegionPages& pages : regions_) {
     for (auto block = pages.used_blocks.FindSet(0); block.has_value(); block = pages.used_blocks.FindSet(*block)) {
-      const uint64_t first = *block * kBlockPages;
-      const uint64_t count = std::min(kBlockPages, pages.region->pages() - first);
+      const uint64_t first = *block * kLinePages;
+      const uint64_t count = std::min(kLinePages, pages.region->pages() - first);
       pages.inflated.ClearRange(first, count);
       pages.pending.ClearRange(first, count);
       pages.used_blocks.Clear(*block);

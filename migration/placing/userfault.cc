@@ -24,6 +24,18 @@ struct uffdio_poison {
 };
 #endif
 
+// And than theirs again (Linux 6.8).
+#ifndef UFFDIO_MOVE
+#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
+struct uffdio_move {
+  __u64 dst;
+  __u64 src;
+  __u64 len;
+  __u64 mode;
+  __s64 move;
+};
+#endif
+
 namespace ferrite::migration {
 namespace {
 
@@ -43,6 +55,7 @@ UserfaultFeatures FromBits(uint64_t bits) {
       .minor_shmem = (bits & UFFD_FEATURE_MINOR_SHMEM) != 0,
       .minor_hugetlb = (bits & UFFD_FEATURE_MINOR_HUGETLBFS) != 0,
       .poison = (bits & UFFD_FEATURE_POISON) != 0,
+      .move = (bits & Userfault::kMoveFeature) != 0,
       .thread_id = (bits & UFFD_FEATURE_THREAD_ID) != 0,
   };
 }
@@ -59,7 +72,7 @@ absl::Status Failed(absl::string_view what, std::span<uint8_t> range, int error)
 
 uint64_t Userfault::WantedFeatures() {
   return UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM |
-         UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_POISON | UFFD_FEATURE_THREAD_ID;
+         UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_POISON | kMoveFeature | UFFD_FEATURE_THREAD_ID;
 }
 
 absl::StatusOr<std::unique_ptr<Userfault>> Userfault::Create(const UserfaultOpener& opener, uint64_t wanted) {
@@ -85,8 +98,12 @@ absl::Status Userfault::Register(std::span<uint8_t> range, bool minor) {
 
 absl::Status Userfault::Unregister(std::span<uint8_t> range) {
   uffdio_range request = ToRange(range);
-  return ioctl(fd_.get(), UFFDIO_UNREGISTER, &request) < 0 ? Failed("UFFDIO_UNREGISTER", range, errno)
-                                                           : absl::OkStatus();
+  if (ioctl(fd_.get(), UFFDIO_UNREGISTER, &request) < 0) {
+    return Failed("UFFDIO_UNREGISTER", range, errno);
+  }
+  // The kernel wakes who waits, and takes the range away from us after that: who faults in between (without the lock of
+  // the whole address space, Linux 6.4 and later) is woken by nobody.
+  return Wake(range);
 }
 
 absl::StatusOr<size_t> Userfault::Read(std::span<Fault> out) {
@@ -155,6 +172,24 @@ absl::Status Userfault::Continue(std::span<uint8_t> range, uint64_t host_page, u
     const int result = ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
     return Outcome(result, request.mapped);
   });
+}
+
+uint64_t Userfault::Move(std::span<uint8_t> range, uint8_t* source) {
+  // It fails without having done anything, and can be had at once, when the mapping is being changed elsewhere.
+  constexpr int kMostTries = 16;
+  uint64_t moved = 0;
+  for (int i = 0; i < kMostTries && moved < range.size(); ++i) {
+    uffdio_move request{};
+    request.dst = reinterpret_cast<uint64_t>(range.data() + moved);
+    request.src = reinterpret_cast<uint64_t>(source + moved);
+    request.len = range.size() - moved;
+    const int result = ioctl(fd_.get(), UFFDIO_MOVE, &request);
+    moved += request.move > 0 ? static_cast<uint64_t>(request.move) : 0;
+    if (result != 0 && errno != EAGAIN) {
+      break;
+    }
+  }
+  return moved;
 }
 
 absl::Status Userfault::Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed) {

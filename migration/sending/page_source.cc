@@ -1,5 +1,6 @@
 #include "migration/sending/page_source.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -23,7 +24,10 @@ std::vector<PendingPages::Shape> ShapesOf(std::span<OutgoingPart* const> parts,
   std::vector<PendingPages::Shape> shapes;
   for (const OutgoingPart* part : parts) {
     for (const MachineSpec::Region& region : part->regions()) {
-      shapes.push_back({.pages = region.bytes / kPageBytes, .pages_per_unit = pages_per_unit[shapes.size()]});
+      const uint64_t per_unit = pages_per_unit[shapes.size()];
+      // Memory may have huge pages there.
+      const uint64_t per_block = region.kind == RegionKind::kRam ? std::max(per_unit, kBlockPages) : per_unit;
+      shapes.push_back({.pages = region.bytes / kPageBytes, .pages_per_unit = per_unit, .pages_per_block = per_block});
     }
   }
   return shapes;
@@ -201,11 +205,12 @@ absl::Status PageSource::FinishRest() {
 
 absl::Status PageSource::SendRest(size_t channel) {
   PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_);
+  PendingPages::Lease lease;
   while (true) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
     Rest(limiter_.Take(kMost, host_.clock.Now()));
-    const std::optional<PageRange> run = pending_->ClaimHottest(kBulkPages);
+    const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
     if (!run.has_value()) {
       return sender.SendRoundEnd(kLastRound);
     }

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <utility>
+
+#include "memory/guest_address.h"
 
 namespace ferrite::migration {
 namespace {
@@ -25,7 +26,7 @@ constexpr uint8_t kDirtyLately = 0xc0;  // after one of the last two
 
 PendingPages::PendingPages(std::span<const Shape> regions) {
   for (const Shape& shape : regions) {
-    regions_.push_back(std::make_unique<Region>(shape.pages, shape.pages_per_unit));
+    regions_.push_back(std::make_unique<Region>(shape));
   }
 }
 
@@ -150,32 +151,34 @@ void PendingPages::StartUnits() {
   }
 }
 
+uint8_t PendingPages::BlockHeat(const Region& region, uint64_t first) {
+  const uint64_t end = std::min(first + region.pages_per_block, region.pending.pages());
+  const auto at = [&](uint64_t page) {
+    return region.heat.begin() + static_cast<ptrdiff_t>(page / region.pages_per_unit);
+  };
+  return *std::max_element(at(first), at(end));
+}
+
 void PendingPages::OrderByHeat() {
   // Buckets by heat keep the order of addresses within one heat.
   std::array<std::vector<PageRange>, 256> buckets;
   for (size_t index = 0; index < regions_.size(); ++index) {
-    Region& region = *regions_[index];
-    const uint64_t per_unit = region.pages_per_unit;
+    const Region& region = *regions_[index];
     uint64_t page = 0;
     while (page < region.pending.pages()) {
       const auto found = region.pending.FindSet(page);
       if (!found.has_value()) {
         break;
       }
-      page = region.pending.FindClear(*found).value_or(region.pending.pages());
-      // Whoever is asked meanwhile may claim the front of a unit: then the rest of it is found here, and not claimed
-      // twice.
-      const uint64_t end = (page + per_unit - 1) / per_unit;
-      for (uint64_t unit = *found / per_unit; unit < end;) {
-        // Neighbours of the same heat become one entry.
-        const uint8_t heat = region.heat[unit];
-        uint64_t next = unit + 1;
-        while (next < end && region.heat[next] == heat) {
-          ++next;
-        }
-        buckets[heat].push_back({.region = static_cast<uint16_t>(index), .first = unit, .count = next - unit});
-        unit = next;
+      const uint64_t per_block = region.pages_per_block;
+      const uint64_t first = *found / per_block * per_block;
+      const uint8_t heat = BlockHeat(region, first);
+      page = first + per_block;
+      while (page - first < kBlockPages && page < region.pending.pages() && BlockHeat(region, page) == heat) {
+        page += per_block;
       }
+      page = std::min(page, region.pending.pages());
+      buckets[heat].push_back({.region = static_cast<uint16_t>(index), .first = first, .count = page - first});
     }
   }
   order_.clear();
@@ -215,70 +218,35 @@ PageRange PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t 
   return ClaimUnitsFrom(region, page / per_unit, 1 + extra / per_unit);
 }
 
-std::optional<PageRange> PendingPages::ClaimHottest(uint64_t max_pages) {
+std::optional<PageRange> PendingPages::ClaimHottest(Lease& lease, uint64_t max_pages) {
   while (true) {
-    const size_t next = next_in_order_.load(std::memory_order_acquire);
-    if (next >= order_.size()) {
-      return std::nullopt;
-    }
-    const PageRange& entry = order_[next];
-    Region& region = *regions_[entry.region];
-    const uint64_t per_unit = region.pages_per_unit;
-    const uint64_t first_page = entry.first * per_unit;
-    const uint64_t end_page = first_page + entry.count * per_unit;
-    const std::optional<uint64_t> found = region.pending.FindSet(first_page);
-    if (!found.has_value() || *found >= end_page) {
-      size_t expected = next;
-      next_in_order_.compare_exchange_strong(expected, next + 1, std::memory_order_acq_rel);
-      continue;
-    }
-    const uint64_t unit = *found / per_unit;
-    const uint64_t units_left = entry.first + entry.count - unit;
-    const PageRange run =
-        ClaimUnitsFrom(entry.region, unit, std::min(std::max<uint64_t>(max_pages / per_unit, 1), units_left));
-    if (run.count > 0) {
-      return run;
-    }
-  }
-}
-
-std::vector<PageRange> PendingPages::TakeStale() {
-  std::vector<PageRange> stale;
-  for (size_t index = 0; index < regions_.size(); ++index) {
-    Region& region = *regions_[index];
-    const uint64_t per_unit = region.pages_per_unit;
-    const auto add = [&](uint64_t first) {
-      region.sent.ClearRange(first, per_unit);
-      if (!stale.empty() && stale.back().region == index && stale.back().first + stale.back().count == first) {
-        stale.back().count += per_unit;
-      } else {
-        stale.push_back({.region = static_cast<uint16_t>(index), .first = first, .count = per_unit});
-      }
-    };
-    if (per_unit == 1) {
-      // Word by word: the guest stands still, and all of its memory may be pending.
-      for (uint64_t word = 0; word < region.pending.words(); ++word) {
-        for (uint64_t both = region.pending.Word(word) & region.sent.Word(word); both != 0; both &= both - 1) {
-          add(word * 64 + static_cast<uint64_t>(std::countr_zero(both)));
-        }
-      }
-      continue;
-    }
-    uint64_t page = 0;
-    while (page < region.pending.pages()) {
-      const auto found = region.pending.FindSet(page);
-      if (!found.has_value()) {
+    while (lease.rest.count > 0) {
+      Region& region = *regions_[lease.rest.region];
+      const uint64_t per_unit = region.pages_per_unit;
+      const uint64_t end = lease.rest.first + lease.rest.count;
+      const std::optional<uint64_t> found = region.pending.FindSet(lease.rest.first);
+      if (!found.has_value() || *found >= end) {
         break;
       }
-      const uint64_t first = *found / per_unit * per_unit;
-      const auto sent = region.sent.FindSet(first);
-      if (sent.has_value() && *sent < first + per_unit) {
-        add(first);
+      // Whoever is asked meanwhile may have claimed the front of a unit.
+      const uint64_t unit = *found / per_unit;
+      const uint64_t units = std::min(std::max<uint64_t>(max_pages / per_unit, 1), end / per_unit - unit);
+      const PageRange run = ClaimUnitsFrom(lease.rest.region, unit, units);
+      const uint64_t next = (unit + std::max<uint64_t>(run.count / per_unit, 1)) * per_unit;
+      lease.rest.first = next;
+      lease.rest.count = end - next;
+      if (run.count > 0) {
+        return run;
       }
-      page = first + per_unit;
     }
+    const size_t next = next_in_order_.fetch_add(1, std::memory_order_acq_rel);
+    if (next >= order_.size()) {
+      // Many ask, and none ever wraps it.
+      next_in_order_.store(order_.size(), std::memory_order_release);
+      return std::nullopt;
+    }
+    lease.rest = order_[next];
   }
-  return stale;
 }
 
 }  // namespace ferrite::migration

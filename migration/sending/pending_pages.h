@@ -29,6 +29,8 @@ class PendingPages {
     uint64_t pages = 0;  // 4 KiB
     // How many of them are sent together after the switchover (the larger of both ends' host pages).
     uint64_t pages_per_unit = 1;
+    // How many are kept together then; whole units.
+    uint64_t pages_per_block = 1;
   };
   // Of all that moves, in the order of its numbers.
   explicit PendingPages(std::span<const Shape> regions);
@@ -63,25 +65,40 @@ class PendingPages {
   // Claims the unit that holds `page` and, behind it, as many pending pages as `extra` allows. Count 0: it was claimed
   // before (then it is on its way), or is not pending.
   PageRange ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
-  // Claims the next run in order of heat, then of address.
-  std::optional<PageRange> ClaimHottest(uint64_t max_pages);
+  // What one claimer has to itself, but for what is requested: a block, or neighbours of one heat as large as that.
+  struct Lease {
+    PageRange rest;
+  };
+  // Claims the next run of what `lease` has, or of what is next in order of heat, then of address. A block is as hot as
+  // its hottest unit.
+  std::optional<PageRange> ClaimHottest(Lease& lease, uint64_t max_pages);
 
-  // Discard ranges of the switchover: units that were sent and are pending again. They count as not sent afterwards.
+  // Discard ranges of the switchover: units that were sent and are pending again; also what else was sent of a block
+  // that is mostly that, which becomes pending: it comes whole. They count as not sent afterwards.
   std::vector<PageRange> TakeStale();
 
  private:
   struct Region {
-    explicit Region(uint64_t pages, uint64_t per_unit)
-        : pending(pages), sent(pages), pages_per_unit(per_unit), heat(pages / per_unit) {}
+    explicit Region(const Shape& shape)
+        : pending(shape.pages),
+          sent(shape.pages),
+          pages_per_unit(shape.pages_per_unit),
+          pages_per_block(shape.pages_per_block),
+          heat(shape.pages / shape.pages_per_unit) {}
     PageBitmap pending;
     PageBitmap sent;
     const uint64_t pages_per_unit;
+    const uint64_t pages_per_block;
     std::vector<uint8_t> heat;  // per unit
   };
 
   static bool IsIn(const Region& region, uint64_t page, RoundPages pages);
   // The first pending page of `pages` at or after `from`.
   static std::optional<uint64_t> FindIn(const Region& region, uint64_t from, RoundPages pages);
+  // Of the block that begins with the page `first`.
+  static uint8_t BlockHeat(const Region& region, uint64_t first);
+  // Makes whole blocks stale that mostly are.
+  static void WidenStale(Region& region);
   // Claims one unit; true for one caller only.
   bool ClaimUnit(Region& region, uint64_t unit);
   PageRange ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
@@ -91,7 +108,7 @@ class PendingPages {
   std::atomic<uint64_t> cursor_{0};
   RoundPages round_pages_ = RoundPages::kAll;
   std::atomic<uint64_t> resent_{0};
-  std::vector<PageRange> order_;  // units, hottest first
+  std::vector<PageRange> order_;  // what is leased: blocks, of small ones several; hottest first
   std::atomic<size_t> next_in_order_{0};
 };
 

@@ -11,10 +11,10 @@
 namespace ferrite::migration {
 namespace {
 
-std::vector<PendingPages::Shape> Shapes(const GuestMemory& memory, uint64_t pages_per_unit) {
+std::vector<PendingPages::Shape> Shapes(const GuestMemory& memory, uint64_t pages_per_unit, uint64_t pages_per_block) {
   std::vector<PendingPages::Shape> shapes;
   for (const auto& region : memory.regions()) {
-    shapes.push_back({.pages = region->pages(), .pages_per_unit = pages_per_unit});
+    shapes.push_back({.pages = region->pages(), .pages_per_unit = pages_per_unit, .pages_per_block = pages_per_block});
   }
   return shapes;
 }
@@ -30,7 +30,7 @@ class PendingPagesTest : public testing::Test {
 
 TEST_F(PendingPagesTest, RoundsClaimInOrderAndOnce) {
   const auto memory = Memory(4 << 20);  // 1024 pages
-  PendingPages pages(Shapes(*memory, 1));
+  PendingPages pages(Shapes(*memory, 1, 1));
   pages.pending(0).SetRange(10, 100);
   pages.pending(0).SetRange(500, 3);
   EXPECT_EQ(pages.CountPending(), 103u);
@@ -48,7 +48,7 @@ TEST_F(PendingPagesTest, RoundsClaimInOrderAndOnce) {
 
 TEST_F(PendingPagesTest, ManyClaimersShareARoundWithoutDoubles) {
   const auto memory = Memory(64 << 20);
-  PendingPages pages(Shapes(*memory, 1));
+  PendingPages pages(Shapes(*memory, 1, 1));
   const uint64_t all = pages.pending(0).pages();
   for (uint64_t page = 0; page < all; page += 3) {
     pages.pending(0).SetRange(page, 2 < all - page ? 2 : all - page);
@@ -72,7 +72,7 @@ TEST_F(PendingPagesTest, ManyClaimersShareARoundWithoutDoubles) {
 
 TEST_F(PendingPagesTest, RoundLeavesOutWhatIsWrittenAllTheTime) {
   const auto memory = Memory(4 << 20);
-  PendingPages pages(Shapes(*memory, 1));
+  PendingPages pages(Shapes(*memory, 1, 1));
   pages.sent(0).SetRange(0, 100);
   pages.pending(0).SetRange(50, 100);
   const auto dirty = [&](uint64_t first, uint64_t count) {
@@ -104,7 +104,7 @@ TEST_F(PendingPagesTest, RoundLeavesOutWhatIsWrittenAllTheTime) {
 
 TEST_F(PendingPagesTest, HugePageIsWrittenAsAWhole) {
   const auto memory = Memory(4 << 20);
-  PendingPages pages(Shapes(*memory, 512));
+  PendingPages pages(Shapes(*memory, 512, 512));
   pages.pending(0).SetRange(0, 1024);
   PageBitmap found(1024);
   found.Set(3);
@@ -114,9 +114,9 @@ TEST_F(PendingPagesTest, HugePageIsWrittenAsAWhole) {
   EXPECT_EQ(pages.ClaimNext(2000), (PageRange{0, 512, 512}));
 }
 
-TEST_F(PendingPagesTest, HotPagesGoFirstAndRequestedOnesOnce) {
+TEST_F(PendingPagesTest, HotBlocksGoFirstAndRequestedPagesOnce) {
   const auto memory = Memory(4 << 20);
-  PendingPages pages(Shapes(*memory, 1));
+  PendingPages pages(Shapes(*memory, 1, 64));
   PageBitmap hot(1024);
   hot.SetRange(700, 2);
   PageBitmap warm(1024);
@@ -126,23 +126,69 @@ TEST_F(PendingPagesTest, HotPagesGoFirstAndRequestedOnesOnce) {
   pages.pending(0).SetRange(0, 1024);
   pages.StartUnits();
   pages.OrderByHeat();
-  EXPECT_EQ(pages.ClaimHottest(32), (PageRange{0, 700, 2}));
-  EXPECT_EQ(pages.ClaimHottest(32), (PageRange{0, 3, 1}));
-  EXPECT_EQ(pages.ClaimRequested(0, 10, 4), (PageRange{0, 10, 5}));
-  EXPECT_EQ(pages.ClaimRequested(0, 12, 0).count, 0u) << "R5";
-  EXPECT_EQ(pages.ClaimHottest(4), (PageRange{0, 0, 3}));
-  EXPECT_EQ(pages.ClaimHottest(100), (PageRange{0, 4, 6}));
-  EXPECT_EQ(pages.ClaimHottest(100), (PageRange{0, 15, 100}));
+  PendingPages::Lease lease;
+  PendingPages::Lease other;
+  EXPECT_EQ(pages.ClaimHottest(lease, 32), (PageRange{0, 640, 32}));
+  EXPECT_EQ(pages.ClaimHottest(other, 32), (PageRange{0, 0, 32})) << "a block has one claimer";
+  EXPECT_EQ(pages.ClaimRequested(0, 680, 4), (PageRange{0, 680, 5}));
+  EXPECT_EQ(pages.ClaimRequested(0, 682, 0).count, 0u) << "R5";
+  EXPECT_EQ(pages.ClaimHottest(lease, 32), (PageRange{0, 672, 8}));
+  EXPECT_EQ(pages.ClaimHottest(lease, 4), (PageRange{0, 685, 4}));
+  EXPECT_EQ(pages.ClaimHottest(lease, 100), (PageRange{0, 689, 15})) << "as far as to its end";
+  EXPECT_EQ(pages.ClaimHottest(lease, 100), (PageRange{0, 64, 100})) << "neighbours of one heat";
+  EXPECT_EQ(pages.ClaimHottest(other, 100), (PageRange{0, 32, 32}));
   uint64_t rest = 0;
-  while (const auto run = pages.ClaimHottest(512)) {
+  while (const auto run = pages.ClaimHottest(lease, 512)) {
     rest += run->count;
   }
-  EXPECT_EQ(rest, 1024u - 2 - 1 - 5 - 3 - 6 - 100);
+  EXPECT_EQ(rest, 1024u - 2 * 64 - 100);
+  EXPECT_EQ(pages.ClaimHottest(other, 1), std::nullopt);
+  EXPECT_EQ(pages.CountPending(), 0u) << "R4";
+}
+
+TEST_F(PendingPagesTest, ManyClaimersOfBlocksLeaveNothingAndTakeNothingTwice) {
+  const auto memory = Memory(64 << 20);
+  PendingPages pages(Shapes(*memory, 1, 512));
+  pages.pending(0).SetRange(0, pages.pending(0).pages());
+  pages.OrderByHeat();
+  std::atomic<uint64_t> claimed = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      PendingPages::Lease lease;
+      for (uint64_t page = static_cast<uint64_t>(t); page < pages.pending(0).pages(); page += 97) {
+        claimed += pages.ClaimRequested(0, page, 0).count;
+        if (const auto run = pages.ClaimHottest(lease, 32); run.has_value()) {
+          claimed += run->count;
+        }
+      }
+      while (const auto run = pages.ClaimHottest(lease, 32)) {
+        claimed += run->count;
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(claimed, pages.pending(0).pages()) << "R4, R6";
+  EXPECT_EQ(pages.CountPending(), 0u);
+}
+
+TEST_F(PendingPagesTest, BlockThatIsMostlyStaleIsStaleAsAWhole) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(Shapes(*memory, 1, 512));
+  pages.sent(0).SetRange(0, 1000);
+  // All but 10 pages of the first block, half of what was sent of the second.
+  pages.pending(0).SetRange(10, 502);
+  pages.pending(0).SetRange(600, 200);
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 0, 512}, {0, 600, 200}}));
+  EXPECT_EQ(pages.CountPending(), 512u + 200) << "R4: what is dropped there is sent again";
+  EXPECT_TRUE(pages.TakeStale().empty());
 }
 
 TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
   const auto memory = Memory(4 << 20);
-  PendingPages pages(Shapes(*memory, 1));
+  PendingPages pages(Shapes(*memory, 1, 1));
   pages.sent(0).SetRange(0, 100);
   pages.pending(0).SetRange(90, 20);
   EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 90, 10}}));
@@ -151,7 +197,7 @@ TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
 
 TEST_F(PendingPagesTest, HugePagesAreDiscardedAndSentWhole) {
   const auto memory = Memory(8 << 20);  // four huge pages of 512
-  PendingPages pages(Shapes(*memory, 512));
+  PendingPages pages(Shapes(*memory, 512, 512));
   // The first: sent, one page dirty. The second: half sent. The third: sent. The fourth: nothing sent.
   pages.sent(0).SetRange(0, 512 + 256);
   pages.sent(0).SetRange(1024, 512);
@@ -161,11 +207,12 @@ TEST_F(PendingPagesTest, HugePagesAreDiscardedAndSentWhole) {
   EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 0, 1024}}));
   pages.StartUnits();
   pages.OrderByHeat();
+  PendingPages::Lease lease;
   EXPECT_EQ(pages.CountPending(), 3u * 512);
   EXPECT_EQ(pages.ClaimRequested(0, 5, 0), (PageRange{0, 0, 512}));
-  EXPECT_EQ(pages.ClaimHottest(1), (PageRange{0, 512, 512}));
-  EXPECT_EQ(pages.ClaimHottest(1), (PageRange{0, 1536, 512}));
-  EXPECT_EQ(pages.ClaimHottest(1), std::nullopt);
+  EXPECT_EQ(pages.ClaimHottest(lease, 1), (PageRange{0, 512, 512}));
+  EXPECT_EQ(pages.ClaimHottest(lease, 1), (PageRange{0, 1536, 512}));
+  EXPECT_EQ(pages.ClaimHottest(lease, 1), std::nullopt);
 }
 
 }  // namespace
