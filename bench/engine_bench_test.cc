@@ -103,7 +103,7 @@ TEST(EngineBenchTest, OneCaseRunsOnceOnEachBacking) {
 
 // A guest in this process, with `spoil` done to its memory while it stands still.
 GuestFigures RunSpoiled(GuestWork work, void (*spoil)(GuestMemory&), uint64_t& wrong) {
-  auto memory = MakeEngineMemory({.bytes = 4 * kMiB}, false);
+  auto memory = MakeEngineMemory({.bytes = 4 * kMiB});
   EXPECT_TRUE(memory.ok()) << memory.status();
   EngineGuest guest(**memory, {.set_pages = 768, .hot_pages = 256, .work = work});
   guest.Fill();
@@ -149,7 +149,7 @@ TEST(EngineGuestTest, ItsThreadFindsAHotPageThatIsOld) {
 
 TEST(EngineGuestTest, TheCheckFindsOneWrongByteAnywhere) {
   for (const uint64_t page : {300, 767, 1023}) {
-    auto memory = MakeEngineMemory({.bytes = 4 * kMiB}, false);
+    auto memory = MakeEngineMemory({.bytes = 4 * kMiB});
     ASSERT_TRUE(memory.ok()) << memory.status();
     EngineGuest guest(**memory, {.set_pages = 768, .hot_pages = 256});
     guest.Fill();
@@ -162,7 +162,7 @@ TEST(EngineGuestTest, TheCheckFindsOneWrongByteAnywhere) {
 }
 
 TEST(EngineGuestTest, RefusesTheStateOfAnotherGuest) {
-  auto memory = MakeEngineMemory({.bytes = 4 * kMiB}, false);
+  auto memory = MakeEngineMemory({.bytes = 4 * kMiB});
   ASSERT_TRUE(memory.ok()) << memory.status();
   EngineGuest guest(**memory, {.set_pages = 768, .hot_pages = 256});
   EngineGuest other(**memory, {.set_pages = 768, .hot_pages = 128});

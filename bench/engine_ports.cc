@@ -21,13 +21,11 @@ absl::Status SetThp(GuestMemory& memory, bool on) {
 
 class EngineDestinationPort final : public migration::WholeDestinationMachine {
  public:
-  EngineDestinationPort(GuestMemory& memory, EngineGuest& guest, bool thp)
-      : memory_(memory), guest_(guest), thp_(thp) {}
+  EngineDestinationPort(GuestMemory& memory, EngineGuest& guest) : memory_(memory), guest_(guest) {}
 
   GuestMemory& memory() override { return memory_; }
   void InhibitBalloon() override {}
   void AllowBalloon() override {}
-  absl::Status AllowThp() override { return thp_ ? SetThp(memory_, true) : absl::OkStatus(); }
   absl::Status SetLocked(bool) override { return absl::OkStatus(); }
   absl::Status CheckState(std::span<const uint8_t> state) override { return guest_.Check(state); }
   absl::StatusOr<absl::Duration> MeasureLoad() override {
@@ -52,14 +50,13 @@ class EngineDestinationPort final : public migration::WholeDestinationMachine {
  private:
   GuestMemory& memory_;
   EngineGuest& guest_;
-  const bool thp_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory& what, bool thp) {
+absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory& what) {
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<GuestMemory> memory, GuestMemory::Create(what.bytes, what.backing));
-  FERRITE_RETURN_IF_ERROR(SetThp(*memory, thp));
+  FERRITE_RETURN_IF_ERROR(SetThp(*memory, what.thp));
   return memory;
 }
 
@@ -100,9 +97,9 @@ absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> EngineDestination
     return absl::FailedPreconditionError(absl::StrCat("a machine of ", bytes, " bytes, not of ", what_.bytes));
   }
   guest_.reset();
-  FERRITE_ASSIGN_OR_RETURN(memory_, MakeEngineMemory(what_, /*thp=*/false));
+  FERRITE_ASSIGN_OR_RETURN(memory_, MakeEngineMemory(what_));
   guest_ = std::make_unique<EngineGuest>(*memory_, plan_);
-  return std::make_unique<EngineDestinationPort>(*memory_, *guest_, what_.thp);
+  return std::make_unique<EngineDestinationPort>(*memory_, *guest_);
 }
 
 }  // namespace ferrite

@@ -19,10 +19,10 @@ namespace ferrite {
 struct EngineMemory {
   uint64_t bytes = 0;
   MemoryBacking backing = MemoryBacking::kMemfd;
-  bool thp = false;  // transparent huge pages, but for the destination while the move is on
+  bool thp = true;  // transparent huge pages, where the backing can have them
 };
 
-absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory& what, bool thp);
+absl::StatusOr<std::unique_ptr<GuestMemory>> MakeEngineMemory(const EngineMemory& what);
 
 class EngineSourcePort final : public migration::WholeSourceMachine {
  public:

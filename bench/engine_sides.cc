@@ -94,7 +94,7 @@ void AddReport(const migration::MoveReport& report, Json& line) {
 }
 
 absl::Status RunSource(const SideTask& task) {
-  FERRITE_ASSIGN_OR_RETURN(const auto memory, MakeEngineMemory(task.memory, task.memory.thp));
+  FERRITE_ASSIGN_OR_RETURN(const auto memory, MakeEngineMemory(task.memory));
   EngineGuest guest(*memory, task.plan);
   guest.Fill();
   guest.Resume();

@@ -14,7 +14,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "memory/memory_limits.h"
 
@@ -188,13 +191,17 @@ absl::StatusOr<std::unique_ptr<MemoryRegion>> MemoryRegion::Create(std::string n
         new MemoryRegion(std::move(name), base, backing, Fd(), 0, std::move(guest), Mapping()));
   }
   FERRITE_ASSIGN_OR_RETURN(Fd fd, CreateMemfd(what, bytes, info));
+  if (!IsHugetlb(backing)) {
+    FERRITE_ASSIGN_OR_RETURN(Mapping guest, MapRam(what, bytes, MAP_SHARED | MAP_NORESERVE, fd.get(), 0, info));
+    return std::unique_ptr<MemoryRegion>(
+        new MemoryRegion(std::move(name), base, backing, std::move(fd), 0, std::move(guest), Mapping()));
+  }
   // Without MAP_NORESERVE the kernel promises the huge pages of the whole file to it here, or fails. The second mapping
   // of the file needs no second promise.
-  const int flags = MAP_SHARED | (IsHugetlb(backing) ? 0 : MAP_NORESERVE);
+  constexpr int flags = MAP_SHARED;
   absl::StatusOr<Mapping> guest = MapRam(what, bytes, flags, fd.get(), 0, info);
   if (!guest.ok()) {
-    return IsHugetlb(backing) && absl::IsResourceExhausted(guest.status()) ? NotEnoughHugePages(what, bytes, info)
-                                                                           : guest.status();
+    return absl::IsResourceExhausted(guest.status()) ? NotEnoughHugePages(what, bytes, info) : guest.status();
   }
   FERRITE_ASSIGN_OR_RETURN(Mapping alias, MapRam(what, bytes, flags, fd.get(), 0, info));
   return std::unique_ptr<MemoryRegion>(
@@ -221,8 +228,10 @@ absl::StatusOr<std::unique_ptr<MemoryRegion>> MemoryRegion::Adopt(std::string na
     if (!fd.valid()) {
       return ErrnoStatus(absl::StrCat("memory ", name, ": take over the descriptor ", memory.fd));
     }
-    // Huge pages were promised to its owner's mapping.
-    FERRITE_ASSIGN_OR_RETURN(alias, MapRam(name, bytes, MAP_SHARED | MAP_NORESERVE, fd.get(), memory.offset, info));
+    if (IsHugetlb(*backing)) {
+      // Huge pages were promised to its owner's mapping.
+      FERRITE_ASSIGN_OR_RETURN(alias, MapRam(name, bytes, MAP_SHARED | MAP_NORESERVE, fd.get(), memory.offset, info));
+    }
   }
   return std::unique_ptr<MemoryRegion>(new MemoryRegion(std::move(name), base, *backing, std::move(fd), memory.offset,
                                                         Mapping::Borrow(memory.mapping), std::move(alias)));
@@ -305,6 +314,28 @@ absl::StatusOr<uint64_t> MemoryRegion::ResidentBytes() const {
   return resident;
 }
 
+absl::StatusOr<uint64_t> MemoryRegion::HugeBytes() const {
+  std::ifstream maps("/proc/self/smaps");
+  const auto start = reinterpret_cast<uint64_t>(guest_mapping_.data());
+  bool inside = false;
+  uint64_t kib = 0;
+  for (std::string line; std::getline(maps, line);) {
+    // A mapping's line begins with its addresses, in hexadecimal; those of its figures with a name.
+    uint64_t from = 0;
+    uint64_t figure = 0;
+    const std::vector<absl::string_view> words = absl::StrSplit(line, absl::ByAnyChar(" -"), absl::SkipEmpty());
+    if (words.size() > 2 && !absl::EndsWith(words[0], ":") && absl::SimpleHexAtoi(words[0], &from)) {
+      inside = start <= from && from < start + bytes();
+    } else if (inside && words.size() > 1 && absl::SimpleAtoi(words[1], &figure) &&
+               (words[0] == "AnonHugePages:" || words[0] == "ShmemPmdMapped:" || words[0] == "Shared_Hugetlb:" ||
+                words[0] == "Private_Hugetlb:")) {
+      kib += figure;
+    }
+  }
+  return maps.eof() ? absl::StatusOr<uint64_t>(kib << 10)
+                    : ErrnoStatus(absl::StrCat("read /proc/self/smaps for memory ", name_));
+}
+
 void MemoryRegion::DropAlias() {
   // Piece by piece: on some kernels a vCPU's fault waits until no range at all is being unmapped.
   const uint64_t piece = std::max(host_page_bytes(), uint64_t{64} << 20);
@@ -319,15 +350,11 @@ absl::Status MemoryRegion::SetThp(bool on) {
   if (IsHugetlb(backing_)) {
     return absl::OkStatus();
   }
-  for (const Mapping* mapping : {&guest_mapping_, &alias_mapping_}) {
-    if (mapping->empty() || madvise(mapping->data(), mapping->size(), on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) == 0) {
-      continue;
-    }
-    if (!on && errno == EINVAL) {
-      continue;  // A kernel without transparent huge pages: off they are.
-    }
+  const bool done = madvise(guest_mapping_.data(), bytes(), on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) == 0;
+  if (!done && errno != EINVAL) {
     return ErrnoStatus(absl::StrCat("advise transparent huge pages for memory ", name_));
   }
+  thp_.store(on && done, std::memory_order_relaxed);
   return absl::OkStatus();
 }
 

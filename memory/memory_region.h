@@ -2,6 +2,7 @@
 #ifndef FERRITE_MEMORY_MEMORY_REGION_H_
 #define FERRITE_MEMORY_MEMORY_REGION_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -19,8 +20,8 @@ namespace ferrite {
 
 // What holds the guest's RAM. The names are those of --memory-backing.
 enum class MemoryBacking {
-  kMemfd,      // "memfd": shared memory (memfd_create), 4 KiB pages; mapped twice
-  kAnonymous,  // "anon": private anonymous memory; mapped once
+  kMemfd,      // "memfd": shared memory (memfd_create), 4 KiB pages
+  kAnonymous,  // "anon": private anonymous memory, 4 KiB pages; transparent huge ones where wanted
   kHugetlb2M,  // "hugetlb-2M": memfd of 2 MiB huge pages, reserved when made; mapped twice
   kHugetlb1G,  // "hugetlb-1G": the same with 1 GiB
 };
@@ -72,7 +73,7 @@ class MemoryRegion {
 
   // What KVM and the devices use.
   std::span<uint8_t> guest_mapping() const { return guest_mapping_.span(); }
-  // The second mapping of the same memory; empty for anonymous memory, and after DropAlias(). Writing through it
+  // The second mapping of the same memory; of hugetlb alone, and until DropAlias(). Writing through it
   // neither faults in nor changes page tables of the guest mapping.
   std::span<uint8_t> alias_mapping() const { return alias_mapping_.span(); }
 
@@ -91,8 +92,14 @@ class MemoryRegion {
   // otherwise).
   absl::StatusOr<uint64_t> ResidentBytes() const;
 
-  // madvise(2): MADV_HUGEPAGE or MADV_NOHUGEPAGE on both mappings. No effect on hugetlb.
+  // Bytes of the guest mapping that are huge pages now, transparent or not (/proc/self/smaps, which counts all memory
+  // of the process: some milliseconds).
+  absl::StatusOr<uint64_t> HugeBytes() const;
+
+  // madvise(2): MADV_HUGEPAGE or MADV_NOHUGEPAGE. No effect on hugetlb, and with a kernel that has none.
   absl::Status SetThp(bool on);
+  // Whether they are asked for.
+  bool thp() const { return thp_.load(std::memory_order_relaxed); }
 
   // mlock(2) of the guest mapping. The error names the limit (RLIMIT_MEMLOCK) and how to raise it.
   absl::Status Lock();
@@ -110,6 +117,7 @@ class MemoryRegion {
   Mapping guest_mapping_;
   Mapping alias_mapping_;
   PageBitmap own_writes_;
+  std::atomic<bool> thp_ = false;
 };
 
 }  // namespace ferrite

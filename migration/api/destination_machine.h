@@ -54,8 +54,6 @@ class ArrivingResources {
   // R8. Balanced; Allow does the postponed work.
   virtual void InhibitBalloon() = 0;
   virtual void AllowBalloon() = 0;
-  // Transparent huge pages for guest RAM, as the machine was configured. Off while a move is on.
-  virtual absl::Status AllowThp() = 0;
   // mlock(2) of guest RAM, where the machine was asked to (--mlock): dropped for a move with post-copy (true → false),
   // taken again at its end. Without --mlock both do nothing.
   virtual absl::Status SetLocked(bool locked) = 0;

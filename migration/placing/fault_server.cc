@@ -105,7 +105,7 @@ absl::StatusOr<WaitSet> FaultServer::WatchAll(UrgentFeed* feed, bool takes_reque
 absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
   std::optional<PageReceiver> receiver;
   if (feed != nullptr) {
-    receiver.emplace(*feed, placement_, figures_);
+    receiver.emplace(*feed, placement_, figures_, Showing::kAtOnce);
   }
   while (true) {
     FERRITE_ASSIGN_OR_RETURN(const uint32_t wakeups, set.Wait());
@@ -183,9 +183,17 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<PageRange>& req
         return placer.ResolvePoisoned(unit);
       case PageState::kAbsent:
       case PageState::kRequested:
-      case PageState::kReceiving:
-        // Somebody asked for it, or it is on its way; whoever places it wakes the waiting.
+        // Somebody asked for it; whoever places it wakes the waiting.
         return absl::OkStatus();
+      case PageState::kReceiving:
+      case PageState::kAwaited: {
+        const absl::StatusOr<bool> shown = placer.ShowWanted(unit);
+        if (shown.ok() && *shown) {
+          waits_.End(index, page, 1, host_.clock.Now());
+          callbacks_.on_page();
+        }
+        return placer.Explain(shown.status());
+      }
     }
   }
   return absl::InternalError(absl::StrFormat("a fault at %#x, outside of guest memory", fault.address));

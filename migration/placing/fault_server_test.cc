@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/monotonic.h"
 #include "base/open_userfault.h"
 #include "base/thread.h"
@@ -36,7 +37,7 @@ class FaultServerTest : public testing::Test {
     auto memory = GuestMemory::Create(kBytes, MemoryBacking::kMemfd);
     ASSERT_TRUE(memory.ok()) << memory.status();
     memory_ = *std::move(memory);
-    landing_ = std::make_unique<MemoryLanding>(*memory_);
+    landing_ = std::make_unique<MemoryLanding>(*memory_, RealClock());
     IncomingPart* const parts[] = {landing_.get()};
     placement_ = std::make_unique<Placement>(parts);
     auto requests = RequestQueue::Create();

@@ -7,10 +7,10 @@
 
 namespace ferrite::migration {
 
-MemoryLanding::MemoryLanding(GuestMemory& memory) : memory_(memory) {
+MemoryLanding::MemoryLanding(GuestMemory& memory, const Clock& clock) : memory_(memory) {
   for (const auto& region : memory.regions()) {
     states_.push_back(std::make_unique<PageStates>(region->bytes() / region->host_page_bytes()));
-    placers_.push_back(std::make_unique<MemoryPlacer>(*region, *states_.back()));
+    placers_.push_back(MemoryPlacer::Create(*region, *states_.back(), clock));
   }
 }
 
@@ -47,8 +47,6 @@ void MemoryLanding::WithdrawFaults() {
 
 absl::Status MemoryLanding::Prepare() {
   for (const auto& region : memory_.regions()) {
-    // A transparent huge page would hold pages that did not arrive.
-    FERRITE_RETURN_IF_ERROR(region->SetThp(false));
     FERRITE_RETURN_IF_ERROR(region->Discard(0, region->bytes()).status());
   }
   return absl::OkStatus();
@@ -73,6 +71,14 @@ void MemoryLanding::LetGo() {
   for (const auto& region : memory_.regions()) {
     (void)userfault_->Unregister(region->guest_mapping());
   }
+}
+
+uint64_t MemoryLanding::Compact(absl::FunctionRef<bool()> stop) {
+  uint64_t blocks = 0;
+  for (const auto& placer : placers_) {
+    blocks += placer->Compact(stop);
+  }
+  return blocks;
 }
 
 absl::Status MemoryLanding::Settle() {

@@ -8,8 +8,10 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/clock.h"
 #include "memory/guest_memory.h"
 #include "migration/placing/incoming_part.h"
 #include "migration/placing/memory_placer.h"
@@ -22,8 +24,8 @@ namespace ferrite::migration {
 // IncomingPart.
 class MemoryLanding final : public IncomingPart {
  public:
-  // `memory` outlives it.
-  explicit MemoryLanding(GuestMemory& memory);
+  // Both outlive it. Regions that are to have huge pages say so (MemoryRegion::thp()).
+  MemoryLanding(GuestMemory& memory, const Clock& clock);
 
   absl::string_view name() const override { return "memory"; }
   size_t regions() const override { return placers_.size(); }
@@ -37,6 +39,8 @@ class MemoryLanding final : public IncomingPart {
   absl::Status WakeWaiting() override;
   void LetGo() override;
   absl::Status Settle() override;
+  // Behind that, while the guest runs: MemoryPlacer::Compact() of all.
+  uint64_t Compact(absl::FunctionRef<bool()> stop);
 
   MemoryRegion& region(size_t index) { return *memory_.regions()[index]; }
   // From OfferFaults() on.

@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/open_userfault.h"
 #include "base/poll.h"
 #include "base/thread.h"
@@ -41,7 +42,7 @@ class MemoryLandingTest : public testing::Test {
       regions.push_back(*std::move(region));
     }
     memory_.emplace(std::move(regions));
-    landing_.emplace(*memory_);
+    landing_.emplace(*memory_, RealClock());
   }
   void Arm() {
     ASSERT_EQ(landing_->OfferFaults(OpenUserfault), absl::OkStatus());
@@ -136,20 +137,20 @@ TEST_F(MemoryLandingTest, WhoTouchesWhatIsMissingWaitsUntilItIsHereAndNobodyWhen
   Thread guest = StartReading(1, 3);
   MemoryPlacer& placer = landing_->placer(1);
   const PageRun run{.first = 3, .count = 1};
-  ASSERT_EQ(placer.Claim(run), run);
-  std::fill_n(placer.StageTarget(run)->begin(), kPageBytes, 0x5a);
-  ASSERT_EQ(placer.Publish(run, nullptr), absl::OkStatus());
+  ASSERT_EQ(placer.Claim(run).run, run);
+  const std::vector<uint8_t> bytes(kPageBytes, 0x5a);
+  ASSERT_TRUE(placer.StageTarget(run, Showing::kAtOnce)->empty());
+  ASSERT_EQ(placer.Publish(run, bytes.data()), absl::OkStatus());
   guest.Join();
   EXPECT_EQ(got_, 0x5a);
   for (size_t region = 0; region < 2; ++region) {
-    ASSERT_TRUE(landing_->placer(region).PublishZero({.first = 0, .count = kPages}).ok());
+    ASSERT_TRUE(landing_->placer(region).PublishZero({.first = 0, .count = kPages}, Showing::kAtOnce).ok());
   }
   ASSERT_EQ(landing_->Settle(), absl::OkStatus());
   // Nobody answers faults any more.
   EXPECT_EQ(*At(0, 0), 0);
   EXPECT_EQ(*At(1, 4), 0);
   EXPECT_EQ(*At(1, 3), 0x5a);
-  EXPECT_TRUE(landing_->region(0).alias_mapping().empty() && landing_->region(1).alias_mapping().empty());
 }
 
 TEST_F(MemoryLandingTest, WhoWaitsLooksAgainWhenWokenAndIsLetGoAtTheEnd) {

@@ -2,33 +2,38 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstring>
-#include <utility>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "memory/memory_limits.h"
+#include "migration/placing/anonymous_placer.h"
+#include "migration/placing/hugetlb_placer.h"
+#include "migration/placing/memfd_placer.h"
+#include "migration/placing/own_memory.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
 
 namespace ferrite::migration {
-namespace {
 
-// Placing fails for what this side's memory lacks, whatever errno says of it.
-absl::Status OfOwnMemory(const absl::Status& status) {
-  return status.ok() ? status : absl::ResourceExhaustedError(status.message());
+std::unique_ptr<MemoryPlacer> MemoryPlacer::Create(MemoryRegion& region, PageStates& states, const Clock& clock) {
+  switch (region.backing()) {
+    case MemoryBacking::kAnonymous:
+      return std::make_unique<AnonymousPlacer>(region, states, clock);
+    case MemoryBacking::kMemfd:
+      return std::make_unique<MemfdPlacer>(region, states);
+    case MemoryBacking::kHugetlb2M:
+    case MemoryBacking::kHugetlb1G:
+      return std::make_unique<HugetlbPlacer>(region, states);
+  }
+  FERRITE_CHECK(false && "unknown memory backing");
 }
 
-}  // namespace
-
 MemoryPlacer::MemoryPlacer(MemoryRegion& region, PageStates& states)
-    : Placer(states, region.pages(), region.host_page_bytes() / kPageBytes),
-      region_(region),
-      has_alias_(!region.alias_mapping().empty()) {}
+    : Placer(states, region.pages(), region.host_page_bytes() / kPageBytes), region_(region) {}
 
 std::span<uint8_t> MemoryPlacer::Guest(PageRun run) const {
   return region_.guest_mapping().subspan(run.first * kPageBytes, run.count * kPageBytes);
@@ -49,51 +54,22 @@ absl::Status MemoryPlacer::Explain(const absl::Status& error) const {
              : error;
 }
 
-absl::StatusOr<std::span<uint8_t>> MemoryPlacer::FillTarget(PageRun run) {
-  const PageRun units = Units(run);
-  uint64_t unit = units.first;
-  while (unit < units.first + units.count && states().Get(unit) == PageState::kPresent) {
-    ++unit;
-  }
-  if (unit < units.first + units.count) {
-    FERRITE_RETURN_IF_ERROR(
-        Populate(Guest({.first = units.first * pages_per_unit(), .count = units.count * pages_per_unit()})));
-  }
-  return Guest(run);
-}
-
-absl::Status MemoryPlacer::FillZero(PageRun run) {
-  const PageRun units = Units(run);
-  const uint64_t end = run.first + run.count;
+absl::Status MemoryPlacer::PunchZero(PageRun run) {
   // Memory that nothing was received into is zero already, and stays without a page behind it.
-  uint64_t hole_units = 0;  // that are to become one: those before the unit that is looked at
-  const auto punch = [&](uint64_t hole_end) -> absl::Status {
-    if (hole_units == 0) {
-      return absl::OkStatus();
-    }
-    const uint64_t units_in_hole = std::exchange(hole_units, 0);
-    return region_.Discard((hole_end - units_in_hole) * unit_bytes(), units_in_hole * unit_bytes()).status();
-  };
-  for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
-    const uint64_t unit_first = unit * pages_per_unit();
-    const bool whole = run.first <= unit_first && unit_first + pages_per_unit() <= end;
-    const bool present = states().Get(unit) == PageState::kPresent;
-    if (present && whole) {
-      ++hole_units;
+  const uint64_t end = run.first + run.count;
+  for (uint64_t page = run.first; page < end;) {
+    uint64_t next = page + 1;
+    if (states().Get(page) == PageState::kPresent) {
+      while (next < end && states().Get(next) == PageState::kPresent) {
+        ++next;
+      }
+      FERRITE_RETURN_IF_ERROR(region_.Discard(page * kPageBytes, (next - page) * kPageBytes).status());
     } else {
-      FERRITE_RETURN_IF_ERROR(punch(unit));
+      states().SetPresent(page);
     }
-    if (present && !whole) {
-      // Zero pages that count as present may have no page behind them, and not get one: that is no SIGBUS.
-      const uint64_t first = std::max(run.first, unit_first);
-      const std::span<uint8_t> part =
-          Guest({.first = first, .count = std::min(end, unit_first + pages_per_unit()) - first});
-      FERRITE_RETURN_IF_ERROR(Populate(part));
-      std::memset(part.data(), 0, part.size());
-    }
-    states().SetPresent(unit);
+    page = next;
   }
-  return punch(units.first + units.count);
+  return absl::OkStatus();
 }
 
 absl::Status MemoryPlacer::Drop(PageRun run) {
@@ -101,27 +77,31 @@ absl::Status MemoryPlacer::Drop(PageRun run) {
 }
 
 absl::Status MemoryPlacer::CanArm(MemoryBacking backing, const UserfaultFeatures& features) {
-  bool able = true;
   switch (backing) {
     case MemoryBacking::kAnonymous:
-      break;
+      return absl::OkStatus();
     case MemoryBacking::kMemfd:
-      able = features.missing_shmem && features.minor_shmem;
-      break;
+      return features.missing_shmem ? absl::OkStatus()
+                                    : absl::FailedPreconditionError(
+                                          "userfaultfd of this kernel lacks MISSING faults for memfd memory (Linux "
+                                          "4.11 has them); anonymous "
+                                          "memory and pre-copy do without them");
     case MemoryBacking::kHugetlb2M:
     case MemoryBacking::kHugetlb1G:
-      able = features.missing_hugetlb && features.minor_hugetlb;
-      break;
+      return features.missing_hugetlb && features.minor_hugetlb
+                 ? absl::OkStatus()
+                 : absl::FailedPreconditionError(
+                       absl::StrCat("userfaultfd of this kernel lacks MINOR faults for ", MemoryBackingName(backing),
+                                    " memory (Linux 5.13 has them); anonymous memory and pre-copy do without them"));
   }
-  return able ? absl::OkStatus()
-              : absl::FailedPreconditionError(
-                    absl::StrCat("userfaultfd of this kernel lacks MINOR faults for ", MemoryBackingName(backing),
-                                 " memory (Linux 5.14 has them); anonymous memory and pre-copy do without them"));
+  FERRITE_CHECK(false && "unknown memory backing");
 }
 
 absl::Status MemoryPlacer::Arm(Userfault& userfault) {
   FERRITE_RETURN_IF_ERROR(CanArm(region_.backing(), userfault.features()));
-  FERRITE_RETURN_IF_ERROR(Annotate(userfault.Register(region_.guest_mapping(), /*minor=*/has_alias_), region_.name()));
+  FERRITE_RETURN_IF_ERROR(MakeExact());
+  const bool minor = !region_.alias_mapping().empty();
+  FERRITE_RETURN_IF_ERROR(Annotate(userfault.Register(region_.guest_mapping(), minor), region_.name()));
   userfault_ = &userfault;
   return absl::OkStatus();
 }
@@ -135,24 +115,7 @@ absl::Status MemoryPlacer::Disarm() {
   return absl::OkStatus();
 }
 
-std::span<uint8_t> MemoryPlacer::Window(PageRun run) const {
-  return has_alias_ ? region_.alias_mapping().subspan(run.first * kPageBytes, run.count * kPageBytes)
-                    : std::span<uint8_t>();
-}
-
-absl::StatusOr<std::span<uint8_t>> MemoryPlacer::StageTarget(PageRun run) const {
-  const std::span<uint8_t> window = Window(run);
-  if (!window.empty() && run.count > pages_per_unit()) {
-    // The read does not fault on each of them.
-    FERRITE_RETURN_IF_ERROR(Populate(window));
-  }
-  return window;
-}
-
-absl::Status MemoryPlacer::Publish(PageRun run, const uint8_t* buffer) {
-  uint64_t placed = 0;
-  const absl::Status status = OfOwnMemory(has_alias_ ? userfault_->Continue(Guest(run), unit_bytes(), placed)
-                                                     : userfault_->Copy(Guest(run), buffer, unit_bytes(), placed));
+absl::Status MemoryPlacer::Shown(PageRun run, uint64_t placed, const absl::Status& status) {
   // The guest may have written to what it sees: that does not come again, whatever became of the rest.
   const PageRun shown{.first = run.first, .count = placed / kPageBytes};
   const PageRun rest{.first = run.first + shown.count, .count = run.count - shown.count};
@@ -160,12 +123,18 @@ absl::Status MemoryPlacer::Publish(PageRun run, const uint8_t* buffer) {
     Finish(shown);
   }
   if (rest.count > 0) {
-    Abandon(rest);
+    Placer::Abandon(rest);
   }
-  return status;
+  return OfOwnMemory(status);
 }
 
-absl::StatusOr<uint64_t> MemoryPlacer::PublishZero(PageRun run) {
+absl::Status MemoryPlacer::ShowCopy(PageRun run, const uint8_t* bytes) {
+  uint64_t placed = 0;
+  const absl::Status status = userfault_->Copy(Guest(run), bytes, unit_bytes(), placed);
+  return Shown(run, placed, status);
+}
+
+absl::StatusOr<uint64_t> MemoryPlacer::PublishZero(PageRun run, Showing) {
   const PageRun units = Units(run);
   uint64_t news = 0;
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
@@ -195,22 +164,19 @@ absl::StatusOr<uint64_t> MemoryPlacer::PublishPoison(PageRun run) {
   return news;
 }
 
+absl::StatusOr<bool> MemoryPlacer::ShowWanted(uint64_t) {
+  // Whoever receives it wakes the waiting.
+  return false;
+}
+
 absl::Status MemoryPlacer::ResolvePoisoned(uint64_t unit) {
   return userfault_->Poison(Guest({.first = unit * pages_per_unit(), .count = pages_per_unit()}), unit_bytes());
 }
 
 absl::Status MemoryPlacer::ResolvePresent(uint64_t unit) {
-  const PageRun run{.first = unit * pages_per_unit(), .count = pages_per_unit()};
-  if (!has_alias_) {
-    return OfOwnMemory(userfault_->ZeroPage(Guest(run), unit_bytes()));
-  }
-  // A hole gets its zero page through the alias; where there is no memory for it, that is an error here, and no SIGBUS.
-  FERRITE_RETURN_IF_ERROR(Populate(Window(run)));
-  // For the kernels that know no such advice; a page that is there is not changed by adding nothing to it.
-  auto* first = reinterpret_cast<uint64_t*>(Window(run).data());
-  __atomic_fetch_add(first, 0, __ATOMIC_RELAXED);
-  uint64_t placed = 0;
-  return OfOwnMemory(userfault_->Continue(Guest(run), unit_bytes(), placed));
+  return OfOwnMemory(userfault_->ZeroPage(Guest({.first = unit, .count = 1}), unit_bytes()));
 }
+
+uint64_t MemoryPlacer::Compact(absl::FunctionRef<bool()>) { return 0; }
 
 }  // namespace ferrite::migration

@@ -3,10 +3,13 @@
 #define FERRITE_MIGRATION_PLACING_MEMORY_PLACER_H_
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/clock.h"
 #include "memory/memory_region.h"
 #include "migration/placing/page_states.h"
 #include "migration/placing/placer.h"
@@ -14,19 +17,15 @@
 
 namespace ferrite::migration {
 
-// Memory that this side cannot have is RESOURCE_EXHAUSTED. Threads: as Placer; Arm() by one thread while nothing is
-// received.
-class MemoryPlacer final : public Placer {
+// What all kinds of memory have in common. Memory that this side cannot have is RESOURCE_EXHAUSTED. Threads: as Placer;
+// Arm(), Disarm() and Compact() by one thread while nothing is received.
+class MemoryPlacer : public Placer {
  public:
-  // `states` has one unit for each host page of `region`; both outlive the placer.
-  MemoryPlacer(MemoryRegion& region, PageStates& states);
+  // The one for memory of `region`'s kind. `states` has one unit for each host page of `region`; all outlive the
+  // placer.
+  static std::unique_ptr<MemoryPlacer> Create(MemoryRegion& region, PageStates& states, const Clock& clock);
 
   absl::Status Explain(const absl::Status& error) const override;
-
-  // The guest's own memory. It is mapped for the guest here and at once (MADV_POPULATE_WRITE): neither the read nor the
-  // guest ever faults on it.
-  absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) override;
-  absl::Status FillZero(PageRun run) override;
 
   // --- The switchover: faults in the region are ours from here on ---
 
@@ -35,32 +34,48 @@ class MemoryPlacer final : public Placer {
   absl::Status Arm(Userfault& userfault);
   // All is here, and nobody places anything any more: the kernel handles faults again, and the guest's mapping is the
   // only one.
-  absl::Status Disarm();
+  virtual absl::Status Disarm();
 
   // --- After it ---
 
-  // The alias mapping, which the guest does not see; none of anonymous memory.
-  absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run) const override;
-  absl::Status Publish(PageRun run, const uint8_t* buffer) override;
-  absl::StatusOr<uint64_t> PublishZero(PageRun run) override;
+  absl::StatusOr<uint64_t> PublishZero(PageRun run, Showing showing) override;
   absl::StatusOr<uint64_t> PublishPoison(PageRun run);
 
+  // A fault on a unit that is being received: it is shown as soon as that can be. True if it is present now.
+  virtual absl::StatusOr<bool> ShowWanted(uint64_t unit);
   // A fault on a unit that is poisoned.
   absl::Status ResolvePoisoned(uint64_t unit);
   // A fault on a unit that is here: it is zero and was never mapped, or another thread has just shown it.
-  absl::Status ResolvePresent(uint64_t unit);
+  virtual absl::Status ResolvePresent(uint64_t unit);
+
+  // After Disarm(), while the guest runs: memory that is to have huge pages and came in pieces gets them. Until `stop`
+  // returns true. Returns how many blocks became huge.
+  virtual uint64_t Compact(absl::FunctionRef<bool()> stop);
 
  protected:
+  MemoryPlacer(MemoryRegion& region, PageStates& states);
+
+  // Before the kernel tells of faults: whatever counts as absent is not there.
+  virtual absl::Status MakeExact() { return absl::OkStatus(); }
   // Punches holes.
   absl::Status Drop(PageRun run) override;
 
- private:
+  MemoryRegion& region() const { return region_; }
+  // Between Arm() and Disarm().
+  Userfault& userfault() const { return *userfault_; }
+  // The guest's mapping of `run`.
   std::span<uint8_t> Guest(PageRun run) const;
-  std::span<uint8_t> Window(PageRun run) const;
+  // Has `memory` mapped at once (MADV_POPULATE_WRITE): neither a read to it nor the guest faults on each page.
   absl::Status Populate(std::span<uint8_t> memory) const;
+  // FillZero() of memory whose units are 4 KiB: what is here becomes a hole.
+  absl::Status PunchZero(PageRun run);
+  // The claimed `run` was shown with `status`, `placed` bytes of it: these are present, the rest is abandoned.
+  absl::Status Shown(PageRun run, uint64_t placed, const absl::Status& status);
+  // Shows `run` as a copy of `bytes`.
+  absl::Status ShowCopy(PageRun run, const uint8_t* bytes);
 
+ private:
   MemoryRegion& region_;
-  const bool has_alias_;
   Userfault* userfault_ = nullptr;
 };
 

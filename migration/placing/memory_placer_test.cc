@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "base/clock.h"
 #include "base/open_userfault.h"
 #include "base/thread.h"
 #include "memory/memory_region.h"
@@ -36,7 +37,7 @@ class PlacerTest : public testing::TestWithParam<MemoryBacking> {
     ASSERT_TRUE(region.ok()) << region.status();
     region_ = *std::move(region);
     states_ = std::make_unique<PageStates>(kPages);
-    placer_ = std::make_unique<MemoryPlacer>(*region_, *states_);
+    placer_ = MemoryPlacer::Create(*region_, *states_, RealClock());
   }
 
   void Arm() {
@@ -50,14 +51,15 @@ class PlacerTest : public testing::TestWithParam<MemoryBacking> {
   void Land(PageRun run, uint8_t byte) {
     auto landing = placer_->FillTarget(run);
     ASSERT_TRUE(landing.ok()) << landing.status();
+    std::vector<uint8_t> buffer(run.count * kPageBytes, byte);
     std::fill(landing->begin(), landing->end(), byte);
-    ASSERT_TRUE(placer_->Filled(run).ok());
+    ASSERT_TRUE(placer_->Filled(run, buffer.data()).ok());
   }
 
   // And as they do after it, for a run that was claimed.
   absl::Status Fill(PageRun run, uint8_t byte) {
     std::vector<uint8_t> buffer(run.count * kPageBytes, byte);
-    const std::span<uint8_t> window = *placer_->StageTarget(run);
+    const std::span<uint8_t> window = *placer_->StageTarget(run, Showing::kAtOnce);
     if (window.empty()) {
       return placer_->Publish(run, buffer.data());
     }
@@ -138,7 +140,7 @@ TEST_P(PlacerTest, DiscardedPageIsAbsentAndFaults) {
   EXPECT_EQ(At(5), 0x11);
   EXPECT_EQ(ReadWhile(3,
                       [&] {
-                        ASSERT_EQ(placer_->Claim({.first = 3, .count = 1}), (PageRun{.first = 3, .count = 1}));
+                        ASSERT_EQ(placer_->Claim({.first = 3, .count = 1}).run, (PageRun{.first = 3, .count = 1}));
                         ASSERT_TRUE(Fill({.first = 3, .count = 1}, 0x22).ok());
                       }),
             0x22);
@@ -147,21 +149,21 @@ TEST_P(PlacerTest, DiscardedPageIsAbsentAndFaults) {
 
 TEST_P(PlacerTest, PageIsClaimedOnceAndGivenUpOnce) {
   Arm();
-  EXPECT_EQ(placer_->Claim({.first = 10, .count = 4}), (PageRun{.first = 10, .count = 4}));
-  EXPECT_EQ(placer_->Claim({.first = 10, .count = 4}).count, 0u);
+  EXPECT_EQ(placer_->Claim({.first = 10, .count = 4}).run, (PageRun{.first = 10, .count = 4}));
+  EXPECT_EQ(placer_->Claim({.first = 10, .count = 4}).run.count, 0u);
   // What is before somebody else's page can be had.
-  EXPECT_EQ(placer_->Claim({.first = 8, .count = 6}), (PageRun{.first = 8, .count = 2}));
+  EXPECT_EQ(placer_->Claim({.first = 8, .count = 6}).run, (PageRun{.first = 8, .count = 2}));
   placer_->Abandon({.first = 10, .count = 4});
   EXPECT_EQ(states_->Get(10), PageState::kRequested) << "R4: recovery asks for it again";
-  EXPECT_EQ(placer_->Claim({.first = 10, .count = 4}), (PageRun{.first = 10, .count = 4}));
+  EXPECT_EQ(placer_->Claim({.first = 10, .count = 4}).run, (PageRun{.first = 10, .count = 4}));
 }
 
 // R1: between the read and Show() the guest sees nothing of the page.
 TEST_P(PlacerTest, PageIsNotSeenBeforeItIsShown) {
   Arm();
   const PageRun run{.first = 1, .count = 1};
-  ASSERT_EQ(placer_->Claim(run), run);
-  const std::span<uint8_t> window = *placer_->StageTarget(run);
+  ASSERT_EQ(placer_->Claim(run).run, run);
+  const std::span<uint8_t> window = *placer_->StageTarget(run, Showing::kAtOnce);
   if (!window.empty()) {
     std::fill(window.begin(), window.begin() + 100, 0x33);
   }
@@ -173,8 +175,8 @@ TEST_P(PlacerTest, PageIsNotSeenBeforeItIsShown) {
 TEST_P(PlacerTest, RunThatIsShownInPartKeepsWhatWasShown) {
   Arm();
   const PageRun run{.first = 4, .count = 8};
-  ASSERT_EQ(placer_->Claim(run), run);
-  const std::span<uint8_t> window = *placer_->StageTarget(run);
+  ASSERT_EQ(placer_->Claim(run).run, run);
+  const std::span<uint8_t> window = *placer_->StageTarget(run, Showing::kAtOnce);
   void* const buffer = mmap(nullptr, 8 * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(buffer, MAP_FAILED);
   // The kernel finds nothing to show from the page 8 on.
@@ -196,7 +198,7 @@ TEST_P(PlacerTest, ZeroPageWakesWhoWaitsAndLeavesWhatIsThere) {
   Arm();
   EXPECT_EQ(ReadWhile(2,
                       [&] {
-                        const auto news = placer_->PublishZero({.first = 0, .count = 8});
+                        const auto news = placer_->PublishZero({.first = 0, .count = 8}, Showing::kAtOnce);
                         ASSERT_TRUE(news.ok()) << news.status();
                         EXPECT_EQ(*news, 7u) << "page 0 was there";
                         // It faults anew, on a page that is present now.
@@ -210,7 +212,7 @@ TEST_P(PlacerTest, ZeroPageWakesWhoWaitsAndLeavesWhatIsThere) {
 TEST_P(PlacerTest, MemoryIsTheKernelsAgainWhenDisarmed) {
   Land({.first = 0, .count = 4}, 0x77);
   Arm();
-  const auto news = placer_->PublishZero({.first = 4, .count = kPages - 4});
+  const auto news = placer_->PublishZero({.first = 4, .count = kPages - 4}, Showing::kAtOnce);
   ASSERT_TRUE(news.ok()) << news.status();
   EXPECT_EQ(states_->missing(), 0u);
   ASSERT_TRUE(placer_->Disarm().ok());
@@ -255,10 +257,13 @@ TEST(PlacerFeaturesTest, KernelThatCannotIsToldBeforeAnythingMoves) {
   }
   UserfaultFeatures shmem;
   shmem.missing_shmem = true;
-  EXPECT_FALSE(MemoryPlacer::CanArm(MemoryBacking::kMemfd, shmem).ok());
-  shmem.minor_shmem = true;
   EXPECT_TRUE(MemoryPlacer::CanArm(MemoryBacking::kMemfd, shmem).ok());
-  EXPECT_FALSE(MemoryPlacer::CanArm(MemoryBacking::kHugetlb2M, shmem).ok());
+  UserfaultFeatures hugetlb;
+  hugetlb.missing_hugetlb = true;
+  EXPECT_FALSE(MemoryPlacer::CanArm(MemoryBacking::kHugetlb2M, hugetlb).ok());
+  hugetlb.minor_hugetlb = true;
+  EXPECT_TRUE(MemoryPlacer::CanArm(MemoryBacking::kHugetlb2M, hugetlb).ok());
+  EXPECT_FALSE(MemoryPlacer::CanArm(MemoryBacking::kMemfd, hugetlb).ok());
 }
 
 INSTANTIATE_TEST_SUITE_P(Backings, PlacerTest, testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous),

@@ -18,6 +18,8 @@ constexpr uint64_t kMappedAtOnce = 64;
 }  // namespace
 
 PageReceiver::~PageReceiver() {
+  // Whoever reads from here on says what is wrong.
+  (void)EndGathering();
   if (open_.has_value() && open_->claimed) {
     placement_.placer(open_->region).Abandon(open_->unit);
   }
@@ -49,7 +51,7 @@ absl::Status PageReceiver::Begin(const PageHeader& header) {
   }
   if (header.type == PageFrameType::kRound) {
     figures_.bytes.fetch_add(kPageHeaderBytes, std::memory_order_relaxed);
-    return absl::OkStatus();
+    return EndGathering();
   }
   if (header.region >= placement_.regions()) {
     return absl::InvalidArgumentError(absl::StrCat("page frame: there is no region ", header.region));
@@ -70,12 +72,36 @@ absl::Status PageReceiver::Begin(const PageHeader& header) {
   return absl::OkStatus();
 }
 
+absl::Status PageReceiver::Gather(uint16_t region, uint64_t page) {
+  const uint64_t first = page - page % kBlockPages;
+  if (gathered_.has_value() && gathered_->region == region && gathered_->first == first) {
+    return absl::OkStatus();
+  }
+  FERRITE_RETURN_IF_ERROR(EndGathering());
+  gathered_ = {.region = region, .first = first, .count = kBlockPages};
+  return absl::OkStatus();
+}
+
+absl::Status PageReceiver::EndGathering() {
+  const std::optional<PageRange> block = std::exchange(gathered_, std::nullopt);
+  return block.has_value() ? placement_.placer(block->region).EndGathering(block->first) : absl::OkStatus();
+}
+
+uint8_t* PageReceiver::Buffer(uint64_t pages) {
+  buffer_.resize(kMaxDataPages * kPageBytes);
+  figures_.copied_pages.fetch_add(pages, std::memory_order_relaxed);
+  return buffer_.data();
+}
+
 absl::StatusOr<PageHandler::Target> PageReceiver::NextTarget(const PageRange& rest) {
   Placer& placer = *placer_;
   const PageRun run{.first = rest.first, .count = rest.count};
   if (!live_) {
     const PageRun part{.first = run.first, .count = std::min(run.count, kMappedAtOnce)};
-    FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> bytes, placer.FillTarget(part));
+    FERRITE_ASSIGN_OR_RETURN(std::span<uint8_t> bytes, placer.FillTarget(part));
+    if (bytes.empty()) {
+      bytes = {Buffer(part.count), part.count * kPageBytes};
+    }
     return Target{.pages = part.count, .bytes = bytes};
   }
   if (placer.pages_per_unit() > kMaxDataPages) {
@@ -84,12 +110,17 @@ absl::StatusOr<PageHandler::Target> PageReceiver::NextTarget(const PageRange& re
       if (!placer.IsWhole(unit)) {
         return absl::InvalidArgumentError("page frame: a huge page does not start with its first page");
       }
-      open_ = {.region = rest.region, .unit = unit, .next = unit.first, .claimed = placer.Claim(unit).count > 0};
+      open_ = {.region = rest.region, .unit = unit, .next = unit.first, .claimed = placer.Claim(unit).run.count > 0};
     }
     if (open_->region != rest.region) {
       return absl::InvalidArgumentError("page frame: a huge page is not sent in order");
     }
     return NextPart(placer, run);
+  }
+  if (showing_ == Showing::kGathered) {
+    FERRITE_RETURN_IF_ERROR(Gather(rest.region, run.first));
+    return NextLiveTarget(placer,
+                          {.first = run.first, .count = std::min(run.count, kBlockPages - run.first % kBlockPages)});
   }
   return NextLiveTarget(placer, run);
 }
@@ -98,7 +129,7 @@ absl::Status PageReceiver::Filled(const PageRange& range) {
   Placer& placer = *placer_;
   const PageRun run{.first = range.first, .count = range.count};
   if (!live_) {
-    FERRITE_RETURN_IF_ERROR(placer.Filled(run));
+    FERRITE_RETURN_IF_ERROR(placer.Filled(run, buffer_.data()));
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
@@ -106,16 +137,16 @@ absl::Status PageReceiver::Filled(const PageRange& range) {
 }
 
 absl::StatusOr<PageHandler::Target> PageReceiver::NextLiveTarget(Placer& placer, PageRun rest) {
-  claimed_ = placer.Claim(rest);
+  const Placer::Claimed claimed = placer.Claim(rest);
+  claimed_ = claimed.run;
   if (claimed_.count == 0) {
     // Somebody else has it: a page is placed once, whatever the peer sends.
     return Target{.pages = placer.pages_per_unit(), .bytes = {}};
   }
-  FERRITE_ASSIGN_OR_RETURN(std::span<uint8_t> bytes, placer.StageTarget(claimed_));
+  FERRITE_ASSIGN_OR_RETURN(std::span<uint8_t> bytes,
+                           placer.StageTarget(claimed_, claimed.wanted ? Showing::kAtOnce : showing_));
   if (bytes.empty()) {
-    buffer_.resize(kMaxDataPages * kPageBytes);
-    bytes = std::span<uint8_t>(buffer_).first(claimed_.count * kPageBytes);
-    figures_.copied_pages.fetch_add(claimed_.count, std::memory_order_relaxed);
+    bytes = {Buffer(claimed_.count), claimed_.count * kPageBytes};
   }
   return Target{.pages = claimed_.count, .bytes = bytes};
 }
@@ -138,7 +169,7 @@ absl::StatusOr<PageHandler::Target> PageReceiver::NextPart(Placer& placer, PageR
   if (!open.claimed) {
     return Target{.pages = rest.count, .bytes = {}};
   }
-  FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> unit, placer.StageTarget(open.unit));
+  FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> unit, placer.StageTarget(open.unit, Showing::kAtOnce));
   if (unit.empty()) {
     return absl::InternalError("a unit that is larger than a frame has no place to gather in");
   }
@@ -162,13 +193,19 @@ absl::Status PageReceiver::FilledPart(Placer& placer, PageRun run) {
 
 absl::StatusOr<uint64_t> PageReceiver::Zero(const PageRange& range) {
   PageRun rest{.first = range.first, .count = range.count};
-  const PageRun piece = placer_->TakePiece(rest);
+  PageRun piece = placer_->TakePiece(rest);
   if (!live_) {
     figures_.zero_pages.fetch_add(piece.count, std::memory_order_relaxed);
     FERRITE_RETURN_IF_ERROR(placer_->FillZero(piece));
     return piece.count;
   }
-  FERRITE_ASSIGN_OR_RETURN(const uint64_t news, placer_->PublishZero(piece));
+  if (showing_ == Showing::kGathered) {
+    FERRITE_RETURN_IF_ERROR(Gather(range.region, piece.first));
+    const uint64_t in_block = kBlockPages - piece.first % kBlockPages;
+    const uint64_t whole = in_block == kBlockPages ? piece.count / kBlockPages * kBlockPages : 0;
+    piece.count = whole > 0 ? whole : std::min(piece.count, in_block);
+  }
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t news, placer_->PublishZero(piece, showing_));
   figures_.zero_pages.fetch_add(news, std::memory_order_relaxed);
   figures_.duplicate_pages.fetch_add(piece.count - news, std::memory_order_relaxed);
   return piece.count;

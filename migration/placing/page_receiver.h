@@ -21,7 +21,7 @@ struct ReceiveFigures {
   std::atomic<uint64_t> pages{0};
   std::atomic<uint64_t> zero_pages{0};
   std::atomic<uint64_t> duplicate_pages{0};
-  std::atomic<uint64_t> copied_pages{0};  // read to a buffer and placed with UFFDIO_COPY: never of a memfd
+  std::atomic<uint64_t> copied_pages{0};  // read to a buffer first
   std::atomic<uint64_t> bytes{0};
   std::atomic<uint64_t> faults{0};        // demand faults that went to the source
   std::atomic<uint64_t> minor_faults{0};  // on pages that had arrived
@@ -30,10 +30,10 @@ struct ReceiveFigures {
 // Threads: one.
 class PageReceiver final : private PageHandler {
  public:
-  // All outlive the receiver.
-  PageReceiver(PageFeed& feed, Placement& placement, ReceiveFigures& figures)
-      : feed_(feed), placement_(placement), figures_(figures) {}
-  // A huge page that arrived in part is nobody's again.
+  // All outlive the receiver. `showing`: how what comes is shown when live.
+  PageReceiver(PageFeed& feed, Placement& placement, ReceiveFigures& figures, Showing showing)
+      : feed_(feed), placement_(placement), figures_(figures), showing_(showing) {}
+  // A huge page that arrived in part is nobody's again; what was gathered is shown.
   ~PageReceiver() override;
   PageReceiver(const PageReceiver&) = delete;
   PageReceiver& operator=(const PageReceiver&) = delete;
@@ -53,12 +53,18 @@ class PageReceiver final : private PageHandler {
   absl::StatusOr<uint64_t> Lost(const PageRange& rest) override;
 
   absl::StatusOr<Target> NextLiveTarget(Placer& placer, PageRun rest);
+  // For `pages`, at most kMaxDataPages, that cannot be read to where they belong.
+  uint8_t* Buffer(uint64_t pages);
   absl::Status FilledLive(Placer& placer, PageRun run);
   // Pages of a unit that is larger than a frame: claimed with its first frame, shown with its last.
   absl::StatusOr<Target> NextPart(Placer& placer, PageRun rest);
   absl::Status FilledPart(Placer& placer, PageRun run);
   // What this receiver has claimed, and did not come.
   void AbandonClaimed();
+  // What follows is of the block of `page`.
+  absl::Status Gather(uint16_t region, uint64_t page);
+  // What has come of the last block is shown.
+  absl::Status EndGathering();
 
   struct OpenUnit {
     uint16_t region;
@@ -70,12 +76,14 @@ class PageReceiver final : private PageHandler {
   PageFeed& feed_;
   Placement& placement_;
   ReceiveFigures& figures_;
+  const Showing showing_;
   bool live_ = false;         // of the frame that comes
   Placer* placer_ = nullptr;  // of the frame that comes; null for one of no region
   PageRun claimed_;           // the target that is being filled; of no pages where somebody else has them
   // Where bytes go that cannot be read to where they belong; made when first needed.
   std::vector<uint8_t> buffer_;
   std::optional<OpenUnit> open_;
+  std::optional<PageRange> gathered_;  // the block that is gathered
 };
 
 }  // namespace ferrite::migration

@@ -13,18 +13,33 @@ bool PageStates::Change(uint64_t unit, PageState from, PageState to) {
 
 bool PageStates::Request(uint64_t unit) { return Change(unit, PageState::kAbsent, PageState::kRequested); }
 
-bool PageStates::Claim(uint64_t unit) {
+bool PageStates::Claim(uint64_t unit, bool* wanted) {
   // A fault may turn absent into requested between the two, so requested is tried last.
-  return Change(unit, PageState::kAbsent, PageState::kReceiving) ||
-         Change(unit, PageState::kRequested, PageState::kReceiving);
+  if (Change(unit, PageState::kAbsent, PageState::kReceiving)) {
+    return true;
+  }
+  const bool requested = Change(unit, PageState::kRequested, PageState::kReceiving);
+  if (requested && wanted != nullptr) {
+    *wanted = true;
+  }
+  return requested;
+}
+
+bool PageStates::Await(uint64_t unit) {
+  return Change(unit, PageState::kReceiving, PageState::kAwaited) || Get(unit) == PageState::kAwaited;
+}
+
+void PageStates::Leave(uint64_t unit, PageState to) {
+  // A fault may turn receiving into awaited between the two, so awaited is tried last.
+  FERRITE_CHECK(Change(unit, PageState::kReceiving, to) || Change(unit, PageState::kAwaited, to));
 }
 
 void PageStates::Finish(uint64_t unit) {
-  FERRITE_CHECK(Change(unit, PageState::kReceiving, PageState::kPresent));
+  Leave(unit, PageState::kPresent);
   missing_.fetch_sub(1, std::memory_order_acq_rel);
 }
 
-void PageStates::Abandon(uint64_t unit) { FERRITE_CHECK(Change(unit, PageState::kReceiving, PageState::kRequested)); }
+void PageStates::Abandon(uint64_t unit) { Leave(unit, PageState::kRequested); }
 
 bool PageStates::Poison(uint64_t unit) {
   const bool changed = Change(unit, PageState::kAbsent, PageState::kPoisoned) ||

@@ -12,7 +12,8 @@ namespace ferrite::migration {
 enum class PageState : uint8_t {
   kAbsent,     // not here, not asked for
   kRequested,  // a fault asked for it
-  kReceiving,  // a thread is reading it from its connection
+  kReceiving,  // a thread is reading it from its connection, or keeps it until it can be shown
+  kAwaited,    // the same, and a fault waits for it
   kPresent,    // here, or known to be zero
   kPoisoned,   // lost at the source (R9)
 };
@@ -20,8 +21,8 @@ enum class PageState : uint8_t {
 // Allowed changes, each one compare-and-swap:
 //
 //   absent → requested → receiving → present     receiving → requested   (its connection broke)
-//   absent → receiving                           present   → absent      (discard; the guest does not run yet)
-//   absent, requested → poisoned
+//   absent → receiving → awaited → present       awaited   → requested
+//   absent, requested → poisoned                 present   → absent      (discard; the guest does not run yet)
 //
 // Threads: any; unit `i` is host page i of the region.
 class PageStates {
@@ -33,11 +34,14 @@ class PageStates {
 
   // absent → requested. True for the one caller who is to ask the source (R5).
   bool Request(uint64_t unit);
-  // absent or requested → receiving. True for the one caller who may fill and show the page (R1).
-  bool Claim(uint64_t unit);
-  // receiving → present, once the page is in place.
+  // absent or requested → receiving. True for the one caller who may fill and show the page (R1). `wanted` becomes true
+  // when it was requested, and is left alone otherwise; it may be null.
+  bool Claim(uint64_t unit, bool* wanted = nullptr);
+  // receiving → awaited. True when it is that, too when it was.
+  bool Await(uint64_t unit);
+  // receiving or awaited → present, once the page is in place.
   void Finish(uint64_t unit);
-  // receiving → requested: it did not arrive after all, and is asked for again in recovery.
+  // receiving or awaited → requested: it did not arrive after all, and is asked for again in recovery.
   void Abandon(uint64_t unit);
   // absent or requested → poisoned. False when the page is here already.
   bool Poison(uint64_t unit);
@@ -51,6 +55,8 @@ class PageStates {
 
  private:
   bool Change(uint64_t unit, PageState from, PageState to);
+  // receiving or awaited → `to`.
+  void Leave(uint64_t unit, PageState to);
 
   const uint64_t units_;
   const std::unique_ptr<std::atomic<PageState>[]> states_;

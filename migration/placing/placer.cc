@@ -39,7 +39,7 @@ PageRun Placer::Units(PageRun run) const {
   return {.first = first, .count = last - first + 1};
 }
 
-absl::Status Placer::Filled(PageRun run) {
+absl::Status Placer::Filled(PageRun run, const uint8_t*) {
   const PageRun units = Units(run);
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     states_.SetPresent(unit);
@@ -57,14 +57,17 @@ absl::Status Placer::Discard(PageRun run) {
   return absl::OkStatus();
 }
 
-PageRun Placer::Claim(PageRun run) {
+Placer::Claimed Placer::Claim(PageRun run) {
   const PageRun units = Units(run);
   uint64_t claimed = 0;
-  while (claimed < units.count && states_.Claim(units.first + claimed)) {
+  bool wanted = false;
+  while (claimed < units.count && states_.Claim(units.first + claimed, &wanted)) {
     ++claimed;
   }
-  return {.first = run.first, .count = claimed * pages_per_unit_};
+  return {.run = {.first = run.first, .count = claimed * pages_per_unit_}, .wanted = wanted};
 }
+
+absl::Status Placer::EndGathering(uint64_t) { return absl::OkStatus(); }
 
 void Placer::Abandon(PageRun run) {
   const PageRun units = Units(run);

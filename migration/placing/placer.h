@@ -20,6 +20,12 @@ struct PageRun {
   bool operator==(const PageRun&) const = default;
 };
 
+// How a page that comes after the switchover is shown.
+enum class Showing {
+  kAtOnce,    // somebody waits for it
+  kGathered,  // with the rest of its block, where that is better
+};
+
 // A region of an IncomingPart. Its pages come in units, which have a state each: a host page of memory.
 //
 // Threads: the methods before the switchover are called by receiving threads for runs that do not overlap at the time,
@@ -49,11 +55,12 @@ class Placer {
 
   // --- Before the switchover ---
 
-  // Where the bytes of `run` are to be read to: where they belong, nothing is copied afterwards.
+  // Where the bytes of `run` are to be read to: where they belong, if that is best. Null data when they are to be read
+  // to a buffer of the caller's.
   virtual absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) = 0;
-  // `run` was read to FillTarget(): it counts as present. One that reads to a buffer puts the bytes in their place
-  // here.
-  virtual absl::Status Filled(PageRun run);
+  // `run` was read to FillTarget(), or, when that is empty, to `buffer`, from which it is put in its place here. It
+  // counts as present.
+  virtual absl::Status Filled(PageRun run, const uint8_t* buffer);
   // `run` is zero, whatever it held before.
   virtual absl::Status FillZero(PageRun run) = 0;
   // What was received of `run` (whole units) is out of date: it is dropped, and the pages count as absent.
@@ -61,19 +68,27 @@ class Placer {
 
   // --- After it; `run` is whole units ---
 
+  struct Claimed {
+    PageRun run;
+    bool wanted = false;  // one of its units was asked for
+  };
   // Claims the longest run of units at the front of `run` that nobody has, for this caller to fill. `count` 0: the
   // first unit is somebody else's.
-  PageRun Claim(PageRun run);
+  Claimed Claim(PageRun run);
   // Where the bytes of a claimed run are to be read to, which the guest does not see. Null data when they must be read
-  // to a buffer of the caller's.
-  virtual absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run) const = 0;
-  // Shows a claimed run that was read to StageTarget(), or, when that is empty, to `buffer`. After an error none of it
-  // is claimed any more: what was shown is present, the rest did not arrive (R1: it must not be filled again).
+  // to a buffer of the caller's. One that is kGathered is in one block.
+  virtual absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run, Showing showing) = 0;
+  // Shows a claimed run that was read to StageTarget(), or, when that is empty, to `buffer`; of one that was gathered,
+  // now or with what else comes of its block. After an error none of it is claimed any more: what was shown is present,
+  // the rest did not arrive (R1: it must not be filled again).
   virtual absl::Status Publish(PageRun run, const uint8_t* buffer) = 0;
+  // No more is gathered of the block of `page`: what has come of it is shown.
+  virtual absl::Status EndGathering(uint64_t page);
   // The claimed run did not arrive.
-  void Abandon(PageRun run);
-  // `run` is zero at the source. Units that are here already stay as they are. Returns how many pages were news.
-  virtual absl::StatusOr<uint64_t> PublishZero(PageRun run) = 0;
+  virtual void Abandon(PageRun run);
+  // `run` is zero at the source. Units that are here already stay as they are. Returns how many pages were news. One
+  // that is kGathered is in one block, or is whole blocks.
+  virtual absl::StatusOr<uint64_t> PublishZero(PageRun run, Showing showing) = 0;
 
  protected:
   // The units that `run` touches.

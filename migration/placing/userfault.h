@@ -23,6 +23,7 @@ struct UserfaultFeatures {
   bool minor_shmem = false;
   bool minor_hugetlb = false;
   bool poison = false;
+  bool move = false;
   bool thread_id = false;
 };
 
@@ -35,8 +36,9 @@ struct Fault {
 // Threads: any, all methods.
 class Userfault {
  public:
-  // UFFD_FEATURE_… bits.
+  // UFFD_FEATURE_… bits; of these, the one that Move() needs.
   static uint64_t WantedFeatures();
+  static constexpr uint64_t kMoveFeature = uint64_t{1} << 16;
   // Has those of the `wanted` features that the kernel has. `opener` is asked once, and again only by a kernel that
   // lacks one of them; its error is the result.
   static absl::StatusOr<std::unique_ptr<Userfault>> Create(const UserfaultOpener& opener,
@@ -60,6 +62,10 @@ class Userfault {
   //
   // What the page cache holds.
   absl::Status Continue(std::span<uint8_t> range, uint64_t host_page, uint64_t& placed);
+  // The pages at `source`, which leave there: whole huge pages change hands at once (Linux 6.8). How many bytes at the
+  // front of `range` are there, from 0 on: what is in the way (a page that is there or was never at `source`, one that
+  // is pinned, a lack of memory) says whoever copies the rest.
+  uint64_t Move(std::span<uint8_t> range, uint8_t* source);
   // A copy of `source`.
   absl::Status Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed);
   absl::Status ZeroPage(std::span<uint8_t> range, uint64_t host_page);

@@ -37,7 +37,12 @@ absl::Status Destination::Run(ChannelAcceptor& acceptor) {
   acceptor.SetOnDropped([this](const std::string& who, absl::string_view why) { arrival_->drops.Log(who, why); });
   const absl::Cleanup hear_no_more = [&acceptor] { acceptor.SetOnDropped(nullptr); };
   const absl::Status status = CatchOutOfMemory([&] { return RunPhases(acceptor); });
-  return status.ok() ? status : GiveUp(*arrival_, status);
+  if (!status.ok()) {
+    return GiveUp(*arrival_, status);
+  }
+  // The move is over, and the guest runs.
+  IfThereIsMemory([this] { CompactMemory(*arrival_); });
+  return absl::OkStatus();
 }
 
 absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {

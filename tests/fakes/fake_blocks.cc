@@ -144,15 +144,15 @@ absl::StatusOr<std::span<uint8_t>> FakeBlocks::BlockPlacer::FillTarget(PageRun r
   return std::span<uint8_t>(reinterpret_cast<uint8_t*>(&staged_[run.first]), run.count * kPageBytes);
 }
 
-absl::Status FakeBlocks::BlockPlacer::Filled(PageRun run) {
+absl::Status FakeBlocks::BlockPlacer::Filled(PageRun run, const uint8_t* buffer) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kFill));
   std::copy_n(&staged_[run.first], run.count, &blocks_.blocks_[run.first]);
-  return Placer::Filled(run);
+  return Placer::Filled(run, buffer);
 }
 
 absl::Status FakeBlocks::BlockPlacer::FillZero(PageRun run) {
   std::fill_n(&blocks_.blocks_[run.first], run.count, Block());
-  return Placer::Filled(run);
+  return Placer::Filled(run, nullptr);
 }
 
 absl::Status FakeBlocks::BlockPlacer::Publish(PageRun run, const uint8_t*) {
@@ -165,7 +165,7 @@ absl::Status FakeBlocks::BlockPlacer::Publish(PageRun run, const uint8_t*) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint64_t> FakeBlocks::BlockPlacer::PublishZero(PageRun run) {
+absl::StatusOr<uint64_t> FakeBlocks::BlockPlacer::PublishZero(PageRun run, Showing) {
   uint64_t news = 0;
   for (uint64_t block = run.first; block < run.first + run.count; ++block) {
     if (states().Claim(block)) {

@@ -253,10 +253,6 @@ class FakeDestinationPort final : public migration::WholeDestinationMachine {
     --owner_.inhibited;
     Call(owner_.on_arrived);
   }
-  absl::Status AllowThp() override {
-    owner_.thp_allowed = true;
-    return absl::OkStatus();
-  }
   absl::Status SetLocked(bool locked) override {
     owner_.locked = locked;
     return absl::OkStatus();
@@ -316,6 +312,9 @@ absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> FakeDestination::
     theirs += region.kind == migration::RegionKind::kRam ? region.bytes : 0;
   }
   FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(bytes != 0 ? bytes : theirs, backing_));
+  for (const auto& region : memory_->regions()) {
+    FERRITE_RETURN_IF_ERROR(region->SetThp(thp));
+  }
   guest_ = std::make_unique<FakeGuest>(*memory_, FakeGuestWork{});
   return std::make_unique<FakeDestinationPort>(*this);
 }

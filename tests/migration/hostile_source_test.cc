@@ -237,7 +237,7 @@ TEST_P(LateFrameTest, DoesNotTouchTheGuest) {
     result = rig.Join();
   }
   EXPECT_TRUE(result.ok()) << result;
-  EXPECT_TRUE(rig.there().thp_allowed);
+  EXPECT_TRUE(rig.there().memory()->regions()[0]->thp());
   rig.there().guest()->Pause();
   EXPECT_EQ(rig.there().guest()->errors(), 0u) << "R1";
   EXPECT_EQ(rig.there().guest()->CheckAll(), 0u) << "R1";

@@ -51,15 +51,6 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   void InhibitBalloon() override { no_ballooning_ = machine_.moving().InhibitBalloon("a move"); }
   void AllowBalloon() override { no_ballooning_.Release(); }
 
-  absl::Status AllowThp() override {
-    if (!machine_.config().transparent_huge_pages) {
-      return absl::OkStatus();
-    }
-    for (const auto& region : memory().regions()) {
-      FERRITE_RETURN_IF_ERROR(region->SetThp(true));
-    }
-    return absl::OkStatus();
-  }
   absl::Status SetLocked(bool locked) override {
     if (!lock_memory_) {
       return absl::OkStatus();

@@ -14,7 +14,7 @@ namespace ferrite::migration {
 namespace {
 
 absl::Status ReceivePages(Arrival& arrival, PageFeed& feed, bool live) {
-  PageReceiver receiver(feed, *arrival.placement, arrival.shared.figures());
+  PageReceiver receiver(feed, *arrival.placement, arrival.shared.figures(), Showing::kGathered);
   while (true) {
     FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver.ReceiveOne(live));
     if (header.type != PageFrameType::kRound) {

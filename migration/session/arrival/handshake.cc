@@ -44,7 +44,7 @@ absl::Status CheckRegions(const MachineSpec& spec, std::span<IncomingPart* const
 absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
   absl::Status built = CatchOutOfMemory([&]() -> absl::Status {
     FERRITE_ASSIGN_OR_RETURN(arrival.machine, arrival.builder.Build(spec));
-    arrival.memory = std::make_unique<MemoryLanding>(arrival.machine->memory());
+    arrival.memory = std::make_unique<MemoryLanding>(arrival.machine->memory(), arrival.host.clock);
     arrival.parts = arrival.machine->further_parts();
     arrival.parts.insert(arrival.parts.begin(), arrival.memory.get());
     return CheckRegions(spec, arrival.parts);

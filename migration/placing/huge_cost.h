@@ -1,0 +1,40 @@
+// Whether a block of memory is worth being made a huge page: on a host that has hardly any left, or that must fetch
+// them from its own host, one costs more than 512 small ones.
+#ifndef FERRITE_MIGRATION_PLACING_HUGE_COST_H_
+#define FERRITE_MIGRATION_PLACING_HUGE_COST_H_
+
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+namespace ferrite::migration {
+
+// Compares what was measured of both, of late. The dearer one is tried again from time to time, ever less often while
+// it stays that. Threads: any.
+class HugeCost {
+ public:
+  // How the next block is to be made. The first one is small, so that there is something to compare with.
+  bool WantsHuge();
+  // One block, as a huge page.
+  void TookHuge(absl::Duration time);
+  // `pages` small ones.
+  void TookSmall(absl::Duration time, uint64_t pages);
+
+ private:
+  // Blocks between two tries of the dearer kind, at first and at most.
+  static constexpr uint64_t kFirstPause = 8;
+  static constexpr uint64_t kLongestPause = 128;
+
+  absl::Mutex mutex_;
+  // Of a block; negative as long as nothing is known.
+  double huge_seconds_ ABSL_GUARDED_BY(mutex_) = -1;
+  double small_seconds_ ABSL_GUARDED_BY(mutex_) = -1;
+  uint64_t pause_ ABSL_GUARDED_BY(mutex_) = kFirstPause;
+  uint64_t small_in_a_row_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_PLACING_HUGE_COST_H_

@@ -1,0 +1,54 @@
+#include "migration/placing/huge_cost.h"
+
+#include <gtest/gtest.h>
+
+#include "memory/guest_address.h"
+
+namespace ferrite::migration {
+namespace {
+
+TEST(HugeCostTest, FirstBlockIsSmallAndTheNextOneIsTried) {
+  HugeCost cost;
+  EXPECT_FALSE(cost.WantsHuge());
+  EXPECT_FALSE(cost.WantsHuge()) << "nothing is known yet";
+  cost.TookSmall(absl::Microseconds(500), kBlockPages);
+  EXPECT_TRUE(cost.WantsHuge());
+}
+
+TEST(HugeCostTest, CheaperOneIsTaken) {
+  HugeCost cost;
+  // 512 us for a block.
+  cost.TookSmall(absl::Microseconds(32), 32);
+  cost.TookHuge(absl::Microseconds(200));
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_TRUE(cost.WantsHuge());
+  }
+}
+
+// A host that has no huge page to give is asked ever less often, and one that has some again is noticed.
+TEST(HugeCostTest, DearerOneIsTriedFromTimeToTime) {
+  HugeCost cost;
+  cost.TookSmall(absl::Microseconds(512), kBlockPages);
+  cost.TookHuge(absl::Milliseconds(5));
+  int tries = 0;
+  for (int i = 0; i < 1000; ++i) {
+    if (cost.WantsHuge()) {
+      ++tries;
+      cost.TookHuge(absl::Milliseconds(5));
+    }
+  }
+  EXPECT_GE(tries, 3);
+  EXPECT_LE(tries, 15) << "of a thousand blocks";
+  int small = 0;
+  while (!cost.WantsHuge()) {
+    ASSERT_LT(++small, 200);
+  }
+  for (int i = 0; i < 16; ++i) {
+    cost.TookHuge(absl::Microseconds(200));
+  }
+  EXPECT_TRUE(cost.WantsHuge());
+  EXPECT_TRUE(cost.WantsHuge());
+}
+
+}  // namespace
+}  // namespace ferrite::migration
