@@ -7,8 +7,8 @@
 //   rounds=3           of everything
 //   case=TEXT          only cases whose names have all parts of TEXT: postcopy, idle-precopy-unix,
 //   random-postcopy-tcp-1 channels=1,4       page channels faulters=8         threads that read in the cases "readers"
-//   backing=memfd      or anon, hugetlb-2M, as ferrite's --memory-backing
-//   thp=0              1: transparent huge pages, as ferrite's --thp
+//   backing=anon       or memfd, hugetlb-2M, as ferrite's --memory-backing
+//   thp=1              0: no transparent huge pages, as ferrite's --thp
 //   limits=1           0: without the limits
 //   --once             rounds=1 limits=0: one quick figure, to set two builds beside each other in turns
 //   --json             one object on standard output, and no table; {"error": TEXT} when something failed
@@ -58,8 +58,8 @@ struct Inputs {
   std::string only;
   std::vector<int> channels = {1, 4};
   uint32_t faulters = 8;
-  std::string backing = "memfd";
-  bool thp = false;
+  std::string backing = "anon";
+  bool thp = true;
   bool limits = true;
   bool json = false;
 
@@ -362,8 +362,8 @@ int Main(int argc, char** argv) {
   app.add_option("--faulters", inputs.faulters, "Threads of the cases 'readers'")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--backing", inputs.backing, "memfd, anon or hugetlb-2M")->capture_default_str();
-  app.add_option("--thp", inputs.thp, "1: transparent huge pages")->capture_default_str();
+  app.add_option("--backing", inputs.backing, "anon, memfd or hugetlb-2M")->capture_default_str();
+  app.add_option("--thp", inputs.thp, "0: no transparent huge pages")->capture_default_str();
   app.add_option("--limits", inputs.limits, "0: without the limits")->capture_default_str();
   app.add_flag("--once", once, "One round, without the limits");
   app.add_flag("--json", inputs.json, "One JSON object, and no table");

@@ -22,6 +22,7 @@ namespace {
 
 constexpr absl::Duration kTimeout = absl::Seconds(60);
 constexpr uintmax_t kDiskBytes = 16 << 20;
+constexpr uint64_t kGuestBytes = 128 << 20;
 constexpr int kMaxReports = 20;
 constexpr int kMaxPauses = 20;
 
@@ -131,7 +132,7 @@ absl::StatusOr<MonitorMemory> MeasureMonitorMemory() {
   };
   MonitorMemory memory;
   FERRITE_RETURN_IF_ERROR(work());
-  FERRITE_ASSIGN_OR_RETURN(memory.at_rest, ReadMemoryUse(monitor->pid()));
+  FERRITE_ASSIGN_OR_RETURN(memory.at_rest, ReadMemoryUse(monitor->pid(), kGuestBytes));
   FERRITE_RETURN_IF_ERROR(command({"info"}));
   FERRITE_ASSIGN_OR_RETURN(auto watcher, MonitorProcess::Start({ferrite, "events", "bench", "--run-dir", directory}));
   // It hears of nothing that happened before it was there, and that cannot be seen from here.
@@ -149,12 +150,12 @@ absl::StatusOr<MonitorMemory> MeasureMonitorMemory() {
                            MonitorProcess::Start({ferrite, "balloon", "bench", "0", "--wait", "--run-dir", directory}));
   FERRITE_RETURN_IF_ERROR(deflate->WaitForEnd().status());
   FERRITE_RETURN_IF_ERROR(work());
-  FERRITE_ASSIGN_OR_RETURN(memory.in_commands, ReadMemoryUse(monitor->pid()));
+  FERRITE_ASSIGN_OR_RETURN(memory.in_commands, ReadMemoryUse(monitor->pid(), kGuestBytes));
   watcher.reset();
   // The monitor gives back what they used soon after the last of them has gone.
   for (int reports = 0; reports < kMaxReports; ++reports) {
     FERRITE_RETURN_IF_ERROR(work());
-    FERRITE_ASSIGN_OR_RETURN(memory.after_commands, ReadMemoryUse(monitor->pid()));
+    FERRITE_ASSIGN_OR_RETURN(memory.after_commands, ReadMemoryUse(monitor->pid(), kGuestBytes));
     if (memory.after_commands.resident < memory.in_commands.resident) {
       break;
     }

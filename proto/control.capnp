@@ -127,6 +127,7 @@ struct Description {
       }
     }
   }
+  memoryHugeBytes @22 :UInt64;     # of what is resident: huge pages, transparent or not
 }
 
 struct Balloon {

@@ -20,6 +20,8 @@ MachineConfig Config(uint64_t bytes, MemoryBacking backing, std::string command_
   config.cpus = 2;
   config.memory_bytes = bytes;
   config.memory_backing = backing;
+  // What a page that is touched costs is counted.
+  config.transparent_huge_pages = false;
   config.command_line = std::move(command_line);
   return config;
 }

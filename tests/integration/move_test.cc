@@ -61,7 +61,7 @@ struct Kind {
   const char* options;
   MoveMode mode;
   uint32_t cpus = 1;
-  MemoryBacking backing = MemoryBacking::kMemfd;
+  MemoryBacking backing = MemoryBacking::kAnonymous;
   bool tcp = false;
   uint64_t bytes = 128 * kMiB;
   uint64_t bandwidth = 0;
@@ -119,7 +119,7 @@ TEST_P(GuestMovesTest, ThereAndBack) {
   }
 }
 
-constexpr MemoryBacking kAnon = MemoryBacking::kAnonymous;
+constexpr MemoryBacking kMemfd = MemoryBacking::kMemfd;
 constexpr MemoryBacking kHuge = MemoryBacking::kHugetlb2M;
 
 INSTANTIATE_TEST_SUITE_P(
@@ -144,7 +144,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{.name = "PrecopyAnonymous",
                          .options = "mode=random set=8M rate=5000",
                          .mode = MoveMode::kPrecopy,
-                         .backing = kAnon},
+                         .backing = kMemfd},
                     Kind{.name = "PrecopyOneGib",
                          .options = ForPlace("set=768M idle=1", "set=64M idle=1"),
                          .mode = MoveMode::kPrecopy,
@@ -192,7 +192,7 @@ INSTANTIATE_TEST_SUITE_P(
                          .options = "mode=step set=8M",
                          .mode = MoveMode::kPostcopy,
                          .cpus = 2,
-                         .backing = kAnon,
+                         .backing = kMemfd,
                          .tcp = true},
                     Kind{.name = "PostcopyOneGib",
                          .options = ForPlace("mode=random set=256M", "mode=random set=64M"),
@@ -392,7 +392,8 @@ TEST_P(BalloonMovesTest, IsNotSentAndWaitsForTheEndOfTheMove) {
 INSTANTIATE_TEST_SUITE_P(All, BalloonMovesTest,
                          testing::Values(BalloonKind{"Precopy", MoveMode::kPrecopy, MemoryBacking::kMemfd},
                                          BalloonKind{"Postcopy", MoveMode::kPostcopy, MemoryBacking::kMemfd},
-                                         BalloonKind{"PostcopyAnonymous", MoveMode::kPostcopy, kAnon}),
+                                         BalloonKind{"PostcopyAnonymous", MoveMode::kPostcopy,
+                                                     MemoryBacking::kAnonymous}),
                          [](const testing::TestParamInfo<BalloonKind>& info) { return std::string(info.param.name); });
 
 uint64_t LockedBytes() {
@@ -425,6 +426,35 @@ TEST(MoveTest, LockedMemoryIsLockedAtTheDestinationOnlyAtTheEnd) {
                                        .on_save = [&](migration::Source&) { at_switchover = LockedBytes(); }}));
     EXPECT_EQ(at_switchover, config.memory_bytes) << "R8: the source's and nothing else";
     EXPECT_EQ(LockedBytes(), config.memory_bytes) << "R8: the destination's";
+  }
+}
+
+uint64_t HugeBytes(PayloadMachine& machine) {
+  uint64_t bytes = 0;
+  for (const auto& region : machine.memory().regions()) {
+    bytes += region->HugeBytes().value_or(0);
+  }
+  return bytes;
+}
+
+// A host without huge pages has none before the move, and none behind it.
+TEST(MoveTest, GuestIsAsHugeAfterAMoveAsBefore) {
+  for (const MoveMode mode : {MoveMode::kPrecopy, MoveMode::kPostcopy, MoveMode::kAuto}) {
+    SCOPED_TRACE(static_cast<int>(mode));
+    MachineConfig config;
+    config.memory_bytes = 128 * kMiB;
+    config.command_line = "mode=random set=96M report_ms=10";
+    const auto moving = Start("dirty", config);
+    ASSERT_NE(moving, nullptr);
+    ASSERT_TRUE(moving->here().WaitFor("filled").ok());
+    const uint64_t before = HugeBytes(moving->here());
+    // A guest that never stands still, over a channel that is slower than it.
+    const MoveResult result = moving->Move({.options = {.mode = mode, .max_bandwidth = 256 * kMiB}});
+    ASSERT_NO_FATAL_FAILURE(ExpectMoved(*moving, result));
+    const uint64_t after = HugeBytes(moving->here());
+    EXPECT_GE(after, before - before / 20) << before << " bytes were huge";
+    (void)std::printf("huge: %llu MiB before, %llu after\n", static_cast<unsigned long long>(before / kMiB),
+                      static_cast<unsigned long long>(after / kMiB));
   }
 }
 

@@ -64,7 +64,8 @@ TEST(CommandLineTest, RunHasDefaults) {
   EXPECT_EQ(run.config.kernel_path, "k");
   EXPECT_EQ(run.config.memory_bytes, 512 * kMiB);
   EXPECT_EQ(run.config.cpus, 1u);
-  EXPECT_EQ(run.config.memory_backing, MemoryBacking::kMemfd);
+  EXPECT_EQ(run.config.memory_backing, MemoryBacking::kAnonymous);
+  EXPECT_TRUE(run.config.transparent_huge_pages);
   EXPECT_TRUE(run.config.devices.empty());
   EXPECT_TRUE(run.config.reboot_on_reset);
   EXPECT_EQ(run.monitor.console.kind, ConsoleSink::Kind::kStdio);
@@ -97,6 +98,7 @@ TEST(CommandLineTest, RunTakesEveryOption) {
                                                                        "--memory-backing",
                                                                        "hugetlb-2M",
                                                                        "--thp",
+                                                                       "off",
                                                                        "--mlock",
                                                                        "--no-reboot",
                                                                        "--dirty-ring",
@@ -121,7 +123,8 @@ TEST(CommandLineTest, RunTakesEveryOption) {
   EXPECT_FALSE(disks[1]->read_only);
   EXPECT_EQ(std::get<BalloonConfig>(config.devices[1]).bytes, 256 * kMiB);
   EXPECT_TRUE(std::holds_alternative<RngConfig>(config.devices[0])) << "in the order of the bus, not of the words";
-  EXPECT_TRUE(config.transparent_huge_pages && config.lock_memory && config.dirty_ring);
+  EXPECT_TRUE(config.lock_memory && config.dirty_ring);
+  EXPECT_FALSE(config.transparent_huge_pages);
   EXPECT_FALSE(config.reboot_on_reset);
   EXPECT_EQ(config.memory_backing, MemoryBacking::kHugetlb2M);
   EXPECT_EQ(run.monitor.console.path, "/tmp/c");
@@ -222,6 +225,7 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
       {"run --kernel k --mem 33M --memory-backing hugetlb-2M", "hugetlb-2M"},
       {"run --kernel k --mem 512M --memory-backing hugetlb-1G", "hugetlb-1G"},
       {"run --kernel k --memory-backing paper", "--memory-backing"},
+      {"run --kernel k --thp maybe", "--thp: 'maybe' is neither on nor off"},
       {"run --kernel k --balloon 1G", "--balloon"},
       {"run --kernel k --balloon 100", "--balloon"},
       {"run --kernel k --balloon x", "--balloon"},

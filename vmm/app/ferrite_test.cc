@@ -371,7 +371,7 @@ TEST_F(MachineTest, DetachedMachineIsListedShownPausedResumedAndStopped) {
   EXPECT_EQ(info["memory_bytes"], 64 << 20);
   EXPECT_EQ(info["state"], "running");
   EXPECT_EQ(info["balloon"]["actual_bytes"], 0);
-  EXPECT_TRUE(absl::StrContains(Ferrite("info one").out, "64M (memfd)"));
+  EXPECT_TRUE(absl::StrContains(Ferrite("info one").out, "64M (anon)"));
   EXPECT_TRUE(absl::StrContains(Ferrite("info one").out, "ms after the program's start"));
   EXPECT_TRUE(absl::StrContains(Ferrite("ps").out, "two"));
 
@@ -469,8 +469,8 @@ TEST_F(MachineTest, LogThatMayNotGrowIsToldOnceAndTheMachineRuns) {
 }
 
 TEST_F(MachineTest, LimitOfFilesIsNamedByWhatDoesNotFit) {
-  FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --kernel ", Guest("hello"))), /*user=*/0,
-                     LimitFileSize);
+  FerriteProcess run(Words(absl::StrCat("run --name vm --mem 64M --memory-backing memfd --kernel ", Guest("hello"))),
+                     /*user=*/0, LimitFileSize);
   const Finished result = run.Wait();
   EXPECT_EQ(result.exit_code, kExitFailure);
   EXPECT_TRUE(absl::StrContains(result.err, "File too large")) << result.err;

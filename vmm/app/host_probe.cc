@@ -276,9 +276,9 @@ std::vector<Finding> ProbeMemory() {
                 "echo COUNT | sudo tee /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages, or hugepagesz=1G "
                 "hugepages=COUNT on the host's kernel command line"),
       TransparentHugePages("transparent, shared memory", "shmem_enabled",
-                           "guests in shared memory (memfd, the default) run on 4 KiB pages"),
+                           "guests with --memory-backing memfd run on 4 KiB pages"),
       TransparentHugePages("transparent, private memory", "enabled",
-                           "guests with --memory-backing anon run on 4 KiB pages"),
+                           "guests run on 4 KiB pages, slower, and move slower (--memory-backing anon, the default)"),
   };
 }
 

@@ -62,8 +62,9 @@ void PrintMachine(const MachineDescription& machine) {
                                    machine.arrival.number == 0 ? "the program's start" : "the machine was made here"));
   }
   row("cpus", std::to_string(machine.cpus));
-  row("memory", fmt::format("{} ({}), {} in use on the host", FormatByteSize(machine.memory_bytes),
-                            machine.memory_backing, RoundedByteSize(machine.memory_resident_bytes)));
+  row("memory", fmt::format("{} ({}), {} in use on the host, {} of it huge pages", FormatByteSize(machine.memory_bytes),
+                            machine.memory_backing, RoundedByteSize(machine.memory_resident_bytes),
+                            RoundedByteSize(machine.memory_huge_bytes)));
   row("kernel", machine.kernel);
   if (!machine.initrd.empty()) {
     row("initrd", machine.initrd);

@@ -68,6 +68,7 @@ Json MachineJson(const MachineDescription& machine) {
       {"memory_bytes", machine.memory_bytes},
       {"memory_backing", machine.memory_backing},
       {"memory_resident_bytes", machine.memory_resident_bytes},
+      {"memory_huge_bytes", machine.memory_huge_bytes},
       {"started_monotonic_seconds", static_cast<double>(machine.started_ns) / 1e9},
       {"first_entry_seconds", static_cast<double>(machine.first_entry_ns) / 1e9},
       {"kernel", machine.kernel},

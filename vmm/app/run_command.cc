@@ -142,9 +142,10 @@ class RunCommand final : public CommandWith<RunCommandOptions> {
     app.add_option("--console", words_.console,
                    "Serial console: stdio, none, file:PATH[,max=SIZE] or unix:PATH [stdio; none with --detach]")
         ->type_name("SINK");
-    app.add_option("--memory-backing", words_.backing, "memfd, anon, hugetlb-2M or hugetlb-1G [memfd]")
+    app.add_option("--memory-backing", words_.backing, "anon, memfd, hugetlb-2M or hugetlb-1G [anon]")
         ->type_name("KIND");
-    app.add_flag("--thp", config.transparent_huge_pages, "Ask for transparent huge pages");
+    app.add_option("--thp", words_.thp, "Transparent huge pages, where the host has them: on or off [on]")
+        ->type_name("on|off");
     app.add_flag("--mlock", config.lock_memory, "Lock the guest's memory in RAM");
     app.add_flag("--no-reboot", words_.no_reboot, "A reset by the guest ends the machine");
     app.add_flag("--dirty-ring", config.dirty_ring, "Track dirty pages with KVM's ring in place of its log");
@@ -186,7 +187,8 @@ class RunCommand final : public CommandWith<RunCommandOptions> {
   struct Words {
     std::string memory = "512M";
     std::string console;
-    std::string backing = "memfd";
+    std::string backing = "anon";
+    std::string thp = "on";
     std::map<const DeviceKind*, DeviceWords> devices;
     bool no_reboot = false;
   };
@@ -215,6 +217,10 @@ class RunCommand final : public CommandWith<RunCommandOptions> {
     auto backing = ParseMemoryBacking(words_.backing);
     FERRITE_RETURN_IF_ERROR(Annotate(backing.status(), "--memory-backing"));
     config.memory_backing = *backing;
+    if (words_.thp != "on" && words_.thp != "off") {
+      return absl::InvalidArgumentError(absl::StrCat("--thp: '", words_.thp, "' is neither on nor off"));
+    }
+    config.transparent_huge_pages = words_.thp == "on";
     auto memory = ParseByteSize(words_.memory);
     FERRITE_RETURN_IF_ERROR(Annotate(memory.status(), "--mem"));
     config.memory_bytes = *memory;

@@ -19,8 +19,8 @@ namespace ferrite {
 namespace {
 
 constexpr absl::Duration kStatisticsPatience = absl::Milliseconds(300);
-// The part of the thread's time that may go into the question how much memory is resident.
-constexpr int kResidentBytesPart = 10;
+// The part of the thread's time that may go into the question how much memory is in use on the host.
+constexpr int kHostMemoryPart = 10;
 
 control::State ToRpc(MachineState state) {
   switch (state) {
@@ -87,18 +87,19 @@ kj::Promise<void> ControlShared::AllTaken() {
   return kj::joinPromises(each.releaseAsArray());
 }
 
-uint64_t ControlShared::ResidentBytes() {
+ControlShared::HostMemory ControlShared::MeasureMemory() {
   const MonotonicTime start = MonotonicTime::Now();
-  if (start < resident_bytes_until) {
-    return resident_bytes;
+  if (start < host_memory_until) {
+    return host_memory;
   }
-  resident_bytes = 0;
+  host_memory = {};
   for (const auto& region : target.machine->memory().regions()) {
-    resident_bytes += region->ResidentBytes().value_or(0);
+    host_memory.resident_bytes += region->ResidentBytes().value_or(0);
+    host_memory.huge_bytes += region->HugeBytes().value_or(0);
   }
   const MonotonicTime end = MonotonicTime::Now();
-  resident_bytes_until = end + kResidentBytesPart * (end - start);
-  return resident_bytes;
+  host_memory_until = end + kHostMemoryPart * (end - start);
+  return host_memory;
 }
 
 ControlService::ControlService(ControlShared& shared, std::shared_ptr<ClientActivity> activity)
@@ -130,7 +131,9 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   out.setCpus(config.cpus);
   out.setMemoryBytes(config.memory_bytes);
   out.setMemoryBacking(ToKj(std::string(MemoryBackingName(config.memory_backing))));
-  out.setMemoryResidentBytes(shared_.ResidentBytes());
+  const ControlShared::HostMemory host_memory = shared_.MeasureMemory();
+  out.setMemoryResidentBytes(host_memory.resident_bytes);
+  out.setMemoryHugeBytes(host_memory.huge_bytes);
   out.setStartedNs(machine.started_ns());
   out.setFirstEntryNs(machine.first_entry_ns());
   out.setKernel(ToKj(config.kernel_path));

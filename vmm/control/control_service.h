@@ -26,9 +26,13 @@ struct ControlShared {
   void AddMissed(uint64_t count);
   // When the watchers have taken all that was delivered, or are gone.
   kj::Promise<void> AllTaken();
-  // Host memory that the guest's RAM uses. Where the kernel takes long to find out, as for private memory, which it
+  struct HostMemory {
+    uint64_t resident_bytes = 0;
+    uint64_t huge_bytes = 0;
+  };
+  // What the guest's RAM uses of the host's. Where the kernel takes long to find out, as for private memory, which it
   // goes through page by page, what it said last serves for a while, so that it is not most of what this thread does.
-  uint64_t ResidentBytes();
+  HostMemory MeasureMemory();
 
   const ControlTarget& target;  // changes when the machine has arrived
   WorkQueue& work;
@@ -36,8 +40,8 @@ struct ControlShared {
   const MonotonicTime started = MonotonicTime::Now();
   std::list<Watcher*> watchers = {};  // each removes itself
   BalloonWaits balloon_waits{target, timer};
-  uint64_t resident_bytes = 0;
-  MonotonicTime resident_bytes_until = MonotonicTime::InfinitePast();
+  HostMemory host_memory;
+  MonotonicTime host_memory_until = MonotonicTime::InfinitePast();
 };
 
 // One for a client.

@@ -39,6 +39,7 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   machine.memory_bytes = in.getMemoryBytes();
   machine.memory_backing = Copy(in.getMemoryBacking());
   machine.memory_resident_bytes = in.getMemoryResidentBytes();
+  machine.memory_huge_bytes = in.getMemoryHugeBytes();
   machine.started_ns = in.getStartedNs();
   machine.first_entry_ns = in.getFirstEntryNs();
   machine.kernel = Copy(in.getKernel());

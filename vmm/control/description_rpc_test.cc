@@ -44,6 +44,7 @@ TEST(DescriptionRpcTest, FiguresComeAsTheyWereSaid) {
   out.setCpus(2);
   out.setMemoryBytes(3);
   out.setMemoryResidentBytes(4);
+  out.setMemoryHugeBytes(5);
   out.setStartedNs(5);
   out.setFirstEntryNs(6);
   out.setConsoleDroppedBytes(7);
@@ -57,6 +58,7 @@ TEST(DescriptionRpcTest, FiguresComeAsTheyWereSaid) {
   EXPECT_EQ(machine.cpus, 2u);
   EXPECT_EQ(machine.memory_bytes, 3u);
   EXPECT_EQ(machine.memory_resident_bytes, 4u);
+  EXPECT_EQ(machine.memory_huge_bytes, 5u);
   EXPECT_EQ(machine.started_ns, 5);
   EXPECT_EQ(machine.first_entry_ns, 6);
   EXPECT_EQ(machine.console_dropped_bytes, 7u);

@@ -102,7 +102,7 @@ TEST_F(ServerTest, DescribesTheMachine) {
   EXPECT_EQ(description->pid, getpid());
   EXPECT_EQ(description->cpus, 3u);
   EXPECT_EQ(description->memory_bytes, 64 * kMiB);
-  EXPECT_EQ(description->memory_backing, "memfd");
+  EXPECT_EQ(description->memory_backing, "anon");
   EXPECT_EQ(description->started_ns, 5678);
   EXPECT_EQ(description->first_entry_ns, 1234);
   EXPECT_EQ(description->kernel, "/boot/vmlinuz");

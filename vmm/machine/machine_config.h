@@ -26,8 +26,8 @@ struct MachineConfig {
   std::string name;
   uint32_t cpus = 1;  // 1 to kMaxCpus
   uint64_t memory_bytes = uint64_t{512} << 20;
-  MemoryBacking memory_backing = MemoryBacking::kMemfd;
-  bool transparent_huge_pages = false;
+  MemoryBacking memory_backing = MemoryBacking::kAnonymous;
+  bool transparent_huge_pages = true;          // where the backing and the host can have them
   bool lock_memory = false;                    // mlock(2) of guest RAM
   bool dirty_ring = false;                     // KVM's dirty ring in place of its dirty log
   std::optional<uint32_t> dirty_ring_entries;  // kRingEntries when absent
