@@ -81,6 +81,7 @@ void AddReport(const migration::MoveReport& report, Json& line) {
   line["prefetched_pages"] = report.prefetched_pages;
   line["duplicate_pages"] = report.duplicate_pages;
   line["copied_pages"] = report.copied_pages;
+  line["moved_pages"] = report.moved_pages;
   migration::WaitingFigures guest;
   for (const migration::WaitingFigures& waiting : report.waiting) {
     if (waiting.vcpu != migration::WaitingFigures::kMonitor) {

@@ -315,6 +315,9 @@ absl::StatusOr<uint64_t> MemoryRegion::ResidentBytes() const {
 }
 
 absl::StatusOr<uint64_t> MemoryRegion::HugeBytes() const {
+  if (IsHugetlb(backing_)) {
+    return ResidentBytes();
+  }
   std::ifstream maps("/proc/self/smaps");
   const auto start = reinterpret_cast<uint64_t>(guest_mapping_.data());
   bool inside = false;
@@ -327,8 +330,7 @@ absl::StatusOr<uint64_t> MemoryRegion::HugeBytes() const {
     if (words.size() > 2 && !absl::EndsWith(words[0], ":") && absl::SimpleHexAtoi(words[0], &from)) {
       inside = start <= from && from < start + bytes();
     } else if (inside && words.size() > 1 && absl::SimpleAtoi(words[1], &figure) &&
-               (words[0] == "AnonHugePages:" || words[0] == "ShmemPmdMapped:" || words[0] == "Shared_Hugetlb:" ||
-                words[0] == "Private_Hugetlb:")) {
+               (words[0] == "AnonHugePages:" || words[0] == "ShmemPmdMapped:")) {
       kib += figure;
     }
   }

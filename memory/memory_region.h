@@ -92,8 +92,8 @@ class MemoryRegion {
   // otherwise).
   absl::StatusOr<uint64_t> ResidentBytes() const;
 
-  // Bytes of the guest mapping that are huge pages now, transparent or not (/proc/self/smaps, which counts all memory
-  // of the process: some milliseconds).
+  // Bytes of the guest mapping that are huge pages now, transparent or not. Of transparent ones /proc/self/smaps tells,
+  // which counts all memory of the process: milliseconds, and for gigabytes of small pages some hundred.
   absl::StatusOr<uint64_t> HugeBytes() const;
 
   // madvise(2): MADV_HUGEPAGE or MADV_NOHUGEPAGE. No effect on hugetlb, and with a kernel that has none.

@@ -185,8 +185,8 @@ TEST(AnonymousRegionTest, HasHugePagesWhereTheyAreAskedForAndTheHostHasThem) {
   EXPECT_EQ(*region->HugeBytes(), 0u);
   ASSERT_TRUE(region->SetThp(true).ok());
   region->guest_mapping()[2 * kMiB] = 1;
-  // A host may have none left.
-  EXPECT_EQ(*region->HugeBytes(), *region->ResidentBytes() > kMiB ? 2 * kMiB : 0);
+  // A host may have none left; and the kernel may make the first block one by itself.
+  EXPECT_EQ(*region->HugeBytes() >= 2 * kMiB, *region->ResidentBytes() >= 2 * kMiB);
 }
 
 TEST(AnonymousRegionTest, IsMappedOnce) {

@@ -34,6 +34,7 @@ struct MoveReport {
   sourceWait @25 :Int64;
   destinationWait @26 :Int64;
   entryWait @27 :Int64;
+  movedPages @28 :UInt64;
 }
 
 # How long threads of the destination waited for pages.

@@ -64,8 +64,10 @@ struct MoveReport {
   uint64_t prefetched_pages = 0;
   uint64_t prefetch_hits = 0;  // requests that came where a window had ended: its pages had been used
   uint64_t duplicate_pages = 0;
-  uint64_t copied_pages = 0;  // by the destination, on their way from the connection to the guest: none of a memfd
-  uint32_t recoveries = 0;    // how often the connection was lost after GRANT, and found again
+  // By the destination, on their way from the connection to the guest.
+  uint64_t copied_pages = 0;
+  uint64_t moved_pages = 0;  // that changed hands with a block of 2 MiB, after the switchover; told at the end
+  uint32_t recoveries = 0;   // how often the connection was lost after GRANT, and found again
   std::vector<WaitingFigures> waiting;
 };
 

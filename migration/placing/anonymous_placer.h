@@ -42,8 +42,7 @@ class AnonymousPlacer final : public MemoryPlacer, private BlockGatherer::Shower
   absl::Status Disarm() override;
   uint64_t Compact(absl::FunctionRef<bool()> stop) override;
 
-  // Blocks that changed hands whole.
-  uint64_t moved_blocks() const { return moved_blocks_.load(std::memory_order_relaxed); }
+  uint64_t moved_pages() const override { return kBlockPages * moved_blocks_.load(std::memory_order_relaxed); }
 
  protected:
   absl::Status MakeExact() override;

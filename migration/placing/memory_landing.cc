@@ -73,6 +73,14 @@ void MemoryLanding::LetGo() {
   }
 }
 
+uint64_t MemoryLanding::moved_pages() const {
+  uint64_t pages = 0;
+  for (const auto& placer : placers_) {
+    pages += placer->moved_pages();
+  }
+  return pages;
+}
+
 uint64_t MemoryLanding::Compact(absl::FunctionRef<bool()> stop) {
   uint64_t blocks = 0;
   for (const auto& placer : placers_) {

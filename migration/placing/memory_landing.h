@@ -39,6 +39,7 @@ class MemoryLanding final : public IncomingPart {
   absl::Status WakeWaiting() override;
   void LetGo() override;
   absl::Status Settle() override;
+  uint64_t moved_pages() const;
   // Behind that, while the guest runs: MemoryPlacer::Compact() of all.
   uint64_t Compact(absl::FunctionRef<bool()> stop);
 

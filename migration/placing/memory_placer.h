@@ -48,6 +48,9 @@ class MemoryPlacer : public Placer {
   // A fault on a unit that is here: it is zero and was never mapped, or another thread has just shown it.
   virtual absl::Status ResolvePresent(uint64_t unit);
 
+  // Pages that changed hands with their block.
+  virtual uint64_t moved_pages() const { return 0; }
+
   // After Disarm(), while the guest runs: memory that is to have huge pages and came in pieces gets them. Until `stop`
   // returns true. Returns how many blocks became huge.
   virtual uint64_t Compact(absl::FunctionRef<bool()> stop);

@@ -22,6 +22,7 @@ struct ReceiveFigures {
   std::atomic<uint64_t> zero_pages{0};
   std::atomic<uint64_t> duplicate_pages{0};
   std::atomic<uint64_t> copied_pages{0};  // read to a buffer first
+  std::atomic<uint64_t> moved_pages{0};   // that changed hands with their block: set when all is here
   std::atomic<uint64_t> bytes{0};
   std::atomic<uint64_t> faults{0};        // demand faults that went to the source
   std::atomic<uint64_t> minor_faults{0};  // on pages that had arrived

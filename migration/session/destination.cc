@@ -37,12 +37,7 @@ absl::Status Destination::Run(ChannelAcceptor& acceptor) {
   acceptor.SetOnDropped([this](const std::string& who, absl::string_view why) { arrival_->drops.Log(who, why); });
   const absl::Cleanup hear_no_more = [&acceptor] { acceptor.SetOnDropped(nullptr); };
   const absl::Status status = CatchOutOfMemory([&] { return RunPhases(acceptor); });
-  if (!status.ok()) {
-    return GiveUp(*arrival_, status);
-  }
-  // The move is over, and the guest runs.
-  IfThereIsMemory([this] { CompactMemory(*arrival_); });
-  return absl::OkStatus();
+  return status.ok() ? status : GiveUp(*arrival_, status);
 }
 
 absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {
@@ -111,6 +106,8 @@ absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doo
     });
   }
 }
+
+uint64_t Destination::Compact(absl::FunctionRef<bool()> stop) { return arrival_->memory->Compact(stop); }
 
 void Destination::Leave() {
   UntilThereIsMemory([this] { shared_->leave().Cancel(absl::CancelledError("the wait for the source was ended")); });

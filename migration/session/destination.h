@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "migration/api/destination_machine.h"
@@ -47,6 +48,11 @@ class Destination {
   // From here on a source that is gone is not waited for, now or later. A move that goes well goes on: its pages are
   // waited for while they come, for 30 s at most.
   void Leave();
+
+  // After Run() returned OK: blocks of memory that came in pieces become huge pages again, where it is to have them,
+  // until `stop` returns true. Takes a millisecond or so for each of 2 MiB, while the guest runs: of a thread that
+  // gives way to it. Returns how many became huge. On one thread.
+  uint64_t Compact(absl::FunctionRef<bool()> stop);
 
   MoveState state() const { return shared_->state().get(); }
   // The guest was taken over here, and with `whole` all of its memory is here, too.

@@ -62,6 +62,7 @@ struct Kind {
   MoveMode mode;
   uint32_t cpus = 1;
   MemoryBacking backing = MemoryBacking::kAnonymous;
+  bool thp = true;  // of few pages here and there, each would bring its neighbours
   bool tcp = false;
   uint64_t bytes = 128 * kMiB;
   uint64_t bandwidth = 0;
@@ -86,6 +87,7 @@ TEST_P(GuestMovesTest, ThereAndBack) {
   config.cpus = kind.cpus;
   config.memory_bytes = kind.bytes;
   config.memory_backing = kind.backing;
+  config.transparent_huge_pages = kind.thp;
   config.command_line = absl::StrCat(kind.options, " report_ms=10");
   const auto moving = Start("dirty", config);
   ASSERT_NE(moving, nullptr);
@@ -155,6 +157,7 @@ INSTANTIATE_TEST_SUITE_P(
                          .options = "set=all stride=1024 mode=random rate=2000",
                          .mode = MoveMode::kPrecopy,
                          .cpus = 2,
+                         .thp = false,
                          .bytes = kAboveFourGib,
                          .downtime_limit = kDowntimeOfMany},
                     Kind{.name = "PrecopyHugePages",
@@ -204,6 +207,7 @@ INSTANTIATE_TEST_SUITE_P(
                          .options = "set=all stride=1024 mode=random",
                          .mode = MoveMode::kPostcopy,
                          .cpus = 2,
+                         .thp = false,
                          .bytes = kAboveFourGib,
                          .downtime_limit = kDowntimeOfMany},
                     Kind{.name = "PostcopyHugePages",
@@ -442,8 +446,8 @@ TEST(MoveTest, GuestIsAsHugeAfterAMoveAsBefore) {
   for (const MoveMode mode : {MoveMode::kPrecopy, MoveMode::kPostcopy, MoveMode::kAuto}) {
     SCOPED_TRACE(static_cast<int>(mode));
     MachineConfig config;
-    config.memory_bytes = 128 * kMiB;
-    config.command_line = "mode=random set=96M report_ms=10";
+    config.memory_bytes = ForPlace(128, 64) * kMiB;
+    config.command_line = absl::StrCat("mode=random report_ms=10 ", ForPlace("set=96M", "set=24M"));
     const auto moving = Start("dirty", config);
     ASSERT_NE(moving, nullptr);
     ASSERT_TRUE(moving->here().WaitFor("filled").ok());
@@ -452,7 +456,8 @@ TEST(MoveTest, GuestIsAsHugeAfterAMoveAsBefore) {
     const MoveResult result = moving->Move({.options = {.mode = mode, .max_bandwidth = 256 * kMiB}});
     ASSERT_NO_FATAL_FAILURE(ExpectMoved(*moving, result));
     const uint64_t after = HugeBytes(moving->here());
-    EXPECT_GE(after, before - before / 20) << before << " bytes were huge";
+    // Of few of them, two that hold a page or so are more than a twentieth.
+    EXPECT_GE(after + ForPlace(0, 4) * kMiB, before - before / 20) << before << " bytes were huge";
     (void)std::printf("huge: %llu MiB before, %llu after\n", static_cast<unsigned long long>(before / kMiB),
                       static_cast<unsigned long long>(after / kMiB));
   }

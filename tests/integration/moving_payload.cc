@@ -175,7 +175,12 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
       return result;
     }
     absl::Status received;
-    Thread receiver = StartOrDie("test-receiver", [&] { received = (*destination)->Run(*acceptor); });
+    Thread receiver = StartOrDie("test-receiver", [&] {
+      received = (*destination)->Run(*acceptor);
+      if (received.ok()) {
+        (void)(*destination)->Compact([] { return false; });
+      }
+    });
     // It may still wait for a source, also when an exception came out of the move, which should not.
     absl::Cleanup end = [&] {
       (void)(*destination)->Cancel();

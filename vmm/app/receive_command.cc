@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -22,6 +23,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "base/thread_class.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
@@ -77,6 +79,21 @@ bool WaitForArrival(Monitor& monitor, Incoming& incoming) {
     monitor.ended().Signal();
   }
   return false;
+}
+
+// Makes memory huge again that came in pieces, beside the guest and until `ended`. Without a thread it stays as it is.
+Thread StartCompacting(std::unique_ptr<Incoming> incoming, const std::atomic<bool>& ended) {
+  Thread thread;
+  IfThereIsMemory([&] {
+    const std::shared_ptr<Incoming> arrived = std::move(incoming);
+    auto started = EngineHost().threads.Start("compact", ThreadClass::kBulk, [arrived, &ended] {
+      IfThereIsMemory([&] { arrived->Compact([&ended] { return ended.load(); }); });
+    });
+    if (started.ok()) {
+      thread = *std::move(started);
+    }
+  });
+  return thread;
 }
 
 absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
@@ -148,8 +165,12 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
     monitor->SetArrivedMachine(arrival->Take());
     if (result.ok()) {
       IfThereIsMemory([] { Log().info("the machine has arrived"); });
-      incoming.reset();
+      // What the move needed goes with the thread.
+      std::atomic<bool> ended = false;
+      Thread compacting = StartCompacting(std::move(incoming), ended);
       monitor->WaitForEnd();
+      ended = true;
+      compacting.Join();
       return monitor->Stop();
     }
     IfThereIsMemory([&] { Log().error("{}", std::string(result.message())); });

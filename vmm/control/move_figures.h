@@ -67,6 +67,7 @@ void ForEachCount(Row row) {
   row("prefetch_hits", kDeparture, &MoveReport::prefetch_hits, &Out::setPrefetchHits, &In::getPrefetchHits);
   row("duplicate_pages", kBoth, &MoveReport::duplicate_pages, &Out::setDuplicatePages, &In::getDuplicatePages);
   row("copied_pages", kArrival, &MoveReport::copied_pages, &Out::setCopiedPages, &In::getCopiedPages);
+  row("moved_pages", kArrival, &MoveReport::moved_pages, &Out::setMovedPages, &In::getMovedPages);
   row("recoveries", kDeparture, &MoveReport::recoveries, &Out::setRecoveries, &In::getRecoveries);
 }
 

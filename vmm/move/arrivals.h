@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -67,6 +68,8 @@ class Incoming {
   // The guest was handed over to here for good. With a result that is not OK it misses memory: who touches that waits
   // as long as this object lives.
   bool RunsHere();
+  // When the guest has arrived: Destination::Compact(). On any one thread.
+  void Compact(absl::FunctionRef<bool()> stop) { (void)session_->Compact(stop); }
   // For MovePort::arrival().
   MoveStatus Account();
 

@@ -58,6 +58,7 @@ MoveReport ArrivalShared::report() const {
   report.zero_pages = figures_.zero_pages;
   report.duplicate_pages = figures_.duplicate_pages;
   report.copied_pages = figures_.copied_pages;
+  report.moved_pages = figures_.moved_pages;
   report.bytes = figures_.bytes;
   report.faults = figures_.faults;
   report.minor_faults = figures_.minor_faults;

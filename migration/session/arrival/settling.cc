@@ -10,8 +10,6 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
-#include "base/thread.h"
-#include "base/thread_class.h"
 #include "migration/placing/incoming_part.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
@@ -92,15 +90,14 @@ absl::Status SettleIn(Arrival& arrival) {
   for (IncomingPart* part : arrival.parts) {
     FERRITE_RETURN_IF_ERROR(part->Settle());
   }
+  arrival.shared.figures().moved_pages = arrival.memory->moved_pages();
   absl::Status after = arrival.machine->resources().SetLocked(true);
   // The balloon's.
   after.Update(arrival.undo.Run());
   if (!after.ok()) {
     // The guest is here and runs; that it is not locked is no reason to lose it.
-    IfThereIsMemory([&] {
-      arrival.host.log.Error(
-          absl::StrCat("receive: the guest's memory is not locked: ", after.message()));
-    });
+    IfThereIsMemory(
+        [&] { arrival.host.log.Error(absl::StrCat("receive: the guest's memory is not locked: ", after.message())); });
   }
   arrival.settled = true;
   return absl::OkStatus();
@@ -149,17 +146,6 @@ absl::Status ReceiveTheRest(Arrival& arrival) {
   }
   FERRITE_RETURN_IF_ERROR(Annotate(TellThatAllIsHere(arrival), "end"));
   return Annotate(AwaitHeard(arrival), "end");
-}
-
-void CompactMemory(Arrival& arrival) {
-  const auto compact = [&arrival] {
-    UntilThereIsMemory([&] { (void)arrival.memory->Compact([&] { return arrival.leaving(); }); });
-  };
-  // Of a class that gives way to the guest, as the caller's does not.
-  if (absl::StatusOr<Thread> thread = arrival.host.threads.Start("mig-compact", ThreadClass::kBulk, compact);
-      thread.ok()) {
-    thread->Join();
-  }
 }
 
 }  // namespace ferrite::migration

@@ -11,10 +11,6 @@ namespace ferrite::migration {
 // where the last one ended, after a recovery.
 absl::Status ReceiveTheRest(Arrival& arrival);
 
-// The move is over: memory that came in pieces gets its huge pages back, beside the guest. Until that is done, or this
-// side is to end.
-void CompactMemory(Arrival& arrival);
-
 }  // namespace ferrite::migration
 
 #endif  // FERRITE_MIGRATION_SESSION_ARRIVAL_SETTLING_H_
