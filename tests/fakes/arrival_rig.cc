@@ -9,8 +9,10 @@
 
 namespace ferrite::migration {
 
-ArrivalRig::ArrivalRig(const Destination::Options& options, const Clock& clock)
-    : host_(clock), acceptor_(AcceptorOf(place_.TakeListener(), {.patience = options.patience}, host_.get())) {
+ArrivalRig::ArrivalRig(const Destination::Options& options, const Clock& clock, MemoryBacking backing)
+    : host_(clock),
+      there_(backing),
+      acceptor_(AcceptorOf(place_.TakeListener(), {.patience = options.patience}, host_.get())) {
   auto session = Destination::Create(host_.get(), there_, options);
   EXPECT_TRUE(session.ok()) << session.status();
   session_ = *std::move(session);

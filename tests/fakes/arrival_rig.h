@@ -19,7 +19,8 @@ namespace ferrite::migration {
 class ArrivalRig {
  public:
   // `clock` is the destination's, and outlives the rig.
-  explicit ArrivalRig(const Destination::Options& options, const Clock& clock = RealClock());
+  explicit ArrivalRig(const Destination::Options& options, const Clock& clock = RealClock(),
+                      MemoryBacking backing = MemoryBacking::kMemfd);
   // A destination that still runs (the test failed) is ended.
   ~ArrivalRig();
 
@@ -38,7 +39,7 @@ class ArrivalRig {
  private:
   TestHost host_;
   MeetingPlace place_;
-  FakeDestination there_{MemoryBacking::kMemfd};
+  FakeDestination there_;
   const std::unique_ptr<ChannelAcceptor> acceptor_;
   std::unique_ptr<Destination> session_;
   absl::Status result_;  // of Run(), once receiver_ was joined

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <functional>
 #include <string>
+#include <thread>
 #include <variant>
 #include <vector>
 
@@ -207,6 +208,41 @@ TEST(PagesTwiceTest, ArePlacedOnce) {
   rig.there().guest()->Pause();
   EXPECT_EQ(rig.there().guest()->errors(), 0u);
   EXPECT_EQ(rig.there().guest()->CheckAll(), 0u);
+}
+
+// R4: a block that was gathered and never became whole over its channel is all there, and that is noticed.
+TEST(GatheredBlockTest, LastPageOverAnotherChannelEndsTheMove) {
+  ArrivalRig rig({.silence = absl::Seconds(5)}, RealClock(), MemoryBacking::kAnonymous);
+  rig.Start();
+  {
+    ScriptedSource source(rig.place(), kFeaturePostcopy);
+    ASSERT_TRUE(source.HandOver(1));
+    const auto send = [](Stream& stream, uint64_t first, uint32_t count) {
+      ASSERT_TRUE(
+          stream.WriteAll(EncodePageHeader({.type = PageFrameType::kPages, .first_page = first, .count = count})).ok());
+      ASSERT_TRUE(stream.WriteAll(std::vector<uint8_t>(count * 4096)).ok());
+    };
+    // The first block is copied, to compare with; of the second one the last page comes with an answer.
+    for (uint64_t page = 0; page < kScriptedPages; page += 64) {
+      send(*source.page, page, page + 64 < kScriptedPages ? 64 : 63);
+    }
+    const auto await = [&](uint64_t pages) {
+      const MonotonicTime deadline = MonotonicTime::Now() + absl::Seconds(5);
+      while (rig.session().report().data_pages < pages && MonotonicTime::Now() < deadline) {
+        std::this_thread::yield();
+      }
+    };
+    await(kScriptedPages - 1);
+    send(*source.urgent, kScriptedPages - 1, 1);
+    await(kScriptedPages);
+    source.SendEndOfPages();
+    (void)SendControl(*source.control, message::End{});
+    const auto answer = ReadControl(*source.control);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    ASSERT_EQ(MessageName(*answer), "SHUT");
+    EXPECT_TRUE(std::get<message::Shut>(*answer).ok);
+  }
+  EXPECT_EQ(rig.Join(), absl::OkStatus());
 }
 
 // A source that sends more pages than it should: the guest's memory is the guest's (R1, R11).

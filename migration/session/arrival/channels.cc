@@ -26,6 +26,8 @@ absl::Status ReceivePages(Arrival& arrival, PageFeed& feed, bool live) {
       if (header.count != kLastRound) {
         return absl::InvalidArgumentError("page frame: another round in post-copy");
       }
+      // The end shows what was gathered of the last block.
+      arrival.OnPage();
       arrival.watch.EndChannel();
       return absl::OkStatus();
     } else {
