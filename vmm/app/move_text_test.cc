@@ -93,6 +93,7 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   report.prefetch_hits = 19;
   report.duplicate_pages = 20;
   report.copied_pages = 21;
+  report.moved_pages = 27;
   report.recoveries = 22;
   report.downtime_limit = absl::Seconds(23);
   report.source_wait = absl::Seconds(24);
@@ -111,7 +112,7 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
       R"({"over":true,"state":"completed","ok":true,"message":"","postcopy":true,"destination_wait_seconds":25.0,)"
       R"("entry_wait_seconds":26.0,"load_seconds":7.0,)"
       R"("run_seconds":8.0,"data_pages":10,"zero_pages":11,"bytes":14,"faults":15,"minor_faults":16,)"
-      R"("duplicate_pages":20,"copied_pages":21,"waiting":[]})");
+      R"("duplicate_pages":20,"copied_pages":21,"moved_pages":27,"waiting":[]})");
 }
 
 TEST(MoveTextTest, AccountNamesTheWaitForProcessorsAndWhatTookTooLong) {
