@@ -93,10 +93,10 @@ inline void PassTime(Stream& stream, FakeClock& clock, absl::Duration time, size
 
 // As KeepAlive(), in the time of the other side's `clock`, which passes meanwhile, `step` after each word.
 inline void LiveOn(Stream& stream, FakeClock& clock, absl::Duration step,
-                   absl::Duration limit = absl::InfiniteDuration()) {
+                   absl::Duration limit = absl::InfiniteDuration(), size_t waiters = 1) {
   const MonotonicTime start = clock.Now();
   while (clock.Now() - start < limit && SendControl(stream, message::Ping{}).ok()) {
-    PassTime(stream, clock, step);
+    PassTime(stream, clock, step, waiters);
   }
 }
 

@@ -49,7 +49,10 @@ class SourceWithoutAnEndTest : public testing::Test {
   // Of a source that lives meanwhile, for as long as this side has patience.
   absl::Status Leave() {
     rig_.session().Leave();
-    const Thread lives = StartOrDie("lives", [this] { LiveOn(*source_->control, clock_, absl::Milliseconds(500)); });
+    // While its session waits, too, and not only who sends words of life: else hours pass while it works.
+    const Thread lives = StartOrDie("lives", [this] {
+      LiveOn(*source_->control, clock_, absl::Milliseconds(500), absl::InfiniteDuration(), /*waiters=*/2);
+    });
     const MonotonicTime start = clock_.Now();
     const absl::Status result = rig_.Join();
     // Some seconds, and what passes while threads have work; not the silence that ends a source.
