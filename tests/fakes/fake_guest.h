@@ -187,7 +187,7 @@ class FakeDestination final : public migration::MachineBuilder {
   std::atomic<bool> cancelled{false};
   int inhibited = 0;
   bool locked = true;
-  bool thp = true;  // its memory is to have transparent huge pages
+  bool thp = true;                       // its memory is to have transparent huge pages
   std::atomic<bool> guest_ended{false};  // set by a test
   bool disks_held = false;
   bool locked_while_receiving = false;  // R8

@@ -80,7 +80,7 @@ class Monitor {
   void MakeMover(Machine& machine);
 
   std::string name_;
-  Thread lock_clock_;  // has what the first wait for a lock would have to wait for as well (WarmLockClock())
+  Thread lock_clock_;           // has what the first wait for a lock would have to wait for as well (WarmLockClock())
   std::string console_socket_;  // its path, if there is one
   StopSignals signals_;
   EventFd ended_;
