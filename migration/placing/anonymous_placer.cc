@@ -19,8 +19,6 @@ namespace {
 constexpr uint64_t kBlockBytes = kBlockPages * kPageBytes;
 // Of a block of which less is there the rest was given back, or never used.
 constexpr uint64_t kWorthCompacting = kBlockPages / 8;
-// Fewer pages say nothing about what a block costs.
-constexpr uint64_t kTypicalPages = 16;
 
 }  // namespace
 
@@ -44,35 +42,39 @@ absl::Status AnonymousPlacer::AllowHuge(bool on) {
 
 // ---- Before the switchover ----
 
-absl::StatusOr<std::span<uint8_t>> AnonymousPlacer::FillTarget(PageRun run) {
+absl::Status AnonymousPlacer::InBlocks(PageRun run, absl::FunctionRef<absl::Status(uint64_t, PageRun)> visit) {
   for (PageRun rest = run; rest.count > 0;) {
     const uint64_t in_block = std::min(rest.count, kBlockPages - rest.first % kBlockPages);
-    FERRITE_RETURN_IF_ERROR(MakeRoom(BlockOf(rest.first), {.first = rest.first, .count = in_block}));
+    FERRITE_RETURN_IF_ERROR(visit(BlockOf(rest.first), {.first = rest.first, .count = in_block}));
     rest = {.first = rest.first + in_block, .count = rest.count - in_block};
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::span<uint8_t>> AnonymousPlacer::FillTarget(PageRun run) {
+  FERRITE_RETURN_IF_ERROR(InBlocks(run, [this](uint64_t block, PageRun piece) { return MakeRoom(block, piece); }));
   return Guest(run);
 }
 
 absl::Status AnonymousPlacer::MakeRoom(uint64_t block, PageRun run) {
-  Block was = Block::kUntouched;
+  std::atomic<Block>& state = blocks_[block];
   const bool may_be_huge = huge_ && !exact_ && IsWholeBlock(block);
-  if (may_be_huge && blocks_[block].load(std::memory_order_relaxed) == Block::kUntouched && fill_cost_.WantsHuge()) {
-    FERRITE_RETURN_IF_ERROR(AllowHuge(true));
-    if (blocks_[block].compare_exchange_strong(was, Block::kHuge, std::memory_order_relaxed)) {
+  if (may_be_huge && state.load(std::memory_order_relaxed) == Block::kUntouched) {
+    const bool huge = fill_cost_.WantsHuge();
+    FERRITE_RETURN_IF_ERROR(AllowHuge(huge));
+    Block was = Block::kUntouched;
+    if (huge && state.compare_exchange_strong(was, Block::kHuge, std::memory_order_relaxed)) {
       const MonotonicTime start = clock_.Now();
       const absl::Status status = Populate(Guest({.first = block * kBlockPages, .count = kBlockPages}));
       fill_cost_.TookHuge(clock_.Now() - start);
       return status;
     }
   }
-  if (blocks_[block].load(std::memory_order_relaxed) == Block::kHuge) {
+  if (state.load(std::memory_order_relaxed) == Block::kHuge) {
     // Where another channel is at it, this one faults.
     return absl::OkStatus();
   }
-  if (may_be_huge && blocks_[block].load(std::memory_order_relaxed) == Block::kUntouched) {
-    FERRITE_RETURN_IF_ERROR(AllowHuge(false));
-  }
-  blocks_[block].store(Block::kSmall, std::memory_order_relaxed);
+  state.store(Block::kSmall, std::memory_order_relaxed);
   uint64_t page = run.first;
   while (page < run.first + run.count && states().Get(page) == PageState::kPresent) {
     ++page;
@@ -82,19 +84,14 @@ absl::Status AnonymousPlacer::MakeRoom(uint64_t block, PageRun run) {
   }
   const MonotonicTime start = clock_.Now();
   const absl::Status status = Populate(Guest(run));
-  if (run.count >= kTypicalPages && page == run.first) {
+  if (page == run.first) {
     fill_cost_.TookSmall(clock_.Now() - start, run.count);
   }
   return status;
 }
 
 absl::Status AnonymousPlacer::FillZero(PageRun run) {
-  for (PageRun rest = run; rest.count > 0;) {
-    const uint64_t in_block = std::min(rest.count, kBlockPages - rest.first % kBlockPages);
-    FERRITE_RETURN_IF_ERROR(FillZeroIn(BlockOf(rest.first), {.first = rest.first, .count = in_block}));
-    rest = {.first = rest.first + in_block, .count = rest.count - in_block};
-  }
-  return absl::OkStatus();
+  return InBlocks(run, [this](uint64_t block, PageRun piece) { return FillZeroIn(block, piece); });
 }
 
 absl::Status AnonymousPlacer::FillZeroIn(uint64_t block, PageRun run) {

@@ -60,6 +60,8 @@ class AnonymousPlacer final : public MemoryPlacer, private BlockGatherer::Shower
   bool IsWholeBlock(uint64_t block) const { return (block + 1) * kBlockPages <= pages(); }
   // Turns huge pages on or off for what is touched from here on.
   absl::Status AllowHuge(bool on);
+  // Calls `visit` with the part of `run` that is in each block.
+  absl::Status InBlocks(PageRun run, absl::FunctionRef<absl::Status(uint64_t block, PageRun piece)> visit);
   // The memory of `run`, which is in one block, is there when this returns.
   absl::Status MakeRoom(uint64_t block, PageRun run);
   absl::Status FillZeroIn(uint64_t block, PageRun run);

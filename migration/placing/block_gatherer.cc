@@ -13,8 +13,6 @@ namespace {
 constexpr uint64_t kBlockBytes = kBlockPages * kPageBytes;
 // Chunks that are kept for further blocks: one for each channel is enough.
 constexpr size_t kMostFree = 16;
-// Fewer pages say nothing about what a block costs.
-constexpr uint64_t kTypicalPages = 16;
 
 uint64_t BlockOf(uint64_t page) { return page / kBlockPages; }
 
@@ -119,9 +117,7 @@ absl::Status BlockGatherer::Publish(PageRun run, const uint8_t* buffer) {
   }
   const MonotonicTime start = clock_.Now();
   FERRITE_RETURN_IF_ERROR(shower_.Copy(run, buffer));
-  if (run.count >= kTypicalPages) {
-    cost_.TookSmall(clock_.Now() - start, run.count);
-  }
+  cost_.TookSmall(clock_.Now() - start, run.count);
   return absl::OkStatus();
 }
 

@@ -7,6 +7,9 @@
 namespace ferrite::migration {
 namespace {
 
+// Fewer pages say nothing about what a block costs.
+constexpr uint64_t kTypicalPages = 16;
+
 // The last few blocks count.
 void Learn(double& known, double seconds) { known = known < 0 ? seconds : known + (seconds - known) / 4; }
 
@@ -35,6 +38,9 @@ void HugeCost::TookHuge(absl::Duration time) {
 }
 
 void HugeCost::TookSmall(absl::Duration time, uint64_t pages) {
+  if (pages < kTypicalPages) {
+    return;
+  }
   const absl::MutexLock lock(&mutex_);
   Learn(small_seconds_, absl::ToDoubleSeconds(time) / static_cast<double>(pages) * kBlockPages);
 }

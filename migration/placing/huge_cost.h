@@ -19,7 +19,7 @@ class HugeCost {
   bool WantsHuge();
   // One block, as a huge page.
   void TookHuge(absl::Duration time);
-  // `pages` small ones.
+  // `pages` small ones; of a few nothing is learnt.
   void TookSmall(absl::Duration time, uint64_t pages);
 
  private:

@@ -11,6 +11,8 @@ TEST(HugeCostTest, FirstBlockIsSmallAndTheNextOneIsTried) {
   HugeCost cost;
   EXPECT_FALSE(cost.WantsHuge());
   EXPECT_FALSE(cost.WantsHuge()) << "nothing is known yet";
+  cost.TookSmall(absl::Microseconds(9), 1);
+  EXPECT_FALSE(cost.WantsHuge()) << "one page says nothing";
   cost.TookSmall(absl::Microseconds(500), kBlockPages);
   EXPECT_TRUE(cost.WantsHuge());
 }
