@@ -1,7 +1,5 @@
 #include "migration/placing/block_gatherer.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -10,7 +8,6 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kBlockBytes = kBlockPages * kPageBytes;
 // Chunks that are kept for further blocks: one for each channel is enough.
 constexpr size_t kMostFree = 16;
 
@@ -82,22 +79,12 @@ std::shared_ptr<BlockGatherer::Chunk> BlockGatherer::Open(PageRun run) {
     }
   }
   if (chunk == nullptr) {
-    absl::StatusOr<Mapping> memory =
-        Mapping::Create("a block that comes", kBlockBytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, /*fd=*/-1,
-                        /*offset=*/0, /*alignment=*/kBlockBytes);
-    if (!memory.ok()) {
-      return nullptr;
-    }
     chunk = std::make_shared<Chunk>();
-    chunk->memory = *std::move(memory);
-    // A page that a child shares cannot change hands; what the guest's memory is kept out of, its pages are, too.
-    for (const int advice : {MADV_HUGEPAGE, MADV_DONTFORK, MADV_DONTDUMP}) {
-      (void)madvise(chunk->memory.data(), kBlockBytes, advice);
-    }
   }
   const MonotonicTime start = clock_.Now();
-  // Memory comes with the first touch.
-  *static_cast<volatile uint8_t*>(chunk->memory.data()) = 0;
+  if (!shower_.Stage(block, chunk->memory).ok()) {
+    return nullptr;
+  }
   {
     const absl::MutexLock lock(&chunk->mutex);
     chunk->made = clock_.Now() - start;

@@ -1,5 +1,5 @@
-// Gathers what comes of blocks (2 MiB) of which nothing is here, each in a huge page beside the guest's memory, so that
-// they change hands whole (docs/architecture.md).
+// Gathers what comes of blocks (2 MiB) of which nothing is here, each in a huge page that the guest does not see, so
+// that they are shown whole (docs/architecture.md).
 #ifndef FERRITE_MIGRATION_PLACING_BLOCK_GATHERER_H_
 #define FERRITE_MIGRATION_PLACING_BLOCK_GATHERER_H_
 
@@ -28,13 +28,16 @@ namespace ferrite::migration {
 // is shown as soon as it has come, and the rest of its block is copied then. Threads: any.
 class BlockGatherer {
  public:
-  // How pages are shown to the guest. Under the lock of a block.
+  // How pages are shown to the guest. Under the lock of a block, but for Stage().
   class Shower {
    public:
     virtual ~Shower() = default;
+    // Makes `memory` where `block` is gathered, with a huge page behind it if there is one. It is empty, or was that of
+    // another block.
+    virtual absl::Status Stage(uint64_t block, Mapping& memory) = 0;
     // The claimed run, as a copy. Present afterwards, or abandoned.
     virtual absl::Status Copy(PageRun run, const uint8_t* bytes) = 0;
-    // A whole block, from memory that is left without it. How many pages from the front on are there, and present.
+    // A whole block, which may leave `memory` with it. How many pages from the front on are there, and present.
     virtual uint64_t Move(uint64_t block, uint8_t* memory) = 0;
   };
 
@@ -60,7 +63,7 @@ class BlockGatherer {
   using Pages = std::bitset<kBlockPages>;
   // Where a block is gathered.
   struct Chunk {
-    Mapping memory;  // which the kernel may have a huge page for
+    Mapping memory;
     absl::Mutex mutex;
     std::optional<uint64_t> block ABSL_GUARDED_BY(mutex);  // none: it is free
     absl::Duration made ABSL_GUARDED_BY(mutex);            // how long that took

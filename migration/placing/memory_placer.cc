@@ -1,7 +1,9 @@
 #include "migration/placing/memory_placer.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 
@@ -9,6 +11,7 @@
 #include "base/status.h"
 #include "memory/memory_limits.h"
 #include "migration/placing/anonymous_placer.h"
+#include "migration/placing/huge_memfd_placer.h"
 #include "migration/placing/hugetlb_placer.h"
 #include "migration/placing/memfd_placer.h"
 #include "migration/placing/own_memory.h"
@@ -24,6 +27,9 @@ std::unique_ptr<MemoryPlacer> MemoryPlacer::Create(MemoryRegion& region, PageSta
     case MemoryBacking::kAnonymous:
       return std::make_unique<AnonymousPlacer>(region, states, clock);
     case MemoryBacking::kMemfd:
+      if (HugeMemfdPlacer::MayBeHuge(region)) {
+        return std::make_unique<HugeMemfdPlacer>(region, states, clock);
+      }
       return std::make_unique<MemfdPlacer>(region, states);
     case MemoryBacking::kHugetlb2M:
     case MemoryBacking::kHugetlb1G:
@@ -72,6 +78,27 @@ absl::Status MemoryPlacer::PunchZero(PageRun run) {
   return absl::OkStatus();
 }
 
+absl::Status MemoryPlacer::Write(PageRun run, const uint8_t* bytes) const {
+  const uint64_t size = run.count * kPageBytes;
+  for (uint64_t done = 0; done < size;) {
+    const ssize_t n = pwrite(region_.fd(), bytes + done, size - done,
+                             static_cast<off_t>(region_.file_offset() + run.first * kPageBytes + done));
+    if (n < 0 && errno != EINTR) {
+      return OfOwnMemory(ErrnoStatus(absl::StrCat("write ", size, " bytes of memory")));
+    }
+    done += n < 0 ? 0 : static_cast<uint64_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+void MemoryPlacer::Forget(Mapping mapping) {
+  // Piece by piece: on some kernels a vCPU's fault waits until no range at all is being unmapped.
+  constexpr uint64_t kPiece = uint64_t{64} << 20;
+  for (uint64_t done = 0; done < mapping.size(); done += kPiece) {
+    (void)madvise(mapping.data() + done, std::min(kPiece, mapping.size() - done), MADV_DONTNEED);
+  }
+}
+
 absl::Status MemoryPlacer::Drop(PageRun run) {
   return region_.Discard(run.first * kPageBytes, run.count * kPageBytes).status();
 }
@@ -99,12 +126,13 @@ absl::Status MemoryPlacer::CanArm(MemoryBacking backing, const UserfaultFeatures
 
 absl::Status MemoryPlacer::Arm(Userfault& userfault) {
   FERRITE_RETURN_IF_ERROR(CanArm(region_.backing(), userfault.features()));
-  FERRITE_RETURN_IF_ERROR(MakeExact());
-  const bool minor = !region_.alias_mapping().empty();
+  FERRITE_ASSIGN_OR_RETURN(const bool minor, PrepareFaults(userfault.features()));
   FERRITE_RETURN_IF_ERROR(Annotate(userfault.Register(region_.guest_mapping(), minor), region_.name()));
   userfault_ = &userfault;
   return absl::OkStatus();
 }
+
+absl::StatusOr<bool> MemoryPlacer::PrepareFaults(const UserfaultFeatures&) { return !region_.alias_mapping().empty(); }
 
 absl::Status MemoryPlacer::Disarm() {
   if (userfault_ != nullptr) {

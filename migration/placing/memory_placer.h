@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/mapping.h"
 #include "memory/memory_region.h"
 #include "migration/placing/page_states.h"
 #include "migration/placing/placer.h"
@@ -58,8 +59,9 @@ class MemoryPlacer : public Placer {
  protected:
   MemoryPlacer(MemoryRegion& region, PageStates& states);
 
-  // Before the kernel tells of faults: whatever counts as absent is not there.
-  virtual absl::Status MakeExact() { return absl::OkStatus(); }
+  // Before the kernel tells of faults: who touches what counts as absent will wait. Whether it is to tell of pages that
+  // are in the file, too, and only not mapped.
+  virtual absl::StatusOr<bool> PrepareFaults(const UserfaultFeatures& features);
   // Punches holes.
   absl::Status Drop(PageRun run) override;
 
@@ -70,6 +72,10 @@ class MemoryPlacer : public Placer {
   std::span<uint8_t> Guest(PageRun run) const;
   // Has `memory` mapped at once (MADV_POPULATE_WRITE): neither a read to it nor the guest faults on each page.
   absl::Status Populate(std::span<uint8_t> memory) const;
+  // pwrite(2) of `bytes` to where `run` belongs, past all mappings.
+  absl::Status Write(PageRun run, const uint8_t* bytes) const;
+  // Ends a mapping of memory that is shared, from which nothing goes.
+  static void Forget(Mapping mapping);
   // FillZero() of memory whose units are 4 KiB: what is here becomes a hole.
   absl::Status PunchZero(PageRun run);
   // The claimed `run` was shown with `status`, `placed` bytes of it: these are present, the rest is abandoned.

@@ -136,15 +136,15 @@ namespace {
 
 // Runs one of the placing ioctls until all of `range` is there; `placed` of its bytes, from the front, are also after
 // an error. `step` returns how many bytes it placed (it may be fewer than asked for), or the negative errno when it
-// placed none.
+// placed none. With `new_only` a page that is there is an error, too.
 absl::Status PlaceAll(Userfault& userfault, absl::string_view what, std::span<uint8_t> range, uint64_t host_page,
-                      uint64_t& placed, absl::FunctionRef<int64_t(std::span<uint8_t>)> step) {
+                      uint64_t& placed, absl::FunctionRef<int64_t(std::span<uint8_t>)> step, bool new_only = false) {
   const uint8_t* const begin = range.data();
   for (placed = 0; !range.empty(); placed = static_cast<uint64_t>(range.data() - begin)) {
     const int64_t done = step(range);
     if (done > 0) {
       range = range.subspan(static_cast<size_t>(done));
-    } else if (done == -EEXIST) {
+    } else if (done == -EEXIST && !new_only) {
       // It is there already: only who waits must know.
       FERRITE_RETURN_IF_ERROR(userfault.Wake(range.first(host_page)));
       range = range.subspan(host_page);
@@ -195,13 +195,25 @@ uint64_t Userfault::Move(std::span<uint8_t> range, uint8_t* source) {
 absl::Status Userfault::Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed) {
   const uint8_t* const base = range.data();
   return PlaceAll(*this, "UFFDIO_COPY", range, host_page, placed, [this, base, source](std::span<uint8_t> rest) {
-    uffdio_copy request{};
-    request.dst = reinterpret_cast<uint64_t>(rest.data());
-    request.src = reinterpret_cast<uint64_t>(source + (rest.data() - base));
-    request.len = rest.size();
-    const int result = ioctl(fd_.get(), UFFDIO_COPY, &request);
-    return Outcome(result, request.copy);
+    return CopyOnce(rest, source + (rest.data() - base));
   });
+}
+
+absl::Status Userfault::CopyNew(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed) {
+  const uint8_t* const base = range.data();
+  return PlaceAll(
+      *this, "UFFDIO_COPY", range, host_page, placed,
+      [this, base, source](std::span<uint8_t> rest) { return CopyOnce(rest, source + (rest.data() - base)); },
+      /*new_only=*/true);
+}
+
+int64_t Userfault::CopyOnce(std::span<uint8_t> range, const uint8_t* source) {
+  uffdio_copy request{};
+  request.dst = reinterpret_cast<uint64_t>(range.data());
+  request.src = reinterpret_cast<uint64_t>(source);
+  request.len = range.size();
+  const int result = ioctl(fd_.get(), UFFDIO_COPY, &request);
+  return Outcome(result, request.copy);
 }
 
 absl::Status Userfault::ZeroPage(std::span<uint8_t> range, uint64_t host_page) {

@@ -68,6 +68,8 @@ class Userfault {
   uint64_t Move(std::span<uint8_t> range, uint8_t* source);
   // A copy of `source`.
   absl::Status Copy(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed);
+  // The same, but ALREADY_EXISTS at a page that is there, or that only the file has: it is left as it is, nobody woken.
+  absl::Status CopyNew(std::span<uint8_t> range, const uint8_t* source, uint64_t host_page, uint64_t& placed);
   absl::Status ZeroPage(std::span<uint8_t> range, uint64_t host_page);
   // An access raises SIGBUS with BUS_MCEERR_AR (R9).
   absl::Status Poison(std::span<uint8_t> range, uint64_t host_page);
@@ -75,6 +77,9 @@ class Userfault {
   absl::Status Wake(std::span<uint8_t> range);
 
  private:
+  // UFFDIO_COPY, in the terms of PlaceAll(): bytes placed, or a negative errno.
+  int64_t CopyOnce(std::span<uint8_t> range, const uint8_t* source);
+
   Userfault(Fd fd, UserfaultFeatures features) : fd_(std::move(fd)), features_(features) {}
 
   const Fd fd_;

@@ -68,8 +68,10 @@ Finding HugePages(const std::string& name, uint64_t page_kib, std::string remedy
   return finding;
 }
 
-// A file of /sys that lists choices, the chosen one in brackets.
-Finding TransparentHugePages(const std::string& name, const std::string& file, std::string cost) {
+// A file of /sys that lists choices, the chosen one in brackets. `guests` have huge pages by it, unless that costs
+// them.
+Finding TransparentHugePages(const std::string& name, const std::string& file, absl::string_view guests,
+                             std::string cost) {
   const std::string path = "/sys/kernel/mm/transparent_hugepage/" + file;
   Finding finding{.area = kMemoryArea, .name = name};
   const std::string line = ReadFirstLine(path).value_or("");
@@ -79,7 +81,9 @@ Finding TransparentHugePages(const std::string& name, const std::string& file, s
   if (chosen.first.empty() || chosen.first == "never" || chosen.first == "deny") {
     finding.state = FindingState::kMissing;
     finding.cost = std::move(cost);
-    finding.remedy = absl::StrCat("echo advise | sudo tee ", path);
+    finding.remedy = absl::StrCat("echo ", file == "enabled" ? "madvise" : "advise", " | sudo tee ", path);
+  } else {
+    absl::StrAppend(&finding.value, " (", guests, " have them, unless --thp off)");
   }
   return finding;
 }
@@ -275,9 +279,11 @@ std::vector<Finding> ProbeMemory() {
       HugePages("1G", 1048576,
                 "echo COUNT | sudo tee /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages, or hugepagesz=1G "
                 "hugepages=COUNT on the host's kernel command line"),
-      TransparentHugePages("transparent, shared memory", "shmem_enabled",
-                           "guests with --memory-backing memfd run on 4 KiB pages"),
-      TransparentHugePages("transparent, private memory", "enabled",
+      TransparentHugePages(
+          "transparent, shared memory", "shmem_enabled", "guests with --memory-backing memfd",
+          "guests with --memory-backing memfd run on 4 KiB pages, slower, and move slower, --thp on or "
+          "not"),
+      TransparentHugePages("transparent, private memory", "enabled", "guests on anonymous memory",
                            "guests run on 4 KiB pages, slower, and move slower (--memory-backing anon, the default)"),
   };
 }
