@@ -29,7 +29,10 @@ T OrDie(absl::StatusOr<T> value) {
 
 }  // namespace
 
-FakeMove::FakeMove(const FakeMoveSetup& setup) : setup_(setup) {
+FakeMove::FakeMove(const FakeMoveSetup& setup)
+    : setup_(setup),
+      landing_(setup.landing != nullptr ? *setup.landing : LandingOfTest()),
+      landing_host_(landing_, setup.bytes) {
   // Short: a socket's path has 107 bytes.
   char name[] = "/tmp/ferrite-move-XXXXXX";
   FERRITE_CHECK(mkdtemp(name) != nullptr);
@@ -37,7 +40,8 @@ FakeMove::FakeMove(const FakeMoveSetup& setup) : setup_(setup) {
   memory_ = OrDie(GuestMemory::Create(setup.bytes, setup.source_backing));
   guest_ = std::make_unique<FakeGuest>(*memory_, setup.work);
   port_ = std::make_unique<FakeSourcePort>(*memory_, *guest_);
-  destination_ = std::make_unique<FakeDestination>(setup.destination_backing);
+  destination_ = std::make_unique<FakeDestination>(landing_.backing);
+  destination_->thp = landing_.thp;
   guest_->Run();
   // It has been nearly everywhere before the move begins.
   while (guest_->steps() < 8 * setup.work.pages) {

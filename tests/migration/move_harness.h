@@ -17,13 +17,14 @@
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/relay.h"
 #include "tests/fakes/test_host.h"
+#include "tests/migration/landing.h"
 
 namespace ferrite::migration {
 
 struct FakeMoveSetup {
   uint64_t bytes = uint64_t{64} << 20;
   MemoryBacking source_backing = MemoryBacking::kMemfd;
-  MemoryBacking destination_backing = MemoryBacking::kMemfd;
+  const Landing* landing = nullptr;  // at the destination; none: LandingOfTest()
   FakeGuestWork work{.first_page = 256, .pages = 8192, .random = true};
   bool tcp = false;
   bool pair = false;             // no socket: within the process
@@ -40,7 +41,8 @@ struct FakeMoveResult {
   MoveReport report;
 };
 
-// The guest runs from the start. Threads: the test's.
+// The guest runs from the start. Where the host cannot be made to give what a landing asks for, a move fails; who
+// chooses one looks at LandingHost before. Threads: the test's.
 class FakeMove {
  public:
   explicit FakeMove(const FakeMoveSetup& setup);
@@ -66,6 +68,8 @@ class FakeMove {
   PairRendezvous Meet();
 
   const FakeMoveSetup setup_;
+  const Landing& landing_;
+  const LandingHost landing_host_;
   std::string directory_;
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<FakeGuest> guest_;

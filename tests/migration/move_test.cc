@@ -82,7 +82,7 @@ struct Kind {
   const char* name;
   MoveMode mode;
   MemoryBacking source;
-  MemoryBacking destination;
+  const char* landing;
   enum { kUnix, kTcp, kPair, kHandedIn } over;
   int channels;
   bool random;
@@ -93,7 +93,7 @@ class WholeMoveTest : public testing::TestWithParam<Kind> {};
 TEST_P(WholeMoveTest, GuestFindsAllItsMemory) {
   const Kind& kind = GetParam();
   FakeMove move({.source_backing = kind.source,
-                 .destination_backing = kind.destination,
+                 .landing = &LandingNamed(kind.landing),
                  .work = {.first_page = 256, .pages = 8192, .random = kind.random},
                  .tcp = kind.over == Kind::kTcp,
                  .pair = kind.over == Kind::kPair,
@@ -120,25 +120,26 @@ constexpr MemoryBacking kAnon = MemoryBacking::kAnonymous;
 
 INSTANTIATE_TEST_SUITE_P(
     All, WholeMoveTest,
-    testing::Values(Kind{"PrecopyUnix", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kUnix, 1, true},
-                    Kind{"PrecopyTcp", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kTcp, 1, false},
-                    Kind{"PrecopyFourChannels", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kUnix, 4, true},
-                    Kind{"PrecopyAnonymous", MoveMode::kPrecopy, kAnon, kAnon, Kind::kUnix, 1, true},
-                    Kind{"PostcopyUnix", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kUnix, 1, true},
-                    Kind{"PostcopyTcp", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kTcp, 1, true},
-                    Kind{"PostcopySequential", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kTcp, 1, false},
-                    Kind{"PostcopyFourChannels", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kTcp, 4, true},
-                    Kind{"PostcopyAnonymous", MoveMode::kPostcopy, kAnon, kAnon, Kind::kTcp, 1, true},
-                    Kind{"PostcopyMemfdToAnonymous", MoveMode::kPostcopy, kMemfd, kAnon, Kind::kUnix, 2, true},
-                    Kind{"AutoUnix", MoveMode::kAuto, kMemfd, kMemfd, Kind::kUnix, 1, true},
-                    Kind{"AutoTcp", MoveMode::kAuto, kMemfd, kMemfd, Kind::kTcp, 1, true},
-                    Kind{"AutoAnonymous", MoveMode::kAuto, kAnon, kMemfd, Kind::kTcp, 2, true},
-                    Kind{"PrecopyPair", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kPair, 2, true},
-                    Kind{"PostcopyPair", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kPair, 2, true},
-                    Kind{"PostcopyPairAnonymous", MoveMode::kPostcopy, kAnon, kAnon, Kind::kPair, 1, true},
-                    Kind{"AutoPair", MoveMode::kAuto, kMemfd, kMemfd, Kind::kPair, 1, false},
-                    Kind{"PrecopyHandedIn", MoveMode::kPrecopy, kMemfd, kMemfd, Kind::kHandedIn, 2, true},
-                    Kind{"PostcopyHandedIn", MoveMode::kPostcopy, kMemfd, kMemfd, Kind::kHandedIn, 1, true}),
+    testing::Values(Kind{"PrecopyUnix", MoveMode::kPrecopy, kMemfd, "Memfd", Kind::kUnix, 1, true},
+                    Kind{"PrecopyTcp", MoveMode::kPrecopy, kMemfd, "Memfd", Kind::kTcp, 1, false},
+                    Kind{"PrecopyFourChannels", MoveMode::kPrecopy, kMemfd, "Memfd", Kind::kUnix, 4, true},
+                    Kind{"PrecopyHuge", MoveMode::kPrecopy, kAnon, "Huge", Kind::kUnix, 1, true},
+                    Kind{"PrecopySmall", MoveMode::kPrecopy, kMemfd, "Small", Kind::kTcp, 4, true},
+                    Kind{"PostcopyUnix", MoveMode::kPostcopy, kMemfd, "Memfd", Kind::kUnix, 1, true},
+                    Kind{"PostcopyTcp", MoveMode::kPostcopy, kMemfd, "Memfd", Kind::kTcp, 1, true},
+                    Kind{"PostcopySequential", MoveMode::kPostcopy, kMemfd, "Huge", Kind::kTcp, 1, false},
+                    Kind{"PostcopyFourChannels", MoveMode::kPostcopy, kMemfd, "Memfd", Kind::kTcp, 4, true},
+                    Kind{"PostcopyHuge", MoveMode::kPostcopy, kAnon, "Huge", Kind::kTcp, 1, true},
+                    Kind{"PostcopyWithoutMove", MoveMode::kPostcopy, kMemfd, "HugeWithoutMove", Kind::kUnix, 2, true},
+                    Kind{"AutoUnix", MoveMode::kAuto, kMemfd, "Memfd", Kind::kUnix, 1, true},
+                    Kind{"AutoTcp", MoveMode::kAuto, kMemfd, "Huge", Kind::kTcp, 1, true},
+                    Kind{"AutoAnonymous", MoveMode::kAuto, kAnon, "Memfd", Kind::kTcp, 2, true},
+                    Kind{"PrecopyPair", MoveMode::kPrecopy, kMemfd, "Memfd", Kind::kPair, 2, true},
+                    Kind{"PostcopyPair", MoveMode::kPostcopy, kMemfd, "Memfd", Kind::kPair, 2, true},
+                    Kind{"PostcopyPairHuge", MoveMode::kPostcopy, kAnon, "Huge", Kind::kPair, 1, true},
+                    Kind{"AutoPair", MoveMode::kAuto, kMemfd, "Small", Kind::kPair, 1, false},
+                    Kind{"PrecopyHandedIn", MoveMode::kPrecopy, kMemfd, "Memfd", Kind::kHandedIn, 2, true},
+                    Kind{"PostcopyHandedIn", MoveMode::kPostcopy, kMemfd, "Small", Kind::kHandedIn, 1, true}),
     [](const testing::TestParamInfo<Kind>& info) { return info.param.name; });
 
 TEST(MoveOfBusyGuestTest, AutoTurnsIntoPostcopy) {

@@ -87,8 +87,8 @@ INSTANTIATE_TEST_SUITE_P(Modes, CutTest, testing::Values(MoveMode::kPostcopy, Mo
                          });
 
 TEST(RecoveryTest, ConnectionMayBeLostManyTimes) {
-  for (const MemoryBacking backing : {MemoryBacking::kMemfd, MemoryBacking::kAnonymous}) {
-    FakeMove move({.destination_backing = backing, .relay = true});
+  for (const char* landing : {"Memfd", "Huge"}) {
+    FakeMove move({.landing = &LandingNamed(landing), .relay = true});
     // Slow enough that much is left to send when the guest runs there.
     const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = 64 << 20},
                                             [&](Source&, const MoveProgress& progress) {
@@ -298,7 +298,7 @@ TEST(LocalErrorTest, EndsTheMoveAfterAWhileAndCanBeMended) {
   KeptLog log;
   ThreadMaker threads;
   const Host host{.log = log, .threads = threads, .clock = RealClock(), .open_userfault = closed.Opener()};
-  FakeMove move({.host = host});
+  FakeMove move({.landing = &LandingNamed("Memfd"), .host = host});
   const auto data = move.memory().regions()[0]->guest_mapping().subspan(ClosedMemory::kFirst * kPageBytes,
                                                                         ClosedMemory::kCount * kPageBytes);
   std::fill(data.begin(), data.end(), 0x5a);
@@ -330,7 +330,7 @@ TEST(LocalErrorTest, EndsTheMoveAfterAWhileAndCanBeMended) {
 
 // The same before the guest was handed over: it stays, and the words say whose memory it was.
 TEST(LocalErrorTest, BeforeGrantIsToldAtTheSource) {
-  FakeMove move({.destination_backing = MemoryBacking::kAnonymous});
+  FakeMove move({.landing = &LandingNamed("Huge")});
   bool closed = false;
   const FakeMoveResult result = move.Move({.mode = MoveMode::kPrecopy}, [&](Source&, const MoveProgress& progress) {
     if (progress.state == MoveState::kActive && !closed) {
