@@ -1,6 +1,8 @@
 #include "migration/placing/huge_cost.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <tuple>
 
 #include "migration/placing/placer.h"
 
@@ -10,17 +12,23 @@ namespace {
 // Fewer pages say nothing about what a block costs.
 constexpr uint64_t kTypicalPages = 16;
 
-// The last few blocks count.
-void Learn(double& known, double seconds) { known = known < 0 ? seconds : known + (seconds - known) / 4; }
-
 }  // namespace
+
+absl::Duration HugeCost::Costs::Median() const {
+  std::array<absl::Duration, std::tuple_size_v<decltype(last_)>> sorted = last_;
+  const auto end = sorted.begin() + static_cast<std::ptrdiff_t>(std::min<uint64_t>(count_, sorted.size()));
+  const auto middle = sorted.begin() + (end - sorted.begin() - 1) / 2;
+  std::nth_element(sorted.begin(), middle, end);
+  return *middle;
+}
 
 bool HugeCost::WantsHuge() {
   const absl::MutexLock lock(&mutex_);
-  if (small_seconds_ < 0) {
+  if (!small_.known()) {
     return false;
   }
-  const bool dear = huge_seconds_ > small_seconds_;
+  const absl::Duration small = small_.Median();
+  const bool dear = huge_.known() && huge_.Median() > small && huge_.last() > small;
   if (!dear) {
     pause_ = kFirstPause;
   } else if (++small_in_a_row_ <= pause_) {
@@ -34,7 +42,7 @@ bool HugeCost::WantsHuge() {
 
 void HugeCost::TookHuge(absl::Duration time) {
   const absl::MutexLock lock(&mutex_);
-  Learn(huge_seconds_, absl::ToDoubleSeconds(time));
+  huge_.Add(time);
 }
 
 void HugeCost::TookSmall(absl::Duration time, uint64_t pages) {
@@ -42,7 +50,7 @@ void HugeCost::TookSmall(absl::Duration time, uint64_t pages) {
     return;
   }
   const absl::MutexLock lock(&mutex_);
-  Learn(small_seconds_, absl::ToDoubleSeconds(time) / static_cast<double>(pages) * kBlockPages);
+  small_.Add(time * kBlockPages / pages);
 }
 
 }  // namespace ferrite::migration

@@ -27,6 +27,26 @@ TEST(HugeCostTest, CheaperOneIsTaken) {
   }
 }
 
+// A thread that loses its processor while it makes a huge page, as on a busy host: the next one is as cheap as ever.
+TEST(HugeCostTest, OneThatTookLongByChanceIsNoReason) {
+  HugeCost cost;
+  cost.TookSmall(absl::Microseconds(512), kBlockPages);
+  for (int i = 0; i < 100; ++i) {
+    cost.TookHuge(i % 3 == 0 ? absl::Milliseconds(10) : absl::Microseconds(200));
+    EXPECT_TRUE(i == 0 || cost.WantsHuge()) << i;
+  }
+}
+
+// And it is no reason for huge ones that a small block took long by chance.
+TEST(HugeCostTest, SmallOneThatTookLongByChanceIsNoReason) {
+  HugeCost cost;
+  for (const absl::Duration small : {absl::Microseconds(512), absl::Milliseconds(40), absl::Microseconds(512)}) {
+    cost.TookSmall(small, kBlockPages);
+  }
+  cost.TookHuge(absl::Milliseconds(5));
+  EXPECT_FALSE(cost.WantsHuge());
+}
+
 // A host that has no huge page to give is asked ever less often, and one that has some again is noticed.
 TEST(HugeCostTest, DearerOneIsTriedFromTimeToTime) {
   HugeCost cost;
