@@ -1,6 +1,7 @@
 #include "migration/placing/page_receiver.h"
 
 #include <algorithm>
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -88,9 +89,11 @@ absl::Status PageReceiver::EndGathering() {
 }
 
 uint8_t* PageReceiver::Buffer(uint64_t pages) {
-  buffer_.resize(kMaxDataPages * kPageBytes);
+  if (buffer_ == nullptr) {
+    buffer_ = std::make_unique_for_overwrite<uint8_t[]>(kMaxDataPages * kPageBytes);
+  }
   figures_.copied_pages.fetch_add(pages, std::memory_order_relaxed);
-  return buffer_.data();
+  return buffer_.get();
 }
 
 absl::StatusOr<PageHandler::Target> PageReceiver::NextTarget(const PageRange& rest) {
@@ -129,7 +132,7 @@ absl::Status PageReceiver::Filled(const PageRange& range) {
   Placer& placer = *placer_;
   const PageRun run{.first = range.first, .count = range.count};
   if (!live_) {
-    FERRITE_RETURN_IF_ERROR(placer.Filled(run, buffer_.data()));
+    FERRITE_RETURN_IF_ERROR(placer.Filled(run, buffer_.get()));
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
@@ -156,7 +159,7 @@ absl::Status PageReceiver::FilledLive(Placer& placer, PageRun run) {
     figures_.duplicate_pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
-  FERRITE_RETURN_IF_ERROR(placer.Publish(std::exchange(claimed_, {}), buffer_.data()));
+  FERRITE_RETURN_IF_ERROR(placer.Publish(std::exchange(claimed_, {}), buffer_.get()));
   figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
   return absl::OkStatus();
 }

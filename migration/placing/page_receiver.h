@@ -4,8 +4,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -81,8 +81,9 @@ class PageReceiver final : private PageHandler {
   bool live_ = false;         // of the frame that comes
   Placer* placer_ = nullptr;  // of the frame that comes; null for one of no region
   PageRun claimed_;           // the target that is being filled; of no pages where somebody else has them
-  // Where bytes go that cannot be read to where they belong; made when first needed.
-  std::vector<uint8_t> buffer_;
+  // Where bytes go that cannot be read to where they belong; made when first needed. Of kMaxDataPages, touched only as
+  // far as it is used: a vCPU may wait for the first page.
+  std::unique_ptr<uint8_t[]> buffer_;
   std::optional<OpenUnit> open_;
   std::optional<PageRange> gathered_;  // the block that is gathered
 };
