@@ -51,17 +51,20 @@ absl::Status AnonymousPlacer::MakeExact() {
   }
   // From here on neither a fault nor khugepaged brings in pages that did not come.
   FERRITE_RETURN_IF_ERROR(AllowHuge(false));
+  PageRun away;
   for (uint64_t page = 0; page < pages();) {
-    if (states().Get(page) != PageState::kAbsent) {
-      ++page;
-      continue;
+    // The guest stands still: blocks that nothing was put into are not looked at page by page.
+    const bool untouched = Get(BlockOf(page)) == Block::kUntouched;
+    const uint64_t count = untouched ? std::min(kBlockPages, pages() - page) : 1;
+    if (untouched || states().Get(page) == PageState::kAbsent) {
+      away = {.first = away.count > 0 ? away.first : page, .count = away.count + count};
+    } else if (away.count > 0) {
+      FERRITE_RETURN_IF_ERROR(MemoryPlacer::Drop(std::exchange(away, {})));
     }
-    uint64_t next = page + 1;
-    while (next < pages() && states().Get(next) == PageState::kAbsent) {
-      ++next;
-    }
-    FERRITE_RETURN_IF_ERROR(MemoryPlacer::Drop({.first = page, .count = next - page}));
-    page = next;
+    page += count;
+  }
+  if (away.count > 0) {
+    FERRITE_RETURN_IF_ERROR(MemoryPlacer::Drop(away));
   }
   KeepSmall();
   return absl::OkStatus();
