@@ -6,9 +6,14 @@
 //   size=1024          MiB of the guest; three quarters are filled, a quarter is written by a writer (a power of two)
 //   rounds=3           of everything
 //   case=TEXT          only cases whose names have all parts of TEXT: postcopy, idle-precopy-unix,
-//   random-postcopy-tcp-1 channels=1,4       page channels faulters=8         threads that read in the cases "readers"
+//                      random-postcopy-tcp-1
+//   channels=1,4       page channels
+//   faulters=8         threads that read in the cases "readers"
 //   backing=anon       or memfd, hugetlb-2M, as ferrite's --memory-backing
 //   thp=1              0: no transparent huge pages, as ferrite's --thp
+//   busy=0             threads beside it that never sleep
+//   --fragmented       the host's free memory is in single pages (docs/performance.md): each case with huge pages, and
+//                      then without
 //   limits=1           0: without the limits
 //   --once             rounds=1 limits=0: one quick figure, to set two builds beside each other in turns
 //   --json             one object on standard output, and no table; {"error": TEXT} when something failed
@@ -25,6 +30,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -36,6 +42,7 @@
 #include "base/mapping.h"
 #include "base/status.h"
 #include "bench/engine_sides.h"
+#include "bench/host_load.h"
 #include "bench/monitor_process.h"
 #include "bench/move_limits.h"
 #include "bench/samples.h"
@@ -60,6 +67,8 @@ struct Inputs {
   uint32_t faulters = 8;
   std::string backing = "anon";
   bool thp = true;
+  uint32_t busy = 0;
+  bool fragmented = false;
   bool limits = true;
   bool json = false;
 
@@ -79,8 +88,15 @@ struct Case {
   bool whole = false;
   SocketKind kind = SocketKind::kTcp;
   int channels = 1;
+  bool thp = true;
+  bool beside_small = false;  // measured with huge pages and without
 
-  std::string Name() const { return absl::StrCat(guest, "-", mode_name, "-", SocketKindName(kind), "-", channels); }
+  std::string Name() const {
+    return absl::StrCat(guest, "-", mode_name, "-", SocketKindName(kind), "-", channels,
+                        !beside_small ? ""
+                        : thp         ? "-huge"
+                                      : "-small");
+  }
 };
 
 constexpr Case kGuests[] = {
@@ -116,8 +132,14 @@ absl::StatusOr<std::vector<Case>> Cases(const Inputs& inputs) {
       for (Case one : kGuests) {
         one.kind = kind;
         one.channels = channels;
+        one.thp = inputs.thp;
+        one.beside_small = inputs.fragmented;
         if (Wanted(one, inputs.only)) {
           cases.push_back(one);
+          if (inputs.fragmented) {
+            one.thp = false;
+            cases.push_back(one);
+          }
         }
       }
     }
@@ -167,7 +189,7 @@ absl::StatusOr<Json> OneMove(const Inputs& inputs, const Case& what) {
   SideTask task;
   FERRITE_ASSIGN_OR_RETURN(task.memory.backing, ParseMemoryBacking(inputs.backing));
   task.memory.bytes = inputs.size * kMiB;
-  task.memory.thp = inputs.thp;
+  task.memory.thp = what.thp;
   const uint64_t whole = 2 * inputs.hot_bytes();
   task.plan = {.set_pages = (what.whole ? whole : inputs.set_bytes()) / kPageBytes,
                .hot_pages = (what.whole ? whole : inputs.hot_bytes()) / kPageBytes,
@@ -226,6 +248,18 @@ double OfRaw(const Rounds& rounds, const MoveLimits& limits, const Samples& raw_
   return raw_ms.Median() * rounds.Median("bytes") / limits.stream_bytes / rounds.Median("total_ms");
 }
 
+// Of each case that was measured in both ways, the total with huge pages in that without, round by round.
+void PrintBesideSmall(const std::vector<Rounds>& all) {
+  for (size_t i = 0; i + 1 < all.size(); i += 2) {
+    Samples ratios;
+    for (size_t round = 0; round < all[i].moves.size(); ++round) {
+      ratios.Add(all[i].moves[round].value("total_ms", 0.0) / all[i + 1].moves[round].value("total_ms", 0.0));
+    }
+    absl::PrintF("%s: the time without huge pages x %.2f (p10 %.2f, p90 %.2f)\n", all[i].what.Name(), ratios.Median(),
+                 ratios.Quantile(0.1), ratios.Quantile(0.9));
+  }
+}
+
 void PrintTable(const std::vector<Rounds>& all, const std::map<SocketKind, MoveLimits>& limits) {
   absl::PrintF(
       "%-26s %8s %7s %6s %6s %6s %7s %7s %7s %7s %8s %8s %8s %7s %7s %7s\n%-26s %8s %7s %6s %6s %6s %7s %7s %7s %7s "
@@ -274,6 +308,8 @@ Json InputsJson(const Inputs& inputs, const std::string& where) {
           {"faulters", inputs.faulters},
           {"backing", inputs.backing},
           {"thp", inputs.thp},
+          {"busy", inputs.busy},
+          {"fragmented", inputs.fragmented},
           {"where", where}};
 }
 
@@ -305,13 +341,19 @@ absl::Status Measure(const Inputs& inputs) {
       (void)limits[one.kind];
     }
   }
+  const BusyThreads busy(inputs.busy);
+  std::optional<FragmentedMemory> fragmented;
+  if (inputs.fragmented) {
+    FERRITE_ASSIGN_OR_RETURN(fragmented, FragmentedMemory::Create());
+  }
   const std::string where = WhereItRuns(Needs::kNothing);
   if (!inputs.json) {
     absl::PrintF(
         "inputs: %d rounds; guest of %d MiB on %s%s, %d MiB filled with random words (zeros: with zeros), of which a "
-        "writer writes %d MiB at full speed; %d readers; %s\n",
+        "writer writes %d MiB at full speed; %d readers; %d busy threads beside; %s%s\n",
         inputs.rounds, inputs.size, inputs.backing, inputs.thp ? " with huge pages" : "", inputs.set_bytes() / kMiB,
-        inputs.hot_bytes() / kMiB, inputs.faulters, where);
+        inputs.hot_bytes() / kMiB, inputs.faulters, inputs.busy,
+        inputs.fragmented ? "free memory in single pages; " : "", where);
     std::fflush(stdout);
   }
   for (int round = 0; round < inputs.rounds; ++round) {
@@ -336,6 +378,9 @@ absl::Status Measure(const Inputs& inputs) {
     of_kind.Print(kind);
   }
   PrintTable(all, limits);
+  if (inputs.fragmented) {
+    PrintBesideSmall(all);
+  }
   return absl::OkStatus();
 }
 
@@ -364,6 +409,10 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--backing", inputs.backing, "anon, memfd or hugetlb-2M")->capture_default_str();
   app.add_option("--thp", inputs.thp, "0: no transparent huge pages")->capture_default_str();
+  app.add_option("--busy", inputs.busy, "Threads beside it that never sleep")
+      ->check(CLI::Range(0, 256))
+      ->capture_default_str();
+  app.add_flag("--fragmented", inputs.fragmented, "Free memory in single pages; with huge pages, and then without");
   app.add_option("--limits", inputs.limits, "0: without the limits")->capture_default_str();
   app.add_flag("--once", once, "One round, without the limits");
   app.add_flag("--json", inputs.json, "One JSON object, and no table");

@@ -80,8 +80,6 @@ void AddReport(const migration::MoveReport& report, Json& line) {
   line["requested_pages"] = report.requested_pages;
   line["prefetched_pages"] = report.prefetched_pages;
   line["duplicate_pages"] = report.duplicate_pages;
-  line["copied_pages"] = report.copied_pages;
-  line["moved_pages"] = report.moved_pages;
   migration::WaitingFigures guest;
   for (const migration::WaitingFigures& waiting : report.waiting) {
     if (waiting.vcpu != migration::WaitingFigures::kMonitor) {
@@ -144,6 +142,9 @@ absl::Status RunDestination(const SideTask& task) {
   EngineGuest& guest = *machine.guest();
   Json line;
   AddCpu("destination", before, CpuTime::Now(&guest), line);
+  const migration::MoveReport report = session->report();
+  line["copied_pages"] = report.copied_pages;
+  line["moved_pages"] = report.moved_pages;
   if (!guest.AwaitWriteHere(kPatience)) {
     return absl::DeadlineExceededError("the guest that arrived does not write");
   }

@@ -1,0 +1,107 @@
+#include "bench/host_load.h"
+
+#include <sys/mman.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "memory/guest_address.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint64_t kKiB = 1 << 10;
+constexpr uint64_t kLeft = uint64_t{2} << 30;
+// Of the buddy allocator, for 2 MiB.
+constexpr int kHugeOrder = 9;
+// Those that come free meanwhile are not worth it.
+constexpr uint64_t kHugeLeft = 32;
+constexpr uint64_t kBlockBytes = kBlockPages * kPageBytes;
+
+absl::StatusOr<uint64_t> AvailableBytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  uint64_t kib = 0;
+  std::string line;
+  while (std::getline(file, line)) {
+    if (std::istringstream words(line); words >> name >> kib && name == "MemAvailable:") {
+      return kib * kKiB;
+    }
+  }
+  return absl::NotFoundError("no MemAvailable in /proc/meminfo");
+}
+
+absl::StatusOr<Mapping> Touched(uint64_t bytes, int advice) {
+  FERRITE_ASSIGN_OR_RETURN(Mapping memory,
+                           Mapping::Create("memory of a busy host", bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                                           /*fd=*/-1, /*offset=*/0, kBlockBytes));
+  for (const int one : {advice, MADV_DONTFORK, MADV_POPULATE_WRITE}) {
+    if (madvise(memory.data(), bytes, one) != 0) {
+      return ErrnoStatus(absl::StrCat("fill ", bytes, " bytes of the host's memory"));
+    }
+  }
+  return memory;
+}
+
+}  // namespace
+
+BusyThreads::BusyThreads(uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    threads_.emplace_back([this] {
+      while (!stop_.load(std::memory_order_relaxed)) {
+        __builtin_ia32_pause();
+      }
+    });
+  }
+}
+
+BusyThreads::~BusyThreads() {
+  stop_.store(true, std::memory_order_relaxed);
+  for (std::thread& thread : threads_) {
+    thread.join();
+  }
+}
+
+absl::StatusOr<uint64_t> FragmentedMemory::FreeHugePages() {
+  std::ifstream file("/proc/buddyinfo");
+  uint64_t pages = 0;
+  std::string line;
+  while (std::getline(file, line)) {
+    // "Node 0, zone   Normal", and the free blocks of each order.
+    std::istringstream words(line);
+    std::string word;
+    for (int i = 0; i < 4; ++i) {
+      words >> word;
+    }
+    uint64_t blocks = 0;
+    for (int order = 0; words >> blocks; ++order) {
+      pages += order < kHugeOrder ? 0 : blocks << (order - kHugeOrder);
+    }
+  }
+  return pages;
+}
+
+absl::StatusOr<FragmentedMemory> FragmentedMemory::Create() {
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t available, AvailableBytes());
+  if (available < 2 * kLeft) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("too little memory is free to break it up: ", available, " bytes"));
+  }
+  FERRITE_ASSIGN_OR_RETURN(Mapping pieces, Touched((available - kLeft) / kBlockBytes * kBlockBytes, MADV_NOHUGEPAGE));
+  for (uint64_t offset = 0; offset < pieces.size(); offset += 2 * kPageBytes) {
+    if (madvise(pieces.data() + offset, kPageBytes, MADV_DONTNEED) != 0) {
+      return ErrnoStatus("give a page back");
+    }
+  }
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t huge, FreeHugePages());
+  FERRITE_ASSIGN_OR_RETURN(Mapping held,
+                           Touched((huge > kHugeLeft ? huge - kHugeLeft : 1) * kBlockBytes, MADV_HUGEPAGE));
+  return FragmentedMemory(std::move(pieces), std::move(held));
+}
+
+}  // namespace ferrite
