@@ -258,11 +258,11 @@ absl::StatusOr<bool> Balloon::TakePages(uint16_t index, Pass& pass) {
   }
   std::array<uint32_t, kFramesAtOnce> frames;
   uint64_t& done = done_bytes_[index];
-  while (done < bytes && pass.frames > 0) {
+  while (done < bytes && pass.frames > 0 && (inflate || pass.share.calls > 0)) {
     const size_t count = std::min<uint64_t>({frames.size(), pass.frames, (bytes - done) / sizeof(uint32_t)});
     FERRITE_RETURN_IF_ERROR(chain->Read(done, {reinterpret_cast<uint8_t*>(frames.data()), count * sizeof(uint32_t)}));
     for (size_t i = 0; i < count; ++i) {
-      const bool in_ram = inflate ? pages_.Inflate(frames[i]) : pages_.Deflate(frames[i]);
+      const bool in_ram = inflate ? pages_.Inflate(frames[i]) : pages_.Deflate(frames[i], pass.share);
       if (!in_ram && !std::exchange(bad_page_logged_, true)) {
         Log().warn("virtio-balloon: the guest named page frame 0x{:x}, which is no RAM; ignored (logged once)",
                    frames[i]);

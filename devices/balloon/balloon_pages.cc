@@ -17,7 +17,8 @@ BalloonPages::RegionPages::RegionPages(MemoryRegion* region)
     : region(region),
       inflated(region->pages()),
       used_blocks((region->pages() + kLinePages - 1) / kLinePages),
-      pending(region->pages()) {}
+      pending(region->pages()),
+      small(*region) {}
 
 BalloonPages::BalloonPages(GuestMemory& memory) {
   for (const auto& region : memory.regions()) {
@@ -49,7 +50,7 @@ bool BalloonPages::Inflate(uint64_t frame) {
   return true;
 }
 
-bool BalloonPages::Deflate(uint64_t frame) {
+bool BalloonPages::Deflate(uint64_t frame, Share& share) {
   const auto [pages, page] = Find(frame);
   if (pages == nullptr) {
     return false;
@@ -57,6 +58,10 @@ bool BalloonPages::Deflate(uint64_t frame) {
   pages->inflated.Clear(page);
   if (pages->pending.Clear(page)) {
     --pending_count_;
+  }
+  if (pages->small.kept(page) && pages->small.IsBlockClear(page, pages->inflated)) {
+    pages->small.Release(page);
+    share.calls -= std::min<uint64_t>(share.calls, 1);
   }
   return true;
 }
@@ -70,6 +75,7 @@ void BalloonPages::Clear() {
       pages.pending.ClearRange(first, count);
       pages.used_blocks.Clear(*block);
     }
+    pages.small.ReleaseAll();
   }
   pending_count_ = 0;
 }
@@ -126,6 +132,7 @@ bool BalloonPages::HostPageInflated(const RegionPages& pages, uint64_t first) co
 // Widens the run to whole host pages, then leaves out those of which a part is not in the balloon: only the first and
 // the last can be such, as all pages of the run are in it.
 uint64_t BalloonPages::ReclaimRun(RegionPages& pages, uint64_t first, uint64_t count) {
+  pages.small.Keep(first, count);
   const uint64_t host_page = pages.region->host_page_bytes() / kPageBytes;
   uint64_t begin = first / host_page * host_page;
   uint64_t end = (first + count + host_page - 1) / host_page * host_page;

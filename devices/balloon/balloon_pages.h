@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "devices/balloon/small_blocks.h"
 #include "memory/guest_memory.h"
 #include "memory/page_bitmap.h"
 
@@ -23,18 +24,6 @@ class BalloonPages {
   // `memory` outlives this.
   explicit BalloonPages(GuestMemory& memory);
 
-  // Notes that a page came into the balloon, to be reclaimed, or left it. False when there is no RAM at that guest page
-  // frame. Twice the same changes nothing.
-  bool Inflate(uint64_t frame);
-  bool Deflate(uint64_t frame);
-  // Forgets every page. Takes as long as there were pages, whatever the size of the guest.
-  void Clear();
-
-  // Sorted and disjoint, each in one region.
-  std::vector<Range> Inflated() const;
-  // Adds all pages of a range that lies in one region, to be reclaimed.
-  void InflateRange(const Range& range);
-
   // How much may still be given back now. The kernel's work for it is per call as well as per page, and the guest
   // chooses how scattered its pages are.
   struct Share {
@@ -42,6 +31,19 @@ class BalloonPages {
     uint64_t calls;
     bool used_up() const { return pages == 0 || calls == 0; }
   };
+
+  // Notes that a page came into the balloon, to be reclaimed, or left it. False when there is no RAM at that guest page
+  // frame. Twice the same changes nothing. Of the share, Deflate() takes its calls to the kernel, and makes them
+  // anyway.
+  bool Inflate(uint64_t frame);
+  bool Deflate(uint64_t frame, Share& share);
+  // Forgets every page. Takes as long as there were pages, whatever the size of the guest.
+  void Clear();
+
+  // Sorted and disjoint, each in one region.
+  std::vector<Range> Inflated() const;
+  // Adds all pages of a range that lies in one region, to be reclaimed.
+  void InflateRange(const Range& range);
 
   // Whether pages wait to be reclaimed.
   bool pending() const { return pending_count_ != 0; }
@@ -62,6 +64,7 @@ class BalloonPages {
     PageBitmap used_blocks;     // a bit for kBlockPages of `inflated`: one was set there since Clear()
     PageBitmap pending;         // a part of inflated
     uint64_t pending_from = 0;  // no page below is pending
+    SmallBlocks small;          // those that have a page in `inflated`, once it was given back
   };
 
   // The region and the page in it; null when there is no RAM.
