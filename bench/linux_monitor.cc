@@ -1,20 +1,18 @@
 #include "bench/linux_monitor.h"
 
 #include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
 #include "base/status.h"
+#include "bench/qmp_client.h"
 #include "bench/samples.h"
 #include "vmm/control/client.h"
 
@@ -63,24 +61,28 @@ class Ferrite final : public LinuxMonitor {
                                           kCommandLine,
                                           "--mem",
                                           absl::StrCat(options.memory_mib, "M"),
+                                          "--thp",
+                                          options.thp ? "on" : "off",
                                           "--console",
                                           "stdio"};
     if (options.devices) {
       FERRITE_ASSIGN_OR_RETURN(const std::string disk, MakeDisk(options));
-      arguments.insert(arguments.end(), {"--balloon", "0", "--rng", "--disk", absl::StrCat("path=", disk)});
+      arguments.insert(arguments.end(), {"--rng", "--disk", absl::StrCat("path=", disk)});
+    }
+    if (options.devices || options.balloon) {
+      arguments.insert(arguments.end(), {"--balloon", "0"});
     }
     directory_ = options.directory;
     return StartProcess(std::move(arguments));
   }
 
   absl::Status Balloon(uint64_t bytes) override {
-    if (client_ == nullptr) {
-      FERRITE_ASSIGN_OR_RETURN(client_, ControlClient::ConnectToMachine(directory_, "bench"));
-    }
-    FERRITE_RETURN_IF_ERROR(client_->SetBalloon(bytes, absl::ZeroDuration()).status());
+    // A new connection each time: one that nobody waits at for long takes its next answer for late.
+    FERRITE_ASSIGN_OR_RETURN(const auto client, ControlClient::ConnectToMachine(directory_, "bench"));
+    FERRITE_RETURN_IF_ERROR(client->SetBalloon(bytes, absl::ZeroDuration()).status());
     for (const MonotonicTime deadline = MonotonicTime::Now() + kTimeout; MonotonicTime::Now() < deadline;
          absl::SleepFor(kBalloonPoll)) {
-      FERRITE_ASSIGN_OR_RETURN(const BalloonFigures figures, client_->Balloon());
+      FERRITE_ASSIGN_OR_RETURN(const BalloonFigures figures, client->Balloon());
       if (figures.actual_bytes == bytes) {
         return absl::OkStatus();
       }
@@ -90,7 +92,6 @@ class Ferrite final : public LinuxMonitor {
 
  private:
   std::string directory_;
-  std::unique_ptr<ControlClient> client_;
 };
 
 // Debian's QEMU for microvm machines alone, without option ROMs, as QEMU's documentation recommends (docs/system/i386/
@@ -102,7 +103,6 @@ class Qemu final : public LinuxMonitor {
 
   absl::Status Start(const GuestOptions& options) override {
     memory_bytes_ = uint64_t{options.memory_mib} << 20;
-    socket_path_ = absl::StrCat(options.directory, "/qmp");
     std::vector<std::string> arguments = {DataPath("bench/qemu/qemu-system-x86_64-microvm"),
                                           "-L",
                                           DataPath("bench/qemu"),
@@ -131,29 +131,30 @@ class Qemu final : public LinuxMonitor {
                                           "stdio"};
     if (options.devices) {
       FERRITE_ASSIGN_OR_RETURN(const std::string disk, MakeDisk(options));
-      arguments.insert(arguments.end(),
-                       {"-drive", absl::StrCat("if=none,id=disk,format=raw,file=", disk), "-device",
-                        "virtio-blk-device,drive=disk", "-device", "virtio-balloon-device", "-device",
-                        "virtio-rng-device", "-qmp", absl::StrCat("unix:", socket_path_, ",server=on,wait=off")});
+      arguments.insert(arguments.end(), {"-drive", absl::StrCat("if=none,id=disk,format=raw,file=", disk), "-device",
+                                         "virtio-blk-device,drive=disk", "-device", "virtio-rng-device"});
+    }
+    if (options.devices || options.balloon) {
+      const std::string socket = absl::StrCat(options.directory, "/qmp");
+      FERRITE_ASSIGN_OR_RETURN(qmp_, QmpClient::Listen(socket));
+      arguments.insert(arguments.end(), {"-device", "virtio-balloon-device,free-page-reporting=on", "-qmp",
+                                         absl::StrCat("unix:", socket)});
     }
     return StartProcess(std::move(arguments));
   }
 
   absl::Status Balloon(uint64_t bytes) override {
-    if (!socket_.valid()) {
-      FERRITE_RETURN_IF_ERROR(Connect());
+    if (!accepted_) {
+      FERRITE_RETURN_IF_ERROR(qmp_->Accept(kTimeout));
+      accepted_ = true;
     }
     // QEMU is told what the guest keeps.
     const uint64_t kept = memory_bytes_ - bytes;
-    FERRITE_RETURN_IF_ERROR(
-        Ask(absl::StrCat(R"({"execute": "balloon", "arguments": {"value": )", kept, "}}"), R"("return")").status());
+    FERRITE_RETURN_IF_ERROR(qmp_->Execute("balloon", {{"value", kept}}).status());
     for (const MonotonicTime deadline = MonotonicTime::Now() + kTimeout; MonotonicTime::Now() < deadline;
          absl::SleepFor(kBalloonPoll)) {
-      FERRITE_ASSIGN_OR_RETURN(const std::string answer,
-                               Ask(R"({"execute": "query-balloon"})", R"({"return": {"actual": )"));
-      const std::string digits = answer.substr(0, answer.find_first_not_of("0123456789"));
-      uint64_t actual = 0;
-      if (absl::SimpleAtoi(digits, &actual) && actual == kept) {
+      FERRITE_ASSIGN_OR_RETURN(const nlohmann::json balloon, qmp_->Execute("query-balloon"));
+      if (balloon.value("actual", uint64_t{0}) == kept) {
         return absl::OkStatus();
       }
     }
@@ -161,52 +162,9 @@ class Qemu final : public LinuxMonitor {
   }
 
  private:
-  absl::Status Connect() {
-    socket_ = Fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    if (socket_path_.size() >= sizeof(address.sun_path)) {
-      return absl::InvalidArgumentError(absl::StrCat(socket_path_, " is too long for a socket"));
-    }
-    std::memcpy(address.sun_path, socket_path_.data(), socket_path_.size());
-    if (connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-      return ErrnoStatus(absl::StrCat("connect to ", socket_path_));
-    }
-    return Ask(R"({"execute": "qmp_capabilities"})", R"("return")").status();
-  }
-
-  // What follows `wanted` in the line of the answer that has it. Greetings and events are passed over.
-  absl::StatusOr<std::string> Ask(const std::string& command, absl::string_view wanted) {
-    const std::string line = command + "\n";
-    if (write(socket_.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
-      return ErrnoStatus("write to QEMU's monitor");
-    }
-    for (;;) {
-      const size_t end = heard_.find('\n');
-      if (end != std::string::npos) {
-        const std::string answer = heard_.substr(0, end);
-        heard_.erase(0, end + 1);
-        if (const size_t at = answer.find(wanted.data(), 0, wanted.size()); at != std::string::npos) {
-          return answer.substr(at + wanted.size());
-        }
-        if (answer.find("\"error\"") != std::string::npos) {
-          return absl::InternalError(absl::StrCat("QEMU: ", answer));
-        }
-        continue;
-      }
-      char buffer[4096];
-      const ssize_t bytes = read(socket_.get(), buffer, sizeof(buffer));
-      if (bytes <= 0) {
-        return ErrnoStatus("read from QEMU's monitor");
-      }
-      heard_.append(buffer, static_cast<size_t>(bytes));
-    }
-  }
-
   uint64_t memory_bytes_ = 0;
-  std::string socket_path_;
-  Fd socket_;
-  std::string heard_;
+  std::unique_ptr<QmpClient> qmp_;  // with a balloon
+  bool accepted_ = false;
 };
 
 }  // namespace

@@ -18,6 +18,10 @@ struct GuestOptions {
   uint32_t memory_mib = 192;
   // With a disk, a balloon of size 0 and random numbers.
   bool devices = false;
+  // With a balloon of size 0, whatever `devices` is. The guest reports its free pages to any balloon.
+  bool balloon = false;
+  // ferrite's --thp. QEMU has no such choice: its guests are on huge pages where the host gives them.
+  bool thp = true;
   // Of this monitor's own, for its sockets and the disk.
   std::string directory;
   uint32_t disk_mib = 64;

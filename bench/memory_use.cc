@@ -28,22 +28,54 @@ constexpr int kMaxPauses = 20;
 
 enum class Kind { kGuest, kProgram, kLibrary, kKernel, kAnonymous };
 
-Kind KindOf(const std::string& line, const std::string& program, uint64_t guest_bytes) {
+// A mapping's first line in smaps.
+struct MappedRange {
   unsigned long begin = 0;
   unsigned long end = 0;
+  std::string path;
+};
+
+MappedRange ParseRange(const std::string& line) {
+  MappedRange range;
   int path_at = 0;
-  (void)std::sscanf(line.c_str(), "%lx-%lx %*s %*s %*s %*s %n", &begin, &end, &path_at);
-  const std::string path = path_at > 0 ? line.substr(static_cast<size_t>(path_at)) : "";
-  if (absl::StartsWith(path, "/memfd:ferrite-") || (path.empty() && guest_bytes != 0 && end - begin == guest_bytes)) {
+  (void)std::sscanf(line.c_str(), "%lx-%lx %*s %*s %*s %*s %n", &range.begin, &range.end, &path_at);
+  range.path = path_at > 0 ? line.substr(static_cast<size_t>(path_at)) : "";
+  return range;
+}
+
+// Where the anonymous memory of a guest is: a mapping of its size, or several side by side, which is what advice about
+// parts of it makes of one. Empty when there is none.
+MappedRange FindGuest(const std::string& maps, uint64_t guest_bytes) {
+  std::ifstream file(maps);
+  std::vector<MappedRange> side_by_side;
+  for (std::string line; std::getline(file, line);) {
+    const MappedRange range = ParseRange(line);
+    if (!range.path.empty() || (!side_by_side.empty() && side_by_side.back().end != range.begin)) {
+      side_by_side.clear();
+    }
+    if (range.path.empty()) {
+      side_by_side.push_back(range);
+    }
+    for (const MappedRange& first : side_by_side) {
+      if (range.end - first.begin == guest_bytes) {
+        return {.begin = first.begin, .end = range.end, .path = ""};
+      }
+    }
+  }
+  return {};
+}
+
+Kind KindOf(const MappedRange& range, const std::string& program, const MappedRange& guest) {
+  if (absl::StartsWith(range.path, "/memfd:ferrite-") || (guest.begin <= range.begin && range.end <= guest.end)) {
     return Kind::kGuest;
   }
-  if (path == program) {
+  if (range.path == program) {
     return Kind::kProgram;
   }
-  if (absl::StartsWith(path, "anon_inode:")) {
+  if (absl::StartsWith(range.path, "anon_inode:")) {
     return Kind::kKernel;
   }
-  return absl::StartsWith(path, "/") ? Kind::kLibrary : Kind::kAnonymous;
+  return absl::StartsWith(range.path, "/") ? Kind::kLibrary : Kind::kAnonymous;
 }
 
 }  // namespace
@@ -62,6 +94,7 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid, uint64_t guest_bytes) {
   if (!file || error) {
     return absl::NotFoundError(absl::StrCat("cannot read ", directory, "/smaps and exe"));
   }
+  const MappedRange guest = FindGuest(directory + "/maps", guest_bytes);
   MemoryUse use;
   Kind kind = Kind::kAnonymous;
   for (std::string line; std::getline(file, line);) {
@@ -70,13 +103,14 @@ absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid, uint64_t guest_bytes) {
     uint64_t kib = 0;
     words >> name;
     if (name.empty() || name.back() != ':') {  // a mapping's first line: its range and its file
-      kind = KindOf(line, program, guest_bytes);
+      kind = KindOf(ParseRange(line), program, guest);
       continue;
     }
     words >> kib;
     const uint64_t bytes = kib << 10;
     if (kind == Kind::kGuest) {
       use.guest_resident += name == "Rss:" ? bytes : 0;
+      use.guest_huge += name == "AnonHugePages:" || name == "ShmemPmdMapped:" ? bytes : 0;
     } else if (name == "Rss:") {
       use.resident += bytes;
     } else if (name == "Pss:") {

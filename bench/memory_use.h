@@ -15,6 +15,7 @@ namespace ferrite {
 // memfds "ferrite-..." (and for another monitor than ferrite, what ReadMemoryUse is told).
 struct MemoryUse {
   uint64_t guest_resident = 0;
+  uint64_t guest_huge = 0;    // of it, on transparent huge pages
   uint64_t resident = 0;      // all pages that are mapped, those of libraries that every process has included
   uint64_t proportional = 0;  // a page that n processes map counts as 1/n
   uint64_t own = 0;           // pages that no other process maps; the next four are what they are
@@ -26,7 +27,8 @@ struct MemoryUse {
   std::string Parts() const;
 };
 
-// `guest_bytes`: an anonymous mapping of this size is the guest's RAM, too (QEMU's); 0: none is.
+// `guest_bytes`: anonymous memory of this size, mapped at once or in pieces side by side, is the guest's RAM, too; 0:
+// none is.
 absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid, uint64_t guest_bytes = 0);
 
 // Memory of a ferrite monitor with a guest of 128 MiB, a vCPU, a balloon, a disk and random numbers, all of them at
