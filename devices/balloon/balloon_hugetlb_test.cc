@@ -64,7 +64,8 @@ TEST_F(BalloonHugetlbTest, RunIsCutToWholeHostPages) {
 
 TEST_F(BalloonHugetlbTest, PageThatLeftTheBalloonKeepsItsHostPage) {
   Inflate(0, kFrames - 1);
-  EXPECT_TRUE(pages_->Deflate(3));
+  BalloonPages::Share share{.pages = kFrames, .calls = 1};
+  EXPECT_TRUE(pages_->Deflate(3, share));
   Inflate(kFrames - 1, 1);
   EXPECT_EQ(Reclaim(), 0u);
   EXPECT_EQ(Resident(), kHugePages * kHugePage);
