@@ -25,10 +25,7 @@ BlockGatherer::Pages BlockGatherer::Mask(PageRun run) {
 }
 
 std::span<uint8_t> BlockGatherer::Target(PageRun run) {
-  std::shared_ptr<Chunk> chunk = Find(BlockOf(run.first));
-  if (chunk == nullptr) {
-    chunk = Open(run);
-  }
+  const std::shared_ptr<Chunk> chunk = Find(BlockOf(run.first));
   if (chunk == nullptr) {
     return {};
   }
@@ -50,25 +47,24 @@ std::shared_ptr<BlockGatherer::Chunk> BlockGatherer::Find(uint64_t block) {
   return nullptr;
 }
 
-bool BlockGatherer::IsEmptyBut(PageRun run) const {
-  const uint64_t first = BlockOf(run.first) * kBlockPages;
-  if (first + kBlockPages > states_.units()) {
+bool BlockGatherer::IsEmpty(uint64_t page) const {
+  const uint64_t end = page + kBlockPages;
+  if (end > states_.units()) {
     return false;
   }
-  for (uint64_t page = first; page < first + kBlockPages; ++page) {
+  for (; page < end; ++page) {
     const PageState state = states_.Get(page);
-    const bool mine = run.first <= page && page < run.first + run.count;
-    if (!mine && state != PageState::kAbsent && state != PageState::kRequested) {
+    if (state != PageState::kAbsent && state != PageState::kRequested) {
       return false;
     }
   }
   return true;
 }
 
-std::shared_ptr<BlockGatherer::Chunk> BlockGatherer::Open(PageRun run) {
-  const uint64_t block = BlockOf(run.first);
-  if (run.first % kBlockPages != 0 || !IsEmptyBut(run) || !cost_.WantsHuge()) {
-    return nullptr;
+void BlockGatherer::Begin(uint64_t page) {
+  const uint64_t block = BlockOf(page);
+  if (page % kBlockPages != 0 || Find(block) != nullptr || !IsEmpty(page) || !cost_.WantsHuge()) {
+    return;
   }
   std::shared_ptr<Chunk> chunk;
   {
@@ -83,16 +79,21 @@ std::shared_ptr<BlockGatherer::Chunk> BlockGatherer::Open(PageRun run) {
   }
   const MonotonicTime start = clock_.Now();
   if (!shower_.Stage(block, chunk->memory).ok()) {
-    return nullptr;
+    return;
   }
   {
     const absl::MutexLock lock(&chunk->mutex);
-    chunk->made = clock_.Now() - start;
+    chunk->cost = clock_.Now() - start;
     chunk->block = block;
   }
   const absl::MutexLock lock(&mutex_);
+  for (const OpenChunk& open : open_) {
+    if (open.block == block) {
+      // Two channels bring the same block.
+      return;
+    }
+  }
   open_.push_back({.block = block, .chunk = chunk});
-  return chunk;
 }
 
 absl::Status BlockGatherer::Publish(PageRun run, const uint8_t* buffer) {
@@ -150,7 +151,7 @@ BlockGatherer::Pages BlockGatherer::Awaited(PageRun run) const {
 absl::Status BlockGatherer::Move(Chunk& chunk) {
   const MonotonicTime start = clock_.Now();
   const uint64_t moved = shower_.Move(*chunk.block, chunk.memory.data());
-  cost_.TookHuge(chunk.made + (clock_.Now() - start));
+  chunk.cost += clock_.Now() - start;
   if (moved == kBlockPages) {
     return absl::OkStatus();
   }
@@ -188,6 +189,8 @@ void BlockGatherer::Close(Chunk& chunk) {
   const auto it =
       std::find_if(open_.begin(), open_.end(), [&](const OpenChunk& open) { return open.chunk.get() == &chunk; });
   FERRITE_CHECK(it != open_.end());
+  // Also of one that a fault broke up: it was made in vain.
+  cost_.TookHuge(chunk.cost);
   // What changed hands left a hole.
   chunk.zeroed = chunk.staged.all() && chunk.shown.none();
   chunk.block.reset();

@@ -44,6 +44,9 @@ class BlockGatherer {
   // `states` has a unit for each page. All outlive it.
   BlockGatherer(PageStates& states, const Clock& clock, Shower& shower);
 
+  // The block that begins with `page` comes, in order, and nothing of it was claimed yet: it is gathered from here on
+  // if nothing of it is here and that is worth it. Making its memory may take long; a fault meanwhile is asked for.
+  void Begin(uint64_t page);
   // Where the claimed `run`, which is in one block, is to be read to; empty when its block is not gathered.
   std::span<uint8_t> Target(PageRun run);
   // `run` was read to its Target(), or to `buffer` when that is empty.
@@ -66,7 +69,7 @@ class BlockGatherer {
     Mapping memory;
     absl::Mutex mutex;
     std::optional<uint64_t> block ABSL_GUARDED_BY(mutex);  // none: it is free
-    absl::Duration made ABSL_GUARDED_BY(mutex);            // how long that took
+    absl::Duration cost ABSL_GUARDED_BY(mutex);            // what it took to make it, and to show it as a whole
     bool ending ABSL_GUARDED_BY(mutex) = false;            // no more comes to it
     bool zeroed ABSL_GUARDED_BY(mutex) = true;             // where nothing was read to, for this block
     Pages reading ABSL_GUARDED_BY(mutex);
@@ -76,10 +79,8 @@ class BlockGatherer {
   static Pages Mask(PageRun run);
   // The open chunk of a block, or null; it may be closed meanwhile.
   std::shared_ptr<Chunk> Find(uint64_t block) ABSL_LOCKS_EXCLUDED(mutex_);
-  // A chunk for the block that begins with `run`, which was claimed, or null when it is not worth one.
-  std::shared_ptr<Chunk> Open(PageRun run) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Whether nothing of the block of `run` is here, or on its way by somebody else.
-  bool IsEmptyBut(PageRun run) const;
+  // Whether nothing of the block that begins with `page` is here, or on its way.
+  bool IsEmpty(uint64_t page) const;
   // Whether `run` is read to `chunk`.
   bool Reads(const Chunk& chunk, PageRun run) ABSL_EXCLUSIVE_LOCKS_REQUIRED(chunk.mutex);
   // Those of `run` that somebody waits for.

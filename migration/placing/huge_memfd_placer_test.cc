@@ -70,7 +70,7 @@ class HugeMemfdPlacerTest : public testing::TestWithParam<bool> {
   // And after it, as a receiver does it.
   void Come(PageRun run, Showing showing = Showing::kGathered) {
     for (PageRun rest = run; rest.count > 0;) {
-      // What is gathered is in one block.
+      placer_->BeginGathering(rest.first);
       const uint64_t most = std::min(kFramePages, kBlockPages - rest.first % kBlockPages);
       const Placer::Claimed claimed = placer_->Claim({.first = rest.first, .count = std::min(most, rest.count)});
       const uint64_t done = std::max<uint64_t>(claimed.run.count, 1);
@@ -239,8 +239,8 @@ TEST_P(HugeMemfdPlacerTest, ZeroPages) {
   ExpectZero({.first = kBlockPages + 5, .count = 20});
   ExpectZero({.first = 2 * kBlockPages, .count = 70});
   ExpectZero({.first = 3 * kBlockPages, .count = 9});
-  // In a block that is gathered, and whole blocks.
   const uint64_t first = 4 * kBlockPages;
+  placer_->BeginGathering(first);
   ASSERT_EQ(*placer_->PublishZero({.first = first, .count = 10}, Showing::kGathered), 10u);
   Come({.first = first + 10, .count = kBlockPages - 10});
   ExpectZero({.first = first, .count = 10});

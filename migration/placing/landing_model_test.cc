@@ -132,6 +132,9 @@ class LandingModelTest : public testing::TestWithParam<Kind> {
       ASSERT_TRUE(news.ok()) << news.status();
       return;
     }
+    if (showing == Showing::kGathered) {
+      placer_->BeginGathering(run.first);
+    }
     if (model_->is_zero(run.first)) {
       const auto news = placer_->PublishZero(run, showing);
       ASSERT_TRUE(news.ok()) << news.status();

@@ -73,13 +73,17 @@ absl::Status PageReceiver::Begin(const PageHeader& header) {
   return absl::OkStatus();
 }
 
-absl::Status PageReceiver::Gather(uint16_t region, uint64_t page) {
+absl::Status PageReceiver::Gather(uint16_t region, uint64_t page, bool whole) {
   const uint64_t first = page - page % kBlockPages;
   if (gathered_.has_value() && gathered_->region == region && gathered_->first == first) {
     return absl::OkStatus();
   }
   FERRITE_RETURN_IF_ERROR(EndGathering());
+  if (whole) {
+    return absl::OkStatus();
+  }
   gathered_ = {.region = region, .first = first, .count = kBlockPages};
+  placement_.placer(region).BeginGathering(page);
   return absl::OkStatus();
 }
 
@@ -121,7 +125,7 @@ absl::StatusOr<PageHandler::Target> PageReceiver::NextTarget(const PageRange& re
     return NextPart(placer, run);
   }
   if (showing_ == Showing::kGathered) {
-    FERRITE_RETURN_IF_ERROR(Gather(rest.region, run.first));
+    FERRITE_RETURN_IF_ERROR(Gather(rest.region, run.first, /*whole=*/false));
     return NextLiveTarget(placer,
                           {.first = run.first, .count = std::min(run.count, kBlockPages - run.first % kBlockPages)});
   }
@@ -203,9 +207,9 @@ absl::StatusOr<uint64_t> PageReceiver::Zero(const PageRange& range) {
     return piece.count;
   }
   if (showing_ == Showing::kGathered) {
-    FERRITE_RETURN_IF_ERROR(Gather(range.region, piece.first));
     const uint64_t in_block = kBlockPages - piece.first % kBlockPages;
     const uint64_t whole = in_block == kBlockPages ? piece.count / kBlockPages * kBlockPages : 0;
+    FERRITE_RETURN_IF_ERROR(Gather(range.region, piece.first, whole > 0));
     piece.count = whole > 0 ? whole : std::min(piece.count, in_block);
   }
   FERRITE_ASSIGN_OR_RETURN(const uint64_t news, placer_->PublishZero(piece, showing_));

@@ -62,8 +62,8 @@ class PageReceiver final : private PageHandler {
   absl::Status FilledPart(Placer& placer, PageRun run);
   // What this receiver has claimed, and did not come.
   void AbandonClaimed();
-  // What follows is of the block of `page`.
-  absl::Status Gather(uint16_t region, uint64_t page);
+  // What follows is of the block of `page`, and from there on; `whole`: it is zero, and no block has to be made for it.
+  absl::Status Gather(uint16_t region, uint64_t page, bool whole);
   // What has come of the last block is shown.
   absl::Status EndGathering();
 

@@ -67,6 +67,8 @@ Placer::Claimed Placer::Claim(PageRun run) {
   return {.run = {.first = run.first, .count = claimed * pages_per_unit_}, .wanted = wanted};
 }
 
+void Placer::BeginGathering(uint64_t) {}
+
 absl::Status Placer::EndGathering(uint64_t) { return absl::OkStatus(); }
 
 void Placer::Abandon(PageRun run) {

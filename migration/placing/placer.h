@@ -72,6 +72,8 @@ class Placer {
     PageRun run;
     bool wanted = false;  // one of its units was asked for
   };
+  // What comes next is in the block of `page`, from that on, and is to be kGathered. Before it is claimed.
+  virtual void BeginGathering(uint64_t page);
   // Claims the longest run of units at the front of `run` that nobody has, for this caller to fill. `count` 0: the
   // first unit is somebody else's.
   Claimed Claim(PageRun run);
