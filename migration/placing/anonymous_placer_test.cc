@@ -68,6 +68,9 @@ class AnonymousPlacerTest : public testing::TestWithParam<bool> {
   // And after it, as a receiver does it. Returns how many pages were news.
   uint64_t Come(PageRun run, Showing showing) {
     uint64_t news = 0;
+    if (showing == Showing::kGathered) {
+      placer_->BeginGathering(run.first);
+    }
     for (PageRun rest = run; rest.count > 0;) {
       const Placer::Claimed claimed = placer_->Claim(rest);
       const uint64_t done = std::max<uint64_t>(claimed.run.count, 1);
@@ -228,6 +231,7 @@ TEST_P(AnonymousPlacerTest, ZeroPagesOfABlockComeWithIt) {
   ExpectContent({.first = kBlockPages, .count = kBlockPages - kFramePages});
   for (const uint64_t block : {uint64_t{2}, uint64_t{3}}) {
     const uint64_t first = block * kBlockPages;
+    placer_->BeginGathering(first);
     const auto news = placer_->PublishZero({.first = first, .count = 10}, Showing::kGathered);
     ASSERT_TRUE(news.ok()) << news.status();
     EXPECT_EQ(*news, 10u);

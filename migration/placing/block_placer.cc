@@ -103,9 +103,14 @@ absl::Status BlockPlacer::FillZeroIn(uint64_t block, PageRun run) {
 
 // ---- After it ----
 
+void BlockPlacer::BeginGathering(uint64_t page) {
+  if (huge_ && CanGather()) {
+    gatherer_.Begin(page);
+  }
+}
+
 absl::StatusOr<std::span<uint8_t>> BlockPlacer::StageTarget(PageRun run, Showing showing) {
-  const bool gathers = showing == Showing::kGathered && huge_ && CanGather();
-  return gathers ? gatherer_.Target(run) : std::span<uint8_t>();
+  return showing == Showing::kGathered ? gatherer_.Target(run) : std::span<uint8_t>();
 }
 
 absl::Status BlockPlacer::Publish(PageRun run, const uint8_t* buffer) { return gatherer_.Publish(run, buffer); }
@@ -179,6 +184,7 @@ uint64_t BlockPlacer::Compact(absl::FunctionRef<bool()> stop) {
   if (!huge_) {
     return 0;
   }
+  NoteFallbacks();
   uint64_t compacted = 0;
   // The kernel finds pages in use for a moment, and says so of the whole block.
   constexpr int kMostPasses = 4;
@@ -190,6 +196,21 @@ uint64_t BlockPlacer::Compact(absl::FunctionRef<bool()> stop) {
     }
   }
   return compacted;
+}
+
+void BlockPlacer::NoteFallbacks() {
+  uint64_t huge = 0;
+  for (uint64_t block = 0; block < blocks(); ++block) {
+    huge += Get(block) == Block::kHuge ? 1 : 0;
+  }
+  // Which blocks these are the kernel does not tell; those that are huge already cost it a look.
+  if (const auto bytes = region().HugeBytes(); huge > 0 && bytes.ok() && *bytes < huge * kBlockPages * kPageBytes) {
+    for (uint64_t block = 0; block < blocks(); ++block) {
+      if (Get(block) == Block::kHuge) {
+        Set(block, Block::kSmall);
+      }
+    }
+  }
 }
 
 bool BlockPlacer::IsPoisoned(uint64_t block) const {

@@ -26,6 +26,7 @@ class BlockPlacer : public MemoryPlacer, private BlockGatherer::Shower {
  public:
   absl::Status FillZero(PageRun run) override;
 
+  void BeginGathering(uint64_t page) override;
   absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run, Showing showing) override;
   absl::Status Publish(PageRun run, const uint8_t* buffer) override;
   absl::Status EndGathering(uint64_t page) override;
@@ -87,6 +88,8 @@ class BlockPlacer : public MemoryPlacer, private BlockGatherer::Shower {
   uint64_t Move(uint64_t block, uint8_t* memory) final;
   // Whether a page of it was lost at the source (R9).
   bool IsPoisoned(uint64_t block) const;
+  // Blocks that were to be huge, and of which the kernel had none to give, are in pieces like others.
+  void NoteFallbacks();
   // `again` becomes true when another pass may do more.
   uint64_t CompactOnce(absl::FunctionRef<bool()> stop, bool& again);
 
