@@ -226,6 +226,7 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
       {"run --kernel k --mem 512M --memory-backing hugetlb-1G", "hugetlb-1G"},
       {"run --kernel k --memory-backing paper", "--memory-backing"},
       {"run --kernel k --thp maybe", "--thp: 'maybe' is neither on nor off"},
+      {"run --thp --kernel k", "--thp: '--kernel' is neither on nor off"},
       {"run --kernel k --balloon 1G", "--balloon"},
       {"run --kernel k --balloon 100", "--balloon"},
       {"run --kernel k --balloon x", "--balloon"},

@@ -145,7 +145,11 @@ class RunCommand final : public CommandWith<RunCommandOptions> {
     app.add_option("--memory-backing", words_.backing, "anon, memfd, hugetlb-2M or hugetlb-1G [anon]")
         ->type_name("KIND");
     app.add_option("--thp", words_.thp, "Transparent huge pages, where the host has them: on or off [on]")
-        ->type_name("on|off");
+        ->type_name("on|off")
+        // At once: without its value it takes the next option for that.
+        ->check([](const std::string& word) {
+          return word == "on" || word == "off" ? std::string() : absl::StrCat("'", word, "' is neither on nor off");
+        });
     app.add_flag("--mlock", config.lock_memory, "Lock the guest's memory in RAM");
     app.add_flag("--no-reboot", words_.no_reboot, "A reset by the guest ends the machine");
     app.add_flag("--dirty-ring", config.dirty_ring, "Track dirty pages with KVM's ring in place of its log");
@@ -217,9 +221,6 @@ class RunCommand final : public CommandWith<RunCommandOptions> {
     auto backing = ParseMemoryBacking(words_.backing);
     FERRITE_RETURN_IF_ERROR(Annotate(backing.status(), "--memory-backing"));
     config.memory_backing = *backing;
-    if (words_.thp != "on" && words_.thp != "off") {
-      return absl::InvalidArgumentError(absl::StrCat("--thp: '", words_.thp, "' is neither on nor off"));
-    }
     config.transparent_huge_pages = words_.thp == "on";
     auto memory = ParseByteSize(words_.memory);
     FERRITE_RETURN_IF_ERROR(Annotate(memory.status(), "--mem"));
