@@ -167,6 +167,8 @@ std::string FormatArrival(const migration::MoveReport& report) {
   std::string text =
       fmt::format("pages          {} data, {} zero or not needed\n", report.data_pages, report.zero_pages);
   text += fmt::format("received       {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
+  text += fmt::format("landed         {} pages through a buffer, {} that changed hands with their block of 2 MiB\n",
+                      report.copied_pages, report.moved_pages);
   text += fmt::format("standstill     load {:.2f} ms, run {:.2f} ms\n", Ms(report.load), Ms(report.run));
   text += fmt::format("waited         for a processor: {:.2f} ms, {:.2f} ms until the guest ran\n",
                       Ms(report.destination_wait), Ms(report.entry_wait));

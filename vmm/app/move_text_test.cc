@@ -131,6 +131,11 @@ TEST(MoveTextTest, AccountNamesTheWaitForProcessorsAndWhatTookTooLong) {
       << account;
   EXPECT_TRUE(absl::StrContains(FormatArrival(report),
                                 "waited         for a processor: 2.00 ms, 1.00 ms until the guest ran\n"));
+  report.copied_pages = 12;
+  report.moved_pages = 1024;
+  EXPECT_TRUE(absl::StrContains(
+      FormatArrival(report),
+      "landed         12 pages through a buffer, 1024 that changed hands with their block of 2 MiB\n"));
   report.downtime_limit = report.downtime + report.entry_wait;
   EXPECT_FALSE(absl::StrContains(FormatMoveAccount(report), "too long"));
 }
