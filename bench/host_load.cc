@@ -48,6 +48,25 @@ absl::StatusOr<Mapping> Touched(uint64_t bytes, int advice) {
   return memory;
 }
 
+uint64_t FreeHugePages() {
+  std::ifstream file("/proc/buddyinfo");
+  uint64_t pages = 0;
+  std::string line;
+  while (std::getline(file, line)) {
+    // "Node 0, zone   Normal", and the free blocks of each order.
+    std::istringstream words(line);
+    std::string word;
+    for (int i = 0; i < 4; ++i) {
+      words >> word;
+    }
+    uint64_t blocks = 0;
+    for (int order = 0; words >> blocks; ++order) {
+      pages += order < kHugeOrder ? 0 : blocks << (order - kHugeOrder);
+    }
+  }
+  return pages;
+}
+
 }  // namespace
 
 BusyThreads::BusyThreads(uint32_t count) {
@@ -67,25 +86,6 @@ BusyThreads::~BusyThreads() {
   }
 }
 
-absl::StatusOr<uint64_t> FragmentedMemory::FreeHugePages() {
-  std::ifstream file("/proc/buddyinfo");
-  uint64_t pages = 0;
-  std::string line;
-  while (std::getline(file, line)) {
-    // "Node 0, zone   Normal", and the free blocks of each order.
-    std::istringstream words(line);
-    std::string word;
-    for (int i = 0; i < 4; ++i) {
-      words >> word;
-    }
-    uint64_t blocks = 0;
-    for (int order = 0; words >> blocks; ++order) {
-      pages += order < kHugeOrder ? 0 : blocks << (order - kHugeOrder);
-    }
-  }
-  return pages;
-}
-
 absl::StatusOr<FragmentedMemory> FragmentedMemory::Create() {
   FERRITE_ASSIGN_OR_RETURN(const uint64_t available, AvailableBytes());
   if (available < 2 * kLeft) {
@@ -98,7 +98,7 @@ absl::StatusOr<FragmentedMemory> FragmentedMemory::Create() {
       return ErrnoStatus("give a page back");
     }
   }
-  FERRITE_ASSIGN_OR_RETURN(const uint64_t huge, FreeHugePages());
+  const uint64_t huge = FreeHugePages();
   FERRITE_ASSIGN_OR_RETURN(Mapping held,
                            Touched((huge > kHugeLeft ? huge - kHugeLeft : 1) * kBlockBytes, MADV_HUGEPAGE));
   return FragmentedMemory(std::move(pieces), std::move(held));

@@ -32,9 +32,6 @@ class FragmentedMemory {
   // Leaves what the host needs to go on. RESOURCE_EXHAUSTED when little is free.
   static absl::StatusOr<FragmentedMemory> Create();
 
-  // Of the host, now.
-  static absl::StatusOr<uint64_t> FreeHugePages();
-
  private:
   FragmentedMemory(Mapping pieces, Mapping huge) : pieces_(std::move(pieces)), huge_(std::move(huge)) {}
 

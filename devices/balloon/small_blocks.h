@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "memory/guest_address.h"
 #include "memory/memory_region.h"
 #include "memory/page_bitmap.h"
 
@@ -35,8 +36,6 @@ class SmallBlocks {
   void ReleaseAll();
 
  private:
-  static constexpr uint64_t kBlockPages = 512;
-
   static uint64_t BlockOf(uint64_t page) { return page / kBlockPages; }
   // How many pieces more there are with `block`: -1, 0 or 1.
   int NewPieces(uint64_t block) const;
