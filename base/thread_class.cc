@@ -14,7 +14,6 @@ namespace {
 
 // On top of the process's own.
 constexpr int kUrgentNice = -10;
-constexpr int kBulkNice = 5;  // the guest goes first
 constexpr absl::Duration kUrgentSlice = absl::Microseconds(100);
 // The default is at most 2.8 ms.
 constexpr absl::Duration kBulkSlice = absl::Milliseconds(3);
@@ -63,7 +62,7 @@ void EnterClass(ThreadClass its_class, int nice) {
     case ThreadClass::kUrgent:
       return SetClass(nice + kUrgentNice, kUrgentSlice);
     case ThreadClass::kBulk:
-      return SetClass(nice + kBulkNice, kBulkSlice);
+      return SetClass(nice, kBulkSlice);
   }
 }
 

@@ -11,8 +11,10 @@ enum class ThreadClass {
   // process may have one, and the shortest time slice (Linux 6.12: who wakes with a shorter slice does not wait for the
   // end of the other's).
   kUrgent,
-  // Copies for seconds without a rest, and nobody waits for any one page of it: it has a lower priority, and a slice
-  // that is somewhat longer than the default, so that a vCPU does not wait for it.
+  // Copies for seconds without a rest, and nobody waits for any one page of it: its slice is somewhat longer than the
+  // default, so that who wakes does not wait for it. Its priority is the guest's: with a lower one a busy host takes
+  // the
+  // processors from it, and the guest waits for its memory all the longer (docs/performance.md).
   kBulk,
 };
 

@@ -33,7 +33,7 @@ TEST(ThreadMakerTest, ClassesAreRelativeToWhoMadeTheMaker) {
   const int own = OwnNice();
   ThreadMaker maker;
   EXPECT_EQ(NiceOf(maker, ThreadClass::kInherited), own);
-  EXPECT_EQ(NiceOf(maker, ThreadClass::kBulk), own + 5);
+  EXPECT_EQ(NiceOf(maker, ThreadClass::kBulk), own);
   EXPECT_EQ(NiceOf(maker, ThreadClass::kUrgent), UrgentNice());
   EXPECT_EQ(OwnNice(), own) << "the caller's thread stays as it is";
 }
@@ -46,7 +46,7 @@ TEST(ThreadMakerTest, ClassesAreTheSameForAnUrgentCaller) {
     const Urgency urgency;
     EXPECT_EQ(OwnNice(), urgent);
     EXPECT_EQ(NiceOf(maker, ThreadClass::kInherited), OwnNice());
-    EXPECT_EQ(NiceOf(maker, ThreadClass::kBulk), own + 5);
+    EXPECT_EQ(NiceOf(maker, ThreadClass::kBulk), own);
     EXPECT_EQ(NiceOf(maker, ThreadClass::kUrgent), OwnNice());
   }
   EXPECT_EQ(OwnNice(), own);
@@ -56,10 +56,11 @@ TEST(ThreadMakerTest, ClassesAreTheSameForAnUrgentCaller) {
 TEST(ThreadMakerTest, MakersOfThreadsThatDifferDoNotShareAnything) {
   const int own = OwnNice();
   ThreadMaker maker;
-  EXPECT_EQ(NiceOf(maker, ThreadClass::kBulk), own + 5);
-  auto thread = maker.Start("lower", ThreadClass::kBulk, [own] {
+  EXPECT_EQ(NiceOf(maker, ThreadClass::kBulk), own);
+  auto thread = maker.Start("lower", ThreadClass::kInherited, [own] {
+    ASSERT_EQ(setpriority(PRIO_PROCESS, 0, own + 3), 0);
     ThreadMaker lower;
-    EXPECT_EQ(NiceOf(lower, ThreadClass::kBulk), own + 10);
+    EXPECT_EQ(NiceOf(lower, ThreadClass::kBulk), own + 3);
   });
   ASSERT_TRUE(thread.ok()) << thread.status();
 }
