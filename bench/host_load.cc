@@ -9,32 +9,19 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/memory_settings.h"
 #include "base/status.h"
 #include "memory/guest_address.h"
 
 namespace ferrite {
 namespace {
 
-constexpr uint64_t kKiB = 1 << 10;
 constexpr uint64_t kLeft = uint64_t{2} << 30;
 // Of the buddy allocator, for 2 MiB.
 constexpr int kHugeOrder = 9;
 // Those that come free meanwhile are not worth it.
 constexpr uint64_t kHugeLeft = 32;
 constexpr uint64_t kBlockBytes = kBlockPages * kPageBytes;
-
-absl::StatusOr<uint64_t> AvailableBytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string name;
-  uint64_t kib = 0;
-  std::string line;
-  while (std::getline(file, line)) {
-    if (std::istringstream words(line); words >> name >> kib && name == "MemAvailable:") {
-      return kib * kKiB;
-    }
-  }
-  return absl::NotFoundError("no MemAvailable in /proc/meminfo");
-}
 
 absl::StatusOr<Mapping> Touched(uint64_t bytes, int advice) {
   FERRITE_ASSIGN_OR_RETURN(Mapping memory,
@@ -87,7 +74,7 @@ BusyThreads::~BusyThreads() {
 }
 
 absl::StatusOr<FragmentedMemory> FragmentedMemory::Create() {
-  FERRITE_ASSIGN_OR_RETURN(const uint64_t available, AvailableBytes());
+  const uint64_t available = MemInfoBytes("MemAvailable").value_or(0);
   if (available < 2 * kLeft) {
     return absl::ResourceExhaustedError(
         absl::StrCat("too little memory is free to break it up: ", available, " bytes"));

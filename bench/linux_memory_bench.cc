@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "base/fd.h"
 #include "base/mapping.h"
+#include "base/memory_settings.h"
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "bench/linux_monitor.h"
@@ -68,22 +69,8 @@ std::string ReadSetting(const std::string& path) {
 // Bytes of the host's memory in use, file caches left out: what a guest costs is the difference, its page tables and
 // the unmapped parts of huge pages included.
 uint64_t HostUsed() {
-  std::ifstream file("/proc/meminfo");
-  int64_t used = 0;
-  for (std::string line; std::getline(file, line);) {
-    char name[64];
-    long long kib = 0;
-    if (std::sscanf(line.c_str(), "%63[^:]: %lld", name, &kib) != 2) {
-      continue;
-    }
-    const std::string_view what = name;
-    if (what == "MemTotal") {
-      used += kib;
-    } else if (what == "MemFree" || what == "Buffers" || what == "Cached" || what == "SReclaimable") {
-      used -= kib;
-    }
-  }
-  return static_cast<uint64_t>(used) << 10;
+  const auto bytes = [](absl::string_view name) { return MemInfoBytes(name).value_or(0); };
+  return bytes("MemTotal") - bytes("MemFree") - bytes("Buffers") - bytes("Cached") - bytes("SReclaimable");
 }
 
 // What is freed is kept in lists of the processor's own at first, and not in what counts as free: 50 MiB of it here.

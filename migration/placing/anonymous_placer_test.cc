@@ -7,14 +7,12 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "base/clock.h"
+#include "base/memory_settings.h"
 #include "base/open_userfault.h"
 #include "memory/memory_region.h"
 #include "migration/placing/userfault.h"
@@ -28,11 +26,7 @@ constexpr uint64_t kBlockBytes = kBlockPages * kPageBytes;
 // As bulk data comes.
 constexpr uint64_t kFramePages = 32;
 
-bool HostHasHugePages() {
-  std::string line;
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
-  return std::getline(file, line) && !absl::StrContains(line, "[never]");
-}
+bool HostHasHugePages() { return HugePageChoice("enabled").value_or("never") != "never"; }
 
 class AnonymousPlacerTest : public testing::TestWithParam<bool> {
  protected:

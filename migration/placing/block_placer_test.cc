@@ -6,13 +6,11 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <fstream>
 #include <memory>
-#include <string>
 
 #include "absl/cleanup/cleanup.h"
-#include "absl/strings/match.h"
 #include "base/clock.h"
+#include "base/memory_settings.h"
 #include "memory/memory_region.h"
 #include "migration/placing/memory_placer.h"
 #include "migration/placing/page_states.h"
@@ -46,10 +44,7 @@ TEST(BlockPlacerTest, BlocksThatTheHostHadNoHugePagesForBecomeHugeLater) {
   ASSERT_EQ(*(*region)->HugeBytes(), 0u);
   ASSERT_EQ(placer->Disarm(), absl::OkStatus());
   placer->Compact([] { return false; });
-  std::string enabled;
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
-  std::getline(file, enabled);
-  const bool has = !enabled.empty() && !absl::StrContains(enabled, "[never]");
+  const bool has = HugePageChoice("enabled").value_or("never") != "never";
   EXPECT_EQ(*(*region)->HugeBytes(), has ? kPages * kPageBytes : 0);
   const auto memory = (*region)->guest_mapping();
   EXPECT_TRUE(std::all_of(memory.begin(), memory.end(), [](uint8_t byte) { return byte == 7; }));

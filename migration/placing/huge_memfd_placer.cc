@@ -5,11 +5,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <string>
 
-#include "absl/strings/str_cat.h"
+#include "base/memory_settings.h"
 #include "base/status.h"
 #include "migration/placing/own_memory.h"
 
@@ -20,24 +19,13 @@ constexpr uint64_t kBlockBytes = kBlockPages * kPageBytes;
 // Pages that are shown with one that was touched: those are here, too.
 constexpr uint64_t kShownWithOne = 64;
 
-// The choice in brackets of a file of transparent_hugepage; nothing when there is none.
-std::optional<std::string> Choice(const char* file) {
-  std::string line;
-  if (!std::getline(std::ifstream(absl::StrCat("/sys/kernel/mm/transparent_hugepage/", file)), line)) {
-    return std::nullopt;
-  }
-  const size_t open = line.find('[');
-  const size_t close = line.find(']', open);
-  return close == std::string::npos ? line : line.substr(open + 1, close - open - 1);
-}
-
 }  // namespace
 
 bool HugeMemfdPlacer::MayBeHuge(const MemoryRegion& region) {
-  std::optional<std::string> choice = Choice("shmem_enabled");
+  std::optional<std::string> choice = HugePageChoice("shmem_enabled");
   if (choice != "deny" && choice != "force") {
     // Linux 6.11 has a setting for each size.
-    const std::optional<std::string> of_this_size = Choice("hugepages-2048kB/shmem_enabled");
+    const std::optional<std::string> of_this_size = HugePageChoice("hugepages-2048kB/shmem_enabled");
     choice = of_this_size.has_value() && of_this_size != "inherit" ? of_this_size : choice;
   }
   if (choice == "never" || choice == "deny") {

@@ -20,14 +20,13 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "base/fd.h"
+#include "base/memory_settings.h"
 
 namespace ferrite {
 namespace {
@@ -74,11 +73,8 @@ Finding TransparentHugePages(const std::string& name, const std::string& file, a
                              std::string cost) {
   const std::string path = "/sys/kernel/mm/transparent_hugepage/" + file;
   Finding finding{.area = kMemoryArea, .name = name};
-  const std::string line = ReadFirstLine(path).value_or("");
-  const std::pair<std::string, std::string> after = absl::StrSplit(line, absl::MaxSplits('[', 1));
-  const std::pair<std::string, std::string> chosen = absl::StrSplit(after.second, absl::MaxSplits(']', 1));
-  finding.value = chosen.first.empty() ? "not supported" : chosen.first;
-  if (chosen.first.empty() || chosen.first == "never" || chosen.first == "deny") {
+  finding.value = HugePageChoice(file).value_or("not supported");
+  if (finding.value == "not supported" || finding.value == "never" || finding.value == "deny") {
     finding.state = FindingState::kMissing;
     finding.cost = std::move(cost);
     finding.remedy = absl::StrCat("echo ", file == "enabled" ? "madvise" : "advise", " | sudo tee ", path);
@@ -86,22 +82,6 @@ Finding TransparentHugePages(const std::string& name, const std::string& file, a
     absl::StrAppend(&finding.value, " (", guests, " have them, unless --thp off)");
   }
   return finding;
-}
-
-// The number of a line "name:   number kB" in /proc/meminfo, in bytes.
-std::optional<uint64_t> MemInfo(absl::string_view name) {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    absl::string_view rest = line;
-    if (absl::ConsumePrefix(&rest, name) && absl::ConsumePrefix(&rest, ":")) {
-      uint64_t kib = 0;
-      absl::ConsumeSuffix(&rest, "kB");
-      if (absl::SimpleAtoi(absl::StripAsciiWhitespace(rest), &kib)) {
-        return kib << 10;
-      }
-    }
-  }
-  return std::nullopt;
 }
 
 Finding IoUring() {
@@ -269,8 +249,8 @@ std::optional<std::string> ReadFirstLine(const std::string& path) {
 }
 
 std::vector<Finding> ProbeMemory() {
-  const std::optional<uint64_t> available = MemInfo("MemAvailable");
-  const std::optional<uint64_t> total = MemInfo("MemTotal");
+  const std::optional<uint64_t> available = MemInfoBytes("MemAvailable");
+  const std::optional<uint64_t> total = MemInfoBytes("MemTotal");
   return {
       {.area = kMemoryArea,
        .name = "available",
