@@ -106,8 +106,7 @@ absl::Status PageSource::Start() {
       const uint64_t end = skip.FindClear(*first).value_or(pages);
       const PageRange run{.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first};
       FERRITE_RETURN_IF_ERROR(senders_[0]->SendZero(run));
-      pending.ClearRange(run.first, run.count);
-      pending_->sent(i).SetRange(run.first, run.count);
+      pending_->Skip(run);
       figures_.skipped_pages += run.count;
       page = end;
       if (page >= pages) {

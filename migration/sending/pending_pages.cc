@@ -38,6 +38,13 @@ uint64_t PendingPages::CountPending() const {
   return count;
 }
 
+void PendingPages::Skip(PageRange run) {
+  Region& region = *regions_[run.region];
+  region.pending.ClearRange(run.first, run.count);
+  region.sent.SetRange(run.first, run.count);
+  region.skipped.SetRange(run.first, run.count);
+}
+
 uint64_t PendingPages::Heat(size_t index, const PageBitmap& dirty) {
   Region& region = *regions_[index];
   for (uint8_t& heat : region.heat) {

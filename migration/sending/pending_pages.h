@@ -40,6 +40,8 @@ class PendingPages {
   uint64_t pages_per_unit(size_t region) const { return regions_[region]->pages_per_unit; }
   PageBitmap& sent(size_t region) { return regions_[region]->sent; }
   uint64_t CountPending() const;
+  // `run` is told to be zero without being looked at (R8), and counts as sent.
+  void Skip(PageRange run);
 
   // How often, and how late, pages were found dirty: newer rounds weigh more. Feed it each round's dirty pages. Returns
   // how many of these had been dirty after one of the two rounds before, too.
@@ -73,8 +75,8 @@ class PendingPages {
   // its hottest unit.
   std::optional<PageRange> ClaimHottest(Lease& lease, uint64_t max_pages);
 
-  // Discard ranges of the switchover: units that were sent and are pending again; also what else was sent of a block
-  // that is mostly that, which becomes pending: it comes whole. They count as not sent afterwards.
+  // Discard ranges of the switchover: units that were sent and are pending again; also what else was sent of a block of
+  // which most is pending, which becomes pending, too: it comes whole. They count as not sent afterwards.
   std::vector<PageRange> TakeStale();
 
  private:
@@ -82,11 +84,13 @@ class PendingPages {
     explicit Region(const Shape& shape)
         : pending(shape.pages),
           sent(shape.pages),
+          skipped(shape.pages),
           pages_per_unit(shape.pages_per_unit),
           pages_per_block(shape.pages_per_block),
           heat(shape.pages / shape.pages_per_unit) {}
     PageBitmap pending;
     PageBitmap sent;
+    PageBitmap skipped;
     const uint64_t pages_per_unit;
     const uint64_t pages_per_block;
     std::vector<uint8_t> heat;  // per unit
@@ -97,7 +101,7 @@ class PendingPages {
   static std::optional<uint64_t> FindIn(const Region& region, uint64_t from, RoundPages pages);
   // Of the block that begins with the page `first`.
   static uint8_t BlockHeat(const Region& region, uint64_t first);
-  // Makes whole blocks stale that mostly are.
+  // Makes blocks pending as a whole that mostly are, but for those of which something was skipped.
   static void WidenStale(Region& region);
   // Claims one unit; true for one caller only.
   bool ClaimUnit(Region& region, uint64_t unit);

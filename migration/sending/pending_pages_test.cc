@@ -186,6 +186,32 @@ TEST_F(PendingPagesTest, BlockThatIsMostlyStaleIsStaleAsAWhole) {
   EXPECT_TRUE(pages.TakeStale().empty());
 }
 
+// What was written all the time was never sent, but for a page now and then.
+TEST_F(PendingPagesTest, BlockOfWhichLittleWasSentComesWhole) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(Shapes(*memory, 1, 512));
+  pages.pending(0).SetRange(0, 1024);
+  pages.pending(0).ClearRange(100, 3);
+  pages.sent(0).SetRange(100, 3);
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 100, 3}})) << "of what was never sent nothing is there";
+  EXPECT_EQ(pages.CountPending(), 1024u);
+}
+
+// R8: no page is sent for the sake of its block that was left out.
+TEST_F(PendingPagesTest, BlockOfWhichSomethingWasSkippedIsNotSentWhole) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(Shapes(*memory, 1, 512));
+  pages.pending(0).SetRange(0, 1024);
+  pages.Skip({.region = 0, .first = 100, .count = 3});
+  // A page that is in use by now is no reason.
+  pages.Skip({.region = 0, .first = 700, .count = 1});
+  pages.pending(0).Set(700);
+  pages.pending(0).Clear(900);
+  pages.sent(0).Set(900);
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 700, 1}, {0, 900, 1}}));
+  EXPECT_EQ(pages.CountPending(), 1024u - 3);
+}
+
 TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
   const auto memory = Memory(4 << 20);
   PendingPages pages(Shapes(*memory, 1, 1));

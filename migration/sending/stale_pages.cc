@@ -6,18 +6,24 @@
 namespace ferrite::migration {
 
 void PendingPages::WidenStale(Region& region) {
-  // Less would be sent again for nothing.
-  constexpr uint64_t kMostly = 8;  // eighths but one
+  // An eighth: more would be sent again for nothing.
+  constexpr uint64_t kMostAgain = 8;
   const uint64_t per_block = region.pages_per_block;
   if (per_block < 64 || per_block % 64 != 0 || per_block == region.pages_per_unit) {
     return;
   }
   for (uint64_t first = 0; first + per_block <= region.pending.pages(); first += per_block) {
-    uint64_t stale = 0;
+    uint64_t pending = 0;
+    bool sent = false;
+    bool skipped = false;
     for (uint64_t word = first / 64; word < (first + per_block) / 64; ++word) {
-      stale += static_cast<uint64_t>(std::popcount(region.pending.Word(word) & region.sent.Word(word)));
+      const uint64_t due = region.pending.Word(word);
+      pending += static_cast<uint64_t>(std::popcount(due));
+      sent |= region.sent.Word(word) != 0;
+      skipped |= (region.skipped.Word(word) & ~due) != 0;
     }
-    if (stale >= per_block - per_block / kMostly && stale < per_block) {
+    // Of one that was never sent nothing is there; one of which something was skipped is not read for that (R8).
+    if (sent && !skipped && pending >= per_block - per_block / kMostAgain) {
       region.pending.SetRange(first, per_block);
     }
   }
