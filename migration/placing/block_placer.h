@@ -40,7 +40,12 @@ class BlockPlacer : public MemoryPlacer, private BlockGatherer::Shower {
   uint64_t moved_pages() const override { return kBlockPages * moved_blocks_.load(std::memory_order_relaxed); }
 
  protected:
-  // What a block of the guest's memory is.
+  // What a block of the guest's memory is. Allowed changes, besides one to itself:
+  //
+  //   untouched → huge, small     (something was put there; the first of several channels makes it huge)
+  //   huge → small                (broken up, or the kernel had no huge page for it)
+  //   huge, small → untouched     (what was there is gone, before the switchover)
+  //   small → huge                (made huge again, when all is here)
   enum class Block : uint8_t {
     kUntouched,  // nothing was put there
     kHuge,       // one huge page, if the kernel had one

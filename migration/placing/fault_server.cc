@@ -188,8 +188,9 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<PageRange>& req
       case PageState::kReceiving:
       case PageState::kAwaited: {
         const absl::StatusOr<bool> shown = placer.ShowWanted(unit);
+        // It may have been shown meanwhile by whoever brought it.
+        waits_.End(index, page, 1, host_.clock.Now());
         if (shown.ok() && *shown) {
-          waits_.End(index, page, 1, host_.clock.Now());
           callbacks_.on_page();
         }
         return placer.Explain(shown.status());

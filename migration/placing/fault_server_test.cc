@@ -96,7 +96,8 @@ class FaultServerTest : public testing::Test {
   std::optional<RequestQueue> requests_;
   std::unique_ptr<Stream> source_;
   std::vector<std::unique_ptr<UrgentFeed>> urgent_;
-  WaitAccounts waits_{[](pid_t) { return std::nullopt; }};
+  WaitAccounts waits_{[](pid_t) { return std::nullopt; },
+                      [this](size_t region, uint64_t page) { return placement_->IsHere(region, page); }};
   ReceiveFigures figures_;
   TimedMutex mutex_;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);

@@ -23,6 +23,7 @@ enum class PageState : uint8_t {
 //   absent → requested → receiving → present     receiving → requested   (its connection broke)
 //   absent → receiving → awaited → present       awaited   → requested
 //   absent, requested → poisoned                 present   → absent      (discard; the guest does not run yet)
+//   absent → present                             (it came before the switchover)
 //
 // Threads: any; unit `i` is host page i of the region.
 class PageStates {

@@ -29,6 +29,11 @@ class Placement {
   size_t regions() const { return placers_.size(); }
   Placer& placer(size_t region) const { return *placers_[region]; }
   PageStates& states(size_t region) const { return placers_[region]->states(); }
+  // Whether who touches that 4 KiB page does not wait for it.
+  bool IsHere(size_t region, uint64_t page) const {
+    const PageState state = states(region).Get(page / placers_[region]->pages_per_unit());
+    return state == PageState::kPresent || state == PageState::kPoisoned;
+  }
   // 4 KiB pages of all regions.
   uint64_t pages() const {
     uint64_t pages = 0;

@@ -15,7 +15,8 @@ void WaitAccounts::End(size_t region, uint64_t first, uint64_t count, MonotonicT
   const absl::MutexLock lock(&mutex_);
   for (auto entry = waiting_.begin(); entry != waiting_.end();) {
     const Waiting& waiting = entry->second;
-    if (waiting.region == region && waiting.page >= first && waiting.page - first < count) {
+    if (waiting.region == region && waiting.page >= first && waiting.page - first < count &&
+        is_here_(region, waiting.page)) {
       histograms_[vcpu_of_(entry->first).value_or(WaitingFigures::kMonitor)].Add(
           static_cast<uint64_t>(absl::ToInt64Nanoseconds(now - waiting.since)));
       entry = waiting_.erase(entry);

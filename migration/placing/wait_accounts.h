@@ -22,11 +22,15 @@ namespace ferrite::migration {
 // Threads: any. A thread waits for one page at a time.
 class WaitAccounts {
  public:
-  // `vcpu_of` tells whose thread it is; threads that are no vCPU's are counted together.
-  explicit WaitAccounts(std::function<std::optional<uint32_t>(pid_t)> vcpu_of) : vcpu_of_(std::move(vcpu_of)) {}
+  // `vcpu_of` tells whose thread it is; threads that are no vCPU's are counted together. `is_here` tells whether the
+  // guest sees a page.
+  WaitAccounts(std::function<std::optional<uint32_t>(pid_t)> vcpu_of,
+               std::function<bool(size_t region, uint64_t page)> is_here)
+      : vcpu_of_(std::move(vcpu_of)), is_here_(std::move(is_here)) {}
 
   void Begin(pid_t thread, size_t region, uint64_t page, MonotonicTime now);
-  // Pages [first, first + count) are there.
+  // Pages [first, first + count) have come: who waits for one that the guest sees now waits no longer. Of what is kept
+  // for later (BlockGatherer) that is told when it is shown.
   void End(size_t region, uint64_t first, uint64_t count, MonotonicTime now);
 
   std::vector<WaitingFigures> Figures() const;
@@ -39,6 +43,7 @@ class WaitAccounts {
   };
 
   const std::function<std::optional<uint32_t>(pid_t)> vcpu_of_;
+  const std::function<bool(size_t, uint64_t)> is_here_;
   // Read without the lock: almost always nobody waits for what arrives.
   std::atomic<int> waiting_count_{0};
   mutable absl::Mutex mutex_;

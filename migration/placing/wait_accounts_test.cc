@@ -29,7 +29,9 @@ class WaitAccountsTest : public testing::Test {
 
   const MonotonicTime start_ = MonotonicTime::Now();
   std::vector<WaitingFigures> figures_;
-  WaitAccounts accounts_{[](pid_t thread) { return thread == kVcpu ? std::optional<uint32_t>(3) : std::nullopt; }};
+  bool here_ = true;
+  WaitAccounts accounts_{[](pid_t thread) { return thread == kVcpu ? std::optional<uint32_t>(3) : std::nullopt; },
+                         [this](size_t, uint64_t) { return here_; }};
 };
 
 TEST_F(WaitAccountsTest, NobodyWaitedAtFirst) {
@@ -51,6 +53,18 @@ TEST_F(WaitAccountsTest, WaitEndsWithItsPageAlone) {
   // It is counted once.
   accounts_.End(0, 2, 4, start_ + absl::Milliseconds(9));
   EXPECT_EQ(Of(3)->count, 1u);
+}
+
+// It has come, and is gathered with the others of its block.
+TEST_F(WaitAccountsTest, WaitGoesOnUntilThePageIsShown) {
+  accounts_.Begin(kVcpu, 0, 5, start_);
+  here_ = false;
+  accounts_.End(0, 0, 32, start_ + absl::Milliseconds(1));
+  EXPECT_EQ(Of(3), nullptr);
+  here_ = true;
+  accounts_.End(0, 5, 1, start_ + absl::Milliseconds(4));
+  ASSERT_NE(Of(3), nullptr);
+  EXPECT_EQ(Of(3)->max, absl::Milliseconds(4));
 }
 
 TEST_F(WaitAccountsTest, ThreadsThatAreNoVcpusAreOne) {

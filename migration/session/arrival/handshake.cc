@@ -95,7 +95,8 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
     peer.SetMostBytes(kMaxControlBytes);
     arrival.placement = std::make_unique<Placement>(arrival.parts);
     arrival.waits = std::make_shared<WaitAccounts>(
-        [&arrival](pid_t thread) { return arrival.machine->guest().VcpuOfThread(thread); });
+        [&arrival](pid_t thread) { return arrival.machine->guest().VcpuOfThread(thread); },
+        [&arrival](size_t region, uint64_t page) { return arrival.placement->IsHere(region, page); });
     arrival.shared.TellWaits(arrival.waits);
     arrival.gate = std::make_unique<RoundGate>(arrival.terms.page_channels);
     arrival.fail_gate.emplace(arrival.link.broken(),
