@@ -104,6 +104,15 @@ uint64_t GuestMemory::total_bytes() const {
   return total;
 }
 
+uint64_t GuestMemory::HugeBytes() const {
+  uint64_t bytes = 0;
+  for (const auto& region : regions_) {
+    const bool may_be_huge = region->thp() || region->host_page_bytes() > kPageBytes;
+    bytes += may_be_huge ? region->HugeBytes().value_or(0) : 0;
+  }
+  return bytes;
+}
+
 MemoryRegion* GuestMemory::Find(GuestAddress address) const {
   for (const auto& region : regions_) {
     // One comparison that cannot overflow: below the base the difference wraps to a huge number.

@@ -47,6 +47,8 @@ class GuestMemory {
 
   std::span<const std::unique_ptr<MemoryRegion>> regions() const { return regions_; }
   uint64_t total_bytes() const;
+  // MemoryRegion::HugeBytes() of those regions that may have huge pages; what cannot be told counts as none.
+  uint64_t HugeBytes() const;
 
   // The region that holds `address`, or null.
   MemoryRegion* Find(GuestAddress address) const;

@@ -35,6 +35,8 @@ struct MoveReport {
   destinationWait @26 :Int64;
   entryWait @27 :Int64;
   movedPages @28 :UInt64;
+  hugeBytes @29 :UInt64;
+  compactedBlocks @30 :UInt64;
 }
 
 # How long threads of the destination waited for pages.

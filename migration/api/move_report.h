@@ -67,7 +67,11 @@ struct MoveReport {
   // By the destination, on their way from the connection to the guest.
   uint64_t copied_pages = 0;
   uint64_t moved_pages = 0;  // that changed hands with a block of 2 MiB, after the switchover; told at the end
-  uint32_t recoveries = 0;   // how often the connection was lost after GRANT, and found again
+  // Of the guest's memory on this side, what was on huge pages: at the source when the move began, at the destination
+  // when what had come in pieces was made huge again.
+  uint64_t huge_bytes = 0;
+  uint64_t compacted_blocks = 0;  // of 2 MiB, that were made huge behind the move
+  uint32_t recoveries = 0;        // how often the connection was lost after GRANT, and found again
   std::vector<WaitingFigures> waiting;
 };
 

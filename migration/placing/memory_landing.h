@@ -42,6 +42,7 @@ class MemoryLanding final : public IncomingPart {
   uint64_t moved_pages() const;
   // Behind that, while the guest runs: MemoryPlacer::Compact() of all.
   uint64_t Compact(absl::FunctionRef<bool()> stop);
+  uint64_t HugeBytes() const { return memory_.HugeBytes(); }
 
   MemoryRegion& region(size_t index) { return *memory_.regions()[index]; }
   // From OfferFaults() on.

@@ -23,6 +23,9 @@ struct ReceiveFigures {
   std::atomic<uint64_t> duplicate_pages{0};
   std::atomic<uint64_t> copied_pages{0};  // read to a buffer first
   std::atomic<uint64_t> moved_pages{0};   // that changed hands with their block: set when all is here
+  // Set when blocks that came in pieces were made huge: those, and what is on huge pages then.
+  std::atomic<uint64_t> compacted_blocks{0};
+  std::atomic<uint64_t> huge_bytes{0};
   std::atomic<uint64_t> bytes{0};
   std::atomic<uint64_t> faults{0};        // demand faults that went to the source
   std::atomic<uint64_t> minor_faults{0};  // on pages that had arrived

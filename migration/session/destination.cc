@@ -107,7 +107,10 @@ absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doo
   }
 }
 
-uint64_t Destination::Compact(absl::FunctionRef<bool()> stop) { return arrival_->memory->Compact(stop); }
+void Destination::Compact(absl::FunctionRef<bool()> stop) {
+  shared_->figures().compacted_blocks = arrival_->memory->Compact(stop);
+  shared_->figures().huge_bytes = arrival_->memory->HugeBytes();
+}
 
 void Destination::Leave() {
   UntilThereIsMemory([this] { shared_->leave().Cancel(absl::CancelledError("the wait for the source was ended")); });

@@ -50,9 +50,9 @@ class Destination {
   void Leave();
 
   // After Run() returned OK: blocks of memory that came in pieces become huge pages again, where it is to have them,
-  // until `stop` returns true. Takes a millisecond or so for each of 2 MiB, while the guest runs: of a thread that
-  // gives way to it. Returns how many became huge. On one thread.
-  uint64_t Compact(absl::FunctionRef<bool()> stop);
+  // until `stop` returns true. Takes a millisecond or so for each of 2 MiB, while the guest runs. The report tells what
+  // became huge. On one thread.
+  void Compact(absl::FunctionRef<bool()> stop);
 
   MoveState state() const { return shared_->state().get(); }
   // The guest was taken over here, and with `whole` all of its memory is here, too.

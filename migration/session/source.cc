@@ -55,9 +55,12 @@ absl::Status Source::RunPhases() {
   using enum MoveState;
   Departure& departure = *departure_;
   PhaseRunner phases(shared_->state(), [&departure] { departure.Publish(); });
-  // Long before the guest stands still.
-  FERRITE_ASSIGN_OR_RETURN(const Thread warming,
-                           departure.host.threads.Start("mig-src-warm", ThreadClass::kBulk, WarmLockClock));
+  // Takes time that nobody is to wait for, long before the guest stands still.
+  FERRITE_ASSIGN_OR_RETURN(
+      const Thread beside, departure.host.threads.Start("mig-src-beside", ThreadClass::kBulk, [&departure] {
+        WarmLockClock();
+        IfThereIsMemory([&departure] { departure.huge_bytes = departure.machine.memory().HugeBytes(); });
+      }));
   const auto run = [&](const PhaseRunner::Phase& phase, absl::FunctionRef<absl::Status()> body) {
     return phases.Run(phase, body);
   };
@@ -73,6 +76,7 @@ absl::Status Source::RunPhases() {
 }
 
 absl::Status Source::Finished(const absl::Status& status) {
+  departure_->report.huge_bytes = departure_->huge_bytes;
   departure_->report.total = departure_->Now() - departure_->started;
   // Nobody learns how it went when there is no memory for it.
   IfThereIsMemory([this] { shared_->TellReport(departure_->report); });

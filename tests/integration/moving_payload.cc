@@ -178,7 +178,7 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     Thread receiver = StartOrDie("test-receiver", [&] {
       received = (*destination)->Run(*acceptor);
       if (received.ok()) {
-        (void)(*destination)->Compact([] { return false; });
+        (*destination)->Compact([] { return false; });
       }
     });
     // It may still wait for a source, also when an exception came out of the move, which should not.

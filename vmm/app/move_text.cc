@@ -153,6 +153,10 @@ std::string FormatMoveAccount(const migration::MoveReport& report) {
   }
   text += fmt::format("pages          {} data, {} zero, {} skipped, {} twice\n", report.data_pages, report.zero_pages,
                       report.skipped_pages, report.resent_pages);
+  if (report.huge_bytes > 0) {
+    text +=
+        fmt::format("huge pages     {} of the guest's memory before it moved\n", RoundedByteSize(report.huge_bytes));
+  }
   text += fmt::format("sent           {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
   text += fmt::format("faults         {} demand, {} on pages that had arrived; {} pages asked for\n", report.faults,
                       report.minor_faults, report.requested_pages);
@@ -169,6 +173,11 @@ std::string FormatArrival(const migration::MoveReport& report) {
   text += fmt::format("received       {} bytes ({})\n", report.bytes, RoundedByteSize(report.bytes));
   text += fmt::format("landed         {} pages through a buffer, {} that changed hands with their block of 2 MiB\n",
                       report.copied_pages, report.moved_pages);
+  if (report.huge_bytes > 0) {
+    text +=
+        fmt::format("huge pages     {} of the guest's memory; {} blocks of 2 MiB came in pieces and were made whole\n",
+                    RoundedByteSize(report.huge_bytes), report.compacted_blocks);
+  }
   text += fmt::format("standstill     load {:.2f} ms, run {:.2f} ms\n", Ms(report.load), Ms(report.run));
   text += fmt::format("waited         for a processor: {:.2f} ms, {:.2f} ms until the guest ran\n",
                       Ms(report.destination_wait), Ms(report.entry_wait));

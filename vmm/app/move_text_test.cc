@@ -94,6 +94,8 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   report.duplicate_pages = 20;
   report.copied_pages = 21;
   report.moved_pages = 27;
+  report.huge_bytes = 28;
+  report.compacted_blocks = 29;
   report.recoveries = 22;
   report.downtime_limit = absl::Seconds(23);
   report.source_wait = absl::Seconds(24);
@@ -106,13 +108,13 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
       R"("last_pages_seconds":4.0,"state_seconds":5.0,"send_seconds":6.0,"load_seconds":7.0,"run_seconds":8.0},)"
       R"("too_long":"waiting for a processor","rounds":9,"data_pages":10,"zero_pages":11,"skipped_pages":12,"twice_pages":13,"bytes":14,"faults":15,)"
       R"("minor_faults":16,"requested_pages":17,"prefetched_pages":18,"prefetch_hits":19,"duplicate_pages":20,)"
-      R"("recoveries":22,"waiting":[]})");
+      R"("huge_bytes":28,"recoveries":22,"waiting":[]})");
   EXPECT_EQ(
       ArrivalJson(move).dump(),
       R"({"over":true,"state":"completed","ok":true,"message":"","postcopy":true,"destination_wait_seconds":25.0,)"
       R"("entry_wait_seconds":26.0,"load_seconds":7.0,)"
       R"("run_seconds":8.0,"data_pages":10,"zero_pages":11,"bytes":14,"faults":15,"minor_faults":16,)"
-      R"("duplicate_pages":20,"copied_pages":21,"moved_pages":27,"waiting":[]})");
+      R"("duplicate_pages":20,"copied_pages":21,"moved_pages":27,"huge_bytes":28,"compacted_blocks":29,"waiting":[]})");
 }
 
 TEST(MoveTextTest, AccountNamesTheWaitForProcessorsAndWhatTookTooLong) {
@@ -136,6 +138,14 @@ TEST(MoveTextTest, AccountNamesTheWaitForProcessorsAndWhatTookTooLong) {
   EXPECT_TRUE(absl::StrContains(
       FormatArrival(report),
       "landed         12 pages through a buffer, 1024 that changed hands with their block of 2 MiB\n"));
+  EXPECT_FALSE(absl::StrContains(FormatArrival(report), "huge pages"));
+  report.huge_bytes = uint64_t{64} << 20;
+  report.compacted_blocks = 3;
+  EXPECT_TRUE(absl::StrContains(
+      FormatArrival(report),
+      "huge pages     64 MiB of the guest's memory; 3 blocks of 2 MiB came in pieces and were made whole\n"));
+  EXPECT_TRUE(
+      absl::StrContains(FormatMoveAccount(report), "huge pages     64 MiB of the guest's memory before it moved\n"));
   report.downtime_limit = report.downtime + report.entry_wait;
   EXPECT_FALSE(absl::StrContains(FormatMoveAccount(report), "too long"));
 }

@@ -82,12 +82,15 @@ bool WaitForArrival(Monitor& monitor, Incoming& incoming) {
 }
 
 // Makes memory huge again that came in pieces, beside the guest and until `ended`. Without a thread it stays as it is.
-Thread StartCompacting(std::unique_ptr<Incoming> incoming, const std::atomic<bool>& ended) {
+Thread StartCompacting(Monitor& monitor, std::unique_ptr<Incoming> incoming, const std::atomic<bool>& ended) {
   Thread thread;
   IfThereIsMemory([&] {
     const std::shared_ptr<Incoming> arrived = std::move(incoming);
-    auto started = EngineHost().threads.Start("compact", ThreadClass::kBulk, [arrived, &ended] {
-      IfThereIsMemory([&] { arrived->Compact([&ended] { return ended.load(); }); });
+    auto started = EngineHost().threads.Start("compact", ThreadClass::kBulk, [&monitor, arrived, &ended] {
+      IfThereIsMemory([&] {
+        arrived->Compact([&ended] { return ended.load(); });
+        monitor.SetArrival(arrived->Account());
+      });
     });
     if (started.ok()) {
       thread = *std::move(started);
@@ -167,7 +170,7 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
       IfThereIsMemory([] { Log().info("the machine has arrived"); });
       // What the move needed goes with the thread.
       std::atomic<bool> ended = false;
-      Thread compacting = StartCompacting(std::move(incoming), ended);
+      Thread compacting = StartCompacting(*monitor, std::move(incoming), ended);
       monitor->WaitForEnd();
       ended = true;
       compacting.Join();

@@ -95,9 +95,8 @@ ControlShared::HostMemory ControlShared::MeasureMemory() {
   host_memory = {};
   for (const auto& region : target.machine->memory().regions()) {
     host_memory.resident_bytes += region->ResidentBytes().value_or(0);
-    const bool may_be_huge = region->thp() || region->host_page_bytes() > kPageBytes;
-    host_memory.huge_bytes += may_be_huge ? region->HugeBytes().value_or(0) : 0;
   }
+  host_memory.huge_bytes = target.machine->memory().HugeBytes();
   const MonotonicTime end = MonotonicTime::Now();
   host_memory_until = end + kHostMemoryPart * (end - start);
   return host_memory;

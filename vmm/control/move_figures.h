@@ -68,6 +68,8 @@ void ForEachCount(Row row) {
   row("duplicate_pages", kBoth, &MoveReport::duplicate_pages, &Out::setDuplicatePages, &In::getDuplicatePages);
   row("copied_pages", kArrival, &MoveReport::copied_pages, &Out::setCopiedPages, &In::getCopiedPages);
   row("moved_pages", kArrival, &MoveReport::moved_pages, &Out::setMovedPages, &In::getMovedPages);
+  row("huge_bytes", kBoth, &MoveReport::huge_bytes, &Out::setHugeBytes, &In::getHugeBytes);
+  row("compacted_blocks", kArrival, &MoveReport::compacted_blocks, &Out::setCompactedBlocks, &In::getCompactedBlocks);
   row("recoveries", kDeparture, &MoveReport::recoveries, &Out::setRecoveries, &In::getRecoveries);
 }
 

@@ -76,6 +76,7 @@ TEST(MoveRpcTest, EveryFigureIsReadAsItWasTold) {
   EXPECT_EQ(told.asReader().getReport().getZeroPages(), move.report.zero_pages);
   EXPECT_EQ(told.asReader().getReport().getCopiedPages(), move.report.copied_pages);
   EXPECT_EQ(told.asReader().getReport().getMovedPages(), move.report.moved_pages);
+  EXPECT_EQ(told.asReader().getReport().getHugeBytes(), move.report.huge_bytes);
   EXPECT_EQ(told.asReader().getReport().getRecoveries(), move.report.recoveries);
   EXPECT_TRUE(read.postcopy);
   ASSERT_EQ(read.waiting.size(), 1u);

@@ -69,7 +69,7 @@ class Incoming {
   // as long as this object lives.
   bool RunsHere();
   // When the guest has arrived: Destination::Compact(). On any one thread.
-  void Compact(absl::FunctionRef<bool()> stop) { (void)session_->Compact(stop); }
+  void Compact(absl::FunctionRef<bool()> stop) { session_->Compact(stop); }
   // For MovePort::arrival().
   MoveStatus Account();
 

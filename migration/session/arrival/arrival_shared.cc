@@ -59,6 +59,8 @@ MoveReport ArrivalShared::report() const {
   report.duplicate_pages = figures_.duplicate_pages;
   report.copied_pages = figures_.copied_pages;
   report.moved_pages = figures_.moved_pages;
+  report.compacted_blocks = figures_.compacted_blocks;
+  report.huge_bytes = figures_.huge_bytes;
   report.bytes = figures_.bytes;
   report.faults = figures_.faults;
   report.minor_faults = figures_.minor_faults;

@@ -2,6 +2,7 @@
 #ifndef FERRITE_MIGRATION_SESSION_DEPARTURE_DEPARTURE_H_
 #define FERRITE_MIGRATION_SESSION_DEPARTURE_DEPARTURE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -104,6 +105,9 @@ struct Departure {
   // Makes the machine as it was.
   UndoStack undo;
   size_t tracked_parts = 0;  // the first ones, whose writes are noted
+
+  // Of the guest's memory, before the first round. A thread beside the departure's sets it.
+  std::atomic<uint64_t> huge_bytes = 0;
 
   MoveProgress progress;
   MoveReport report;
