@@ -5,6 +5,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/session/arrival/handover.h"
+#include "migration/session/decisions.h"
 
 namespace ferrite::migration {
 namespace {
@@ -32,10 +33,10 @@ void TellWhy(Arrival& arrival, const absl::Status& why) {
     return;
   }
   const absl::Status told = CatchOutOfMemory([&] {
-    if (peer->failure().ok() && arrival.loaded) {
-      // GRANT may be on its way. The source takes the guest back when it hears that it does not run here.
+    const LastWord word = DecideLastWord(peer->failure().ok(), arrival.loaded);
+    if (word == LastWord::kRefuse) {
       UntilThereIsMemory([&] { SendRefuse(arrival, why); });
-    } else if (peer->failure().ok()) {
+    } else if (word == LastWord::kError) {
       peer->SendLastWords(why);
     }
     return absl::OkStatus();
@@ -48,7 +49,7 @@ void TellWhy(Arrival& arrival, const absl::Status& why) {
 absl::Status GiveUp(Arrival& arrival, const absl::Status& reason) {
   MoveStateMachine& state = arrival.shared.state();
   (void)state.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
-  if (state.get() == MoveState::kPostcopyPaused) {
+  if (HasGuest(state.get())) {
     return CatchOutOfMemory([&] {
       return absl::Status(reason.code(), absl::StrCat(reason.message(), "; ", arrival.GuestWords(),
                                                       ", without the pages that are missing"));

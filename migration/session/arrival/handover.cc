@@ -13,6 +13,7 @@
 #include "migration/placing/incoming_part.h"
 #include "migration/protocol/messages.h"
 #include "migration/session/arrival/channels.h"
+#include "migration/session/decisions.h"
 #include "migration/session/phase_runner.h"
 
 namespace ferrite::migration {
@@ -77,11 +78,13 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
 
 absl::Status TakeOver(Arrival& arrival, const message::Grant& grant) {
   arrival.epoch = grant.epoch;
-  if (grant.move_id != arrival.terms.id) {
-    return absl::InvalidArgumentError("GRANT is for another move");
-  }
-  if (!arrival.loaded) {
-    return absl::InvalidArgumentError("GRANT came before the state was loaded");
+  switch (DecideOnGrant(grant.move_id == arrival.terms.id, arrival.loaded)) {
+    case OnGrant::kOtherMove:
+      return absl::InvalidArgumentError("GRANT is for another move");
+    case OnGrant::kNotLoaded:
+      return absl::InvalidArgumentError("GRANT came before the state was loaded");
+    case OnGrant::kRun:
+      break;
   }
   MoveStateMachine& state = arrival.shared.state();
   const MonotonicTime start = arrival.Now();

@@ -22,6 +22,7 @@
 #include "migration/session/arrival/channels.h"
 #include "migration/session/arrival/handover.h"
 #include "migration/session/arrival/handshake.h"
+#include "migration/session/decisions.h"
 #include "migration/session/door.h"
 
 namespace ferrite::migration {
@@ -59,8 +60,11 @@ absl::Status SendMissing(Arrival& arrival) {
   return arrival.peer().Send(missing);
 }
 
-absl::Status CheckRecover(const Arrival& arrival, const message::Recover& recover, bool granted) {
-  if (granted && recover.epoch != arrival.epoch) {
+absl::Status CheckRecover(const Arrival& arrival, const message::Recover& recover, OnRecover standing) {
+  if (standing == OnRecover::kOver) {
+    return absl::CancelledError(absl::StrCat("the move is ", MoveStateName(arrival.shared.state().get())));
+  }
+  if (standing == OnRecover::kWrongEpoch) {
     return absl::InvalidArgumentError(
         absl::StrCat("RECOVER: epoch ", recover.epoch, ", but GRANT was of epoch ", arrival.epoch));
   }
@@ -102,13 +106,9 @@ absl::Status Resume(Arrival& arrival, std::unique_ptr<ControlChannel> channel, C
   FERRITE_ASSIGN_OR_RETURN(const message::Recover recover,
                            arrival.peer().Expect<message::Recover>(arrival.options.patience));
   MoveStateMachine& state = arrival.shared.state();
-  const MoveState now = state.get();
-  const bool granted =
-      now == MoveState::kPostcopyActive || now == MoveState::kPostcopyPaused || now == MoveState::kPostcopyRecover;
-  if (!granted && now != MoveState::kDevice) {
-    return absl::CancelledError(absl::StrCat("the move is ", MoveStateName(now)));
-  }
-  FERRITE_RETURN_IF_ERROR(CheckRecover(arrival, recover, granted));
+  const OnRecover standing = DecideOnRecover(state.get(), arrival.epoch, recover.epoch);
+  FERRITE_RETURN_IF_ERROR(CheckRecover(arrival, recover, standing));
+  const bool granted = standing == OnRecover::kGranted;
   arrival.terms.page_channels = recover.page_channels;
   arrival.terms.urgent_channels = recover.urgent_channels;
   FERRITE_RETURN_IF_ERROR(arrival.peer().Send(message::Standing{.granted = granted}));
@@ -131,7 +131,7 @@ absl::Status Resume(Arrival& arrival, std::unique_ptr<ControlChannel> channel, C
 // One look at the door: whether the source is back. An error ends the wait.
 absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, MonotonicTime hold_until) {
   MoveStateMachine& state = arrival.shared.state();
-  const bool misses_pages = !arrival.settled && state.get() != MoveState::kDevice;
+  const bool misses_pages = MissesPages(state.get(), arrival.settled);
   if (misses_pages) {
     (void)state.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
   }
@@ -188,18 +188,13 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, 
 }  // namespace
 
 bool MayComeBack(Arrival& arrival) {
-  if ((arrival.terms.features & kFeatureRecovery) == 0 || arrival.cancelled() || arrival.leaving()) {
-    return false;
-  }
-  switch (arrival.shared.state().get()) {
-    case MoveState::kPostcopyActive:
-      return true;
-    case MoveState::kDevice:
-      // Without a word of the source's: it may have sent GRANT.
-      return arrival.loaded && !arrival.peer().failure().ok() && !arrival.peer().said_why();
-    default:
-      return false;
-  }
+  const ControlPeer* const peer = arrival.link.peer();
+  return DecideMayComeBack(arrival.shared.state().get(),
+                           {.can_recover = (arrival.terms.features & kFeatureRecovery) != 0,
+                            .ends_here = arrival.cancelled() || arrival.leaving(),
+                            .loaded = arrival.loaded,
+                            .lost = peer != nullptr && !peer->failure().ok(),
+                            .said_why = peer != nullptr && peer->said_why()});
 }
 
 absl::Status Recover(Arrival& arrival, ChannelAcceptor& acceptor) {

@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "base/thread_class.h"
 #include "migration/protocol/messages.h"
+#include "migration/session/decisions.h"
 
 namespace ferrite::migration {
 namespace {
@@ -57,7 +58,7 @@ absl::Status StandStill(Departure& departure, const absl::Status& reason) {
 }  // namespace
 
 absl::Status GiveUp(Departure& departure, const absl::Status& reason) {
-  if (departure.may_run_there) {
+  if (AfterFailure(departure.may_run_there) == Fallback::kStandStill) {
     return StandStill(departure, reason);
   }
   MoveStateMachine& state = departure.shared.state();

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
+#include "migration/session/decisions.h"
 
 namespace ferrite::migration {
 namespace {
@@ -40,7 +41,7 @@ absl::Status SendGrant(Departure& departure, MonotonicTime start, absl::Duration
   const auto grant = [&]() -> absl::Status {
     FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Grant{.move_id = departure.id, .epoch = departure.epoch}));
     FERRITE_ASSIGN_OR_RETURN(const message::Running running, departure.peer().Expect<message::Running>(patience));
-    return running.epoch == departure.epoch
+    return AnswersGrant(running.epoch, departure.epoch)
                ? absl::OkStatus()
                : absl::InvalidArgumentError(
                      absl::StrCat("RUNNING: epoch ", running.epoch, ", but GRANT was of epoch ", departure.epoch));
@@ -50,8 +51,7 @@ absl::Status SendGrant(Departure& departure, MonotonicTime start, absl::Duration
       // One that refused and closed may not have been heard yet.
       departure.peer().AwaitFailure(kReasonGrace);
     }
-    // Who refuses the grant has not run the guest, and never will.
-    departure.may_run_there = !departure.peer().refused();
+    departure.may_run_there = MayRunAfterFailedGrant(departure.peer().refused());
     return running;
   }
   departure.shared.ran_there = true;

@@ -14,6 +14,7 @@
 #include "migration/api/remedy.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
+#include "migration/session/decisions.h"
 #include "migration/session/departure/giving_up.h"
 #include "migration/session/departure/handover.h"
 #include "migration/session/departure/handshake.h"
@@ -122,16 +123,20 @@ absl::Status MakeSureOfGrant(Departure& departure, const std::shared_ptr<Channel
   departure.opener = opener;
   departure.shared.TellWhere(opener->where());
   const bool had_run = departure.shared.ran_there;
-  if (granted) {
-    departure.shared.ran_there = true;
-  } else if (had_run) {
-    return absl::InvalidArgumentError("STANDING: the destination says that it never got GRANT, and had said RUNNING");
-  } else {
-    const MonotonicTime start = departure.Now();
-    ++departure.epoch;
-    FERRITE_RETURN_IF_ERROR(
-        departure.machine.handover().RecordGrant(departure.id, departure.epoch, departure.shared.where()));
-    FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, search.Limit(departure)));
+  switch (DecideAfterStanding(granted, had_run)) {
+    case AfterStanding::kGoOn:
+      departure.shared.ran_there = true;
+      break;
+    case AfterStanding::kContradiction:
+      return absl::InvalidArgumentError("STANDING: the destination says that it never got GRANT, and had said RUNNING");
+    case AfterStanding::kGrantAgain: {
+      const MonotonicTime start = departure.Now();
+      ++departure.epoch;
+      FERRITE_RETURN_IF_ERROR(
+          departure.machine.handover().RecordGrant(departure.id, departure.epoch, departure.shared.where()));
+      FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, search.Limit(departure)));
+      break;
+    }
   }
   if (!had_run) {
     // Once in a move.
@@ -185,22 +190,24 @@ absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpe
 absl::Status TryToTakeBack(Departure& departure, bool force) {
   FERRITE_RETURN_IF_ERROR(StartAnew(departure));
   const absl::StatusOr<bool> granted = AskWhetherGranted(departure, *departure.opener, departure.options.patience);
-  if (granted.ok() && *granted) {
-    return absl::FailedPreconditionError("the destination says that it has the guest");
-  }
-  if (departure.shared.leave().cancelled()) {
-    return absl::CancelledError("the guest was not taken back: this was ended");
-  }
-  if (granted.ok()) {
-    // Whether or not the answer comes: nobody but this side could grant it any more, and it will not.
-    (void)departure.peer().Send(message::Revoke{});
-    (void)departure.peer().Expect<message::Revoked>(departure.options.patience);
-  } else if (departure.reached && !force) {
-    // It was there to be connected to: it may run the guest, or have GRANT before it.
-    return WithRemedy(absl::UnavailableError(absl::StrCat("somebody listens there but does not say whether it has the "
-                                                          "guest: ",
-                                                          granted.status().message())),
-                      Remedy::kForce);
+  const std::optional<bool> answer = granted.ok() ? std::optional(*granted) : std::nullopt;
+  switch (DecideTakingBack(answer, departure.shared.leave().cancelled(), departure.reached, force)) {
+    case TakingBack::kHasGuest:
+      return absl::FailedPreconditionError("the destination says that it has the guest");
+    case TakingBack::kEnded:
+      return absl::CancelledError("the guest was not taken back: this was ended");
+    case TakingBack::kNeedsForce:
+      return WithRemedy(
+          absl::UnavailableError(absl::StrCat("somebody listens there but does not say whether it has the guest: ",
+                                              granted.status().message())),
+          Remedy::kForce);
+    case TakingBack::kRevoke:
+      // Whether or not the answer comes: nobody but this side could grant it any more, and it will not.
+      (void)departure.peer().Send(message::Revoke{});
+      (void)departure.peer().Expect<message::Revoked>(departure.options.patience);
+      break;
+    case TakingBack::kOnWord:
+      break;
   }
   departure.may_run_there = false;
   MoveStateMachine& state = departure.shared.state();
@@ -227,7 +234,7 @@ absl::Status KeepTrying(Departure& departure, const std::shared_ptr<ChannelOpene
   absl::Status status = lost.ok() ? SearchEnded() : lost;
   Search search{.until = departure.Now() + departure.options.recover_for, .least_missing = std::nullopt};
   absl::Duration pause;
-  while (state.get() == MoveState::kPostcopyPaused && (departure.features & kFeatureRecovery) != 0) {
+  while (MaySearch(state.get(), (departure.features & kFeatureRecovery) != 0)) {
     departure.Publish();
     if (leave.WaitFor(departure.host.clock, pause)) {
       break;
