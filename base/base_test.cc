@@ -56,6 +56,13 @@ TEST(StatusTest, ErrnoBecomesCodeAndText) {
   EXPECT_TRUE(Annotate(absl::OkStatus(), "disk").ok());
 }
 
+// A StatusOr that is made of an OK status ends the program.
+TEST(StatusTest, ErrnoOfNoErrorIsAnErrorAllTheSame) {
+  EXPECT_EQ(ErrnoStatus(0, "read /a").message(), "read /a: failed for no known reason");
+  errno = 0;
+  EXPECT_FALSE(ErrnoStatus("read /a").ok());
+}
+
 TEST(StatusTest, LimitsOfTheProcessAreNamedWithTheirRemedy) {
   EXPECT_EQ(ErrnoStatus(EMFILE, "open /a").message(),
             "open /a: Too many open files; raise the limit of open files (ulimit -n)");

@@ -25,6 +25,10 @@ absl::string_view RemedyFor(int error) {
 }  // namespace
 
 absl::Status ErrnoStatus(int error, absl::string_view what) {
+  if (error == 0) {
+    // What failed set none, as streams of the C++ library may. An error it is all the same.
+    return absl::UnknownError(absl::StrCat(what, ": failed for no known reason"));
+  }
   const absl::Status status = absl::ErrnoToStatus(error, what);
   return absl::Status(status.code(), absl::StrCat(status.message(), RemedyFor(error)));
 }

@@ -13,7 +13,7 @@
 namespace ferrite {
 
 // The Status for `error` (an errno value) of the operation `what`: "<what>: <text of the errno>", and what to do about
-// it where that is the same whatever was tried (a limit of this process).
+// it where that is the same whatever was tried (a limit of this process). Never OK.
 absl::Status ErrnoStatus(int error, absl::string_view what);
 
 // The same for the calling thread's errno; call it before anything that may change errno.

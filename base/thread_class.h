@@ -12,9 +12,9 @@ enum class ThreadClass {
   // end of the other's).
   kUrgent,
   // Copies for seconds without a rest, and nobody waits for any one page of it: its slice is somewhat longer than the
-  // default, so that who wakes does not wait for it. Its priority is the guest's: with a lower one a busy host takes
-  // the
-  // processors from it, and the guest waits for its memory all the longer (docs/performance.md).
+  // default. Its priority is the guest's: with a lower one a busy host takes the processors from it, and the guest
+  // waits
+  // for its memory all the longer (docs/performance.md).
   kBulk,
 };
 

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -74,7 +75,11 @@ BusyThreads::~BusyThreads() {
 }
 
 absl::StatusOr<FragmentedMemory> FragmentedMemory::Create() {
-  const uint64_t available = MemInfoBytes("MemAvailable").value_or(0);
+  const std::optional<uint64_t> told = MemInfoBytes("MemAvailable");
+  if (!told.has_value()) {
+    return absl::NotFoundError("no MemAvailable in /proc/meminfo");
+  }
+  const uint64_t available = *told;
   if (available < 2 * kLeft) {
     return absl::ResourceExhaustedError(
         absl::StrCat("too little memory is free to break it up: ", available, " bytes"));

@@ -223,6 +223,8 @@ bool BlockPlacer::IsPoisoned(uint64_t block) const {
 }
 
 uint64_t BlockPlacer::CompactOnce(absl::FunctionRef<bool()> stop, bool& again) {
+  constexpr int kMostWithoutMemory = 4;
+  int none_left = 0;  // times in a row
   uint64_t compacted = 0;
   std::vector<unsigned char> there(kBlockPages);
   for (uint64_t block = 0; IsWholeBlock(block) && !stop(); ++block) {
@@ -239,10 +241,14 @@ uint64_t BlockPlacer::CompactOnce(absl::FunctionRef<bool()> stop, bool& again) {
                                             [](unsigned char page) { return (page & 1) != 0; })) < kWorthCompacting) {
       continue;
     }
-    // What the kernel cannot make huge (no huge page is left, or it has no such advice) stays as it is.
+    // What the kernel cannot make huge (it has no such advice, or nothing to make one of) stays as it is.
     if (madvise(memory.data(), memory.size(), MADV_COLLAPSE) == 0) {
       Set(block, Block::kHuge);
       ++compacted;
+      none_left = 0;
+    } else if (errno == ENOMEM && ++none_left == kMostWithoutMemory) {
+      // It looks for one each time, at the guest's expense.
+      break;
     } else {
       again |= errno == EAGAIN || errno == EBUSY;
     }

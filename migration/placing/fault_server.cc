@@ -128,7 +128,8 @@ absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
       if (header.type == PageFrameType::kRound) {
         return absl::InvalidArgumentError("urgent channel: the end of a round came from the source");
       }
-      waits_.End(header.region, header.first_page, header.count, host_.clock.Now());
+      const PageRun units = placement_.WholeUnits(header.region, {.first = header.first_page, .count = header.count});
+      waits_.End(header.region, units.first, units.count, host_.clock.Now());
       callbacks_.on_page();
     }
   }

@@ -34,6 +34,13 @@ class Placement {
     const PageState state = states(region).Get(page / placers_[region]->pages_per_unit());
     return state == PageState::kPresent || state == PageState::kPoisoned;
   }
+  // `pages` and what belongs to the same units.
+  PageRun WholeUnits(size_t region, PageRun pages) const {
+    const uint64_t per_unit = placers_[region]->pages_per_unit();
+    const uint64_t first = pages.first / per_unit * per_unit;
+    const uint64_t end = (pages.first + pages.count + per_unit - 1) / per_unit * per_unit;
+    return {.first = first, .count = end - first};
+  }
   // 4 KiB pages of all regions.
   uint64_t pages() const {
     uint64_t pages = 0;

@@ -130,6 +130,7 @@ std::optional<PageRange> PendingPages::ClaimNext(uint64_t max_pages) {
     resent_.fetch_add(resent, std::memory_order_relaxed);
     region.pending.ClearRange(*first, count);
     region.sent.SetRange(*first, count);
+    region.skipped.ClearRange(*first, count);
     return PageRange{.region = static_cast<uint16_t>(index), .first = *first, .count = count};
   }
 }

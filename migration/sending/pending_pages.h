@@ -90,7 +90,7 @@ class PendingPages {
           heat(shape.pages / shape.pages_per_unit) {}
     PageBitmap pending;
     PageBitmap sent;
-    PageBitmap skipped;
+    PageBitmap skipped;  // and never sent since
     const uint64_t pages_per_unit;
     const uint64_t pages_per_block;
     std::vector<uint8_t> heat;  // per unit

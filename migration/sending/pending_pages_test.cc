@@ -212,6 +212,20 @@ TEST_F(PendingPagesTest, BlockOfWhichSomethingWasSkippedIsNotSentWhole) {
   EXPECT_EQ(pages.CountPending(), 1024u - 3);
 }
 
+// Nor is one that was written since, and sent.
+TEST_F(PendingPagesTest, PageThatWasSkippedAndIsSentIsSkippedNoMore) {
+  const auto memory = Memory(2 << 20);
+  PendingPages pages(Shapes(*memory, 1, 512));
+  pages.Skip({.region = 0, .first = 100, .count = 1});
+  pages.pending(0).Set(100);
+  pages.Rewind();
+  ASSERT_EQ(pages.ClaimNext(8), (PageRange{0, 100, 1}));
+  pages.pending(0).SetRange(0, 100);
+  pages.pending(0).SetRange(101, 411);
+  EXPECT_EQ(pages.TakeStale(), (std::vector<PageRange>{{0, 100, 1}}));
+  EXPECT_EQ(pages.CountPending(), 512u);
+}
+
 TEST_F(PendingPagesTest, StaleIsWhatWasSentAndIsPendingAgain) {
   const auto memory = Memory(4 << 20);
   PendingPages pages(Shapes(*memory, 1, 1));

@@ -109,7 +109,9 @@ absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doo
 
 void Destination::Compact(absl::FunctionRef<bool()> stop) {
   shared_->figures().compacted_blocks = arrival_->memory->Compact(stop);
-  shared_->figures().huge_bytes = arrival_->memory->HugeBytes();
+  if (!stop()) {
+    shared_->figures().huge_bytes = arrival_->memory->HugeBytes();
+  }
 }
 
 void Destination::Leave() {

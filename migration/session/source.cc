@@ -57,7 +57,7 @@ absl::Status Source::RunPhases() {
   PhaseRunner phases(shared_->state(), [&departure] { departure.Publish(); });
   // Takes time that nobody is to wait for, long before the guest stands still.
   FERRITE_ASSIGN_OR_RETURN(
-      const Thread beside, departure.host.threads.Start("mig-src-beside", ThreadClass::kBulk, [&departure] {
+      departure.beside, departure.host.threads.Start("mig-src-beside", ThreadClass::kBulk, [&departure] {
         WarmLockClock();
         IfThereIsMemory([&departure] { departure.huge_bytes = departure.machine.memory().HugeBytes(); });
       }));
@@ -76,6 +76,8 @@ absl::Status Source::RunPhases() {
 }
 
 absl::Status Source::Finished(const absl::Status& status) {
+  // The guest does not wait for this any more, wherever it is.
+  departure_->beside.Join();
   departure_->report.huge_bytes = departure_->huge_bytes;
   departure_->report.total = departure_->Now() - departure_->started;
   // Nobody learns how it went when there is no memory for it.

@@ -19,7 +19,10 @@ absl::Status ReceivePages(Arrival& arrival, PageFeed& feed, bool live) {
     FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver.ReceiveOne(live));
     if (header.type != PageFrameType::kRound) {
       if (live) {
-        arrival.waits->End(header.region, header.first_page, header.count, arrival.Now());
+        // A unit that came in several frames is here with the last one.
+        const PageRun units =
+            arrival.placement->WholeUnits(header.region, {.first = header.first_page, .count = header.count});
+        arrival.waits->End(header.region, units.first, units.count, arrival.Now());
         arrival.OnPage();
       }
     } else if (live) {

@@ -14,6 +14,7 @@
 #include "base/cancel_token.h"
 #include "base/monotonic.h"
 #include "base/run_delay.h"
+#include "base/thread.h"
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
@@ -108,6 +109,7 @@ struct Departure {
 
   // Of the guest's memory, before the first round. A thread beside the departure's sets it.
   std::atomic<uint64_t> huge_bytes = 0;
+  Thread beside;
 
   MoveProgress progress;
   MoveReport report;
