@@ -13,8 +13,7 @@ enum class ThreadClass {
   kUrgent,
   // Copies for seconds without a rest, and nobody waits for any one page of it: its slice is somewhat longer than the
   // default. Its priority is the guest's: with a lower one a busy host takes the processors from it, and the guest
-  // waits
-  // for its memory all the longer (docs/performance.md).
+  // waits for its memory all the longer (docs/performance.md).
   kBulk,
 };
 

@@ -8,8 +8,8 @@
 //   - a change of state against a cancel at the same moment (MoveStateMachine). In the model one comes after the other,
 //     and each change is one that IsAllowed() knows.
 //   - all that ends by time (patience, silence, hold_for, recover_for): in the model at any instant.
-//   - the record on disk, and whether a name may be used again (vmm/control/handed_over.h): a number that a crash
-//   leaves.
+//   - the record on disk, and whether a name may be used again (vmm/control/handed_over.h): a number that stays
+//     behind when its side ends.
 //   - which pages are here (Placement): a small number that are missing.
 //   - a word of the other side's that only a liar would say, which the sessions refuse besides.
 #ifndef FERRITE_MIGRATION_SESSION_DECISIONS_H_
