@@ -28,7 +28,8 @@ engine_words='\b(MonotonicTime::Now|MonotonicNs|RealClock|SleepFor|sleep_for|nan
 engine_words+='|(^|[^.])\bPollFor\(|\bppoll\(|\bpoll\([^;()]*, (-?[1-9][0-9]*|[a-z_]+)\)|\bAwait(For|Until)\(absl::Condition|\bWaitFor\([^,()]*\)'
 
 status=0
-mapfile -t sources < <(find -L . -name '*.cc' -o -name '*.h' | sed 's|^\./||' | sort)
+# What stands for a library's own (absl's waits, as the thread sanitizer sees them) speaks the library's words.
+mapfile -t sources < <(find -L . \( -name '*.cc' -o -name '*.h' \) -not -path './third_party/*' | sed 's|^\./||' | sort)
 # A list of sources without these would hold everything.
 for file in vmm/app/main.cc base/monotonic.h vmm/control/server.cc migration/session/source.cc devices/block/block.cc \
   tests/fakes/fake_guest.cc bench/move_bench.cc; do

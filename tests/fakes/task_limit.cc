@@ -6,15 +6,21 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/time.h"
 #include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/poll.h"
 #include "base/status.h"
 
 namespace ferrite {
@@ -76,18 +82,28 @@ absl::StatusOr<std::unique_ptr<TaskLimit>> TaskLimit::Create() {
   if (access(absl::StrCat(root, "/cgroup.subtree_control").c_str(), F_OK) == 0) {
     FERRITE_RETURN_IF_ERROR(WriteTo(absl::StrCat(root, "/cgroup.subtree_control"), "+pids"));
   }
-  limit->group_ = absl::StrCat(root, "/ferrite-test-", getpid());
-  if (mkdir(limit->group_.c_str(), 0755) != 0) {
-    return ErrnoStatus(absl::StrCat("make ", limit->group_));
+  // A name of its own: what a killed test left behind may have any process's number.
+  std::string group = absl::StrCat(root, "/ferrite-test-XXXXXX");
+  if (mkdtemp(group.data()) == nullptr) {
+    return ErrnoStatus(absl::StrCat("make ", group));
   }
+  limit->group_ = std::move(group);
   return limit;
 }
 
 TaskLimit::~TaskLimit() {
-  for (const absl::string_view process : absl::StrSplit(Contents(group_ + "/cgroup.procs"), '\n', absl::SkipEmpty())) {
-    (void)WriteTo(absl::StrCat(root_, "/cgroup.procs"), std::string(process));
+  // A process that is ending can be moved no more, and holds the group until it has; version 1 has no event for that.
+  const MonotonicTime deadline = MonotonicTime::Now() + absl::Seconds(5);
+  while (!group_.empty()) {
+    const std::string processes = Contents(group_ + "/cgroup.procs");
+    for (const absl::string_view process : absl::StrSplit(processes, '\n', absl::SkipEmpty())) {
+      (void)WriteTo(absl::StrCat(root_, "/cgroup.procs"), std::string(process));
+    }
+    if (rmdir(group_.c_str()) == 0 || errno != EBUSY || MonotonicTime::Now() >= deadline) {
+      break;
+    }
+    (void)PollFor({}, absl::Milliseconds(10));
   }
-  rmdir(group_.c_str());
   if (!mounted_.empty()) {
     umount2(mounted_.c_str(), MNT_DETACH);
     rmdir(mounted_.c_str());

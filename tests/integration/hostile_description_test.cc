@@ -27,7 +27,6 @@
 #include "proto/machine.capnp.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/spoilt_machine.h"
-#include "tests/fakes/test_place.h"
 #include "tests/fakes/whole_spec.h"
 #include "tests/integration/payload_machine.h"
 #include "vmm/move/boot_files.h"
@@ -185,7 +184,8 @@ TEST_F(HostileDescriptionTest, MoreThanRunCanGiveIsRefused) {
   const MonotonicTime start = MonotonicTime::Now();
   EXPECT_THAT(Refusal(with_disks(10'000)), HasSubstr("10000 devices, a machine here has at most 20"));
   EXPECT_THAT(Refusal([](Description out) { out.initDisks(1'000'000); }), HasSubstr("1000000 disks"));
-  EXPECT_LT(MonotonicTime::Now() - start, ForPlace(absl::Seconds(5), absl::Seconds(30)));
+  // Each of a million beside each other would take hours; a sanitizer is allowed its seconds.
+  EXPECT_LT(MonotonicTime::Now() - start, absl::Seconds(60));
 }
 
 TEST_F(HostileDescriptionTest, MoreThanTheUserAllowsIsRefusedBeforeAnythingIsMade) {
