@@ -78,8 +78,9 @@ TEST(MoveBenchTest, EveryFigureOfAMoveIsThere) {
       EXPECT_EQ(run["wrong_pages"], 0);
       EXPECT_EQ(run["checked_pages"], kSetPages);
       EXPECT_GE(run["bytes"], 16 << 20);
-      ExpectFigures(run, {"total_ms", "account_total_ms", "first_write_ms", "source_cpu_s", "destination_cpu_s"},
-                    {"downtime_ms", "faults", "huge_before_mib", "huge_after_mib", "watch_real_time"});
+      ExpectFigures(
+          run, {"total_ms", "account_total_ms", "sent_part", "first_write_ms", "source_cpu_s", "destination_cpu_s"},
+          {"downtime_ms", "faults", "huge_before_mib", "huge_after_mib", "watch_real_time"});
       EXPECT_TRUE(run["report"].is_object());
       EXPECT_TRUE(contender["median"].contains("total_ms"));
       if (name == "paused-tcp") {
@@ -98,7 +99,7 @@ TEST(MoveBenchTest, EveryFigureOfAMoveIsThere) {
   EXPECT_THAT(contenders["idle-tcp"], IsSupersetOf({"ferrite precopy"}));
   EXPECT_THAT(contenders["paused-tcp"], IsSupersetOf({"ferrite precopy"}));
   EXPECT_THAT(contenders["random-unix"], IsSupersetOf({"ferrite auto", "ferrite postcopy"}));
-  ExpectFigures(json["start"]["ferrite"]["runs"][0], {"start_ms", "first_entry_ms", "own_mib"}, {});
+  ExpectFigures(json["start"]["ferrite"]["runs"][0], {"start_ms", "first_entry_ms", "own_mib", "own_changed_mib"}, {});
   EXPECT_FALSE(json["goals"].empty());
   if (qemu) {
     EXPECT_THAT(contenders["idle-tcp"], IsSupersetOf({"QEMU precopy", "QEMU precopy multifd"}));

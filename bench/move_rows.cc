@@ -150,7 +150,8 @@ std::vector<MoveRow> MoveRows(uint64_t hot_mib, bool qemu) {
   for (const SocketKind socket : {SocketKind::kTcp, SocketKind::kUnix}) {
     const bool tcp = socket == SocketKind::kTcp;
     std::vector<MoveGoal> goals = {{kAuto, "total_ms", Kind::kOfQemu, tcp ? 0.6 : 0.5},
-                                   {kPostcopy, "total_ms", Kind::kOfQemu, 0.5}};
+                                   {kPostcopy, "total_ms", Kind::kOfQemu, 0.5},
+                                   {kAuto, "sent_part", Kind::kAtMost, 1.15}};
     for (const MoveWay way : {kAuto, kPostcopy}) {
       goals.push_back({way, "clean_gap_ms", Kind::kOfQemu, 0.25});
       goals.push_back({way, "clean_gap_ms", Kind::kAtMost, 3});

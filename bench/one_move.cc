@@ -174,6 +174,7 @@ class Measurement {
     figures_["destination_cpu_s"] = destination_cpu_then - destination_cpu - guest_cpu;
     FERRITE_ASSIGN_OR_RETURN(const double huge_after, HugeMiB(destination, inputs_.memory_mib));
     figures_["huge_after_mib"] = huge_after;
+    figures_["sent_part"] = figures_.value("bytes", 0.0) / static_cast<double>(inputs_.set_mib * kMiB);
     if (task_.paused) {
       FERRITE_RETURN_IF_ERROR(pair_->Resume());
     } else {

@@ -26,7 +26,9 @@ absl::StatusOr<Json> Measure(MonitorProcess& monitor) {
   FERRITE_ASSIGN_OR_RETURN(const double ready, monitor.WaitFor("event=ready", kLimit));
   FERRITE_RETURN_IF_ERROR(monitor.WaitFor("event=count", kLimit).status());
   FERRITE_ASSIGN_OR_RETURN(const MemoryUse use, ReadMemoryUse(monitor.pid(), kStartMemoryMib << 20));
-  return Json{{"start_ms", (ready - monitor.started()) * kMs}, {"own_mib", static_cast<double>(use.own) / kMiBytes}};
+  return Json{{"start_ms", (ready - monitor.started()) * kMs},
+              {"own_mib", static_cast<double>(use.own) / kMiBytes},
+              {"own_changed_mib", static_cast<double>(use.anonymous + use.kernel) / kMiBytes}};
 }
 
 }  // namespace

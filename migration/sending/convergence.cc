@@ -11,6 +11,9 @@ constexpr int kThrottleStep = 10;
 constexpr int kMaxThrottle = 99;
 // A round must leave at most this part of what is left before it.
 constexpr double kConverging = 0.7;
+// Of what is sent for the first time: as much may be written elsewhere meanwhile. All of that goes again, and so
+// on: 1.67 times of memory in all, and the guest pays for each of its writes that is seen.
+constexpr double kFollowing = 0.4;
 // Of memory: what is sent before anybody looks what the guest writes. A few of these parts may be in vain.
 constexpr uint64_t kParts = 32;
 // Of memory: what may be sent in all, where the guest can go before all of it has come and does not converge.
@@ -32,6 +35,8 @@ uint64_t PartOf(const ConvergenceLimits& limits) { return std::max(limits.memory
 
 bool MayTurn(const ConvergenceLimits& limits) { return limits.mode != MoveMode::kPrecopy && limits.postcopy_possible; }
 
+bool IsFirstTime(RoundPages pages) { return pages == RoundPages::kUnsent || pages == RoundPages::kCalm; }
+
 // The rate at which the last pages would go, over the wire. A short round measures latency, not the channel: the faster
 // of two rounds is nearer to the truth. Pages that are zero take no time of the wire, and of what was sent again it is
 // known how many they are.
@@ -40,12 +45,12 @@ double RateOfLastPages(const RoundFigures& now, const RoundFigures* before) {
   if (before != nullptr) {
     rate = std::max(rate, RateOf(*before));
   }
-  return now.pages == RoundPages::kUnsent ? rate : std::max(rate, PerSecond(now.sent_bytes, now.took));
+  return IsFirstTime(now.pages) ? rate : std::max(rate, PerSecond(now.sent_bytes, now.took));
 }
 
 // What the round that could follow would send, and whether that is of use.
 struct Outlook {
-  RoundPages pages = RoundPages::kUnsent;
+  RoundPages pages = RoundPages::kCalm;
   bool futile = false;
   bool certain = false;  // by what is written all the time
 };
@@ -54,9 +59,12 @@ Outlook LookAhead(const RoundFigures& now, const RoundFigures* before, const Con
                   double rate_of_last_pages, absl::Duration for_last_pages) {
   const auto again = static_cast<double>(now.again_bytes);
   const auto once = static_cast<double>(now.dirtied_bytes - now.again_bytes);
-  if (now.unsent_bytes >= PartOf(limits) || (now.unsent_bytes > 0 && now.unsent_bytes >= now.remaining_bytes / 2)) {
-    // What goes for the first time goes in vain only where the guest follows.
-    return {.pages = RoundPages::kUnsent, .futile = once > kConverging * static_cast<double>(now.sent_bytes)};
+  const auto is_enough = [&](uint64_t bytes) {
+    return bytes >= PartOf(limits) || (bytes > 0 && bytes >= now.remaining_bytes / 2);
+  };
+  if (is_enough(now.unsent_bytes)) {
+    return {.pages = is_enough(now.calm_bytes) ? RoundPages::kCalm : RoundPages::kUnsent,
+            .futile = once > kFollowing * static_cast<double>(now.sent_bytes)};
   }
   const auto left = static_cast<double>(now.remaining_bytes);
   double rate = PerSecond(now.sent_bytes, now.took);
@@ -87,7 +95,7 @@ Outlook LookAhead(const RoundFigures& now, const RoundFigures* before, const Con
 
 // A round that sent again, and left more than it was to leave.
 bool Failed(const RoundFigures& now, const RoundFigures* before) {
-  return before != nullptr && now.pages != RoundPages::kUnsent &&
+  return before != nullptr && !IsFirstTime(now.pages) &&
          static_cast<double>(now.remaining_bytes) >
              static_cast<double>(before->remaining_bytes) - (1 - kConverging) * static_cast<double>(now.sent_bytes);
 }
@@ -97,7 +105,7 @@ bool Failed(const RoundFigures& now, const RoundFigures* before) {
 double RateOf(const RoundFigures& round) { return PerSecond(round.wire_bytes, round.took); }
 
 Decision FirstRound(const ConvergenceLimits& limits) {
-  return {.step = NextStep::kRound, .pages = RoundPages::kUnsent, .most_bytes = PartOf(limits)};
+  return {.step = NextStep::kRound, .pages = RoundPages::kCalm, .most_bytes = PartOf(limits)};
 }
 
 Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const ConvergenceLimits& limits) {
@@ -110,15 +118,15 @@ Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const C
       limits.downtime_limit - (now.throttle_percent == kMaxThrottle ? absl::ZeroDuration() : limits.fixed_downtime);
 
   const Outlook outlook = LookAhead(now, before, limits, rate, for_last_pages);
-  const bool is_first_time = outlook.pages == RoundPages::kUnsent;
+  const bool is_first_time = IsFirstTime(outlook.pages);
   decision.futile = outlook.futile || Failed(now, before);
   // In the next round, at most: what it sends, or what is there by now and written.
   const uint64_t there = limits.memory_bytes - std::min(limits.memory_bytes, now.remaining_bytes);
   const uint64_t in_vain = std::max(PartOf(limits), std::min(now.dirtied_bytes - now.again_bytes, there));
   const bool is_dear = MayTurn(limits) && static_cast<double>(now.all_sent_bytes + now.remaining_bytes + in_vain) >
                                               kMostSent * static_cast<double>(limits.memory_bytes);
-  const bool gives_up =
-      outlook.certain || (decision.futile && (is_dear || (!is_first_time && before != nullptr && before->futile)));
+  const bool was_futile = before != nullptr && before->futile && outlook.pages != RoundPages::kCalm;
+  const bool gives_up = outlook.certain || (decision.futile && (is_dear || was_futile));
   decision.pages = outlook.pages;
   const bool fits = last_pages <= for_last_pages && now.remaining_bytes <= now.all_sent_bytes;
   if (now.remaining_bytes == 0 || (fits && (gives_up || !is_first_time))) {

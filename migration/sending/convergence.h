@@ -12,17 +12,19 @@ namespace ferrite::migration {
 
 // What was measured in a round. Bytes are of memory, but for what went over the wire.
 struct RoundFigures {
-  RoundPages pages = RoundPages::kUnsent;  // what it was to send
-  uint64_t sent_bytes = 0;                 // pages that are zero among them
+  RoundPages pages = RoundPages::kCalm;  // what it was to send
+  uint64_t sent_bytes = 0;               // pages that are zero among them
   uint64_t wire_bytes = 0;
   uint64_t all_sent_bytes = 0;  // in this round and all before it
   absl::Duration took;
   uint64_t dirtied_bytes = 0;    // written during the round
   uint64_t again_bytes = 0;      // of these, what had been written in one of the two rounds before, too
   uint64_t remaining_bytes = 0;  // to be sent now
-  uint64_t unsent_bytes = 0;     // of these, what RoundPages::kUnsent would send; counted as far as FirstRound() goes
-  int throttle_percent = 0;      // what the vCPUs were held back in it
-  bool futile = false;           // Decision::futile of this round
+  // Of these, what RoundPages::kUnsent and kCalm would send; counted as far as FirstRound() goes.
+  uint64_t unsent_bytes = 0;
+  uint64_t calm_bytes = 0;
+  int throttle_percent = 0;  // what the vCPUs were held back in it
+  bool futile = false;       // Decision::futile of this round
 };
 
 struct ConvergenceLimits {
@@ -50,7 +52,7 @@ struct Decision {
   // The next round is not expected to help, or this one did not.
   bool futile = false;
   // Of the round that follows: what it sends, and where it ends if there is more.
-  RoundPages pages = RoundPages::kUnsent;
+  RoundPages pages = RoundPages::kCalm;
   uint64_t most_bytes = 0;
 };
 
@@ -59,18 +61,19 @@ Decision FirstRound(const ConvergenceLimits& limits);
 
 // The step after the round `now`; `before` is the round before it, or null after the first.
 //
-// At first memory goes in parts, and what was just written waits: it would be sent in vain. A part is twice as large as
-// the one before it when the guest wrote where it had written before. From then on what is dirty goes again, but for
-// what is written all the time (RoundPages::kQuiet): where the last rounds were no longer than the next one it would be
-// dirty after that, too, and is left for the switchover. In pre-copy only if it fits the limit: else the move would not
-// end.
+// At first memory goes in parts, and what was just written waits: it would be sent in vain. So does, as long as there
+// is anything else, what lies beside it: a guest whose first write to each page is seen, and costs it time, is found to
+// have written only a part of what it writes. A part is twice as large as the one before it when the guest wrote where
+// it had written before. From then on what is dirty goes again, but for what is written all the time
+// (RoundPages::kQuiet): where the last rounds were no longer than the next one it would be dirty after that, too, and
+// is left for the switchover. In pre-copy only if it fits the limit: else the move would not end.
 //
 // A round helps when at most 7/10 of what is left now is expected to be left after it; one of what was never sent, when
-// less than 7/10 as much is written at new places meanwhile. Where the next one would not help because of what is
-// written all the time, auto turns to post-copy; where it would not, or this one did not, because of anything else,
-// when 1.15 times of memory could be sent in all, or what is sent again does not help a second time. Pre-copy sends all
-// memory once, and then throttles: 20 % first, then 10 % more each time, 99 % at most. Then nothing more can be done,
-// and what no round can lower (the fixed part) does not count any more.
+// at most 4/10 as much is written at new places meanwhile. Where the next one would not help because of what is written
+// all the time, auto turns to post-copy; where it would not, or this one did not, because of anything else, when 1.15
+// times of memory could be sent in all, or, once nothing calm is left, the one before it did not help either. Pre-copy
+// sends all memory once, and then throttles: 20 % first, then 10 % more each time, 99 % at most. Then nothing more can
+// be done, and what no round can lower (the fixed part) does not count any more.
 //
 // The guest is stopped when the rest fits the downtime limit, at the rate at which at least as much was sent before.
 Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const ConvergenceLimits& limits);

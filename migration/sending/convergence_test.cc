@@ -43,6 +43,13 @@ RoundFigures Part(uint64_t sent_mib, uint64_t dirtied_mib, uint64_t again_mib = 
   return part;
 }
 
+// As much of it calm as the next part sends.
+RoundFigures Calm(RoundFigures part) {
+  part.pages = RoundPages::kCalm;
+  part.calm_bytes = 100 * kMiB;
+  return part;
+}
+
 struct Case {
   const char* name;
   std::optional<RoundFigures> before;
@@ -56,6 +63,7 @@ struct Case {
 constexpr RoundPages kAll = RoundPages::kAll;
 constexpr RoundPages kQuiet = RoundPages::kQuiet;
 constexpr RoundPages kUnsent = RoundPages::kUnsent;
+constexpr RoundPages kCalm = RoundPages::kCalm;
 
 TEST(ConvergenceTest, DecidesByTable) {
   const ConvergenceLimits automatic{.downtime_limit = absl::Milliseconds(100), .memory_bytes = 1000 * kMiB};
@@ -114,6 +122,10 @@ TEST(ConvergenceTest, DecidesByTable) {
       {"second, the guest wrote the same", Futile(Part(62, 400)), Part(62, 400, 400), automatic, NextStep::kRound, 0,
        kUnsent},
       {"second, the guest writes as fast as memory goes", Futile(Part(31, 30)), Part(31, 30), automatic,
+       NextStep::kPostcopy, 0, kUnsent},
+      {"but elsewhere", Futile(Calm(Part(31, 30))), Calm(Part(31, 30)), automatic, NextStep::kRound, 0, kCalm},
+      {"nothing calm is left", Futile(Calm(Part(31, 30))), Part(31, 30), automatic, NextStep::kPostcopy, 0, kUnsent},
+      {"nothing calm is left, and the guest writes less", Futile(Calm(Part(31, 30))), Part(31, 10), automatic,
        NextStep::kRound, 0, kUnsent},
       {"as much went in vain as may", Futile(Part(31, 30)), in_vain, automatic, NextStep::kPostcopy, 0, kUnsent},
       {"but no more will", Futile(Part(31, 30)), was_in_vain, automatic, NextStep::kRound, 0, kUnsent},
@@ -149,7 +161,7 @@ TEST(ConvergenceTest, ExpectedDowntimeIsRestOverRateAndFixedCost) {
 TEST(ConvergenceTest, PartsGrowWhileTheGuestWritesWhereItHadWritten) {
   ConvergenceLimits limits{.memory_bytes = 3200 * kMiB};
   EXPECT_EQ(FirstRound(limits).most_bytes, 100 * kMiB);
-  EXPECT_EQ(FirstRound(limits).pages, kUnsent);
+  EXPECT_EQ(FirstRound(limits).pages, kCalm);
   EXPECT_EQ(DecideNext(Part(100, 300), nullptr, limits).most_bytes, 100 * kMiB);
   EXPECT_EQ(DecideNext(Part(100, 12), nullptr, limits).most_bytes, 200 * kMiB);
   const RoundFigures first = Futile(Part(100, 300));

@@ -173,7 +173,9 @@ std::vector<PageRange> PageSource::TakeStale() {
 
 uint64_t PageSource::PendingBytes() const { return pending_->CountPending() * kPageBytes; }
 
-uint64_t PageSource::UnsentBytes(uint64_t most) const { return pending_->CountUnsent(most / kPageBytes) * kPageBytes; }
+uint64_t PageSource::PendingBytes(RoundPages pages, uint64_t most) const {
+  return pending_->Count(pages, most / kPageBytes) * kPageBytes;
+}
 
 void PageSource::LiftLimit() { limiter_.SetRate(0); }
 

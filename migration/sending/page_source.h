@@ -62,8 +62,8 @@ class PageSource {
   // Makes pending what was written since the last call.
   absl::StatusOr<Dirty> CollectDirty();
   uint64_t PendingBytes() const;
-  // Of RoundPages::kUnsent; counts no further than `most`.
-  uint64_t UnsentBytes(uint64_t most) const;
+  // Of what a round of `pages` would send; counts no further than `most`.
+  uint64_t PendingBytes(RoundPages pages, uint64_t most) const;
   // What the destination holds but is out of date: to be discarded there, and sent again.
   std::vector<PageRange> TakeStale();
 

@@ -141,7 +141,7 @@ TEST_F(PageSourceTest, RoundLeavesOutWhatItIsToldAndItIsStillToBeSent) {
   PageSource::Dirty dirty = *source_->CollectDirty();
   EXPECT_EQ(dirty.bytes, 8 * kPageBytes);
   EXPECT_EQ(dirty.again_bytes, 0u);
-  EXPECT_EQ(source_->UnsentBytes(UINT64_MAX), (kAll - 8) * kPageBytes);
+  EXPECT_EQ(source_->PendingBytes(RoundPages::kUnsent, UINT64_MAX), (kAll - 8) * kPageBytes);
   ASSERT_EQ(source_->SendRound(0, Never, RoundPages::kUnsent), absl::OkStatus());
   EXPECT_EQ(takers_[0]->AwaitRound(0),
             (Frames{PagesFrame(0, 8, 8), PagesFrame(1, 0, 8), PagesFrame(2, 0, 64), RoundFrame(0)}));

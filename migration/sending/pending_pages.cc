@@ -22,6 +22,10 @@ constexpr uint8_t kDirtyNow = 0x80;
 constexpr uint8_t kDirtyBefore = 0x60;  // after one of the two rounds before
 constexpr uint8_t kDirtyLately = 0xc0;  // after one of the last two
 
+// A block is busy when this part of its units was dirty lately: 8 pages of 2 MiB. What a guest writes at random makes
+// all of its blocks busy long before each page was found dirty.
+constexpr uint64_t kBusyPart = 64;
+
 }  // namespace
 
 PendingPages::PendingPages(std::span<const Shape> regions) {
@@ -58,7 +62,20 @@ uint64_t PendingPages::Heat(size_t index, const PageBitmap& dirty) {
     heat |= kDirtyNow;
     page = *found + 1;
   }
+  NoteBusyBlocks(region);
   return again;
+}
+
+void PendingPages::NoteBusyBlocks(Region& region) {
+  const uint64_t per_block = region.pages_per_block / region.pages_per_unit;
+  const uint64_t enough = std::max<uint64_t>(per_block / kBusyPart, 1);
+  for (size_t block = 0; block < region.busy.size(); ++block) {
+    const auto first = region.heat.begin() + static_cast<ptrdiff_t>(block * per_block);
+    const uint64_t units = std::min<uint64_t>(per_block, static_cast<uint64_t>(region.heat.end() - first));
+    region.busy[block] =
+        static_cast<uint64_t>(std::count_if(first, first + static_cast<ptrdiff_t>(units),
+                                            [](uint8_t heat) { return (heat & kDirtyLately) != 0; })) >= enough;
+  }
 }
 
 bool PendingPages::IsIn(const Region& region, uint64_t page, RoundPages pages) {
@@ -70,6 +87,8 @@ bool PendingPages::IsIn(const Region& region, uint64_t page, RoundPages pages) {
       return (heat & kDirtyNow) == 0 || (heat & kDirtyBefore) == 0;
     case RoundPages::kUnsent:
       return (heat & kDirtyLately) == 0 && !region.sent.Test(page);
+    case RoundPages::kCalm:
+      return !region.busy[page / region.pages_per_block] && IsIn(region, page, RoundPages::kUnsent);
   }
   return true;
 }
@@ -82,12 +101,12 @@ std::optional<uint64_t> PendingPages::FindIn(const Region& region, uint64_t from
   return found;
 }
 
-uint64_t PendingPages::CountUnsent(uint64_t most) const {
+uint64_t PendingPages::Count(RoundPages pages, uint64_t most) const {
   uint64_t count = 0;
   for (const auto& region : regions_) {
     uint64_t page = 0;
     while (count < most) {
-      const auto found = FindIn(*region, page, RoundPages::kUnsent);
+      const auto found = FindIn(*region, page, pages);
       if (!found.has_value()) {
         break;
       }

@@ -19,6 +19,7 @@ enum class RoundPages {
   kAll,
   kQuiet,   // all but what was written in the last round, and in one of the two before it
   kUnsent,  // what was never sent, and was not written in the last two rounds
+  kCalm,    // of these, what lies in blocks of which hardly anything was written in them
 };
 
 // The pages of all regions that wait to be sent, and those that were sent. Threads: the Claim methods, from any; the
@@ -55,8 +56,8 @@ class PendingPages {
   void Rewind(RoundPages pages = RoundPages::kAll);
   // How many pages ClaimNext() gave that had been sent before, since the last call.
   uint64_t TakeResent() { return resent_.exchange(0); }
-  // Of kUnsent; counts no further than `most`.
-  uint64_t CountUnsent(uint64_t most) const;
+  // Of `pages`; counts no further than `most`.
+  uint64_t Count(RoundPages pages, uint64_t most) const;
 
   // --- After the switchover: whole units ---
 
@@ -87,18 +88,21 @@ class PendingPages {
           skipped(shape.pages),
           pages_per_unit(shape.pages_per_unit),
           pages_per_block(shape.pages_per_block),
-          heat(shape.pages / shape.pages_per_unit) {}
+          heat(shape.pages / shape.pages_per_unit),
+          busy((shape.pages + shape.pages_per_block - 1) / shape.pages_per_block) {}
     PageBitmap pending;
     PageBitmap sent;
     PageBitmap skipped;  // and never sent since
     const uint64_t pages_per_unit;
     const uint64_t pages_per_block;
     std::vector<uint8_t> heat;  // per unit
+    std::vector<bool> busy;     // per block: what RoundPages::kCalm leaves out
   };
 
   static bool IsIn(const Region& region, uint64_t page, RoundPages pages);
   // The first pending page of `pages` at or after `from`.
   static std::optional<uint64_t> FindIn(const Region& region, uint64_t from, RoundPages pages);
+  static void NoteBusyBlocks(Region& region);
   // Of the block that begins with the page `first`.
   static uint8_t BlockHeat(const Region& region, uint64_t first);
   // Makes blocks pending as a whole that mostly are, but for those of which something was skipped.

@@ -82,8 +82,8 @@ TEST_F(PendingPagesTest, RoundLeavesOutWhatIsWrittenAllTheTime) {
   };
   EXPECT_EQ(dirty(60, 60), 0u);
   // Of both parts, those that were not written now: what was never sent.
-  EXPECT_EQ(pages.CountUnsent(1000), 30u);
-  EXPECT_EQ(pages.CountUnsent(10), 10u);
+  EXPECT_EQ(pages.Count(RoundPages::kUnsent, 1000), 30u);
+  EXPECT_EQ(pages.Count(RoundPages::kUnsent, 10), 10u);
   pages.Rewind(RoundPages::kUnsent);
   EXPECT_EQ(pages.ClaimNext(20), (PageRange{0, 120, 20}));
   EXPECT_EQ(pages.ClaimNext(20), (PageRange{0, 140, 10}));
@@ -91,7 +91,7 @@ TEST_F(PendingPagesTest, RoundLeavesOutWhatIsWrittenAllTheTime) {
   EXPECT_EQ(pages.TakeResent(), 0u);
   // Written again: 110 to 120. Written once, before or now, is everything else.
   EXPECT_EQ(dirty(110, 30), 10u);
-  EXPECT_EQ(pages.CountUnsent(1000), 0u) << "what is not written any more waits for another round";
+  EXPECT_EQ(pages.Count(RoundPages::kUnsent, 1000), 0u) << "what is not written any more waits for another round";
   pages.Rewind(RoundPages::kQuiet);
   EXPECT_EQ(pages.ClaimNext(100), (PageRange{0, 50, 60}));
   EXPECT_EQ(pages.ClaimNext(100), std::nullopt);
@@ -102,6 +102,33 @@ TEST_F(PendingPagesTest, RoundLeavesOutWhatIsWrittenAllTheTime) {
   EXPECT_EQ(pages.ClaimNext(100), (PageRange{0, 110, 10})) << "they go with the last ones";
 }
 
+// A guest whose first write to each page takes its time is found to have written a few pages here and there of what it
+// writes all over.
+TEST_F(PendingPagesTest, CalmIsWhatLiesInBlocksThatHardlyAnythingWasWrittenIn) {
+  const auto memory = Memory(4 << 20);
+  PendingPages pages(Shapes(*memory, 1, 512));
+  pages.pending(0).SetRange(0, 1024);
+  const auto dirty = [&](uint64_t first, uint64_t count) {
+    PageBitmap found(1024);
+    found.SetRange(first, count);
+    pages.Heat(0, found);
+  };
+  dirty(600, 7);
+  EXPECT_EQ(pages.Count(RoundPages::kCalm, 2000), 1024u - 7) << "a few pages do not make a block busy";
+  dirty(700, 1);
+  EXPECT_EQ(pages.Count(RoundPages::kCalm, 2000), 512u) << "of two rounds";
+  EXPECT_EQ(pages.Count(RoundPages::kUnsent, 2000), 1024u - 8);
+  pages.Rewind(RoundPages::kCalm);
+  EXPECT_EQ(pages.ClaimNext(2000), (PageRange{0, 0, 512}));
+  EXPECT_EQ(pages.ClaimNext(2000), std::nullopt);
+  dirty(3, 8);
+  EXPECT_EQ(pages.Count(RoundPages::kCalm, 2000), 511u) << "hardly anything was written to the other one lately";
+  dirty(3, 8);
+  EXPECT_EQ(pages.Count(RoundPages::kCalm, 10), 10u);
+  pages.Rewind(RoundPages::kCalm);
+  EXPECT_EQ(pages.ClaimNext(2000), (PageRange{0, 512, 512}));
+}
+
 TEST_F(PendingPagesTest, HugePageIsWrittenAsAWhole) {
   const auto memory = Memory(4 << 20);
   PendingPages pages(Shapes(*memory, 512, 512));
@@ -109,7 +136,7 @@ TEST_F(PendingPagesTest, HugePageIsWrittenAsAWhole) {
   PageBitmap found(1024);
   found.Set(3);
   pages.Heat(0, found);
-  EXPECT_EQ(pages.CountUnsent(2000), 512u) << "behind the switchover it would go as a whole, too";
+  EXPECT_EQ(pages.Count(RoundPages::kUnsent, 2000), 512u) << "behind the switchover it would go as a whole, too";
   pages.Rewind(RoundPages::kUnsent);
   EXPECT_EQ(pages.ClaimNext(2000), (PageRange{0, 512, 512}));
 }

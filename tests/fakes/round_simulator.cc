@@ -14,6 +14,9 @@ constexpr double kScale = SimulatedGuest::kScale;
 // How fast a sender finds that pages are zero.
 constexpr double kZeroBytesPerSecond = 8e9 / kScale;
 constexpr uint64_t kClaim = 512 / SimulatedGuest::kScale;
+constexpr uint64_t kPagesPerBlock = 512 / SimulatedGuest::kScale;
+// As the switchover to post-copy tells them: while the guest runs, and when it stands still.
+constexpr int kDiscards = 4;
 // A move that takes more has no end.
 constexpr uint32_t kMostRounds = 60;
 
@@ -22,7 +25,11 @@ double Bytes(uint64_t pages) { return static_cast<double>(pages * kPageBytes); }
 class Player {
  public:
   Player(SimulatedGuest& guest, const SimulatedLink& link, const ConvergenceLimits& limits)
-      : guest_(guest), link_(link), limits_(limits), shape_{.pages = guest.pages()}, pages_({&shape_, 1}) {
+      : guest_(guest),
+        link_(link),
+        limits_(limits),
+        shape_{.pages = guest.pages(), .pages_per_block = kPagesPerBlock},
+        pages_({&shape_, 1}) {
     pages_.pending(0).SetRange(0, guest.pages());
   }
 
@@ -43,11 +50,16 @@ class Player {
         move.downtime_ms = SendRest() * 1e3 + absl::ToDoubleMilliseconds(limits_.fixed_downtime);
       } else if (decision.step == NextStep::kPostcopy) {
         move.end = SimulatedMove::End::kPostcopy;
+        for (int i = 0; i < kDiscards; ++i) {
+          Pass(link_.latency, {}, 1);
+          guest_.dirty().TakeInto(pages_.pending(0));
+          (void)pages_.TakeStale();
+        }
         SendRest();
       }
     }
     move.throttle = decision.throttle_percent;
-    move.sent = wire_ / Bytes(guest_.pages());
+    move.sent = wire_ / std::max(Bytes(guest_.pages() - guest_.zero_pages()), 1.0);
     return move;
   }
 
@@ -60,25 +72,26 @@ class Player {
     return data / (link_.bytes_per_second / kScale) + Bytes(zero) / kZeroBytesPerSecond;
   }
 
+  void Pass(double seconds, const PageRange& sent, double share) {
+    guest_.Work({.now = now_, .seconds = seconds * share, .share = share, .sent = sent});
+    now_ += seconds;
+  }
+
   RoundFigures OneRound(const Decision& plan, const RoundFigures* before) {
     RoundFigures round{.pages = plan.pages, .throttle_percent = plan.throttle_percent};
     const double start = now_;
     const double wire_before = wire_;
     const double share = (100 - plan.throttle_percent) / 100.0;
-    const auto pass = [&](double seconds, const PageRange& sent) {
-      guest_.Work({.now = now_, .seconds = seconds * share, .share = share, .sent = sent});
-      now_ += seconds;
-    };
     pages_.Rewind(plan.pages);
     while (round.sent_bytes < plan.most_bytes) {
       const std::optional<PageRange> run = pages_.ClaimNext(kClaim);
       if (!run.has_value()) {
         break;
       }
-      pass(Send(*run), *run);
+      Pass(Send(*run), *run, share);
       round.sent_bytes += run->count * kPageBytes;
     }
-    pass(link_.latency, {});
+    Pass(link_.latency, {}, share);
     round.wire_bytes = static_cast<uint64_t>(wire_ - wire_before);
     round.all_sent_bytes = round.sent_bytes + (before != nullptr ? before->all_sent_bytes : 0);
     round.took = absl::Seconds(now_ - start);
@@ -86,7 +99,9 @@ class Player {
     round.again_bytes = pages_.Heat(0, guest_.dirty()) * kPageBytes;
     guest_.dirty().TakeInto(pages_.pending(0));
     round.remaining_bytes = pages_.CountPending() * kPageBytes;
-    round.unsent_bytes = pages_.CountUnsent(FirstRound(limits_).most_bytes / kPageBytes) * kPageBytes;
+    const uint64_t part = FirstRound(limits_).most_bytes / kPageBytes;
+    round.unsent_bytes = pages_.Count(RoundPages::kUnsent, part) * kPageBytes;
+    round.calm_bytes = pages_.Count(RoundPages::kCalm, part) * kPageBytes;
     return round;
   }
 
@@ -110,27 +125,33 @@ class Player {
 
 }  // namespace
 
+template <typename NextPage>
+void SimulatedGuest::Writes(double rate, double seconds, uint64_t pages, NextPage next) {
+  time_ += seconds;
+  // More writes than that would change nothing.
+  for (uint64_t left = 5 * pages; time_ > 0; --left) {
+    if (left == 0) {
+      time_ = 0;
+      break;
+    }
+    const uint64_t page = next();
+    time_ -= kScale * (1 / rate + (dirty_.Test(page) ? 0 : first_write_));
+    dirty_.Set(page);
+  }
+}
+
 void SimulatedGuest::Random(uint64_t first, uint64_t count, double rate, double seconds) {
-  for (uint64_t writes = Take(rate * seconds, 8 * count); writes > 0; --writes) {
+  Writes(rate, seconds, count, [&] {
     // xorshift64.
     random_ ^= random_ << 13;
     random_ ^= random_ >> 7;
     random_ ^= random_ << 17;
-    dirty_.Set(first + random_ % count);
-  }
+    return first + random_ % count;
+  });
 }
 
 void SimulatedGuest::InOrder(uint64_t first, uint64_t count, double rate, double seconds) {
-  for (uint64_t writes = Take(rate * seconds, count); writes > 0; --writes) {
-    dirty_.Set(first + place_++ % count);
-  }
-}
-
-uint64_t SimulatedGuest::Take(double writes, uint64_t enough) {
-  owed_ += writes / kScale;
-  const auto whole = static_cast<uint64_t>(owed_);
-  owed_ -= static_cast<double>(whole);
-  return std::min(whole, enough);
+  Writes(rate, seconds, count, [&] { return first + place_++ % count; });
 }
 
 std::ostream& operator<<(std::ostream& out, const SimulatedMove& move) {

@@ -31,8 +31,9 @@ class SimulatedGuest {
   };
   using Write = std::function<void(SimulatedGuest&, const Moment&)>;
 
-  SimulatedGuest(uint64_t pages, uint64_t zero_pages, Write write)
-      : dirty_(pages), zero_pages_(zero_pages), write_(std::move(write)) {}
+  // `first_write`: s that the first write to a page takes after it was found dirty, beside the write itself.
+  SimulatedGuest(uint64_t pages, uint64_t zero_pages, double first_write, Write write)
+      : dirty_(pages), zero_pages_(zero_pages), first_write_(first_write), write_(std::move(write)) {}
 
   uint64_t pages() const { return dirty_.pages(); }
   uint64_t zero_pages() const { return zero_pages_; }
@@ -45,13 +46,15 @@ class SimulatedGuest {
   void Touch(uint64_t first, uint64_t count) { dirty_.SetRange(first, count); }
 
  private:
-  // Whole writes that are due; more than `enough` would change nothing.
-  uint64_t Take(double writes, uint64_t enough);
+  // To `next`'s pages, of which there are `pages`.
+  template <typename NextPage>
+  void Writes(double rate, double seconds, uint64_t pages, NextPage next);
 
   PageBitmap dirty_;
   const uint64_t zero_pages_;
+  const double first_write_;
   const Write write_;
-  double owed_ = 0;
+  double time_ = 0;  // for writing; less than none: what the last write took too long
   uint64_t place_ = 0;
   uint64_t random_ = 88172645463325252;
 };
@@ -65,7 +68,7 @@ struct SimulatedMove {
   enum class End { kPrecopy, kPostcopy, kNone };
   End end = End::kNone;
   uint32_t rounds = 0;
-  double sent = 0;           // over the wire, in all, as a part of memory
+  double sent = 0;           // over the wire, in all, as a part of what holds data
   double downtime_ms = 0;    // of pre-copy
   double longest_again = 0;  // the most that a round sent again, as a part of memory
   int throttle = 0;          // at the end

@@ -47,6 +47,7 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
   PageSource& pages = departure.pages();
   FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty dirty, pages.CollectDirty());
   const uint64_t sent = SentBytes(departure) - sent_before;
+  const uint64_t part = FirstRound(limits).most_bytes;
   return RoundFigures{.pages = plan.pages,
                       .sent_bytes = sent,
                       .wire_bytes = departure.shared.figures().bytes - wire_before,
@@ -55,7 +56,8 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
                       .dirtied_bytes = dirty.bytes,
                       .again_bytes = dirty.again_bytes,
                       .remaining_bytes = pages.PendingBytes(),
-                      .unsent_bytes = pages.UnsentBytes(FirstRound(limits).most_bytes),
+                      .unsent_bytes = pages.PendingBytes(RoundPages::kUnsent, part),
+                      .calm_bytes = pages.PendingBytes(RoundPages::kCalm, part),
                       .throttle_percent = departure.progress.throttle_percent};
 }
 
