@@ -62,19 +62,24 @@ uint64_t PendingPages::Heat(size_t index, const PageBitmap& dirty) {
     heat |= kDirtyNow;
     page = *found + 1;
   }
-  NoteBusyBlocks(region);
+  busy_is_old_ = true;
   return again;
 }
 
-void PendingPages::NoteBusyBlocks(Region& region) {
-  const uint64_t per_block = region.pages_per_block / region.pages_per_unit;
-  const uint64_t enough = std::max<uint64_t>(per_block / kBusyPart, 1);
-  for (size_t block = 0; block < region.busy.size(); ++block) {
-    const auto first = region.heat.begin() + static_cast<ptrdiff_t>(block * per_block);
-    const uint64_t units = std::min<uint64_t>(per_block, static_cast<uint64_t>(region.heat.end() - first));
-    region.busy[block] =
-        static_cast<uint64_t>(std::count_if(first, first + static_cast<ptrdiff_t>(units),
-                                            [](uint8_t heat) { return (heat & kDirtyLately) != 0; })) >= enough;
+void PendingPages::NoteBusyBlocks() {
+  if (!std::exchange(busy_is_old_, false)) {
+    return;
+  }
+  const auto is_dirty_lately = [](uint8_t heat) { return (heat & kDirtyLately) != 0; };
+  for (const auto& region : regions_) {
+    const uint64_t per_block = region->pages_per_block / region->pages_per_unit;
+    const auto enough = static_cast<ptrdiff_t>(std::max<uint64_t>(per_block / kBusyPart, 1));
+    auto first = region->heat.begin();
+    for (size_t block = 0; block < region->busy.size(); ++block) {
+      const auto end = first + std::min(static_cast<ptrdiff_t>(per_block), region->heat.end() - first);
+      region->busy[block] = std::count_if(first, end, is_dirty_lately) >= enough;
+      first = end;
+    }
   }
 }
 
@@ -96,12 +101,15 @@ bool PendingPages::IsIn(const Region& region, uint64_t page, RoundPages pages) {
 std::optional<uint64_t> PendingPages::FindIn(const Region& region, uint64_t from, RoundPages pages) {
   std::optional<uint64_t> found = region.pending.FindSet(from);
   while (found.has_value() && !IsIn(region, *found, pages)) {
-    found = region.pending.FindSet(*found + 1);
+    const uint64_t block = *found / region.pages_per_block;
+    const bool skips_block = pages == RoundPages::kCalm && region.busy[block];
+    found = region.pending.FindSet(skips_block ? (block + 1) * region.pages_per_block : *found + 1);
   }
   return found;
 }
 
-uint64_t PendingPages::Count(RoundPages pages, uint64_t most) const {
+uint64_t PendingPages::Count(RoundPages pages, uint64_t most) {
+  NoteBusyBlocks();
   uint64_t count = 0;
   for (const auto& region : regions_) {
     uint64_t page = 0;
@@ -155,6 +163,9 @@ std::optional<PageRange> PendingPages::ClaimNext(uint64_t max_pages) {
 }
 
 void PendingPages::Rewind(RoundPages pages) {
+  if (pages == RoundPages::kCalm) {
+    NoteBusyBlocks();
+  }
   round_pages_ = pages;
   cursor_.store(0, std::memory_order_release);
 }

@@ -57,7 +57,7 @@ class PendingPages {
   // How many pages ClaimNext() gave that had been sent before, since the last call.
   uint64_t TakeResent() { return resent_.exchange(0); }
   // Of `pages`; counts no further than `most`.
-  uint64_t Count(RoundPages pages, uint64_t most) const;
+  uint64_t Count(RoundPages pages, uint64_t most);
 
   // --- After the switchover: whole units ---
 
@@ -102,7 +102,8 @@ class PendingPages {
   static bool IsIn(const Region& region, uint64_t page, RoundPages pages);
   // The first pending page of `pages` at or after `from`.
   static std::optional<uint64_t> FindIn(const Region& region, uint64_t from, RoundPages pages);
-  static void NoteBusyBlocks(Region& region);
+  // What Heat() changed, when somebody asks for it: not while the guest stands still.
+  void NoteBusyBlocks();
   // Of the block that begins with the page `first`.
   static uint8_t BlockHeat(const Region& region, uint64_t first);
   // Makes blocks pending as a whole that mostly are, but for those of which something was skipped.
@@ -116,6 +117,7 @@ class PendingPages {
   std::atomic<uint64_t> cursor_{0};
   RoundPages round_pages_ = RoundPages::kAll;
   std::atomic<uint64_t> resent_{0};
+  bool busy_is_old_ = false;
   std::vector<PageRange> order_;  // what is leased: blocks, of small ones several; hottest first
   std::atomic<size_t> next_in_order_{0};
 };

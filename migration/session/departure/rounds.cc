@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
@@ -34,11 +35,10 @@ uint64_t SentBytes(Departure& departure) {
   return (figures.data_pages + figures.zero_pages) * kPageBytes;
 }
 
-// One round while the guest runs, as it was decided, and what the guest has written meanwhile. `before` is the round
-// before it, or null.
+// One round while the guest runs, as it was decided, and what the guest has written meanwhile: since `collected`, which
+// is set anew. `before` is the round before it, or null.
 absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan, const RoundFigures* before,
-                                      const ConvergenceLimits& limits) {
-  const MonotonicTime start = departure.Now();
+                                      const ConvergenceLimits& limits, MonotonicTime& collected) {
   const uint64_t sent_before = SentBytes(departure);
   const uint64_t wire_before = departure.shared.figures().bytes;
   FERRITE_RETURN_IF_ERROR(SendRound(
@@ -46,13 +46,14 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
       /*last=*/false, plan.pages));
   PageSource& pages = departure.pages();
   FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty dirty, pages.CollectDirty());
+  const MonotonicTime start = std::exchange(collected, departure.Now());
   const uint64_t sent = SentBytes(departure) - sent_before;
   const uint64_t part = FirstRound(limits).most_bytes;
   return RoundFigures{.pages = plan.pages,
                       .sent_bytes = sent,
                       .wire_bytes = departure.shared.figures().bytes - wire_before,
                       .all_sent_bytes = sent + (before != nullptr ? before->all_sent_bytes : 0),
-                      .took = departure.Now() - start,
+                      .took = collected - start,
                       .dirtied_bytes = dirty.bytes,
                       .again_bytes = dirty.again_bytes,
                       .remaining_bytes = pages.PendingBytes(),
@@ -111,10 +112,11 @@ absl::Status Rounds(Departure& departure) {
                                  .postcopy_possible = postcopy_possible,
                                  .memory_bytes = departure.pages().PendingBytes()};
   std::optional<RoundFigures> last;
+  MonotonicTime collected = departure.Now();
   Decision decision = FirstRound(limits);
   while (true) {
     const RoundFigures* const before = last.has_value() ? &*last : nullptr;
-    FERRITE_ASSIGN_OR_RETURN(RoundFigures now, RunRound(departure, decision, before, limits));
+    FERRITE_ASSIGN_OR_RETURN(RoundFigures now, RunRound(departure, decision, before, limits, collected));
     decision = DecideNext(now, before, limits);
     now.futile = decision.futile;
     Tell(departure, now, decision);
