@@ -180,8 +180,11 @@ absl::Status FaultServer::Handle(const Fault& fault, std::vector<PageRange>& req
         waits_.End(index, page, 1, host_.clock.Now());
         return placer.Explain(status);
       }
-      case PageState::kPoisoned:
-        return placer.ResolvePoisoned(unit);
+      case PageState::kPoisoned: {
+        const absl::Status status = placer.ResolvePoisoned(unit);
+        waits_.End(index, page, 1, host_.clock.Now());
+        return status;
+      }
       case PageState::kAbsent:
       case PageState::kRequested:
         // Somebody asked for it; whoever places it wakes the waiting.

@@ -154,6 +154,22 @@ class PassingTime {
   const Thread thread_;
 };
 
+// With --recover-for 0 nothing is tried before the user says so, however near the destination is (R4).
+TEST(NoSearchTest, IsLeftToTheUser) {
+  FakeMove move({.relay = true});
+  move.destination().on_run = [&] { move.relay().CutAfter(1 << 20); };
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::ZeroDuration()}, nullptr,
+                                          [&](Source& source, const absl::Status& status) {
+                                            EXPECT_FALSE(status.ok());
+                                            EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+                                            EXPECT_EQ(source.report().recoveries, 0u);
+                                            EXPECT_FALSE(move.source_guest().running()) << "R2";
+                                            return source.Recover(OpenAt(move.relay().address()));
+                                          });
+  ExpectArrived(move, result);
+  EXPECT_EQ(result.report.recoveries, 1u);
+}
+
 // A source looks for its destination for an hour, when there is nobody, and no longer.
 class SearchTest : public testing::Test {
  protected:

@@ -189,6 +189,7 @@ TEST(CommandLineTest, MoveTakesEveryOption) {
   EXPECT_EQ(options.move.on_timeout, migration::OnTimeout::kPostcopy);
   EXPECT_EQ(options.move.recover_for, absl::Seconds(5));
   EXPECT_EQ(options.move.patience, absl::Seconds(7));
+  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm unix:/a --recover-for 0").move.recover_for, absl::ZeroDuration());
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --status").action, MoveCommandOptions::Action::kStatus);
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --cancel").action, MoveCommandOptions::Action::kCancel);
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --start-postcopy").action, MoveCommandOptions::Action::kStartPostcopy);

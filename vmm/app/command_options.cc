@@ -72,6 +72,14 @@ absl::Status ReadDuration(absl::string_view option, const std::string& text, abs
   return absl::OkStatus();
 }
 
+absl::Status ReadDurationOrNone(absl::string_view option, const std::string& text, absl::Duration& out) {
+  if (text == "0") {
+    out = absl::ZeroDuration();
+    return absl::OkStatus();
+  }
+  return ReadDuration(option, text, out);
+}
+
 absl::Status ReadPatience(const std::string& text, absl::Duration& out) {
   FERRITE_RETURN_IF_ERROR(ReadDuration("--patience", text, out));
   if (out < kLeastPatience) {

@@ -87,7 +87,8 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
         ->type_name("WHAT")
         ->check(CLI::IsMember({"cancel", "postcopy"}));
     app.add_option("--recover-for", words_.recover_for,
-                   "How long to look for the destination when the connection is lost after the guest went over [30s]")
+                   "How long to look for the destination when the connection is lost after the guest went over; "
+                   "0: only `ferrite recover` does [30s]")
         ->type_name("TIME");
     app.add_option("--patience", words_.patience,
                    "How long the destination may take for each step until memory goes, as to build the machine [60s]")
@@ -123,7 +124,7 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
         words_.on_timeout == "postcopy" ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
     FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words_.downtime_limit, options_.move.downtime_limit));
     FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words_.timeout, options_.move.timeout));
-    FERRITE_RETURN_IF_ERROR(ReadDuration("--recover-for", words_.recover_for, options_.move.recover_for));
+    FERRITE_RETURN_IF_ERROR(ReadDurationOrNone("--recover-for", words_.recover_for, options_.move.recover_for));
     FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.move.patience));
     FERRITE_RETURN_IF_ERROR(ReadBandwidth("--max-bandwidth", words_.max_bandwidth, options_.move.max_bandwidth));
     return ReadBandwidth("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth,

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
+#include <cstdint>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -21,6 +23,22 @@ constexpr size_t kMaxPieces = 1024;
 constexpr absl::Duration kDefaultPatience = absl::Seconds(10);
 // A write that waits looks at its patience so often.
 constexpr absl::Duration kWriteStep = absl::Milliseconds(100);
+// TCP's timers are not made for less.
+constexpr absl::Duration kLeastTcpPatience = absl::Seconds(1);
+
+// Has TCP give up a peer of which nothing comes back, where nobody writes or reads in the middle of a frame: of what was
+// sent (TCP_USER_TIMEOUT), and where nothing is sent (keep-alive probes; see tcp(7)). Other sockets take none of it.
+void LimitTcpSilence(int fd, absl::Duration patience) {
+  patience = std::max(patience, kLeastTcpPatience);
+  const auto timeout = static_cast<unsigned>(std::min<int64_t>(absl::ToInt64Milliseconds(patience), INT_MAX));
+  const int idle = static_cast<int>(std::clamp<int64_t>(absl::ToInt64Seconds(patience / 2), 1, 3600));
+  const int interval = static_cast<int>(std::clamp<int64_t>(absl::ToInt64Seconds(patience / 8), 1, 3600));
+  const int on = 1;
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+  (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+}
 
 // Takes `bytes` off the front of `buffers` and returns what is left of them.
 std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
@@ -95,6 +113,7 @@ void SocketStream::Shutdown() {
 void SocketStream::SetPatience(absl::Duration patience) {
   const timeval limit = absl::ToTimeval(patience);
   (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+  LimitTcpSilence(fd_.get(), patience);
   SetWritePatience(patience);
 }
 

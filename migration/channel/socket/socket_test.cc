@@ -1,6 +1,8 @@
 #include "migration/channel/socket/socket.h"
 
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -60,6 +62,34 @@ TEST(SocketTest, ConnectsListensAndCancels) {
   cancel->Signal();
   EXPECT_EQ(Accept(**listener, *cancel).status().code(), absl::StatusCode::kCancelled);
   rmdir(directory);
+}
+
+// A cable is pulled: nothing of what one side sends arrives there, and no word of that comes back (R4).
+TEST(SocketTest, HalfOpenConnectionIsNoticedByWhoWaitsForTheOther) {
+  auto cancel = EventFd::Create();
+  ASSERT_TRUE(cancel.ok());
+  for (const bool writes : {true, false}) {
+    SCOPED_TRACE(writes ? "what was sent is not acknowledged" : "nothing is sent");
+    auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    auto client = Connect((*listener)->address(), absl::Seconds(5), *cancel);
+    ASSERT_TRUE(client.ok()) << client.status();
+    auto server = Accept(**listener, *cancel);
+    ASSERT_TRUE(server.ok()) << server.status();
+    // The kernel drops each segment before TCP sees it.
+    sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
+    const sock_fprog program = {.len = 1, .filter = &drop};
+    ASSERT_EQ(setsockopt((*server)->fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0);
+    (*client)->SetPatience(absl::Seconds(1));
+    if (writes) {
+      const uint8_t byte = 42;
+      ASSERT_TRUE((*client)->WriteAll({&byte, 1}).ok()) << "it waits in the kernel";
+    }
+    uint8_t got = 0;
+    const absl::Status read = (*client)->ReadAll({&got, 1});
+    EXPECT_EQ(read.code(), absl::StatusCode::kUnavailable) << read;
+    EXPECT_TRUE(absl::StrContains(read.message(), "timed out")) << read;
+  }
 }
 
 TEST(ConnectToAnyTest, SilentPlacesDoNotUseUpTheTime) {

@@ -41,7 +41,8 @@ class Stream {
   // Also of what came before it nothing is read any more.
   virtual void Shutdown() = 0;
   virtual bool shut_down() const { return false; }
-  // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set.
+  // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set. Where a peer can
+  // vanish without a word, what waits for the beginning of a read ends about as late, too, but not sooner than 1 s.
   virtual void SetPatience(absl::Duration patience) = 0;
   // The same for writes alone, the one that is on among them: that ends no later than `patience`, or 100 ms if that is
   // more, from now when the peer reads nothing.

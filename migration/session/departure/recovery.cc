@@ -232,6 +232,11 @@ absl::Status KeepTrying(Departure& departure, const std::shared_ptr<ChannelOpene
   CancelToken& leave = departure.shared.leave();
   const MoveStateMachine& state = departure.shared.state();
   absl::Status status = lost.ok() ? SearchEnded() : lost;
+  if (!lost.ok() && departure.options.recover_for <= absl::ZeroDuration()) {
+    // It is left to the user.
+    departure.Publish();
+    return status;
+  }
   Search search{.until = departure.Now() + departure.options.recover_for, .least_missing = std::nullopt};
   absl::Duration pause;
   while (MaySearch(state.get(), (departure.features & kFeatureRecovery) != 0)) {
