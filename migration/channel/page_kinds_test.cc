@@ -36,6 +36,7 @@ class Landing final : public PageHandler {
     }
     return Target{.pages = pages, .bytes = std::span(memory).subspan(rest.first * kPageBytes, pages * kPageBytes)};
   }
+  absl::Status Wrong(const PageRange& page) override { return absl::DataLossError(absl::StrCat("page ", page.first)); }
   absl::Status Filled(const PageRange& run) override {
     filled.push_back(run);
     return absl::OkStatus();

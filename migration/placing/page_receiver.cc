@@ -30,6 +30,7 @@ absl::StatusOr<PageHeader> PageReceiver::ReceiveOne(bool live) {
   live_ = live;
   placer_ = nullptr;
   claimed_ = {};
+  wrong_.clear();
   // Whatever ends this before the pages are shown, exceptions among it.
   const absl::Cleanup abandon = [this] { AbandonClaimed(); };
   absl::StatusOr<PageHeader> header = feed_.Next(*this);
@@ -68,7 +69,7 @@ absl::Status PageReceiver::Begin(const PageHeader& header) {
     return absl::InvalidArgumentError(absl::StrCat("page frame: pages ", run.first, "+", run.count, " of region ",
                                                    header.region, " are not whole host pages"));
   }
-  figures_.bytes.fetch_add(kPageHeaderBytes + header.data_bytes(), std::memory_order_relaxed);
+  figures_.bytes.fetch_add(kPageHeaderBytes + header.following_bytes(), std::memory_order_relaxed);
   placer_ = &placer;
   return absl::OkStatus();
 }
@@ -132,11 +133,24 @@ absl::StatusOr<PageHandler::Target> PageReceiver::NextTarget(const PageRange& re
   return NextLiveTarget(placer, run);
 }
 
+absl::Status PageReceiver::Wrong(const PageRange& page) {
+  if (live_) {
+    return absl::DataLossError(absl::StrCat("page frame: page ", page.first, " of region ", page.region,
+                                            " came with other bytes than it was sent with"));
+  }
+  wrong_.push_back(page);
+  return absl::OkStatus();
+}
+
 absl::Status PageReceiver::Filled(const PageRange& range) {
   Placer& placer = *placer_;
   const PageRun run{.first = range.first, .count = range.count};
   if (!live_) {
     FERRITE_RETURN_IF_ERROR(placer.Filled(run, buffer_.get()));
+    placement_.doubtful().Settle(range);
+    for (const PageRange& page : std::exchange(wrong_, {})) {
+      placement_.doubtful().Doubt(page);
+    }
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
@@ -204,6 +218,7 @@ absl::StatusOr<uint64_t> PageReceiver::Zero(const PageRange& range) {
   if (!live_) {
     figures_.zero_pages.fetch_add(piece.count, std::memory_order_relaxed);
     FERRITE_RETURN_IF_ERROR(placer_->FillZero(piece));
+    placement_.doubtful().Settle({.region = range.region, .first = piece.first, .count = piece.count});
     return piece.count;
   }
   if (showing_ == Showing::kGathered) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -52,6 +53,7 @@ class PageReceiver final : private PageHandler {
  private:
   absl::Status Begin(const PageHeader& header) override;
   absl::StatusOr<Target> NextTarget(const PageRange& rest) override;
+  absl::Status Wrong(const PageRange& page) override;
   absl::Status Filled(const PageRange& run) override;
   absl::StatusOr<uint64_t> Zero(const PageRange& rest) override;
   absl::StatusOr<uint64_t> Lost(const PageRange& rest) override;
@@ -81,9 +83,10 @@ class PageReceiver final : private PageHandler {
   Placement& placement_;
   ReceiveFigures& figures_;
   const Showing showing_;
-  bool live_ = false;         // of the frame that comes
-  Placer* placer_ = nullptr;  // of the frame that comes; null for one of no region
-  PageRun claimed_;           // the target that is being filled; of no pages where somebody else has them
+  bool live_ = false;             // of the frame that comes
+  std::vector<PageRange> wrong_;  // of the target that is being filled, in a round
+  Placer* placer_ = nullptr;      // of the frame that comes; null for one of no region
+  PageRun claimed_;               // the target that is being filled; of no pages where somebody else has them
   // Where bytes go that cannot be read to where they belong; made when first needed. Of kMaxDataPages, touched only as
   // far as it is used: a vCPU may wait for the first page.
   std::unique_ptr<uint8_t[]> buffer_;

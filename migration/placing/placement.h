@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "migration/placing/doubtful_pages.h"
 #include "migration/placing/incoming_part.h"
 #include "migration/placing/page_states.h"
 #include "migration/placing/placer.h"
@@ -18,16 +19,11 @@ namespace ferrite::migration {
 class Placement {
  public:
   // The parts outlive it.
-  explicit Placement(std::span<IncomingPart* const> parts) {
-    for (IncomingPart* part : parts) {
-      for (size_t i = 0; i < part->regions(); ++i) {
-        placers_.push_back(&part->placer(i));
-      }
-    }
-  }
+  explicit Placement(std::span<IncomingPart* const> parts) : placers_(PlacersOf(parts)), doubtful_(PagesOf(placers_)) {}
 
   size_t regions() const { return placers_.size(); }
   Placer& placer(size_t region) const { return *placers_[region]; }
+  DoubtfulPages& doubtful() { return doubtful_; }
   PageStates& states(size_t region) const { return placers_[region]->states(); }
   // Whether who touches that 4 KiB page does not wait for it.
   bool IsHere(size_t region, uint64_t page) const {
@@ -59,7 +55,25 @@ class Placement {
   }
 
  private:
-  std::vector<Placer*> placers_;
+  static std::vector<Placer*> PlacersOf(std::span<IncomingPart* const> parts) {
+    std::vector<Placer*> placers;
+    for (IncomingPart* part : parts) {
+      for (size_t i = 0; i < part->regions(); ++i) {
+        placers.push_back(&part->placer(i));
+      }
+    }
+    return placers;
+  }
+  static std::vector<uint64_t> PagesOf(std::span<Placer* const> placers) {
+    std::vector<uint64_t> pages;
+    for (const Placer* placer : placers) {
+      pages.push_back(placer->pages());
+    }
+    return pages;
+  }
+
+  const std::vector<Placer*> placers_;
+  DoubtfulPages doubtful_;
 };
 
 }  // namespace ferrite::migration

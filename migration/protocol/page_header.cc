@@ -26,7 +26,7 @@ std::array<uint8_t, kPageHeaderBytes> EncodePageHeader(const PageHeader& header)
   PutLittle<uint16_t>(&out[kRegion], header.region);
   PutLittle<uint64_t>(&out[kFirstPage], header.first_page);
   PutLittle<uint32_t>(&out[kCount], header.count);
-  PutLittle<uint32_t>(&out[kLength], static_cast<uint32_t>(header.data_bytes()));
+  PutLittle<uint32_t>(&out[kLength], static_cast<uint32_t>(header.following_bytes()));
   PutLittle<uint32_t>(&out[kCrc], Crc32c({out.data(), kCrc}));
   return out;
 }
@@ -55,7 +55,7 @@ absl::StatusOr<PageHeader> DecodePageHeader(std::span<const uint8_t, kPageHeader
     return absl::InvalidArgumentError(
         absl::StrCat("page frame: ", header.count, " pages of data, at most ", kMaxDataPages, " are allowed"));
   }
-  if (GetLittle<uint32_t>(&bytes[kLength]) != header.data_bytes()) {
+  if (GetLittle<uint32_t>(&bytes[kLength]) != header.following_bytes()) {
     return absl::InvalidArgumentError("page frame: the length does not fit the number of pages");
   }
   return header;

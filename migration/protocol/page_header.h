@@ -20,7 +20,7 @@ inline constexpr uint32_t kMaxDataPages = 512;
 inline constexpr uint32_t kLastRound = 0xffffffff;
 
 enum class PageFrameType : uint16_t {
-  kPages = 1,    // count pages, followed by count * 4096 bytes
+  kPages = 1,    // count pages: count sums of 4 bytes follow, then count * 4096 bytes
   kZero = 2,     // count pages of zeroes, nothing follows
   kPoison = 3,   // count pages that the hardware lost, nothing follows
   kRound = 4,    // the end of round `count` on this channel, nothing follows
@@ -34,6 +34,10 @@ struct PageHeader {
   uint32_t count = 0;
 
   uint64_t data_bytes() const { return type == PageFrameType::kPages ? uint64_t{count} * 4096 : 0; }
+  // Of the sums that stand before the data.
+  uint64_t sum_bytes() const { return type == PageFrameType::kPages ? uint64_t{count} * sizeof(uint32_t) : 0; }
+  // That follow the header.
+  uint64_t following_bytes() const { return sum_bytes() + data_bytes(); }
   bool operator==(const PageHeader&) const = default;
 };
 

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "migration/protocol/control_frame.h"
@@ -9,6 +11,7 @@
 #include "migration/protocol/endian.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
+#include "migration/protocol/page_sums.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
 #include "tests/fakes/raw_control.h"
@@ -18,6 +21,20 @@ namespace {
 
 std::span<const uint8_t> Bytes(absl::string_view text) {
   return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+
+TEST(PageSumsTest, AreThoseOfEachPage) {
+  std::vector<uint8_t> pages(9 * 4096);
+  for (size_t i = 0; i < pages.size(); ++i) {
+    pages[i] = static_cast<uint8_t>(i * 7 + i / 4096);
+  }
+  for (size_t count = 1; count <= 9; ++count) {
+    std::vector<uint32_t> sums(count);
+    SumPages(pages, sums);
+    for (size_t page = 0; page < count; ++page) {
+      EXPECT_EQ(sums[page], Crc32c(std::span<const uint8_t>(pages).subspan(page * 4096, 4096))) << page;
+    }
+  }
 }
 
 TEST(Crc32cTest, MatchesTheSamplesOfRfc3720) {

@@ -52,6 +52,8 @@ class PageSenderTest : public testing::Test {
     EXPECT_TRUE(peer_->ReadAll(bytes).ok());
     const auto header = DecodePageHeader(bytes);
     EXPECT_TRUE(header.ok()) << header.status();
+    std::vector<uint8_t> sums(header->sum_bytes());
+    EXPECT_TRUE(peer_->ReadAll(sums).ok());
     std::vector<uint8_t> data(header->data_bytes());
     EXPECT_TRUE(peer_->ReadAll(data).ok());
     if (!data.empty()) {

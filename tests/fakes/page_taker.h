@@ -15,6 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/thread.h"
@@ -65,6 +66,7 @@ class KeptPages final : public PageHandler {
     return Target{.pages = rest.count,
                   .bytes = std::span(regions_[rest.region]).subspan(rest.first * kPageBytes, rest.count * kPageBytes)};
   }
+  absl::Status Wrong(const PageRange& page) override { return absl::DataLossError(absl::StrCat("page ", page.first)); }
   absl::Status Filled(const PageRange&) override { return absl::OkStatus(); }
   absl::StatusOr<uint64_t> Zero(const PageRange& rest) override { return rest.count; }
   absl::StatusOr<uint64_t> Lost(const PageRange& rest) override { return rest.count; }

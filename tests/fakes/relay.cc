@@ -63,12 +63,12 @@ void Relay::Accept() {
     Link& link = links_.emplace_back();
     link.source = *std::move(source);
     link.destination = *std::move(destination);
-    link.there = StartOrDie("test-relay-to", [this, &link] { Pump(*link.source, *link.destination); });
-    link.back = StartOrDie("test-relay-fro", [this, &link] { Pump(*link.destination, *link.source); });
+    link.there = StartOrDie("test-relay-to", [this, &link] { Pump(*link.source, *link.destination, /*flips=*/true); });
+    link.back = StartOrDie("test-relay-fro", [this, &link] { Pump(*link.destination, *link.source, /*flips=*/false); });
   }
 }
 
-void Relay::Pump(SocketStream& from, SocketStream& to) {
+void Relay::Pump(SocketStream& from, SocketStream& to, bool flips) {
   std::vector<uint8_t> piece(kPieceBytes);
   while (true) {
     pollfd polled{.fd = from.fd(), .events = POLLIN, .revents = 0};
@@ -76,6 +76,9 @@ void Relay::Pump(SocketStream& from, SocketStream& to) {
     const ssize_t n = ready < 0 ? -1 : read(from.fd(), piece.data(), piece.size());
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
       continue;
+    }
+    if (n > 0 && flips) {
+      MayFlip(std::span(piece).first(static_cast<size_t>(n)));
     }
     const uint64_t allowed = n <= 0 ? 0 : Allow(static_cast<uint64_t>(n));
     const bool passed = to.WriteAll(std::span<const uint8_t>(piece).first(allowed)).ok();
@@ -90,6 +93,20 @@ void Relay::Pump(SocketStream& from, SocketStream& to) {
       return;
     }
   }
+}
+
+void Relay::MayFlip(std::span<uint8_t> piece) {
+  const absl::MutexLock lock(&mutex_);
+  if (!flips_after_.has_value()) {
+    return;
+  }
+  if (*flips_after_ > 0 || piece.size() < kPieceBytes / 2) {
+    *flips_after_ -= std::min<uint64_t>(*flips_after_, piece.size());
+    return;
+  }
+  piece[piece.size() / 2] ^= 0x10;
+  ++flips_;
+  flips_after_.reset();
 }
 
 uint64_t Relay::Allow(uint64_t wanted) {
@@ -123,6 +140,16 @@ void Relay::CutAfter(uint64_t bytes) {
   }
   will_cut_ = true;
   left_ = bytes;
+}
+
+void Relay::FlipAfter(uint64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  flips_after_ = bytes;
+}
+
+uint64_t Relay::flips() const {
+  const absl::MutexLock lock(&mutex_);
+  return flips_;
 }
 
 void Relay::Close() {

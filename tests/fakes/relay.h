@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -30,6 +32,11 @@ class Relay {
   void Cut() { CutAfter(0); }
   // They break when that many more bytes have passed, of all of them together, in both directions.
   void CutAfter(uint64_t bytes);
+  // Of what goes to the destination, a bit is changed when that many more bytes have passed that way, in the middle of
+  // a piece that is mostly bytes of pages.
+  void FlipAfter(uint64_t bytes);
+  // Bits that were changed.
+  uint64_t flips() const;
   // While it is closed, new connections break at once.
   void Close();
   void Open();
@@ -48,7 +55,8 @@ class Relay {
 
   Relay(std::unique_ptr<Listener> listener, const Address& onward, EventFd stop);
   void Accept();
-  void Pump(SocketStream& from, SocketStream& to);
+  void Pump(SocketStream& from, SocketStream& to, bool flips);
+  void MayFlip(std::span<uint8_t> piece);
   // How many of `wanted` bytes may pass.
   uint64_t Allow(uint64_t wanted);
   void BreakAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -61,6 +69,8 @@ class Relay {
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool will_cut_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t left_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<uint64_t> flips_after_ ABSL_GUARDED_BY(mutex_);
+  uint64_t flips_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t cuts_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   Thread thread_;

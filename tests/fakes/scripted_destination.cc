@@ -28,7 +28,7 @@ bool LoseFrame(Stream& page) {
     ADD_FAILURE() << header.status();
     return false;
   }
-  std::vector<uint8_t> data(header->data_bytes());
+  std::vector<uint8_t> data(header->following_bytes());
   return data.empty() || page.ReadRest(data).ok();
 }
 

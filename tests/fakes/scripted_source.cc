@@ -2,11 +2,15 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "memory/guest_memory.h"
 #include "migration/protocol/crc32c.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/page_sums.h"
 #include "migration/protocol/version.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/scripted_peer.h"
@@ -60,7 +64,13 @@ ScriptedSource::ScriptedSource(MeetingPlace& place, uint64_t features) : control
 
 void ScriptedSource::SendPages(const PageHeader& header, size_t bytes) {
   SendFrame(header);
-  (void)page->WriteAll(std::vector<uint8_t>(bytes, 0x5a));
+  const std::vector<uint8_t> data(bytes, 0x5a);
+  std::vector<uint32_t> sums(header.count);
+  if (bytes == header.data_bytes()) {
+    SumPages(data, sums);
+  }
+  (void)page->WriteAll(std::span(reinterpret_cast<const uint8_t*>(sums.data()), sums.size() * sizeof(uint32_t)));
+  (void)page->WriteAll(std::span<const uint8_t>(data));
 }
 
 void ScriptedSource::SendFrame(const PageHeader& header) { (void)page->WriteAll(EncodePageHeader(header)); }

@@ -101,6 +101,37 @@ TEST(RecoveryTest, ConnectionMayBeLostManyTimes) {
   }
 }
 
+// A bit of a page is changed on its way behind the switchover: nobody sees it, the connection is dropped, and the page
+// comes again (R1, R4).
+TEST(FlippedBitTest, IsFoundAndThePageComesAgain) {
+  for (const char* landing : {"Memfd", "Huge", "Small"}) {
+    SCOPED_TRACE(landing);
+    FakeMove move({.landing = &LandingNamed(landing), .relay = true});
+    move.destination().on_run = [&] { move.relay().FlipAfter(2 << 20); };
+    const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy});
+    ExpectArrived(move, result);
+    EXPECT_EQ(move.relay().flips(), 1u);
+    EXPECT_GE(result.report.recoveries, 1u);
+  }
+}
+
+// In the rounds the guest may have written the page while it left, and then it comes again. Else the guest stays (R3).
+TEST(FlippedBitTest, OfARoundIsMendedOrTheGuestStays) {
+  for (const MoveMode mode : {MoveMode::kPrecopy, MoveMode::kAuto}) {
+    FakeMove move({.relay = true});
+    move.relay().FlipAfter(4 << 20);
+    const FakeMoveResult result = move.Move({.mode = mode});
+    EXPECT_EQ(move.relay().flips(), 1u);
+    if (result.source.ok()) {
+      ExpectArrived(move, result);
+    } else {
+      ExpectIsBack(move, result);
+      EXPECT_NE(result.source.message().find("came with other bytes"), absl::string_view::npos) << result.source;
+      ExpectGuestIsWhole(move.source_guest());
+    }
+  }
+}
+
 // GRANT did not arrive: the destination has waited for it, and gets it when the connection is there again.
 TEST(RecoveryTest, GrantThatWasLostIsSentAgain) {
   for (const MoveMode mode : {MoveMode::kPrecopy, MoveMode::kPostcopy}) {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "memory/guest_address.h"
+#include "migration/protocol/page_sums.h"
 
 namespace ferrite::migration {
 namespace {
@@ -19,7 +20,7 @@ constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
 }  // namespace
 
 StreamPageSink::StreamPageSink(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {
-  pieces_.reserve(2 * kMostFrames);
+  pieces_.reserve(3 * kMostFrames);
 }
 
 absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {
@@ -30,9 +31,13 @@ absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8
   pieces_.push_back({.iov_base = headers_[frames_].data(), .iov_len = kPageHeaderBytes});
   ++frames_;
   if (!bytes.empty()) {
+    const std::span<uint32_t> sums = std::span(sums_).subspan(pages_, header.count);
+    SumPages(bytes, sums);
+    pages_ += header.count;
+    pieces_.push_back({.iov_base = sums.data(), .iov_len = sums.size_bytes()});
     pieces_.push_back({.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()});
   }
-  gathered_ += kPageHeaderBytes + bytes.size();
+  gathered_ += kPageHeaderBytes + header.following_bytes();
   return absl::OkStatus();
 }
 
@@ -43,6 +48,7 @@ absl::Status StreamPageSink::Flush() {
   const absl::Status status = stream_->WriteAll(std::span<iovec>(pieces_));
   pieces_.clear();
   frames_ = 0;
+  pages_ = 0;
   gathered_ = 0;
   return status;
 }
@@ -84,13 +90,36 @@ absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
 }
 
 absl::Status StreamPageFeed::ReadPages(PageHandler& handler, const PageHeader& header) {
+  std::array<uint32_t, kMaxDataPages> sums;
+  FERRITE_RETURN_IF_ERROR(
+      stream_->ReadRest({reinterpret_cast<uint8_t*>(sums.data()), header.count * sizeof(uint32_t)}));
   PageRange rest{.region = header.region, .first = header.first_page, .count = header.count};
   while (rest.count > 0) {
     FERRITE_ASSIGN_OR_RETURN(const PageHandler::Target target, handler.NextTarget(rest));
-    FERRITE_RETURN_IF_ERROR(target.bytes.empty() ? Drop(target.pages * kPageBytes) : stream_->ReadRest(target.bytes));
-    FERRITE_RETURN_IF_ERROR(handler.Filled({.region = rest.region, .first = rest.first, .count = target.pages}));
+    const PageRange run{.region = rest.region, .first = rest.first, .count = target.pages};
+    if (target.bytes.empty()) {
+      FERRITE_RETURN_IF_ERROR(Drop(target.pages * kPageBytes));
+    } else {
+      FERRITE_RETURN_IF_ERROR(stream_->ReadRest(target.bytes));
+      FERRITE_RETURN_IF_ERROR(
+          Compare(handler, run, target.bytes,
+                  std::span<const uint32_t>(sums).subspan(run.first - header.first_page, run.count)));
+    }
+    FERRITE_RETURN_IF_ERROR(handler.Filled(run));
     rest.first += target.pages;
     rest.count -= target.pages;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StreamPageFeed::Compare(PageHandler& handler, const PageRange& run, std::span<const uint8_t> bytes,
+                                     std::span<const uint32_t> sums) {
+  std::array<uint32_t, kMaxDataPages> here;
+  SumPages(bytes, std::span(here).first(run.count));
+  for (uint64_t i = 0; i < run.count; ++i) {
+    if (here[i] != sums[i]) {
+      FERRITE_RETURN_IF_ERROR(handler.Wrong({.region = run.region, .first = run.first + i, .count = 1}));
+    }
   }
   return absl::OkStatus();
 }

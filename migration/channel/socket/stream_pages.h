@@ -37,8 +37,13 @@ class StreamPageSink final : public UrgentSink {
 
   absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
 
+  // Pages of the frames that gather, at most: the last one may be as large as a frame can be.
+  static constexpr size_t kMostPages = kMostBytes / 4096 + kMaxDataPages;
+
   const std::unique_ptr<Stream> stream_;
   std::array<std::array<uint8_t, kPageHeaderBytes>, kMostFrames> headers_;
+  std::array<uint32_t, kMostPages> sums_;
+  size_t pages_ = 0;  // that have sums
   size_t frames_ = 0;
   std::vector<iovec> pieces_;
   uint64_t gathered_ = 0;
@@ -57,6 +62,9 @@ class StreamPageFeed final : public UrgentFeed {
 
  private:
   absl::Status ReadPages(PageHandler& handler, const PageHeader& header);
+  // Of the pages of `run`, whose bytes have come.
+  absl::Status Compare(PageHandler& handler, const PageRange& run, std::span<const uint8_t> bytes,
+                       std::span<const uint32_t> sums);
   absl::Status Drop(uint64_t bytes);
 
   const std::unique_ptr<Stream> stream_;

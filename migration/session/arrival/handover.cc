@@ -52,6 +52,10 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   if (package.postcopy && !arrival.postcopy_possible) {
     return absl::FailedPreconditionError("post-copy was not accepted");
   }
+  if (const uint64_t doubtful = arrival.placement->doubtful().Count(); doubtful != 0) {
+    return absl::DataLossError(absl::StrCat(
+        doubtful, " pages came with other bytes than they were sent with, and the guest had not written them"));
+  }
   FERRITE_RETURN_IF_ERROR(arrival.machine->state().CheckState(package.blob));
   if (package.postcopy) {
     // Before loading, which may touch memory that is not here: pages flow meanwhile.

@@ -48,6 +48,7 @@ absl::Status Discard(Arrival& arrival, const PageRange& range, uint64_t& pages_l
   }
   pages_left -= run.count;
   Placer& placer = arrival.placement->placer(range.region);
+  arrival.placement->doubtful().Settle(range);
   while (run.count > 0) {
     if (arrival.cancelled()) {
       return absl::CancelledError("cancelled");
