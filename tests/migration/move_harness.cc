@@ -81,7 +81,7 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
                               const std::function<void(Source&, const MoveProgress&)>& during,
                               const std::function<absl::Status(Source&, const absl::Status&)>& afterwards) {
   FakeMoveResult result;
-  PairRendezvous place = Meet();
+  PairRendezvous place = setup_.wrap ? setup_.wrap(Meet()) : Meet();
   session_ = OrDie(
       Destination::Create(setup_.host, *destination_, {.silence = options.silence, .hold_for = options.recover_for}));
   Source* running = nullptr;

@@ -31,6 +31,7 @@ struct FakeMoveSetup {
   bool handed_in = false;        // over sockets that somebody else connects; for moves that go well
   bool relay = false;            // the move goes through FakeMove::relay()
   const Host& host = AnyHost();  // of both sides
+  std::function<PairRendezvous(PairRendezvous)> wrap = nullptr;  // decorates where they meet
 };
 
 struct FakeMoveResult {

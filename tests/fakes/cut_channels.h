@@ -1,0 +1,56 @@
+// Channels that close at a chosen message: decorators of a rendezvous.
+#ifndef FERRITE_TESTS_FAKES_CUT_CHANNELS_H_
+#define FERRITE_TESTS_FAKES_CUT_CHANNELS_H_
+
+#include <deque>
+#include <ostream>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "migration/channel/pair/pair_rendezvous.h"
+
+namespace ferrite::migration {
+
+// Where a channel closes: at one end of it, before or after that end has sent or got `what`.
+struct Cut {
+  bool at_source = true;
+  std::string what;  // a control message's name, or "PAGES", "ZERO", "ROUND", "REQUEST" as "page ROUND", "urgent PAGES"
+  bool after = false;
+
+  auto operator<=>(const Cut&) const = default;
+};
+std::ostream& operator<<(std::ostream& out, const Cut& cut);
+
+// What passes, and where it ends. Threads: any.
+class CutPlan {
+ public:
+  // Cuts are made one after the other, each at the first occasion.
+  explicit CutPlan(std::deque<Cut> cuts = {}) : cuts_(std::move(cuts)) {}
+
+  // Whether the channel closes here.
+  bool Cuts(bool at_source, const std::string& what, bool after);
+  bool done() const {
+    const absl::MutexLock lock(&mutex_);
+    return cuts_.empty();
+  }
+  // All that passed, at either end.
+  std::set<Cut> seen() const {
+    const absl::MutexLock lock(&mutex_);
+    return seen_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::deque<Cut> cuts_ ABSL_GUARDED_BY(mutex_);
+  std::set<Cut> seen_ ABSL_GUARDED_BY(mutex_);
+};
+
+// `place`, whose channels close as `plan`, which outlives them, says.
+PairRendezvous WithCuts(PairRendezvous place, CutPlan& plan);
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_TESTS_FAKES_CUT_CHANNELS_H_

@@ -1,0 +1,141 @@
+// Each channel is closed at each message of a move, at either end, before and after it (R2, R3, R4): the end of a
+// connection is never taken for success. Which messages there are follows from the protocol and from a move that goes
+// well.
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "migration/api/move_options.h"
+#include "migration/protocol/messages.h"
+#include "tests/fakes/cut_channels.h"
+#include "tests/migration/move_harness.h"
+
+namespace ferrite::migration {
+namespace {
+
+// Of a recovery, of a move that ends early, or that come when they like.
+const std::set<std::string> kInNoOrderlyMove = {"REFUSE",  "ERROR",    "CANCEL", "PING",    "PONG",
+                                                "RECOVER", "STANDING", "REVOKE", "REVOKED", "MISSING"};
+
+template <size_t... kIndex>
+std::vector<std::string> NamesOf(std::index_sequence<kIndex...>) {
+  return {std::string(MessageName(std::variant_alternative_t<kIndex, Message>{}))...};
+}
+std::vector<std::string> AllMessages() { return NamesOf(std::make_index_sequence<std::variant_size_v<Message>>()); }
+
+// The end of the connection is the source's affair alone from here on, and the destination goes on without it.
+bool IsLate(const std::string& what) {
+  const std::set<std::string> late = {"GRANT", "RUNNING", "END", "SHUT", "HEARD", "RECOVER", "STANDING", "MISSING"};
+  return late.contains(what);
+}
+
+FakeMoveSetup SetupWith(CutPlan& plan) {
+  return {.bytes = uint64_t{16} << 20,
+          .work = {.first_page = 256, .pages = 2048, .random = true},
+          .wrap = [&plan](PairRendezvous place) { return WithCuts(std::move(place), plan); }};
+}
+
+void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result) {
+  FakeGuest* const there = move.destination().guest();
+  const bool runs_there = there != nullptr && there->running();
+  ASSERT_NE(move.source_guest().running(), runs_there)
+      << "R2: source " << result.source << ", destination " << result.destination;
+  FakeGuest& guest = runs_there ? *there : move.source_guest();
+  if (runs_there) {
+    EXPECT_EQ(result.source_state, MoveState::kCompleted) << result.source;
+    EXPECT_EQ(result.destination_state, MoveState::kCompleted) << result.destination;
+  } else {
+    EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
+    EXPECT_TRUE(move.port().disks_held);
+  }
+  const uint64_t steps = guest.steps();
+  while (guest.steps() < steps + 200) {
+    sched_yield();
+  }
+  guest.Pause();
+  EXPECT_EQ(guest.errors(), 0u) << "R1";
+  EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
+}
+
+MoveOptions Options(MoveMode mode) { return {.mode = mode, .recover_for = absl::Seconds(30)}; }
+
+std::set<Cut> SeenInAnOrderlyMove(MoveMode mode) {
+  CutPlan plan;
+  FakeMove move(SetupWith(plan));
+  const FakeMoveResult result = move.Move(Options(mode));
+  EXPECT_TRUE(result.source.ok()) << result.source;
+  ExpectOneRunner(move, result);
+  return plan.seen();
+}
+
+TEST(CutChannelTest, EveryMessageOfTheProtocolIsInThisTable) {
+  std::set<std::string> seen;
+  for (const Cut& cut : SeenInAnOrderlyMove(MoveMode::kPostcopy)) {
+    seen.insert(cut.what);
+  }
+  for (const std::string& name : AllMessages()) {
+    EXPECT_TRUE(seen.contains(name) || kInNoOrderlyMove.contains(name)) << name;
+  }
+  for (const char* frame : {"page PAGES", "page ROUND", "urgent PAGES", "urgent REQUEST"}) {
+    EXPECT_TRUE(seen.contains(frame)) << frame;
+  }
+}
+
+class CutTest : public testing::TestWithParam<MoveMode> {};
+
+TEST_P(CutTest, GuestRunsOnceWhereverAChannelIsClosed) {
+  for (const Cut& cut : SeenInAnOrderlyMove(GetParam())) {
+    if (cut.what == "PING" || cut.what == "PONG") {
+      continue;
+    }
+    SCOPED_TRACE(testing::Message() << cut);
+    CutPlan plan({cut});
+    FakeMove move(SetupWith(plan));
+    const FakeMoveResult result = move.Move(Options(GetParam()));
+    EXPECT_TRUE(plan.done());
+    ExpectOneRunner(move, result);
+    const bool is_control = cut.what.find(' ') == std::string::npos;
+    if (is_control && IsLate(cut.what)) {
+      EXPECT_TRUE(result.source.ok()) << "R4: " << result.source;
+    } else if (is_control && cut.what != "LOADED") {
+      EXPECT_FALSE(result.source.ok()) << "R3";
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, CutTest, testing::Values(MoveMode::kPostcopy, MoveMode::kPrecopy),
+                         [](const testing::TestParamInfo<MoveMode>& info) {
+                           return info.param == MoveMode::kPostcopy ? "Postcopy" : "Precopy";
+                         });
+
+// The same of a recovery, and of the recovery of that.
+TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
+  for (const std::string& first : {"GRANT", "RUNNING"}) {
+    for (const std::string& what : {"RECOVER", "STANDING", "GRANT", "RUNNING", "MISSING", "END", "SHUT"}) {
+      if (first == "RUNNING" && (what == "GRANT" || what == "RUNNING")) {
+        continue;
+      }
+      for (const bool at_source : {true, false}) {
+        for (const bool after : {false, true}) {
+          const Cut cut{.at_source = at_source, .what = what, .after = after};
+          SCOPED_TRACE(testing::Message() << first << ", then " << cut);
+          CutPlan plan({{.at_source = true, .what = first, .after = first == "RUNNING"}, cut, cut});
+          FakeMove move(SetupWith(plan));
+          const FakeMoveResult result = move.Move(Options(MoveMode::kPostcopy));
+          EXPECT_TRUE(result.source.ok()) << "R4: " << result.source;
+          ExpectOneRunner(move, result);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ferrite::migration
