@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/poll.h"
 #include "base/status.h"
 #include "tests/fakes/accepting.h"
 #include "tests/fakes/test_thread.h"
@@ -63,12 +64,15 @@ void Relay::Accept() {
     Link& link = links_.emplace_back();
     link.source = *std::move(source);
     link.destination = *std::move(destination);
-    link.there = StartOrDie("test-relay-to", [this, &link] { Pump(*link.source, *link.destination, /*flips=*/true); });
-    link.back = StartOrDie("test-relay-fro", [this, &link] { Pump(*link.destination, *link.source, /*flips=*/false); });
+    link.there = StartOrDie("test-relay-to", [this, &link] { Pump(link, /*to_destination=*/true); });
+    link.back = StartOrDie("test-relay-fro", [this, &link] { Pump(link, /*to_destination=*/false); });
   }
 }
 
-void Relay::Pump(SocketStream& from, SocketStream& to, bool flips) {
+void Relay::Pump(Link& link, bool to_destination) {
+  SocketStream& from = to_destination ? *link.source : *link.destination;
+  SocketStream& to = to_destination ? *link.destination : *link.source;
+  const std::atomic<bool>& loses = to_destination ? link.loses_there : link.loses_back;
   std::vector<uint8_t> piece(kPieceBytes);
   while (true) {
     pollfd polled{.fd = from.fd(), .events = POLLIN, .revents = 0};
@@ -77,7 +81,14 @@ void Relay::Pump(SocketStream& from, SocketStream& to, bool flips) {
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
       continue;
     }
-    if (n > 0 && flips) {
+    if (n > 0) {
+      Delay();
+      MayAct(static_cast<uint64_t>(n));
+    }
+    if (n > 0 && loses) {
+      continue;
+    }
+    if (n > 0 && to_destination) {
       MayFlip(std::span(piece).first(static_cast<size_t>(n)));
     }
     const uint64_t allowed = n <= 0 ? 0 : Allow(static_cast<uint64_t>(n));
@@ -92,6 +103,36 @@ void Relay::Pump(SocketStream& from, SocketStream& to, bool flips) {
       }
       return;
     }
+  }
+}
+
+void Relay::Delay() {
+  absl::Duration delay;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (most_delay_ == absl::ZeroDuration()) {
+      return;
+    }
+    random_ ^= random_ << 13;
+    random_ ^= random_ >> 7;
+    random_ ^= random_ << 17;
+    delay = most_delay_ * (static_cast<double>(random_ % 1024) / 1024);
+  }
+  pollfd stopped{.fd = stop_.fd(), .events = POLLIN, .revents = 0};
+  (void)PollFor({&stopped, 1}, delay);
+}
+
+void Relay::MayAct(uint64_t bytes) {
+  std::function<void()> act;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (act_ && bytes >= acts_after_) {
+      act.swap(act_);
+    }
+    acts_after_ -= std::min(acts_after_, bytes);
+  }
+  if (act) {
+    act();
   }
 }
 
@@ -140,6 +181,24 @@ void Relay::CutAfter(uint64_t bytes) {
   }
   will_cut_ = true;
   left_ = bytes;
+}
+
+void Relay::ActAfter(uint64_t bytes, std::function<void()> act) {
+  const absl::MutexLock lock(&mutex_);
+  acts_after_ = bytes;
+  act_ = std::move(act);
+}
+
+void Relay::Lose(bool to_destination) {
+  const absl::MutexLock lock(&mutex_);
+  for (Link& link : links_) {
+    (to_destination ? link.loses_there : link.loses_back) = true;
+  }
+}
+
+void Relay::DelayBy(absl::Duration most) {
+  const absl::MutexLock lock(&mutex_);
+  most_delay_ = most;
 }
 
 void Relay::FlipAfter(uint64_t bytes) {

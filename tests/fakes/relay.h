@@ -2,7 +2,9 @@
 #ifndef FERRITE_TESTS_FAKES_RELAY_H_
 #define FERRITE_TESTS_FAKES_RELAY_H_
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -12,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/thread.h"
 #include "migration/channel/socket/address.h"
@@ -35,6 +38,13 @@ class Relay {
   // Of what goes to the destination, a bit is changed when that many more bytes have passed that way, in the middle of
   // a piece that is mostly bytes of pages.
   void FlipAfter(uint64_t bytes);
+  // `act` is called once, on a thread of the relay, when that many more bytes have passed, of all connections together,
+  // in both directions.
+  void ActAfter(uint64_t bytes, std::function<void()> act);
+  // What the connections that there are now carry one way is lost from here on, and nobody is told.
+  void Lose(bool to_destination);
+  // Each piece that passes is late by up to `most`, each connection for itself.
+  void DelayBy(absl::Duration most);
   // Bits that were changed.
   uint64_t flips() const;
   // While it is closed, new connections break at once.
@@ -49,13 +59,17 @@ class Relay {
   struct Link {
     std::unique_ptr<SocketStream> source;
     std::unique_ptr<SocketStream> destination;
+    std::atomic<bool> loses_there{false};
+    std::atomic<bool> loses_back{false};
     Thread there;
     Thread back;
   };
 
   Relay(std::unique_ptr<Listener> listener, const Address& onward, EventFd stop);
   void Accept();
-  void Pump(SocketStream& from, SocketStream& to, bool flips);
+  void Pump(Link& link, bool to_destination);
+  void Delay();
+  void MayAct(uint64_t bytes);
   void MayFlip(std::span<uint8_t> piece);
   // How many of `wanted` bytes may pass.
   uint64_t Allow(uint64_t wanted);
@@ -69,6 +83,10 @@ class Relay {
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   bool will_cut_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t left_ ABSL_GUARDED_BY(mutex_) = 0;
+  uint64_t acts_after_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::function<void()> act_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration most_delay_ ABSL_GUARDED_BY(mutex_);
+  uint64_t random_ ABSL_GUARDED_BY(mutex_) = 88172645463325252;
   std::optional<uint64_t> flips_after_ ABSL_GUARDED_BY(mutex_);
   uint64_t flips_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t cuts_ ABSL_GUARDED_BY(mutex_) = 0;

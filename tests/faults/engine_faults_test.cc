@@ -1,0 +1,257 @@
+// Faults by the hundred: moves of guests that are threads, with the engine alone, each of which meets one fault at a
+// random instant. Afterwards the guest runs exactly once and has all its memory, or `recover` brings it back (R1-R4).
+//
+//   ./dev faults N [SEED]   N cases (300), from SEED on (printed when it is drawn)
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/random.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "migration/api/move_options.h"
+#include "migration/channel/socket/socket.h"
+#include "migration/protocol/preamble.h"
+#include "tests/migration/landing.h"
+#include "tests/migration/move_harness.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint64_t kGuestBytes = uint64_t{16} << 20;
+// What a move of it sends, about: instants are drawn from there.
+constexpr double kMoveBytes = 12 << 20;
+constexpr const char* kLandings[] = {"Huge", "Small", "Memfd"};
+// After which a side that hears nothing gives the other one up.
+constexpr absl::Duration kSilence = absl::Seconds(1);
+
+enum class Fault {
+  kReset,          // all connections
+  kResetTwice,     // and once more when they are there again
+  kLostThere,      // what goes to the destination is dropped without a word
+  kLostBack,       // what comes from it
+  kLate,           // pieces are late, each connection for itself: what was sent first need not come first
+  kFlippedBit,     // on the way to the destination
+  kCancel,         // by the user of the source
+  kStartPostcopy,  // likewise
+  kStranger,       // connects, says who it is and then nothing
+  kFaults,
+};
+
+const char* NameOf(Fault fault) {
+  constexpr const char* kNames[] = {"reset",
+                                    "reset twice",
+                                    "lost on the way there",
+                                    "lost on the way back",
+                                    "late",
+                                    "flipped bit",
+                                    "cancel",
+                                    "start of post-copy",
+                                    "stranger"};
+  return kNames[static_cast<int>(fault)];
+}
+
+// Counts who runs the guest: told by the guests themselves, not by the moves. Threads: any.
+class Witness {
+ public:
+  void Runs(bool there) {
+    const absl::MutexLock lock(&mutex_);
+    (there ? there_ : here_) = true;
+    EXPECT_FALSE(here_ && there_) << "R2: two runners";
+  }
+  void StandsStill() {
+    const absl::MutexLock lock(&mutex_);
+    here_ = false;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  bool here_ ABSL_GUARDED_BY(mutex_) = true;
+  bool there_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+class Case {
+ public:
+  explicit Case(uint64_t seed)
+      : random_(seed),
+        fault_(static_cast<Fault>(Below(static_cast<uint64_t>(Fault::kFaults)))),
+        landing_(LandingNamed(kLandings[Below(std::size(kLandings))])),
+        mode_(static_cast<MoveMode>(Below(3))),
+        // As many small instants as large ones: most messages are in the first kilobytes.
+        instant_(static_cast<uint64_t>(Below(2) == 0 ? std::pow(2.0, Uniform() * std::log2(kMoveBytes))
+                                                     : Uniform() * kMoveBytes)) {}
+
+  Fault fault() const { return fault_; }
+  std::string Words() const {
+    return absl::StrCat(NameOf(fault_), " after ", instant_, " bytes, ", landing_.name, ", mode ",
+                        static_cast<int>(mode_));
+  }
+
+  void Play() {
+    FakeMove move({.bytes = kGuestBytes,
+                   .landing = &landing_,
+                   .work = {.first_page = 256, .pages = 2048, .random = true},
+                   .tcp = false,
+                   .relay = true});
+    move.port().on_pause = [this] { witness_.StandsStill(); };
+    move.port().on_resume = [this] { witness_.Runs(/*there=*/false); };
+    move.destination().on_run = [this] { witness_.Runs(/*there=*/true); };
+    const FakeMoveResult result = move.Move(
+        {.mode = mode_,
+         .max_postcopy_bandwidth = Below(2) == 0 ? uint64_t{64} << 20 : 0,
+         .channels = static_cast<int>(1 + Below(3)),
+         .silence = kSilence,
+         .recover_for = absl::Seconds(20)},
+        [&](Source& source, const MoveProgress&) { Prepare(move, source); },
+        [&](Source& source, const absl::Status& status) { return Afterwards(move, source, status); });
+    stranger_.reset();
+    ExpectOneRunner(move, result);
+  }
+
+ private:
+  double Uniform() { return std::uniform_real_distribution<double>(0, 1)(random_); }
+  uint64_t Below(uint64_t limit) { return std::uniform_int_distribution<uint64_t>(0, limit - 1)(random_); }
+
+  // Once, when there is a relay.
+  void Prepare(FakeMove& move, Source& source) {
+    if (std::exchange(prepared_, true)) {
+      return;
+    }
+    Relay& relay = move.relay();
+    switch (fault_) {
+      case Fault::kLate:
+        relay.DelayBy(absl::Milliseconds(2));
+        return;
+      case Fault::kFlippedBit:
+        relay.FlipAfter(instant_);
+        return;
+      default:
+        relay.ActAfter(instant_, [this, &move, &source] { Strike(move, source); });
+    }
+  }
+  void Strike(FakeMove& move, Source& source) {
+    Relay& relay = move.relay();
+    switch (fault_) {
+      case Fault::kReset:
+        relay.Cut();
+        break;
+      case Fault::kResetTwice:
+        relay.ActAfter(instant_ / 4 + 1, [&relay] { relay.Cut(); });
+        relay.Cut();
+        break;
+      case Fault::kLostThere:
+        relay.Lose(/*to_destination=*/true);
+        break;
+      case Fault::kLostBack:
+        relay.Lose(/*to_destination=*/false);
+        break;
+      case Fault::kCancel:
+        (void)source.Cancel();
+        break;
+      case Fault::kStartPostcopy:
+        (void)source.StartPostcopy();
+        break;
+      case Fault::kStranger:
+        ComeAsAStranger(relay);
+        break;
+      case Fault::kLate:
+      case Fault::kFlippedBit:
+      case Fault::kFaults:
+        break;
+    }
+  }
+  void ComeAsAStranger(Relay& relay) {
+    const auto never = EventFd::Create();
+    auto stream = Connect(relay.address(), absl::Seconds(5), *never);
+    if (stream.ok()) {
+      (void)(*stream)->WriteAll(EncodePreamble({.lowest_version = 1, .version = 9, .role = ChannelRole::kControl}));
+      stranger_ = *std::move(stream);
+    }
+  }
+
+  // What docs/move.md tells the user to do with a move that stands still.
+  absl::Status Afterwards(FakeMove& move, Source& source, const absl::Status& status) {
+    absl::Status last = status;
+    for (int i = 0; i < 3 && source.state() == MoveState::kPostcopyPaused; ++i) {
+      last = source.Recover(OpenAt(move.relay().address()));
+    }
+    return last;
+  }
+
+  void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result) {
+    FakeGuest* const there = move.destination().guest();
+    const bool runs_there = there != nullptr && there->running();
+    ASSERT_NE(move.source_guest().running(), runs_there)
+        << "R2: source " << result.source << ", destination " << result.destination;
+    if (runs_there) {
+      EXPECT_EQ(result.source_state, MoveState::kCompleted) << result.source;
+      EXPECT_EQ(result.destination_state, MoveState::kCompleted) << result.destination;
+    } else {
+      EXPECT_TRUE(result.source_state == MoveState::kFailed || result.source_state == MoveState::kCancelled)
+          << "R3: " << result.source;
+      EXPECT_TRUE(move.port().disks_held);
+    }
+    FakeGuest& guest = runs_there ? *there : move.source_guest();
+    const uint64_t steps = guest.steps();
+    while (guest.steps() < steps + 200) {
+      sched_yield();
+    }
+    guest.Pause();
+    EXPECT_EQ(guest.errors(), 0u) << "R1";
+    EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
+  }
+
+  std::mt19937_64 random_;
+  const Fault fault_;
+  const Landing& landing_;
+  const MoveMode mode_;
+  const uint64_t instant_;
+  Witness witness_;
+  bool prepared_ = false;
+  std::unique_ptr<SocketStream> stranger_;
+};
+
+uint64_t NumberOf(const char* variable, uint64_t otherwise) {
+  const char* const text = std::getenv(variable);
+  uint64_t number = otherwise;
+  if (text != nullptr && !absl::SimpleAtoi(text, &number)) {
+    ADD_FAILURE() << variable << ": " << text << " is no number";
+  }
+  return number;
+}
+
+TEST(EngineFaultsTest, GuestRunsOnceWithAllItsMemory) {
+  uint32_t drawn = 0;
+  ASSERT_EQ(getrandom(&drawn, sizeof(drawn), 0), static_cast<ssize_t>(sizeof(drawn)));
+  const uint64_t first = NumberOf("FERRITE_FAULT_SEED", drawn);
+  const uint64_t cases = NumberOf("FERRITE_FAULTS", 300);
+  std::printf("%llu cases from seed %llu\n", static_cast<unsigned long long>(cases),
+              static_cast<unsigned long long>(first));
+  std::map<std::string, int> played;
+  for (uint64_t seed = first; seed < first + cases && !HasFailure(); ++seed) {
+    Case one(seed);
+    SCOPED_TRACE(absl::StrCat(one.Words(), ": ./dev faults 1 ", seed));
+    ++played[NameOf(one.fault())];
+    ASSERT_NO_FATAL_FAILURE(one.Play());
+  }
+  for (const auto& [name, count] : played) {
+    std::printf("%6d %s\n", count, name.c_str());
+  }
+}
+
+}  // namespace
+}  // namespace ferrite::migration
