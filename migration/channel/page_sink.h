@@ -41,8 +41,11 @@ class PageSink {
   virtual uint64_t gathered_bytes() const = 0;
   virtual bool full() const = 0;
 
-  // From here on what comes last must not wait behind much: for pages that somebody waits for.
+  // From here on what is put in must not wait behind much: for pages that somebody waits for. Both ends say so, between
+  // two frames.
   virtual void PreferLatency() = 0;
+  // Then: waits until little of what has gone is still on its way, or waits to be placed.
+  virtual absl::Status AwaitPlaced() = 0;
   virtual void Shutdown() = 0;
   // For messages.
   virtual const std::string& peer() const = 0;

@@ -19,6 +19,9 @@ inline constexpr uint32_t kMaxDataPages = 512;
 // The number of a ROUND that ends the pages of a channel after the switchover.
 inline constexpr uint32_t kLastRound = 0xffffffff;
 
+// What comes back on a page channel, after the switchover: the next of the frames that were sent is placed.
+inline constexpr uint8_t kPlaced = 0x06;
+
 enum class PageFrameType : uint16_t {
   kPages = 1,    // count pages: count sums of 4 bytes follow, then count * 4096 bytes
   kZero = 2,     // count pages of zeroes, nothing follows

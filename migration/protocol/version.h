@@ -14,7 +14,7 @@ struct VersionRange {
   bool operator==(const VersionRange&) const = default;
 };
 
-inline constexpr VersionRange kOurVersions{.lowest = 1, .newest = 1};
+inline constexpr VersionRange kOurVersions{.lowest = 2, .newest = 2};
 
 enum Features : uint64_t {
   kFeaturePostcopy = 1 << 0,

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -67,6 +68,12 @@ class PageSenderTest : public testing::Test {
     EXPECT_EQ(header.first_page, first);
     EXPECT_EQ(header.count, count) << first;
   }
+  void SayPlaced(int frames) {
+    for (int i = 0; i < frames; ++i) {
+      const uint8_t word = kPlaced;
+      EXPECT_TRUE(peer_->WriteAll({&word, 1}).ok());
+    }
+  }
   bool Quiet() { return !peer_->AwaitReadable(clock_, absl::ZeroDuration()); }
 
   std::unique_ptr<GuestMemory> memory_;
@@ -76,6 +83,48 @@ class PageSenderTest : public testing::Test {
   SendFigures figures_;
   std::unique_ptr<PageSender> sender_;
 };
+
+// R5: what somebody asks for does not wait behind more than half a MiB, in whatever buffers.
+TEST_F(PageSenderTest, LittleIsOnItsWayWherePagesAreWaitedFor) {
+  Fill(0, 256);
+  sink_->PreferLatency();
+  const auto send = [&](uint64_t first, uint64_t count) {
+    ASSERT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
+    ASSERT_EQ(sender_->SendRun({.region = 0, .first = first, .count = count}, Region(), 1), absl::OkStatus());
+    ASSERT_EQ(sender_->Flush(), absl::OkStatus());
+  };
+  for (uint64_t first = 0; first < 4 * 32; first += 32) {
+    Thread reader = StartOrDie("reader", [&] { ExpectFrame(PageFrameType::kPages, first, 32); });
+    ASSERT_NO_FATAL_FAILURE(send(first, 32)) << "there is room for it";
+  }
+  std::atomic<bool> goes_on = false;
+  Thread waiting = StartOrDie("waits", [&] {
+    EXPECT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
+    goes_on = true;
+  });
+  EXPECT_FALSE(goes_on);
+  SayPlaced(1);
+  waiting.Join();
+  EXPECT_TRUE(goes_on);
+  Thread reader = StartOrDie("reader", [&] { ExpectFrame(PageFrameType::kPages, 128, 32); });
+  ASSERT_NO_FATAL_FAILURE(send(128, 32));
+  reader.Join();
+  const uint8_t nonsense = 7;
+  ASSERT_TRUE(peer_->WriteAll({&nonsense, 1}).ok());
+  EXPECT_EQ(sink_->AwaitPlaced().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// The end of a round is no page, and whoever waits goes on when the channel is shut down.
+TEST_F(PageSenderTest, WhoWaitsForPagesToBePlacedIsLetGo) {
+  sink_->PreferLatency();
+  Fill(0, 1);
+  for (int i = 0; i < 64; ++i) {
+    ASSERT_EQ(sender_->SendZero({.region = 0, .first = 100, .count = 1}), absl::OkStatus());
+    ASSERT_EQ(sender_->SendRoundEnd(1), absl::OkStatus());
+  }
+  Thread ends = StartOrDie("ends", [&] { sink_->Shutdown(); });
+  EXPECT_FALSE(sink_->AwaitPlaced().ok());
+}
 
 TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
   Fill(2, 3);
@@ -91,7 +140,7 @@ TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
   EXPECT_TRUE(Quiet());
   EXPECT_EQ(figures_.data_pages, 4u);
   EXPECT_EQ(figures_.zero_pages, 6u);
-  EXPECT_EQ(figures_.bytes, 5 * kPageHeaderBytes + 4 * kPageBytes);
+  EXPECT_EQ(figures_.bytes, 5 * kPageHeaderBytes + 4 * (kPageBytes + sizeof(uint32_t)));
   EXPECT_EQ(sender_->sent_bytes(), figures_.bytes);
 }
 

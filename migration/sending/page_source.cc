@@ -15,8 +15,8 @@
 namespace ferrite::migration {
 namespace {
 
-// After the switchover bulk data goes in pieces that an asked-for page need not wait for, and through short buffers
-// (PageSink::PreferLatency()).
+// After the switchover bulk data goes in pieces that an asked-for page need not wait for, and few of them at a time
+// (PageSink::AwaitPlaced()).
 constexpr uint64_t kBulkPages = 32;
 
 std::vector<PendingPages::Shape> ShapesOf(std::span<OutgoingPart* const> parts,
@@ -211,6 +211,7 @@ absl::Status PageSource::SendRest(size_t channel) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
     Rest(limiter_.Take(kMost, host_.clock.Now()));
+    FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced());
     const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
     if (!run.has_value()) {
       return sender.SendRoundEnd(kLastRound);

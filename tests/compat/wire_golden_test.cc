@@ -1,7 +1,7 @@
-// The bytes of version 1, as docs/wire_format.md writes them down: every message is encoded to them and read from them.
+// The bytes of version 2, as docs/wire_format.md writes them down: every message is encoded to them and read from them.
 // A change here is a change of the protocol: it needs a new version, and these samples stay readable.
 //
-// The samples are in version1_*.txt: a name, what it says, its bytes. Every field of a Cap'n Proto message is set, so
+// The samples are in version2_*.txt: a name, what it says, its bytes. Every field of a Cap'n Proto message is set, so
 // that a field that was added shows. When a new version is made on purpose, keep the files of the old one for reading
 // (WhatWasWrittenIsRead), name the new ones in kFiles, and write them with
 //   FERRITE_WRITE_SAMPLES=$PWD/tests/compat bazel run //tests/compat:wire_golden_test
@@ -43,8 +43,8 @@ constexpr std::array<uint8_t, 32> kPagesHeader = {
     0x00, 0x00, 0x10, 0x00, 0x00, 0x00, 0x00, 0x00,  // first page 0x100000
     0x10, 0x00, 0x00, 0x00,                          // 16 pages
     0x00, 0x00, 0x00, 0x00,                          // reserved
-    0x00, 0x00, 0x01, 0x00,                          // 65536 bytes follow
-    0x07, 0xec, 0x88, 0x13,                          // CRC-32C of the above
+    0x40, 0x00, 0x01, 0x00,                          // 65600 bytes follow
+    0xe0, 0xb3, 0x2e, 0xb8,                          // CRC-32C of the above
 };
 
 constexpr std::array<uint8_t, 32> kPreamble = {
@@ -292,9 +292,9 @@ struct File {
 };
 
 const File kFiles[] = {
-    {"version1_pages.txt", PageFrames, ReadPageFrame},         {"version1_preambles.txt", Preambles, ReadPreamble},
-    {"version1_control.txt", ControlFrames, ReadControlFrame}, {"version1_messages.txt", Messages, ReadMessage},
-    {"version1_machine.txt", Machines, ReadMachine},           {"version1_state.txt", SavedStates, ReadState},
+    {"version2_pages.txt", PageFrames, ReadPageFrame},         {"version2_preambles.txt", Preambles, ReadPreamble},
+    {"version2_control.txt", ControlFrames, ReadControlFrame}, {"version2_messages.txt", Messages, ReadMessage},
+    {"version2_machine.txt", Machines, ReadMachine},           {"version2_state.txt", SavedStates, ReadState},
 };
 
 constexpr size_t kBytesInALine = 60;

@@ -21,6 +21,7 @@
 #include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/channel/socket/socket_stream.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/version.h"
 #include "tests/fakes/acceptor_of.h"
 
 namespace ferrite::migration {
@@ -51,7 +52,11 @@ struct Kind {
 class ChannelKindsTest : public testing::TestWithParam<Kind> {
  protected:
   Preamble Of(ChannelRole role, uint16_t index = 0) {
-    return {.lowest_version = 1, .version = 1, .role = role, .index = index, .move_id = {7}};
+    return {.lowest_version = kOurVersions.lowest,
+            .version = kOurVersions.newest,
+            .role = role,
+            .index = index,
+            .move_id = {7}};
   }
   ChannelOpener::Terms Terms() { return {.limit = kSoon, .patience = kSoon, .cancel = never_}; }
   std::unique_ptr<IncomingChannel> Come() {

@@ -95,6 +95,7 @@ class CutSink final : public UrgentSink {
   uint64_t gathered_bytes() const override { return sink_->gathered_bytes(); }
   bool full() const override { return sink_->full(); }
   void PreferLatency() override { sink_->PreferLatency(); }
+  absl::Status AwaitPlaced() override { return sink_->AwaitPlaced(); }
   void Shutdown() override { sink_->Shutdown(); }
   const std::string& peer() const override { return sink_->peer(); }
   absl::StatusOr<PageRange> NextRequest() override {

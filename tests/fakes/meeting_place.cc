@@ -1,4 +1,5 @@
 #include "tests/fakes/meeting_place.h"
+#include "migration/protocol/version.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -38,9 +39,12 @@ std::unique_ptr<Stream> MeetingPlace::DialAndSayNothing() {
 
 std::unique_ptr<Stream> MeetingPlace::Dial(ChannelRole role) {
   std::unique_ptr<Stream> stream = DialAndSayNothing();
-  EXPECT_TRUE(
-      stream->WriteAll(EncodePreamble({.lowest_version = 1, .version = 1, .role = role, .move_id = kScriptedMove}))
-          .ok());
+  EXPECT_TRUE(stream
+                  ->WriteAll(EncodePreamble({.lowest_version = kOurVersions.lowest,
+                                             .version = kOurVersions.newest,
+                                             .role = role,
+                                             .move_id = kScriptedMove}))
+                  .ok());
   return stream;
 }
 

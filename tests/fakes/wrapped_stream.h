@@ -25,7 +25,6 @@ class WrappedStream : public Stream {
   bool shut_down() const override { return stream_->shut_down(); }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
   void SetWritePatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
-  void LimitBuffers(int bytes) override { stream_->LimitBuffers(bytes); }
   bool AwaitReadable(const Clock& clock, absl::Duration limit) override { return stream_->AwaitReadable(clock, limit); }
   bool IsWritable() const override { return stream_->IsWritable(); }
   absl::Status Join(WaitSet& set, uint32_t tag) override { return stream_->Join(set, tag); }

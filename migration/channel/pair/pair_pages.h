@@ -32,8 +32,9 @@ class PairPageSink final : public UrgentSink {
   absl::Status Flush() override;
   uint64_t gathered_bytes() const override { return gathered_; }
   bool full() const override { return frames_.size() == kMostFrames || gathered_ >= kMostBytes; }
-  // Nothing waits in here.
+  // Flush() returns when all was placed.
   void PreferLatency() override {}
+  absl::Status AwaitPlaced() override { return absl::OkStatus(); }
   void Shutdown() override;
   const std::string& peer() const override { return peer_; }
   absl::StatusOr<PageRange> NextRequest() override;

@@ -26,8 +26,9 @@ constexpr absl::Duration kWriteStep = absl::Milliseconds(100);
 // TCP's timers are not made for less.
 constexpr absl::Duration kLeastTcpPatience = absl::Seconds(1);
 
-// Has TCP give up a peer of which nothing comes back, where nobody writes or reads in the middle of a frame: of what was
-// sent (TCP_USER_TIMEOUT), and where nothing is sent (keep-alive probes; see tcp(7)). Other sockets take none of it.
+// Has TCP give up a peer of which nothing comes back, where nobody writes or reads in the middle of a frame: of what
+// was sent (TCP_USER_TIMEOUT), and where nothing is sent (keep-alive probes; see tcp(7)). Other sockets take none of
+// it.
 void LimitTcpSilence(int fd, absl::Duration patience) {
   patience = std::max(patience, kLeastTcpPatience);
   const auto timeout = static_cast<unsigned>(std::min<int64_t>(absl::ToInt64Milliseconds(patience), INT_MAX));
@@ -121,11 +122,6 @@ void SocketStream::SetWritePatience(absl::Duration patience) {
   write_patience_ = absl::ToInt64Nanoseconds(patience);
   const timeval step = absl::ToTimeval(std::min(patience, kWriteStep));
   (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &step, sizeof(step));
-}
-
-void SocketStream::LimitBuffers(int bytes) {
-  (void)setsockopt(fd_.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-  (void)setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
 }
 
 absl::Status SocketStream::Read(std::span<uint8_t> out, bool in_frame) {

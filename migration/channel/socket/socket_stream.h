@@ -34,7 +34,6 @@ class SocketStream final : public Stream {
   bool shut_down() const override { return shut_down_; }
   void SetPatience(absl::Duration patience) override;
   void SetWritePatience(absl::Duration patience) override;
-  void LimitBuffers(int bytes) override;
   bool AwaitReadable(const Clock& clock, absl::Duration limit) override;
   bool IsWritable() const override;
   absl::Status Join(WaitSet& set, uint32_t tag) override { return set.Add(fd_.get(), tag); }

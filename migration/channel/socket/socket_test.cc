@@ -6,7 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -79,7 +81,8 @@ TEST(SocketTest, HalfOpenConnectionIsNoticedByWhoWaitsForTheOther) {
     // The kernel drops each segment before TCP sees it.
     sock_filter drop = BPF_STMT(BPF_RET | BPF_K, 0);
     const sock_fprog program = {.len = 1, .filter = &drop};
-    ASSERT_EQ(setsockopt((*server)->fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0);
+    ASSERT_EQ(setsockopt((*server)->fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0)
+        << strerror(errno);
     (*client)->SetPatience(absl::Seconds(1));
     if (writes) {
       const uint8_t byte = 42;

@@ -41,14 +41,12 @@ class Stream {
   // Also of what came before it nothing is read any more.
   virtual void Shutdown() = 0;
   virtual bool shut_down() const { return false; }
-  // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set. Where a peer can
-  // vanish without a word, what waits for the beginning of a read ends about as late, too, but not sooner than 1 s.
+  // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set. Where a peer
+  // can vanish without a word, what waits for the beginning of a read ends about as late, too, but not sooner than 1 s.
   virtual void SetPatience(absl::Duration patience) = 0;
   // The same for writes alone, the one that is on among them: that ends no later than `patience`, or 100 ms if that is
   // more, from now when the peer reads nothing.
   virtual void SetWritePatience(absl::Duration patience) = 0;
-  // Bytes that may wait in the kernel, each way, so that what is sent last does not wait behind megabytes.
-  virtual void LimitBuffers(int bytes) = 0;
 
   // Whether bytes, or the end, can be read without waiting; waits for that, not longer than `limit`. A signal may end
   // the wait early.

@@ -11,9 +11,11 @@
 namespace ferrite::migration {
 namespace {
 
-// What may wait in the kernel at either end of a page channel after the switchover: a page that is asked for when it is
-// on its way already waits for what is before it.
-constexpr int kPostcopyBufferBytes = 256 << 10;
+// What may be on its way after the switchover, in the kernel's buffers at either end among it: a page that is asked for
+// when it is on its way already waits for what is before it. A smaller receive buffer would not do: what was offered
+// before would be dropped, and come again after TCP's 200 ms.
+constexpr uint64_t kMostOnWayBytes = 512 << 10;
+constexpr size_t kMostOnWayFrames = 64;  // of zero pages, mostly
 
 constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
 
@@ -38,6 +40,10 @@ absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8
     pieces_.push_back({.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()});
   }
   gathered_ += kPageHeaderBytes + header.following_bytes();
+  if (awaits_placed_ && header.type != PageFrameType::kRound) {
+    on_way_.push_back(kPageHeaderBytes + header.following_bytes());
+    on_way_bytes_ += on_way_.back();
+  }
   return absl::OkStatus();
 }
 
@@ -53,7 +59,18 @@ absl::Status StreamPageSink::Flush() {
   return status;
 }
 
-void StreamPageSink::PreferLatency() { stream_->LimitBuffers(kPostcopyBufferBytes); }
+absl::Status StreamPageSink::AwaitPlaced() {
+  while (on_way_bytes_ >= kMostOnWayBytes || on_way_.size() >= kMostOnWayFrames) {
+    uint8_t placed = 0;
+    FERRITE_RETURN_IF_ERROR(stream_->ReadRest({&placed, 1}));
+    if (placed != kPlaced) {
+      return absl::InvalidArgumentError("page channel: the destination sent what is no word of a placed frame");
+    }
+    on_way_bytes_ -= on_way_.front();
+    on_way_.pop_front();
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<PageRange> StreamPageSink::NextRequest() {
   std::array<uint8_t, kPageHeaderBytes> bytes;
@@ -85,6 +102,10 @@ absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
                                     : absl::OkStatus();
       }));
       break;
+  }
+  if (tells_placed_ && header.type != PageFrameType::kRound) {
+    constexpr uint8_t kWord = kPlaced;
+    FERRITE_RETURN_IF_ERROR(stream_->WriteAll(std::span<const uint8_t>(&kWord, 1)));
   }
   return header;
 }
@@ -133,8 +154,6 @@ absl::Status StreamPageFeed::Drop(uint64_t bytes) {
   }
   return absl::OkStatus();
 }
-
-void StreamPageFeed::PreferLatency() { stream_->LimitBuffers(kPostcopyBufferBytes); }
 
 absl::Status StreamPageFeed::Ask(std::span<const PageRange> runs) {
   std::vector<uint8_t> requests;

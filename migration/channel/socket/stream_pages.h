@@ -8,6 +8,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,7 +27,8 @@ class StreamPageSink final : public UrgentSink {
   absl::Status Flush() override;
   uint64_t gathered_bytes() const override { return gathered_; }
   bool full() const override { return frames_ == kMostFrames || gathered_ >= kMostBytes; }
-  void PreferLatency() override;
+  void PreferLatency() override { awaits_placed_ = true; }
+  absl::Status AwaitPlaced() override;
   void Shutdown() override { stream_->Shutdown(); }
   const std::string& peer() const override { return stream_->peer(); }
   absl::StatusOr<PageRange> NextRequest() override;
@@ -47,6 +49,10 @@ class StreamPageSink final : public UrgentSink {
   size_t frames_ = 0;
   std::vector<iovec> pieces_;
   uint64_t gathered_ = 0;
+  // What the other end has not said to be placed: the bytes of each frame.
+  bool awaits_placed_ = false;
+  std::deque<uint64_t> on_way_;
+  uint64_t on_way_bytes_ = 0;
 };
 
 class StreamPageFeed final : public UrgentFeed {
@@ -55,7 +61,7 @@ class StreamPageFeed final : public UrgentFeed {
 
   absl::StatusOr<PageHeader> Next(PageHandler& handler) override;
   absl::Status Join(WaitSet& set, uint32_t tag) override { return stream_->Join(set, tag); }
-  void PreferLatency() override;
+  void PreferLatency() override { tells_placed_ = true; }
   void Shutdown() override { stream_->Shutdown(); }
   const std::string& peer() const override { return stream_->peer(); }
   absl::Status Ask(std::span<const PageRange> runs) override;
@@ -68,6 +74,7 @@ class StreamPageFeed final : public UrgentFeed {
   absl::Status Drop(uint64_t bytes);
 
   const std::unique_ptr<Stream> stream_;
+  bool tells_placed_ = false;
   std::vector<uint8_t> dropped_;  // where bytes go that nobody needs; made when first needed
 };
 
