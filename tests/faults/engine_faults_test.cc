@@ -26,6 +26,7 @@
 #include "migration/api/move_options.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/protocol/preamble.h"
+#include "tests/fakes/at_once.h"
 #include "tests/migration/landing.h"
 #include "tests/migration/move_harness.h"
 
@@ -115,7 +116,7 @@ class Case {
          .max_postcopy_bandwidth = Below(2) == 0 ? uint64_t{64} << 20 : 0,
          .channels = static_cast<int>(1 + Below(3)),
          .silence = kSilence,
-         .recover_for = absl::Seconds(20)},
+         .recover_for = absl::Seconds(5)},
         [&](Source& source, const MoveProgress&) { Prepare(move, source); },
         [&](Source& source, const absl::Status& status) { return Afterwards(move, source, status); });
     stranger_.reset();
@@ -241,13 +242,21 @@ TEST(EngineFaultsTest, GuestRunsOnceWithAllItsMemory) {
   const uint64_t cases = NumberOf("FERRITE_FAULTS", 300);
   std::printf("%llu cases from seed %llu\n", static_cast<unsigned long long>(cases),
               static_cast<unsigned long long>(first));
+  absl::Mutex mutex;
   std::map<std::string, int> played;
-  for (uint64_t seed = first; seed < first + cases && !HasFailure(); ++seed) {
+  ForEachAtOnce(cases, [&](uint64_t index) {
+    if (HasFailure()) {
+      return;
+    }
+    const uint64_t seed = first + index;
     Case one(seed);
     SCOPED_TRACE(absl::StrCat(one.Words(), ": ./dev faults 1 ", seed));
-    ++played[NameOf(one.fault())];
-    ASSERT_NO_FATAL_FAILURE(one.Play());
-  }
+    {
+      const absl::MutexLock lock(&mutex);
+      ++played[NameOf(one.fault())];
+    }
+    one.Play();
+  });
   for (const auto& [name, count] : played) {
     std::printf("%6d %s\n", count, name.c_str());
   }
