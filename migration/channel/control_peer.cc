@@ -78,7 +78,7 @@ void ControlPeer::SendLastWords(const absl::Status& error) {
 void ControlPeer::HangUp(const absl::Status& error) {
   // A peer that does not read has let the buffer become full; what is being written to another one is soon written.
   if (channel_->HasRoom()) {
-    channel_->SetPatience(kWriteGrace);
+    channel_->SetSendPatience(kWriteGrace);
     if (AwaitWritten(kSoonWritten)) {
       const message::Error last_words{.message = std::string(error.message())};
       const absl::MutexLock lock(&send_mutex_);
@@ -90,7 +90,7 @@ void ControlPeer::HangUp(const absl::Status& error) {
 
 absl::Status ControlPeer::SendBriefly(const Message& message) {
   // For a message that is begun meanwhile, too.
-  channel_->SetPatience(kWriteGrace);
+  channel_->SetSendPatience(kWriteGrace);
   if (!AwaitWritten(kWriteGrace)) {
     return absl::UnavailableError(absl::StrCat(options_.peer_name, " does not read what it is told"));
   }

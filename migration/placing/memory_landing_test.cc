@@ -164,5 +164,20 @@ TEST_F(MemoryLandingTest, WhoWaitsLooksAgainWhenWokenAndIsLetGoAtTheEnd) {
   EXPECT_EQ(*At(0, 7), 0) << "of no region any more";
 }
 
+TEST_F(MemoryLandingTest, MemoryIsTakenInPieces) {
+  const Placer& placer = landing_->placer(0);
+  PageRun rest{100, 200'000};
+  uint64_t next = rest.first;
+  int pieces = 0;
+  for (; rest.count > 0; ++pieces) {
+    const PageRun piece = placer.TakePiece(rest);
+    EXPECT_EQ(piece.first, next);
+    next += piece.count;
+    EXPECT_TRUE(next % 65536 == 0 || rest.count == 0) << next;
+  }
+  EXPECT_EQ(next, 200'100u);
+  EXPECT_EQ(pieces, 4);
+}
+
 }  // namespace
 }  // namespace ferrite::migration

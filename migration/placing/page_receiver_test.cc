@@ -291,21 +291,5 @@ TEST_F(PageReceiverTest, FramesWithoutBytesEndWithTheConnection) {
   }
 }
 
-TEST_F(PageReceiverTest, MemoryIsTakenInPieces) {
-  Make(MemoryBacking::kMemfd);
-  const Placer& placer = placement_->placer(0);
-  PageRun rest{100, 200'000};
-  uint64_t next = rest.first;
-  int pieces = 0;
-  for (; rest.count > 0; ++pieces) {
-    const PageRun piece = placer.TakePiece(rest);
-    EXPECT_EQ(piece.first, next);
-    next += piece.count;
-    EXPECT_TRUE(next % 65536 == 0 || rest.count == 0) << next;
-  }
-  EXPECT_EQ(next, 200'100u);
-  EXPECT_EQ(pieces, 4);
-}
-
 }  // namespace
 }  // namespace ferrite::migration

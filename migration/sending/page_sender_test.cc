@@ -114,6 +114,25 @@ TEST_F(PageSenderTest, LittleIsOnItsWayWherePagesAreWaitedFor) {
   EXPECT_EQ(sink_->AwaitPlaced().code(), absl::StatusCode::kInvalidArgument);
 }
 
+// A huge page of 1 GiB is 512 frames, and nobody looks at how much is on its way between them.
+TEST_F(PageSenderTest, WordsAreTakenWithinAUnit) {
+  Fill(0, 1);
+  sink_->PreferLatency();
+  constexpr int kFrames = 600;
+  Thread reader = StartOrDie("reader", [&] {
+    for (int i = 0; i < kFrames; ++i) {
+      ExpectFrame(PageFrameType::kPages, 0, 1);
+      SayPlaced(1);
+    }
+  });
+  for (int i = 0; i < kFrames; ++i) {
+    ASSERT_EQ(sender_->SendRun({.region = 0, .first = 0, .count = 1}, Region(), 1), absl::OkStatus());
+  }
+  ASSERT_EQ(sender_->Flush(), absl::OkStatus());
+  reader.Join();
+  EXPECT_EQ(figures_.bytes, kFrames * (kPageHeaderBytes + kPageBytes + sizeof(uint32_t)));
+}
+
 // The end of a round is no page, and whoever waits goes on when the channel is shut down.
 TEST_F(PageSenderTest, WhoWaitsForPagesToBePlacedIsLetGo) {
   sink_->PreferLatency();

@@ -13,11 +13,11 @@
 
 namespace ferrite {
 
-// Calls `play` with each of [0, count), on eight threads. Returns when all are done.
+// Calls `play` with each of [0, count), on six threads. Returns when all are done.
 inline void ForEachAtOnce(uint64_t count, const std::function<void(uint64_t)>& play) {
   std::atomic<uint64_t> next = 0;
   std::vector<Thread> threads;
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < 6; ++i) {
     threads.push_back(StartOrDie(absl::StrCat("test-case-", i), [&] {
       for (uint64_t at = next++; at < count; at = next++) {
         play(at);

@@ -23,8 +23,8 @@ constexpr size_t kMaxPieces = 1024;
 constexpr absl::Duration kDefaultPatience = absl::Seconds(10);
 // A write that waits looks at its patience so often.
 constexpr absl::Duration kWriteStep = absl::Milliseconds(100);
-// TCP's timers are not made for less.
-constexpr absl::Duration kLeastTcpPatience = absl::Seconds(1);
+// Who is given less for a last word has that long to acknowledge it, also when the connection was closed here.
+constexpr absl::Duration kLeastTcpPatience = absl::Seconds(3);
 
 // Has TCP give up a peer of which nothing comes back, where nobody writes or reads in the middle of a frame: of what
 // was sent (TCP_USER_TIMEOUT), and where nothing is sent (keep-alive probes; see tcp(7)). Other sockets take none of

@@ -83,7 +83,7 @@ TEST(SocketTest, HalfOpenConnectionIsNoticedByWhoWaitsForTheOther) {
     const sock_fprog program = {.len = 1, .filter = &drop};
     ASSERT_EQ(setsockopt((*server)->fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)), 0)
         << strerror(errno);
-    (*client)->SetPatience(absl::Seconds(1));
+    (*client)->SetPatience(absl::Seconds(3));
     if (writes) {
       const uint8_t byte = 42;
       ASSERT_TRUE((*client)->WriteAll({&byte, 1}).ok()) << "it waits in the kernel";

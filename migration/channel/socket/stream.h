@@ -42,7 +42,7 @@ class Stream {
   virtual void Shutdown() = 0;
   virtual bool shut_down() const { return false; }
   // How long the peer may make no progress at all in the middle of a read or a write. 10 s when not set. Where a peer
-  // can vanish without a word, what waits for the beginning of a read ends about as late, too, but not sooner than 1 s.
+  // can vanish without a word, what waits for the beginning of a read ends about as late, too, but not sooner than 3 s.
   virtual void SetPatience(absl::Duration patience) = 0;
   // The same for writes alone, the one that is on among them: that ends no later than `patience`, or 100 ms if that is
   // more, from now when the peer reads nothing.

@@ -15,7 +15,6 @@ namespace {
 // when it is on its way already waits for what is before it. A smaller receive buffer would not do: what was offered
 // before would be dropped, and come again after TCP's 200 ms.
 constexpr uint64_t kMostOnWayBytes = 512 << 10;
-constexpr size_t kMostOnWayFrames = 64;  // of zero pages, mostly
 
 constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
 
@@ -28,6 +27,9 @@ StreamPageSink::StreamPageSink(std::unique_ptr<Stream> stream) : stream_(std::mo
 absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {
   if (full()) {
     FERRITE_RETURN_IF_ERROR(Flush());
+  }
+  while (on_way_.size() >= kMostOnWayFrames) {
+    FERRITE_RETURN_IF_ERROR(AwaitWord());
   }
   headers_[frames_] = EncodePageHeader(header);
   pieces_.push_back({.iov_base = headers_[frames_].data(), .iov_len = kPageHeaderBytes});
@@ -61,14 +63,19 @@ absl::Status StreamPageSink::Flush() {
 
 absl::Status StreamPageSink::AwaitPlaced() {
   while (on_way_bytes_ >= kMostOnWayBytes || on_way_.size() >= kMostOnWayFrames) {
-    uint8_t placed = 0;
-    FERRITE_RETURN_IF_ERROR(stream_->ReadRest({&placed, 1}));
-    if (placed != kPlaced) {
-      return absl::InvalidArgumentError("page channel: the destination sent what is no word of a placed frame");
-    }
-    on_way_bytes_ -= on_way_.front();
-    on_way_.pop_front();
+    FERRITE_RETURN_IF_ERROR(AwaitWord());
   }
+  return absl::OkStatus();
+}
+
+absl::Status StreamPageSink::AwaitWord() {
+  uint8_t word = 0;
+  FERRITE_RETURN_IF_ERROR(stream_->ReadRest({&word, 1}));
+  if (word != kPlaced) {
+    return absl::InvalidArgumentError("page channel: the destination sent what is no word of a placed frame");
+  }
+  on_way_bytes_ -= on_way_.front();
+  on_way_.pop_front();
   return absl::OkStatus();
 }
 

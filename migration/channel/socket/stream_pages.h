@@ -26,7 +26,9 @@ class StreamPageSink final : public UrgentSink {
 
   absl::Status Flush() override;
   uint64_t gathered_bytes() const override { return gathered_; }
-  bool full() const override { return frames_ == kMostFrames || gathered_ >= kMostBytes; }
+  bool full() const override {
+    return frames_ == kMostFrames || gathered_ >= kMostBytes || on_way_.size() >= kMostOnWayFrames;
+  }
   void PreferLatency() override { awaits_placed_ = true; }
   absl::Status AwaitPlaced() override;
   void Shutdown() override { stream_->Shutdown(); }
@@ -36,8 +38,12 @@ class StreamPageSink final : public UrgentSink {
  private:
   static constexpr size_t kMostFrames = 128;
   static constexpr uint64_t kMostBytes = 1 << 20;
+  // Also within a unit that is larger than a frame: each has a word to come back, for which there must be room.
+  static constexpr size_t kMostOnWayFrames = 64;
 
   absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
+  // Waits for the destination's word of one frame.
+  absl::Status AwaitWord();
 
   // Pages of the frames that gather, at most: the last one may be as large as a frame can be.
   static constexpr size_t kMostPages = kMostBytes / 4096 + kMaxDataPages;

@@ -33,6 +33,8 @@ absl::Status SearchEnded() { return absl::CancelledError("the search for the des
 
 // One search, of one try after the other.
 struct Search {
+  // For progress: MoveOptions::recover_for, or, where that is none and the user asks for a search, its default.
+  absl::Duration time;
   // When it is over. Time is given for progress: a connection that is found again and again, and lost before anything
   // came of it, is none.
   MonotonicTime until;
@@ -140,14 +142,13 @@ absl::Status MakeSureOfGrant(Departure& departure, const std::shared_ptr<Channel
   }
   if (!had_run) {
     // Once in a move.
-    search.until = departure.Now() + departure.options.recover_for;
+    search.until = departure.Now() + search.time;
   }
   return absl::OkStatus();
 }
 
 // One try, of which each answer is to come before the end of the search; that moves on with what comes of it.
 absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpener>& opener, Search& search) {
-  const MoveOptions& options = departure.options;
   search.told = false;
   FERRITE_RETURN_IF_ERROR(StartAnew(departure));
   FERRITE_RETURN_IF_ERROR(MakeSureOfGrant(departure, opener, search));
@@ -162,7 +163,7 @@ absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpe
   const bool fewer = !first && missing_pages < *search.least_missing;
   search.least_missing = std::min(missing_pages, search.least_missing.value_or(missing_pages));
   if (fewer) {
-    search.until = departure.Now() + options.recover_for;
+    search.until = departure.Now() + search.time;
   }
   FERRITE_RETURN_IF_ERROR(OpenPages(departure));
   for (const PageRange& run : missing) {
@@ -237,7 +238,9 @@ absl::Status KeepTrying(Departure& departure, const std::shared_ptr<ChannelOpene
     departure.Publish();
     return status;
   }
-  Search search{.until = departure.Now() + departure.options.recover_for, .least_missing = std::nullopt};
+  const absl::Duration time =
+      departure.options.recover_for > absl::ZeroDuration() ? departure.options.recover_for : MoveOptions().recover_for;
+  Search search{.time = time, .until = departure.Now() + time, .least_missing = std::nullopt};
   absl::Duration pause;
   while (MaySearch(state.get(), (departure.features & kFeatureRecovery) != 0)) {
     departure.Publish();
