@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -22,6 +24,7 @@
 #include "migration/channel/socket/stream_pages.h"
 #include "migration/placing/memory_landing.h"
 #include "migration/protocol/page_header.h"
+#include "migration/protocol/page_sums.h"
 #include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
@@ -79,8 +82,12 @@ class FaultServerTest : public testing::Test {
     return header->first_page;
   }
   void Answer(uint64_t page, uint8_t byte) {
+    const std::vector<uint8_t> data(kPageBytes, byte);
+    std::array<uint32_t, 1> sum;
+    SumPages(data, sum);
     EXPECT_TRUE(source_->WriteAll(EncodePageHeader({.first_page = page, .count = 1})).ok());
-    EXPECT_TRUE(source_->WriteAll(std::vector<uint8_t>(kPageBytes, byte)).ok());
+    EXPECT_TRUE(source_->WriteAll({reinterpret_cast<const uint8_t*>(sum.data()), sizeof(sum)}).ok());
+    EXPECT_TRUE(source_->WriteAll(std::span<const uint8_t>(data)).ok());
   }
   uint8_t At(uint64_t page) { return *(memory_->regions()[0]->guest_mapping().data() + page * kPageBytes); }
   absl::Status AwaitFailure() {

@@ -136,10 +136,9 @@ TEST_F(PageSenderTest, WordsAreTakenWithinAUnit) {
 // The end of a round is no page, and whoever waits goes on when the channel is shut down.
 TEST_F(PageSenderTest, WhoWaitsForPagesToBePlacedIsLetGo) {
   sink_->PreferLatency();
-  Fill(0, 1);
   for (int i = 0; i < 64; ++i) {
-    ASSERT_EQ(sender_->SendZero({.region = 0, .first = 100, .count = 1}), absl::OkStatus());
     ASSERT_EQ(sender_->SendRoundEnd(1), absl::OkStatus());
+    ASSERT_EQ(sender_->SendZero({.region = 0, .first = 100, .count = 1}), absl::OkStatus());
   }
   Thread ends = StartOrDie("ends", [&] { sink_->Shutdown(); });
   EXPECT_FALSE(sink_->AwaitPlaced().ok());

@@ -63,14 +63,22 @@ ScriptedSource::ScriptedSource(MeetingPlace& place, uint64_t features) : control
 }
 
 void ScriptedSource::SendPages(const PageHeader& header, size_t bytes) {
-  SendFrame(header);
-  const std::vector<uint8_t> data(bytes, 0x5a);
-  std::vector<uint32_t> sums(header.count);
   if (bytes == header.data_bytes()) {
-    SumPages(data, sums);
+    SendPages(*page, header, 0x5a);
+    return;
   }
-  (void)page->WriteAll(std::span(reinterpret_cast<const uint8_t*>(sums.data()), sums.size() * sizeof(uint32_t)));
-  (void)page->WriteAll(std::span<const uint8_t>(data));
+  SendFrame(header);
+  (void)page->WriteAll(std::vector<uint8_t>(header.count * sizeof(uint32_t)));
+  (void)page->WriteAll(std::vector<uint8_t>(bytes, 0x5a));
+}
+
+void ScriptedSource::SendPages(Stream& stream, const PageHeader& header, uint8_t byte) {
+  const std::vector<uint8_t> data(header.data_bytes(), byte);
+  std::vector<uint32_t> sums(header.count);
+  SumPages(data, sums);
+  (void)stream.WriteAll(EncodePageHeader(header));
+  (void)stream.WriteAll(std::span(reinterpret_cast<const uint8_t*>(sums.data()), sums.size() * sizeof(uint32_t)));
+  (void)stream.WriteAll(std::span<const uint8_t>(data));
 }
 
 void ScriptedSource::SendFrame(const PageHeader& header) { (void)page->WriteAll(EncodePageHeader(header)); }

@@ -37,6 +37,8 @@ class ScriptedSource {
 
   // The header, and `bytes` bytes whatever it says.
   void SendPages(const PageHeader& header, size_t bytes);
+  // A whole frame, each byte of its pages being `byte`.
+  static void SendPages(Stream& stream, const PageHeader& header, uint8_t byte);
   // A header that no bytes follow.
   void SendFrame(const PageHeader& header);
   void SendZero(uint64_t first_page, uint64_t count);

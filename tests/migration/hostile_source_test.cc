@@ -185,9 +185,8 @@ TEST(PagesTwiceTest, ArePlacedOnce) {
     ScriptedSource source(rig.place(), kFeaturePostcopy);
     ASSERT_TRUE(source.HandOver(1));
     const PageHeader work{.first_page = kFirst, .count = kWork};
-    source.SendFrame(work);
-    (void)source.page->WriteAll(std::vector<uint8_t>(kWork * 4096));
-    source.SendPages(work, kWork * 4096);
+    ScriptedSource::SendPages(*source.page, work, 0);
+    ScriptedSource::SendPages(*source.page, work, 0x5a);
     for (int i = 0; i < 2; ++i) {
       source.SendZero(0, kFirst);
     }
@@ -218,9 +217,7 @@ TEST(GatheredBlockTest, LastPageOverAnotherChannelEndsTheMove) {
     ScriptedSource source(rig.place(), kFeaturePostcopy);
     ASSERT_TRUE(source.HandOver(1));
     const auto send = [](Stream& stream, uint64_t first, uint32_t count) {
-      ASSERT_TRUE(
-          stream.WriteAll(EncodePageHeader({.type = PageFrameType::kPages, .first_page = first, .count = count})).ok());
-      ASSERT_TRUE(stream.WriteAll(std::vector<uint8_t>(count * 4096)).ok());
+      ScriptedSource::SendPages(stream, {.type = PageFrameType::kPages, .first_page = first, .count = count}, 0);
     };
     // The first block is copied, to compare with; of the second one the last page comes with an answer.
     for (uint64_t page = 0; page < kScriptedPages; page += 64) {
