@@ -27,7 +27,7 @@ struct Kind {
   Refusals refusals;
 };
 
-// How long there is no memory at all.
+// How long there is no memory at all, from the first refusal, which cannot tell anybody: no call of malloc's may.
 constexpr absl::Duration kFamine = absl::Milliseconds(100);
 
 constexpr uint64_t kBytes = uint64_t{8} << 20;
@@ -67,6 +67,9 @@ class ScarcityTest : public testing::TestWithParam<Kind> {
             if (kind.what == Scarce::kMemory && kind.refusals == Refusals::kAllFromThere) {
               // What must be done is done when there is memory: somebody has to give some.
               giver = StartOrDie("giver", [&] {
+                const Plenty plenty;
+                while (scarcity->refused() == 0 && !over.WaitFor(absl::Milliseconds(1))) {
+                }
                 (void)over.WaitFor(kFamine);
                 scarcity->End();
               });
