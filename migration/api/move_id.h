@@ -6,7 +6,8 @@
 
 namespace ferrite::migration {
 
-// Identifies one move: random, made by the source. Whoever knows it may join the move's connections.
+// Identifies one move: random, made by the source, and no secret. Who joins the move's connections proves by its secret
+// that they belong to it (migration/secret/move_secret.h).
 using MoveId = std::array<uint8_t, 16>;
 
 }  // namespace ferrite::migration

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,8 @@
 #include "migration/channel/control_channel.h"
 #include "migration/channel/rendezvous.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/proof.h"
+#include "migration/secret/proof_bytes.h"
 #include "tests/fakes/channel_kinds.h"
 #include "tests/fakes/test_thread.h"
 
@@ -25,17 +29,69 @@ using ControlKindsTest = ChannelKindsTest;
 TEST_P(ControlKindsTest, ChannelsSayWhoTheyAre) {
   auto terms = Terms();
   const auto control = place_.opener->OpenControl(Of(ChannelRole::kControl), terms);
-  const auto page = place_.opener->OpenPages(Of(ChannelRole::kPage, 3), terms);
-  ASSERT_TRUE(control.ok() && page.ok());
+  ASSERT_TRUE(control.ok()) << control.status();
+  std::unique_ptr<PageSink> page;
   std::vector<std::unique_ptr<IncomingChannel>> came;
   came.push_back(Come());
-  came.push_back(Come());
+  came.push_back(ComeOf([&](ChannelOpener::Terms& of_page) {
+    return Keep(page, place_.opener->OpenPages(Of(ChannelRole::kPage, 3), of_page));
+  }));
   EXPECT_EQ(*came[0]->preamble(), Of(ChannelRole::kControl));
   EXPECT_EQ(*came[1]->preamble(), Of(ChannelRole::kPage, 3));
   EXPECT_FALSE(came[0]->peer().empty());
-  // One that was for somebody else is the first that comes again.
+  // One that was for somebody else is the first that comes again, as it was.
+  const auto proof = came[1]->proof();
   place_.acceptor->PutBack(std::move(came[1]));
-  EXPECT_EQ(*Come()->preamble(), Of(ChannelRole::kPage, 3));
+  const auto again = Come();
+  EXPECT_EQ(*again->preamble(), Of(ChannelRole::kPage, 3));
+  EXPECT_EQ(again->proof(), proof);
+}
+
+// Who opens a channel answers a challenge that nobody has seen before; only the first control channel is met with none.
+TEST_P(ControlKindsTest, FurtherChannelsAnswerAFreshChallenge) {
+  auto terms = Terms();
+  const auto first = place_.opener->OpenControl(Of(ChannelRole::kControl), terms);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(Come()->proof(), std::nullopt);
+  std::unique_ptr<ControlChannel> recover;
+  std::unique_ptr<PageSink> page;
+  std::unique_ptr<UrgentSink> urgent;
+  std::vector<std::unique_ptr<IncomingChannel>> came;
+  came.push_back(ComeOf([&](ChannelOpener::Terms& of) {
+    return Keep(recover, place_.opener->OpenControl(Of(ChannelRole::kRecover), of));
+  }));
+  came.push_back(ComeOf(
+      [&](ChannelOpener::Terms& of) { return Keep(page, place_.opener->OpenPages(Of(ChannelRole::kPage, 1), of)); }));
+  came.push_back(ComeOf([&](ChannelOpener::Terms& of) {
+    return Keep(urgent, place_.opener->OpenUrgent(Of(ChannelRole::kUrgent, 2), of));
+  }));
+  std::set<Nonce> challenges;
+  for (uint16_t index = 0; index < 3; ++index) {
+    const auto proof = came[index]->proof();
+    ASSERT_TRUE(proof.has_value());
+    EXPECT_EQ(
+        *proof,
+        (ChannelProof{.epoch = index + 5u, .source = {3}, .destination = proof->digest, .digest = proof->destination}));
+    challenges.insert(proof->destination);
+  }
+  EXPECT_EQ(challenges.size(), 3u);
+  EXPECT_FALSE(challenges.contains(Nonce{}));
+  // What is said then comes as it was said.
+  const auto control = came[0]->TakeControl(kSoon);
+  ASSERT_TRUE(recover->Send(message::Heard{}).ok());
+  EXPECT_EQ(*control->Next(kSoon)->message, Message(message::Heard{}));
+}
+
+TEST_P(ControlKindsTest, WhoCannotProveAnythingOpensNothing) {
+  const absl::Status refused = absl::PermissionDeniedError("no secret");
+  const EventFd over = *EventFd::Create();
+  const Thread acceptor = StartOrDie("test-accept", [&] {
+    EXPECT_TRUE(absl::IsCancelled(place_.acceptor->Next(over).status())) << "nobody has come";
+  });
+  auto terms = Terms();
+  terms.prove = [&](const Preamble&, const Nonce&) { return refused; };
+  EXPECT_EQ(place_.opener->OpenPages(Of(ChannelRole::kPage), terms).status(), refused);
+  over.Signal();
 }
 
 TEST_P(ControlKindsTest, NobodyComesInTimeOrTheWaitIsCancelled) {

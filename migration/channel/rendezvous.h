@@ -1,13 +1,15 @@
 // Where the two sides of a move meet: who opens a channel, and who takes it.
 //
 // Every channel begins with the source's preamble (docs/wire_format.md, "Preamble"): of which move it is, and in which
-// role. What carries it is the kind's affair: socket/ and pair/ are kinds.
+// role. In every role but kControl the destination answers with a challenge, and the source with a proof that it
+// belongs to the move. What carries this is the kind's affair: socket/ and pair/ are kinds.
 #ifndef FERRITE_MIGRATION_CHANNEL_RENDEZVOUS_H_
 #define FERRITE_MIGRATION_CHANNEL_RENDEZVOUS_H_
 
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -20,6 +22,8 @@
 #include "migration/channel/page_feed.h"
 #include "migration/channel/page_sink.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
+#include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
 
@@ -33,10 +37,13 @@ class ChannelOpener {
  public:
   virtual ~ChannelOpener() = default;
 
+  using Prove = std::function<absl::StatusOr<ChannelProof>(const Preamble& preamble, const Nonce& challenge)>;
+
   struct Terms {
-    absl::Duration limit;     // for it to be taken
+    absl::Duration limit;     // for it to be taken, and for its challenge
     absl::Duration patience;  // of the channel, as ControlChannel::SetPatience()
     const EventFd& cancel;    // ends the wait as soon as it is signalled (it stays so)
+    Prove prove = nullptr;    // answers the challenge; not asked in the role of kControl
     bool reached = false;     // set when somebody took it, also if it broke afterwards
   };
   // Each sends `preamble`, of the role that it opens.
@@ -55,6 +62,8 @@ class IncomingChannel {
 
   // INVALID_ARGUMENT when it began with something else.
   virtual absl::StatusOr<Preamble> preamble() const = 0;
+  // What it answered to the challenge that was made for it; none in the role of kControl.
+  virtual std::optional<ChannelProof> proof() const = 0;
   // For messages.
   virtual const std::string& peer() const = 0;
   // Whose it is, as far as many of them can be one's (crowd.h).
@@ -70,8 +79,8 @@ class ChannelAcceptor {
  public:
   virtual ~ChannelAcceptor() = default;
 
-  // The next channel that has said who it is. CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at the
-  // deadline.
+  // The next channel that has said who it is, and has answered its challenge, if not rightly. CANCELLED as soon as
+  // `cancel` is signalled, DEADLINE_EXCEEDED at the deadline.
   virtual absl::StatusOr<std::unique_ptr<IncomingChannel>> Next(
       const EventFd& cancel, MonotonicTime deadline = MonotonicTime::InfiniteFuture()) = 0;
   // One that was for somebody else to take: the first that Next() returns.

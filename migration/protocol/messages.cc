@@ -6,6 +6,7 @@
 #include <kj/io.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <utility>
 
@@ -71,11 +72,15 @@ class Writer {
     out.setFeatures(hello.features);
     out.setPageChannels(hello.page_channels);
     out.setUrgentChannels(hello.urgent_channels);
+    out.setKey(BytesOf(hello.key));
+    out.setNonce(BytesOf(hello.nonce));
   }
   void operator()(const message::Welcome& welcome) {
     auto out = out_.initWelcome();
     out.setVersion(welcome.version);
     out.setFeatures(welcome.features);
+    out.setKey(BytesOf(welcome.key));
+    out.setNonce(BytesOf(welcome.nonce));
   }
   void operator()(const message::Machine& machine) {
     const MachineSpec& spec = machine.spec;
@@ -91,6 +96,7 @@ class Writer {
     out.setKind(TextOf(spec.kind));
     out.setVersion(spec.version);
     out.setMachine(BytesOf(spec.machine));
+    out.setDigest(BytesOf(machine.digest));
   }
   void operator()(const message::Accept& accept) {
     auto out = out_.initAccept();
@@ -100,6 +106,7 @@ class Writer {
     }
     out.setPostcopy(accept.postcopy);
     out.setPostcopyReason(TextOf(accept.postcopy_reason));
+    out.setDigest(BytesOf(accept.digest));
   }
   void operator()(const message::Refuse& refuse) { out_.initRefuse().setReason(TextOf(refuse.reason)); }
   void operator()(const message::Advise&) { out_.setAdvise(); }
@@ -149,7 +156,11 @@ class Writer {
     out.setPageChannels(recover.page_channels);
     out.setUrgentChannels(recover.urgent_channels);
   }
-  void operator()(const message::Standing& standing) { out_.initStanding().setGranted(standing.granted); }
+  void operator()(const message::Standing& standing) {
+    auto out = out_.initStanding();
+    out.setGranted(standing.granted);
+    out.setDigest(BytesOf(standing.digest));
+  }
   void operator()(const message::Revoke&) { out_.setRevoke(); }
   void operator()(const message::Revoked&) { out_.setRevoked(); }
   void operator()(const message::Missing& missing) {
@@ -157,6 +168,7 @@ class Writer {
     PutRanges(missing.ranges, out);
     out.setLast(missing.last);
   }
+  void operator()(const message::Opened& opened) { out_.initOpened().setDigest(BytesOf(opened.digest)); }
 
  private:
   stream::Control::Builder out_;
@@ -198,12 +210,25 @@ absl::Status CheckCount(absl::string_view name, size_t count, absl::string_view 
   return absl::OkStatus();
 }
 
-absl::Status GetId(absl::string_view name, capnp::Data::Reader in, MoveId& id) {
-  if (in.size() != id.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": the move's id has ", in.size(), " bytes"));
+template <size_t kSize>
+absl::Status GetBytes(absl::string_view name, absl::string_view what, capnp::Data::Reader in,
+                      std::array<uint8_t, kSize>& out) {
+  if (in.size() != kSize) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": ", what, " has ", in.size(), " bytes"));
   }
-  std::copy(in.begin(), in.end(), id.begin());
+  std::copy(in.begin(), in.end(), out.begin());
   return absl::OkStatus();
+}
+
+absl::Status GetId(absl::string_view name, capnp::Data::Reader in, MoveId& id) {
+  return GetBytes(name, "the move's id", in, id);
+}
+
+// Of a message that has nothing else that needs a look.
+template <typename T, typename Reader>
+absl::StatusOr<Message> WithDigest(T message, Reader in) {
+  FERRITE_RETURN_IF_ERROR(GetBytes(T::kName, "the digest", in.getDigest(), message.digest));
+  return message;
 }
 
 absl::StatusOr<std::vector<PageRange>> RangesOf(absl::string_view name, capnp::List<stream::Range>::Reader in) {
@@ -222,7 +247,16 @@ absl::StatusOr<Message> Read(stream::Hello::Reader in) {
                        .page_channels = in.getPageChannels(),
                        .urgent_channels = in.getUrgentChannels()};
   FERRITE_RETURN_IF_ERROR(GetId(message::Hello::kName, in.getMoveId(), hello.move_id));
+  FERRITE_RETURN_IF_ERROR(GetBytes(message::Hello::kName, "the key", in.getKey(), hello.key));
+  FERRITE_RETURN_IF_ERROR(GetBytes(message::Hello::kName, "the nonce", in.getNonce(), hello.nonce));
   return hello;
+}
+
+absl::StatusOr<Message> Read(stream::Welcome::Reader in) {
+  message::Welcome welcome{.version = in.getVersion(), .features = in.getFeatures()};
+  FERRITE_RETURN_IF_ERROR(GetBytes(message::Welcome::kName, "the key", in.getKey(), welcome.key));
+  FERRITE_RETURN_IF_ERROR(GetBytes(message::Welcome::kName, "the nonce", in.getNonce(), welcome.nonce));
+  return welcome;
 }
 
 absl::Status CheckRegion(size_t index, stream::Region::Reader region) {
@@ -260,7 +294,7 @@ absl::StatusOr<Message> Read(stream::Machine::Reader in) {
                                     .bytes = region.getBytes(),
                                     .page_bytes = region.getPageBytes()});
   }
-  return machine;
+  return WithDigest(std::move(machine), in);
 }
 
 absl::StatusOr<Message> Read(stream::Accept::Reader in) {
@@ -270,7 +304,7 @@ absl::StatusOr<Message> Read(stream::Accept::Reader in) {
   for (const uint64_t bytes : in.getHostPageBytes()) {
     accept.host_page_bytes.push_back(bytes);
   }
-  return accept;
+  return WithDigest(std::move(accept), in);
 }
 
 absl::StatusOr<Message> Read(stream::Discard::Reader in) {
@@ -336,7 +370,7 @@ absl::StatusOr<Message> Read(stream::Control::Reader in) {
     case stream::Control::HELLO:
       return Read(in.getHello());
     case stream::Control::WELCOME:
-      return message::Welcome{.version = in.getWelcome().getVersion(), .features = in.getWelcome().getFeatures()};
+      return Read(in.getWelcome());
     case stream::Control::MACHINE:
       return Read(in.getMachine());
     case stream::Control::ACCEPT:
@@ -378,13 +412,15 @@ absl::StatusOr<Message> Read(stream::Control::Reader in) {
     case stream::Control::RECOVER:
       return Read(in.getRecover());
     case stream::Control::STANDING:
-      return message::Standing{.granted = in.getStanding().getGranted()};
+      return WithDigest(message::Standing{.granted = in.getStanding().getGranted()}, in.getStanding());
     case stream::Control::REVOKE:
       return message::Revoke{};
     case stream::Control::REVOKED:
       return message::Revoked{};
     case stream::Control::MISSING:
       return Read(in.getMissing());
+    case stream::Control::OPENED:
+      return WithDigest(message::Opened{}, in.getOpened());
   }
   return absl::InvalidArgumentError(
       absl::StrCat("control frame: an unknown message (", static_cast<uint16_t>(in.which()), ")"));

@@ -20,6 +20,7 @@
 #include "migration/api/move_report.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
 
@@ -32,7 +33,8 @@ inline constexpr size_t kMaxWaits = 256;
 // The format of a package's blob.
 inline constexpr uint32_t kPackageVersion = 1;
 
-// "→" is from the source to the destination, "←" the return path.
+// "→" is from the source to the destination, "←" the return path. What a digest is over:
+// migration/secret/move_secret.h.
 namespace message {
 
 // →
@@ -43,6 +45,8 @@ struct Hello {
   uint64_t features = 0;  // bits of Features
   uint16_t page_channels = 0;
   uint16_t urgent_channels = 0;
+  PublicKey key{};  // the source's, for this connection
+  Nonce nonce{};    // likewise
   bool operator==(const Hello&) const = default;
 };
 
@@ -51,6 +55,8 @@ struct Welcome {
   static constexpr absl::string_view kName = "WELCOME";
   uint16_t version = 0;   // the chosen one
   uint64_t features = 0;  // that both sides have
+  PublicKey key{};        // the destination's, for this connection
+  Nonce nonce{};          // likewise
   bool operator==(const Welcome&) const = default;
 };
 
@@ -58,6 +64,7 @@ struct Welcome {
 struct Machine {
   static constexpr absl::string_view kName = "MACHINE";
   MachineSpec spec;
+  Digest digest{};  // Claim::kMachine
   bool operator==(const Machine&) const = default;
 };
 
@@ -67,6 +74,7 @@ struct Accept {
   std::vector<uint64_t> host_page_bytes;  // of each region, at the destination
   bool postcopy = false;                  // it can serve faults
   std::string postcopy_reason;            // when not: why, and the remedy
+  Digest digest{};                        // Claim::kAccept
   bool operator==(const Accept&) const = default;
 };
 
@@ -217,6 +225,7 @@ struct Recover {
 struct Standing {
   static constexpr absl::string_view kName = "STANDING";
   bool granted = false;  // GRANT arrived: the guest is the destination's
+  Digest digest{};       // Claim::kGranted, or kStanding when it did not
   bool operator==(const Standing&) const = default;
 };
 
@@ -240,6 +249,13 @@ struct Missing {
   bool operator==(const Missing&) const = default;
 };
 
+// ← All page and urgent channels are here.
+struct Opened {
+  static constexpr absl::string_view kName = "OPENED";
+  Digest digest{};  // Claim::kOpened
+  bool operator==(const Opened&) const = default;
+};
+
 }  // namespace message
 
 using Message =
@@ -247,7 +263,7 @@ using Message =
                  message::Ready, message::Round, message::Discard, message::Discarded, message::Package,
                  message::Loaded, message::Grant, message::Running, message::End, message::Shut, message::Ping,
                  message::Pong, message::Error, message::Cancel, message::Heard, message::Recover, message::Standing,
-                 message::Revoke, message::Revoked, message::Missing>;
+                 message::Revoke, message::Revoked, message::Missing, message::Opened>;
 
 // "HELLO"
 absl::string_view MessageName(const Message& message);

@@ -88,6 +88,29 @@ TEST(MessagesTest, MoreThanMayBeIsRefused) {
       {"HELLO: the move's id has 0 bytes", [](auto out) { out.initHello(); }},
       {"GRANT: the move's id has 17 bytes", [](auto out) { out.initGrant().initMoveId(17); }},
       {"RECOVER: the move's id has 0 bytes", [](auto out) { out.initRecover(); }},
+      {"HELLO: the key has 31 bytes",
+       [](auto out) {
+         auto hello = out.initHello();
+         hello.initMoveId(16);
+         hello.initKey(31);
+       }},
+      {"HELLO: the nonce has 0 bytes",
+       [](auto out) {
+         auto hello = out.initHello();
+         hello.initMoveId(16);
+         hello.initKey(32);
+       }},
+      {"WELCOME: the key has 0 bytes", [](auto out) { out.initWelcome(); }},
+      {"WELCOME: the nonce has 33 bytes",
+       [](auto out) {
+         auto welcome = out.initWelcome();
+         welcome.initKey(32);
+         welcome.initNonce(33);
+       }},
+      {"MACHINE: the digest has 0 bytes", [](auto out) { out.initMachine(); }},
+      {"ACCEPT: the digest has 31 bytes", [](auto out) { out.initAccept().initDigest(31); }},
+      {"STANDING: the digest has 0 bytes", [](auto out) { out.initStanding(); }},
+      {"OPENED: the digest has 33 bytes", [](auto out) { out.initOpened().initDigest(33); }},
   };
   for (const Bound& bound : bounds) {
     EXPECT_EQ(DecodeRaw(bound.fill).status(), absl::InvalidArgumentError(bound.words));
@@ -112,7 +135,9 @@ struct Place {
 
 absl::Status DecodeRegion(const Place& place) {
   return DecodeRaw([&](stream::Control::Builder out) {
-           auto regions = out.initMachine().initRegions(2);
+           auto machine = out.initMachine();
+           machine.initDigest(sizeof(Digest));
+           auto regions = machine.initRegions(2);
            regions[0].setBytes(4096);
            regions[0].setPageBytes(4096);
            regions[1].setBase(place.base);
@@ -151,12 +176,18 @@ TEST(MessagesTest, AsMuchAsMayBeIsTaken) {
            [](auto out) { out.initDiscard().initRanges(kMaxRanges); },
            [](auto out) { out.initMissing().initRanges(kMaxRanges); },
            [](auto out) {
-             for (auto region : out.initMachine().initRegions(kMaxRegions)) {
+             auto machine = out.initMachine();
+             machine.initDigest(sizeof(Digest));
+             for (auto region : machine.initRegions(kMaxRegions)) {
                region.setBytes(4096);
                region.setPageBytes(4096);
              }
            },
-           [](auto out) { out.initAccept().initHostPageBytes(kMaxRegions); },
+           [](auto out) {
+             auto accept = out.initAccept();
+             accept.initDigest(sizeof(Digest));
+             accept.initHostPageBytes(kMaxRegions);
+           },
        }) {
     const auto read = DecodeRaw(fill);
     EXPECT_TRUE(read.ok()) << read.status();
@@ -211,7 +242,9 @@ TEST(MessagesTest, DamagedPackagesAreErrors) {
 // Pointers may share what they point to: a little may look like much.
 TEST(MessagesTest, WhatIsMadeOfLittleIsBounded) {
   const auto read = DecodeRaw([](auto out) {
-    auto regions = out.initMachine().initRegions(kMaxRegions);
+    auto machine = out.initMachine();
+    machine.initDigest(sizeof(Digest));
+    auto regions = machine.initRegions(kMaxRegions);
     for (auto region : regions) {
       region.setName(std::string(100'000, 'x'));
       region.setBytes(4096);

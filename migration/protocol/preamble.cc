@@ -33,7 +33,7 @@ absl::StatusOr<Preamble> DecodePreamble(std::span<const uint8_t, kPreambleBytes>
   if (!std::equal(kMagic.begin(), kMagic.end(), bytes.begin())) {
     return absl::InvalidArgumentError("the peer does not speak ferrite's move protocol");
   }
-  if (bytes[kRole] > static_cast<uint8_t>(ChannelRole::kUrgent) || bytes[kReserved] != 0) {
+  if (bytes[kRole] > static_cast<uint8_t>(ChannelRole::kRecover) || bytes[kReserved] != 0) {
     return absl::InvalidArgumentError(absl::StrCat("preamble: unknown channel role ", bytes[kRole]));
   }
   Preamble preamble;

@@ -17,10 +17,17 @@ inline constexpr size_t kPreambleBytes = 32;
 inline constexpr uint16_t kMaxChannels = 16;
 
 enum class ChannelRole : uint8_t {
-  kControl = 0,  // control frames both ways; opened first
+  kControl = 0,  // control frames both ways, from HELLO on; opened first
   kPage = 1,     // page frames to the destination
   kUrgent = 2,   // requests to the source, page frames to the destination
+  kRecover = 3,  // control frames both ways, from RECOVER on
 };
+
+constexpr bool HasControlFrames(ChannelRole role) {
+  return role == ChannelRole::kControl || role == ChannelRole::kRecover;
+}
+// Whether who connects in this role has to prove that it belongs to the move (proof.h).
+constexpr bool HasProof(ChannelRole role) { return role != ChannelRole::kControl; }
 
 struct Preamble {
   uint16_t lowest_version = 0;

@@ -11,6 +11,7 @@
 #include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 
 namespace {
 
@@ -28,6 +29,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   (void)DecodePageHeader(Take<kPageHeaderBytes>(data, size));
   (void)DecodePreamble(Take<kPreambleBytes>(data, size));
   (void)DecodeControlHeader(Take<kControlHeaderBytes>(data, size));
+  const auto proof = Take<kProofBytes>(data, size);
+  if (EncodeProof(DecodeProof(proof, Nonce{})) != proof) {
+    __builtin_trap();
+  }
   // Past the checksums, as a peer could be that computes them.
   auto sealed = Take<kPageHeaderBytes>(data, size);
   const uint32_t crc = Crc32c({sealed.data(), kPageHeaderBytes - 4});

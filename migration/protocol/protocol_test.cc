@@ -1,9 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <span>
+#include <tuple>
 #include <vector>
 
 #include "migration/protocol/control_frame.h"
@@ -13,6 +16,7 @@
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/page_sums.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 #include "migration/protocol/version.h"
 #include "tests/fakes/raw_control.h"
 
@@ -97,11 +101,32 @@ TEST(PreambleTest, RoundTripAndRefusals) {
     EXPECT_FALSE(DecodePreamble(bad).ok()) << offset;
   }
   auto role = bytes;
-  role[12] = 3;
+  role[12] = 4;
   EXPECT_FALSE(DecodePreamble(role).ok());
   auto versions = bytes;
   versions[8] = 8;  // the lowest above the newest
   EXPECT_FALSE(DecodePreamble(versions).ok());
+}
+
+TEST(PreambleTest, EveryRoleButTheFirstControlChannelHasAProof) {
+  for (const auto& [role, has_proof, has_control_frames] :
+       {std::tuple(ChannelRole::kControl, false, true), std::tuple(ChannelRole::kPage, true, false),
+        std::tuple(ChannelRole::kUrgent, true, false), std::tuple(ChannelRole::kRecover, true, true)}) {
+    EXPECT_EQ(DecodePreamble(EncodePreamble({.role = role}))->role, role);
+    EXPECT_EQ(HasProof(role), has_proof);
+    EXPECT_EQ(HasControlFrames(role), has_control_frames);
+  }
+}
+
+TEST(ProofTest, RoundTrip) {
+  ChannelProof proof{.epoch = 0x0102030405060708};
+  std::iota(proof.source.begin(), proof.source.end(), 0x10);
+  std::iota(proof.destination.begin(), proof.destination.end(), 0x50);
+  std::iota(proof.digest.begin(), proof.digest.end(), 0x90);
+  const auto bytes = EncodeProof(proof);
+  EXPECT_EQ(DecodeProof(bytes, proof.destination), proof);
+  // The challenge is not among them.
+  EXPECT_EQ(std::count(bytes.begin(), bytes.end(), 0x50), 0);
 }
 
 TEST(VersionTest, ChoosesTheNewestCommonOne) {

@@ -34,6 +34,7 @@ struct Control {
     revoke @24 :Void;             # →  GRANT never arrived, and shall not: the source takes the guest back
     revoked @25 :Void;            # ←
     missing @26 :Missing;         # ←
+    opened @27 :Opened;           # ←  all page and urgent connections are here
   }
 }
 
@@ -44,11 +45,15 @@ struct Hello {
   features @3 :UInt64;            # bits of version.h
   pageChannels @4 :UInt16;        # page connections that follow
   urgentChannels @5 :UInt16;      # likewise
+  key @6 :Data;                   # 32 bytes: the source's public key of X25519, made for this connection
+  nonce @7 :Data;                 # 32 random bytes of the source's
 }
 
 struct Welcome {
   version @0 :UInt16;             # the chosen one
   features @1 :UInt64;            # the common ones
+  key @2 :Data;                   # as in HELLO, of the destination's
+  nonce @3 :Data;                 # likewise
 }
 
 struct Machine {
@@ -56,6 +61,7 @@ struct Machine {
   kind @1 :Text;                  # who can read `machine`: "ferrite"
   version @2 :UInt32;             # of `machine`
   machine @3 :Data;               # all else that the destination has to know, in the words of the one who built it
+  digest @4 :Data;                # 32 bytes: whoever brings it said HELLO, and has the secret
 }
 
 struct Region {
@@ -75,6 +81,7 @@ struct Accept {
   hostPageBytes @0 :List(UInt64); # per region, at the destination
   postcopy @1 :Bool;              # it can serve faults
   postcopyReason @2 :Text;        # when not: why, and the remedy
+  digest @3 :Data;                # 32 bytes: whoever says it said WELCOME, and has the secret
 }
 
 struct Refusal {
@@ -166,9 +173,14 @@ struct Recover {
 
 struct Standing {
   granted @0 :Bool;               # GRANT arrived: the guest is the destination's
+  digest @1 :Data;                # 32 bytes: whoever says so has the secret
 }
 
 struct Missing {
   ranges @0 :List(Range);         # at most 4096
   last @1 :Bool;
+}
+
+struct Opened {
+  digest @0 :Data;                # 32 bytes: whoever says so has the secret
 }

@@ -9,12 +9,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "migration/api/move_id.h"
+#include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
-
-using PublicKey = std::array<uint8_t, 32>;  // of X25519
-using Nonce = std::array<uint8_t, 32>;
-using Digest = std::array<uint8_t, 32>;  // HMAC-SHA256
 
 // Random, from the kernel.
 absl::StatusOr<Nonce> MakeNonce();

@@ -49,8 +49,8 @@ absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {
   FERRITE_RETURN_IF_ERROR(AwaitMachine(arrival, acceptor));
   FERRITE_RETURN_IF_ERROR(phases.Run({"setup", kSetup, kSetup}, [&] { return AcceptChannels(arrival, acceptor); }));
   // From here on the whole time: behind GRANT nothing is made that may be missing then.
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Doorman> doorman,
-                           Doorman::Create(arrival.host, acceptor, arrival.terms.id, arrival.drops));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Doorman> doorman, Doorman::Create(arrival.host, acceptor, arrival.terms.id,
+                                                                             arrival.credentials, arrival.drops));
   FERRITE_RETURN_IF_ERROR(phases.Run({"advise", kSetup, kSetup}, [&] { return Prepare(arrival); }));
   FERRITE_RETURN_IF_ERROR(phases.Run({"pre-copy", kSetup, kActive}, [&] {
     arrival.peer().SetSilence(arrival.options.silence);
@@ -98,7 +98,8 @@ absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doo
     status = absl::OkStatus();
     // The move can do without.
     IfThereIsMemory([&] {
-      if (auto another = Doorman::Create(arrival.host, acceptor, arrival.terms.id, arrival.drops); another.ok()) {
+      if (auto another = Doorman::Create(arrival.host, acceptor, arrival.terms.id, arrival.credentials, arrival.drops);
+          another.ok()) {
         doorman = *std::move(another);
       } else {
         arrival.host.log.Warn(absl::StrCat("receive: other sources are not answered: ", another.status().message()));

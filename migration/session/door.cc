@@ -31,7 +31,7 @@ absl::StatusOr<Preamble> ReadPreamble(IncomingChannel& channel) {
   const absl::Status version =
       ChooseVersion(kOurVersions, {.lowest = preamble.lowest_version, .newest = preamble.version}).status();
   if (!version.ok()) {
-    if (preamble.role == ChannelRole::kControl) {
+    if (HasControlFrames(preamble.role)) {
       TurnAway(channel, version.message());
     }
     return version;
@@ -40,9 +40,9 @@ absl::StatusOr<Preamble> ReadPreamble(IncomingChannel& channel) {
 }
 
 absl::StatusOr<std::unique_ptr<Doorman>> Doorman::Create(const Host& host, ChannelAcceptor& acceptor, const MoveId& id,
-                                                         DropLog& drops) {
+                                                         const Credentials& credentials, DropLog& drops) {
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
-  std::unique_ptr<Doorman> doorman(new Doorman(host, acceptor, id, drops, std::move(stop)));
+  std::unique_ptr<Doorman> doorman(new Doorman(host, acceptor, id, credentials, drops, std::move(stop)));
   FERRITE_ASSIGN_OR_RETURN(
       doorman->thread_, host.threads.Start("mig-dst-door", ThreadClass::kInherited, [doorman = doorman.get()] {
         const absl::Status status = CatchOutOfMemory([&] {
@@ -79,16 +79,25 @@ void Doorman::Serve() {
       }
       return;
     }
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(**channel);
-    if (preamble.ok() && preamble->move_id == id_ && kept_.size() < kMostKept) {
-      kept_.push_back(*std::move(channel));
+    if (const absl::Status look = Look(**channel); !look.ok()) {
+      drops_.Log((*channel)->peer(), look.message());
       continue;
     }
-    if (preamble.ok() && preamble->role == ChannelRole::kControl) {
-      TurnAway(**channel, kBusy);
-    }
-    drops_.Log((*channel)->peer(), preamble.ok() ? "it is not of the move that is on" : preamble.status().message());
+    kept_.push_back(*std::move(channel));
   }
+}
+
+absl::Status Doorman::Look(IncomingChannel& channel) const {
+  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, ReadPreamble(channel));
+  if (preamble.move_id == id_ && HasProof(preamble.role)) {
+    FERRITE_RETURN_IF_ERROR(credentials_.CheckChannel(preamble, channel.proof()));
+    return kept_.size() < kMostKept ? absl::OkStatus()
+                                    : absl::ResourceExhaustedError("too many others of this move came before it");
+  }
+  if (HasControlFrames(preamble.role)) {
+    TurnAway(channel, kBusy);
+  }
+  return absl::InvalidArgumentError("it is not of the move that is on");
 }
 
 }  // namespace ferrite::migration

@@ -19,6 +19,7 @@
 #include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/move_secret.h"
 
 namespace ferrite::migration {
 
@@ -79,13 +80,18 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
       return std::nullopt;
     }
     chosen_ = true;
-    return Chosen{.who = who_, .peer = std::move(peer_), .machine = std::move(offer_->machine), .terms = offer_->terms};
+    return Chosen{.who = who_,
+                  .peer = std::move(peer_),
+                  .machine = std::move(offer_->machine),
+                  .terms = offer_->terms,
+                  .credentials = std::move(offer_->credentials)};
   }
 
  private:
   struct Offer {
     MachineSpec machine;
     Terms terms;
+    Credentials credentials;
   };
 
   // Not before Open() has returned. It outlives its own thread, which may use it without the lock.
@@ -123,9 +129,11 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     }
     FERRITE_ASSIGN_OR_RETURN(message::Machine machine, peer.Expect<message::Machine>(absl::ZeroDuration()));
     said_all_ = true;
+    FERRITE_RETURN_IF_ERROR(
+        Annotate(credentials_.Check(Claim::kMachine, /*epoch=*/0, machine.digest), message::Machine::kName));
     {
       const absl::MutexLock lock(&mutex_);
-      offer_ = Offer{.machine = std::move(machine.spec), .terms = terms_};
+      offer_ = Offer{.machine = std::move(machine.spec), .terms = terms_, .credentials = std::move(credentials_)};
     }
     on_news_();
     return absl::OkStatus();
@@ -143,7 +151,11 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
       return absl::InvalidArgumentError(
           absl::StrCat("HELLO: ", terms_.page_channels, " page and ", terms_.urgent_channels, " urgent channels"));
     }
-    return peer.Send(message::Welcome{.version = version, .features = terms_.features});
+    FERRITE_ASSIGN_OR_RETURN(const KeyExchange exchange, KeyExchange::Create(KeyExchange::Side::kDestination));
+    FERRITE_ASSIGN_OR_RETURN(MoveSecret secret, exchange.Agree(hello.key, hello.nonce, terms_.id));
+    credentials_ = Credentials(std::move(secret), hello.nonce, exchange.nonce());
+    return peer.Send(message::Welcome{
+        .version = version, .features = terms_.features, .key = exchange.key(), .nonce = exchange.nonce()});
   }
 
   const std::string who_;
@@ -156,6 +168,7 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
   // Of the connection's thread.
   bool said_all_ = false;
   Terms terms_;
+  Credentials credentials_;
   absl::Mutex mutex_;
   bool chosen_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);

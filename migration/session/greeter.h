@@ -19,13 +19,14 @@
 #include "migration/channel/control_channel.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/drop_log.h"
+#include "migration/session/credentials.h"
 
 namespace ferrite::migration {
 
-// Greets whoever connects as a source, several at once, until they have said what machine they bring: one that is slow
-// keeps no other waiting. Each has a time in which to say all of it, in messages of kMaxGreetingBytes at most. When too
-// many came one makes room for each that comes (migration/channel/crowd.h; silent is who has not said HELLO). Each is
-// served by the thread of its own connection.
+// Greets whoever connects as a source, several at once, until they have said what machine they bring, and proved that
+// they heard WELCOME: one that is slow keeps no other waiting. Each has a time in which to say all of it, in messages
+// of kMaxGreetingBytes at most. When too many came one makes room for each that comes (migration/channel/crowd.h;
+// silent is who has not said HELLO). Each is served by the thread of its own connection.
 //
 // Threads: one.
 class Greeter {
@@ -46,6 +47,7 @@ class Greeter {
     std::unique_ptr<ControlPeer> peer;
     MachineSpec machine;
     Terms terms;
+    Credentials credentials;
   };
 
   // `on_news` is called on other threads when Look() may find something, and `on_lost` on the thread of the chosen

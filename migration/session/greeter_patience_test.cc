@@ -10,9 +10,9 @@
 #include "migration/channel/socket/socket_stream.h"
 #include "migration/channel/socket/stream_control.h"
 #include "migration/protocol/messages.h"
-#include "migration/protocol/version.h"
 #include "migration/session/greeter.h"
 #include "tests/fakes/fake_clock.h"
+#include "tests/fakes/scripted_agreement.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/test_host.h"
 
@@ -26,7 +26,7 @@ class GreeterPatienceTest : public testing::Test {
   std::unique_ptr<Stream> Come() {
     auto ends = MakeStreamPair();
     EXPECT_TRUE(ends.ok()) << ends.status();
-    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(ends->first), clock_), "here", MoveId{});
+    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(ends->first), clock_), "here", kScriptedMove);
     return std::move(ends->second);
   }
 
@@ -44,9 +44,9 @@ TEST_F(GreeterPatienceTest, IsEachOnesOwnFromWhenItCame) {
   clock_.Advance(absl::Minutes(20));
   const auto second = Come();
   for (Stream* const stream : {first.get(), second.get()}) {
-    EXPECT_TRUE(
-        SendControl(*stream, message::Hello{.versions = kOurVersions, .page_channels = 1, .urgent_channels = 1}).ok());
-    EXPECT_EQ(Hear(*stream), "WELCOME");
+    ScriptedAgreement agreement;
+    SendHello(agreement, *stream);
+    HearWelcome(agreement, *stream);
   }
   // They live meanwhile: silence has the same limit.
   const auto pass = [&](absl::Duration time) {

@@ -4,6 +4,7 @@
 #include <capnp/serialize.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -21,6 +22,7 @@
 #include "migration/channel/socket/stream_control.h"
 #include "migration/protocol/messages.h"
 #include "proto/machine.capnp.h"
+#include "tests/fakes/scripted_agreement.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/test_host.h"
 #include "tests/fakes/wrapped_stream.h"
@@ -30,16 +32,8 @@ namespace {
 
 // What did not happen by then does not happen.
 constexpr absl::Duration kSoon = absl::Seconds(30);
-constexpr MoveId kId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
-void Send(Stream& stream, const Message& message) { EXPECT_TRUE(SendControl(stream, message).ok()); }
-void SayHello(Stream& stream) {
-  Send(stream, message::Hello{.move_id = kId, .versions = kOurVersions, .page_channels = 1, .urgent_channels = 1});
-}
-void SayMachine(Stream& stream) {
-  Send(stream, message::Machine{.spec = {.regions = {{.name = "ram", .bytes = 4096, .page_bytes = 4096}}}});
-}
-void SayError(Stream& stream) { Send(stream, message::Error{.message = "no"}); }
+void SayError(Stream& stream) { EXPECT_TRUE(SendControl(stream, message::Error{.message = "no"}).ok()); }
 
 // Writes nothing before it is shut down.
 class StuckStream : public WrappedStream {
@@ -69,13 +63,18 @@ class GreeterTest : public testing::Test {
  protected:
   std::unique_ptr<Stream> Come(const std::string& origin = "here") {
     auto ends = *MakeStreamPair();
-    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(ends.first), host_.get().clock), origin, kId);
+    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(ends.first), host_.get().clock), origin,
+                   kScriptedMove);
     return std::move(ends.second);
+  }
+  void SayHello(Stream& stream) { SendHello(agreements_[&stream], stream); }
+  void SayMachine(Stream& stream) {
+    SendMachine(agreements_[&stream], stream, {.regions = {{.name = "ram", .bytes = 4096, .page_bytes = 4096}}});
   }
   std::unique_ptr<Stream> ComeAndSayHello(const std::string& origin = "here") {
     std::unique_ptr<Stream> stream = Come(origin);
     SayHello(*stream);
-    EXPECT_EQ(Hear(*stream), "WELCOME");
+    HearWelcome(agreements_[stream.get()], *stream);
     return stream;
   }
   // Says HELLO, and never reads what it is told: whoever tells it waits.
@@ -83,7 +82,7 @@ class GreeterTest : public testing::Test {
     auto ends = *MakeStreamPair();
     auto stuck = std::make_unique<StuckStream>(std::move(ends.first));
     TimedNotification& writes = stuck->writes();
-    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(stuck), host_.get().clock), "here", kId);
+    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(stuck), host_.get().clock), "here", kScriptedMove);
     SayHello(*ends.second);
     EXPECT_TRUE(writes.WaitFor(kSoon));
     return std::move(ends.second);
@@ -109,6 +108,7 @@ class GreeterTest : public testing::Test {
     return losses_;
   }
 
+  std::map<const Stream*, ScriptedAgreement> agreements_;
   TimedMutex mutex_;
   int news_ ABSL_GUARDED_BY(mutex_) = 0;
   int losses_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -158,7 +158,7 @@ TEST_F(GreeterTest, LossOfTheChosenIsToldOnceOnItsThread) {
   ASSERT_TRUE(chosen.has_value());
   ASSERT_EQ(chosen->machine.regions.size(), 1u);
   EXPECT_EQ(chosen->machine.regions[0].name, "ram");
-  EXPECT_EQ(chosen->terms.id, kId);
+  EXPECT_EQ(chosen->terms.id, kScriptedMove);
   SayError(*source);
   AwaitLoss();
   chosen.reset();
@@ -270,11 +270,11 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   boot.setInitrdPath(path);
   boot.setCommandLine(std::string(2047, 'c'));
   for (auto file : {boot.initKernel(), boot.initInitrd()}) file.setProblem(path + path);
-  message::Machine sent{.spec = {.kind = "ferrite", .version = 1}};
-  sent.spec.regions.assign(2, {.bytes = 4096, .page_bytes = 4096});
+  MachineSpec sent{.kind = "ferrite", .version = 1};
+  sent.regions.assign(2, {.bytes = 4096, .page_bytes = 4096});
   const auto words = capnp::messageToFlatArray(described);
-  sent.spec.machine.assign(words.asBytes().begin(), words.asBytes().end());
-  Send(*source, sent);
+  sent.machine.assign(words.asBytes().begin(), words.asBytes().end());
+  SendMachine(agreements_[source.get()], *source, sent);
   AwaitNews(1);
   EXPECT_TRUE(greeter_.Look().has_value());
 

@@ -1,9 +1,10 @@
 #!/bin/bash
-# The engine is built from what is listed here and nothing else, and only protocol/ sees Cap'n Proto. $1 is what it is
-# built from, $2 what of that uses Cap'n Proto or a schema; a label a line.
+# The engine is built from what is listed here and nothing else, and only protocol/ sees Cap'n Proto, and only secret/
+# libcrypto. $1 is what it is built from, $2 what of that uses Cap'n Proto or a schema; $3 what uses libcrypto; a label a
+# line.
 set -euo pipefail
 
-allowed='^//(base|memory)[/:]|^//migration/(api|protocol|channel|sending|placing|session)[:/]|^//third_party/system:(absl|absl_tsan|capnp)$|^@bazel_tools//'
+allowed='^//(base|memory)[/:]|^//migration/(api|secret|protocol|channel|sending|placing|session)[:/]|^//third_party/system:(absl|absl_tsan|capnp|crypto)$|^@bazel_tools//'
 
 # What must not be there and still is, each with what brings it: to be taken out of here with it.
 still=(
@@ -15,7 +16,7 @@ still_capnp=(
 
 status=0
 # A query that found nothing would hold everything.
-for part in api protocol channel sending placing session; do
+for part in api secret protocol channel sending placing session; do
   grep -q "^//migration/$part:" "$1" || { echo "the query does not cover migration/$part" && status=1; }
 done
 while read -r label; do
@@ -38,4 +39,12 @@ done <"$2"
 for label in //migration/protocol:stream_capnp //migration/protocol:protocol "${still_capnp[@]}"; do
   grep -qxF "$label" "$2" || { echo "$label uses no Cap'n Proto: take it out of here" && status=1; }
 done
+# Likewise, the library among it.
+while read -r label; do
+  if [[ $label != //migration/secret:* && $label != //third_party/system:crypto ]]; then
+    echo "$label uses libcrypto, which is for migration/secret alone"
+    status=1
+  fi
+done <"$3"
+grep -qxF //migration/secret:move_secret "$3" || { echo "the query does not cover libcrypto" && status=1; }
 exit $status

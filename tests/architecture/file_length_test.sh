@@ -9,7 +9,7 @@ still=(
 )
 
 # A glob that found nothing would hold everything.
-for part in api protocol channel channel/pair channel/socket sending placing session session/departure session/arrival; do
+for part in api secret protocol channel channel/pair channel/socket sending placing session session/departure session/arrival; do
   [[ " $* " == *" migration/$part/"* ]] || { echo "no file of migration/$part is here"; exit 1; }
 done
 failed=0

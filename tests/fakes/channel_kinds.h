@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/thread.h"
 #include "migration/channel/page_feed.h"
 #include "migration/channel/page_sink.h"
 #include "migration/channel/pair/pair_rendezvous.h"
@@ -21,8 +22,11 @@
 #include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/channel/socket/socket_stream.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/proof_bytes.h"
 #include "tests/fakes/acceptor_of.h"
+#include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 
@@ -58,7 +62,16 @@ class ChannelKindsTest : public testing::TestWithParam<Kind> {
             .index = index,
             .move_id = {7}};
   }
-  ChannelOpener::Terms Terms() { return {.limit = kSoon, .patience = kSoon, .cancel = never_}; }
+  // With proofs from which the test tells what was asked of whom.
+  ChannelOpener::Terms Terms() {
+    return {.limit = kSoon,
+            .patience = kSoon,
+            .cancel = never_,
+            .prove = [](const Preamble& preamble, const Nonce& challenge) -> absl::StatusOr<ChannelProof> {
+              return ChannelProof{
+                  .epoch = preamble.index + 5u, .source = {3}, .destination = challenge, .digest = challenge};
+            }};
+  }
   std::unique_ptr<IncomingChannel> Come() {
     auto channel = place_.acceptor->Next(never_);
     EXPECT_TRUE(channel.ok()) << channel.status();
@@ -72,12 +85,30 @@ class ChannelKindsTest : public testing::TestWithParam<Kind> {
     source_ = *std::move(opened);
     destination_ = Come()->TakeControl(kSoon);
   }
+  // Who opens one that has to prove something waits until it is asked to.
+  template <typename Open>
+  std::unique_ptr<IncomingChannel> ComeOf(const Open& open) {
+    const Thread opener = StartOrDie("test-open", [&] {
+      auto terms = Terms();
+      const absl::Status opened = open(terms);
+      EXPECT_TRUE(opened.ok()) << opened;
+      EXPECT_TRUE(terms.reached);
+    });
+    return Come();
+  }
+  template <typename Channel>
+  static absl::Status Keep(std::unique_ptr<Channel>& kept, absl::StatusOr<std::unique_ptr<Channel>> opened) {
+    if (opened.ok()) {
+      kept = *std::move(opened);
+    }
+    return opened.status();
+  }
   void OpenUrgent() {
-    auto terms = Terms();
-    auto opened = place_.opener->OpenUrgent(Of(ChannelRole::kUrgent), terms);
-    ASSERT_TRUE(opened.ok()) << opened.status();
-    sink_ = *std::move(opened);
-    feed_ = Come()->TakeUrgent(kSoon);
+    const std::unique_ptr<IncomingChannel> came = ComeOf([&](ChannelOpener::Terms& terms) {
+      return Keep(sink_, place_.opener->OpenUrgent(Of(ChannelRole::kUrgent), terms));
+    });
+    ASSERT_NE(sink_, nullptr);
+    feed_ = came->TakeUrgent(kSoon);
   }
   const EventFd never_ = *EventFd::Create();
   PairRendezvous place_ = GetParam().meet();

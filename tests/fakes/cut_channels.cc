@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -15,6 +16,7 @@
 #include "migration/channel/page_feed.h"
 #include "migration/channel/page_sink.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/proof.h"
 
 namespace ferrite::migration {
 namespace {
@@ -224,6 +226,7 @@ class CutIncoming final : public IncomingChannel {
   CutIncoming(std::unique_ptr<IncomingChannel> channel, CutPlan& plan) : channel_(std::move(channel)), plan_(plan) {}
 
   absl::StatusOr<Preamble> preamble() const override { return channel_->preamble(); }
+  std::optional<ChannelProof> proof() const override { return channel_->proof(); }
   const std::string& peer() const override { return channel_->peer(); }
   const std::string& origin() const override { return channel_->origin(); }
   std::unique_ptr<ControlChannel> TakeControl(absl::Duration patience) override {

@@ -51,7 +51,7 @@ absl::Status DepartureRig::MoveTo(const DestinationScript& first, const Destinat
   MeetingPlace place(clock_);
   Thread peer = StartOrDie("peer", [&] {
     if (const std::unique_ptr<Stream> control = place.Accept(); control != nullptr) {
-      EXPECT_TRUE(ReadPreamble(*control).has_value());
+      EXPECT_TRUE(ReadPreamble(place, *control).has_value());
       first(place, *control);
     }
     while (true) {
@@ -60,7 +60,7 @@ absl::Status DepartureRig::MoveTo(const DestinationScript& first, const Destinat
       if (control == nullptr) {
         return;
       }
-      if (ReadPreamble(*control).has_value()) {
+      if (ReadPreamble(place, *control).has_value()) {
         again(place, *control);
       }
     }

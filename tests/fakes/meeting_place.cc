@@ -1,5 +1,4 @@
 #include "tests/fakes/meeting_place.h"
-#include "migration/protocol/version.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -9,9 +8,22 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "migration/protocol/proof.h"
+#include "migration/protocol/version.h"
 #include "tests/fakes/accepting.h"
 
 namespace ferrite::migration {
+namespace {
+
+Preamble PreambleOf(ChannelRole role, uint16_t index) {
+  return {.lowest_version = kOurVersions.lowest,
+          .version = kOurVersions.newest,
+          .role = role,
+          .index = index,
+          .move_id = kScriptedMove};
+}
+
+}  // namespace
 
 MeetingPlace::MeetingPlace(FakeClock* clock) : clock_(clock) {
   char name[] = "/tmp/ferrite-peer-XXXXXX";
@@ -37,15 +49,32 @@ std::unique_ptr<Stream> MeetingPlace::DialAndSayNothing() {
   return *std::move(stream);
 }
 
-std::unique_ptr<Stream> MeetingPlace::Dial(ChannelRole role) {
+std::unique_ptr<Stream> MeetingPlace::DialAndSayWhat(ChannelRole role, uint16_t index) {
   std::unique_ptr<Stream> stream = DialAndSayNothing();
-  EXPECT_TRUE(stream
-                  ->WriteAll(EncodePreamble({.lowest_version = kOurVersions.lowest,
-                                             .version = kOurVersions.newest,
-                                             .role = role,
-                                             .move_id = kScriptedMove}))
-                  .ok());
+  EXPECT_TRUE(stream->WriteAll(EncodePreamble(PreambleOf(role, index))).ok());
   return stream;
+}
+
+std::unique_ptr<Stream> MeetingPlace::Dial(ChannelRole role, uint64_t epoch, const Credentials* credentials) {
+  std::unique_ptr<Stream> stream = DialAndSayWhat(role);
+  if (!HasProof(role)) {
+    return stream;
+  }
+  const auto challenge = ReadChallenge(*stream);
+  EXPECT_TRUE(challenge.has_value());
+  const auto proof = (credentials != nullptr ? *credentials : agreement_.credentials)
+                         .ProveChannel(PreambleOf(role, 0), epoch, challenge.value_or(Nonce{}));
+  // Who has agreed on nothing says something all the same.
+  (void)stream->WriteAll(EncodeProof(proof.value_or(ChannelProof{.epoch = epoch})));
+  if (proof.ok() && role == ChannelRole::kRecover && credentials == nullptr) {
+    agreement_.credentials.SetControl(*proof);
+  }
+  return stream;
+}
+
+std::optional<Nonce> ReadChallenge(Stream& stream) {
+  Nonce challenge;
+  return stream.ReadAll(challenge).ok() ? std::optional(challenge) : std::nullopt;
 }
 
 bool MeetingPlace::closed() const {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -92,6 +93,9 @@ void Relay::Pump(Link& link, bool to_destination) {
       MayFlip(std::span(piece).first(static_cast<size_t>(n)));
     }
     const uint64_t allowed = n <= 0 ? 0 : Allow(static_cast<uint64_t>(n));
+    if (to_destination) {
+      MayKeep(link, std::span(piece).first(allowed));
+    }
     const bool passed = to.WriteAll(std::span<const uint8_t>(piece).first(allowed)).ok();
     if (n <= 0 || !passed || allowed < static_cast<uint64_t>(n)) {
       // An end is passed on as one.
@@ -219,6 +223,27 @@ void Relay::Close() {
 void Relay::Open() {
   const absl::MutexLock lock(&mutex_);
   closed_ = false;
+}
+
+void Relay::Record() {
+  const absl::MutexLock lock(&mutex_);
+  records_ = true;
+}
+
+std::vector<std::vector<uint8_t>> Relay::recorded() const {
+  std::vector<std::vector<uint8_t>> all;
+  const absl::MutexLock lock(&mutex_);
+  for (const Link& link : links_) {
+    all.push_back(link.said);
+  }
+  return all;
+}
+
+void Relay::MayKeep(Link& link, std::span<const uint8_t> piece) {
+  const absl::MutexLock lock(&mutex_);
+  if (records_) {
+    link.said.insert(link.said.end(), piece.begin(), piece.end());
+  }
 }
 
 uint64_t Relay::cuts() const {

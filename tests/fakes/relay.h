@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -51,6 +52,11 @@ class Relay {
   void Close();
   void Open();
 
+  // Keeps what sources say from now on.
+  void Record();
+  // All of it, by connection, in the order in which they came.
+  std::vector<std::vector<uint8_t>> recorded() const;
+
   uint64_t cuts() const;
   // That passed so far.
   uint64_t bytes() const;
@@ -61,6 +67,7 @@ class Relay {
     std::unique_ptr<SocketStream> destination;
     std::atomic<bool> loses_there{false};
     std::atomic<bool> loses_back{false};
+    std::vector<uint8_t> said;  // by the source, where that is kept
     Thread there;
     Thread back;
   };
@@ -71,6 +78,7 @@ class Relay {
   void Delay();
   void MayAct(uint64_t bytes);
   void MayFlip(std::span<uint8_t> piece);
+  void MayKeep(Link& link, std::span<const uint8_t> piece);
   // How many of `wanted` bytes may pass.
   uint64_t Allow(uint64_t wanted);
   void BreakAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -81,6 +89,7 @@ class Relay {
   mutable absl::Mutex mutex_;
   std::list<Link> links_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  bool records_ ABSL_GUARDED_BY(mutex_) = false;
   bool will_cut_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t left_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t acts_after_ ABSL_GUARDED_BY(mutex_) = 0;

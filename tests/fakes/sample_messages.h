@@ -2,8 +2,10 @@
 #ifndef FERRITE_TESTS_FAKES_SAMPLE_MESSAGES_H_
 #define FERRITE_TESTS_FAKES_SAMPLE_MESSAGES_H_
 
+#include <array>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "migration/protocol/control_frame.h"
@@ -13,6 +15,13 @@ namespace ferrite::migration {
 
 inline constexpr MoveId kSampleMoveId = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
+// A key, a nonce or a digest.
+inline std::array<uint8_t, 32> SampleBytes(uint8_t first) {
+  std::array<uint8_t, 32> bytes;
+  std::iota(bytes.begin(), bytes.end(), first);
+  return bytes;
+}
+
 // One of each in the order of Message, with something in every field.
 inline std::vector<Message> SampleMessages() {
   return {
@@ -20,14 +29,20 @@ inline std::vector<Message> SampleMessages() {
                      .versions = {.lowest = 1, .newest = 3},
                      .features = 0x0123456789abcdef,
                      .page_channels = 4,
-                     .urgent_channels = 2},
-      message::Welcome{.version = 2, .features = 5},
+                     .urgent_channels = 2,
+                     .key = SampleBytes(0x10),
+                     .nonce = SampleBytes(0x30)},
+      message::Welcome{.version = 2, .features = 5, .key = SampleBytes(0x50), .nonce = SampleBytes(0x70)},
       message::Machine{.spec = {.regions = {{.name = "low", .base = 0, .bytes = 1 << 20, .page_bytes = 4096},
                                             {.name = "high", .base = 1 << 30, .bytes = 2 << 20, .page_bytes = 2 << 20}},
                                 .kind = "ferrite",
                                 .version = 7,
-                                .machine = {6, 5, 4, 3, 2, 1}}},
-      message::Accept{.host_page_bytes = {4096, 2 << 20}, .postcopy = true, .postcopy_reason = "because"},
+                                .machine = {6, 5, 4, 3, 2, 1}},
+                       .digest = SampleBytes(0x90)},
+      message::Accept{.host_page_bytes = {4096, 2 << 20},
+                      .postcopy = true,
+                      .postcopy_reason = "because",
+                      .digest = SampleBytes(0xa0)},
       message::Refuse{.reason = "no"},
       message::Advise{},
       message::Ready{.load = absl::Microseconds(7)},
@@ -59,10 +74,11 @@ inline std::vector<Message> SampleMessages() {
       message::Cancel{.message = "never mind"},
       message::Heard{},
       message::Recover{.move_id = kSampleMoveId, .epoch = 3, .page_channels = 4, .urgent_channels = 5},
-      message::Standing{.granted = true},
+      message::Standing{.granted = true, .digest = SampleBytes(0xb0)},
       message::Revoke{},
       message::Revoked{},
       message::Missing{.ranges = {{.region = 0, .first = 1, .count = 2}}, .last = true},
+      message::Opened{.digest = SampleBytes(0xc0)},
   };
 }
 

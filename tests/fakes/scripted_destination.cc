@@ -10,6 +10,9 @@
 
 #include "absl/time/time.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/proof.h"
+#include "migration/secret/move_secret.h"
+#include "migration/session/credentials.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/scripted_peer.h"
 #include "tests/fakes/test_thread.h"
@@ -42,44 +45,87 @@ bool LoseFrame(Stream& page) {
 
 }  // namespace
 
-std::optional<Preamble> ReadPreamble(Stream& stream) {
+std::optional<Preamble> ReadPreamble(MeetingPlace& place, Stream& stream) {
   std::array<uint8_t, kPreambleBytes> bytes;
   if (!stream.ReadAll(bytes).ok()) {
     return std::nullopt;
   }
   const auto preamble = DecodePreamble(bytes);
-  return preamble.ok() ? std::optional(*preamble) : std::nullopt;
+  if (!preamble.ok()) {
+    return std::nullopt;
+  }
+  if (HasProof(preamble->role)) {
+    const Nonce challenge = *MakeNonce();
+    std::array<uint8_t, kProofBytes> answer;
+    if (!stream.WriteAll(challenge).ok() || !stream.ReadAll(answer).ok()) {
+      return std::nullopt;
+    }
+    const ChannelProof proof = DecodeProof(answer, challenge);
+    EXPECT_EQ(place.credentials().CheckChannel(*preamble, proof), absl::OkStatus());
+    if (preamble->role == ChannelRole::kRecover) {
+      place.agreement().credentials.SetControl(proof);
+    }
+  }
+  return *preamble;
 }
 
-void Welcome(Stream& control, uint64_t features) {
-  EXPECT_EQ(Hear(control), "HELLO");
-  (void)SendControl(control, message::Welcome{.version = kOurVersions.newest, .features = features});
+void Welcome(MeetingPlace& place, Stream& control, uint64_t features) {
+  const auto message = ReadControl(control);
+  const auto* const hello = message.ok() ? std::get_if<message::Hello>(&*message) : nullptr;
+  ASSERT_NE(hello, nullptr) << message.status();
+  const KeyExchange& exchange = place.agreement().NewExchange(KeyExchange::Side::kDestination);
+  auto secret = exchange.Agree(hello->key, hello->nonce, hello->move_id);
+  ASSERT_TRUE(secret.ok()) << secret.status();
+  place.agreement().credentials = Credentials(*std::move(secret), hello->nonce, exchange.nonce());
+  (void)SendControl(
+      control,
+      message::Welcome{
+          .version = kOurVersions.newest, .features = features, .key = exchange.key(), .nonce = exchange.nonce()});
   EXPECT_EQ(Hear(control), "MACHINE");
 }
 
-void Accept(Stream& control, uint64_t host_page, bool postcopy, uint64_t features) {
-  Welcome(control, features);
-  (void)SendControl(control, message::Accept{.host_page_bytes = {host_page},
-                                             .postcopy = postcopy,
-                                             .postcopy_reason = "no userfaultfd: set vm.unprivileged_userfaultfd=1"});
+void Accept(MeetingPlace& place, Stream& control, uint64_t host_page, bool postcopy, uint64_t features) {
+  Welcome(place, control, features);
+  (void)SendControl(control,
+                    message::Accept{.host_page_bytes = {host_page},
+                                    .postcopy = postcopy,
+                                    .postcopy_reason = "no userfaultfd: set vm.unprivileged_userfaultfd=1",
+                                    .digest = place.credentials().Prove(Claim::kAccept, 0).value_or(Digest{})});
+}
+
+ScriptedChannels AcceptChannels(MeetingPlace& place) {
+  ScriptedChannels channels;
+  for (int i = 0; i < 3; ++i) {
+    std::unique_ptr<Stream> stream = place.Accept();
+    const auto preamble = stream != nullptr ? ReadPreamble(place, *stream) : std::nullopt;
+    if (!preamble.has_value()) {
+      break;
+    }
+    if (preamble->role == ChannelRole::kPage) {
+      channels.page = std::move(stream);
+    } else {
+      channels.urgent.push_back(std::move(stream));
+    }
+  }
+  return channels;
+}
+
+void SendOpened(MeetingPlace& place, Stream& control, uint64_t epoch) {
+  (void)SendControl(control,
+                    message::Opened{.digest = place.credentials().Prove(Claim::kOpened, epoch).value_or(Digest{})});
 }
 
 ScriptedDestination::ScriptedDestination(MeetingPlace& place, Stream& control, const Options& options)
     : control_(control) {
-  Accept(control, 4096, true, options.features);
-  for (int i = 0; i < 3; ++i) {
-    std::unique_ptr<Stream> stream = place.Accept();
-    const auto preamble = stream != nullptr ? ReadPreamble(*stream) : std::nullopt;
-    if (!preamble.has_value()) {
-      ADD_FAILURE() << "channel " << i << " did not come";
-      return;
-    }
-    if (preamble->role == ChannelRole::kPage) {
-      page = std::move(stream);
-    } else {
-      urgent.push_back(std::move(stream));
-    }
+  Accept(place, control, 4096, true, options.features);
+  ScriptedChannels channels = AcceptChannels(place);
+  page = std::move(channels.page);
+  urgent = std::move(channels.urgent);
+  if (page == nullptr || urgent.size() != 2) {
+    ADD_FAILURE() << "not all channels came";
+    return;
   }
+  SendOpened(place, control);
   EXPECT_EQ(Hear(control), "ADVISE");
   (void)control.WriteAll(
       EncodeRaw([&](stream::Control::Builder out) { out.initReady().setLoadNanoseconds(options.load_nanoseconds); }));

@@ -16,13 +16,22 @@
 
 namespace ferrite::migration {
 
-// What a connection says first; nothing when it ends instead, or says something else.
-std::optional<Preamble> ReadPreamble(Stream& stream);
+// What a connection says first; nothing when it ends instead, or says something else. One that has to prove that it
+// belongs to the move of `place` is challenged, and does.
+std::optional<Preamble> ReadPreamble(MeetingPlace& place, Stream& stream);
 
-// Hears HELLO, says WELCOME, and hears MACHINE.
-void Welcome(Stream& control, uint64_t features = kFeaturePostcopy);
+// Hears HELLO, says WELCOME, and hears MACHINE. What was agreed on is the place's.
+void Welcome(MeetingPlace& place, Stream& control, uint64_t features = kFeaturePostcopy);
 // The same, and says ACCEPT.
-void Accept(Stream& control, uint64_t host_page, bool postcopy, uint64_t features = kFeaturePostcopy);
+void Accept(MeetingPlace& place, Stream& control, uint64_t host_page, bool postcopy,
+            uint64_t features = kFeaturePostcopy);
+// The next page and urgent channels, of one page channel; those that do not come are missing.
+struct ScriptedChannels {
+  std::unique_ptr<Stream> page;
+  std::vector<std::unique_ptr<Stream>> urgent;
+};
+ScriptedChannels AcceptChannels(MeetingPlace& place);
+void SendOpened(MeetingPlace& place, Stream& control, uint64_t epoch = 0);
 
 // Behaves until READY; what comes then is the test's. For one page channel. Threads: the test's, or one that acts as
 // the destination.

@@ -67,6 +67,19 @@ inline std::string Hear(Stream& stream) {
   return error != nullptr ? error->message : std::string(MessageName(*message));
 }
 
+// The next message, which is to be a `T`.
+template <typename T>
+T HearA(Stream& stream) {
+  const auto message = ReadControl(stream);
+  const auto* const due = message.ok() ? std::get_if<T>(&*message) : nullptr;
+  if (due == nullptr) {
+    ADD_FAILURE() << T::kName
+                  << " was due, and not: " << (message.ok() ? MessageName(*message) : message.status().message());
+    return {};
+  }
+  return *due;
+}
+
 // Until the other side has closed.
 inline void ReadToTheEnd(Stream& stream) {
   while (ReadControl(stream).ok()) {

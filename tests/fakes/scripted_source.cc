@@ -12,6 +12,8 @@
 #include "migration/protocol/messages.h"
 #include "migration/protocol/page_sums.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/move_secret.h"
+#include "migration/session/credentials.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/scripted_peer.h"
 
@@ -23,21 +25,21 @@ std::vector<uint8_t> StateOfScriptedGuest() {
   return FakeGuest(**memory, kScriptedWork).Save();
 }
 
-void SendHello(Stream& control, uint64_t features) {
-  EXPECT_TRUE(SendControl(control, message::Hello{.move_id = kScriptedMove,
-                                                  .versions = kOurVersions,
-                                                  .features = features,
-                                                  .page_channels = 1,
-                                                  .urgent_channels = 1})
-                  .ok());
-}
-
 void SendOldHello(Stream& control) {
-  EXPECT_TRUE(control.WriteAll(EncodeRaw([](stream::Control::Builder out) { out.initHello().setVersion(1); })).ok());
+  // It may be closed already.
+  (void)control.WriteAll(EncodeRaw([](stream::Control::Builder out) { out.initHello().setVersion(1); }));
 }
 
-void SendMachine(Stream& control) {
-  (void)SendControl(control, message::Machine{.spec = {.regions = {{.bytes = kScriptedBytes, .page_bytes = 4096}}}});
+void SendMachine(MeetingPlace& place, Stream& control) {
+  SendMachine(place.agreement(), control, {.regions = {{.bytes = kScriptedBytes, .page_bytes = 4096}}});
+}
+
+void HearAccept(MeetingPlace& place, Stream& control) {
+  EXPECT_EQ(place.credentials().Check(Claim::kAccept, 0, HearA<message::Accept>(control).digest), absl::OkStatus());
+}
+
+void HearOpened(MeetingPlace& place, Stream& control, uint64_t epoch) {
+  EXPECT_EQ(place.credentials().Check(Claim::kOpened, epoch, HearA<message::Opened>(control).digest), absl::OkStatus());
 }
 
 void SendRecover(Stream& control, uint64_t epoch, uint16_t page_channels) {
@@ -48,16 +50,17 @@ void SendRecover(Stream& control, uint64_t epoch, uint16_t page_channels) {
 
 std::unique_ptr<Stream> DialAndGetWelcome(MeetingPlace& place, uint64_t features) {
   std::unique_ptr<Stream> control = place.Dial(ChannelRole::kControl);
-  SendHello(*control, features);
-  EXPECT_EQ(Hear(*control), "WELCOME");
+  SendHello(place.agreement(), *control, features);
+  HearWelcome(place.agreement(), *control);
   return control;
 }
 
 ScriptedSource::ScriptedSource(MeetingPlace& place, uint64_t features) : control(DialAndGetWelcome(place, features)) {
-  SendMachine(*control);
-  EXPECT_EQ(Hear(*control), "ACCEPT");
+  SendMachine(place, *control);
+  HearAccept(place, *control);
   page = place.Dial(ChannelRole::kPage);
   urgent = place.Dial(ChannelRole::kUrgent);
+  HearOpened(place, *control);
   EXPECT_TRUE(SendControl(*control, message::Advise{}).ok());
   EXPECT_EQ(Hear(*control), "READY");
 }

@@ -11,6 +11,7 @@
 #include "migration/protocol/page_header.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/meeting_place.h"
+#include "tests/fakes/scripted_agreement.h"
 
 namespace ferrite::migration {
 
@@ -20,10 +21,13 @@ inline constexpr FakeGuestWork kScriptedWork{.first_page = 100, .pages = 20};
 // The state of its guest, which has not run yet: its pages are zeroes.
 std::vector<uint8_t> StateOfScriptedGuest();
 
-void SendHello(Stream& control, uint64_t features = 0);
 // HELLO as nobody says it any more.
 void SendOldHello(Stream& control);
-void SendMachine(Stream& control);
+// By what was agreed on at `place`, as all that is proved here.
+void SendMachine(MeetingPlace& place, Stream& control);
+// Hears ACCEPT and OPENED, and that they are the destination's.
+void HearAccept(MeetingPlace& place, Stream& control);
+void HearOpened(MeetingPlace& place, Stream& control, uint64_t epoch = 0);
 void SendRecover(Stream& control, uint64_t epoch, uint16_t page_channels);
 
 // A control connection that said HELLO and was welcomed.

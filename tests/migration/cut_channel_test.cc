@@ -141,7 +141,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, CutTest, testing::Values(MoveMode::kPostcopy, Mo
 TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
   std::vector<std::pair<std::string, Cut>> cases;
   for (const std::string first : {"GRANT", "RUNNING"}) {
-    for (const std::string what : {"RECOVER", "STANDING", "GRANT", "RUNNING", "MISSING", "END", "SHUT"}) {
+    for (const std::string what : {"RECOVER", "STANDING", "GRANT", "RUNNING", "MISSING", "OPENED", "END", "SHUT"}) {
       if (first == "RUNNING" && (what == "GRANT" || what == "RUNNING")) {
         continue;
       }

@@ -90,6 +90,7 @@ INSTANTIATE_TEST_SUITE_P(
                "does not speak ferrite's move protocol (wrong mark)"},
         Answer{"OldVersion", WelcomesWith(0), "version"},
         Answer{"VersionThatNobodyOffered", WelcomesWith(9), "version"},
+        Answer{"TheFirstVersion", WelcomesWith(1), "this side speaks 2 to 2, the other 1 to 1"},
         Answer{"FrameOf4Gib",
                [](MeetingPlace&, Stream& c) {
                  (void)c.WriteAll(ControlHeaderOf(0xffff'fff8));
@@ -166,26 +167,60 @@ INSTANTIATE_TEST_SUITE_P(
         Answer{"LivesAndNeverAnswers", [](MeetingPlace& s, Stream& c) { LiveOn(c, s.clock(), kStep); },
                "lives, but did not answer within", MoveMode::kPostcopy, absl::Milliseconds(400), true},
         Answer{"Refuses",
-               [](MeetingPlace&, Stream& c) {
-                 Welcome(c);
+               [](MeetingPlace& s, Stream& c) {
+                 Welcome(s, c);
                  (void)SendControl(c, message::Refuse{.reason = "the CPU here lacks avx512f"});
                  ReadToTheEnd(c);
                },
                "refuses: the CPU here lacks avx512f"},
         Answer{"RefusesInEscapeSequences",
-               [](MeetingPlace&, Stream& c) {
-                 Welcome(c);
+               [](MeetingPlace& s, Stream& c) {
+                 Welcome(s, c);
                  (void)SendControl(c, message::Refuse{.reason = "no\x1b[2J\nferrite: web1 runs there"});
                  ReadToTheEnd(c);
                },
                "refuses: no?[2J?ferrite: web1 runs there"},
-        Answer{"AcceptsWithAbsurdPages", [](MeetingPlace&, Stream& c) { Accept(c, 12345, true); }, "pages of"},
-        Answer{"CannotServeFaults", [](MeetingPlace&, Stream& c) { Accept(c, 4096, false); },
+        Answer{"AcceptsWithAbsurdPages", [](MeetingPlace& s, Stream& c) { Accept(s, c, 12345, true); }, "pages of"},
+        Answer{"CannotServeFaults", [](MeetingPlace& s, Stream& c) { Accept(s, c, 4096, false); },
                "vm.unprivileged_userfaultfd=1"},
-        Answer{"ClosesAfterAccept", [](MeetingPlace&, Stream& c) { Accept(c, 4096, true); }, "unix:/tmp/ferrite-peer-"},
+        Answer{"ClosesAfterAccept", [](MeetingPlace& s, Stream& c) { Accept(s, c, 4096, true); },
+               "unix:/tmp/ferrite-peer-"},
+        Answer{"AcceptsWithoutTheSecret",
+               [](MeetingPlace& s, Stream& c) {
+                 Welcome(s, c);
+                 (void)SendControl(c, message::Accept{.host_page_bytes = {4096}, .postcopy = true});
+                 ReadToTheEnd(c);
+               },
+               "ACCEPT: it does not prove that it is of this move"},
+        Answer{"HasOpenedWithoutTheSecret",
+               [](MeetingPlace& s, Stream& c) {
+                 Accept(s, c, 4096, true);
+                 const ScriptedChannels channels = AcceptChannels(s);
+                 (void)SendControl(c, message::Opened{});
+                 std::array<uint8_t, 1> byte;
+                 EXPECT_FALSE(channels.page->ReadAll(byte).ok()) << "no page";
+                 ReadToTheEnd(c);
+               },
+               "OPENED: it does not prove that it is of this move"},
+        // Of a recovery.
+        Answer{"HasOpenedForAnotherEpoch",
+               [](MeetingPlace& s, Stream& c) {
+                 Accept(s, c, 4096, true);
+                 SendOpened(s, c, /*epoch=*/1);
+                 const ScriptedChannels channels = AcceptChannels(s);
+                 ReadToTheEnd(c);
+               },
+               "OPENED: it does not prove that it is of this move"},
+        Answer{"TakesChannelsAndNeverSaysSo",
+               [](MeetingPlace& s, Stream& c) {
+                 Accept(s, c, 4096, true);
+                 const ScriptedChannels channels = AcceptChannels(s);
+                 LiveOn(c, s.clock(), kStep);
+               },
+               "lives, but did not answer within", MoveMode::kPostcopy, absl::Milliseconds(400), true},
         Answer{"SaysRunningTooEarly",
-               [](MeetingPlace&, Stream& c) {
-                 Welcome(c);
+               [](MeetingPlace& s, Stream& c) {
+                 Welcome(s, c);
                  (void)SendControl(c, message::Running{});
                  ReadToTheEnd(c);
                },

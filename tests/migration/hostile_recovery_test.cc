@@ -1,9 +1,11 @@
 // Going on with a move behind GRANT when the other side lies, comes back for nothing, or never ends it (R2, R4).
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -17,6 +19,7 @@
 #include "migration/api/move_state.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/move_secret.h"
 #include "tests/fakes/arrival_rig.h"
 #include "tests/fakes/departure_rig.h"
 #include "tests/fakes/fake_clock.h"
@@ -43,9 +46,9 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
     // Rubbish, a channel of the move that is gone, another epoch, no channels, a second HELLO.
     const auto rubbish = rig.place().DialAndSayNothing();
     (void)rubbish->WriteAll(std::vector<uint8_t>(64, 7));
-    const auto page = rig.place().Dial(ChannelRole::kPage);
+    const auto page = rig.place().Dial(ChannelRole::kPage, 3);
     for (const auto& [epoch, channels] : {std::pair<uint64_t, uint16_t>{4, 1}, {3, 0}, {3, 17}}) {
-      const auto control = rig.place().Dial(ChannelRole::kControl);
+      const auto control = rig.place().Dial(ChannelRole::kRecover, epoch);
       SendRecover(*control, epoch, channels);
       EXPECT_FALSE(ReadControl(*control).ok()) << "epoch " << epoch << ", " << channels << " channels";
     }
@@ -53,9 +56,11 @@ TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {
     SendOldHello(*hello);
     EXPECT_FALSE(ReadControl(*hello).ok());
   }
-  const auto control = rig.place().Dial(ChannelRole::kControl);
+  const auto control = rig.place().Dial(ChannelRole::kRecover, 3);
   SendRecover(*control, 3, 1);
-  ASSERT_EQ(Hear(*control), "STANDING");
+  const auto standing = HearA<message::Standing>(*control);
+  EXPECT_TRUE(standing.granted);
+  EXPECT_EQ(rig.place().credentials().Check(Claim::kGranted, 3, standing.digest), absl::OkStatus());
   const auto missing = ReadControl(*control);
   ASSERT_TRUE(missing.ok()) << missing.status();
   ASSERT_EQ(MessageName(*missing), "MISSING");
@@ -85,7 +90,7 @@ TEST(HostileRecoveryTest, PagesThatNeverCameAreAskedForAgain) {
     // It lives, and says nothing more, until the destination has had enough.
     LiveOn(*source.control, clock, absl::Minutes(10));
   }
-  const auto control = rig.place().Dial(ChannelRole::kControl);
+  const auto control = rig.place().Dial(ChannelRole::kRecover, 1);
   SendRecover(*control, 1, 1);
   ASSERT_EQ(Hear(*control), "STANDING");
   EXPECT_EQ(Hear(*control), "MISSING");
@@ -146,9 +151,16 @@ void ExpectThatTheSourceGaveUp(DepartureRig& rig, const absl::Status& status) {
 // whatever it says when it is found.
 struct ComesBack {
   const char* name;
-  // On a connection that came again, after RECOVER.
-  DestinationScript answers;
+  // On a connection that came again, after RECOVER of the epoch.
+  std::function<void(MeetingPlace&, Stream& control, uint64_t epoch)> answers;
 };
+
+// The epoch of RECOVER; nothing when the connection ended.
+std::optional<uint64_t> HearRecover(Stream& control) {
+  const auto message = ReadControl(control);
+  const auto* const recover = message.ok() ? std::get_if<message::Recover>(&*message) : nullptr;
+  return recover != nullptr ? std::optional(recover->epoch) : std::nullopt;
+}
 
 class ComesBackTest : public testing::TestWithParam<ComesBack> {};
 
@@ -159,9 +171,9 @@ TEST_P(ComesBackTest, IsLookedForNoLonger) {
   const absl::Status status =
       rig.MoveTo(TakesTheGuestAndHangsUp(false),
                  [&](MeetingPlace& place, Stream& control) {
-                   if (ReadControl(control).ok()) {
+                   if (const auto epoch = HearRecover(control); epoch.has_value()) {
                      ++came;
-                     GetParam().answers(place, control);
+                     GetParam().answers(place, control, *epoch);
                    }
                  },
                  {.mode = MoveMode::kPostcopy, .silence = absl::Minutes(1), .recover_for = kRecoverFor});
@@ -169,31 +181,44 @@ TEST_P(ComesBackTest, IsLookedForNoLonger) {
   ExpectThatTheSourceGaveUp(rig, status);
 }
 
-void SayStanding(Stream& control, bool granted) { (void)SendControl(control, message::Standing{.granted = granted}); }
+void SayStanding(MeetingPlace& place, Stream& control, uint64_t epoch, bool granted) {
+  const auto digest = place.credentials().Prove(granted ? Claim::kGranted : Claim::kStanding, epoch);
+  (void)SendControl(control, message::Standing{.granted = granted, .digest = digest.value_or(Digest{})});
+}
 
 INSTANTIATE_TEST_SUITE_P(
     All, ComesBackTest,
-    testing::Values(ComesBack{"HangsUp", [](MeetingPlace&, Stream&) {}},
-                    ComesBack{"SaysThatItHasIt", [](MeetingPlace&, Stream& c) { SayStanding(c, true); }},
+    testing::Values(ComesBack{"HangsUp", [](MeetingPlace&, Stream&, uint64_t) {}},
+                    ComesBack{"SaysThatItHasIt", [](MeetingPlace& place, Stream& c,
+                                                    uint64_t epoch) { SayStanding(place, c, epoch, true); }},
                     // GRANT is sent again, and it says RUNNING again.
                     ComesBack{"NeverGotTheGrant",
-                              [](MeetingPlace&, Stream& c) {
-                                SayStanding(c, false);
+                              [](MeetingPlace& place, Stream& c, uint64_t epoch) {
+                                SayStanding(place, c, epoch, false);
                                 if (ReadControl(c).ok()) {
                                   (void)SendControl(c, message::Running{.epoch = 2});
                                 }
                               }},
                     // It misses as much each time, takes its time with it, and hangs up.
                     ComesBack{"TakesNothing",
-                              [](MeetingPlace& place, Stream& c) {
-                                SayStanding(c, true);
+                              [](MeetingPlace& place, Stream& c, uint64_t epoch) {
+                                SayStanding(place, c, epoch, true);
                                 (void)SendControl(
                                     c, message::Missing{.ranges = {{.count = kScriptedPages}}, .last = true});
-                                std::vector<std::unique_ptr<Stream>> channels;
-                                for (int i = 0; i < 3; ++i) {
-                                  channels.push_back(place.Accept());
-                                }
+                                const ScriptedChannels channels = AcceptChannels(place);
+                                SendOpened(place, c, epoch);
                                 LiveOn(c, place.clock(), absl::Seconds(5), kRecoverFor * 3 / 2);
+                              }},
+                    // The channels lead to another place than the control channel.
+                    ComesBack{"HasNotOpenedTheChannels",
+                              [](MeetingPlace& place, Stream& c, uint64_t epoch) {
+                                SayStanding(place, c, epoch, true);
+                                (void)SendControl(
+                                    c, message::Missing{.ranges = {{.count = kScriptedPages}}, .last = true});
+                                const ScriptedChannels channels = AcceptChannels(place);
+                                (void)SendControl(c, message::Opened{});
+                                std::array<uint8_t, 1> byte;
+                                EXPECT_FALSE(channels.page->ReadAll(byte).ok()) << "no page";
                               }}),
     [](const testing::TestParamInfo<ComesBack>& info) { return info.param.name; });
 
@@ -205,11 +230,12 @@ TEST(EndlessMissingTest, IsLookedForNoLonger) {
   std::atomic<int> told = 0;
   const absl::Status status = rig.MoveTo(
       TakesTheGuestAndHangsUp(true),
-      [&](MeetingPlace&, Stream& control) {
-        if (!ReadControl(control).ok()) {
+      [&](MeetingPlace& place, Stream& control) {
+        const auto epoch = HearRecover(control);
+        if (!epoch.has_value()) {
           return;
         }
-        SayStanding(control, true);
+        SayStanding(place, control, *epoch, true);
         for (uint64_t page = 0;
              SendControl(control, message::Missing{.ranges = {{.first = page, .count = 1}}, .last = false}).ok();
              ++page) {

@@ -66,6 +66,11 @@ TEST(OldVersionTest, IsToldWhyItIsDropped) {
   const auto old = rig.place().Dial(ChannelRole::kControl);
   (void)SendControl(*old, message::Hello{.move_id = kScriptedMove, .page_channels = 1, .urgent_channels = 1});
   EXPECT_NE(Hear(*old).find("version"), std::string::npos);
+  // One of version 1, which proved nothing.
+  const auto first = rig.place().DialAndSayNothing();
+  ASSERT_TRUE(first->WriteAll(EncodePreamble({.lowest_version = 1, .version = 1})).ok());
+  EXPECT_EQ(Hear(*first),
+            "no common version of the move protocol: this side speaks 2 to 2, the other 1 to 1; update the older one");
   // One that says so where a source of ours does: in the preamble.
   const auto newer = rig.place().DialAndSayNothing();
   ASSERT_TRUE(newer->WriteAll(EncodePreamble({.lowest_version = 9, .version = 9})).ok());
@@ -101,11 +106,11 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
     strangers.push_back(rig.place().Dial(ChannelRole::kControl));
   }
   clock.Advance(kSlow);
-  SendHello(*control);
-  EXPECT_EQ(Hear(*control), "WELCOME");
+  SendHello(rig.place().agreement(), *control);
+  HearWelcome(rig.place().agreement(), *control);
   clock.Advance(kSlow);
-  SendMachine(*control);
-  EXPECT_EQ(Hear(*control), "ACCEPT");
+  SendMachine(rig.place(), *control);
+  HearAccept(rig.place(), *control);
   for (const auto& stranger : strangers) {
     // The others know at once that they need not wait.
     EXPECT_NE(Hear(*stranger).find("busy with another move"), std::string::npos);
@@ -114,6 +119,7 @@ TEST(SlowSourceTest, IsWaitedForWhileStrangersComeAndGo) {
   const auto page = rig.place().Dial(ChannelRole::kPage);
   clock.Advance(kSlow);
   const auto urgent = rig.place().Dial(ChannelRole::kUrgent);
+  HearOpened(rig.place(), *control);
   clock.Advance(kSlow);
   (void)SendControl(*control, message::Advise{});
   EXPECT_EQ(Hear(*control), "READY");
@@ -172,7 +178,7 @@ TEST(StrangersTest, MachineThatIsRefusedEndsNothing) {
   rig.Start();
   const auto bring = [&] {
     const auto stranger = DialAndGetWelcome(rig.place());
-    EXPECT_TRUE(SendControl(*stranger, message::Machine{}).ok());
+    SendMachine(rig.place().agreement(), *stranger, {});
     std::string words = RefusalFrom(*stranger);
     ReadToTheEnd(*stranger);
     return words;
@@ -214,7 +220,7 @@ TEST(StrangersTest, WhoLeavesBeforeItsMachineIsAcceptedEndsNothing) {
   rig.Start();
   {
     const auto stranger = DialAndGetWelcome(rig.place());
-    SendMachine(*stranger);
+    SendMachine(rig.place(), *stranger);
     building.WaitForNotification();
     (void)SendControl(*stranger, message::Error{.message = "\x1b[2J"});
     // Until that has been heard.
@@ -235,9 +241,8 @@ TEST(StrangersTest, WhoDoesNotReadKeepsNobodyWaiting) {
   ArrivalRig rig({.silence = absl::Hours(1), .patience = absl::Hours(1)});
   StopTheFirstBuild(rig, building, full);
   rig.Start();
-  const auto stranger = rig.place().Dial(ChannelRole::kControl);
-  SendHello(*stranger);
-  SendMachine(*stranger);
+  const auto stranger = DialAndGetWelcome(rig.place());
+  SendMachine(rig.place(), *stranger);
   building.WaitForNotification();
   // Until the answers, and then the questions, fit into no buffer any more.
   stranger->SetPatience(absl::Seconds(1));
@@ -283,7 +288,7 @@ TEST(StrangersTest, RegionsThatCannotBeAreNotMade) {
   };
   for (const MachineSpec::Region& region : regions) {
     const auto stranger = DialAndGetWelcome(rig.place());
-    EXPECT_TRUE(SendControl(*stranger, message::Machine{.spec = {.regions = {region}}}).ok());
+    SendMachine(rig.place().agreement(), *stranger, {.regions = {region}});
     const std::string words = Hear(*stranger);
     EXPECT_NE(words.find("MACHINE: memory region 0 "), std::string::npos) << words;
   }
@@ -303,7 +308,7 @@ TEST(StrangersTest, HearOfACancelWhileTheirMachineIsMade) {
   };
   rig.Start();
   const auto source = DialAndGetWelcome(rig.place());
-  SendMachine(*source);
+  SendMachine(rig.place(), *source);
   EXPECT_EQ(RefusalFrom(*source), "and it is refused");
   EXPECT_EQ(Hear(*source), "cancelled");
   const absl::Status result = rig.Join();

@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,8 @@
 #include "base/status.h"
 #include "migration/channel/pair/pair_control.h"
 #include "migration/channel/pair/pair_pages.h"
+#include "migration/protocol/proof.h"
+#include "migration/secret/move_secret.h"
 
 namespace ferrite::migration {
 namespace {
@@ -27,7 +30,8 @@ struct Pipes {
 
 class PairIncoming final : public IncomingChannel {
  public:
-  PairIncoming(const Preamble& preamble, Pipes pipes) : preamble_(preamble), pipes_(std::move(pipes)) {}
+  PairIncoming(const Preamble& preamble, const std::optional<ChannelProof>& proof, Pipes pipes)
+      : preamble_(preamble), proof_(proof), pipes_(std::move(pipes)) {}
   ~PairIncoming() override {
     // What nobody has taken is closed.
     if (pipes_.to_source != nullptr) {
@@ -41,6 +45,7 @@ class PairIncoming final : public IncomingChannel {
   }
 
   absl::StatusOr<Preamble> preamble() const override { return preamble_; }
+  std::optional<ChannelProof> proof() const override { return proof_; }
   const std::string& peer() const override { return peer_; }
   const std::string& origin() const override { return peer_; }
   std::unique_ptr<ControlChannel> TakeControl(absl::Duration patience) override {
@@ -56,6 +61,7 @@ class PairIncoming final : public IncomingChannel {
 
  private:
   const Preamble preamble_;
+  const std::optional<ChannelProof> proof_;
   const std::string peer_ = kHere;
   Pipes pipes_;
 };
@@ -135,7 +141,13 @@ class PairOpener final : public ChannelOpener {
 
  private:
   absl::Status Bring(const Preamble& preamble, Pipes pipes, Terms& terms) {
-    FERRITE_RETURN_IF_ERROR(meeting_->Bring(std::make_unique<PairIncoming>(preamble, std::move(pipes))));
+    std::optional<ChannelProof> proof;
+    if (HasProof(preamble.role)) {
+      // Fresh as ever: in one process it need not come from the other side.
+      FERRITE_ASSIGN_OR_RETURN(const Nonce challenge, MakeNonce());
+      FERRITE_ASSIGN_OR_RETURN(proof, terms.prove(preamble, challenge));
+    }
+    FERRITE_RETURN_IF_ERROR(meeting_->Bring(std::make_unique<PairIncoming>(preamble, proof, std::move(pipes))));
     terms.reached = true;
     return absl::OkStatus();
   }

@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "migration/channel/crowd.h"
 #include "migration/channel/socket/origin.h"
+#include "migration/secret/move_secret.h"
 
 namespace ferrite::migration {
 namespace {
@@ -65,7 +66,8 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
   }
   while (true) {
     while (!waiting_.empty() && waiting_.front().deadline <= host_.clock.Now()) {
-      Drop(waiting_.begin(), "it did not say who it is");
+      Drop(waiting_.begin(), waiting_.front().arrival.challenge.has_value() ? "it did not answer its challenge"
+                                                                            : "it did not say who it is");
     }
     MonotonicTime until = waiting_.empty() ? deadline : std::min(deadline, waiting_.front().deadline);
     const bool accepts = host_.clock.Now() >= accept_again_;
@@ -173,7 +175,9 @@ void Lobby::Admit(std::unique_ptr<SocketStream> stream) {
   }
   waiting_.push_back({.arrival = {.stream = std::move(stream),
                                   .first_bytes = std::vector<uint8_t>(options_.first_bytes),
-                                  .origin = std::move(origin)},
+                                  .origin = std::move(origin),
+                                  .challenge = std::nullopt,
+                                  .answer = {}},
                       .have = 0,
                       .deadline = host_.clock.Now() + options_.patience});
 }
@@ -184,7 +188,7 @@ bool Lobby::MakeRoom(absl::string_view origin, absl::string_view why) {
   }
   std::vector<Present> here;
   for (const Waiting& one : waiting_) {
-    here.push_back({.origin = one.arrival.origin, .silent = one.have == 0});
+    here.push_back({.origin = one.arrival.origin, .silent = one.have == 0 && !one.arrival.challenge.has_value()});
   }
   Drop(std::next(waiting_.begin(), static_cast<ptrdiff_t>(WhoMakesRoom(here, origin))), why);
   return true;
@@ -209,9 +213,9 @@ void Lobby::Drop(Place place, absl::string_view why) {
 }
 
 bool Lobby::Read(Place place) {
-  std::vector<uint8_t>& bytes = place->arrival.first_bytes;
-  const ssize_t n =
-      recv(place->arrival.stream->fd(), bytes.data() + place->have, bytes.size() - place->have, MSG_DONTWAIT);
+  Arrival& arrival = place->arrival;
+  std::vector<uint8_t>& bytes = arrival.challenge.has_value() ? arrival.answer : arrival.first_bytes;
+  const ssize_t n = recv(arrival.stream->fd(), bytes.data() + place->have, bytes.size() - place->have, MSG_DONTWAIT);
   if (n <= 0) {
     if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
       Drop(place, n == 0 ? "it closed before it said who it is" : ErrnoStatus("receive").message());
@@ -219,7 +223,32 @@ bool Lobby::Read(Place place) {
     return false;
   }
   place->have += static_cast<size_t>(n);
-  return place->have == bytes.size();
+  if (place->have < bytes.size()) {
+    return false;
+  }
+  if (arrival.challenge.has_value() || !options_.challenges || !options_.challenges(arrival.first_bytes)) {
+    return true;
+  }
+  Challenge(place);
+  return false;
+}
+
+void Lobby::Challenge(Place place) {
+  Arrival& arrival = place->arrival;
+  const absl::StatusOr<Nonce> challenge = MakeNonce();
+  if (!challenge.ok()) {
+    Drop(place, challenge.status().message());
+    return;
+  }
+  arrival.answer.resize(options_.answer_bytes);
+  // Nothing was sent to it before, so that there is room for this.
+  const ssize_t sent = send(arrival.stream->fd(), challenge->data(), challenge->size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent != static_cast<ssize_t>(challenge->size())) {
+    Drop(place, sent < 0 ? ErrnoStatus("send").message() : "it does not read");
+    return;
+  }
+  arrival.challenge = *challenge;
+  place->have = 0;
 }
 
 }  // namespace ferrite::migration

@@ -7,6 +7,8 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,29 +26,36 @@
 #include "migration/channel/socket/address_range.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_stream.h"
+#include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
 
-// Accepts connections and waits for the first bytes of all of them at once: one that is silent, or slow, keeps no other
-// waiting. It is dropped when its time is up, or when too many are here and it makes room (crowd.h). For want of
-// descriptors one makes room, too, as long as there are any; then, and for want of memory, what cannot be accepted is
-// tried again until it can, with a line in the log now and then. Threads: one, but for HandIn().
+// Accepts connections and waits for the first bytes of all of them at once, and for the answer to the challenge that
+// some of these are met with: one that is silent, or slow, keeps no other waiting. It is dropped when its time is up,
+// or when too many are here and it makes room (crowd.h). For want of descriptors one makes room, too, as long as there
+// are any; then, and for want of memory, what cannot be accepted is tried again until it can, with a line in the log
+// now and then. Threads: one, but for HandIn().
 class Lobby {
  public:
   struct Options {
     size_t first_bytes = 0;   // that each connection begins with
-    absl::Duration patience;  // how long it has for them
+    absl::Duration patience;  // how long it has for them, and for its answer
     size_t most = 64;         // connections that wait at a time
     // Descriptors of this process that are for others than those who wait: while fewer are left, some of them wait and
     // no more.
     size_t keep_free = 0;
     // Whose connections are let in; empty: everybody's. Others are closed without a word.
     std::vector<AddressRange> from;
+    // Which first bytes are met with a challenge, and how many bytes answer it. Null: none are.
+    std::function<bool(std::span<const uint8_t> first_bytes)> challenges = nullptr;
+    size_t answer_bytes = 0;
   };
   struct Arrival {
     std::unique_ptr<SocketStream> stream;
     std::vector<uint8_t> first_bytes;
-    std::string origin;  // OriginOf() the stream
+    std::string origin;              // OriginOf() the stream
+    std::optional<Nonce> challenge;  // fresh, if there was one
+    std::vector<uint8_t> answer;     // to that
   };
 
   using OnDropped = std::function<void(const std::string& peer, absl::string_view why)>;
@@ -58,8 +67,8 @@ class Lobby {
   // A connection that came another way; it waits like the others. On any thread, also while Next() waits.
   void HandIn(std::unique_ptr<SocketStream> stream);
 
-  // The next connection whose first bytes are here. CANCELLED as soon as `cancel` is signalled, DEADLINE_EXCEEDED at
-  // the deadline.
+  // The next connection whose first bytes are here, and its answer. CANCELLED as soon as `cancel` is signalled,
+  // DEADLINE_EXCEEDED at the deadline.
   absl::StatusOr<Arrival> Next(const EventFd& cancel, MonotonicTime deadline = MonotonicTime::InfiniteFuture());
   // `let_go` closes a connection that came through here and is waited for elsewhere; false when there is none. It is
   // asked, on the thread of Next(), when there is no descriptor for another one and none waits in here. May be empty.
@@ -72,7 +81,7 @@ class Lobby {
  private:
   struct Waiting {
     Arrival arrival;
-    size_t have = 0;
+    size_t have = 0;  // of the first bytes, or of the answer
     MonotonicTime deadline;
   };
   using Place = std::list<Waiting>::iterator;
@@ -91,8 +100,10 @@ class Lobby {
   // Leaves the listener alone for a while.
   void OnNotAccepted(const absl::Status& why);
   void Drop(Place place, absl::string_view why);
-  // Whether all of its first bytes are here. Drops one that ended.
+  // Whether all that it has to say is here. Drops one that ended.
   bool Read(Place place);
+  // Waits for its answer from here on. Drops one that cannot be told.
+  void Challenge(Place place);
 
   Listener* const listener_;
   const std::string what_;  // is done here, for messages

@@ -1,12 +1,21 @@
 #include "migration/channel/socket/socket_rendezvous.h"
 
+#include <poll.h>
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <optional>
+#include <span>
 
+#include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "migration/channel/socket/dialer.h"
 #include "migration/channel/socket/stream_control.h"
 #include "migration/channel/socket/stream_pages.h"
+#include "migration/protocol/proof.h"
 
 namespace ferrite::migration {
 namespace {
@@ -20,6 +29,12 @@ class SocketIncoming final : public IncomingChannel {
     std::array<uint8_t, kPreambleBytes> bytes;
     std::copy(arrival_.first_bytes.begin(), arrival_.first_bytes.end(), bytes.begin());
     return DecodePreamble(bytes);
+  }
+  std::optional<ChannelProof> proof() const override {
+    if (!arrival_.challenge.has_value()) {
+      return std::nullopt;
+    }
+    return DecodeProof(std::span(arrival_.answer).first<kProofBytes>(), *arrival_.challenge);
   }
   const std::string& peer() const override { return peer_; }
   const std::string& origin() const override { return arrival_.origin; }
@@ -46,13 +61,57 @@ class SocketIncoming final : public IncomingChannel {
   const Clock& clock_;
 };
 
+// Whether a connection that begins so has to prove that it belongs to its move. Of what is no preamble nothing is
+// asked.
+bool IsChallenged(std::span<const uint8_t> first_bytes) {
+  const absl::StatusOr<Preamble> preamble = DecodePreamble(first_bytes.first<kPreambleBytes>());
+  return preamble.ok() && HasProof(preamble->role);
+}
+
+// The destination's, to a connection that has said who it is.
+absl::StatusOr<Nonce> AwaitChallenge(const SocketStream& stream, MonotonicTime deadline, const EventFd& cancel,
+                                     const Clock& clock) {
+  Nonce challenge;
+  size_t have = 0;
+  while (have < challenge.size()) {
+    pollfd polled[] = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
+                       {.fd = stream.fd(), .events = POLLIN, .revents = 0}};
+    (void)clock.PollFor(polled, deadline - clock.Now());
+    if (polled[0].revents != 0) {
+      return absl::CancelledError(absl::StrCat(stream.peer(), ": cancelled"));
+    }
+    if (polled[1].revents == 0) {
+      if (clock.Now() >= deadline) {
+        return absl::DeadlineExceededError(
+            absl::StrCat(stream.peer(), " took a connection of the move, but sent no challenge in time"));
+      }
+      continue;
+    }
+    const ssize_t n = recv(stream.fd(), challenge.data() + have, challenge.size() - have, MSG_DONTWAIT);
+    if (n == 0) {
+      return absl::UnavailableError(absl::StrCat(stream.peer(), " closed the connection"));
+    }
+    if (n < 0 && errno != EAGAIN && errno != EINTR) {
+      return absl::UnavailableError(ErrnoStatus(absl::StrCat("receive from ", stream.peer())).message());
+    }
+    have += n > 0 ? static_cast<size_t>(n) : 0;
+  }
+  return challenge;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SocketStream>> SocketOpener::Open(const Preamble& preamble, Terms& terms) {
+  const MonotonicTime deadline = clock_.Now() + terms.limit;
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<SocketStream> stream, connect_(preamble, terms.limit, terms.cancel));
   terms.reached = true;
   stream->SetPatience(terms.patience);
   FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodePreamble(preamble)));
+  if (HasProof(preamble.role)) {
+    FERRITE_ASSIGN_OR_RETURN(const Nonce challenge, AwaitChallenge(*stream, deadline, terms.cancel, clock_));
+    FERRITE_ASSIGN_OR_RETURN(const ChannelProof proof, terms.prove(preamble, challenge));
+    FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodeProof(proof)));
+  }
   return stream;
 }
 
@@ -83,7 +142,9 @@ absl::StatusOr<std::unique_ptr<SocketAcceptor>> SocketAcceptor::Create(std::uniq
                                                                        {.first_bytes = kPreambleBytes,
                                                                         .patience = options.patience,
                                                                         .keep_free = options.machine_descriptors,
-                                                                        .from = std::move(options.from)},
+                                                                        .from = std::move(options.from),
+                                                                        .challenges = IsChallenged,
+                                                                        .answer_bytes = kProofBytes},
                                                                        host));
   return std::unique_ptr<SocketAcceptor>(new SocketAcceptor(std::move(listener), std::move(lobby), host.clock));
 }

@@ -27,6 +27,7 @@
 #include "migration/session/arrival/arrival_options.h"
 #include "migration/session/arrival/arrival_shared.h"
 #include "migration/session/arrival/receive_watch.h"
+#include "migration/session/credentials.h"
 #include "migration/session/greeter.h"
 #include "migration/session/undo_stack.h"
 
@@ -98,7 +99,8 @@ struct Arrival {
   ArrivalShared& shared;
   DropLog drops;
 
-  Greeter::Terms terms;  // what the two sides have agreed on
+  Greeter::Terms terms;     // what the two sides have agreed on
+  Credentials credentials;  // likewise
   bool postcopy_possible = false;
   bool loaded = false;   // the state is applied: GRANT may come
   uint64_t epoch = 0;    // of GRANT

@@ -16,7 +16,9 @@
 #include "migration/placing/incoming_part.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/move_secret.h"
 #include "migration/session/door.h"
 
 namespace ferrite::migration {
@@ -77,6 +79,7 @@ absl::Status SendAccept(Arrival& arrival) {
   }
   accept.postcopy = able.ok();
   accept.postcopy_reason = std::string(able.message());
+  FERRITE_ASSIGN_OR_RETURN(accept.digest, arrival.credentials.Prove(Claim::kAccept, /*epoch=*/0));
   // One that does not read keeps nobody else waiting.
   return arrival.peer().SendBriefly(accept);
 }
@@ -84,6 +87,7 @@ absl::Status SendAccept(Arrival& arrival) {
 // Whether the machine of `chosen` is the one that comes. If not, nothing is left of it and of the connection.
 bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
   arrival.terms = chosen.terms;
+  arrival.credentials = std::move(chosen.credentials);
   arrival.link.SetPeer(std::move(chosen.peer));
   ControlPeer& peer = arrival.peer();
   const absl::Status built = Build(arrival, chosen.machine);
@@ -144,11 +148,34 @@ absl::Status GreetUntilAccepted(Arrival& arrival, Greeter& greeter, ChannelAccep
     IncomingChannel& channel = **next;
     const absl::StatusOr<Preamble> preamble = ReadPreamble(channel);
     if (!preamble.ok() || preamble->role != ChannelRole::kControl) {
+      if (preamble.ok() && preamble->role == ChannelRole::kRecover) {
+        TurnAway(channel, "the destination knows nothing of this move, and waits for another machine");
+      }
       arrival.drops.Log(channel.peer(), preamble.ok() ? "it belongs to no move" : preamble.status().message());
       continue;
     }
     greeter.Admit(channel.TakeControl(arrival.options.silence), channel.origin(), preamble->move_id);
   }
+}
+
+// The preamble of a page or urgent channel of this move that belongs to the last GRANT. Who is of another move was
+// told.
+absl::StatusOr<Preamble> CheckFurther(const Arrival& arrival, IncomingChannel& channel) {
+  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, ReadPreamble(channel));
+  const bool is_ours = preamble.move_id == arrival.terms.id;
+  if (!is_ours || HasControlFrames(preamble.role)) {
+    if (preamble.role == ChannelRole::kControl || (!is_ours && HasControlFrames(preamble.role))) {
+      TurnAway(channel, kBusy);
+    }
+    return absl::InvalidArgumentError("it is no channel of this move");
+  }
+  const std::optional<ChannelProof> proof = channel.proof();
+  FERRITE_RETURN_IF_ERROR(arrival.credentials.CheckChannel(preamble, proof));
+  if (proof->epoch != arrival.epoch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it is of epoch ", proof->epoch, ", but GRANT was of epoch ", arrival.epoch));
+  }
+  return preamble;
 }
 
 }  // namespace
@@ -182,25 +209,27 @@ absl::Status AcceptChannels(Arrival& arrival, ChannelAcceptor& acceptor) {
       return next.status();
     }
     IncomingChannel& channel = **next;
-    const absl::StatusOr<Preamble> preamble = ReadPreamble(channel);
-    const bool is_ours = preamble.ok() && preamble->move_id == arrival.terms.id;
-    if (is_ours && preamble->role == ChannelRole::kPage && preamble->index < page.size() &&
+    const absl::StatusOr<Preamble> preamble = CheckFurther(arrival, channel);
+    if (preamble.ok() && preamble->role == ChannelRole::kPage && preamble->index < page.size() &&
         page[preamble->index] == nullptr) {
       page[preamble->index] = channel.TakePages(arrival.options.silence);
-    } else if (is_ours && preamble->role == ChannelRole::kUrgent && preamble->index < urgent.size() &&
+    } else if (preamble.ok() && preamble->role == ChannelRole::kUrgent && preamble->index < urgent.size() &&
                urgent[preamble->index] == nullptr) {
       urgent[preamble->index] = channel.TakeUrgent(arrival.options.silence);
     } else {
-      if (preamble.ok() && preamble->role == ChannelRole::kControl) {
-        TurnAway(channel, kBusy);
-      }
       arrival.drops.Log(channel.peer(), preamble.ok() ? "it is no channel of this move" : preamble.status().message());
+      // Strangers that come one after the other take no more time than there is.
+      if (arrival.Now() >= deadline) {
+        return absl::DeadlineExceededError("the channels of the move did not come in time");
+      }
       continue;
     }
     --due;
   }
   arrival.link.SetChannels(std::move(page), std::move(urgent));
-  return arrival.link.broken().reason();
+  FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
+  FERRITE_ASSIGN_OR_RETURN(const Digest digest, arrival.credentials.Prove(Claim::kOpened, arrival.epoch));
+  return arrival.peer().Send(message::Opened{.digest = digest});
 }
 
 absl::Status Prepare(Arrival& arrival) {

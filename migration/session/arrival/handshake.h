@@ -11,7 +11,8 @@ namespace ferrite::migration {
 // Greets whoever comes until one brings a machine that is accepted, the source of this move: HELLO, WELCOME, MACHINE,
 // ACCEPT. Others are dropped and logged, and those whose machine is refused hear why.
 absl::Status AwaitMachine(Arrival& arrival, ChannelAcceptor& acceptor);
-// The page and urgent channels of the source.
+// The page and urgent channels of the source, which hears OPENED when all are here. Whoever does not prove that it
+// belongs to the move is dropped.
 absl::Status AcceptChannels(Arrival& arrival, ChannelAcceptor& acceptor);
 // The memory is empty and the balloon rests from here on (R8): ADVISE, READY.
 absl::Status Prepare(Arrival& arrival);

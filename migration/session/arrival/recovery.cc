@@ -1,7 +1,9 @@
 #include "migration/session/arrival/recovery.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -18,7 +20,9 @@
 #include "migration/placing/placer.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/move_secret.h"
 #include "migration/session/arrival/channels.h"
 #include "migration/session/arrival/handover.h"
 #include "migration/session/arrival/handshake.h"
@@ -60,13 +64,51 @@ absl::Status SendMissing(Arrival& arrival) {
   return arrival.peer().Send(missing);
 }
 
-absl::Status CheckRecover(const Arrival& arrival, const message::Recover& recover, OnRecover standing) {
+// Whether `channel` is of the source, of a GRANT that may have come here. Nobody waits for the answer, and who is not
+// changes nothing.
+absl::Status CheckSource(Arrival& arrival, IncomingChannel& channel) {
+  FERRITE_ASSIGN_OR_RETURN(const Preamble preamble, ReadPreamble(channel));
+  const bool is_ours = preamble.move_id == arrival.terms.id;
+  if (!is_ours || preamble.role != ChannelRole::kRecover || preamble.index != 0) {
+    if (!is_ours && HasControlFrames(preamble.role)) {
+      TurnAway(channel, kBusy);
+    }
+    return absl::InvalidArgumentError("it is not the source of this move");
+  }
+  const std::optional<ChannelProof> proof = channel.proof();
+  FERRITE_RETURN_IF_ERROR(arrival.credentials.CheckChannel(preamble, proof));
+  if (DecideOnRecover(arrival.shared.state().get(), arrival.epoch, proof->epoch) == OnRecover::kWrongEpoch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("it is of epoch ", proof->epoch, ", but GRANT was of epoch ", arrival.epoch));
+  }
+  return absl::OkStatus();
+}
+
+// The next connection of the source's; others are dropped, at no more cost than that.
+absl::StatusOr<std::unique_ptr<IncomingChannel>> AwaitSource(Arrival& arrival, ChannelAcceptor& acceptor,
+                                                             MonotonicTime until) {
+  while (true) {
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<IncomingChannel> channel,
+                             acceptor.Next(arrival.link.broken().event(), until));
+    const absl::Status is_source = CheckSource(arrival, *channel);
+    if (is_source.ok()) {
+      return channel;
+    }
+    arrival.drops.Log(channel->peer(), is_source.message());
+    if (arrival.Now() >= until) {
+      return absl::DeadlineExceededError("the source did not come back in time");
+    }
+  }
+}
+
+absl::Status CheckRecover(const Arrival& arrival, const message::Recover& recover, OnRecover standing,
+                          uint64_t proved_epoch) {
   if (standing == OnRecover::kOver) {
     return absl::CancelledError(absl::StrCat("the move is ", MoveStateName(arrival.shared.state().get())));
   }
-  if (standing == OnRecover::kWrongEpoch) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("RECOVER: epoch ", recover.epoch, ", but GRANT was of epoch ", arrival.epoch));
+  if (standing == OnRecover::kWrongEpoch || recover.epoch != proved_epoch) {
+    return absl::InvalidArgumentError(absl::StrCat("RECOVER: epoch ", recover.epoch, " over a connection of epoch ",
+                                                   proved_epoch, ", and GRANT was of epoch ", arrival.epoch));
   }
   if (recover.move_id != arrival.terms.id || recover.page_channels < 1 || recover.page_channels > kMaxChannels ||
       recover.urgent_channels < 1 || recover.urgent_channels > kMaxChannels) {
@@ -92,11 +134,13 @@ absl::Status AwaitGrantOrRevoke(Arrival& arrival) {
   return TakeOver(arrival, *grant);
 }
 
-// RECOVER, STANDING, MISSING with a source that came over `channel`.
-absl::Status Resume(Arrival& arrival, std::unique_ptr<ControlChannel> channel, ChannelAcceptor& acceptor) {
+// RECOVER, STANDING, MISSING with the source, which came over `channel`.
+absl::Status Resume(Arrival& arrival, IncomingChannel& channel, ChannelAcceptor& acceptor) {
+  const ChannelProof proof = *channel.proof();
+  arrival.credentials.SetControl(proof);
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
-      ControlPeer::Create(arrival.host, std::move(channel),
+      ControlPeer::Create(arrival.host, channel.TakeControl(arrival.options.silence),
                           {.thread_name = "mig-dst-ctl",
                            .peer_name = "the source",
                            .silence = arrival.options.silence,
@@ -107,11 +151,13 @@ absl::Status Resume(Arrival& arrival, std::unique_ptr<ControlChannel> channel, C
                            arrival.peer().Expect<message::Recover>(arrival.options.patience));
   MoveStateMachine& state = arrival.shared.state();
   const OnRecover standing = DecideOnRecover(state.get(), arrival.epoch, recover.epoch);
-  FERRITE_RETURN_IF_ERROR(CheckRecover(arrival, recover, standing));
+  FERRITE_RETURN_IF_ERROR(CheckRecover(arrival, recover, standing, proof.epoch));
   const bool granted = standing == OnRecover::kGranted;
   arrival.terms.page_channels = recover.page_channels;
   arrival.terms.urgent_channels = recover.urgent_channels;
-  FERRITE_RETURN_IF_ERROR(arrival.peer().Send(message::Standing{.granted = granted}));
+  FERRITE_ASSIGN_OR_RETURN(const Digest digest,
+                           arrival.credentials.Prove(granted ? Claim::kGranted : Claim::kStanding, recover.epoch));
+  FERRITE_RETURN_IF_ERROR(arrival.peer().Send(message::Standing{.granted = granted, .digest = digest}));
   if (!granted) {
     FERRITE_RETURN_IF_ERROR(AwaitGrantOrRevoke(arrival));
   }
@@ -151,7 +197,7 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, 
   if (arrival.cancelled() || arrival.leaving()) {
     return absl::CancelledError("the wait for the source was ended");
   }
-  absl::StatusOr<std::unique_ptr<IncomingChannel>> next = acceptor.Next(arrival.link.broken().event(), until);
+  absl::StatusOr<std::unique_ptr<IncomingChannel>> next = AwaitSource(arrival, acceptor, until);
   if (absl::IsDeadlineExceeded(next.status()) && (misses_pages || arrival.Now() < hold_until)) {
     return false;
   }
@@ -160,16 +206,7 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, 
   }
   IncomingChannel& channel = **next;
   const std::string who = channel.peer();
-  const absl::StatusOr<Preamble> preamble = ReadPreamble(channel);
-  if (!preamble.ok() || preamble->role != ChannelRole::kControl || preamble->move_id != arrival.terms.id) {
-    if (preamble.ok() && preamble->role == ChannelRole::kControl) {
-      TurnAway(channel, kBusy);
-    }
-    arrival.drops.Log(who, preamble.ok() ? "it is not the source of this move" : preamble.status().message());
-    return false;
-  }
-  const absl::Status resumed =
-      CatchOutOfMemory([&] { return Resume(arrival, channel.TakeControl(arrival.options.silence), acceptor); });
+  const absl::Status resumed = CatchOutOfMemory([&] { return Resume(arrival, channel, acceptor); });
   if (resumed.ok()) {
     arrival.host.log.Info("receive: the source is back");
     return true;

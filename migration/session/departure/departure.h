@@ -24,6 +24,7 @@
 #include "migration/sending/memory_part.h"
 #include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_source.h"
+#include "migration/session/credentials.h"
 #include "migration/session/departure/departure_shared.h"
 #include "migration/session/undo_stack.h"
 
@@ -89,6 +90,7 @@ struct Departure {
 
   // What the two sides have agreed on.
   uint64_t features = 0;
+  Credentials credentials;
   std::vector<uint64_t> pages_per_unit;  // by region, in 4 KiB pages
   absl::Duration load_estimate;          // the destination's own
 

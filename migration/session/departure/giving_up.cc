@@ -4,6 +4,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
+#include "migration/api/remedy.h"
 #include "migration/protocol/messages.h"
 #include "migration/session/decisions.h"
 
@@ -13,8 +14,9 @@ namespace {
 // What the other side said of a failure comes before what was noticed of it here.
 absl::Status WordsFor(Departure& departure, const absl::Status& reason) {
   ControlPeer* const peer = departure.link.peer();
-  // What this side lacks comes first: the other one may have noticed that its channels were closed for it.
-  if (peer == nullptr || absl::IsResourceExhausted(reason)) {
+  // What this side lacks comes first: the other one may have noticed that its channels were closed for it. And so does
+  // what a person can do.
+  if (peer == nullptr || absl::IsResourceExhausted(reason) || RemedyOf(reason) != Remedy::kNone) {
     return reason;
   }
   if (absl::IsUnavailable(reason)) {
@@ -47,8 +49,8 @@ absl::Status StandStill(Departure& departure, const absl::Status& reason) {
     departure.peer().Shutdown(why);
   }
   return CatchOutOfMemory([&] {
-    return absl::Status(
-        why.code(),
+    return Reworded(
+        why,
         absl::StrCat(
             "the guest was handed over to ", departure.shared.where(), ", then: ", why.message(),
             departure.shared.abandon().cancelled() ? "" : "; this side stays paused and keeps the guest's memory"));

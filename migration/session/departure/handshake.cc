@@ -12,7 +12,9 @@
 #include "migration/channel/rendezvous.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/move_secret.h"
 
 namespace ferrite::migration {
 namespace {
@@ -28,14 +30,26 @@ Preamble PreambleOf(const Departure& departure, ChannelRole role, uint16_t index
           .move_id = departure.id};
 }
 
-// What `open` opens.
+// What `open` opens, with a proof of `epoch`.
 template <typename Open>
-auto OpenChannel(Departure& departure, const Open& open) {
-  ChannelOpener::Terms terms{.limit = departure.options.connect_limit,
-                             .patience = departure.options.silence,
-                             .cancel = departure.link.broken().event()};
+auto OpenChannel(Departure& departure, uint64_t epoch, absl::Duration limit, const Open& open)
+    -> decltype(open(std::declval<ChannelOpener::Terms&>())) {
+  const auto prove = [&departure, epoch](const Preamble& preamble,
+                                         const Nonce& challenge) -> absl::StatusOr<ChannelProof> {
+    FERRITE_ASSIGN_OR_RETURN(const ChannelProof proof, departure.credentials.ProveChannel(preamble, epoch, challenge));
+    if (preamble.role == ChannelRole::kRecover) {
+      departure.credentials.SetControl(proof);
+    }
+    return proof;
+  };
+  ChannelOpener::Terms terms{
+      .limit = limit, .patience = departure.options.silence, .cancel = departure.link.broken().event(), .prove = prove};
   auto channel = open(terms);
   departure.reached = departure.reached || terms.reached;
+  if (absl::IsCancelled(channel.status())) {
+    // Why it was says more.
+    FERRITE_RETURN_IF_ERROR(departure.link.broken().reason());
+  }
   return channel;
 }
 
@@ -59,15 +73,20 @@ absl::Status AgreeOnUnits(Departure& departure, const message::Accept& accept) {
 
 }  // namespace
 
-absl::Status OpenControl(Departure& departure, ChannelOpener& opener, absl::Duration silence) {
+absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRole role, absl::Duration silence,
+                         absl::Duration limit) {
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ControlChannel> channel,
-                           OpenChannel(departure, [&](ChannelOpener::Terms& terms) {
-                             return opener.OpenControl(PreambleOf(departure, ChannelRole::kControl, 0), terms);
-                           }));
+                           OpenChannel(departure, departure.epoch, std::min(limit, departure.options.connect_limit),
+                                       [&](ChannelOpener::Terms& terms) {
+                                         return opener.OpenControl(PreambleOf(departure, role, 0), terms);
+                                       }));
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
       ControlPeer::Create(departure.host, std::move(channel),
-                          {.thread_name = "mig-src-ctl", .peer_name = "the destination", .silence = silence},
+                          {.thread_name = "mig-src-ctl",
+                           .peer_name = "the destination",
+                           .silence = silence,
+                           .most_bytes = kMaxGreetingBytes},
                           [&broken = departure.link.broken()](const absl::Status& why) { broken.Cancel(why); }));
   departure.link.SetPeer(std::move(peer));
   return departure.cancelled() ? absl::CancelledError("cancelled") : absl::OkStatus();
@@ -75,20 +94,31 @@ absl::Status OpenControl(Departure& departure, ChannelOpener& opener, absl::Dura
 
 absl::Status Setup(Departure& departure) {
   const MoveOptions& options = departure.options;
-  FERRITE_RETURN_IF_ERROR(OpenControl(departure, *departure.opener, std::max(options.silence, options.patience)));
+  FERRITE_RETURN_IF_ERROR(OpenControl(departure, *departure.opener, ChannelRole::kControl,
+                                      std::max(options.silence, options.patience), options.connect_limit));
+  FERRITE_ASSIGN_OR_RETURN(const KeyExchange exchange, KeyExchange::Create(KeyExchange::Side::kSource));
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Hello{.move_id = departure.id,
                                                                .versions = kOurVersions,
                                                                .features = kOurFeatures,
                                                                .page_channels = static_cast<uint16_t>(options.channels),
-                                                               .urgent_channels = kUrgentChannels}));
+                                                               .urgent_channels = kUrgentChannels,
+                                                               .key = exchange.key(),
+                                                               .nonce = exchange.nonce()}));
   FERRITE_ASSIGN_OR_RETURN(const message::Welcome welcome, departure.Await<message::Welcome>());
   departure.features = welcome.features & kOurFeatures;
   FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
 
+  FERRITE_ASSIGN_OR_RETURN(MoveSecret secret, exchange.Agree(welcome.key, welcome.nonce, departure.id));
+  departure.credentials = Credentials(std::move(secret), exchange.nonce(), welcome.nonce);
+
   FERRITE_ASSIGN_OR_RETURN(MachineSpec spec, departure.machine.state().Describe());
   spec.regions = departure.regions;
-  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Machine{.spec = std::move(spec)}));
+  FERRITE_ASSIGN_OR_RETURN(const Digest digest, departure.credentials.Prove(Claim::kMachine, /*epoch=*/0));
+  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Machine{.spec = std::move(spec), .digest = digest}));
   FERRITE_ASSIGN_OR_RETURN(const message::Accept accept, departure.Await<message::Accept>());
+  FERRITE_RETURN_IF_ERROR(
+      Annotate(departure.credentials.Check(Claim::kAccept, /*epoch=*/0, accept.digest), message::Accept::kName));
+  departure.peer().SetMostBytes(kMaxControlBytes);
   FERRITE_RETURN_IF_ERROR(AgreeOnUnits(departure, accept));
   const bool postcopy_possible = accept.postcopy && (departure.features & kFeaturePostcopy) != 0;
   departure.shared.postcopy_possible = postcopy_possible;
@@ -96,23 +126,27 @@ absl::Status Setup(Departure& departure) {
     return absl::FailedPreconditionError(
         absl::StrCat("the destination cannot do post-copy: ", CleanText(accept.postcopy_reason)));
   }
-  return OpenPages(departure);
+  return OpenPages(departure, /*epoch=*/0, options.patience);
 }
 
-absl::Status OpenPages(Departure& departure) {
+absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limit) {
   ChannelOpener& opener = *departure.opener;
   PageSource::Channels channels;
   for (int i = 0; i < departure.options.channels; ++i) {
-    FERRITE_ASSIGN_OR_RETURN(channels.page.emplace_back(), OpenChannel(departure, [&](ChannelOpener::Terms& terms) {
-                               return opener.OpenPages(
-                                   PreambleOf(departure, ChannelRole::kPage, static_cast<uint16_t>(i)), terms);
-                             }));
+    FERRITE_ASSIGN_OR_RETURN(
+        channels.page.emplace_back(), OpenChannel(departure, epoch, limit, [&](ChannelOpener::Terms& terms) {
+          return opener.OpenPages(PreambleOf(departure, ChannelRole::kPage, static_cast<uint16_t>(i)), terms);
+        }));
   }
   for (uint16_t i = 0; i < kUrgentChannels; ++i) {
-    FERRITE_ASSIGN_OR_RETURN(channels.urgent.emplace_back(), OpenChannel(departure, [&](ChannelOpener::Terms& terms) {
+    FERRITE_ASSIGN_OR_RETURN(channels.urgent.emplace_back(),
+                             OpenChannel(departure, epoch, limit, [&](ChannelOpener::Terms& terms) {
                                return opener.OpenUrgent(PreambleOf(departure, ChannelRole::kUrgent, i), terms);
                              }));
   }
+  FERRITE_ASSIGN_OR_RETURN(const message::Opened opened, departure.peer().Expect<message::Opened>(limit));
+  FERRITE_RETURN_IF_ERROR(
+      Annotate(departure.credentials.Check(Claim::kOpened, epoch, opened.digest), message::Opened::kName));
   const auto on_failure = [&shared = departure.shared, &broken = departure.link.broken()](const absl::Status& failure) {
     if (shared.state().get() == MoveState::kDevice) {
       // The guest stands still, and nobody but the departure's thread can end that.

@@ -13,7 +13,9 @@
 #include "base/status.h"
 #include "migration/api/remedy.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
+#include "migration/secret/move_secret.h"
 #include "migration/session/decisions.h"
 #include "migration/session/departure/giving_up.h"
 #include "migration/session/departure/handover.h"
@@ -63,15 +65,19 @@ absl::Status StartAnew(Departure& departure) {
   return departure.link.broken().reason();
 }
 
-// RECOVER, STANDING: whether GRANT has arrived there.
+// RECOVER, STANDING: whether GRANT has arrived there. Nobody but the destination of the move is believed.
 absl::StatusOr<bool> AskWhetherGranted(Departure& departure, ChannelOpener& opener, absl::Duration limit) {
-  FERRITE_RETURN_IF_ERROR(OpenControl(departure, opener, departure.options.silence));
+  FERRITE_RETURN_IF_ERROR(OpenControl(departure, opener, ChannelRole::kRecover, departure.options.silence, limit));
   FERRITE_RETURN_IF_ERROR(
       departure.peer().Send(message::Recover{.move_id = departure.id,
                                              .epoch = departure.epoch,
                                              .page_channels = static_cast<uint16_t>(departure.options.channels),
                                              .urgent_channels = kUrgentChannels}));
   FERRITE_ASSIGN_OR_RETURN(const message::Standing standing, departure.peer().Expect<message::Standing>(limit));
+  FERRITE_RETURN_IF_ERROR(Annotate(departure.credentials.Check(standing.granted ? Claim::kGranted : Claim::kStanding,
+                                                               departure.epoch, standing.digest),
+                                   message::Standing::kName));
+  departure.peer().SetMostBytes(kMaxControlBytes);
   return standing.granted;
 }
 
@@ -165,7 +171,7 @@ absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpe
   if (fewer) {
     search.until = departure.Now() + search.time;
   }
-  FERRITE_RETURN_IF_ERROR(OpenPages(departure));
+  FERRITE_RETURN_IF_ERROR(OpenPages(departure, departure.epoch, search.Limit(departure)));
   for (const PageRange& run : missing) {
     departure.pages().MakePending(run);
   }
