@@ -239,11 +239,12 @@ TEST_P(ImpostorThereTest, IsGivenNothingAndDecidesNothing) {
   Thread impostor = StartOrDie("impostor", [this] { Serve(); });
   std::atomic<int> grants = 0;
   rig_.port().on_grant = [&] { ++grants; };
-  // It is looked for once.
+  // It is looked for, if not for long.
   (void)rig_.MoveTo(
       place_,
-      {.mode = MoveMode::kPostcopy, .connect_limit = absl::Milliseconds(300), .recover_for = absl::ZeroDuration()});
-  EXPECT_EQ(came_, 1);
+      {.mode = MoveMode::kPostcopy, .connect_limit = absl::Milliseconds(300), .recover_for = absl::Milliseconds(1)});
+  const int looked = came_;
+  EXPECT_GE(looked, 1);
   EXPECT_EQ(rig_.source().state(), MoveState::kPostcopyPaused);
   EXPECT_FALSE(rig_.guest().running()) << "R2";
   EXPECT_EQ(grants, 1);
@@ -257,7 +258,7 @@ TEST_P(ImpostorThereTest, IsGivenNothingAndDecidesNothing) {
   const absl::Status forced = rig_.source().TakeBack(/*force=*/true);
   EXPECT_TRUE(forced.ok()) << forced;
   EXPECT_TRUE(rig_.guest().running());
-  EXPECT_EQ(came_, 3);
+  EXPECT_EQ(came_, looked + 2);
   EXPECT_EQ(grants, 1);
   place_.Close();
   impostor.Join();
