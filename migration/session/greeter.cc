@@ -131,10 +131,9 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     said_all_ = true;
     FERRITE_RETURN_IF_ERROR(
         Annotate(credentials_.Check(Claim::kMachine, /*epoch=*/0, machine.digest), message::Machine::kName));
-    {
-      const absl::MutexLock lock(&mutex_);
-      offer_ = Offer{.machine = std::move(machine.spec), .terms = terms_, .credentials = std::move(credentials_)};
-    }
+    const absl::MutexLock lock(&mutex_);
+    offer_ = Offer{.machine = std::move(machine.spec), .terms = terms_, .credentials = std::move(credentials_)};
+    // Whoever takes it may have no use for news any more: not before they were told.
     on_news_();
     return absl::OkStatus();
   }

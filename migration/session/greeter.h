@@ -50,9 +50,9 @@ class Greeter {
     Credentials credentials;
   };
 
-  // `on_news` is called on other threads when Look() may find something, and `on_lost` on the thread of the chosen
-  // connection when that is lost after Look() returned it, at most once. Both, and `host`, outlive the greeter, and the
-  // second one and `host` the connection.
+  // `on_news` is called on other threads when Look() may find something, which may wait for it to return, and `on_lost`
+  // on the thread of the chosen connection when that is lost after Look() returned it, at most once. Both, and `host`,
+  // outlive the greeter, and the second one and `host` the connection.
   Greeter(Options options, const Host& host, DropLog& drops, std::function<void()> on_news,
           std::function<void(const absl::Status&)> on_lost);
   ~Greeter();
