@@ -2,6 +2,7 @@
 #ifndef FERRITE_TESTS_FAKES_CUT_CHANNELS_H_
 #define FERRITE_TESTS_FAKES_CUT_CHANNELS_H_
 
+#include <cstddef>
 #include <deque>
 #include <ostream>
 #include <set>
@@ -32,9 +33,10 @@ class CutPlan {
 
   // Whether the channel closes here.
   bool Cuts(bool at_source, const std::string& what, bool after);
-  bool done() const {
+  // Cuts that did not come.
+  size_t left() const {
     const absl::MutexLock lock(&mutex_);
-    return cuts_.empty();
+    return cuts_.size();
   }
   // All that passed, at either end.
   std::set<Cut> seen() const {

@@ -77,9 +77,10 @@ MoveOptions Options(MoveMode mode) {
   return {.mode = mode,
           // Enough is missing when the guest runs there.
           .max_postcopy_bandwidth = uint64_t{64} << 20,
-          .silence = absl::Seconds(1),
-          .patience = absl::Seconds(2),
-          .recover_for = absl::Seconds(3)};
+          // Nobody is waited for as long: connections are closed.
+          .silence = absl::Seconds(5),
+          .patience = absl::Seconds(5),
+          .recover_for = absl::Seconds(5)};
 }
 
 std::set<Cut> SeenInAnOrderlyMove(MoveMode mode) {
@@ -123,7 +124,7 @@ TEST_P(CutTest, GuestRunsOnceWhereverAChannelIsClosed) {
     ExpectOneRunner(move, result);
     const bool is_control = cut.what.find(' ') == std::string::npos;
     // Which pages a guest waits for differs from move to move.
-    EXPECT_TRUE(plan.done() || !is_control);
+    EXPECT_TRUE(plan.left() == 0 || !is_control);
     if (is_control && IsLate(cut.what)) {
       EXPECT_TRUE(result.source.ok()) << "R4: " << result.source;
     } else if (is_control && cut.what != "LOADED" && !(cut.what == "PACKAGE" && cut.after)) {
@@ -154,7 +155,7 @@ TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
     }
   }
   absl::Mutex mutex;
-  std::set<std::string> cut_twice;
+  std::set<std::string> cut_in_recovery;
   ForEachAtOnce(cases.size(), [&](uint64_t index) {
     const std::string& first = cases[index].first;
     const Cut& cut = cases[index].second;
@@ -165,14 +166,14 @@ TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
     const FakeMoveResult result = move.Move(Options(MoveMode::kPostcopy));
     EXPECT_TRUE(result.source.ok()) << "R4: " << result.source;
     ExpectOneRunner(move, result);
-    if (plan.done()) {
+    if (plan.left() <= 1) {
       const absl::MutexLock lock(&mutex);
-      cut_twice.insert(cut.what);
+      cut_in_recovery.insert(cut.what);
     }
   });
-  // Not each case has its second cut: a destination that says RUNNING late has said what the source wants to know.
+  // Not in each case: what was said before it was cut need not be said again.
   for (const auto& [first, cut] : cases) {
-    EXPECT_TRUE(cut_twice.contains(cut.what)) << cut.what;
+    EXPECT_TRUE(cut_in_recovery.contains(cut.what)) << cut.what;
   }
 }
 
