@@ -17,7 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/status.h"
 #include "memory/memory_limits.h"
 
@@ -322,15 +322,17 @@ absl::StatusOr<uint64_t> MemoryRegion::HugeBytes() const {
   const auto start = reinterpret_cast<uint64_t>(guest_mapping_.data());
   bool inside = false;
   uint64_t kib = 0;
+  // Some thousand lines, whose words are looked at where they are.
   for (std::string line; std::getline(maps, line);) {
-    // A mapping's line begins with its addresses, in hexadecimal; those of its figures with a name.
+    const absl::string_view text = line;
+    const absl::string_view first = text.substr(0, text.find(' '));
     uint64_t from = 0;
     uint64_t figure = 0;
-    const std::vector<absl::string_view> words = absl::StrSplit(line, absl::ByAnyChar(" -"), absl::SkipEmpty());
-    if (words.size() > 2 && !absl::EndsWith(words[0], ":") && absl::SimpleHexAtoi(words[0], &from)) {
-      inside = start <= from && from < start + bytes();
-    } else if (inside && words.size() > 1 && absl::SimpleAtoi(words[1], &figure) &&
-               (words[0] == "AnonHugePages:" || words[0] == "ShmemPmdMapped:")) {
+    // A mapping's line begins with its addresses, in hexadecimal; those of its figures with a name.
+    if (!absl::EndsWith(first, ":")) {
+      inside = absl::SimpleHexAtoi(first.substr(0, first.find('-')), &from) && start <= from && from < start + bytes();
+    } else if (inside && (first == "AnonHugePages:" || first == "ShmemPmdMapped:") &&
+               absl::SimpleAtoi(absl::StripSuffix(text.substr(first.size()), " kB"), &figure)) {
       kib += figure;
     }
   }
