@@ -4,29 +4,24 @@
 //   ./dev faults N [SEED]   N cases (300), from SEED on (printed when it is drawn)
 #include <gtest/gtest.h>
 #include <sched.h>
-#include <sys/random.h>
 
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <iterator>
-#include <map>
 #include <memory>
 #include <random>
 #include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "migration/api/move_options.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/protocol/preamble.h"
-#include "tests/fakes/at_once.h"
+#include "tests/faults/play_cases.h"
 #include "tests/migration/landing.h"
 #include "tests/migration/move_harness.h"
 
@@ -97,7 +92,7 @@ class Case {
         instant_(static_cast<uint64_t>(Below(2) == 0 ? std::pow(2.0, Uniform() * std::log2(kMoveBytes))
                                                      : Uniform() * kMoveBytes)) {}
 
-  Fault fault() const { return fault_; }
+  std::string fault() const { return NameOf(fault_); }
   // Whether the fault came before the move was over.
   bool struck() const { return struck_; }
   std::string Words() const {
@@ -237,45 +232,7 @@ class Case {
   std::unique_ptr<SocketStream> stranger_;
 };
 
-uint64_t NumberOf(const char* variable, uint64_t otherwise) {
-  const char* const text = std::getenv(variable);
-  uint64_t number = otherwise;
-  if (text != nullptr && !absl::SimpleAtoi(text, &number)) {
-    ADD_FAILURE() << variable << ": " << text << " is no number";
-  }
-  return number;
-}
-
-TEST(EngineFaultsTest, GuestRunsOnceWithAllItsMemory) {
-  uint32_t drawn = 0;
-  ASSERT_EQ(getrandom(&drawn, sizeof(drawn), 0), static_cast<ssize_t>(sizeof(drawn)));
-  const uint64_t first = NumberOf("FERRITE_FAULT_SEED", drawn);
-  const uint64_t cases = NumberOf("FERRITE_FAULTS", 300);
-  std::printf("%llu cases from seed %llu\n", static_cast<unsigned long long>(cases),
-              static_cast<unsigned long long>(first));
-  absl::Mutex mutex;
-  std::map<std::string, int> played;
-  std::atomic<uint64_t> struck = 0;
-  ForEachAtOnce(cases, [&](uint64_t index) {
-    if (HasFailure()) {
-      return;
-    }
-    const uint64_t seed = first + index;
-    Case one(seed);
-    SCOPED_TRACE(absl::StrCat(one.Words(), ": ./dev faults 1 ", seed));
-    one.Play();
-    if (one.struck()) {
-      ++struck;
-      const absl::MutexLock lock(&mutex);
-      ++played[NameOf(one.fault())];
-    }
-  });
-  EXPECT_GE(struck * 2, cases) << "faults must come while the moves are on";
-  std::printf("%6llu met their fault:\n", static_cast<unsigned long long>(struck.load()));
-  for (const auto& [name, count] : played) {
-    std::printf("%6d %s\n", count, name.c_str());
-  }
-}
+TEST(EngineFaultsTest, GuestRunsOnceWithAllItsMemory) { PlayCases<Case>(300, "./dev faults"); }
 
 }  // namespace
 }  // namespace ferrite::migration

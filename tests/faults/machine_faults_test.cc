@@ -1,0 +1,392 @@
+// Faults by the hundred, with machines: monitors that are processes, a guest that checks its own memory, and one fault
+// at a random instant of its move. Afterwards the guest runs exactly once, or does what docs/failure.md says, with the
+// command from there (R1-R4). Who runs is seen from outside, in what the guests write to their consoles.
+//
+//   ./dev faults --machines N [SEED]   N cases (6), from SEED on (printed when it is drawn)
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cmath>
+#include <csignal>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
+#include "migration/channel/socket/address.h"
+#include "tests/fakes/ferrite_process.h"
+#include "tests/fakes/relay.h"
+#include "tests/fakes/test_place.h"
+#include "tests/fakes/test_thread.h"
+#include "tests/faults/play_cases.h"
+#include "vmm/app/exit_codes.h"
+
+namespace ferrite {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+// What a move of the guest sends, about: instants are drawn from there.
+constexpr double kMoveBytes = 9 << 20;
+// Each vCPU looks at each page of its set once in so many writes of both.
+constexpr uint64_t kWritesOfASweep = 2 * 2048;
+// Slow: pre-copy ends also where several such moves share a processor.
+const char* const kGuest =
+    ForPlace("mode=step set=8M report_ms=10 rate=4000", "mode=step set=8M report_ms=50 rate=4000");
+// For what takes a moment; 30 s of it are the longest wait of the product's own.
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+enum class Fault {
+  kKillSource,
+  kKillDestination,
+  kStopSource,  // for up to 3 s, and now and then for longer than the other side waits
+  kStopDestination,
+  kReset,       // all connections
+  kResetTwice,  // and once more when they are there again
+  kLostThere,   // what goes to the destination is dropped without a word
+  kLostBack,    // what comes from it
+  kFlippedBit,  // on the way to the destination
+  kCancel,
+  kSecondMove,   // of the same machine, elsewhere
+  kSecondGuest,  // another machine, to the same destination
+  kKillCommand,  // `ferrite move`, which is not the move
+  kFaults,
+};
+
+const char* NameOf(Fault fault) {
+  constexpr const char* kNames[] = {
+      "source killed", "destination killed",    "source stopped",       "destination stopped", "reset",
+      "reset twice",   "lost on the way there", "lost on the way back", "flipped bit",         "cancel",
+      "second move",   "second guest",          "command killed"};
+  return kNames[static_cast<int>(fault)];
+}
+
+class Case {
+ public:
+  explicit Case(uint64_t seed)
+      : random_(seed),
+        fault_(static_cast<Fault>(Below(static_cast<uint64_t>(Fault::kFaults)))),
+        mode_(kModes[Below(std::size(kModes))]),
+        // As many small instants as large ones: most messages are in the first kilobytes.
+        instant_(static_cast<uint64_t>(Below(2) == 0 ? std::pow(2.0, Uniform() * std::log2(kMoveBytes))
+                                                     : Uniform() * kMoveBytes)),
+        stop_for_(Below(8) == 0 ? absl::Seconds(12) : absl::Seconds(3) * Uniform()) {
+    char name[] = "/tmp/ferrite-faults-XXXXXX";
+    EXPECT_NE(mkdtemp(name), nullptr);
+    directory_ = name;
+    // The test's own may be a link, and --boot-from follows none.
+    fs::copy_file("tests/guest/dirty", KernelPath());
+    fs::permissions(KernelPath(), fs::perms::owner_all);
+  }
+  ~Case() {
+    if (beside_.joinable()) {
+      beside_.Join();
+    }
+    receiver_.reset();
+    source_.reset();
+    other_.reset();
+    std::error_code ignored;
+    fs::remove_all(directory_, ignored);
+  }
+
+  std::string fault() const { return NameOf(fault_); }
+  // Whether the fault came before the move was over.
+  bool struck() const { return struck_; }
+  std::string Words() const {
+    return absl::StrCat(NameOf(fault_), " after ", instant_, " bytes, ", mode_,
+                        fault_ == Fault::kStopSource || fault_ == Fault::kStopDestination
+                            ? absl::StrCat(", for ", absl::FormatDuration(stop_for_))
+                            : "");
+  }
+
+  void Play() {
+    source_ = Run("here");
+    AwaitReport("here", /*writes=*/1);
+    const std::string address = StartReceiver();
+    auto relay = migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress(address));
+    ASSERT_TRUE(relay.ok()) << relay.status();
+    relay_ = *std::move(relay);
+    if (fault_ == Fault::kFlippedBit) {
+      relay_->FlipAfter(instant_);
+    } else {
+      relay_->ActAfter(instant_, [this] { Strike(); });
+    }
+    move_ = std::make_unique<FerriteProcess>(
+        Words("here", absl::StrCat("move web1 ", relay_->address().ToString(), " --mode ", mode_,
+                                   " --downtime-limit 300ms --recover-for 3s --max-postcopy-bandwidth ",
+                                   Below(2) == 0 ? "64M" : "8M")));
+    const Finished moved = move_->Wait();
+    struck_ = struck_ || relay_->flips() > 0;
+    SCOPED_TRACE(absl::StrCat("move: ", moved.exit_code, " ", moved.err));
+    if (struck_ && fault_ == Fault::kKillSource) {
+      ExpectNoneOrAllThere();
+    } else if (struck_ && fault_ == Fault::kKillDestination) {
+      ExpectTakenBack(moved);
+    } else {
+      ExpectRunsSomewhere(moved);
+    }
+  }
+
+ private:
+  static constexpr const char* kModes[] = {"precopy", "postcopy", "auto"};
+
+  double Uniform() { return std::uniform_real_distribution<double>(0, 1)(random_); }
+  uint64_t Below(uint64_t limit) { return std::uniform_int_distribution<uint64_t>(0, limit - 1)(random_); }
+
+  std::string KernelPath() const { return directory_ + "/vmlinuz"; }
+  std::string ConsoleOf(const std::string& side) const { return absl::StrCat(directory_, "/", side, ".console"); }
+  // Each side has its own base for run directories, so that one name is free at both.
+  std::vector<std::string> Words(const std::string& side, absl::string_view words) const {
+    std::vector<std::string> list = absl::StrSplit(words, ' ', absl::SkipEmpty());
+    list.push_back("--run-dir");
+    list.push_back(absl::StrCat(directory_, "/", side));
+    return list;
+  }
+  Finished Ferrite(const std::string& side, absl::string_view words) const { return RunFerrite(Words(side, words)); }
+  // Empty where there is no such machine.
+  Json Info(const std::string& side) const {
+    Json info = Json::parse(Ferrite(side, "info web1 --json").out, nullptr, /*allow_exceptions=*/false);
+    return info.is_object() ? info : Json::object();
+  }
+  std::unique_ptr<FerriteProcess> Run(const std::string& side) const {
+    std::vector<std::string> words = Words(side, absl::StrCat("run --name web1 --kernel ", KernelPath(),
+                                                              " --mem 64M --cpus 2 --console file:", ConsoleOf(side)));
+    words.push_back("--cmdline");
+    words.push_back(kGuest);
+    return std::make_unique<FerriteProcess>(words);
+  }
+  std::string StartReceiver() {
+    int ready[2];
+    EXPECT_EQ(pipe(ready), 0);
+    receiver_ = std::make_unique<FerriteProcess>(
+        Words("there", absl::StrCat("receive --name web1 --listen unix:", directory_, "/socket --ready-fd ", ready[1],
+                                    " --console file:", ConsoleOf("there"), " --boot-from ", directory_)));
+    close(ready[1]);
+    std::string address;
+    char c = 0;
+    while (read(ready[0], &c, 1) == 1 && c != '\n') {
+      address.push_back(c);
+    }
+    close(ready[0]);
+    return address;
+  }
+
+  void Strike() {
+    struck_ = true;
+    switch (fault_) {
+      case Fault::kKillSource:
+        source_->Signal(SIGKILL);
+        break;
+      case Fault::kKillDestination:
+        receiver_->Signal(SIGKILL);
+        break;
+      case Fault::kStopSource:
+        StopFor(*source_);
+        break;
+      case Fault::kStopDestination:
+        StopFor(*receiver_);
+        break;
+      case Fault::kReset:
+        relay_->Cut();
+        break;
+      case Fault::kResetTwice:
+        relay_->ActAfter(instant_ / 4 + 1, [this] { relay_->Cut(); });
+        relay_->Cut();
+        break;
+      case Fault::kLostThere:
+        relay_->Lose(/*to_destination=*/true);
+        break;
+      case Fault::kLostBack:
+        relay_->Lose(/*to_destination=*/false);
+        break;
+      case Fault::kCancel:
+        beside_ = StartOrDie("cancel", [this] { (void)Ferrite("here", "move web1 --cancel"); });
+        break;
+      case Fault::kSecondMove:
+        beside_ = StartOrDie("second-move", [this] {
+          const Finished second = Ferrite("here", absl::StrCat("move web1 unix:", directory_, "/elsewhere"));
+          EXPECT_NE(second.exit_code, kExitOk);
+        });
+        break;
+      case Fault::kSecondGuest:
+        beside_ = StartOrDie("second-guest", [this] {
+          other_ = Run("other");
+          AwaitReport("other", /*writes=*/1);
+          const Finished second =
+              Ferrite("other", absl::StrCat("move web1 unix:", directory_, "/socket --patience 1s"));
+          EXPECT_NE(second.exit_code, kExitOk);
+          AwaitReport("other", kWritesOfASweep);
+        });
+        break;
+      case Fault::kKillCommand:
+        move_->Signal(SIGKILL);
+        break;
+      case Fault::kFlippedBit:
+      case Fault::kFaults:
+        break;
+    }
+  }
+  void StopFor(const FerriteProcess& monitor) {
+    monitor.Signal(SIGSTOP);
+    beside_ = StartOrDie("stop", [this, &monitor] {
+      absl::SleepFor(stop_for_);
+      monitor.Signal(SIGCONT);
+    });
+  }
+
+  // Calls `look` until it says so.
+  template <typename Look>
+  void Await(const std::string& what, const Look& look) const {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (!look()) {
+      ASSERT_LT(MonotonicTime::Now(), deadline) << what;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+  }
+  // All that the guest has written there, a report a line, without a half one at the end.
+  std::vector<std::string> ReportsOf(const std::string& side) const {
+    std::stringstream text;
+    text << std::ifstream(ConsoleOf(side)).rdbuf();
+    std::vector<std::string> lines = absl::StrSplit(text.str(), '\n');
+    lines.pop_back();
+    std::erase_if(lines, [](const std::string& line) { return !absl::StartsWith(line, "event=dirty"); });
+    return lines;
+  }
+  static uint64_t NumberIn(const std::string& line, absl::string_view name) {
+    for (const absl::string_view field : absl::StrSplit(line, ' ')) {
+      uint64_t number = 0;
+      if (absl::StartsWith(field, name) && absl::SimpleAtoi(field.substr(name.size()), &number)) {
+        return number;
+      }
+    }
+    ADD_FAILURE() << name << " is not in: " << line;
+    return 0;
+  }
+  // Waits until the guest, which runs there, has written so many times since now; each looks at what was there (R1).
+  void AwaitReport(const std::string& side, uint64_t writes) const {
+    const size_t before = ReportsOf(side).size();
+    Await(absl::StrCat("that the guest writes ", side), [&] {
+      const std::vector<std::string> reports = ReportsOf(side);
+      return reports.size() > before &&
+             NumberIn(reports.back(), "writes=") - NumberIn(reports[before], "writes=") >= writes;
+    });
+    const std::vector<std::string> reports = ReportsOf(side);
+    ASSERT_FALSE(reports.empty());
+    EXPECT_EQ(NumberIn(reports.back(), "errors="), 0u) << "R1: " << reports.back();
+  }
+
+  void ExpectRuns(const std::string& side) {
+    ASSERT_EQ(Info(side)["state"], "running") << side;
+    // Nothing that it can find later is wrong: all of it is looked at once.
+    AwaitReport(side, 2 * kWritesOfASweep);
+  }
+  // The source lives.
+  bool IsHandedOver() const {
+    Json info = Info("here");
+    return info["state"] == "paused" && info["move"]["guest"] == "handed-over";
+  }
+
+  void ExpectRunsSomewhere(const Finished& moved) {
+    bool there = moved.exit_code == kExitOk;
+    if (fault_ == Fault::kKillCommand && !there) {
+      // Its move is not gone: the source's monitor ends by itself.
+      Await("the move's end", [&] { return Info("here").empty(); });
+      there = true;
+    }
+    for (int i = 0; i < 3 && !there && IsHandedOver(); ++i) {
+      there = Ferrite("here", "recover web1").exit_code == kExitOk;
+    }
+    EXPECT_FALSE(IsHandedOver()) << "R4: it was not found again";
+    if (beside_.joinable()) {
+      beside_.Join();
+    }
+    const bool harmless =
+        fault_ == Fault::kSecondMove || fault_ == Fault::kSecondGuest || fault_ == Fault::kKillCommand;
+    EXPECT_TRUE(there || (struck_ && !harmless)) << "it had no reason to fail";
+    ExpectRuns(there ? "there" : "here");
+    ExpectOneAfterTheOther();
+    EXPECT_EQ(ReportsOf("there").empty(), !there) << "R2";
+  }
+  // R2, seen from outside: what the guest wrote last here is older than what it wrote first there, by its own count.
+  void ExpectOneAfterTheOther() const {
+    const std::vector<std::string> here = ReportsOf("here");
+    const std::vector<std::string> there = ReportsOf("there");
+    if (!there.empty()) {
+      EXPECT_LE(NumberIn(here.back(), "writes="), NumberIn(there.front(), "writes=")) << "R2: two runners";
+    }
+  }
+
+  // A guest whose source was killed is gone with its host, unless it has all of its memory at the destination.
+  void ExpectNoneOrAllThere() {
+    Json arrival;
+    Await("what becomes of the destination", [&] {
+      arrival = Info("there")["arrival"];
+      // Of a machine that was not accepted it knows nothing, and waits for another one.
+      return receiver_->HasEnded() || arrival.is_null() || arrival["over"] == true ||
+             arrival["state"] == "postcopy-paused";
+    });
+    if (!receiver_->HasEnded() && arrival.is_object() && arrival["over"] == true) {
+      ExpectRuns("there");
+      return;
+    }
+    ExpectOneAfterTheOther();
+    const bool waits_for_pages = !receiver_->HasEnded() && !arrival.is_null();
+    (void)Ferrite("there", "stop web1");
+    EXPECT_EQ(receiver_->Wait().exit_code, waits_for_pages ? kExitOk : kExitFailure);
+    if (waits_for_pages) {
+      EXPECT_TRUE(absl::StrContains(Ferrite("here", "ps").out, "handed over to "));
+    }
+  }
+
+  // A guest whose destination was killed runs at the source, where a person says so if it may have run there.
+  void ExpectTakenBack(const Finished& moved) {
+    (void)receiver_->Wait();
+    ExpectOneAfterTheOther();
+    if (moved.exit_code == kExitOk) {
+      return;  // it had moved
+    }
+    if (IsHandedOver()) {
+      relay_.reset();
+      const Finished back = Ferrite("here", "recover web1 --here");
+      ASSERT_EQ(back.exit_code, kExitOk) << back.err;
+    }
+    ExpectRuns("here");
+  }
+
+  std::mt19937_64 random_;
+  const Fault fault_;
+  const char* const mode_;
+  const uint64_t instant_;
+  const absl::Duration stop_for_;
+  std::string directory_;
+  std::atomic<bool> struck_{false};
+  std::unique_ptr<FerriteProcess> source_;
+  std::unique_ptr<FerriteProcess> receiver_;
+  std::unique_ptr<FerriteProcess> other_;
+  std::unique_ptr<FerriteProcess> move_;
+  Thread beside_;
+  std::unique_ptr<migration::Relay> relay_;
+};
+
+TEST(MachineFaultsTest, GuestRunsOnceWithAllItsMemory) { PlayCases<Case>(6, "./dev faults --machines"); }
+
+}  // namespace
+}  // namespace ferrite
