@@ -386,7 +386,7 @@ class Case {
   std::unique_ptr<migration::Relay> relay_;
 };
 
-TEST(MachineFaultsTest, GuestRunsOnceWithAllItsMemory) { PlayCases<Case>(6, "./dev faults --machines"); }
+TEST(MachineFaultsTest, GuestRunsOnceWithAllItsMemory) { PlayCases<Case>(ForPlace(6, 2), "./dev faults --machines"); }
 
 }  // namespace
 }  // namespace ferrite
