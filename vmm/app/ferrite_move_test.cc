@@ -426,6 +426,10 @@ TEST_F(FerriteMoveTest, GuestOfADestinationThatDiedIsTakenBack) {
   EXPECT_TRUE(absl::StrContains(lost.err, "ferrite recover web1 --here")) << lost.err;
   EXPECT_EQ(Info("here")["state"], "paused");
   EXPECT_EQ(Info("here")["move"]["guest"], "handed-over") << Info("here")["move"];
+  EXPECT_TRUE(absl::StrContains(Ferrite("here", "ps").out, absl::StrCat("handed over to ", address)));
+  const std::string told = Ferrite("here", "info web1").out;
+  EXPECT_TRUE(absl::StrContains(told, " are missing there")) << told;
+  EXPECT_TRUE(absl::StrContains(told, "`ferrite recover web1 --here`")) << told;
   EXPECT_EQ(Ferrite("here", "resume web1").exit_code, kExitFailure);
   EXPECT_EQ(Ferrite("here", absl::StrCat("move web1 ", address)).exit_code, kExitFailure);
   EXPECT_EQ(Ferrite("here", "recover web1").exit_code, kExitFailure);
@@ -465,6 +469,8 @@ TEST_F(FerriteMoveTest, GuestWhoseSourceDiedWaitsAndCanBeStopped) {
   while (Info("there")["arrival"]["state"] != "postcopy-paused" && MonotonicTime::Now() < deadline) {
   }
   EXPECT_EQ(Info("there")["arrival"]["state"], "postcopy-paused");
+  EXPECT_TRUE(absl::StrContains(Ferrite("there", "ps").out, "running, misses memory"));
+  EXPECT_TRUE(absl::StrContains(Ferrite("there", "info web1").out, "`ferrite stop web1` ends it here"));
   // R2: its name is not used again where it was before somebody says so.
   EXPECT_TRUE(absl::StrContains(Ferrite("here", "ps").out, absl::StrCat("handed over to ", address)));
   const Json listed = Json::parse(Ferrite("here", "ps --json").out);

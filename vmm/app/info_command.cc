@@ -20,16 +20,6 @@
 namespace ferrite {
 namespace {
 
-std::string ArrivalText(const MoveStatus& arrival) {
-  if (!arrival.over) {
-    return absl::StrCat("not yet: ", migration::MoveStateName(arrival.progress.state));
-  }
-  if (!arrival.result.ok()) {
-    return std::string(arrival.result.message());
-  }
-  return arrival.report.postcopy ? "by post-copy" : "by pre-copy";
-}
-
 // "root: /images/root.img (read only)", or "yes" where nothing is known but that it is there.
 std::string DeviceText(const DeviceReport& device) {
   std::vector<std::string> texts;
@@ -82,16 +72,13 @@ void PrintMachine(const MachineDescription& machine) {
                                FormatByteSize(machine.balloon.target_bytes)));
   }
   if (machine.arrival.number != 0) {
-    row("arrived", ArrivalText(machine.arrival));
+    row("arrived", FormatArrivalState(machine.name, machine.arrival));
     if (machine.arrival.over) {
       fmt::print("{}", FormatArrival(machine.arrival.report));
     }
   }
   if (machine.move.number != 0) {
-    row("last move", fmt::format("to {}: {}", machine.move.where,
-                                 !machine.move.over         ? FormatMoveProgress(machine.move)
-                                 : machine.move.result.ok() ? "done"
-                                                            : std::string(machine.move.result.message())));
+    row("last move", fmt::format("to {}: {}", machine.move.where, FormatLastMove(machine.name, machine.move)));
     if (machine.move.over && machine.move.result.ok()) {
       fmt::print("{}", FormatMoveAccount(machine.move.report));
     }

@@ -199,6 +199,44 @@ std::string FormatMoveFailure(const std::string& name, const MoveStatus& move) {
   return absl::StrCat(reason, "; ", FormatGuestPlace(name, move));
 }
 
+bool IsHandedOver(const MoveStatus& move) {
+  return move.number != 0 && move.over && move.guest == GuestPlace::kHandedOver;
+}
+
+bool MissesMemory(const MoveStatus& arrival) {
+  return arrival.number != 0 && !arrival.over && arrival.progress.state == migration::MoveState::kPostcopyPaused;
+}
+
+std::string FormatLastMove(const std::string& name, const MoveStatus& move) {
+  if (!move.over) {
+    return FormatMoveProgress(move);
+  }
+  if (move.result.ok()) {
+    return "done";
+  }
+  if (!IsHandedOver(move)) {
+    return std::string(move.result.message());
+  }
+  return fmt::format("{}. {} are missing there, as far as is known here", FormatMoveFailure(name, move),
+                     RoundedByteSize(move.progress.remaining_bytes));
+}
+
+std::string FormatArrivalState(const std::string& name, const MoveStatus& arrival) {
+  if (MissesMemory(arrival)) {
+    return absl::StrCat("not yet: ", migration::MoveStateName(arrival.progress.state),
+                        ": the connection to the source is lost. The guest runs on until it needs memory that is "
+                        "missing. `ferrite recover ",
+                        name, "` at the source goes on; `ferrite stop ", name, "` ends it here");
+  }
+  if (!arrival.over) {
+    return absl::StrCat("not yet: ", migration::MoveStateName(arrival.progress.state));
+  }
+  if (!arrival.result.ok()) {
+    return std::string(arrival.result.message());
+  }
+  return arrival.report.postcopy ? "by post-copy" : "by pre-copy";
+}
+
 Json MoveJson(const MoveStatus& move) {
   if (move.number == 0) {
     return nullptr;

@@ -22,6 +22,15 @@ std::string FormatArrival(const migration::MoveReport& report);
 // Where the guest is: one line.
 std::string FormatGuestPlace(const std::string& name, const MoveStatus& move);
 
+// The last move away, or to here, as far as it got and is known here, and what to type where that is a person's affair.
+std::string FormatLastMove(const std::string& name, const MoveStatus& move);
+std::string FormatArrivalState(const std::string& name, const MoveStatus& arrival);
+
+// Whether the guest of that move was handed over, and its connection is lost: it may run there, and does not here.
+bool IsHandedOver(const MoveStatus& move);
+// Whether the guest, which came by that move, misses memory that nobody brings now.
+bool MissesMemory(const MoveStatus& arrival);
+
 // Why a move failed, where the guest is, and what to do about it where there is something.
 std::string FormatMoveFailure(const std::string& name, const MoveStatus& move);
 

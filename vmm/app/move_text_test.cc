@@ -65,6 +65,36 @@ TEST(MoveTextTest, FailureSaysOnceWhereTheGuestIs) {
       "that is gone for good");
 }
 
+TEST(MoveTextTest, MoveThatStandsStillSaysWhatIsMissingAndWhatToType) {
+  MoveStatus move = In(MoveState::kFailed, 2);
+  move.number = 1;
+  move.where = "tcp:there:4000";
+  EXPECT_FALSE(IsHandedOver(move));
+  move.over = true;
+  move.guest = GuestPlace::kHandedOver;
+  move.result = absl::UnavailableError("the guest was handed over to tcp:there:4000, then: gone");
+  move.progress.remaining_bytes = 24 << 20;
+  EXPECT_TRUE(IsHandedOver(move));
+  EXPECT_EQ(FormatLastMove("web1", move),
+            absl::StrCat(FormatMoveFailure("web1", move), ". 24 MiB are missing there, as far as is known here"));
+  move.guest = GuestPlace::kHereRunning;
+  EXPECT_EQ(FormatLastMove("web1", move), "the guest was handed over to tcp:there:4000, then: gone");
+  move.result = absl::OkStatus();
+  EXPECT_EQ(FormatLastMove("web1", move), "done");
+
+  MoveStatus arrival = In(MoveState::kPostcopyActive, 0);
+  arrival.number = 1;
+  EXPECT_FALSE(MissesMemory(arrival));
+  EXPECT_EQ(FormatArrivalState("web1", arrival), "not yet: postcopy-active");
+  arrival.progress.state = MoveState::kPostcopyPaused;
+  EXPECT_TRUE(MissesMemory(arrival));
+  EXPECT_EQ(FormatArrivalState("web1", arrival),
+            "not yet: postcopy-paused: the connection to the source is lost. The guest runs on until it needs memory "
+            "that is missing. `ferrite recover web1` at the source goes on; `ferrite stop web1` ends it here");
+  arrival.over = true;
+  EXPECT_EQ(FormatArrivalState("web1", arrival), "by pre-copy");
+}
+
 // Scripts read these names.
 TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   MoveStatus move = In(MoveState::kCompleted, 1);

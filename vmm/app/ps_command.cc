@@ -15,6 +15,7 @@
 #include "base/thread.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
+#include "vmm/app/move_text.h"
 #include "vmm/app/text.h"
 #include "vmm/control/machine_finder.h"
 #include "vmm/control/run_base.h"
@@ -75,6 +76,14 @@ void PrintRow(const Row& row) {
   fmt::print("{:<20} {:>8} {:<12} {:>4} {:>10} {:>10} {:>9}\n", row[0], row[1], row[2], row[3], row[4], row[5], row[6]);
 }
 
+// With what a person has to know of a move that stands still.
+std::string StateText(const MachineDescription& machine) {
+  if (IsHandedOver(machine.move)) {
+    return absl::StrCat("handed over to ", machine.move.where);
+  }
+  return absl::StrCat(MachineStateName(machine.state), MissesMemory(machine.arrival) ? ", misses memory" : "");
+}
+
 class PsCommand final : public CommandWith<PsCommandOptions> {
  public:
   PsCommand() : CommandWith({"ps", "List the machines that run", "ferrite ps"}) {}
@@ -129,7 +138,7 @@ class PsCommand final : public CommandWith<PsCommandOptions> {
                                                               {"state", asked ? "unreachable" : "not-asked"},
                                                               {"pid", found.pid}}));
       } else if (machine.ok()) {
-        PrintRow({found.name, pid, std::string(MachineStateName(machine->state)), std::to_string(machine->cpus),
+        PrintRow({found.name, pid, StateText(*machine), std::to_string(machine->cpus),
                   RoundedByteSize(machine->memory_bytes), RoundedByteSize(machine->memory_resident_bytes),
                   FormatUptime(machine->uptime)});
       } else {
