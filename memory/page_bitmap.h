@@ -10,8 +10,8 @@
 
 namespace ferrite {
 
-// A bitmap of fixed size. Threads: Set, Clear, Test, SetRange, TakeInto and OrWords may race with one another (each
-// bit is atomic, a range is not); the rest wants a quiet bitmap.
+// A bitmap of fixed size. Threads: Set, Clear, Test, SetRange, ClearRange, TakeInto and OrWords may race with one
+// another (each bit is atomic, a range is not); the rest wants a quiet bitmap.
 class PageBitmap {
  public:
   explicit PageBitmap(uint64_t pages);

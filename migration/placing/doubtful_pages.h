@@ -5,9 +5,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
-#include "absl/base/call_once.h"
+#include "absl/synchronization/mutex.h"
 #include "memory/page_bitmap.h"
 #include "memory/page_range.h"
 
@@ -23,11 +24,14 @@ class DoubtfulPages {
   explicit DoubtfulPages(std::vector<uint64_t> pages) : pages_(std::move(pages)) {}
 
   void Doubt(const PageRange& run) {
-    absl::call_once(once_, [this] {
+    const absl::MutexLock lock(&mutex_);
+    if (regions_.empty()) {
+      std::vector<std::unique_ptr<PageBitmap>> regions;
       for (const uint64_t pages : pages_) {
-        regions_.push_back(std::make_unique<PageBitmap>(pages));
+        regions.push_back(std::make_unique<PageBitmap>(pages));
       }
-    });
+      regions_ = std::move(regions);
+    }
     regions_[run.region]->SetRange(run.first, run.count);
     any_.store(true, std::memory_order_release);
   }
@@ -49,8 +53,9 @@ class DoubtfulPages {
  private:
   const std::vector<uint64_t> pages_;
   std::atomic<bool> any_{false};
-  absl::once_flag once_;
-  std::vector<std::unique_ptr<PageBitmap>> regions_;  // made with the first doubt
+  absl::Mutex mutex_;  // of Doubt()
+  // Made with the first doubt, all or none, and the same from when `any_` is set.
+  std::vector<std::unique_ptr<PageBitmap>> regions_;
 };
 
 }  // namespace ferrite::migration

@@ -17,6 +17,8 @@ inline constexpr uint32_t kMaxControlBytes = 64 << 20;
 // The largest one of a source whose machine was not accepted: a MACHINE with all that a machine can have takes some
 // hundred KiB, most of which are paths.
 inline constexpr uint32_t kMaxGreetingBytes = 256 << 10;
+// The same of a destination that is looked for.
+inline constexpr uint32_t kMaxStandingBytes = 4 << 20;
 
 // The payload's length in an encoded header. DATA_LOSS for a wrong mark or checksum, RESOURCE_EXHAUSTED for a length
 // above `most`: checked before anything is allocated.

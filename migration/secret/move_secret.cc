@@ -154,6 +154,9 @@ absl::StatusOr<MoveSecret> KeyExchange::Agree(const PublicKey& their_key, const 
   const absl::Cleanup wipe = [&shared] { OPENSSL_cleanse(shared.data(), shared.size()); };
   size_t length = shared.size();
   if (EVP_PKEY_derive(agreement.get(), shared.data(), &length) != 1 || length != shared.size()) {
+    if (ERR_GET_REASON(ERR_peek_last_error()) == ERR_R_MALLOC_FAILURE) {
+      return LibraryStatus("agree on a secret");
+    }
     // All zeroes, whatever our key is.
     ERR_clear_error();
     return absl::InvalidArgumentError("agree on a secret: the other side's key gives none");

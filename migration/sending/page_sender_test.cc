@@ -144,6 +144,32 @@ TEST_F(PageSenderTest, WhoWaitsForPagesToBePlacedIsLetGo) {
   EXPECT_FALSE(sink_->AwaitPlaced().ok());
 }
 
+// A destination that closes a channel says why on another one: that is waited for where the channel is unavailable.
+TEST_F(PageSenderTest, EndOfTheConnectionIsNoEndOfTheWords) {
+  sink_->PreferLatency();
+  for (int i = 0; i < 64; ++i) {
+    ASSERT_EQ(sender_->SendZero({.region = 0, .first = 100, .count = 1}), absl::OkStatus());
+  }
+  peer_->Shutdown();
+  EXPECT_EQ(sink_->AwaitPlaced().code(), absl::StatusCode::kUnavailable);
+}
+
+// Two are on their way, whatever their size: one goes while the one before it is placed.
+TEST_F(PageSenderTest, LargeUnitsGoOneWhileTheOtherIsPlaced) {
+  Fill(0, kHugePages);
+  sink_->PreferLatency();
+  const auto send = [&] {
+    Thread reader = StartOrDie("reader", [&] { ExpectFrame(PageFrameType::kPages, 0, kHugePages); });
+    ASSERT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
+    ASSERT_EQ(sender_->SendRun({.region = 0, .first = 0, .count = kHugePages}, Region(), kHugePages), absl::OkStatus());
+    ASSERT_EQ(sender_->Flush(), absl::OkStatus());
+  };
+  ASSERT_NO_FATAL_FAILURE(send());
+  ASSERT_NO_FATAL_FAILURE(send());
+  SayPlaced(1);
+  ASSERT_NO_FATAL_FAILURE(send());
+}
+
 TEST_F(PageSenderTest, ZeroPagesAreRunsOfTheirOwn) {
   Fill(2, 3);
   Fill(7, 1);

@@ -56,8 +56,8 @@ void PlayCases(uint64_t cases, const char* command) {
       ++played[one.fault()];
     }
   });
-  // One alone may be late.
-  EXPECT_TRUE(struck * 2 >= cases || cases < 10) << "faults must come while the moves are on";
+  // One or two alone may be late.
+  EXPECT_TRUE(cases < 3 || struck * 3 >= cases) << "faults must come while the moves are on";
   std::printf("%6llu met their fault:\n", static_cast<unsigned long long>(struck));
   for (const auto& [name, count] : played) {
     std::printf("%6d %s\n", count, name.c_str());

@@ -139,7 +139,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, CutTest, testing::Values(MoveMode::kPostcopy, Mo
                            return info.param == MoveMode::kPostcopy ? "Postcopy" : "Precopy";
                          });
 
-// The same of a recovery, and of the recovery of that.
+// The same of a recovery, and, where the message is said again, of the recovery of that.
 TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
   std::vector<std::pair<std::string, Cut>> cases;
   for (const std::string first : {"GRANT", "RUNNING"}) {

@@ -19,7 +19,8 @@ namespace ferrite::migration {
 // A connected, reliable, ordered stream. Calls block.
 //
 // Threads: one thread reads while another one writes; Shutdown() comes from any thread and makes both fail at once.
-// There are no time limits in here: whoever watches over the move (PING, a deadline, a cancel) shuts the stream down.
+// Beside SetPatience() there are no time limits in here: whoever watches over the move (PING, a deadline, a cancel)
+// shuts the stream down.
 //
 // Errors: UNAVAILABLE, with the peer's address, when the connection broke or was shut down; OUT_OF_RANGE when the peer
 // closed it between two reads (at the first byte of a ReadAll); RESOURCE_EXHAUSTED when the memory that the bytes come

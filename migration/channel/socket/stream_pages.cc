@@ -62,7 +62,8 @@ absl::Status StreamPageSink::Flush() {
 }
 
 absl::Status StreamPageSink::AwaitPlaced() {
-  while (on_way_bytes_ >= kMostOnWayBytes || on_way_.size() >= kMostOnWayFrames) {
+  // Of units that are larger, one goes while the one before it is placed.
+  while ((on_way_bytes_ >= kMostOnWayBytes && on_way_.size() > 1) || on_way_.size() >= kMostOnWayFrames) {
     FERRITE_RETURN_IF_ERROR(AwaitWord());
   }
   return absl::OkStatus();
@@ -70,7 +71,10 @@ absl::Status StreamPageSink::AwaitPlaced() {
 
 absl::Status StreamPageSink::AwaitWord() {
   uint8_t word = 0;
-  FERRITE_RETURN_IF_ERROR(stream_->ReadRest({&word, 1}));
+  if (const absl::Status status = stream_->ReadRest({&word, 1}); !status.ok()) {
+    // The other end has closed it, and says why elsewhere.
+    return absl::IsOutOfRange(status) ? absl::UnavailableError(status.message()) : status;
+  }
   if (word != kPlaced) {
     return absl::InvalidArgumentError("page channel: the destination sent what is no word of a placed frame");
   }

@@ -86,7 +86,8 @@ absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRol
                           {.thread_name = "mig-src-ctl",
                            .peer_name = "the destination",
                            .silence = silence,
-                           .most_bytes = kMaxGreetingBytes},
+                           // What is missing may come before it was seen to that STANDING is believed.
+                           .most_bytes = role == ChannelRole::kRecover ? kMaxStandingBytes : kMaxGreetingBytes},
                           [&broken = departure.link.broken()](const absl::Status& why) { broken.Cancel(why); }));
   departure.link.SetPeer(std::move(peer));
   return departure.cancelled() ? absl::CancelledError("cancelled") : absl::OkStatus();
