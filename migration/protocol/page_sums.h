@@ -7,8 +7,8 @@
 
 namespace ferrite::migration {
 
-// Sums are the CRC-32C of each page of 4 KiB of `pages`, as many as `sums` has room for. The bytes may change meanwhile:
-// then the sum is that of neither.
+// Sums are the CRC-32C of each page of 4 KiB of `pages`, as many as `sums` has room for. The bytes may change
+// meanwhile: then the sum is that of neither.
 void SumPages(std::span<const uint8_t> pages, std::span<uint32_t> sums);
 
 }  // namespace ferrite::migration
