@@ -22,7 +22,6 @@ GROUPS = {
     ],
     "moves": [
         "//bench:move_bench_test",
-        "//tests/faults:machine_faults_test",
         "//tests/integration:move_failure_test",
         "//tests/integration:move_test",
         "//vmm/app:ferrite_move_test",
