@@ -3,7 +3,6 @@
 //
 //   ./dev faults N [SEED]   N cases (300), from SEED on (printed when it is drawn)
 #include <gtest/gtest.h>
-#include <sched.h>
 
 #include <atomic>
 #include <cmath>
@@ -211,14 +210,7 @@ class Case {
           << "R3: " << result.source;
       EXPECT_TRUE(move.port().disks_held);
     }
-    FakeGuest& guest = runs_there ? *there : move.source_guest();
-    const uint64_t steps = guest.steps();
-    while (guest.steps() < steps + 200) {
-      sched_yield();
-    }
-    guest.Pause();
-    EXPECT_EQ(guest.errors(), 0u) << "R1";
-    EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
+    ExpectGuestGoesOn(runs_there ? *there : move.source_guest(), 200);
   }
 
   std::mt19937_64 random_;

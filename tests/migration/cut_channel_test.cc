@@ -2,7 +2,6 @@
 // connection is never taken for success. Which messages there are follows from the protocol and from a move that goes
 // well.
 #include <gtest/gtest.h>
-#include <sched.h>
 
 #include <cstdint>
 #include <set>
@@ -56,7 +55,6 @@ void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result) {
   const bool runs_there = there != nullptr && there->running();
   ASSERT_NE(move.source_guest().running(), runs_there)
       << "R2: source " << result.source << ", destination " << result.destination;
-  FakeGuest& guest = runs_there ? *there : move.source_guest();
   if (runs_there) {
     EXPECT_EQ(result.source_state, MoveState::kCompleted) << result.source;
     EXPECT_EQ(result.destination_state, MoveState::kCompleted) << result.destination;
@@ -64,13 +62,7 @@ void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result) {
     EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
     EXPECT_TRUE(move.port().disks_held);
   }
-  const uint64_t steps = guest.steps();
-  while (guest.steps() < steps + 200) {
-    sched_yield();
-  }
-  guest.Pause();
-  EXPECT_EQ(guest.errors(), 0u) << "R1";
-  EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
+  ExpectGuestGoesOn(runs_there ? *there : move.source_guest(), 200);
 }
 
 MoveOptions Options(MoveMode mode) {

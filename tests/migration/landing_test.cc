@@ -68,10 +68,7 @@ class LandingTest : public testing::TestWithParam<Landing> {
     EXPECT_FALSE(there.locked_while_receiving) << "R8";
     EXPECT_TRUE(there.locked) << "R8";
     // It works on after the move, and everything is there.
-    there.guest()->AwaitSteps(1000);
-    there.guest()->Pause();
-    EXPECT_EQ(there.guest()->errors(), 0u) << "R1";
-    EXPECT_EQ(there.guest()->CheckAll(), 0u) << "R1";
+    ExpectGuestGoesOn(*there.guest(), 1000);
     const std::span<uint8_t> was = move_->memory().regions()[0]->guest_mapping();
     const std::span<uint8_t> is = there.memory()->regions()[0]->guest_mapping();
     for (uint64_t page = kWork.first_page + kWork.pages; page < kPages; ++page) {

@@ -1,5 +1,6 @@
 #include "tests/migration/move_harness.h"
 
+#include <gtest/gtest.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -124,6 +125,14 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   result.report = source->report();
   relay_.reset();
   return result;
+}
+
+void ExpectGuestGoesOn(FakeGuest& guest, uint64_t steps) {
+  ASSERT_TRUE(guest.running());
+  guest.AwaitSteps(steps);
+  guest.Pause();
+  EXPECT_EQ(guest.errors(), 0u) << "R1";
+  EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
 }
 
 }  // namespace ferrite::migration

@@ -2,6 +2,7 @@
 #ifndef FERRITE_TESTS_MIGRATION_MOVE_HARNESS_H_
 #define FERRITE_TESTS_MIGRATION_MOVE_HARNESS_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -79,6 +80,9 @@ class FakeMove {
   std::unique_ptr<Relay> relay_;
   std::unique_ptr<Destination> session_;
 };
+
+// R1: the guest runs, makes so many more steps, each of which checks a page, and has all its memory. It is paused then.
+void ExpectGuestGoesOn(FakeGuest& guest, uint64_t steps);
 
 }  // namespace ferrite::migration
 

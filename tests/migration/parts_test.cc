@@ -69,11 +69,7 @@ class TwoParts {
     there_->Pause();
     EXPECT_EQ(there_->errors(), 0u) << "R1";
     EXPECT_EQ(there_->CheckAll(), 0u) << "R1";
-    FakeGuest& guest = *move_.destination().guest();
-    guest.AwaitSteps(1000);
-    guest.Pause();
-    EXPECT_EQ(guest.errors(), 0u) << "R1";
-    EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
+    ExpectGuestGoesOn(*move_.destination().guest(), 1000);
   }
   void ExpectStayed(const FakeMoveResult& result) {
     EXPECT_FALSE(result.source.ok());

@@ -12,7 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/timed_mutex.h"
 #include "migration/api/move_options.h"
 #include "tests/migration/move_harness.h"
@@ -31,19 +31,9 @@ struct Kind {
 constexpr absl::Duration kFamine = absl::Milliseconds(100);
 
 constexpr uint64_t kBytes = uint64_t{8} << 20;
+constexpr uint64_t kSteps = 1000;
 
 FakeMoveSetup Small() { return {.bytes = kBytes, .work = {.first_page = 256, .pages = 1024, .random = true}}; }
-
-void ExpectGuestIsWhole(FakeGuest& guest) {
-  ASSERT_TRUE(guest.running());
-  const uint64_t steps = guest.steps();
-  while (guest.steps() < steps + 1000) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  guest.Pause();
-  EXPECT_EQ(guest.errors(), 0u) << "R1";
-  EXPECT_EQ(guest.CheckAll(), 0u) << "R1";
-}
 
 class ScarcityTest : public testing::TestWithParam<Kind> {
  protected:
@@ -125,7 +115,7 @@ class ScarcityTest : public testing::TestWithParam<Kind> {
     ASSERT_NE(move.destination().guest(), nullptr);
     EXPECT_EQ(move.destination().inhibited, 0) << "R8";
     EXPECT_TRUE(move.destination().disks_held);
-    ExpectGuestIsWhole(*move.destination().guest());
+    ExpectGuestGoesOn(*move.destination().guest(), kSteps);
   }
 };
 
@@ -206,7 +196,7 @@ TEST_P(ReconnectionTest, IsTriedAgainUntilThereIsWhatItNeeds) {
     EXPECT_EQ(result.destination_state, MoveState::kCompleted) << result.destination;
     EXPECT_GE(paused, 1);
     EXPECT_FALSE(move.source_guest().running()) << "R2";
-    ExpectGuestIsWhole(*move.destination().guest());
+    ExpectGuestGoesOn(*move.destination().guest(), kSteps);
   }
 }
 
