@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <utility>
 
@@ -89,7 +90,10 @@ ChildProcess::~ChildProcess() {
   }
 }
 
-void ChildProcess::Signal(int signal) const { FERRITE_CHECK(kill(pid_, signal) == 0); }
+void ChildProcess::Signal(int signal) const {
+  // Not by number: that one may be another process's by now, and -1 is all of them.
+  FERRITE_CHECK(syscall(SYS_pidfd_send_signal, pidfd_.get(), signal, nullptr, 0) == 0 || errno == ESRCH);
+}
 
 bool ChildProcess::HasEnded() const {
   siginfo_t info = {};

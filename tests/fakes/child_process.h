@@ -22,7 +22,7 @@ struct ChildEnd {
   rusage usage{};       // of all its life
 };
 
-// Killed and reaped with its owner. One thread.
+// Killed and reaped with its owner. One thread; Signal(): any.
 class ChildProcess {
  public:
   struct Options {
@@ -46,6 +46,7 @@ class ChildProcess {
   pid_t pid() const { return pid_; }
   // Readable (poll(2)) when it has ended.
   const Fd& pidfd() const { return pidfd_; }
+  // Nothing where it was waited for.
   void Signal(int signal) const;
   bool HasEnded() const;
   // DEADLINE_EXCEEDED when it has not ended by then: it runs on.
