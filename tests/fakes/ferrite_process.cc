@@ -8,6 +8,7 @@
 #include <csignal>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/status.h"
 
@@ -64,5 +65,28 @@ Finished FerriteProcess::Wait() {
 }
 
 Finished RunFerrite(const std::vector<std::string>& words, uid_t user) { return FerriteProcess(words, user).Wait(); }
+
+FerriteReceiver StartFerriteReceiver(std::vector<std::string> words, const std::function<void()>& in_child,
+                                     const char* path) {
+  int ends[2];
+  FERRITE_CHECK(pipe2(ends, O_CLOEXEC) == 0);
+  const Fd ready(ends[0]);
+  Fd told(ends[1]);
+  words.push_back("--ready-fd");
+  words.push_back(absl::StrCat(told.get()));
+  // Only that child keeps it: the end of the pipe is its own.
+  const auto keep = [&] {
+    FERRITE_CHECK(fcntl(told.get(), F_SETFD, 0) == 0);
+    if (in_child) {
+      in_child();
+    }
+  };
+  FerriteReceiver receiver = {.process = std::make_unique<FerriteProcess>(words, /*user=*/0, keep, path)};
+  told.Reset();
+  for (char c = 0; read(ready.get(), &c, 1) == 1 && c != '\n';) {
+    receiver.address.push_back(c);
+  }
+  return receiver;
+}
 
 }  // namespace ferrite

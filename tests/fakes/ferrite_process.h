@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,17 @@ class FerriteProcess {
 
 // Runs ferrite to its end.
 Finished RunFerrite(const std::vector<std::string>& words, uid_t user = 0);
+
+// A `ferrite receive`, and the address at which it waits; empty where it ended instead.
+struct FerriteReceiver {
+  std::unique_ptr<FerriteProcess> process;
+  std::string address;
+};
+
+// Runs ferrite with `words`, which are those of `receive` but for --ready-fd. The rest is as of FerriteProcess. Returns
+// when it waits, or has ended.
+FerriteReceiver StartFerriteReceiver(std::vector<std::string> words, const std::function<void()>& in_child = nullptr,
+                                     const char* path = "vmm/app/ferrite");
 
 }  // namespace ferrite
 

@@ -4,7 +4,6 @@
 //
 //   ./dev faults --machines N [SEED]   N cases (6), from SEED on (printed when it is drawn)
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -26,6 +25,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
@@ -131,6 +131,7 @@ class Case {
         Words("here", absl::StrCat("move web1 ", relay_->address().ToString(), " --mode ", mode_,
                                    " --downtime-limit 300ms --recover-for 3s --max-postcopy-bandwidth ",
                                    Below(2) == 0 ? "64M" : "8M")));
+    commanded_.Notify();
     const Finished moved = move_->Wait();
     struck_ = struck_ || relay_->flips() > 0;
     SCOPED_TRACE(absl::StrCat("move: ", moved.exit_code, " ", moved.err));
@@ -172,19 +173,11 @@ class Case {
     return std::make_unique<FerriteProcess>(words);
   }
   std::string StartReceiver() {
-    int ready[2];
-    EXPECT_EQ(pipe(ready), 0);
-    receiver_ = std::make_unique<FerriteProcess>(
-        Words("there", absl::StrCat("receive --name web1 --listen unix:", directory_, "/socket --ready-fd ", ready[1],
-                                    " --console file:", ConsoleOf("there"), " --boot-from ", directory_)));
-    close(ready[1]);
-    std::string address;
-    char c = 0;
-    while (read(ready[0], &c, 1) == 1 && c != '\n') {
-      address.push_back(c);
-    }
-    close(ready[0]);
-    return address;
+    FerriteReceiver started = StartFerriteReceiver(
+        Words("there", absl::StrCat("receive --name web1 --listen unix:", directory_,
+                                    "/socket --console file:", ConsoleOf("there"), " --boot-from ", directory_)));
+    receiver_ = std::move(started.process);
+    return started.address;
   }
 
   void Strike() {
@@ -235,6 +228,8 @@ class Case {
         });
         break;
       case Fault::kKillCommand:
+        // It may have come that far before this process knows it.
+        commanded_.WaitForNotification();
         move_->Signal(SIGKILL);
         break;
       case Fault::kFlippedBit:
@@ -380,6 +375,7 @@ class Case {
   std::unique_ptr<FerriteProcess> receiver_;
   std::unique_ptr<FerriteProcess> other_;
   std::unique_ptr<FerriteProcess> move_;
+  absl::Notification commanded_;  // that move_ is there
   Thread beside_;
   std::unique_ptr<migration::Relay> relay_;
 };

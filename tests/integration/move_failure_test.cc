@@ -394,19 +394,11 @@ TEST_F(DiskTakeBackTest, StopOfTheMachineEndsTheWaitForADisk) {
 class Receiver {
  public:
   explicit Receiver(const std::string& directory) {
-    int ready[2];
-    EXPECT_EQ(pipe(ready), 0);
-    process_ = std::make_unique<FerriteProcess>(std::vector<std::string>{
-        "receive", "--name", "guest", "--listen", absl::StrCat("unix:", directory, "/receiver"), "--console", "none",
-        "--run-dir", directory, "--kernel", PayloadPath("dirty"), "--ready-fd", absl::StrCat(ready[1])});
-    close(ready[1]);
-    std::string address;
-    char c = 0;
-    while (read(ready[0], &c, 1) == 1 && c != '\n') {
-      address.push_back(c);
-    }
-    close(ready[0]);
-    const auto parsed = migration::ParseAddress(address);
+    FerriteReceiver started =
+        StartFerriteReceiver({"receive", "--name", "guest", "--listen", absl::StrCat("unix:", directory, "/receiver"),
+                              "--console", "none", "--run-dir", directory, "--kernel", PayloadPath("dirty")});
+    process_ = std::move(started.process);
+    const auto parsed = migration::ParseAddress(started.address);
     EXPECT_TRUE(parsed.ok()) << parsed.status();
     address_ = parsed.value_or(migration::Address{});
   }

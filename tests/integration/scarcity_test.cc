@@ -134,22 +134,15 @@ class ScarceReceiver {
     FERRITE_CHECK(memory != MAP_FAILED);
     shared_ = new (memory) ScarceProcess;
     shared_->nth = nth;
-    int ready[2];
-    FERRITE_CHECK(pipe(ready) == 0);
     FERRITE_CHECK(setenv(kScarceProcess, path.c_str(), /*replace=*/1) == 0);
-    process_ = std::make_unique<FerriteProcess>(
-        std::vector<std::string>{"receive", "--name", "there", "--listen", absl::StrCat("unix:", directory, "/there"),
-                                 "--ready-fd", absl::StrCat(ready[1]), "--kernel", PayloadPath("dirty"), "--console",
-                                 absl::StrCat("unix:", directory, "/console"), "--run-dir", directory + "/run"},
-        /*user=*/0, /*in_child=*/nullptr, "tests/integration/scarce_ferrite");
+    FerriteReceiver started =
+        StartFerriteReceiver({"receive", "--name", "there", "--listen", absl::StrCat("unix:", directory, "/there"),
+                              "--kernel", PayloadPath("dirty"), "--console",
+                              absl::StrCat("unix:", directory, "/console"), "--run-dir", directory + "/run"},
+                             /*in_child=*/nullptr, "tests/integration/scarce_ferrite");
     FERRITE_CHECK(unsetenv(kScarceProcess) == 0);
-    close(ready[1]);
-    std::string said;
-    for (char c = 0; read(ready[0], &c, 1) == 1 && c != '\n';) {
-      said.push_back(c);
-    }
-    close(ready[0]);
-    auto address = migration::ParseAddress(said);
+    process_ = std::move(started.process);
+    auto address = migration::ParseAddress(started.address);
     FERRITE_CHECK(address.ok());
     address_ = *std::move(address);
   }

@@ -25,6 +25,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/config.h"
@@ -111,20 +112,14 @@ class FerriteMoveTest : public ::testing::Test {
   }
   std::string StartReceiverWith(const std::string& side, const std::string& listen,
                                 const std::function<void()>& in_child = nullptr) {
-    int ready[2];
-    EXPECT_EQ(pipe(ready), 0);
-    receiver_ = std::make_unique<FerriteProcess>(
-        Words(side, absl::StrCat("receive --name web1 --listen ", listen, " --ready-fd ", ready[1],
-                                 " --console file:", directory_, "/", side, ".console")),
-        /*user=*/0, in_child);
-    close(ready[1]);
-    std::string address;
-    char c = 0;
-    while (read(ready[0], &c, 1) == 1 && c != '\n') {
-      address.push_back(c);
-    }
-    close(ready[0]);
-    return address;
+    // One that is left has the same name.
+    receiver_.reset();
+    FerriteReceiver started =
+        StartFerriteReceiver(Words(side, absl::StrCat("receive --name web1 --listen ", listen,
+                                                      " --console file:", directory_, "/", side, ".console")),
+                             in_child);
+    receiver_ = std::move(started.process);
+    return started.address;
   }
 
   Json Info(const std::string& side) {

@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -138,20 +139,13 @@ TEST_F(HidingTest, DebuggableMonitorCanBeLookedInto) {
 // Which pages of anonymous memory were never touched only /proc/self/pagemap says.
 TEST_F(HidingTest, OrdinaryUsersAnonymousMemoryMovesWithoutItsUntouchedPages) {
   ASSERT_GT(RunGuest(""), 0);
-  int ready[2];
-  ASSERT_EQ(pipe(ready), 0);
-  receiver_ = std::make_unique<FerriteProcess>(
-      Words("there", absl::StrCat("receive --name web1 --listen tcp:127.0.0.1:0 --ready-fd ", ready[1], " --kernel ",
-                                  directory_, "/dirty --console file:", directory_, "/there/console")),
-      /*user=*/0, [this] { BeOrdinary(); });
-  close(ready[1]);
-  std::string address;
-  for (char c = 0; read(ready[0], &c, 1) == 1 && c != '\n';) {
-    address.push_back(c);
-  }
-  close(ready[0]);
-  ASSERT_FALSE(address.empty()) << receiver_->Wait().err;
-  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address, " --mode precopy --json"));
+  FerriteReceiver started = StartFerriteReceiver(
+      Words("there", absl::StrCat("receive --name web1 --listen tcp:127.0.0.1:0 --kernel ", directory_,
+                                  "/dirty --console file:", directory_, "/there/console")),
+      [this] { BeOrdinary(); });
+  receiver_ = std::move(started.process);
+  ASSERT_FALSE(started.address.empty()) << receiver_->Wait().err;
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", started.address, " --mode precopy --json"));
   ASSERT_EQ(moved.exit_code, kExitOk) << moved.err;
   const std::vector<std::string> lines = absl::StrSplit(moved.out, '\n', absl::SkipEmpty());
   const Json report = Json::parse(lines.back())["report"];

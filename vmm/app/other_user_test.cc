@@ -11,6 +11,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -102,18 +103,11 @@ class OtherUserTest : public ::testing::Test {
     ASSERT_EQ(result.exit_code, kExitOk) << result.err;
   }
   std::string StartOurReceiver(const std::string& options) {
-    int ready[2];
-    EXPECT_EQ(pipe(ready), 0);
-    receiver_ = std::make_unique<FerriteProcess>(
-        Words("ours", absl::StrCat("receive --name web1 --listen tcp:127.0.0.1:0 --console none --kernel ", kernel_,
-                                   " --ready-fd ", ready[1], " ", options)));
-    close(ready[1]);
-    std::string address;
-    for (char c = 0; read(ready[0], &c, 1) == 1 && c != '\n';) {
-      address.push_back(c);
-    }
-    close(ready[0]);
-    return address;
+    FerriteReceiver started = StartFerriteReceiver(Words(
+        "ours",
+        absl::StrCat("receive --name web1 --listen tcp:127.0.0.1:0 --console none --kernel ", kernel_, " ", options)));
+    receiver_ = std::move(started.process);
+    return started.address;
   }
   // What the image of the guest is called while a link is in its place.
   std::string Moved() const { return disk_ + "-moved"; }
