@@ -4,7 +4,6 @@
 #include <capnp/serialize.h>
 #include <gtest/gtest.h>
 
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -19,12 +18,11 @@
 #include "base/monotonic.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/socket/socket_stream.h"
-#include "migration/channel/socket/stream_control.h"
 #include "migration/protocol/messages.h"
+#include "migration/session/greeter_rig.h"
 #include "proto/machine.capnp.h"
 #include "tests/fakes/scripted_agreement.h"
 #include "tests/fakes/scripted_peer.h"
-#include "tests/fakes/test_host.h"
 #include "tests/fakes/wrapped_stream.h"
 
 namespace ferrite::migration {
@@ -61,29 +59,13 @@ class StuckStream : public WrappedStream {
 
 class GreeterTest : public testing::Test {
  protected:
-  std::unique_ptr<Stream> Come(const std::string& origin = "here") {
-    auto ends = *MakeStreamPair();
-    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(ends.first), host_.get().clock), origin,
-                   kScriptedMove);
-    return std::move(ends.second);
-  }
-  void SayHello(Stream& stream) { SendHello(agreements_[&stream], stream); }
-  void SayMachine(Stream& stream) {
-    SendMachine(agreements_[&stream], stream, {.regions = {{.name = "ram", .bytes = 4096, .page_bytes = 4096}}});
-  }
-  std::unique_ptr<Stream> ComeAndSayHello(const std::string& origin = "here") {
-    std::unique_ptr<Stream> stream = Come(origin);
-    SayHello(*stream);
-    HearWelcome(agreements_[stream.get()], *stream);
-    return stream;
-  }
   // Says HELLO, and never reads what it is told: whoever tells it waits.
   std::unique_ptr<Stream> ComeAndBeStuck() {
     auto ends = *MakeStreamPair();
     auto stuck = std::make_unique<StuckStream>(std::move(ends.first));
     TimedNotification& writes = stuck->writes();
-    greeter_.Admit(std::make_unique<StreamControlChannel>(std::move(stuck), host_.get().clock), "here", kScriptedMove);
-    SayHello(*ends.second);
+    rig_.Admit(std::move(stuck));
+    rig_.SayHello(*ends.second);
     EXPECT_TRUE(writes.WaitFor(kSoon));
     return std::move(ends.second);
   }
@@ -108,42 +90,40 @@ class GreeterTest : public testing::Test {
     return losses_;
   }
 
-  std::map<const Stream*, ScriptedAgreement> agreements_;
   TimedMutex mutex_;
   int news_ ABSL_GUARDED_BY(mutex_) = 0;
   int losses_ ABSL_GUARDED_BY(mutex_) = 0;
   const std::thread::id here_ = std::this_thread::get_id();
-  const TestHost host_;
-  DropLog drops_{host_.get()};
-  Greeter greeter_{{.patience = absl::Hours(1), .most = 3},
-                   host_.get(),
-                   drops_,
-                   [this] {
-                     const TimedMutexLock lock(&mutex_);
-                     ++news_;
-                   },
-                   [this](const absl::Status&) {
-                     EXPECT_NE(std::this_thread::get_id(), here_);
-                     const TimedMutexLock lock(&mutex_);
-                     ++losses_;
-                   }};
+  GreeterRig rig_{{.most = 3,
+                   .on_news =
+                       [this] {
+                         const TimedMutexLock lock(&mutex_);
+                         ++news_;
+                       },
+                   .on_lost =
+                       [this](const absl::Status&) {
+                         EXPECT_NE(std::this_thread::get_id(), here_);
+                         const TimedMutexLock lock(&mutex_);
+                         ++losses_;
+                       }}};
+  Greeter& greeter_ = rig_.greeter();
 };
 
 TEST_F(GreeterTest, WhoEndsItsMoveDropsOnlyItself) {
-  const auto stranger = ComeAndSayHello();
-  const auto source = ComeAndSayHello();
+  const auto stranger = rig_.ComeAndBeWelcomed();
+  const auto source = rig_.ComeAndBeWelcomed();
   SayError(*stranger);
   AwaitNews(1);
   EXPECT_FALSE(greeter_.Look().has_value());
-  SayMachine(*source);
+  rig_.SayMachine(*source);
   AwaitNews(2);
   EXPECT_TRUE(greeter_.Look().has_value());
   EXPECT_EQ(losses(), 0);
 }
 
 TEST_F(GreeterTest, WhoIsGoneIsNotChosen) {
-  const auto source = ComeAndSayHello();
-  SayMachine(*source);
+  const auto source = rig_.ComeAndBeWelcomed();
+  rig_.SayMachine(*source);
   SayError(*source);
   AwaitNews(2);
   EXPECT_FALSE(greeter_.Look().has_value());
@@ -151,8 +131,8 @@ TEST_F(GreeterTest, WhoIsGoneIsNotChosen) {
 }
 
 TEST_F(GreeterTest, LossOfTheChosenIsToldOnceOnItsThread) {
-  const auto source = ComeAndSayHello();
-  SayMachine(*source);
+  const auto source = rig_.ComeAndBeWelcomed();
+  rig_.SayMachine(*source);
   AwaitNews(1);
   std::optional<Greeter::Chosen> chosen = greeter_.Look();
   ASSERT_TRUE(chosen.has_value());
@@ -169,8 +149,8 @@ TEST_F(GreeterTest, LossOfTheChosenIsToldOnceOnItsThread) {
 TEST_F(GreeterTest, OneThatDoesNotReadKeepsNobodyWaiting) {
   const auto stuck = ComeAndBeStuck();
   EXPECT_FALSE(greeter_.Look().has_value());
-  const auto source = ComeAndSayHello();
-  SayMachine(*source);
+  const auto source = rig_.ComeAndBeWelcomed();
+  rig_.SayMachine(*source);
   AwaitNews(1);
   EXPECT_TRUE(greeter_.Look().has_value());
 }
@@ -189,7 +169,7 @@ TEST_F(GreeterTest, NobodyWaitsForWhatIsSaidToWhoIsDropped) {
 }
 
 TEST_F(GreeterTest, WhoIsDroppedForItsOwnMistakeHearsThatOnce) {
-  const auto stranger = Come();
+  const auto stranger = rig_.Come();
   EXPECT_TRUE(stranger->WriteAll(std::vector<uint8_t>(64, 7)).ok());
   EXPECT_NE(Hear(*stranger).find("does not speak ferrite's move protocol"), std::string::npos);
   AwaitNews(1);
@@ -201,35 +181,35 @@ constexpr char kTooMany[] = "too many others came before you said what machine y
 
 // R11: who said HELLO and nothing else keeps nobody out.
 TEST_F(GreeterTest, TheFirstThatSaidNothingMakesRoomThenTheFirst) {
-  const auto first = ComeAndSayHello();
-  const auto silent = Come();
-  const auto other = ComeAndSayHello();
-  const auto next = ComeAndSayHello();
+  const auto first = rig_.ComeAndBeWelcomed();
+  const auto silent = rig_.Come();
+  const auto other = rig_.ComeAndBeWelcomed();
+  const auto next = rig_.ComeAndBeWelcomed();
   EXPECT_EQ(Hear(*silent), kTooMany);
   // All have said HELLO.
-  const auto source = ComeAndSayHello();
+  const auto source = rig_.ComeAndBeWelcomed();
   EXPECT_EQ(Hear(*first), kTooMany);
-  SayMachine(*source);
+  rig_.SayMachine(*source);
   AwaitChosen();
 }
 
 // R11: many from one place push out each other, and nobody from elsewhere.
 TEST_F(GreeterTest, CrowdFromOneOriginPushesOutItsOwn) {
-  const auto source = ComeAndSayHello("there");
+  const auto source = rig_.ComeAndBeWelcomed("there");
   std::vector<std::unique_ptr<Stream>> crowd;
   for (int i = 0; i < 30; ++i) {
-    crowd.push_back(ComeAndSayHello("elsewhere"));
+    crowd.push_back(rig_.ComeAndBeWelcomed("elsewhere"));
   }
   for (size_t i = 0; i < crowd.size() - 2; ++i) {
     EXPECT_EQ(Hear(*crowd[i]), kTooMany) << i;
   }
-  SayMachine(*source);
+  rig_.SayMachine(*source);
   AwaitChosen();
 }
 
 TEST_F(GreeterTest, OneGoesForWantOfDescriptorsAsLongAsThereIsOne) {
-  const auto first = ComeAndSayHello();
-  const auto silent = Come();
+  const auto first = rig_.ComeAndBeWelcomed();
+  const auto silent = rig_.Come();
   EXPECT_TRUE(greeter_.LetGo());
   EXPECT_EQ(Hear(*silent), "no more files can be open at the destination, and others came");
   EXPECT_TRUE(greeter_.LetGo());
@@ -239,10 +219,10 @@ TEST_F(GreeterTest, OneGoesForWantOfDescriptorsAsLongAsThereIsOne) {
 
 // Each of those that have said what machine they bring, one after the other: one may be refused.
 TEST_F(GreeterTest, TheNextIsThereWhenOneWasTaken) {
-  const auto first = ComeAndSayHello();
-  const auto second = ComeAndSayHello();
-  SayMachine(*first);
-  SayMachine(*second);
+  const auto first = rig_.ComeAndBeWelcomed();
+  const auto second = rig_.ComeAndBeWelcomed();
+  rig_.SayMachine(*first);
+  rig_.SayMachine(*second);
   AwaitNews(2);
   const auto chosen = greeter_.Look();
   ASSERT_TRUE(chosen.has_value());
@@ -253,7 +233,7 @@ TEST_F(GreeterTest, TheNextIsThereWhenOneWasTaken) {
 
 // R11: and an honest source needs no more. All that one may have is in it, with the longest paths that there are.
 TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
-  const auto source = ComeAndSayHello();
+  const auto source = rig_.ComeAndBeWelcomed();
   capnp::MallocMessageBuilder described;
   auto machine = described.initRoot<state::MachineDescription>();
   const std::string path(4096, 'p');
@@ -274,11 +254,11 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
   sent.regions.assign(2, {.bytes = 4096, .page_bytes = 4096});
   const auto words = capnp::messageToFlatArray(described);
   sent.machine.assign(words.asBytes().begin(), words.asBytes().end());
-  SendMachine(agreements_[source.get()], *source, sent);
+  rig_.SayMachine(*source, sent);
   AwaitNews(1);
   EXPECT_TRUE(greeter_.Look().has_value());
 
-  const auto stranger = ComeAndSayHello();
+  const auto stranger = rig_.ComeAndBeWelcomed();
   const auto frame = Encode(message::Machine{.spec = {.machine = std::vector<uint8_t>(kMaxGreetingBytes)}});
   EXPECT_TRUE(stranger->WriteAll(std::span(frame).first(kControlHeaderBytes)).ok());
   EXPECT_NE(Hear(*stranger).find("at most 262144 are allowed"), std::string::npos);
@@ -287,8 +267,8 @@ TEST_F(GreeterTest, MessagesHaveRoomForAMachineAndNoMore) {
 }
 
 TEST_F(GreeterTest, WhoIsSentAwayHearsWhy) {
-  const auto source = ComeAndSayHello();
-  const auto silent = Come();
+  const auto source = rig_.ComeAndBeWelcomed();
+  const auto silent = rig_.Come();
   greeter_.SendAway(absl::CancelledError("cancelled here"));
   EXPECT_EQ(Hear(*source), "cancelled here");
   EXPECT_EQ(Hear(*silent), "cancelled here");
