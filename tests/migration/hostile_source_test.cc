@@ -30,6 +30,13 @@ namespace {
 // Longer than a destination here waits for the rest of a frame.
 constexpr absl::Duration kStuck = absl::Seconds(3);
 
+// In a round: a page with the sum of other bytes.
+void SendPageOfOtherBytes(ScriptedSource& source) {
+  source.SendFrame({.first_page = 0, .count = 1});
+  (void)source.page->WriteAll(std::vector<uint8_t>(sizeof(uint32_t)));
+  (void)source.page->WriteAll(std::vector<uint8_t>(4096, 0x5a));
+}
+
 struct Attack {
   const char* name;
   std::function<void(ScriptedSource&)> run;
@@ -141,6 +148,30 @@ INSTANTIATE_TEST_SUITE_P(
                  s.SendPackage(std::vector<uint8_t>(1000), false);
                },
                "fake guest"},
+        Attack{"PageOfOtherBytes",
+               [](ScriptedSource& s) {
+                 SendPageOfOtherBytes(s);
+                 s.SendRound(1, true);
+                 s.SendPackage(StateOfScriptedGuest(), false);
+               },
+               "1 pages came with other bytes than they were sent with"},
+        // The next two are refused for the pages that they lack, not for that one.
+        Attack{"PageOfOtherBytesThatComesAgain",
+               [](ScriptedSource& s) {
+                 SendPageOfOtherBytes(s);
+                 s.SendPages({.first_page = 0, .count = 1}, 4096);
+                 s.SendRound(1, true);
+                 s.SendPackage(StateOfScriptedGuest(), false);
+               },
+               "pages were never sent"},
+        Attack{"PageOfOtherBytesThatIsOutOfDate",
+               [](ScriptedSource& s) {
+                 SendPageOfOtherBytes(s);
+                 s.SendRound(1, true);
+                 (void)SendControl(*s.control, message::Discard{.ranges = {{.count = 1}}});
+                 s.SendPackage(StateOfScriptedGuest(), false);
+               },
+               "pages were never sent"},
         Attack{"GrantTooEarly", [](ScriptedSource& s) { s.SendGrant(0); }, "GRANT came before"},
         Attack{"MessagesThatNobodyWaitsFor",
                [](ScriptedSource& s) {
