@@ -7,6 +7,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "memory/guest_address.h"
 #include "memory/page_range.h"
 
 namespace ferrite::migration {
@@ -36,7 +37,7 @@ struct PageHeader {
   uint64_t first_page = 0;  // in the region, 4 KiB
   uint32_t count = 0;
 
-  uint64_t data_bytes() const { return type == PageFrameType::kPages ? uint64_t{count} * 4096 : 0; }
+  uint64_t data_bytes() const { return type == PageFrameType::kPages ? count * kPageBytes : 0; }
   // Of the sums that stand before the data.
   uint64_t sum_bytes() const { return type == PageFrameType::kPages ? uint64_t{count} * sizeof(uint32_t) : 0; }
   // That follow the header.

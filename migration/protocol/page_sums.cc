@@ -4,12 +4,11 @@
 
 #include <cstring>
 
+#include "memory/guest_address.h"
 #include "migration/protocol/crc32c.h"
 
 namespace ferrite::migration {
 namespace {
-
-constexpr size_t kPage = 4096;
 
 uint64_t WordAt(const uint8_t* page, size_t offset) {
   uint64_t word = 0;
@@ -23,11 +22,11 @@ __attribute__((target("sse4.2"))) void SumFour(const uint8_t* pages, uint32_t* s
   uint64_t b = a;
   uint64_t c = a;
   uint64_t d = a;
-  for (size_t i = 0; i < kPage; i += sizeof(uint64_t)) {
+  for (size_t i = 0; i < kPageBytes; i += sizeof(uint64_t)) {
     a = _mm_crc32_u64(a, WordAt(pages, i));
-    b = _mm_crc32_u64(b, WordAt(pages + kPage, i));
-    c = _mm_crc32_u64(c, WordAt(pages + 2 * kPage, i));
-    d = _mm_crc32_u64(d, WordAt(pages + 3 * kPage, i));
+    b = _mm_crc32_u64(b, WordAt(pages + kPageBytes, i));
+    c = _mm_crc32_u64(c, WordAt(pages + 2 * kPageBytes, i));
+    d = _mm_crc32_u64(d, WordAt(pages + 3 * kPageBytes, i));
   }
   sums[0] = ~static_cast<uint32_t>(a);
   sums[1] = ~static_cast<uint32_t>(b);
@@ -40,10 +39,10 @@ __attribute__((target("sse4.2"))) void SumFour(const uint8_t* pages, uint32_t* s
 void SumPages(std::span<const uint8_t> pages, std::span<uint32_t> sums) {
   size_t page = 0;
   for (; page + 4 <= sums.size(); page += 4) {
-    SumFour(pages.data() + page * kPage, sums.data() + page);
+    SumFour(pages.data() + page * kPageBytes, sums.data() + page);
   }
   for (; page < sums.size(); ++page) {
-    sums[page] = Crc32c(pages.subspan(page * kPage, kPage));
+    sums[page] = Crc32c(pages.subspan(page * kPageBytes, kPageBytes));
   }
 }
 

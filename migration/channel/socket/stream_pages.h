@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "memory/guest_address.h"
 #include "migration/channel/page_feed.h"
 #include "migration/channel/page_sink.h"
 #include "migration/channel/socket/stream.h"
@@ -46,7 +47,7 @@ class StreamPageSink final : public UrgentSink {
   absl::Status AwaitWord();
 
   // Pages of the frames that gather, at most: the last one may be as large as a frame can be.
-  static constexpr size_t kMostPages = kMostBytes / 4096 + kMaxDataPages;
+  static constexpr size_t kMostPages = kMostBytes / kPageBytes + kMaxDataPages;
 
   const std::unique_ptr<Stream> stream_;
   std::array<std::array<uint8_t, kPageHeaderBytes>, kMostFrames> headers_;
