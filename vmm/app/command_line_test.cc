@@ -189,7 +189,11 @@ TEST(CommandLineTest, MoveTakesEveryOption) {
   EXPECT_EQ(options.move.on_timeout, migration::OnTimeout::kPostcopy);
   EXPECT_EQ(options.move.recover_for, absl::Seconds(5));
   EXPECT_EQ(options.move.patience, absl::Seconds(7));
-  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm unix:/a --recover-for 0").move.recover_for, absl::ZeroDuration());
+  for (const char* none : {"0", "0s", "0ms"}) {
+    EXPECT_EQ(ParseOk<MoveCommandOptions>(absl::StrCat("move vm unix:/a --recover-for ", none)).move.recover_for,
+              absl::ZeroDuration())
+        << none;
+  }
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --status").action, MoveCommandOptions::Action::kStatus);
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --cancel").action, MoveCommandOptions::Action::kCancel);
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --start-postcopy").action, MoveCommandOptions::Action::kStartPostcopy);
@@ -261,6 +265,8 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
       {"move vm --status --cancel", "give one of ADDRESS, --status, --cancel and --start-postcopy"},
       {"move vm unix:/a --on-timeout cancel", "--on-timeout: after which time?"},
       {"move vm unix:/a --downtime-limit soon", "--downtime-limit: \"soon\" is no time"},
+      {"move vm unix:/a --recover-for=-1s", "--recover-for: \"-1s\" is no time"},
+      {"move vm unix:/a --timeout 0s", "--timeout: \"0s\" is no time"},
       {"move vm unix:/a --max-bandwidth 63K", "--max-bandwidth: \"63K\" bytes a second move no machine"},
       {"move vm unix:/a --max-postcopy-bandwidth x", "--max-postcopy-bandwidth"},
       {"move vm unix:/a --channels 17", "--channels: 17 is not in the range 1 to 16"},

@@ -73,8 +73,9 @@ absl::Status ReadDuration(absl::string_view option, const std::string& text, abs
 }
 
 absl::Status ReadDurationOrNone(absl::string_view option, const std::string& text, absl::Duration& out) {
-  if (text == "0") {
-    out = absl::ZeroDuration();
+  absl::Duration duration;
+  if (absl::ParseDuration(text, &duration) && duration == absl::ZeroDuration()) {
+    out = duration;
     return absl::OkStatus();
   }
   return ReadDuration(option, text, out);

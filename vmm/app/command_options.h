@@ -41,7 +41,7 @@ std::function<std::string(const std::string&)> InRange(int min, int max);
 
 // A time as "50ms" into `out`, which stays where `text` is empty. INVALID_ARGUMENT names `option`.
 absl::Status ReadDuration(absl::string_view option, const std::string& text, absl::Duration& out);
-// The same, and "0".
+// The same, and none at all: "0", "0s".
 absl::Status ReadDurationOrNone(absl::string_view option, const std::string& text, absl::Duration& out);
 // --patience, likewise.
 absl::Status ReadPatience(const std::string& text, absl::Duration& out);
