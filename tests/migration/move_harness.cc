@@ -127,6 +127,22 @@ FakeMoveResult FakeMove::Move(const MoveOptions& options,
   return result;
 }
 
+void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result, uint64_t steps) {
+  FakeGuest* const there = move.destination().guest();
+  const bool runs_there = there != nullptr && there->running();
+  ASSERT_NE(move.source_guest().running(), runs_there)
+      << "R2: source " << result.source << ", destination " << result.destination;
+  if (runs_there) {
+    EXPECT_EQ(result.source_state, MoveState::kCompleted) << result.source;
+    EXPECT_EQ(result.destination_state, MoveState::kCompleted) << result.destination;
+  } else {
+    EXPECT_TRUE(result.source_state == MoveState::kFailed || result.source_state == MoveState::kCancelled)
+        << "R3: " << result.source;
+    EXPECT_TRUE(move.port().disks_held);
+  }
+  ExpectGuestGoesOn(runs_there ? *there : move.source_guest(), steps);
+}
+
 void ExpectGuestGoesOn(FakeGuest& guest, uint64_t steps) {
   ASSERT_TRUE(guest.running());
   guest.AwaitSteps(steps);

@@ -56,6 +56,7 @@ class FakeMove {
   GuestMemory& memory() { return *memory_; }
   // While a move is on.
   Relay& relay() { return *relay_; }
+  Destination& session() { return *session_; }
 
   // The end of the destination's session, which may hold a guest that misses pages.
   void EndSession() { session_.reset(); }
@@ -81,6 +82,8 @@ class FakeMove {
   std::unique_ptr<Destination> session_;
 };
 
+// R2, R3: after a move the guest runs in one place, of which both sides know. It is paused then, as below.
+void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result, uint64_t steps);
 // R1: the guest runs, makes so many more steps, each of which checks a page, and has all its memory. It is paused then.
 void ExpectGuestGoesOn(FakeGuest& guest, uint64_t steps);
 
