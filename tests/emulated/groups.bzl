@@ -24,6 +24,7 @@ GROUPS = {
         "//bench:move_bench_test",
         "//tests/integration:move_failure_test",
         "//tests/integration:move_test",
+        "//vmm/app:ferrite_move_failure_test",
         "//vmm/app:ferrite_move_test",
         "//vmm/app:other_user_test",
     ],
