@@ -16,8 +16,8 @@ namespace ferrite::migration {
 namespace {
 
 // After the switchover bulk data goes in pieces that an asked-for page need not wait for, and few of them at a time
-// (PageSink::AwaitPlaced()).
-constexpr uint64_t kBulkPages = 32;
+// (PageSink::AwaitPlaced()). Smaller ones cost more: each wakes a thread at either end (docs/performance.md).
+constexpr uint64_t kBulkPages = 128;
 
 std::vector<PendingPages::Shape> ShapesOf(std::span<OutgoingPart* const> parts,
                                           std::span<const uint64_t> pages_per_unit) {

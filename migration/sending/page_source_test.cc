@@ -50,7 +50,7 @@ class PageSourceTest : public testing::Test {
                                     failure_.Update(status);
                                   });
   }
-  // Has `rest` and what is dirty sent, of which the limit holds back what is behind the first 32 pages or the hot ones.
+  // Has `rest` and what is dirty sent, of which the limit holds back what is behind the first run or the hot ones.
   void StartHeldBack(const std::vector<PageRange>& rest) {
     options_.max_postcopy_bandwidth = kPageBytes;
     Open(1);
@@ -203,7 +203,7 @@ TEST_F(PageSourceTest, RestGoesOnceByUnitsTheHotOnesFirstAndWhatIsAskedForAtOnce
 }
 
 TEST_F(PageSourceTest, RestThatTheLimitHoldsBackEndsAtShutdown) {
-  StartHeldBack({{2, 0, 64}});
+  StartHeldBack({{2, 0, 32}, {2, 40, 8}});
   takers_.clear();
   source_->Shutdown();
   EXPECT_TRUE(absl::IsUnavailable(source_->FinishRest()));
@@ -212,7 +212,7 @@ TEST_F(PageSourceTest, RestThatTheLimitHoldsBackEndsAtShutdown) {
 
 // R11.
 TEST_F(PageSourceTest, WrongRequestIsTheFailureOfAllChannels) {
-  StartHeldBack({{2, 0, 64}});
+  StartHeldBack({{2, 0, 32}, {2, 40, 8}});
   Ask({3, 0, 1});
   EXPECT_TRUE(absl::IsInvalidArgument(source_->FinishRest()));
   EXPECT_EQ(takers_[0]->AwaitEnd().front(), PagesFrame(2, 0, 32));
