@@ -178,6 +178,7 @@ struct Move {
   result @12 :Error;
   guest @13 :Place;
   report @14 :Figures.MoveReport;
+  grantedFor @15 :Int64;          # since GRANT went out, or since the guest runs here that came; 0 before
 
   # Where the guest is, as far as the source knows.
   enum Place {

@@ -20,6 +20,8 @@ struct MoveProgress {
   absl::Duration expected_downtime;
   int throttle_percent = 0;
   uint64_t faults = 0;  // requests that came so far
+  // Since GRANT went out, or at a destination since the guest runs there; zero before.
+  absl::Duration granted_for;
 };
 
 // How long threads waited for pages, as the destination measured it.

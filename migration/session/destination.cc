@@ -1,5 +1,6 @@
 #include "migration/session/destination.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -38,6 +39,10 @@ absl::Status Destination::Run(ChannelAcceptor& acceptor) {
   const absl::Cleanup hear_no_more = [&acceptor] { acceptor.SetOnDropped(nullptr); };
   const absl::Status status = CatchOutOfMemory([&] { return RunPhases(acceptor); });
   return status.ok() ? status : GiveUp(*arrival_, status);
+}
+
+absl::Duration Destination::has_guest_for() const {
+  return std::max(arrival_->Now() - shared_->has_guest_since(), absl::ZeroDuration());
 }
 
 absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {

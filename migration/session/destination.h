@@ -57,6 +57,8 @@ class Destination {
   MoveState state() const { return shared_->state().get(); }
   // The guest was taken over here, and with `whole` all of its memory is here, too.
   bool HasGuest(bool whole) const { return shared_->HasGuest() && (!whole || shared_->whole); }
+  // How long it has been here; zero before.
+  absl::Duration has_guest_for() const;
   // What only this side can measure.
   MoveReport report() const { return shared_->report(); }
 

@@ -10,6 +10,7 @@
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
 #include "migration/api/downtime.h"
+#include "vmm/app/text.h"
 #include "vmm/control/move_figures.h"
 
 namespace ferrite {
@@ -217,16 +218,18 @@ std::string FormatLastMove(const std::string& name, const MoveStatus& move) {
   if (!IsHandedOver(move)) {
     return std::string(move.result.message());
   }
-  return fmt::format("{}. {} are missing there, as far as is known here", FormatMoveFailure(name, move),
+  return fmt::format("{}. That was {} ago. {} are missing there, as far as is known here",
+                     FormatMoveFailure(name, move), FormatUptime(move.progress.granted_for),
                      RoundedByteSize(move.progress.remaining_bytes));
 }
 
 std::string FormatArrivalState(const std::string& name, const MoveStatus& arrival) {
   if (MissesMemory(arrival)) {
     return absl::StrCat("not yet: ", migration::MoveStateName(arrival.progress.state),
-                        ": the connection to the source is lost. The guest runs on until it needs memory that is "
-                        "missing. `ferrite recover ",
-                        name, "` at the source goes on; `ferrite stop ", name, "` ends it here");
+                        ": the connection to the source is lost. The guest came here ",
+                        FormatUptime(arrival.progress.granted_for),
+                        " ago, and runs on until it needs memory that is missing. `ferrite recover ", name,
+                        "` at the source goes on; `ferrite stop ", name, "` ends it here");
   }
   if (!arrival.over) {
     return absl::StrCat("not yet: ", migration::MoveStateName(arrival.progress.state));
@@ -253,6 +256,7 @@ Json MoveJson(const MoveStatus& move) {
                {"expected_downtime_seconds", absl::ToDoubleSeconds(progress.expected_downtime)},
                {"throttle_percent", progress.throttle_percent},
                {"faults", progress.faults},
+               {"granted_for_seconds", Seconds(progress.granted_for)},
                {"over", move.over}};
   if (move.over) {
     json["ok"] = move.result.ok();
@@ -272,6 +276,7 @@ Json ArrivalJson(const MoveStatus& arrival) {
                {"state", std::string(migration::MoveStateName(arrival.progress.state))},
                {"ok", arrival.over && arrival.result.ok()},
                {"message", std::string(arrival.result.message())},
+               {"has_guest_for_seconds", Seconds(arrival.progress.granted_for)},
                {"postcopy", report.postcopy}};
   ForEachFigure(IntoJson(report, FigureOf::kArrival, json));
   json["waiting"] = WaitingJson(report);

@@ -128,6 +128,7 @@ void FillMove(const MoveStatus& move, control::Move::Builder out) {
   out.setExpectedDowntime(Ns(progress.expected_downtime));
   out.setThrottlePercent(static_cast<uint8_t>(progress.throttle_percent));
   out.setFaults(progress.faults);
+  out.setGrantedFor(Ns(progress.granted_for));
   out.setOver(move.over);
   if (move.over) {
     FillError(move.result, out.initResult());
@@ -149,6 +150,7 @@ MoveStatus ReadMove(control::Move::Reader in) {
   move.progress.expected_downtime = absl::Nanoseconds(in.getExpectedDowntime());
   move.progress.throttle_percent = in.getThrottlePercent();
   move.progress.faults = in.getFaults();
+  move.progress.granted_for = absl::Nanoseconds(in.getGrantedFor());
   move.over = in.getOver();
   if (move.over) {
     move.result = ReadError(in.getResult());

@@ -22,11 +22,13 @@ TEST(MoveRpcTest, EveryStateIsReadAsItWasTold) {
   for (; migration::MoveStateName(static_cast<MoveState>(states)) != "unknown"; ++states) {
     MoveStatus move;
     move.progress.state = static_cast<MoveState>(states);
+    move.progress.granted_for = absl::Seconds(1 + states);
     capnp::MallocMessageBuilder message;
     const auto told = message.initRoot<control::Move>();
     FillMove(move, told);
     EXPECT_EQ(ReadMove(told.asReader()).progress.state, move.progress.state)
         << migration::MoveStateName(move.progress.state);
+    EXPECT_EQ(ReadMove(told.asReader()).progress.granted_for, move.progress.granted_for);
   }
   EXPECT_EQ(states, static_cast<int>(MoveState::kCancelled) + 1);
 }

@@ -18,6 +18,7 @@ MoveStatus StatusOf(const migration::Destination& session) {
   status.number = 1;
   status.guest = GuestPlace::kHereRunning;
   status.progress.state = session.state();
+  status.progress.granted_for = session.has_guest_for();
   status.report = session.report();
   return status;
 }

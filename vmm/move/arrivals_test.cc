@@ -159,6 +159,7 @@ TEST_F(ArrivalsTest, GuestThatWasTakenOverIsNotCancelledWhenItsSourceIsLost) {
     sched_yield();
   }
   EXPECT_TRUE(incoming_->HasGuest());
+  EXPECT_GT(view_->status().progress.granted_for, absl::ZeroDuration());
   EXPECT_TRUE(view_->Allows(Operation::kSetBalloon).ok());
   EXPECT_EQ(view_->Allows(Operation::kReset).message(), "cannot reset: the machine is still arriving here");
   EXPECT_FALSE(incoming_->IsOverWithin(absl::ZeroDuration())) << "the source may come back";

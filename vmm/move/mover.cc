@@ -298,7 +298,7 @@ MoveStatus Mover::TakeNews() {
 
 MoveStatus Mover::StatusNow() const {
   MoveStatus status = status_;
-  if (!status.over && source_ != nullptr) {
+  if (source_ != nullptr && (!status.over || status.guest == GuestPlace::kHandedOver)) {
     status.progress = source_->progress();
   }
   return status;

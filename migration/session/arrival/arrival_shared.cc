@@ -22,9 +22,10 @@ void ArrivalShared::TellLoad(absl::Duration load) {
   load_ = load;
 }
 
-void ArrivalShared::TellRun(absl::Duration run) {
+void ArrivalShared::TellRun(MonotonicTime start, MonotonicTime end) {
   const absl::MutexLock lock(&mutex_);
-  run_ = run;
+  run_ = end - start;
+  runs_since_ = end;
 }
 
 void ArrivalShared::TellHostWait(absl::Duration wait) {
@@ -40,6 +41,11 @@ void ArrivalShared::TellEntryWait(absl::Duration wait) {
 bool ArrivalShared::HasGuest() const {
   const absl::MutexLock lock(&mutex_);
   return run_.has_value();
+}
+
+MonotonicTime ArrivalShared::has_guest_since() const {
+  const absl::MutexLock lock(&mutex_);
+  return runs_since_;
 }
 
 MoveReport ArrivalShared::report() const {

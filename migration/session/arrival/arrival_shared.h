@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
+#include "base/monotonic.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
 #include "migration/placing/page_receiver.h"
@@ -40,13 +41,15 @@ class ArrivalShared {
 
   void TellWaits(std::shared_ptr<const WaitAccounts> waits);
   void TellLoad(absl::Duration load);
-  // The guest was taken over, which took so long.
-  void TellRun(absl::Duration run);
+  // The guest was taken over, which took from `start` until `end`.
+  void TellRun(MonotonicTime start, MonotonicTime end);
   // How long it waited for a processor while the guest stood still, and then the guest's vCPUs until they ran.
   void TellHostWait(absl::Duration wait);
   void TellEntryWait(absl::Duration wait);
 
   bool HasGuest() const;
+  // Since when; the infinite future when it has not.
+  MonotonicTime has_guest_since() const;
   MoveReport report() const;
 
  private:
@@ -62,6 +65,7 @@ class ArrivalShared {
   absl::Duration host_wait_ ABSL_GUARDED_BY(mutex_);
   absl::Duration entry_wait_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Duration> run_ ABSL_GUARDED_BY(mutex_);  // once the guest runs here
+  MonotonicTime runs_since_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfiniteFuture();
 };
 
 }  // namespace ferrite::migration

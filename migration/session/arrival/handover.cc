@@ -107,7 +107,7 @@ absl::Status TakeOver(Arrival& arrival, const message::Grant& grant) {
     UntilThereIsMemory([&] { SendRefuse(arrival, ran); });
     return ran;
   }
-  arrival.shared.TellRun(arrival.Now() - start);
+  arrival.shared.TellRun(start, arrival.Now());
   absl::Status said = arrival.peer().Send(message::Running{.epoch = arrival.epoch});
   arrival.shared.TellHostWait(arrival.delays->Read());
   return said;

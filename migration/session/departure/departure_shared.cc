@@ -1,5 +1,6 @@
 #include "migration/session/departure/departure_shared.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -62,6 +63,11 @@ void DepartureShared::TellReport(const MoveReport& report) {
   report_ = report;
 }
 
+void DepartureShared::TellGranted() {
+  const absl::MutexLock lock(&mutex_);
+  granted_at_ = clock_.Now();
+}
+
 std::string DepartureShared::where() const {
   const absl::MutexLock lock(&mutex_);
   return where_;
@@ -71,12 +77,14 @@ MoveProgress DepartureShared::progress() const {
   std::shared_ptr<const PendingPages> pending;
   MoveProgress progress;
   MonotonicTime rate_from;
+  MonotonicTime granted_at;
   uint64_t sent_before = 0;
   {
     const absl::MutexLock lock(&mutex_);
     pending = pending_;
     progress = progress_;
     rate_from = rate_from_;
+    granted_at = granted_at_;
     sent_before = sent_before_;
   }
   progress.state = state_.get();
@@ -85,7 +93,9 @@ MoveProgress DepartureShared::progress() const {
   if (pending != nullptr && progress.state != MoveState::kCompleted) {
     progress.remaining_bytes = pending->CountPending() * kPageBytes;
   }
-  if (const absl::Duration took = clock_.Now() - rate_from; took > kRateOver) {
+  const MonotonicTime now = clock_.Now();
+  progress.granted_for = std::max(now - granted_at, absl::ZeroDuration());
+  if (const absl::Duration took = now - rate_from; took > kRateOver) {
     progress.rate = static_cast<double>(progress.sent_bytes - sent_before) / absl::ToDoubleSeconds(took);
   }
   return progress;

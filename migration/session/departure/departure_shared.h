@@ -26,7 +26,7 @@ namespace ferrite::migration {
 // Threads: any; Tell…() that of the departure alone.
 class DepartureShared {
  public:
-  // `on_progress` (may be empty) is called by TellProgress(); `clock`, by which rates are, outlives this.
+  // `on_progress` (may be empty) is called by TellProgress(); `clock`, by which rates and times are, outlives this.
   static absl::StatusOr<std::unique_ptr<DepartureShared>> Create(const Clock& clock,
                                                                  std::function<void(const MoveProgress&)> on_progress);
 
@@ -53,6 +53,8 @@ class DepartureShared {
   // infinite future it is the one that `progress` has.
   void TellProgress(const MoveProgress& progress, MonotonicTime rate_from);
   void TellReport(const MoveReport& report);
+  // From now on the guest may run there.
+  void TellGranted();
 
   std::string where() const;
   MoveProgress progress() const;
@@ -76,6 +78,7 @@ class DepartureShared {
   MonotonicTime rate_from_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfiniteFuture();
   uint64_t sent_before_ ABSL_GUARDED_BY(mutex_) = 0;  // at rate_from_
   MoveReport report_ ABSL_GUARDED_BY(mutex_);
+  MonotonicTime granted_at_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfiniteFuture();
 };
 
 }  // namespace ferrite::migration

@@ -30,6 +30,7 @@ absl::Status HandOver(Departure& departure) {
     return departure.peer().failure();
   }
   departure.may_run_there = true;
+  departure.shared.TellGranted();
   FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, departure.options.patience));
   if (departure.serving) {
     departure.pages().StartRest();
