@@ -1,6 +1,7 @@
 #include "tests/fakes/relay.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,7 +24,9 @@ constexpr size_t kPieceBytes = 64 << 10;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Relay>> Relay::Create(const std::string& path, const Address& onward) {
-  FERRITE_ASSIGN_OR_RETURN(auto listener, Listener::Create({.kind = Address::Kind::kUnix, .path = path}));
+  const Address here = onward.kind == Address::Kind::kUnix ? Address{.kind = Address::Kind::kUnix, .path = path}
+                                                           : Address{.host = "127.0.0.1", .port = "0"};
+  FERRITE_ASSIGN_OR_RETURN(auto listener, Listener::Create(here));
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
   std::unique_ptr<Relay> relay(new Relay(std::move(listener), onward, std::move(stop)));
   relay->thread_ = StartOrDie("test-relay", [relay = relay.get()] { relay->Accept(); });
@@ -89,19 +92,20 @@ void Relay::Pump(Link& link, bool to_destination) {
     if (n > 0 && loses) {
       continue;
     }
-    if (n > 0 && to_destination) {
-      MayFlip(std::span(piece).first(static_cast<size_t>(n)));
+    std::span<uint8_t> goes_on = std::span(piece).first(n > 0 ? static_cast<size_t>(n) : 0);
+    if (to_destination) {
+      goes_on = MayDamage(goes_on);
     }
-    const uint64_t allowed = n <= 0 ? 0 : Allow(static_cast<uint64_t>(n));
+    const uint64_t allowed = n <= 0 ? 0 : Allow(goes_on.size());
     if (to_destination) {
       MayKeep(link, std::span(piece).first(allowed));
     }
     const bool passed = to.WriteAll(std::span<const uint8_t>(piece).first(allowed)).ok();
-    if (n <= 0 || !passed || allowed < static_cast<uint64_t>(n)) {
+    if (n <= 0 || !passed || allowed < goes_on.size()) {
       // An end is passed on as one.
       to.Shutdown();
       from.Shutdown();
-      if (n > 0 && allowed < static_cast<uint64_t>(n)) {
+      if (allowed < goes_on.size()) {
         const absl::MutexLock lock(&mutex_);
         BreakAll();
       }
@@ -140,18 +144,26 @@ void Relay::MayAct(uint64_t bytes) {
   }
 }
 
-void Relay::MayFlip(std::span<uint8_t> piece) {
+std::span<uint8_t> Relay::MayDamage(std::span<uint8_t> piece) {
   const absl::MutexLock lock(&mutex_);
-  if (!flips_after_.has_value()) {
-    return;
+  if (!damages_after_.has_value()) {
+    return piece;
   }
-  if (*flips_after_ > 0 || piece.size() < kPieceBytes / 2) {
-    *flips_after_ -= std::min<uint64_t>(*flips_after_, piece.size());
-    return;
+  const bool among_pages = damage_ == Damage::kFlipAmongPages;
+  if (*damages_after_ >= piece.size() || (among_pages && piece.size() < kPieceBytes / 2)) {
+    *damages_after_ -= std::min<uint64_t>(*damages_after_, piece.size());
+    return piece;
   }
-  piece[piece.size() / 2] ^= 0x10;
-  ++flips_;
-  flips_after_.reset();
+  const size_t at = among_pages ? piece.size() / 2 : *damages_after_;
+  damages_after_.reset();
+  ++damages_;
+  if (damage_ != Damage::kLoss) {
+    piece[at] ^= 0x10;
+    return piece;
+  }
+  const size_t missing = std::min<size_t>(1 + at % 7, piece.size() - at);
+  std::copy(piece.begin() + at + missing, piece.end(), piece.begin() + at);
+  return piece.first(piece.size() - missing);
 }
 
 uint64_t Relay::Allow(uint64_t wanted) {
@@ -170,6 +182,11 @@ uint64_t Relay::Allow(uint64_t wanted) {
 
 void Relay::BreakAll() {
   for (Link& link : links_) {
+    for (const SocketStream* stream : {link.source.get(), link.destination.get()}) {
+      // A reset, where the kind of socket has one; an end otherwise.
+      const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
+      (void)connect(stream->fd(), &nobody, sizeof(nobody));
+    }
     link.source->Shutdown();
     link.destination->Shutdown();
   }
@@ -205,14 +222,15 @@ void Relay::DelayBy(absl::Duration most) {
   most_delay_ = most;
 }
 
-void Relay::FlipAfter(uint64_t bytes) {
+void Relay::DamageAfter(uint64_t bytes, Damage damage) {
   const absl::MutexLock lock(&mutex_);
-  flips_after_ = bytes;
+  damages_after_ = bytes;
+  damage_ = damage;
 }
 
-uint64_t Relay::flips() const {
+uint64_t Relay::damages() const {
   const absl::MutexLock lock(&mutex_);
-  return flips_;
+  return damages_;
 }
 
 void Relay::Close() {

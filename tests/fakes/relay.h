@@ -24,7 +24,7 @@
 
 namespace ferrite::migration {
 
-// Listens at a unix path of its own and connects on to another address. Threads: any.
+// Listens at a unix path of its own, or for tcp at a port of its own, and connects on to another address. Threads: any.
 class Relay {
  public:
   static absl::StatusOr<std::unique_ptr<Relay>> Create(const std::string& path, const Address& onward);
@@ -36,9 +36,14 @@ class Relay {
   void Cut() { CutAfter(0); }
   // They break when that many more bytes have passed, of all of them together, in both directions.
   void CutAfter(uint64_t bytes);
-  // Of what goes to the destination, a bit is changed when that many more bytes have passed that way, in the middle of
-  // a piece that is mostly bytes of pages.
-  void FlipAfter(uint64_t bytes);
+  // What is done to a stream of bytes.
+  enum class Damage {
+    kFlipAmongPages,  // a bit is changed in the middle of a piece that is mostly bytes of pages
+    kFlip,            // a bit is changed, whatever it is of
+    kLoss,            // up to seven bytes are missing, whatever they are of
+  };
+  // That, of what goes to the destination, when so many more bytes have passed that way.
+  void DamageAfter(uint64_t bytes, Damage damage);
   // `act` is called once, on a thread of the relay, when that many more bytes have passed, of all connections together,
   // in both directions.
   void ActAfter(uint64_t bytes, std::function<void()> act);
@@ -46,8 +51,8 @@ class Relay {
   void Lose(bool to_destination);
   // Each piece that passes is late by up to `most`, each connection for itself.
   void DelayBy(absl::Duration most);
-  // Bits that were changed.
-  uint64_t flips() const;
+  // How often something was damaged.
+  uint64_t damages() const;
   // While it is closed, new connections break at once.
   void Close();
   void Open();
@@ -77,7 +82,8 @@ class Relay {
   void Pump(Link& link, bool to_destination);
   void Delay();
   void MayAct(uint64_t bytes);
-  void MayFlip(std::span<uint8_t> piece);
+  // The piece as it goes on.
+  std::span<uint8_t> MayDamage(std::span<uint8_t> piece);
   void MayKeep(Link& link, std::span<const uint8_t> piece);
   // How many of `wanted` bytes may pass.
   uint64_t Allow(uint64_t wanted);
@@ -96,8 +102,9 @@ class Relay {
   std::function<void()> act_ ABSL_GUARDED_BY(mutex_);
   absl::Duration most_delay_ ABSL_GUARDED_BY(mutex_);
   uint64_t random_ ABSL_GUARDED_BY(mutex_) = 88172645463325252;
-  std::optional<uint64_t> flips_after_ ABSL_GUARDED_BY(mutex_);
-  uint64_t flips_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<uint64_t> damages_after_ ABSL_GUARDED_BY(mutex_);
+  Damage damage_ ABSL_GUARDED_BY(mutex_) = Damage::kFlip;
+  uint64_t damages_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t cuts_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   Thread thread_;

@@ -42,6 +42,7 @@ enum class Fault {
   kLostBack,       // what comes from it
   kLate,           // pieces are late, each connection for itself: what was sent first need not come first
   kFlippedBit,     // on the way to the destination
+  kLostBytes,      // likewise: a few, and then it goes on
   kCancel,         // by the user of the source
   kStartPostcopy,  // likewise
   kStranger,       // connects, says who it is and then nothing
@@ -55,6 +56,7 @@ const char* NameOf(Fault fault) {
                                     "lost on the way back",
                                     "late",
                                     "flipped bit",
+                                    "lost bytes",
                                     "cancel",
                                     "start of post-copy",
                                     "stranger"};
@@ -87,6 +89,7 @@ class Case {
         fault_(static_cast<Fault>(Below(static_cast<uint64_t>(Fault::kFaults)))),
         landing_(LandingNamed(kLandings[Below(std::size(kLandings))])),
         mode_(static_cast<MoveMode>(Below(3))),
+        tcp_(Below(2) == 0),
         // As many small instants as large ones: most messages are in the first kilobytes.
         instant_(static_cast<uint64_t>(Below(2) == 0 ? std::pow(2.0, Uniform() * std::log2(kMoveBytes))
                                                      : Uniform() * kMoveBytes)) {}
@@ -96,14 +99,14 @@ class Case {
   bool struck() const { return struck_; }
   std::string Words() const {
     return absl::StrCat(NameOf(fault_), " after ", instant_, " bytes, ", landing_.name, ", mode ",
-                        static_cast<int>(mode_));
+                        static_cast<int>(mode_), tcp_ ? ", tcp" : ", unix");
   }
 
   void Play() {
     FakeMove move({.bytes = kGuestBytes,
                    .landing = &landing_,
                    .work = {.first_page = 256, .pages = 2048, .random = true},
-                   .tcp = false,
+                   .tcp = tcp_,
                    .relay = true});
     move.port().on_pause = [this] { witness_.StandsStill(); };
     move.port().on_resume = [this] { witness_.Runs(/*there=*/false); };
@@ -118,6 +121,7 @@ class Case {
          .max_postcopy_bandwidth = Below(2) == 0 ? uint64_t{64} << 20 : 0,
          .channels = static_cast<int>(1 + Below(3)),
          .silence = kSilence,
+         .patience = absl::Seconds(5),
          .recover_for = absl::Seconds(5)},
         [&](Source& source, const MoveProgress&) { Prepare(move, source); },
         [&](Source& source, const absl::Status& status) { return Afterwards(move, source, status); });
@@ -140,7 +144,10 @@ class Case {
         relay.DelayBy(absl::Milliseconds(2));
         return;
       case Fault::kFlippedBit:
-        relay.FlipAfter(instant_);
+        relay.DamageAfter(instant_, Relay::Damage::kFlip);
+        return;
+      case Fault::kLostBytes:
+        relay.DamageAfter(instant_, Relay::Damage::kLoss);
         return;
       default:
         relay.ActAfter(instant_, [this, &move, &source] { Strike(move, source); });
@@ -174,6 +181,7 @@ class Case {
         break;
       case Fault::kLate:
       case Fault::kFlippedBit:
+      case Fault::kLostBytes:
       case Fault::kFaults:
         break;
     }
@@ -189,7 +197,7 @@ class Case {
 
   // What docs/move.md tells the user to do with a move that stands still.
   absl::Status Afterwards(FakeMove& move, Source& source, const absl::Status& status) {
-    struck_ = struck_ || fault_ == Fault::kLate || move.relay().flips() > 0;
+    struck_ = struck_ || fault_ == Fault::kLate || move.relay().damages() > 0;
     absl::Status last = status;
     for (int i = 0; i < 3 && source.state() == MoveState::kPostcopyPaused; ++i) {
       last = source.Recover(OpenAt(move.relay().address()));
@@ -201,6 +209,7 @@ class Case {
   const Fault fault_;
   const Landing& landing_;
   const MoveMode mode_;
+  const bool tcp_;
   const uint64_t instant_;
   Witness witness_;
   bool prepared_ = false;

@@ -3,15 +3,22 @@
 // command from there (R1-R4). Who runs is seen from outside, in what the guests write to their consoles.
 //
 //   ./dev faults --machines N [SEED]   N cases (6), from SEED on (printed when it is drawn)
+//
+// As root: some of them break a network of their own (tests/fakes/network.h), or fill a disk.
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -24,6 +31,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
@@ -32,6 +40,7 @@
 #include "base/thread.h"
 #include "migration/channel/socket/address.h"
 #include "tests/fakes/ferrite_process.h"
+#include "tests/fakes/network.h"
 #include "tests/fakes/relay.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/faults/play_cases.h"
@@ -62,18 +71,56 @@ enum class Fault {
   kLostThere,   // what goes to the destination is dropped without a word
   kLostBack,    // what comes from it
   kFlippedBit,  // on the way to the destination
+  kLostBytes,   // likewise: a few, and then it goes on
   kCancel,
   kSecondMove,   // of the same machine, elsewhere
   kSecondGuest,  // another machine, to the same destination
   kKillCommand,  // `ferrite move`, which is not the move
+  // These pass.
+  kNoDescriptorsHere,
+  kNoDescriptorsThere,
+  kNoMemoryHere,
+  kNoMemoryThere,
+  kFullDisk,  // of the source, where the record of the hand-over is
+  // Of a network, between two hosts.
+  kPulledCable,
+  kDroppedThere,
+  kDroppedBack,
+  kRefusedThere,  // by a firewall, with a reset
+  kRefusedBack,
+  kNewAddress,  // of the destination, which a person says afterwards
   kFaults,
 };
 
 const char* NameOf(Fault fault) {
   constexpr const char* kNames[] = {
-      "source killed", "destination killed",    "source stopped",       "destination stopped", "reset",
-      "reset twice",   "lost on the way there", "lost on the way back", "flipped bit",         "cancel",
-      "second move",   "second guest",          "command killed"};
+      "source killed",
+      "destination killed",
+      "source stopped",
+      "destination stopped",
+      "reset",
+      "reset twice",
+      "lost on the way there",
+      "lost on the way back",
+      "flipped bit",
+      "lost bytes",
+      "cancel",
+      "second move",
+      "second guest",
+      "command killed",
+      "no descriptors at the source",
+      "no descriptors at the destination",
+      "no memory at the source",
+      "no memory at the destination",
+      "full disk",
+      "pulled cable",
+      "packets dropped on the way there",
+      "packets dropped on the way back",
+      "packets refused on the way there",
+      "packets refused on the way back",
+      "new address",
+  };
+  static_assert(std::size(kNames) == static_cast<size_t>(Fault::kFaults));
   return kNames[static_cast<int>(fault)];
 }
 
@@ -101,6 +148,9 @@ class Case {
     receiver_.reset();
     source_.reset();
     other_.reset();
+    if (fault_ == Fault::kFullDisk) {
+      EXPECT_EQ(umount((directory_ + "/here").c_str()), 0);
+    }
     std::error_code ignored;
     fs::remove_all(directory_, ignored);
   }
@@ -109,31 +159,34 @@ class Case {
   // Whether the fault came before the move was over.
   bool struck() const { return struck_; }
   std::string Words() const {
-    return absl::StrCat(NameOf(fault_), " after ", instant_, " bytes, ", mode_,
-                        fault_ == Fault::kStopSource || fault_ == Fault::kStopDestination
-                            ? absl::StrCat(", for ", absl::FormatDuration(stop_for_))
-                            : "");
+    return absl::StrCat(NameOf(fault_), " after ", instant_, " bytes, ", mode_, ", for ",
+                        absl::FormatDuration(stop_for_), " where it passes");
   }
 
   void Play() {
+    ASSERT_NO_FATAL_FAILURE(Prepare());
     source_ = Run("here");
     AwaitReport("here", /*writes=*/1);
-    const std::string address = StartReceiver();
-    auto relay = migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress(address));
-    ASSERT_TRUE(relay.ok()) << relay.status();
-    relay_ = *std::move(relay);
-    if (fault_ == Fault::kFlippedBit) {
-      relay_->FlipAfter(instant_);
-    } else {
-      relay_->ActAfter(instant_, [this] { Strike(); });
+    std::string address = StartReceiver();
+    if (network_ == nullptr) {
+      ASSERT_NO_FATAL_FAILURE(PutRelay(address));
+      address = relay_->address().ToString();
     }
-    move_ = std::make_unique<FerriteProcess>(
-        Words("here", absl::StrCat("move web1 ", relay_->address().ToString(), " --mode ", mode_,
+    const std::vector<std::string> move =
+        Words("here", absl::StrCat("move web1 ", address, " --mode ", mode_,
                                    " --downtime-limit 300ms --recover-for 3s --max-postcopy-bandwidth ",
-                                   Below(2) == 0 ? "64M" : "8M")));
+                                   Below(2) == 0 ? "64M" : "8M"));
+    move_ = std::make_unique<FerriteProcess>(move);
     commanded_.Notify();
+    if (network_ != nullptr) {
+      beside_ = StartOrDie("network", [this, address] { BreakNetwork(address); });
+    }
     const Finished moved = move_->Wait();
-    struck_ = struck_ || relay_->flips() > 0;
+    if (network_ != nullptr) {
+      moved_ = true;
+      beside_.Join();
+    }
+    struck_ = struck_ || (relay_ != nullptr && relay_->damages() > 0);
     SCOPED_TRACE(absl::StrCat("move: ", moved.exit_code, " ", moved.err));
     if (struck_ && fault_ == Fault::kKillSource) {
       ExpectNoneOrAllThere();
@@ -165,19 +218,55 @@ class Case {
     Json info = Json::parse(Ferrite(side, "info web1 --json").out, nullptr, /*allow_exceptions=*/false);
     return info.is_object() ? info : Json::object();
   }
+  // What has to be there before the machines are.
+  void Prepare() {
+    if (fault_ >= Fault::kPulledCable) {
+      auto network = Network::Create();
+      ASSERT_TRUE(network.ok()) << network.status();
+      network_ = *std::move(network);
+    }
+    if (fault_ == Fault::kFullDisk) {
+      ASSERT_TRUE(fs::create_directory(directory_ + "/here"));
+      ASSERT_EQ(mount("none", (directory_ + "/here").c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=256k"), 0)
+          << strerror(errno);
+    }
+  }
+  void PutRelay(const std::string& address) {
+    auto relay = migration::Relay::Create(directory_ + "/relay", *migration::ParseAddress(address));
+    ASSERT_TRUE(relay.ok()) << relay.status();
+    relay_ = *std::move(relay);
+    if (fault_ == Fault::kFlippedBit) {
+      relay_->DamageAfter(instant_, migration::Relay::Damage::kFlip);
+    } else if (fault_ == Fault::kLostBytes) {
+      relay_->DamageAfter(instant_, migration::Relay::Damage::kLoss);
+    } else {
+      relay_->ActAfter(instant_, [this] { Strike(); });
+    }
+  }
   std::unique_ptr<FerriteProcess> Run(const std::string& side) const {
     std::vector<std::string> words = Words(side, absl::StrCat("run --name web1 --kernel ", KernelPath(),
                                                               " --mem 64M --cpus 2 --console file:", ConsoleOf(side)));
     words.push_back("--cmdline");
     words.push_back(kGuest);
-    return std::make_unique<FerriteProcess>(words);
+    return std::make_unique<FerriteProcess>(words, /*user=*/0, [this] {
+      if (network_ != nullptr) {
+        network_->EnterHere();
+      }
+    });
   }
   std::string StartReceiver() {
     FerriteReceiver started = StartFerriteReceiver(
-        Words("there", absl::StrCat("receive --name web1 --listen unix:", directory_,
-                                    "/socket --console file:", ConsoleOf("there"), " --boot-from ", directory_)));
+        Words("there",
+              absl::StrCat("receive --name web1 --listen ",
+                           network_ != nullptr ? "tcp:0.0.0.0:0" : absl::StrCat("unix:", directory_, "/socket"),
+                           " --console file:", ConsoleOf("there"), " --boot-from ", directory_)),
+        [this] {
+          if (network_ != nullptr) {
+            network_->EnterThere();
+          }
+        });
     receiver_ = std::move(started.process);
-    return started.address;
+    return absl::StrReplaceAll(started.address, {{"0.0.0.0", "10.77.0.2"}});
   }
 
   void Strike() {
@@ -232,17 +321,86 @@ class Case {
         commanded_.WaitForNotification();
         move_->Signal(SIGKILL);
         break;
-      case Fault::kFlippedBit:
-      case Fault::kFaults:
+      case Fault::kNoDescriptorsHere:
+        Starve(*source_, RLIMIT_NOFILE);
+        break;
+      case Fault::kNoDescriptorsThere:
+        Starve(*receiver_, RLIMIT_NOFILE);
+        break;
+      case Fault::kNoMemoryHere:
+        Starve(*source_, RLIMIT_AS);
+        break;
+      case Fault::kNoMemoryThere:
+        Starve(*receiver_, RLIMIT_AS);
+        break;
+      case Fault::kFullDisk:
+        FillDisk();
+        break;
+      default:
         break;
     }
   }
   void StopFor(const FerriteProcess& monitor) {
     monitor.Signal(SIGSTOP);
-    beside_ = StartOrDie("stop", [this, &monitor] {
+    EndLater([&monitor] { monitor.Signal(SIGCONT); });
+  }
+  // The monitor gets no more of it until that passes.
+  void Starve(const FerriteProcess& monitor, __rlimit_resource resource) {
+    const pid_t pid = monitor.pid();
+    rlimit before;
+    // One that has ended already wants nothing.
+    if (prlimit(pid, resource, nullptr, &before) != 0) {
+      return;
+    }
+    const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+    (void)prlimit(pid, resource, &none, nullptr);
+    EndLater([pid, resource, before] { (void)prlimit(pid, resource, &before, nullptr); });
+  }
+  void FillDisk() {
+    const std::string filler = directory_ + "/here/filler";
+    std::ofstream file(filler);
+    const std::string block(4096, 'x');
+    while (file.write(block.data(), static_cast<std::streamsize>(block.size())).flush()) {
+    }
+    EndLater([filler] { fs::remove(filler); });
+  }
+  void EndLater(std::function<void()> end) {
+    beside_ = StartOrDie("end-of-fault", [this, end = std::move(end)] {
       absl::SleepFor(stop_for_);
-      monitor.Signal(SIGCONT);
+      end();
     });
+  }
+
+  // Until the move is over or has met it, and then for as long as it lasts.
+  void BreakNetwork(const std::string& address) {
+    const bool rule = fault_ != Fault::kPulledCable && fault_ != Fault::kNewAddress;
+    const bool leaving = fault_ == Fault::kDroppedThere || fault_ == Fault::kRefusedThere;
+    const bool dropped = fault_ == Fault::kDroppedThere || fault_ == Fault::kDroppedBack;
+    // What comes back is little.
+    const uint64_t bytes = leaving ? instant_ : instant_ / 128;
+    if (rule) {
+      EXPECT_EQ(network_->RuleAfter(bytes, leaving, dropped ? Network::Verdict::kDropped : Network::Verdict::kReset),
+                absl::OkStatus());
+      while (!moved_ && !network_->Met()) {
+        absl::SleepFor(absl::Milliseconds(50));
+      }
+      struck_ = network_->Met();
+    } else {
+      // As long into the move as so many bytes take at about the slower of its rates.
+      absl::SleepFor(absl::Seconds(1) * (static_cast<double>(instant_) / (8 << 20)));
+      struck_ = !moved_;
+      EXPECT_EQ(fault_ == Fault::kNewAddress ? network_->MoveThere() : network_->PullCable(), absl::OkStatus());
+    }
+    if (struck_) {
+      absl::SleepFor(stop_for_);
+    }
+    if (rule) {
+      EXPECT_EQ(network_->RemoveRule(), absl::OkStatus());
+    } else if (fault_ == Fault::kPulledCable) {
+      EXPECT_EQ(network_->PlugCable(), absl::OkStatus());
+    } else {
+      new_address_ = absl::StrReplaceAll(address, {{"10.77.0.2", "10.77.0.3"}});
+    }
   }
 
   // Calls `look` until it says so.
@@ -305,7 +463,7 @@ class Case {
       there = true;
     }
     for (int i = 0; i < 3 && !there && IsHandedOver(); ++i) {
-      there = Ferrite("here", "recover web1").exit_code == kExitOk;
+      there = Ferrite("here", absl::StrCat("recover web1 ", new_address_)).exit_code == kExitOk;
     }
     EXPECT_FALSE(IsHandedOver()) << "R4: it was not found again";
     if (beside_.joinable()) {
@@ -376,8 +534,11 @@ class Case {
   std::unique_ptr<FerriteProcess> other_;
   std::unique_ptr<FerriteProcess> move_;
   absl::Notification commanded_;  // that move_ is there
+  std::atomic<bool> moved_{false};
   Thread beside_;
   std::unique_ptr<migration::Relay> relay_;
+  std::unique_ptr<Network> network_;
+  std::string new_address_;  // that the destination has, where it is another one
 };
 
 TEST(MachineFaultsTest, GuestRunsOnceWithAllItsMemory) { PlayCases<Case>(6, "./dev faults --machines"); }

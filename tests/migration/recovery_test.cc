@@ -99,11 +99,11 @@ TEST(FlippedBitTest, IsFoundAndThePageComesAgain) {
   for (const char* landing : {"Memfd", "Huge", "Small"}) {
     SCOPED_TRACE(landing);
     FakeMove move({.landing = &LandingNamed(landing), .relay = true});
-    move.destination().on_run = [&] { move.relay().FlipAfter(2 << 20); };
+    move.destination().on_run = [&] { move.relay().DamageAfter(2 << 20, Relay::Damage::kFlipAmongPages); };
     uint64_t flips = 0;
     const FakeMoveResult result =
         move.Move({.mode = MoveMode::kPostcopy}, nullptr, [&](Source&, const absl::Status& status) {
-          flips = move.relay().flips();
+          flips = move.relay().damages();
           return status;
         });
     ExpectArrived(move, result);
@@ -121,11 +121,11 @@ TEST(FlippedBitTest, OfARoundIsMendedOrTheGuestStays) {
         {.mode = mode},
         [&, asked = false](Source&, const MoveProgress&) mutable {
           if (!std::exchange(asked, true)) {
-            move.relay().FlipAfter(4 << 20);
+            move.relay().DamageAfter(4 << 20, Relay::Damage::kFlipAmongPages);
           }
         },
         [&](Source&, const absl::Status& status) {
-          flips = move.relay().flips();
+          flips = move.relay().damages();
           return status;
         });
     EXPECT_EQ(flips, 1u);
@@ -201,6 +201,7 @@ TEST(NoSearchTest, IsLeftToTheUser) {
                                             EXPECT_FALSE(status.ok());
                                             EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
                                             EXPECT_EQ(source.report().recoveries, 0u);
+                                            EXPECT_GT(source.progress().granted_for, absl::ZeroDuration());
                                             EXPECT_FALSE(move.source_guest().running()) << "R2";
                                             return source.Recover(OpenAt(move.relay().address()));
                                           });
