@@ -63,17 +63,17 @@ absl::StatusOr<std::unique_ptr<Network>> Network::Create() {
 }
 
 absl::Status Network::SetUp() const {
-  const std::string in_here = absl::StrCat("ip -n ", here_, " ");
-  const std::string in_there = absl::StrCat("ip -n ", there_, " ");
-  return DoAll({absl::StrCat("ip netns add ", here_), absl::StrCat("ip netns add ", there_),
+  const std::string in_here = absl::StrCat("/sbin/ip -n ", here_, " ");
+  const std::string in_there = absl::StrCat("/sbin/ip -n ", there_, " ");
+  return DoAll({absl::StrCat("/sbin/ip netns add ", here_), absl::StrCat("/sbin/ip netns add ", there_),
                 absl::StrCat(in_here, "link add cable type veth peer name cable netns ", there_),
                 in_here + "addr add 10.77.0.1/24 dev cable", in_there + "addr add 10.77.0.2/24 dev cable",
                 in_here + "link set cable up", in_there + "link set cable up"});
 }
 
 Network::~Network() {
-  (void)Do(absl::StrCat("ip netns delete ", here_));
-  (void)Do(absl::StrCat("ip netns delete ", there_));
+  (void)Do(absl::StrCat("/sbin/ip netns delete ", here_));
+  (void)Do(absl::StrCat("/sbin/ip netns delete ", there_));
 }
 
 void Network::Enter(const std::string& name) {
@@ -84,7 +84,7 @@ void Network::Enter(const std::string& name) {
 }
 
 absl::Status Network::RuleAfter(uint64_t bytes, bool leaving, Verdict verdict) const {
-  const std::string nft = absl::StrCat("ip netns exec ", here_, " nft ");
+  const std::string nft = absl::StrCat("/sbin/ip netns exec ", here_, " /usr/sbin/nft ");
   // A segment that is reset has to be one of TCP.
   return DoAll(
       {nft + "add table ip faults", nft + "add counter ip faults met",
@@ -95,20 +95,21 @@ absl::Status Network::RuleAfter(uint64_t bytes, bool leaving, Verdict verdict) c
 }
 
 bool Network::Met() const {
-  const auto counters = Run(absl::StrCat("ip netns exec ", here_, " nft list counters"));
+  const auto counters = Run(absl::StrCat("/sbin/ip netns exec ", here_, " /usr/sbin/nft list counters"));
   return counters.ok() && absl::StrContains(*counters, "packets") && !absl::StrContains(*counters, "packets 0 ");
 }
 
 absl::Status Network::RemoveRule() const {
-  return Do(absl::StrCat("ip netns exec ", here_, " nft delete table ip faults"));
+  return Do(absl::StrCat("/sbin/ip netns exec ", here_, " /usr/sbin/nft delete table ip faults"));
 }
 
-absl::Status Network::PullCable() const { return Do(absl::StrCat("ip -n ", here_, " link set cable down")); }
-absl::Status Network::PlugCable() const { return Do(absl::StrCat("ip -n ", here_, " link set cable up")); }
+absl::Status Network::PullCable() const { return Do(absl::StrCat("/sbin/ip -n ", here_, " link set cable down")); }
+absl::Status Network::PlugCable() const { return Do(absl::StrCat("/sbin/ip -n ", here_, " link set cable up")); }
 
 absl::Status Network::MoveThere() const {
-  return DoAll({absl::StrCat("ip -n ", there_, " addr add 10.77.0.3/24 dev cable"),
-                absl::StrCat("ip -n ", there_, " addr delete 10.77.0.2/24 dev cable")});
+  // In this order: a second address of a network goes with the first one.
+  return DoAll({absl::StrCat("/sbin/ip -n ", there_, " addr delete 10.77.0.2/24 dev cable"),
+                absl::StrCat("/sbin/ip -n ", there_, " addr add 10.77.0.3/24 dev cable")});
 }
 
 }  // namespace ferrite

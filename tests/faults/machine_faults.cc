@@ -462,10 +462,13 @@ class Case {
       Await("the move's end", [&] { return Info("here").empty(); });
       there = true;
     }
+    std::string said;
     for (int i = 0; i < 3 && !there && IsHandedOver(); ++i) {
-      there = Ferrite("here", absl::StrCat("recover web1 ", new_address_)).exit_code == kExitOk;
+      const Finished recovered = Ferrite("here", absl::StrCat("recover web1 ", new_address_));
+      there = recovered.exit_code == kExitOk;
+      absl::StrAppend(&said, "\n", recovered.exit_code, " ", recovered.out, recovered.err);
     }
-    EXPECT_FALSE(IsHandedOver()) << "R4: it was not found again";
+    EXPECT_FALSE(IsHandedOver()) << "R4: it was not found again:" << said;
     if (beside_.joinable()) {
       beside_.Join();
     }
