@@ -20,7 +20,8 @@ namespace ferrite::migration {
 // Says what a test has put in, and sends what it holds. Threads: as OutgoingPart; the test's while nobody sends.
 class FakePart final : public OutgoingPart {
  public:
-  // `pages`: of each region, 80 at most, and of three in all. `first`: the number of the first one among all parts'.
+  // `pages`: of each region, and of three in all; of more than 80 some look alike. `first`: the number of the
+  // first one among all parts'.
   explicit FakePart(const std::vector<uint64_t>& pages, size_t first = 0) {
     for (size_t region = 0; region < pages.size(); ++region) {
       memory.emplace_back();
@@ -30,7 +31,7 @@ class FakePart final : public OutgoingPart {
     }
   }
   // What each byte of a page is, never 0; `region` counts all parts'.
-  static uint8_t ByteOf(size_t region, uint64_t page) { return static_cast<uint8_t>(80 * region + page + 1); }
+  static uint8_t ByteOf(size_t region, uint64_t page) { return static_cast<uint8_t>(1 + (80 * region + page) % 255); }
 
   absl::string_view name() const override { return "fake"; }
   std::vector<MachineSpec::Region> regions() const override {

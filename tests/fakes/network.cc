@@ -65,6 +65,9 @@ absl::StatusOr<std::unique_ptr<Network>> Network::Create() {
 absl::Status Network::SetUp() const {
   const std::string in_here = absl::StrCat("/sbin/ip -n ", here_, " ");
   const std::string in_there = absl::StrCat("/sbin/ip -n ", there_, " ");
+  // What a process of the same number left behind that was killed.
+  (void)Do(absl::StrCat("/sbin/ip netns delete ", here_));
+  (void)Do(absl::StrCat("/sbin/ip netns delete ", there_));
   return DoAll({absl::StrCat("/sbin/ip netns add ", here_), absl::StrCat("/sbin/ip netns add ", there_),
                 absl::StrCat(in_here, "link add cable type veth peer name cable netns ", there_),
                 in_here + "addr add 10.77.0.1/24 dev cable", in_there + "addr add 10.77.0.2/24 dev cable",
@@ -76,8 +79,8 @@ Network::~Network() {
   (void)Do(absl::StrCat("/sbin/ip netns delete ", there_));
 }
 
-void Network::Enter(const std::string& name) {
-  const int fd = open(("/run/netns/" + name).c_str(), O_RDONLY | O_CLOEXEC);
+void Network::Enter(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0 || setns(fd, CLONE_NEWNET) != 0) {
     _exit(125);
   }

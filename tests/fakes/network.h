@@ -20,8 +20,8 @@ class Network {
   ~Network();
 
   // The calling process is on that host from here on: for a child, before its program runs.
-  void EnterHere() const { Enter(here_); }
-  void EnterThere() const { Enter(there_); }
+  void EnterHere() const { Enter(here_path_); }
+  void EnterThere() const { Enter(there_path_); }
 
   // What happens to packets that leave here, or come here, behind so many bytes.
   enum class Verdict { kDropped, kReset };
@@ -36,12 +36,19 @@ class Network {
   absl::Status MoveThere() const;
 
  private:
-  explicit Network(const std::string& name) : here_(name + "-here"), there_(name + "-there") {}
-  static void Enter(const std::string& name);
+  explicit Network(const std::string& name)
+      : here_(name + "-here"),
+        there_(name + "-there"),
+        here_path_("/run/netns/" + here_),
+        there_path_("/run/netns/" + there_) {}
+  // Takes no memory: a child of several threads has none.
+  static void Enter(const std::string& path);
   absl::Status SetUp() const;
 
   const std::string here_;
   const std::string there_;
+  const std::string here_path_;
+  const std::string there_path_;
 };
 
 }  // namespace ferrite

@@ -199,7 +199,7 @@ class Case {
   absl::Status Afterwards(FakeMove& move, Source& source, const absl::Status& status) {
     struck_ = struck_ || fault_ == Fault::kLate || move.relay().damages() > 0;
     absl::Status last = status;
-    for (int i = 0; i < 3 && source.state() == MoveState::kPostcopyPaused; ++i) {
+    for (int i = 0; i < 12 && source.state() == MoveState::kPostcopyPaused; ++i) {
       last = source.Recover(OpenAt(move.relay().address()));
     }
     return last;

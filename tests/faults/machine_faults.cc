@@ -8,7 +8,9 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cmath>
@@ -25,6 +27,7 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -127,7 +130,8 @@ const char* NameOf(Fault fault) {
 class Case {
  public:
   explicit Case(uint64_t seed)
-      : random_(seed),
+      : seed_(seed),
+        random_(seed),
         fault_(static_cast<Fault>(Below(static_cast<uint64_t>(Fault::kFaults)))),
         mode_(kModes[Below(std::size(kModes))]),
         // As many small instants as large ones: most messages are in the first kilobytes.
@@ -148,8 +152,9 @@ class Case {
     receiver_.reset();
     source_.reset();
     other_.reset();
-    if (fault_ == Fault::kFullDisk) {
-      EXPECT_EQ(umount((directory_ + "/here").c_str()), 0);
+    if (mounted_) {
+      // A child of another case may hold a file there for a moment.
+      EXPECT_EQ(umount2((directory_ + "/here").c_str(), MNT_DETACH), 0) << strerror(errno);
     }
     std::error_code ignored;
     fs::remove_all(directory_, ignored);
@@ -229,6 +234,7 @@ class Case {
       ASSERT_TRUE(fs::create_directory(directory_ + "/here"));
       ASSERT_EQ(mount("none", (directory_ + "/here").c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "size=256k"), 0)
           << strerror(errno);
+      mounted_ = true;
     }
   }
   void PutRelay(const std::string& address) {
@@ -302,12 +308,14 @@ class Case {
         break;
       case Fault::kSecondMove:
         beside_ = StartOrDie("second-move", [this] {
+          SCOPED_TRACE(absl::StrCat(Words(), ", seed ", seed_));
           const Finished second = Ferrite("here", absl::StrCat("move web1 unix:", directory_, "/elsewhere"));
           EXPECT_NE(second.exit_code, kExitOk);
         });
         break;
       case Fault::kSecondGuest:
         beside_ = StartOrDie("second-guest", [this] {
+          SCOPED_TRACE(absl::StrCat(Words(), ", seed ", seed_));
           other_ = Run("other");
           AwaitReport("other", /*writes=*/1);
           const Finished second =
@@ -344,6 +352,21 @@ class Case {
     monitor.Signal(SIGSTOP);
     EndLater([&monitor] { monitor.Signal(SIGCONT); });
   }
+  static rlim_t HighestDescriptorOf(pid_t pid) {
+    rlim_t highest = 0;
+    std::error_code ended;
+    for (const auto& entry : fs::directory_iterator(absl::StrCat("/proc/", pid, "/fd"), ended)) {
+      rlim_t fd = 0;
+      highest = absl::SimpleAtoi(entry.path().filename().string(), &fd) ? std::max(highest, fd) : highest;
+    }
+    return highest;
+  }
+  // All that is mapped, in bytes.
+  static rlim_t MemoryOf(pid_t pid) {
+    rlim_t pages = 0;
+    std::ifstream(absl::StrCat("/proc/", pid, "/statm")) >> pages;
+    return pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE));
+  }
   // The monitor gets no more of it until that passes.
   void Starve(const FerriteProcess& monitor, __rlimit_resource resource) {
     const pid_t pid = monitor.pid();
@@ -352,8 +375,10 @@ class Case {
     if (prlimit(pid, resource, nullptr, &before) != 0) {
       return;
     }
-    const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
-    (void)prlimit(pid, resource, &none, nullptr);
+    // What it has it may use: poll(2) fails where the limit is below the number of what is polled.
+    const rlimit no_more{.rlim_cur = resource == RLIMIT_NOFILE ? HighestDescriptorOf(pid) + 1 : MemoryOf(pid),
+                         .rlim_max = before.rlim_max};
+    (void)prlimit(pid, resource, &no_more, nullptr);
     EndLater([pid, resource, before] { (void)prlimit(pid, resource, &before, nullptr); });
   }
   void FillDisk() {
@@ -362,7 +387,11 @@ class Case {
     const std::string block(4096, 'x');
     while (file.write(block.data(), static_cast<std::streamsize>(block.size())).flush()) {
     }
-    EndLater([filler] { fs::remove(filler); });
+    EndLater([filler] {
+      std::error_code error;
+      fs::remove(filler, error);
+      EXPECT_FALSE(error) << error.message();
+    });
   }
   void EndLater(std::function<void()> end) {
     beside_ = StartOrDie("end-of-fault", [this, end = std::move(end)] {
@@ -373,6 +402,7 @@ class Case {
 
   // Until the move is over or has met it, and then for as long as it lasts.
   void BreakNetwork(const std::string& address) {
+    SCOPED_TRACE(absl::StrCat(Words(), ", seed ", seed_));
     const bool rule = fault_ != Fault::kPulledCable && fault_ != Fault::kNewAddress;
     const bool leaving = fault_ == Fault::kDroppedThere || fault_ == Fault::kRefusedThere;
     const bool dropped = fault_ == Fault::kDroppedThere || fault_ == Fault::kDroppedBack;
@@ -525,6 +555,7 @@ class Case {
     ExpectRuns("here");
   }
 
+  const uint64_t seed_;
   std::mt19937_64 random_;
   const Fault fault_;
   const char* const mode_;
@@ -538,6 +569,7 @@ class Case {
   std::unique_ptr<FerriteProcess> move_;
   absl::Notification commanded_;  // that move_ is there
   std::atomic<bool> moved_{false};
+  bool mounted_ = false;  // the directory of the source's machines
   Thread beside_;
   std::unique_ptr<migration::Relay> relay_;
   std::unique_ptr<Network> network_;

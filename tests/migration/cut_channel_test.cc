@@ -114,6 +114,7 @@ TEST_P(CutTest, GuestRunsOnceWhereverAChannelIsClosed) {
     MakeIdle(move);
     const FakeMoveResult result = move.Move(Options(GetParam()));
     ExpectOneRunner(move, result, kSteps);
+    EXPECT_NE(result.source_state, MoveState::kCancelled) << "nobody did";
     const bool is_control = cut.what.find(' ') == std::string::npos;
     // Which pages a guest waits for differs from move to move.
     EXPECT_TRUE(plan.left() == 0 || !is_control);
@@ -159,7 +160,7 @@ TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
     }
   }
   absl::Mutex mutex;
-  std::set<std::string> cut_in_recovery;
+  std::set<Cut> cut_in_recovery;
   ForEachAtOnce(cases.size(), [&](uint64_t index) {
     const std::string& first = cases[index].first;
     const Cut& cut = cases[index].second;
@@ -172,12 +173,12 @@ TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
     ExpectOneRunner(move, result, kSteps);
     if (plan.left() <= 1) {
       const absl::MutexLock lock(&mutex);
-      cut_in_recovery.insert(cut.what);
+      cut_in_recovery.insert(cut);
     }
   });
   // Not in each case: what was said before it was cut need not be said again.
   for (const auto& [first, cut] : cases) {
-    EXPECT_TRUE(cut_in_recovery.contains(cut.what)) << cut.what;
+    EXPECT_TRUE(cut_in_recovery.contains(cut)) << cut;
   }
 }
 

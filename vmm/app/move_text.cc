@@ -218,7 +218,7 @@ std::string FormatLastMove(const std::string& name, const MoveStatus& move) {
   if (!IsHandedOver(move)) {
     return std::string(move.result.message());
   }
-  return fmt::format("{}. That was {} ago. {} are missing there, as far as is known here",
+  return fmt::format("{}. It was handed over {} ago. {} are missing there, as far as is known here",
                      FormatMoveFailure(name, move), FormatUptime(move.progress.granted_for),
                      RoundedByteSize(move.progress.remaining_bytes));
 }
@@ -256,13 +256,15 @@ Json MoveJson(const MoveStatus& move) {
                {"expected_downtime_seconds", absl::ToDoubleSeconds(progress.expected_downtime)},
                {"throttle_percent", progress.throttle_percent},
                {"faults", progress.faults},
-               {"granted_for_seconds", Seconds(progress.granted_for)},
                {"over", move.over}};
   if (move.over) {
     json["ok"] = move.result.ok();
     json["message"] = std::string(move.result.message());
     json["guest"] = PlaceName(move.guest);
     json["report"] = ReportJson(move.report);
+  }
+  if (IsHandedOver(move)) {
+    json["handed_over_for_seconds"] = Seconds(progress.granted_for);
   }
   return json;
 }
@@ -276,10 +278,12 @@ Json ArrivalJson(const MoveStatus& arrival) {
                {"state", std::string(migration::MoveStateName(arrival.progress.state))},
                {"ok", arrival.over && arrival.result.ok()},
                {"message", std::string(arrival.result.message())},
-               {"has_guest_for_seconds", Seconds(arrival.progress.granted_for)},
                {"postcopy", report.postcopy}};
   ForEachFigure(IntoJson(report, FigureOf::kArrival, json));
   json["waiting"] = WaitingJson(report);
+  if (MissesMemory(arrival)) {
+    json["here_for_seconds"] = Seconds(arrival.progress.granted_for);
+  }
   return json;
 }
 
