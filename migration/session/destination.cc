@@ -1,6 +1,5 @@
 #include "migration/session/destination.h"
 
-#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -25,7 +24,7 @@ namespace ferrite::migration {
 
 absl::StatusOr<std::unique_ptr<Destination>> Destination::Create(const Host& host, MachineBuilder& builder,
                                                                  Options options) {
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ArrivalShared> shared, ArrivalShared::Create());
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ArrivalShared> shared, ArrivalShared::Create(host.clock));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Arrival> arrival,
                            Arrival::Create(host, builder, std::move(options), *shared));
   return std::unique_ptr<Destination>(new Destination(builder, std::move(shared), std::move(arrival)));
@@ -39,10 +38,6 @@ absl::Status Destination::Run(ChannelAcceptor& acceptor) {
   const absl::Cleanup hear_no_more = [&acceptor] { acceptor.SetOnDropped(nullptr); };
   const absl::Status status = CatchOutOfMemory([&] { return RunPhases(acceptor); });
   return status.ok() ? status : GiveUp(*arrival_, status);
-}
-
-absl::Duration Destination::has_guest_for() const {
-  return std::max(arrival_->Now() - shared_->has_guest_since(), absl::ZeroDuration());
 }
 
 absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {

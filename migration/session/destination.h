@@ -58,7 +58,7 @@ class Destination {
   // The guest was taken over here, and with `whole` all of its memory is here, too.
   bool HasGuest(bool whole) const { return shared_->HasGuest() && (!whole || shared_->whole); }
   // How long it has been here; zero before.
-  absl::Duration has_guest_for() const;
+  absl::Duration has_guest_for() const { return shared_->has_guest_for(); }
   // What only this side can measure.
   MoveReport report() const { return shared_->report(); }
 

@@ -26,7 +26,7 @@ absl::StatusOr<std::string> Run(absl::string_view command) {
   const std::vector<std::string> words = absl::StrSplit(command, ' ', absl::SkipEmpty());
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
-    return absl::ErrnoToStatus(errno, "pipe");
+    return ErrnoStatus("pipe");
   }
   const Fd out(ends[0]);
   Fd in(ends[1]);

@@ -60,16 +60,19 @@ const char* NameOf(Fault fault) {
                                     "cancel",
                                     "start of post-copy",
                                     "stranger"};
+  static_assert(std::size(kNames) == static_cast<size_t>(Fault::kFaults));
   return kNames[static_cast<int>(fault)];
 }
 
 // Counts who runs the guest: told by the guests themselves, not by the moves. Threads: any.
 class Witness {
  public:
+  // `words` are told with an alarm: which case it is.
+  explicit Witness(std::string words) : words_(std::move(words)) {}
   void Runs(bool there) {
     const absl::MutexLock lock(&mutex_);
     (there ? there_ : here_) = true;
-    EXPECT_FALSE(here_ && there_) << "R2: two runners";
+    EXPECT_FALSE(here_ && there_) << "R2: two runners: " << words_;
   }
   void StandsStill() {
     const absl::MutexLock lock(&mutex_);
@@ -77,6 +80,7 @@ class Witness {
   }
 
  private:
+  const std::string words_;
   absl::Mutex mutex_;
   bool here_ ABSL_GUARDED_BY(mutex_) = true;
   bool there_ ABSL_GUARDED_BY(mutex_) = false;
@@ -85,7 +89,8 @@ class Witness {
 class Case {
  public:
   explicit Case(uint64_t seed)
-      : random_(seed),
+      : seed_(seed),
+        random_(seed),
         fault_(static_cast<Fault>(Below(static_cast<uint64_t>(Fault::kFaults)))),
         landing_(LandingNamed(kLandings[Below(std::size(kLandings))])),
         mode_(static_cast<MoveMode>(Below(3))),
@@ -205,13 +210,14 @@ class Case {
     return last;
   }
 
+  const uint64_t seed_;
   std::mt19937_64 random_;
   const Fault fault_;
   const Landing& landing_;
   const MoveMode mode_;
   const bool tcp_;
   const uint64_t instant_;
-  Witness witness_;
+  Witness witness_{absl::StrCat(Words(), ", seed ", seed_)};
   bool prepared_ = false;
   std::atomic<bool> struck_{false};
   std::unique_ptr<SocketStream> stranger_;

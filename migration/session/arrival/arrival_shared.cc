@@ -1,15 +1,16 @@
 #include "migration/session/arrival/arrival_shared.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status.h"
 
 namespace ferrite::migration {
 
-absl::StatusOr<std::unique_ptr<ArrivalShared>> ArrivalShared::Create() {
+absl::StatusOr<std::unique_ptr<ArrivalShared>> ArrivalShared::Create(const Clock& clock) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken cancel, CancelToken::Create());
   FERRITE_ASSIGN_OR_RETURN(CancelToken leave, CancelToken::Create());
-  return std::unique_ptr<ArrivalShared>(new ArrivalShared(std::move(cancel), std::move(leave)));
+  return std::unique_ptr<ArrivalShared>(new ArrivalShared(clock, std::move(cancel), std::move(leave)));
 }
 
 void ArrivalShared::TellWaits(std::shared_ptr<const WaitAccounts> waits) {
@@ -43,9 +44,9 @@ bool ArrivalShared::HasGuest() const {
   return run_.has_value();
 }
 
-MonotonicTime ArrivalShared::has_guest_since() const {
+absl::Duration ArrivalShared::has_guest_for() const {
   const absl::MutexLock lock(&mutex_);
-  return runs_since_;
+  return std::max(clock_.Now() - runs_since_, absl::ZeroDuration());
 }
 
 MoveReport ArrivalShared::report() const {

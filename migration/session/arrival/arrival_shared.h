@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/cancel_token.h"
+#include "base/clock.h"
 #include "base/monotonic.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
@@ -24,7 +25,8 @@ namespace ferrite::migration {
 // Threads: any; Tell…() that of the arrival alone.
 class ArrivalShared {
  public:
-  static absl::StatusOr<std::unique_ptr<ArrivalShared>> Create();
+  // `clock` outlives it.
+  static absl::StatusOr<std::unique_ptr<ArrivalShared>> Create(const Clock& clock);
 
   MoveStateMachine& state() { return state_; }
 
@@ -48,13 +50,15 @@ class ArrivalShared {
   void TellEntryWait(absl::Duration wait);
 
   bool HasGuest() const;
-  // Since when; the infinite future when it has not.
-  MonotonicTime has_guest_since() const;
+  // How long; zero when it has not.
+  absl::Duration has_guest_for() const;
   MoveReport report() const;
 
  private:
-  ArrivalShared(CancelToken cancel, CancelToken leave) : cancel_(std::move(cancel)), leave_(std::move(leave)) {}
+  ArrivalShared(const Clock& clock, CancelToken cancel, CancelToken leave)
+      : clock_(clock), cancel_(std::move(cancel)), leave_(std::move(leave)) {}
 
+  const Clock& clock_;
   MoveStateMachine state_;
   CancelToken cancel_;
   CancelToken leave_;
