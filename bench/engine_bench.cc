@@ -19,12 +19,14 @@
 //   --json             one object on standard output, and no table; {"error": TEXT} when something failed
 //
 // A case is GUEST-MODE-SOCKET-CHANNELS. Guests: idle (one write each 200 us), zeros (the same; its memory is all
-// zeros), sequential and random (they write at full speed), whole (the same as random, in all of its filled memory,
-// which is half of it), readers (threads that read what has not arrived, at random).
+// zeros), sequential and random (they write at full speed), light (the same as sequential, in 16 MiB), whole (the same
+// as random, in all of its filled memory, which is half of it), readers (threads that read what has not arrived, at
+// random).
 #include <stdlib.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <bit>
 #include <cstdio>
 #include <map>
@@ -74,6 +76,7 @@ struct Inputs {
 
   uint64_t set_bytes() const { return size * kMiB / 4 * 3; }
   uint64_t hot_bytes() const { return std::bit_floor(size * kMiB / 4); }
+  uint64_t light_bytes() const { return std::min(hot_bytes(), 16 * kMiB); }
   // Of a guest without a move.
   uint32_t quiet_ms() const { return size < 256 ? 20 : 300; }
 };
@@ -86,6 +89,7 @@ struct Case {
   bool zeros = false;
   bool readers = false;
   bool whole = false;
+  bool light = false;
   SocketKind kind = SocketKind::kTcp;
   int channels = 1;
   bool thp = true;
@@ -103,6 +107,11 @@ constexpr Case kGuests[] = {
     {.guest = "idle", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kIdle},
     {.guest = "zeros", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kIdle, .zeros = true},
     {.guest = "sequential", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kSequential},
+    {.guest = "light",
+     .mode_name = "precopy",
+     .mode = MoveMode::kPrecopy,
+     .work = GuestWork::kSequential,
+     .light = true},
     {.guest = "random", .mode_name = "precopy", .mode = MoveMode::kPrecopy, .work = GuestWork::kRandom},
     {.guest = "sequential", .mode_name = "postcopy", .mode = MoveMode::kPostcopy, .work = GuestWork::kSequential},
     {.guest = "random", .mode_name = "postcopy", .mode = MoveMode::kPostcopy, .work = GuestWork::kRandom},
@@ -192,7 +201,10 @@ absl::StatusOr<Json> OneMove(const Inputs& inputs, const Case& what) {
   task.memory.thp = what.thp;
   const uint64_t whole = 2 * inputs.hot_bytes();
   task.plan = {.set_pages = (what.whole ? whole : inputs.set_bytes()) / kPageBytes,
-               .hot_pages = (what.whole ? whole : inputs.hot_bytes()) / kPageBytes,
+               .hot_pages = (what.whole   ? whole
+                             : what.light ? inputs.light_bytes()
+                                          : inputs.hot_bytes()) /
+                            kPageBytes,
                .work = what.work,
                .zeros = what.zeros,
                .readers = what.readers ? inputs.faulters : 0};

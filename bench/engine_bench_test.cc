@@ -81,10 +81,10 @@ TEST(EngineBenchTest, EveryCaseMovesAndHasItsFigures) {
     }
     EXPECT_TRUE(one.contains("of_fresh") && one.contains("median"));
   }
-  EXPECT_EQ(names.size(), 36u);
+  EXPECT_EQ(names.size(), 40u);
   for (const char* name :
-       {"idle-precopy-tcp-1", "random-precopy-unix-4", "sequential-postcopy-tcp-4", "random-postcopy-unix-1",
-        "readers-postcopy-tcp-1", "random-auto-tcp-1", "whole-auto-tcp-1"}) {
+       {"idle-precopy-tcp-1", "light-precopy-tcp-1", "random-precopy-unix-4", "sequential-postcopy-tcp-4",
+        "random-postcopy-unix-1", "readers-postcopy-tcp-1", "random-auto-tcp-1", "whole-auto-tcp-1"}) {
     EXPECT_TRUE(names.contains(name)) << name;
   }
 }
