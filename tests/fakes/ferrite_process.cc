@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -24,7 +25,10 @@ Fd MemoryFile(const char* name) {
 }
 
 std::string Contents(const Fd& fd) {
-  std::string text(static_cast<size_t>(lseek(fd.get(), 0, SEEK_END)), '\0');
+  // Its offset is the child's, too.
+  struct stat file;
+  FERRITE_CHECK(fstat(fd.get(), &file) == 0);
+  std::string text(static_cast<size_t>(file.st_size), '\0');
   FERRITE_CHECK(pread(fd.get(), text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
   return text;
 }
@@ -53,6 +57,8 @@ FerriteProcess::FerriteProcess(const std::vector<std::string>& words, uid_t user
           in_child();
         }
       })) {}
+
+std::string FerriteProcess::OutputSoFar() const { return Contents(out_); }
 
 Finished FerriteProcess::Wait() {
   auto end = child_.Wait(kDeadline);

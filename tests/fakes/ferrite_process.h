@@ -32,6 +32,8 @@ class FerriteProcess {
   pid_t pid() const { return child_.pid(); }
   void Signal(int signal) const { child_.Signal(signal); }
   bool HasEnded() const { return child_.HasEnded(); }
+  // What it has written to standard output until now.
+  std::string OutputSoFar() const;
   Finished Wait();
 
  private:
