@@ -155,12 +155,11 @@ class Case {
         relay.DamageAfter(instant_, Relay::Damage::kLoss);
         return;
       default:
-        relay.ActAfter(instant_, [this, &move, &source] { Strike(move, source); });
+        relay.ActAfter(instant_, [this, &relay, &source] { Strike(relay, source); });
     }
   }
-  void Strike(FakeMove& move, Source& source) {
+  void Strike(Relay& relay, Source& source) {
     struck_ = true;
-    Relay& relay = move.relay();
     switch (fault_) {
       case Fault::kReset:
         relay.Cut();
