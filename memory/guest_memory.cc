@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "memory/bus_fault.h"
 #include "memory/memory_limits.h"
 
 namespace ferrite {
@@ -90,6 +91,7 @@ absl::StatusOr<std::unique_ptr<GuestMemory>> GuestMemory::Create(uint64_t bytes,
 }
 
 GuestMemory::GuestMemory(std::vector<std::unique_ptr<MemoryRegion>> regions) : regions_(std::move(regions)) {
+  CatchBusFaults();
   std::sort(regions_.begin(), regions_.end(), [](const auto& a, const auto& b) { return a->base() < b->base(); });
   for (size_t i = 1; i < regions_.size(); ++i) {
     FERRITE_CHECK(regions_[i - 1]->end() <= regions_[i]->base());
@@ -128,7 +130,7 @@ absl::Status GuestMemory::ForEachPiece(GuestAddress address, uint64_t bytes, Vis
   MemoryRegion* region = Find(address);
   if (region != nullptr && BytesHere(*region, address, bytes) == bytes) {
     if (bytes > 0) {
-      visit(*region, address - region->base(), bytes);
+      return visit(*region, address - region->base(), bytes);
     }
     return absl::OkStatus();
   }
@@ -145,7 +147,7 @@ absl::Status GuestMemory::ForEachPiece(GuestAddress address, uint64_t bytes, Vis
   while (done < bytes) {
     region = Find(address + done);
     const uint64_t here = BytesHere(*region, address + done, bytes - done);
-    visit(*region, address + done - region->base(), here);
+    FERRITE_RETURN_IF_ERROR(visit(*region, address + done - region->base(), here));
     done += here;
   }
   return absl::OkStatus();
@@ -153,25 +155,30 @@ absl::Status GuestMemory::ForEachPiece(GuestAddress address, uint64_t bytes, Vis
 
 absl::Status GuestMemory::Read(GuestAddress address, std::span<uint8_t> out) const {
   uint8_t* to = out.data();
-  return ForEachPiece(address, out.size(), [&to](const MemoryRegion& region, uint64_t offset, uint64_t bytes) {
-    CopyFromGuest(region.guest_mapping().data() + offset, to, bytes);
-    to += bytes;
+  return ForEachPiece(address, out.size(), [&](const MemoryRegion& region, uint64_t offset, uint64_t bytes) {
+    const uint8_t* const from = region.guest_mapping().data() + offset;
+    uint8_t* const piece = std::exchange(to, to + bytes);
+    return Touch([=] { CopyFromGuest(from, piece, bytes); });
   });
 }
 
 absl::Status GuestMemory::Write(GuestAddress address, std::span<const uint8_t> in) {
   const uint8_t* from = in.data();
-  return ForEachPiece(address, in.size(), [&from](MemoryRegion& region, uint64_t offset, uint64_t bytes) {
-    CopyToGuest(from, region.guest_mapping().data() + offset, bytes);
+  return ForEachPiece(address, in.size(), [&](MemoryRegion& region, uint64_t offset, uint64_t bytes) {
+    uint8_t* const to = region.guest_mapping().data() + offset;
+    const uint8_t* const piece = std::exchange(from, from + bytes);
+    const absl::Status status = Touch([=] { CopyToGuest(piece, to, bytes); });
     region.MarkWritten(offset, bytes);
-    from += bytes;
+    return status;
   });
 }
 
 absl::Status GuestMemory::Fill(GuestAddress address, uint8_t value, uint64_t bytes) {
-  return ForEachPiece(address, bytes, [value](MemoryRegion& region, uint64_t offset, uint64_t length) {
-    std::memset(region.guest_mapping().data() + offset, value, length);
+  return ForEachPiece(address, bytes, [&](MemoryRegion& region, uint64_t offset, uint64_t length) {
+    uint8_t* const to = region.guest_mapping().data() + offset;
+    const absl::Status status = Touch([=] { std::memset(to, value, length); });
     region.MarkWritten(offset, length);
+    return status;
   });
 }
 
@@ -194,8 +201,46 @@ absl::Status GuestMemory::WriteInPlace(GuestAddress address, uint64_t bytes,
 void GuestMemory::MarkWritten(GuestAddress address, uint64_t bytes) {
   const absl::Status status = ForEachPiece(address, bytes, [](MemoryRegion& region, uint64_t offset, uint64_t length) {
     region.MarkWritten(offset, length);
+    return absl::OkStatus();
   });
   FERRITE_CHECK(status.ok());
+}
+
+absl::Status GuestMemory::Touch(absl::FunctionRef<void()> touch) const {
+  const std::optional<uintptr_t> hit = TouchMemory(touch);
+  return hit.has_value() ? FoundLost(*hit) : absl::OkStatus();
+}
+
+absl::Status GuestMemory::FoundLost(uintptr_t host) const {
+  const std::optional<GuestAddress> page = AddLost(host);
+  return absl::DataLossError(page.has_value()
+                                 ? absl::StrCat("guest memory: the host lost the page at 0x", absl::Hex(page->value()))
+                                 : absl::StrCat("the host lost a page of the monitor at 0x", absl::Hex(host)));
+}
+
+std::optional<GuestAddress> GuestMemory::AddLost(uintptr_t host) const {
+  for (const auto& region : regions_) {
+    const uint64_t offset = host - reinterpret_cast<uintptr_t>(region->guest_mapping().data());
+    if (offset >= region->bytes()) {
+      continue;
+    }
+    const GuestAddress page = region->base() + offset / region->host_page_bytes() * region->host_page_bytes();
+    if (region->AddLost(offset) && lost_listener_) {
+      lost_listener_(page);
+    }
+    return page;
+  }
+  return std::nullopt;
+}
+
+std::vector<GuestAddress> GuestMemory::LostPages() const {
+  std::vector<GuestAddress> pages;
+  for (const auto& region : regions_) {
+    for (const uint64_t offset : region->LostPages()) {
+      pages.push_back(region->base() + offset);
+    }
+  }
+  return pages;
 }
 
 }  // namespace ferrite

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -38,7 +40,8 @@ std::vector<MemoryPlace> MemoryLayout(uint64_t bytes);
 // once, never look twice. Accesses of 1, 2, 4 and 8 aligned bytes are single loads (acquire) and stores (release).
 //
 // Errors: every access outside of RAM is OUT_OF_RANGE with the address and length; nothing was copied. Read, Write and
-// Fill of no bytes are OK everywhere.
+// Fill of no bytes are OK everywhere. A page that the hardware lost is DATA_LOSS, and listed; what came before it was
+// copied.
 class GuestMemory {
  public:
   // A region for each place of MemoryLayout(). `bytes` is a multiple of the host's page size.
@@ -79,6 +82,18 @@ class GuestMemory {
   absl::Status WriteInPlace(GuestAddress address, uint64_t bytes,
                             absl::FunctionRef<absl::Status(std::span<uint8_t>)> fill);
 
+  // Runs `touch`, which loads and stores in slices and does nothing else (TouchMemory()). DATA_LOSS when it hit a lost
+  // page, which is listed then.
+  absl::Status Touch(absl::FunctionRef<void()> touch) const;
+
+  // Lists the host page behind `host`, an address in a region's guest mapping, as lost. Returns its guest-physical
+  // address, or nothing when `host` is not in guest memory. Of hugetlbfs the whole huge page is lost.
+  std::optional<GuestAddress> AddLost(uintptr_t host) const;
+  // The guest-physical addresses of all lost host pages, ascending.
+  std::vector<GuestAddress> LostPages() const;
+  // Tells `listener` of each page that is new in the list, on the thread that found it. Set before there are others.
+  void SetLostListener(std::function<void(GuestAddress)> listener) { lost_listener_ = std::move(listener); }
+
   // The range must be RAM (as Slice() found it to be).
   void MarkWritten(GuestAddress address, uint64_t bytes);
 
@@ -86,7 +101,9 @@ class GuestMemory {
   // Calls `visit(region, offset, bytes)` for each piece of [address, address + bytes), or for none and fails.
   template <typename Visit>
   absl::Status ForEachPiece(GuestAddress address, uint64_t bytes, Visit visit) const;
+  absl::Status FoundLost(uintptr_t host) const;
 
+  std::function<void(GuestAddress)> lost_listener_;
   std::vector<std::unique_ptr<MemoryRegion>> regions_;
 };
 

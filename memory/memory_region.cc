@@ -283,12 +283,55 @@ absl::StatusOr<uint64_t> MemoryRegion::Discard(uint64_t offset, uint64_t bytes) 
     }
   }
   const int error = errno;
+  const absl::Status healed = result == 0 && lost_count_.load() != 0 ? HealLost(first, length) : absl::OkStatus();
   // After the zeroes are there, so that whoever takes the bits sees them; also when only a part was done.
   MarkWritten(first, length);
   if (result != 0) {
     return ErrnoStatus(error, absl::StrCat("give back ", length, " bytes at offset ", first, " of memory ", name_));
   }
+  FERRITE_RETURN_IF_ERROR(healed);
   return length;
+}
+
+// A hole in the file takes the bad page out of it, but every mapping that has met it keeps a mark of its own, which
+// only MADV_DONTNEED of that mapping takes away. For private memory it was that already.
+absl::Status MemoryRegion::HealLost(uint64_t first, uint64_t length) {
+  absl::MutexLock lock(&lost_mutex_);
+  const uint64_t unit = host_page_bytes();
+  for (auto page = lost_.lower_bound(first); page != lost_.end() && *page < first + length; page = lost_.erase(page)) {
+    for (const std::span<uint8_t> mapping : {guest_mapping(), alias_mapping()}) {
+      if (!fd_.valid() || mapping.empty()) {
+        continue;
+      }
+      int result = madvise(mapping.data() + *page, unit, MADV_DONTNEED);
+      if (result != 0 && errno == EINVAL) {
+        result = madvise(mapping.data() + *page, unit, MADV_DONTNEED_LOCKED);
+      }
+      if (result != 0) {
+        return ErrnoStatus(absl::StrCat("forget the lost page at offset ", *page, " of memory ", name_));
+      }
+    }
+    --lost_count_;
+  }
+  return absl::OkStatus();
+}
+
+bool MemoryRegion::AddLost(uint64_t offset) {
+  FERRITE_CHECK(offset < bytes());
+  absl::MutexLock lock(&lost_mutex_);
+  const bool added = lost_.insert(offset / host_page_bytes() * host_page_bytes()).second;
+  lost_count_ = lost_.size();
+  return added;
+}
+
+bool MemoryRegion::IsLost(uint64_t offset) const {
+  absl::MutexLock lock(&lost_mutex_);
+  return lost_.contains(offset / host_page_bytes() * host_page_bytes());
+}
+
+std::vector<uint64_t> MemoryRegion::LostPages() const {
+  absl::MutexLock lock(&lost_mutex_);
+  return {lost_.begin(), lost_.end()};
 }
 
 absl::StatusOr<uint64_t> MemoryRegion::ResidentBytes() const {

@@ -5,12 +5,16 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/mapping.h"
 #include "memory/guest_address.h"
@@ -85,8 +89,16 @@ class MemoryRegion {
   // Gives the whole host pages inside [offset, offset + bytes) back to the host: they read as zero afterwards, and the
   // file has a hole there. Returns the number of bytes that were given back (0 when no whole host page lies inside).
   // Counts as written. Huge pages go back to the pool unreserved: when somebody else has taken them, the next access to
-  // the range is a SIGBUS here and EFAULT from KVM_RUN.
+  // the range is a SIGBUS here and EFAULT from KVM_RUN. A lost page in it is one no more, and good when it is used
+  // again.
   absl::StatusOr<uint64_t> Discard(uint64_t offset, uint64_t bytes);
+
+  // Lost pages: host pages whose content the hardware lost, as far as somebody touched them (docs/broken_pages.md).
+  // Adds the one that holds `offset`; returns whether it was not known yet.
+  bool AddLost(uint64_t offset);
+  bool IsLost(uint64_t offset) const;
+  // Their offsets, ascending.
+  std::vector<uint64_t> LostPages() const;
 
   // Bytes of host memory in use now, from the kernel (the blocks of a file that is this region's alone, mincore(2)
   // otherwise).
@@ -108,6 +120,8 @@ class MemoryRegion {
  private:
   MemoryRegion(std::string name, GuestAddress base, MemoryBacking backing, Fd fd, uint64_t offset, Mapping guest,
                Mapping alias);
+  // Makes good the lost pages of [first, first + length), which the file has no page for any more.
+  absl::Status HealLost(uint64_t first, uint64_t length);
 
   const std::string name_;
   const GuestAddress base_;
@@ -118,6 +132,10 @@ class MemoryRegion {
   Mapping alias_mapping_;
   PageBitmap own_writes_;
   std::atomic<bool> thp_ = false;
+  // The size of the list, so that who has none pays for none.
+  std::atomic<uint64_t> lost_count_ = 0;
+  mutable absl::Mutex lost_mutex_;
+  std::set<uint64_t> lost_ ABSL_GUARDED_BY(lost_mutex_);
 };
 
 }  // namespace ferrite

@@ -128,6 +128,8 @@ struct Description {
     }
   }
   memoryHugeBytes @22 :UInt64;     # of what is resident: huge pages, transparent or not
+  lostPages @23 :List(UInt64);     # guest-physical addresses of host pages that the hardware lost; the first 1024
+  lostPageCount @24 :UInt64;       # of all
 }
 
 struct Balloon {

@@ -63,7 +63,9 @@ absl::Status Chain::Read(uint64_t offset, std::span<uint8_t> out) const {
       continue;
     }
     const size_t bytes = std::min(out.size(), segment.size() - offset);
-    std::memcpy(out.data(), segment.data() + offset, bytes);
+    uint8_t* const to = out.data();
+    const uint8_t* const from = segment.data() + offset;
+    FERRITE_RETURN_IF_ERROR(memory_->Touch([=] { std::memcpy(to, from, bytes); }));
     out = out.subspan(bytes);
     offset = 0;
   }
@@ -86,7 +88,12 @@ absl::Status Chain::Write(uint64_t offset, std::span<const uint8_t> in) const {
       continue;
     }
     const size_t bytes = std::min(in.size(), segment.bytes.size() - offset);
-    std::memcpy(segment.bytes.data() + offset, in.data(), bytes);
+    uint8_t* const to = segment.bytes.data() + offset;
+    const uint8_t* const from = in.data();
+    if (absl::Status status = memory_->Touch([=] { std::memcpy(to, from, bytes); }); !status.ok()) {
+      MarkWritten(start, total);
+      return status;
+    }
     in = in.subspan(bytes);
     offset = 0;
   }
@@ -148,6 +155,7 @@ absl::Status Queue::Enable(const QueueAddresses& addresses, bool event_index, bo
 
 void Queue::Disable() {
   enabled_ = false;
+  ring_status_ = absl::OkStatus();
   addresses_ = {};
   descriptors_ = available_ = used_ = {};
   LoadProgress({});
@@ -158,7 +166,9 @@ absl::StatusOr<std::optional<Chain>> Queue::Pop() {
     return std::nullopt;
   }
   // Acquire: what the driver wrote before it raised the index is seen below (§2.7.13.3).
-  const uint16_t available = Field(available_, kIndexOffset).load(std::memory_order_acquire);
+  uint16_t available = next_available_;
+  TouchRing([&] { available = Field(available_, kIndexOffset).load(std::memory_order_acquire); });
+  FERRITE_RETURN_IF_ERROR(ring_status_);
   const uint16_t pending = available - next_available_;
   if (pending == 0) {
     return std::nullopt;
@@ -171,7 +181,10 @@ absl::StatusOr<std::optional<Chain>> Queue::Pop() {
   if (in_flight() >= size()) {
     return absl::InvalidArgumentError(absl::StrCat("more than ", size(), " chains are in flight"));
   }
-  const uint16_t head = Field(available_, kRingOffset + 2 * (next_available_ % size())).load(std::memory_order_relaxed);
+  uint16_t head = 0;
+  TouchRing(
+      [&] { head = Field(available_, kRingOffset + 2 * (next_available_ % size())).load(std::memory_order_relaxed); });
+  FERRITE_RETURN_IF_ERROR(ring_status_);
   Chain chain(memory_, head);
   FERRITE_RETURN_IF_ERROR(Walk(chain, descriptors_, size(), head, /*in_indirect=*/false));
   ++next_available_;
@@ -186,7 +199,8 @@ absl::Status Queue::Walk(Chain& chain, std::span<const uint8_t> table, uint32_t 
       return absl::InvalidArgumentError(absl::StrCat("descriptor ", index, " is past the end of a table of ", entries));
     }
     Descriptor descriptor;  // copied once: the driver may change it at any time
-    std::memcpy(&descriptor, table.data() + sizeof(Descriptor) * index, sizeof(Descriptor));
+    FERRITE_RETURN_IF_ERROR(memory_.Touch(
+        [&] { std::memcpy(&descriptor, table.data() + sizeof(Descriptor) * index, sizeof(Descriptor)); }));
     if ((descriptor.flags & kDescriptorIndirect) != 0) {
       if (!indirect_) {
         return absl::InvalidArgumentError(absl::StrCat("descriptor ", index, " is indirect, which was not negotiated"));
@@ -248,7 +262,7 @@ void Queue::Push(uint16_t head, uint64_t written) {
   const uint64_t offset = kRingOffset + kUsedElementBytes * (next_used_ % size());
   const uint32_t element[2] = {
       head, static_cast<uint32_t>(std::min<uint64_t>(written, std::numeric_limits<uint32_t>::max()))};
-  std::memcpy(used_.data() + offset, element, sizeof(element));
+  TouchRing([&] { std::memcpy(used_.data() + offset, element, sizeof(element)); });
   memory_.MarkWritten(addresses_.used + offset, sizeof(element));
   ++next_used_;
   StoreUsedField(kIndexOffset, next_used_);
@@ -260,10 +274,14 @@ bool Queue::TakeInterruptNeeded() {
   }
   const uint16_t before = std::exchange(signalled_used_, next_used_);
   const bool valid = std::exchange(signalled_used_valid_, true);
+  uint16_t field = 0;
+  TouchRing([&] {
+    field = Field(available_, event_index_ ? used_event_offset() : kFlagsOffset).load(std::memory_order_seq_cst);
+  });
   if (!event_index_) {
-    return (Field(available_, kFlagsOffset).load(std::memory_order_seq_cst) & kAvailableNoInterrupt) == 0;
+    return (field & kAvailableNoInterrupt) == 0;
   }
-  const uint16_t event = Field(available_, used_event_offset()).load(std::memory_order_seq_cst);
+  const uint16_t event = field;
   // §2.7.7.2: the driver wants to know when the index passes `event`, all modulo 2^16.
   return !valid || static_cast<uint16_t>(next_used_ - event - 1) < static_cast<uint16_t>(next_used_ - before);
 }
@@ -285,7 +303,10 @@ bool Queue::EnableNotifications() {
     StoreUsedField(kFlagsOffset, 0);
   }
   // After the store in the one order that all threads agree on: either the driver sees it, or we see its index.
-  return Field(available_, kIndexOffset).load(std::memory_order_seq_cst) != next_available_;
+  // A ring that is lost is one that Pop() has something to say of.
+  bool more = true;
+  TouchRing([&] { more = Field(available_, kIndexOffset).load(std::memory_order_seq_cst) != next_available_; });
+  return more;
 }
 
 Queue::Progress Queue::progress() const {
@@ -308,9 +329,15 @@ void Queue::LoadProgress(const Progress& progress) {
   signalled_used_valid_ = progress.signalled_used_valid;
 }
 
+void Queue::TouchRing(absl::FunctionRef<void()> touch) {
+  if (absl::Status status = memory_.Touch(touch); !status.ok()) {
+    ring_status_ = Annotate(status, "ring");
+  }
+}
+
 // Always sequentially consistent: whoever stores here reads a field of the driver's next (§2.7.7.2, §2.7.10).
 void Queue::StoreUsedField(uint64_t offset, uint16_t value) {
-  Field(used_, offset).store(value, std::memory_order_seq_cst);
+  TouchRing([&] { Field(used_, offset).store(value, std::memory_order_seq_cst); });
   memory_.MarkWritten(addresses_.used + offset, sizeof(value));
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "memory/guest_address.h"
@@ -147,6 +148,8 @@ class Queue {
   absl::Status Walk(Chain& chain, std::span<const uint8_t> table, uint32_t entries, uint32_t first,
                     bool in_indirect) const;
   void StoreUsedField(uint64_t offset, uint16_t value);
+  // Runs `touch` on the rings; when they lie in a page that is lost, the next Pop() says so.
+  void TouchRing(absl::FunctionRef<void()> touch);
   uint64_t used_event_offset() const { return 4 + 2 * uint64_t{size()}; }
   uint64_t available_event_offset() const { return 4 + 8 * uint64_t{size()}; }
 
@@ -155,6 +158,7 @@ class Queue {
   bool enabled_ = false;
   bool event_index_ = false;
   bool indirect_ = false;
+  absl::Status ring_status_;
   QueueAddresses addresses_;
   std::span<uint8_t> descriptors_;
   std::span<uint8_t> available_;

@@ -18,6 +18,7 @@ GROUPS = {
         "//vmm/app:hiding_test",
         "//vmm/kvm:kvm_test",
         "//vmm/machine:irq_line_test",
+        "//vmm/machine:lost_page_test",
         "//vmm/machine:machine_test",
     ],
     "moves": [

@@ -37,6 +37,13 @@ std::string DeviceText(const DeviceReport& device) {
   return absl::StrCat(device.id, device.id.empty() ? "" : ": ", absl::StrJoin(texts, ", "), flags);
 }
 
+// "2: 0x5000, 0x9000".
+std::string LostPagesText(const MachineDescription& machine) {
+  const auto address = [](std::string* out, uint64_t page) { absl::StrAppend(out, "0x", absl::Hex(page)); };
+  return absl::StrCat(machine.lost_page_count, ": ", absl::StrJoin(machine.lost_pages, ", ", address),
+                      machine.lost_pages.size() < machine.lost_page_count ? ", and others" : "");
+}
+
 void PrintMachine(const MachineDescription& machine) {
   const auto row = [](const std::string& key, const std::string& value) { fmt::print("{:<14} {}\n", key, value); };
   row("name", machine.name);
@@ -55,6 +62,9 @@ void PrintMachine(const MachineDescription& machine) {
   row("memory", fmt::format("{} ({}), {} in use on the host, {} of it huge pages", FormatByteSize(machine.memory_bytes),
                             machine.memory_backing, RoundedByteSize(machine.memory_resident_bytes),
                             RoundedByteSize(machine.memory_huge_bytes)));
+  if (machine.lost_page_count > 0) {
+    row("lost pages", LostPagesText(machine));
+  }
   row("kernel", machine.kernel);
   if (!machine.initrd.empty()) {
     row("initrd", machine.initrd);

@@ -69,6 +69,8 @@ Json MachineJson(const MachineDescription& machine) {
       {"memory_backing", machine.memory_backing},
       {"memory_resident_bytes", machine.memory_resident_bytes},
       {"memory_huge_bytes", machine.memory_huge_bytes},
+      {"lost_page_count", machine.lost_page_count},
+      {"lost_pages", machine.lost_pages},
       {"started_monotonic_seconds", static_cast<double>(machine.started_ns) / 1e9},
       {"first_entry_seconds", static_cast<double>(machine.first_entry_ns) / 1e9},
       {"kernel", machine.kernel},

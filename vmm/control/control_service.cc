@@ -3,7 +3,9 @@
 #include <kj/vector.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
@@ -34,6 +36,15 @@ control::State ToRpc(MachineState state) {
       break;
   }
   return control::State::STOPPED;
+}
+
+void FillLostPages(const std::vector<GuestAddress>& lost, control::Description::Builder out) {
+  constexpr size_t kMost = 1024;
+  out.setLostPageCount(lost.size());
+  auto pages = out.initLostPages(static_cast<uint32_t>(std::min(lost.size(), kMost)));
+  for (uint32_t i = 0; i < pages.size(); ++i) {
+    pages.set(i, lost[i].value());
+  }
 }
 
 void FillBalloon(const BalloonFigures& figures, control::Balloon::Builder out) {
@@ -134,6 +145,7 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   const ControlShared::HostMemory host_memory = shared_.MeasureMemory();
   out.setMemoryResidentBytes(host_memory.resident_bytes);
   out.setMemoryHugeBytes(host_memory.huge_bytes);
+  FillLostPages(machine.memory().LostPages(), out);
   out.setStartedNs(machine.started_ns());
   out.setFirstEntryNs(machine.first_entry_ns());
   out.setKernel(ToKj(config.kernel_path));

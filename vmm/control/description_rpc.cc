@@ -40,6 +40,10 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   machine.memory_backing = Copy(in.getMemoryBacking());
   machine.memory_resident_bytes = in.getMemoryResidentBytes();
   machine.memory_huge_bytes = in.getMemoryHugeBytes();
+  for (const uint64_t page : in.getLostPages()) {
+    machine.lost_pages.push_back(page);
+  }
+  machine.lost_page_count = in.getLostPageCount();
   machine.started_ns = in.getStartedNs();
   machine.first_entry_ns = in.getFirstEntryNs();
   machine.kernel = Copy(in.getKernel());

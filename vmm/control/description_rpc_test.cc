@@ -45,6 +45,8 @@ TEST(DescriptionRpcTest, FiguresComeAsTheyWereSaid) {
   out.setMemoryBytes(3);
   out.setMemoryResidentBytes(4);
   out.setMemoryHugeBytes(5);
+  out.setLostPageCount(10);
+  out.initLostPages(1).set(0, 0x5000);
   out.setStartedNs(5);
   out.setFirstEntryNs(6);
   out.setConsoleDroppedBytes(7);
@@ -59,6 +61,8 @@ TEST(DescriptionRpcTest, FiguresComeAsTheyWereSaid) {
   EXPECT_EQ(machine.memory_bytes, 3u);
   EXPECT_EQ(machine.memory_resident_bytes, 4u);
   EXPECT_EQ(machine.memory_huge_bytes, 5u);
+  EXPECT_EQ(machine.lost_page_count, 10u);
+  EXPECT_EQ(machine.lost_pages, std::vector<uint64_t>{0x5000});
   EXPECT_EQ(machine.started_ns, 5);
   EXPECT_EQ(machine.first_entry_ns, 6);
   EXPECT_EQ(machine.console_dropped_bytes, 7u);

@@ -27,7 +27,9 @@ struct MachineDescription {
   uint64_t memory_bytes = 0;
   std::string memory_backing;
   uint64_t memory_resident_bytes = 0;
-  uint64_t memory_huge_bytes = 0;  // of these
+  uint64_t memory_huge_bytes = 0;    // of these
+  std::vector<uint64_t> lost_pages;  // the first of them, as guest-physical addresses
+  uint64_t lost_page_count = 0;
   int64_t started_ns = 0;
   int64_t first_entry_ns = 0;
   std::string kernel;

@@ -117,14 +117,6 @@ void ClearBits(Entries& entries, const FeatureBits& feature) {
   }
 }
 
-// "GenuineIntel" is spread over ebx, edx, ecx of leaf 0; AMD and Hygon share what matters here.
-bool IsAmd(std::span<const kvm_cpuid_entry2> entries) {
-  constexpr uint32_t kAuthenticAmd = 0x68747541;  // "Auth"
-  constexpr uint32_t kHygonGenuine = 0x6f677948;  // "Hygo"
-  const kvm_cpuid_entry2* leaf = Find(entries, 0);
-  return leaf != nullptr && (leaf->ebx == kAuthenticAmd || leaf->ebx == kHygonGenuine);
-}
-
 // The bits of an APIC id that number `count` cores.
 uint32_t CoreIdBits(uint32_t count) { return std::bit_width(count - 1); }
 
@@ -281,8 +273,8 @@ constexpr FeatureRegister kFeatureRegisters[] = {
     {0x1, 0, kEcx},         {0x1, 0, kEdx},         {0x7, 0, kEbx},         {0x7, 0, kEcx},
     {0x7, 0, kEdx},         {0x7, 1, kEax},         {0x7, 1, kEbx},         {0x7, 1, kEdx},
     {0x7, 2, kEdx},         {0xd, 0, kEax},         {0xd, 0, kEdx},         {0xd, 1, kEax},
-    {0x4000'0001, 0, kEax}, {0x8000'0001, 0, kEcx}, {0x8000'0001, 0, kEdx}, {0x8000'0007, 0, kEdx},
-    {0x8000'0008, 0, kEbx}, {0x8000'0021, 0, kEax},
+    {0x4000'0001, 0, kEax}, {0x8000'0001, 0, kEcx}, {0x8000'0001, 0, kEdx}, {0x8000'0007, 0, kEbx},
+    {0x8000'0007, 0, kEdx}, {0x8000'0008, 0, kEbx}, {0x8000'0021, 0, kEax},
 };
 
 struct FeatureName {
@@ -336,6 +328,8 @@ constexpr FeatureName kFeatureNames[] = {
     {0x8000'0001, 0, kEdx, 20, "nx"},
     {0x8000'0001, 0, kEdx, 26, "pdpe1gb"},
     {0x8000'0001, 0, kEdx, 27, "rdtscp"},
+    {0x8000'0007, 0, kEbx, 0, "overflow_recov"},
+    {0x8000'0007, 0, kEbx, 1, "succor"},
     {0x8000'0007, 0, kEdx, 8, "invariant_tsc"},
 };
 
@@ -352,6 +346,14 @@ std::string DescribeFeature(const FeatureRegister& where, int bit) {
 
 }  // namespace
 
+// "GenuineIntel" is spread over ebx, edx, ecx of leaf 0; AMD and Hygon share what matters here.
+bool IsAmd(std::span<const kvm_cpuid_entry2> cpuid) {
+  constexpr uint32_t kAuthenticAmd = 0x68747541;  // "Auth"
+  constexpr uint32_t kHygonGenuine = 0x6f677948;  // "Hygo"
+  const kvm_cpuid_entry2* leaf = Find(cpuid, 0);
+  return leaf != nullptr && (leaf->ebx == kAuthenticAmd || leaf->ebx == kHygonGenuine);
+}
+
 std::vector<kvm_cpuid_entry2> GuestCpuid(std::span<const kvm_cpuid_entry2> supported, const GuestCpu& cpu) {
   Entries entries(supported.begin(), supported.end());
   HideFeatures(entries);
@@ -363,6 +365,10 @@ std::vector<kvm_cpuid_entry2> GuestCpuid(std::span<const kvm_cpuid_entry2> suppo
     if (cpu.tsc_deadline) {
       features->ecx |= Bit(24);
     }
+  }
+  // Without these Linux panics at a machine check that it could recover from. KVM leaves both to the monitor.
+  if (kvm_cpuid_entry2* errors = Find(entries, 0x8000'0007); errors != nullptr && IsAmd(entries)) {
+    errors->ebx |= Bit(0) | Bit(1);
   }
   return entries;
 }

@@ -21,6 +21,9 @@ struct GuestCpu {
 
 // The CPUID of one vCPU, for KVM_SET_CPUID2. `supported` is KVM_GET_SUPPORTED_CPUID's.
 //
+// An AMD guest is told that it can recover from lost memory (leaf 0x80000007: SUCCOR, overflow recovery), which the
+// monitor makes true whatever the host's processor can do.
+//
 // Left out, because the state that belongs to it is not saved or not offered: performance counters, nested
 // virtualisation (VMX, SVM), SGX, processor trace, MPX, shadow stacks, SMM-like and debug extensions, and every xsave
 // component that is not known here. Features that need an xsave component go with it. KVM's own leaves stay.
@@ -30,6 +33,9 @@ std::vector<kvm_cpuid_entry2> GuestCpuid(std::span<const kvm_cpuid_entry2> suppo
 // vendor, no feature that is missing here, no wider physical addresses. The error names the first feature that is in
 // the way.
 absl::Status CheckCpuidFits(std::span<const kvm_cpuid_entry2> guest, std::span<const kvm_cpuid_entry2> host);
+
+// Whether it is that of a processor of AMD's, or Hygon's.
+bool IsAmd(std::span<const kvm_cpuid_entry2> cpuid);
 
 // The bits of a guest-physical address (leaf 0x80000008); 36 when the leaf is missing.
 uint32_t PhysicalAddressBits(std::span<const kvm_cpuid_entry2> cpuid);

@@ -65,6 +65,7 @@ Entries Amd() {
       {.function = 0xd, .index = 0, .flags = kIndexed, .eax = 7, .ebx = 832, .ecx = 832},
       {.function = 0xd, .index = 2, .flags = kIndexed, .eax = 256, .ebx = 576},
       {.function = 0x8000'0001, .ecx = 0x035c233 | 1 << 2 | 1 << 22 | 1 << 23, .edx = 0x2fd3fbff},
+      {.function = 0x8000'0007, .edx = 0x100},
       {.function = 0x8000'0008, .eax = 0x3030, .ecx = 0x7007},
       {.function = 0x8000'000a, .eax = 1, .ebx = 0x8000, .edx = 0x9},
       {.function = 0x8000'001d, .index = 0, .flags = kIndexed, .eax = 0x4121 | 7 << 14},
@@ -186,6 +187,18 @@ TEST(CpuidTest, NestedVirtualisationOfAmdIsHidden) {
   EXPECT_EQ(Leaf(guest, 0x8000'0001)->ecx & (1u << 2 | 1u << 23), 0u) << "SVM, performance counters";
   EXPECT_NE(Leaf(guest, 0x8000'0001)->ecx & 1u << 22, 0u) << "topology extensions stay";
   EXPECT_EQ(Leaf(guest, 0x8000'000a)->edx, 0u);
+}
+
+TEST(CpuidTest, AmdGuestRecoversFromLostMemoryAndMovesOnlyWhereItStillCan) {
+  const Entries guest = GuestCpuid(Amd(), {});
+  EXPECT_EQ(Leaf(guest, 0x8000'0007)->ebx, 3u) << "SUCCOR, overflow recovery";
+  EXPECT_EQ(Leaf(GuestCpuid(Intel(), {}), 0x8000'0007)->ebx, 0u);
+  Entries host = guest;
+  EXPECT_TRUE(CheckCpuidFits(guest, host).ok());
+  for (kvm_cpuid_entry2& entry : host) {
+    entry.ebx &= entry.function == 0x8000'0007 ? ~2u : ~0u;
+  }
+  EXPECT_NE(CheckCpuidFits(guest, host).message().find("succor"), absl::string_view::npos);
 }
 
 TEST(CpuidTest, LeavesOfWhatIsHiddenAreEmptyAndKvmsStay) {

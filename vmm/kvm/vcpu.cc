@@ -191,4 +191,8 @@ absl::Status KvmVcpu::SetUpMachineCheck(int kvm_fd) const {
   return Set(KVM_X86_SETUP_MCE, kBanks | (supported & (kControlPresent | kSoftwareRecovery)), "KVM_X86_SETUP_MCE");
 }
 
+absl::Status KvmVcpu::SetMachineCheck(const kvm_x86_mce& error) const {
+  return Set(KVM_X86_SET_MCE, error, "KVM_X86_SET_MCE");
+}
+
 }  // namespace ferrite

@@ -93,6 +93,8 @@ class KvmVcpu {
 
   // KVM_X86_SETUP_MCE: machine-check banks with software recovery, as far as the host has them.
   absl::Status SetUpMachineCheck(int kvm_fd) const;
+  // KVM_X86_SET_MCE. OK also where the kernel does nothing, or makes a triple fault of it: TellOfMemoryError() looks.
+  absl::Status SetMachineCheck(const kvm_x86_mce& error) const;
 
  private:
   uint32_t ReadTscKhz() const;

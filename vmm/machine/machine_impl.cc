@@ -89,7 +89,7 @@ absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
   for (const std::unique_ptr<KvmVcpu>& vcpu : vcpus_) {
     VcpuThread::Listener& listener = *this;
     FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<VcpuThread> thread,
-                             VcpuThread::Create(*vcpu, devices_->mmio(), devices_->ports(), listener));
+                             VcpuThread::Create(*vcpu, *memory_, devices_->mmio(), devices_->ports(), listener));
     vcpu_threads_.push_back(std::move(thread));
   }
   std::vector<VcpuThread*> threads;
@@ -104,6 +104,9 @@ absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
 
 absl::Status MachineImpl::MakeMemory() {
   FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(config_.memory_bytes, config_.memory_backing));
+  memory_->SetLostListener([](GuestAddress page) {
+    IfThereIsMemory([&] { Log().warn("the host lost the guest's page at 0x{:x}", page.value()); });
+  });
   const uint32_t bits = PhysicalAddressBits(kvm_.supported_cpuid());
   const std::unique_ptr<MemoryRegion>& last = memory_->regions().back();
   if (bits < 64 && last->end().value() > uint64_t{1} << bits) {
@@ -427,6 +430,9 @@ StopInfo MachineImpl::WaitUntilStopped() {
 
 // ---- Saved state ----
 
+// The second one has lost pages, which no reader may miss. Without any an older ferrite reads it.
+uint32_t MachineImpl::StateVersion() const { return memory_->LostPages().empty() ? 1 : kMachineStateVersion; }
+
 absl::Status MachineImpl::Save(state::Machine::Builder out) {
   absl::MutexLock lock(&operation_mutex_);
   if (state() != MachineState::kPaused) {
@@ -436,7 +442,12 @@ absl::Status MachineImpl::Save(state::Machine::Builder out) {
 }
 
 absl::Status MachineImpl::SaveLocked(state::Machine::Builder out) {
-  out.setVersion(kMachineStateVersion);
+  const std::vector<GuestAddress> lost = memory_->LostPages();
+  out.setVersion(StateVersion());
+  auto lost_pages = out.initLostPages(lost.size());
+  for (uint32_t i = 0; i < lost.size(); ++i) {
+    lost_pages.set(i, lost[i].value());
+  }
   auto states = out.initVcpus(vcpus_.size());
   for (uint32_t i = 0; i < vcpus_.size(); ++i) {
     FERRITE_RETURN_IF_ERROR(SaveVcpu(kvm_, *vcpus_[i], states[i]));
@@ -456,6 +467,11 @@ absl::Status MachineImpl::CheckStateLocked(state::Machine::Reader in) const {
   if (in.getVersion() == 0 || in.getVersion() > kMachineStateVersion) {
     return absl::UnimplementedError(absl::StrCat("the machine's state has version ", in.getVersion(),
                                                  ", this ferrite reads 1 to ", kMachineStateVersion));
+  }
+  for (const uint64_t page : in.getLostPages()) {
+    if (page % kPageBytes != 0 || memory_->Find(GuestAddress(page)) == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("the lost page at 0x", absl::Hex(page), " is none of RAM's"));
+    }
   }
   if (in.getVcpus().size() != vcpus_.size()) {
     return absl::FailedPreconditionError(
@@ -489,6 +505,10 @@ absl::Status MachineImpl::LoadState(state::Machine::Reader in) {
 // The order is that of the contracts in vmm/kvm: clock, vCPUs, irqchip; then the devices, which write no guest memory
 // and trigger no interrupt before they are resumed.
 absl::Status MachineImpl::Apply(state::Machine::Reader in) {
+  for (const uint64_t page : in.getLostPages()) {
+    const MemoryRegion& region = *memory_->Find(GuestAddress(page));
+    memory_->AddLost(reinterpret_cast<uintptr_t>(region.guest_mapping().data()) + (GuestAddress(page) - region.base()));
+  }
   FERRITE_RETURN_IF_ERROR(LoadClock(*vm_, in.getClock()));
   TscAnchor anchor;
   for (uint32_t i = 0; i < vcpus_.size(); ++i) {

@@ -33,7 +33,7 @@
 
 namespace ferrite {
 
-inline constexpr uint32_t kMachineStateVersion = 1;
+inline constexpr uint32_t kMachineStateVersion = 2;
 
 // Operations take turns by `operation_mutex_`. What the guest asks for (a reset, to be switched off) and a vCPU that
 // cannot go on come up on vCPU threads, which must not wait for an operation, since operations wait for them: they
@@ -124,6 +124,7 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   // After an error the machine is neither what it was nor what it was to be.
   absl::Status ResetLocked(const PreparedBoot& boot) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   void StopLocked(StopInfo info) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+  uint32_t StateVersion() const;
   absl::Status CheckStateLocked(state::Machine::Reader in) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status SaveLocked(state::Machine::Builder out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status Apply(state::Machine::Reader in) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);

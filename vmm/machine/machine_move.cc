@@ -24,7 +24,7 @@ absl::Status MachineImpl::Describe(state::MachineDescription::Builder out) {
     return WrongState("describe the machine");
   }
   out.setCpus(config_.cpus);
-  out.setStateVersion(kMachineStateVersion);
+  out.setStateVersion(StateVersion());
   out.setRebootOnReset(config_.reboot_on_reset);
   auto memory = out.initMemory();
   memory.setBytes(config_.memory_bytes);

@@ -731,8 +731,8 @@ TEST_F(MachineStateTest, R7OwnStateFits) {
 }
 
 TEST_F(MachineStateTest, R7NewerVersionsAreRefusedByName) {
-  saved().setVersion(2);
-  EXPECT_THAT(Check(), HasSubstr("the machine's state has version 2"));
+  saved().setVersion(3);
+  EXPECT_THAT(Check(), HasSubstr("the machine's state has version 3"));
   saved().setVersion(1);
   saved().getVcpus()[1].setVersion(7);
   EXPECT_THAT(Check(), HasSubstr("vCPU 1: its state has version 7"));

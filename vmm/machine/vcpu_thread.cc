@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -15,6 +16,8 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "memory/bus_fault.h"
+#include "vmm/kvm/memory_error.h"
 #include "vmm/machine/exit_report.h"
 
 namespace ferrite {
@@ -24,6 +27,11 @@ namespace {
 constexpr absl::Duration kAgainLimit = absl::Seconds(1);
 constexpr absl::Duration kAtOnce = absl::Milliseconds(10);
 constexpr int kAgainPauseMs = 1;
+
+// A guest that is told of a lost page and touches it again at once, so often, does so for ever. One that has handled it
+// has no mapping of the page any more.
+constexpr int kLostTouchLimit = 100;
+constexpr absl::Duration kLostTouchGap = absl::Seconds(1);
 
 int KickSignal() { return SIGRTMIN; }
 
@@ -47,10 +55,11 @@ void UnblockKick() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<VcpuThread>> VcpuThread::Create(KvmVcpu& vcpu, Bus& mmio, Bus& ports,
-                                                               Listener& listener) {
+absl::StatusOr<std::unique_ptr<VcpuThread>> VcpuThread::Create(KvmVcpu& vcpu, GuestMemory& memory, Bus& mmio,
+                                                               Bus& ports, Listener& listener) {
   InstallKickHandler();
-  std::unique_ptr<VcpuThread> made(new VcpuThread(vcpu, mmio, ports, listener));
+  CatchBusFaults();
+  std::unique_ptr<VcpuThread> made(new VcpuThread(vcpu, memory, mmio, ports, listener));
   FERRITE_ASSIGN_OR_RETURN(made->thread_,
                            Thread::Start(absl::StrCat("vcpu-", vcpu.index()), [made = made.get()] { made->Loop(); }));
   return made;
@@ -168,7 +177,13 @@ void VcpuThread::RunGuest() {
   MonotonicTime first_again;
   MonotonicTime last_again = MonotonicTime::InfinitePast();
   for (;;) {
-    const int error = vcpu_.Run();
+    const int error = [&] {
+      const GuestRunFaults faults;
+      return vcpu_.Run();
+    }();
+    if (const std::optional<uintptr_t> lost = GuestRunFaults::Take(); lost.has_value() && !HandleLost(*lost)) {
+      return;
+    }
     if (error == 0) {
       if (!HandleExit()) {
         return;
@@ -205,8 +220,7 @@ bool VcpuThread::HandleExit() {
       HandlePortIo();
       return true;
     case KVM_EXIT_MMIO:
-      HandleMmio();
-      return true;
+      return HandleMmio();
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       return true;
@@ -244,14 +258,51 @@ void VcpuThread::HandlePortIo() {
   }
 }
 
-void VcpuThread::HandleMmio() {
+bool VcpuThread::HandleMmio() {
   kvm_run& run = vcpu_.run();
   const std::span<uint8_t> data(run.mmio.data, run.mmio.len);
+  if (const GuestAddress address(run.mmio.phys_addr); memory_.Find(address) != nullptr) {
+    // RAM that KVM's emulator could not get at. If we can, the guest has what is there. If the page is lost, the
+    // instruction is half done: no machine check takes that back, and there are no bytes to go on with.
+    const absl::Status status = run.mmio.is_write != 0 ? memory_.Write(address, data) : memory_.Read(address, data);
+    if (!status.ok()) {
+      End(StopReason::kGuestFault, [&] {
+        return absl::StrCat(status.message(), "; KVM was emulating an instruction that ",
+                            run.mmio.is_write != 0 ? "writes" : "reads", " it");
+      });
+    }
+    return status.ok();
+  }
   if (run.mmio.is_write != 0) {
     mmio_.Write(run.mmio.phys_addr, data);
   } else {
     mmio_.Read(run.mmio.phys_addr, data);
   }
+  return true;
+}
+
+bool VcpuThread::HandleLost(uintptr_t host) {
+  const std::optional<GuestAddress> page = memory_.AddLost(host);
+  if (!page.has_value()) {
+    End(StopReason::kError,
+        [&] { return absl::StrCat("KVM_RUN touched memory that the host lost, at 0x", absl::Hex(host), " of ours"); });
+    return false;
+  }
+  LostTouches& touches = lost_touches_[*page];
+  const MonotonicTime now = MonotonicTime::Now();
+  touches.count = now - touches.last < kLostTouchGap ? touches.count + 1 : 1;
+  touches.last = now;
+  absl::Status told = TellOfMemoryError(vcpu_, *page);
+  if (told.ok() && touches.count > kLostTouchLimit) {
+    told = absl::FailedPreconditionError(
+        absl::StrCat("it was told so ", kLostTouchLimit, " times, and touches it again and again"));
+  }
+  if (!told.ok()) {
+    End(StopReason::kGuestFault, [&] {
+      return absl::StrCat("the host lost the guest's page at 0x", absl::Hex(page->value()), ": ", told.message());
+    });
+  }
+  return told.ok();
 }
 
 void VcpuThread::End(StopReason reason, absl::FunctionRef<std::string()> what) {

@@ -4,6 +4,8 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -17,6 +19,7 @@
 #include "base/run_delay.h"
 #include "base/thread.h"
 #include "devices/bus/bus.h"
+#include "memory/guest_memory.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine/machine.h"
 
@@ -44,7 +47,8 @@ class VcpuThread {
   };
 
   // Starts the thread, parked. All arguments outlive it.
-  static absl::StatusOr<std::unique_ptr<VcpuThread>> Create(KvmVcpu& vcpu, Bus& mmio, Bus& ports, Listener& listener);
+  static absl::StatusOr<std::unique_ptr<VcpuThread>> Create(KvmVcpu& vcpu, GuestMemory& memory, Bus& mmio, Bus& ports,
+                                                            Listener& listener);
   // Ends the thread; not to be called on it.
   ~VcpuThread();
   VcpuThread(const VcpuThread&) = delete;
@@ -72,8 +76,14 @@ class VcpuThread {
  private:
   enum class Want { kPark, kRun, kEnd };
 
-  VcpuThread(KvmVcpu& vcpu, Bus& mmio, Bus& ports, Listener& listener)
-      : vcpu_(vcpu), mmio_(mmio), ports_(ports), listener_(listener) {}
+  // Machine checks for one page, one soon after the other.
+  struct LostTouches {
+    int count = 0;
+    MonotonicTime last = MonotonicTime::InfinitePast();
+  };
+
+  VcpuThread(KvmVcpu& vcpu, GuestMemory& memory, Bus& mmio, Bus& ports, Listener& listener)
+      : vcpu_(vcpu), memory_(memory), mmio_(mmio), ports_(ports), listener_(listener) {}
 
   void Loop();
   // Parks. Returns whether to run again.
@@ -84,11 +94,15 @@ class VcpuThread {
   // Returns false when the vCPU cannot go on.
   bool HandleExit();
   void HandlePortIo();
-  void HandleMmio();
+  bool HandleMmio();
+  // The guest touched memory that the host lost: lists the page, and tells the guest. Returns false when the vCPU
+  // cannot go on.
+  bool HandleLost(uintptr_t host);
   void End(StopReason reason, absl::FunctionRef<std::string()> what);
   void KickLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   KvmVcpu& vcpu_;
+  GuestMemory& memory_;
   Bus& mmio_;
   Bus& ports_;
   Listener& listener_;
@@ -100,6 +114,8 @@ class VcpuThread {
   MonotonicTime told_ ABSL_GUARDED_BY(mutex_);  // to run, last
   absl::Duration entry_wait_ ABSL_GUARDED_BY(mutex_);
   pid_t thread_id_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  std::map<GuestAddress, LostTouches> lost_touches_;  // the thread's own
 
   Thread thread_;
 };

@@ -1,0 +1,37 @@
+// SIGBUS of memory that the host lost (hwpoison, UFFDIO_POISON): who touched it, and how that thread goes on.
+//
+// The handler is the process's. It takes a fault of a thread that is prepared for one; any other has the action that
+// SIGBUS had before. Signals: sigaction(2), "The siginfo_t argument"; BUS_MCEERR_AR, or BUS_ADRERR on kernels without
+// CONFIG_MEMORY_FAILURE.
+#ifndef FERRITE_MEMORY_BUS_FAULT_H_
+#define FERRITE_MEMORY_BUS_FAULT_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/functional/function_ref.h"
+
+namespace ferrite {
+
+// Installs the handler, once. It allocates nothing.
+void CatchBusFaults();
+
+// Runs `touch`, which loads and stores and does nothing else: no destructor of it runs when it hits a lost page.
+// Returns the address that was hit, after which the rest of `touch` is not done.
+std::optional<uintptr_t> TouchMemory(absl::FunctionRef<void()> touch);
+
+// While one lives, this thread is in KVM_RUN: a fault is noted, and the system call comes back with EINTR.
+class GuestRunFaults {
+ public:
+  GuestRunFaults();
+  ~GuestRunFaults();
+  GuestRunFaults(const GuestRunFaults&) = delete;
+  GuestRunFaults& operator=(const GuestRunFaults&) = delete;
+
+  // The address of the fault since the last call, in the memory slot's mapping.
+  static std::optional<uintptr_t> Take();
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_MEMORY_BUS_FAULT_H_

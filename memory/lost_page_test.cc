@@ -1,0 +1,90 @@
+// Pages that the host lost, made by UFFDIO_POISON, and the threads of ours that touch them (R9).
+#include "tests/fakes/lost_page.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "memory/bus_fault.h"
+#include "memory/guest_memory.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint64_t kBytes = 64 * kPageBytes;
+constexpr GuestAddress kPage{5 * kPageBytes};
+
+class LostPageTest : public testing::TestWithParam<MemoryBacking> {
+ protected:
+  void SetUp() override {
+    if (const absl::Status status = PageLoser::Supported(); !status.ok()) {
+      GTEST_SKIP() << status;
+    }
+    auto memory = GuestMemory::Create(kBytes, GetParam());
+    ASSERT_TRUE(memory.ok()) << memory.status();
+    memory_ = *std::move(memory);
+    memory_->SetLostListener([this](GuestAddress page) { found_.push_back(page); });
+    ASSERT_EQ(memory_->Fill(GuestAddress(0), 0x5a, kBytes).ToString(), "OK");
+    ASSERT_EQ(loser_.Lose(*memory_->regions()[0], kPage.value()).ToString(), "OK");
+  }
+
+  std::unique_ptr<GuestMemory> memory_;
+  PageLoser loser_;
+  std::vector<GuestAddress> found_;
+};
+
+TEST_P(LostPageTest, EachAccessIsDataLossAndThePageIsListedOnce) {
+  const auto value = memory_->ReadObject<uint64_t>(kPage + 16);
+  EXPECT_EQ(value.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(value.status().message().find("0x5000"), absl::string_view::npos) << value.status();
+  EXPECT_EQ(memory_->WriteObject<uint32_t>(kPage, 1).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(memory_->Fill(GuestAddress(0), 1, kBytes).code(), absl::StatusCode::kDataLoss);
+  std::array<uint8_t, 3 * kPageBytes> bytes = {};
+  EXPECT_EQ(memory_->Read(GuestAddress(4 * kPageBytes), bytes).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(memory_->LostPages(), std::vector<GuestAddress>{kPage});
+  EXPECT_EQ(found_, std::vector<GuestAddress>{kPage});
+  EXPECT_TRUE(memory_->ReadObject<uint64_t>(kPage + kPageBytes).ok()) << "its neighbour is good";
+}
+
+TEST_P(LostPageTest, DiscardedPageIsGoodAgain) {
+  ASSERT_EQ(memory_->ReadObject<uint8_t>(kPage).status().code(), absl::StatusCode::kDataLoss);
+  MemoryRegion& region = *memory_->regions()[0];
+  const auto other = region.Discard(0, 2 * kPageBytes);
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_TRUE(region.IsLost(kPage.value())) << "another page was discarded";
+  const auto discarded = region.Discard(kPage.value() - kPageBytes, 3 * kPageBytes);
+  ASSERT_TRUE(discarded.ok()) << discarded.status();
+  EXPECT_TRUE(memory_->LostPages().empty());
+  loser_.Close();
+  const auto value = memory_->ReadObject<uint64_t>(kPage);
+  ASSERT_TRUE(value.ok()) << value.status();
+  EXPECT_EQ(*value, 0u);
+  EXPECT_EQ(memory_->WriteObject<uint64_t>(kPage, 7).ToString(), "OK");
+}
+
+INSTANTIATE_TEST_SUITE_P(Backings, LostPageTest, testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous),
+                         [](const auto& backing) { return std::string(MemoryBackingName(backing.param)); });
+
+TEST(BusFaultTest, FaultThatNobodyIsPreparedForEndsTheProcess) {
+  CatchBusFaults();
+  const int fd = memfd_create("short", MFD_CLOEXEC);
+  auto* const behind = static_cast<volatile uint8_t*>(mmap(nullptr, kPageBytes, PROT_READ, MAP_SHARED, fd, 0));
+  ASSERT_NE(behind, MAP_FAILED);
+  const std::optional<uintptr_t> hit = TouchMemory([&] { (void)behind[8]; });
+  EXPECT_EQ(hit, reinterpret_cast<uintptr_t>(behind) + 8);
+  EXPECT_EQ(TouchMemory([] {}), std::nullopt);
+  EXPECT_DEATH((void)behind[8], "");
+  EXPECT_DEATH((void)raise(SIGBUS), "");
+  close(fd);
+}
+
+}  // namespace
+}  // namespace ferrite

@@ -1,0 +1,162 @@
+// A guest touches memory that the host lost (R9): the payload guest "lost" on real KVM.
+#include "tests/fakes/lost_page.h"
+
+#include <capnp/message.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "proto/state.capnp.h"
+#include "tests/fakes/guest_console.h"
+#include "tests/fakes/machine_harness.h"
+#include "vmm/machine/machine.h"
+
+namespace ferrite {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr GuestAddress kPage{0x1000000};  // as lost.S
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+class LostPageTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const absl::Status status = PageLoser::Supported(); !status.ok()) {
+      GTEST_SKIP() << status;
+    }
+  }
+
+  void Start(const std::string& mode, MemoryBacking backing = MemoryBacking::kAnonymous) {
+    MachineConfig config = MachineHarness::Config("lost", mode);
+    config.memory_backing = backing;
+    machine_ = harness_.Create(config, &console_);
+    machine_->SetListener([this](const MachineEvent& event) {
+      if (event.kind == MachineEvent::Kind::kStopped) {
+        console_.SetStopped(true, event.text);
+      }
+    });
+    ASSERT_EQ(machine_->Boot().ToString(), "OK");
+    ASSERT_EQ(machine_->Resume().ToString(), "OK");
+    ASSERT_TRUE(console_.Next("ready", kPatience).has_value());
+  }
+  void Lose() { ASSERT_EQ(loser_.Lose(*machine_->memory().Find(kPage), kPage.value()).ToString(), "OK"); }
+  void Touch() { ASSERT_EQ(console_.Send('t', kPatience).ToString(), "OK"); }
+  std::vector<GuestAddress> Listed() { return machine_->memory().LostPages(); }
+
+  // The guest cannot go on, and is stopped with words that have the page in them.
+  void ExpectStopped(const std::string& why) {
+    const StopInfo info = machine_->WaitUntilStopped();
+    EXPECT_EQ(info.reason, StopReason::kGuestFault);
+    EXPECT_THAT(info.details, HasSubstr("0x1000000"));
+    EXPECT_THAT(info.details, HasSubstr(why));
+    EXPECT_EQ(Listed(), std::vector<GuestAddress>{kPage});
+  }
+
+  MachineHarness harness_;
+  GuestConsole console_;
+  PageLoser loser_;
+  std::unique_ptr<Machine> machine_;
+};
+
+class LostPageOnEachMemory : public LostPageTest, public testing::WithParamInterface<MemoryBacking> {};
+
+TEST_P(LostPageOnEachMemory, GuestGetsAMachineCheckAndGoesOnAndADiscardHeals) {
+  Start("g", GetParam());
+  Touch();
+  ASSERT_TRUE(console_.Next("went-on", kPatience).has_value()) << "the page is good at first";
+  Lose();
+  for (int i = 0; i < 2; ++i) {
+    Touch();
+    const std::optional<GuestLine> check = console_.Next("check", kPatience);
+    ASSERT_TRUE(check.has_value());
+    EXPECT_EQ(check->Number("mcg"), 7u);
+    const uint64_t status = check->Number("status");
+    EXPECT_TRUE(status == 0xbc00'0800'0000'0000 || status == 0xbd80'0000'0000'0134) << std::hex << status;
+    EXPECT_EQ(check->Number("address"), kPage.value());
+    ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
+  }
+  EXPECT_EQ(Listed(), std::vector<GuestAddress>{kPage});
+  EXPECT_EQ(machine_->state(), MachineState::kRunning);
+
+  const auto discarded = machine_->memory().Find(kPage)->Discard(kPage.value(), kPageBytes);
+  ASSERT_TRUE(discarded.ok()) << discarded.status();
+  loser_.Close();
+  EXPECT_TRUE(Listed().empty());
+  console_.SkipLines();
+  Touch();
+  ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
+  int checks = 0;
+  for (const GuestLine& line : console_.lines()) {
+    checks += line.event() == "check" ? 1 : 0;
+  }
+  EXPECT_EQ(checks, 2) << "no machine check for a page that is good again";
+}
+
+INSTANTIATE_TEST_SUITE_P(Backings, LostPageOnEachMemory,
+                         testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous),
+                         [](const auto& backing) { return std::string(MemoryBackingName(backing.param)); });
+
+TEST_F(LostPageTest, GuestWithoutMachineChecksIsStoppedWithWords) {
+  Start("n");
+  Lose();
+  Touch();
+  ExpectStopped("CR4.MCE");
+}
+
+TEST_F(LostPageTest, GuestThatTouchesThePageForEverIsStopped) {
+  Start("l");
+  Lose();
+  Touch();
+  ExpectStopped("again and again");
+}
+
+// KVM without hardware virtualisation emulates ring 0: it answers such a load with an exit, and no signal.
+TEST_F(LostPageTest, LoadInRingZeroIsNeverAnsweredWithOtherBytes) {
+  Start("0");
+  Lose();
+  Touch();
+  const std::optional<GuestLine> check = console_.Next("check", kPatience);
+  if (check.has_value()) {
+    EXPECT_EQ(check->Number("address"), kPage.value()) << "hardware KVM";
+  } else {
+    ExpectStopped("emulating");
+  }
+}
+
+TEST_F(LostPageTest, ListIsPartOfTheSavedState) {
+  Start("g");
+  const auto save = [](Machine& machine) {
+    auto message = std::make_unique<capnp::MallocMessageBuilder>();
+    EXPECT_EQ(machine.Pause().ToString(), "OK");
+    EXPECT_EQ(machine.Save(message->initRoot<state::Machine>()).ToString(), "OK");
+    return message;
+  };
+  EXPECT_EQ(save(*machine_)->getRoot<state::Machine>().getVersion(), 1u) << "an older ferrite reads it";
+  ASSERT_EQ(machine_->Resume().ToString(), "OK");
+  Lose();
+  Touch();
+  ASSERT_TRUE(console_.Next("check", kPatience).has_value());
+  const auto saved = save(*machine_);
+  auto state = saved->getRoot<state::Machine>();
+  EXPECT_EQ(state.getVersion(), 2u);
+  ASSERT_EQ(state.getLostPages().size(), 1u);
+
+  GuestConsole console;
+  const std::unique_ptr<Machine> other = harness_.Create(machine_->config(), &console);
+  ASSERT_EQ(other->LoadState(state.asReader()).ToString(), "OK");
+  EXPECT_EQ(other->memory().LostPages(), std::vector<GuestAddress>{kPage});
+
+  state.getLostPages().set(0, uint64_t{1} << 50);
+  EXPECT_EQ(other->CheckState(state.asReader()).code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace ferrite
