@@ -84,6 +84,20 @@ Finding TransparentHugePages(const std::string& name, const std::string& file, a
   return finding;
 }
 
+// The kernel counts lost pages in /proc/meminfo where it can lose one and live.
+Finding MemoryFailure() {
+  Finding finding{.area = kMemoryArea, .name = "lost pages"};
+  if (const std::optional<uint64_t> lost = MemInfoBytes("HardwareCorrupted"); lost.has_value()) {
+    finding.value = absl::StrCat("told of, ", Size(*lost), " lost so far");
+    return finding;
+  }
+  finding.state = FindingState::kMissing;
+  finding.value = "no CONFIG_MEMORY_FAILURE";
+  finding.cost = "a page that the hardware loses takes the host with it, and no guest is told";
+  finding.remedy = "a kernel with CONFIG_MEMORY_FAILURE (Debian's linux-image-amd64; the cloud kernel has it not)";
+  return finding;
+}
+
 Finding IoUring() {
   io_uring_params parameters = {};
   const Fd ring(static_cast<int>(syscall(SYS_io_uring_setup, 1, &parameters)));
@@ -265,6 +279,7 @@ std::vector<Finding> ProbeMemory() {
           "not"),
       TransparentHugePages("transparent, private memory", "enabled", "guests on anonymous memory",
                            "guests run on 4 KiB pages, slower, and move slower (--memory-backing anon, the default)"),
+      MemoryFailure(),
   };
 }
 
