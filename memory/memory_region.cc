@@ -293,47 +293,6 @@ absl::StatusOr<uint64_t> MemoryRegion::Discard(uint64_t offset, uint64_t bytes) 
   return length;
 }
 
-// A hole in the file takes the bad page out of it, but every mapping that has met it keeps a mark of its own, which
-// only MADV_DONTNEED of that mapping takes away. For private memory it was that already.
-absl::Status MemoryRegion::HealLost(uint64_t first, uint64_t length) {
-  absl::MutexLock lock(&lost_mutex_);
-  const uint64_t unit = host_page_bytes();
-  for (auto page = lost_.lower_bound(first); page != lost_.end() && *page < first + length; page = lost_.erase(page)) {
-    for (const std::span<uint8_t> mapping : {guest_mapping(), alias_mapping()}) {
-      if (!fd_.valid() || mapping.empty()) {
-        continue;
-      }
-      int result = madvise(mapping.data() + *page, unit, MADV_DONTNEED);
-      if (result != 0 && errno == EINVAL) {
-        result = madvise(mapping.data() + *page, unit, MADV_DONTNEED_LOCKED);
-      }
-      if (result != 0) {
-        return ErrnoStatus(absl::StrCat("forget the lost page at offset ", *page, " of memory ", name_));
-      }
-    }
-    --lost_count_;
-  }
-  return absl::OkStatus();
-}
-
-bool MemoryRegion::AddLost(uint64_t offset) {
-  FERRITE_CHECK(offset < bytes());
-  absl::MutexLock lock(&lost_mutex_);
-  const bool added = lost_.insert(offset / host_page_bytes() * host_page_bytes()).second;
-  lost_count_ = lost_.size();
-  return added;
-}
-
-bool MemoryRegion::IsLost(uint64_t offset) const {
-  absl::MutexLock lock(&lost_mutex_);
-  return lost_.contains(offset / host_page_bytes() * host_page_bytes());
-}
-
-std::vector<uint64_t> MemoryRegion::LostPages() const {
-  absl::MutexLock lock(&lost_mutex_);
-  return {lost_.begin(), lost_.end()};
-}
-
 absl::StatusOr<uint64_t> MemoryRegion::ResidentBytes() const {
   struct stat info = {};
   if (fd_.valid() && fstat(fd_.get(), &info) != 0) {
@@ -406,15 +365,22 @@ absl::Status MemoryRegion::SetThp(bool on) {
 }
 
 absl::Status MemoryRegion::Lock() {
-  if (mlock(guest_mapping_.data(), bytes()) == 0) {
-    return absl::OkStatus();
+  // mlock(2) fails at a lost page, which has nothing to lock.
+  uint64_t from = 0;
+  while (from < bytes()) {
+    const uint64_t lost = NextLost(from).value_or(bytes());
+    if (lost > from && mlock(guest_mapping_.data() + from, lost - from) != 0) {
+      const int error = errno;
+      // A part may be locked already.
+      (void)munlock(guest_mapping_.data(), bytes());
+      return ErrnoStatus(
+          error, absl::StrCat("lock ", bytes(), " bytes of memory ", name_, " (RLIMIT_MEMLOCK is ", MemlockLimitText(),
+                              "; raise it with `ulimit -l unlimited` or LimitMEMLOCK=infinity, or grant "
+                              "CAP_IPC_LOCK)"));
+    }
+    from = lost + host_page_bytes();
   }
-  const int error = errno;
-  // A part may be locked already.
-  (void)munlock(guest_mapping_.data(), bytes());
-  return ErrnoStatus(
-      error, absl::StrCat("lock ", bytes(), " bytes of memory ", name_, " (RLIMIT_MEMLOCK is ", MemlockLimitText(),
-                          "; raise it with `ulimit -l unlimited` or LimitMEMLOCK=infinity, or grant CAP_IPC_LOCK)"));
+  return absl::OkStatus();
 }
 
 absl::Status MemoryRegion::Unlock() {

@@ -4,8 +4,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <set>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -99,6 +100,11 @@ class MemoryRegion {
   bool IsLost(uint64_t offset) const;
   // Their offsets, ascending.
   std::vector<uint64_t> LostPages() const;
+  // Of the first one that holds `offset` or is behind it.
+  std::optional<uint64_t> NextLost(uint64_t offset) const;
+  // Adds the one that holds `offset`, and makes it so for who touches it, where the kernel has no UFFDIO_POISON: SIGBUS
+  // here (BUS_ADRERR), EFAULT from system calls and KVM_RUN. What it held is gone. Discard() undoes it.
+  absl::Status HideLost(uint64_t offset);
 
   // Bytes of host memory in use now, from the kernel (the blocks of a file that is this region's alone, mincore(2)
   // otherwise).
@@ -113,7 +119,7 @@ class MemoryRegion {
   // Whether they are asked for.
   bool thp() const { return thp_.load(std::memory_order_relaxed); }
 
-  // mlock(2) of the guest mapping. The error names the limit (RLIMIT_MEMLOCK) and how to raise it.
+  // mlock(2) of the guest mapping, but for lost pages. The error names the limit (RLIMIT_MEMLOCK) and how to raise it.
   absl::Status Lock();
   absl::Status Unlock();
 
@@ -122,6 +128,8 @@ class MemoryRegion {
                Mapping alias);
   // Makes good the lost pages of [first, first + length), which the file has no page for any more.
   absl::Status HealLost(uint64_t first, uint64_t length);
+  // Of the lost page at `offset`, in both mappings.
+  absl::Status ForgetLost(uint64_t offset, bool hidden);
 
   const std::string name_;
   const GuestAddress base_;
@@ -135,7 +143,7 @@ class MemoryRegion {
   // The size of the list, so that who has none pays for none.
   std::atomic<uint64_t> lost_count_ = 0;
   mutable absl::Mutex lost_mutex_;
-  std::set<uint64_t> lost_ ABSL_GUARDED_BY(lost_mutex_);
+  std::map<uint64_t, bool> lost_ ABSL_GUARDED_BY(lost_mutex_);  // by offset: whether it is hidden
 };
 
 }  // namespace ferrite

@@ -14,7 +14,8 @@ struct Machine {
   clock @3 :Clock;
   devices @4 :List(Device);
   paused @5 :Bool;                # its user had paused it: it arrives paused
-  lostPages @6 :List(UInt64);     # guest-physical addresses of host pages whose content the hardware lost; version 2
+  lostPages @6 :List(UInt64);     # guest-physical addresses of host pages that the hardware lost where this was written,
+                                  # some of which may have come whole before; version 2
 }
 
 # One vCPU. Blobs are the kernel's own structures for x86-64, as KVM_GET_* returned them (linux/kvm.h); a blob of another

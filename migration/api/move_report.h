@@ -2,6 +2,7 @@
 #ifndef FERRITE_MIGRATION_API_MOVE_REPORT_H_
 #define FERRITE_MIGRATION_API_MOVE_REPORT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -73,7 +74,12 @@ struct MoveReport {
   // when what had come in pieces was made huge again.
   uint64_t huge_bytes = 0;
   uint64_t compacted_blocks = 0;  // of 2 MiB, that were made huge behind the move
-  uint32_t recoveries = 0;        // how often the connection was lost after GRANT, and found again
+  // Host pages of the guest that the hardware had lost (R9), as guest-physical addresses: how many, and the first of
+  // them. At the source those that went as lost, at the destination those that came so.
+  static constexpr size_t kMostLostAt = 64;
+  uint64_t lost_pages = 0;
+  std::vector<uint64_t> lost_at;
+  uint32_t recoveries = 0;  // how often the connection was lost after GRANT, and found again
   std::vector<WaitingFigures> waiting;
 };
 

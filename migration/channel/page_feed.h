@@ -32,7 +32,9 @@ class PageHandler {
   virtual absl::StatusOr<Target> NextTarget(const PageRange& rest) = 0;
   // A page of the last target has come with other bytes than those that were summed when it left. Before Filled().
   virtual absl::Status Wrong(const PageRange& page) = 0;
-  // The pages of the last target have come. Where they do not, Next() fails.
+  // A page of the last target has not come: the hardware lost it while it left (R9). Before Filled().
+  virtual absl::Status Gone(const PageRange& page) = 0;
+  // The pages of the last target have come, but for those. Where they do not, Next() fails.
   virtual absl::Status Filled(const PageRange& run) = 0;
   // Pages without bytes, which are done piece by piece: how many at the front of `rest` this piece had, at least one.
   // Between two pieces a channel that was shut down ends.

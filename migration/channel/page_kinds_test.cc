@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/thread.h"
 #include "memory/guest_address.h"
+#include "memory/guest_memory.h"
 #include "migration/channel/page_feed.h"
 #include "migration/channel/wait_set.h"
 #include "migration/protocol/page_header.h"
@@ -37,6 +38,10 @@ class Landing final : public PageHandler {
     return Target{.pages = pages, .bytes = std::span(memory).subspan(rest.first * kPageBytes, pages * kPageBytes)};
   }
   absl::Status Wrong(const PageRange& page) override { return absl::DataLossError(absl::StrCat("page ", page.first)); }
+  absl::Status Gone(const PageRange& page) override {
+    gone.push_back(page);
+    return absl::OkStatus();
+  }
   absl::Status Filled(const PageRange& run) override {
     filled.push_back(run);
     return absl::OkStatus();
@@ -52,7 +57,7 @@ class Landing final : public PageHandler {
 
   std::vector<uint8_t> memory = std::vector<uint8_t>(64 * kPageBytes);
   std::vector<PageHeader> begun;
-  std::vector<PageRange> filled, zero, lost;
+  std::vector<PageRange> filled, zero, lost, gone;
   absl::Status refuses;
   bool drops = false;
   int pieces = 0;
@@ -175,6 +180,34 @@ TEST_P(PageKindsTest, ShutdownEndsWaits) {
   Thread server = StartOrDie("test-serve", [&] { EXPECT_FALSE(sink_->NextRequest().ok()); });
   feed_->Shutdown();
   sink_->Shutdown();
+}
+
+// R9: what was promised comes, and the page does not.
+TEST_P(PageKindsTest, PageThatIsLostOnItsWayOutIsGone) {
+  ASSERT_NO_FATAL_FAILURE(OpenUrgent());
+  const std::vector<uint8_t> bytes = Pattern(8);
+  auto memory = GuestMemory::Create(bytes.size(), MemoryBacking::kMemfd);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  ASSERT_TRUE((*memory)->Write(GuestAddress(0), bytes).ok());
+  MemoryRegion& region = *(*memory)->regions()[0];
+  ASSERT_TRUE(sink_->Pages({.region = 0, .first = 20, .count = 8}, region.guest_mapping()).ok());
+  ASSERT_TRUE(region.HideLost(5 * kPageBytes).ok());
+  Thread flusher = FlushAside();
+  const auto header = feed_->Next(landing_);
+  EXPECT_TRUE(header.ok()) << header.status();
+  flusher.Join();
+  EXPECT_TRUE(flushed_.ok()) << flushed_;
+  EXPECT_EQ(landing_.gone, (std::vector<PageRange>{{0, 25, 1}}));
+  EXPECT_EQ(landing_.filled, (std::vector<PageRange>{{0, 20, 2}, {0, 22, 2}, {0, 24, 2}, {0, 26, 2}}));
+  for (const uint64_t page : {0, 4, 6, 7}) {
+    EXPECT_TRUE(std::equal(bytes.begin() + page * kPageBytes, bytes.begin() + (page + 1) * kPageBytes,
+                           landing_.memory.begin() + (20 + page) * kPageBytes))
+        << page;
+  }
+  const std::vector<const uint8_t*> lost = sink_->TakeLost();
+  ASSERT_EQ(lost.size(), 1u);
+  EXPECT_EQ(static_cast<uint64_t>(lost[0] - region.guest_mapping().data()) / kPageBytes, 5u);
+  EXPECT_TRUE(sink_->TakeLost().empty());
 }
 
 // A fault thread waits for its channel and for other things at once.

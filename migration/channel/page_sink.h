@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,7 +27,8 @@ class PageSink {
   virtual ~PageSink() = default;
 
   // At most kMaxDataPages. The bytes are read from where they are, at any time until they have gone: they may change
-  // meanwhile, and then belong to a page that is sent again.
+  // meanwhile, and then belong to a page that is sent again. DATA_LOSS, and nothing was put in, when the hardware lost
+  // one of them (R9); one that is lost from then on goes as lost. TakeLost() has both.
   absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) {
     return Add(HeaderOf(PageFrameType::kPages, run), bytes);
   }
@@ -36,6 +39,9 @@ class PageSink {
   absl::Status EndRound(uint32_t number) { return Add({.type = PageFrameType::kRound, .count = number}, {}); }
   // Returns when all of it is on its way and no byte of it is read any more.
   virtual absl::Status Flush() = 0;
+
+  // Addresses in pages that could not be read, since the last call; that of a DATA_LOSS is the last one.
+  std::vector<const uint8_t*> TakeLost() { return std::exchange(lost_, {}); }
 
   // What has gathered, as bytes of the line.
   virtual uint64_t gathered_bytes() const = 0;
@@ -53,6 +59,8 @@ class PageSink {
  protected:
   // Puts in a frame; what is full is flushed before.
   virtual absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) = 0;
+
+  std::vector<const uint8_t*> lost_;
 };
 
 // Of an urgent channel, over which the destination asks. Threads: one for both.

@@ -69,7 +69,7 @@ absl::Status HugeMemfdPlacer::Drop(PageRun run) {
     }
     // A hole would split it.
     for (uint64_t page = piece.first; page < piece.first + piece.count; ++page) {
-      if (states().Get(page) == PageState::kPresent) {
+      if (states().Get(page) != PageState::kAbsent) {
         std::memset(Guest({.first = page, .count = 1}).data(), 0, kPageBytes);
       }
     }

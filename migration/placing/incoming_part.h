@@ -36,6 +36,9 @@ class IncomingPart {
   // Nothing is here from here on.
   virtual absl::Status Prepare() = 0;
 
+  // Behind the last round: what came as lost is so for who touches it.
+  virtual absl::Status ShowPoisoned() { return absl::OkStatus(); }
+
   // --- With post-copy ---
 
   // From here on who touches what is missing waits, and it is asked for: over `requests`, or by FaultServer for memory.

@@ -76,8 +76,8 @@ class LandingModelTest : public testing::TestWithParam<Kind> {
     for (uint64_t page = 0; page < most;) {
       const PageRun run = model_->RunFrom(page, 1 + Below(64));
       page += run.count + (Below(8) == 0 ? Below(700) : 0);
-      if (model_->is_zero(run.first)) {
-        ASSERT_EQ(placer_->FillZero(run), absl::OkStatus());
+      if (const bool lost = model_->is_lost(run.first); lost || model_->is_zero(run.first)) {
+        ASSERT_EQ(lost ? placer_->Lose(run) : placer_->FillZero(run), absl::OkStatus());
         continue;
       }
       const auto target = placer_->FillTarget(run);
@@ -97,11 +97,12 @@ class LandingModelTest : public testing::TestWithParam<Kind> {
     }
   }
 
-  // R9: some pages are lost at the source before they are sent for the last time.
-  void LosePages() {
-    for (uint64_t i = userfault_->features().poison ? Below(30) : 0; i > 0; --i) {
+  // R9: some pages are lost at the source before they are sent for the last time; in a round they come so.
+  void LosePages(bool in_round) {
+    for (uint64_t i = Below(30); i > 0; --i) {
       const uint64_t page = Below(kPages);
-      if (states_->Get(page) == PageState::kAbsent) {
+      ASSERT_TRUE(!in_round || placer_->Lose({.first = page, .count = 1}).ok());
+      if (in_round || states_->Get(page) == PageState::kAbsent) {
         model_->SetLost(page);
       }
     }
@@ -227,14 +228,16 @@ class LandingModelTest : public testing::TestWithParam<Kind> {
       return;
     }
     for (uint64_t rounds = 1 + Below(3); rounds > 0; --rounds) {
+      ASSERT_NO_FATAL_FAILURE(LosePages(/*in_round=*/true));
       ASSERT_NO_FATAL_FAILURE(PlayRounds());
     }
     auto userfault = Userfault::Create(OpenUserfault,
                                        Userfault::WantedFeatures() & ~(GetParam().move ? 0 : Userfault::kMoveFeature));
     ASSERT_TRUE(userfault.ok()) << userfault.status();
     userfault_ = *std::move(userfault);
-    LosePages();
+    ASSERT_NO_FATAL_FAILURE(LosePages(/*in_round=*/false));
     ASSERT_EQ(placer_->Arm(*userfault_), absl::OkStatus());
+    ASSERT_EQ(placer_->ShowPoisoned(nullptr), absl::OkStatus());
     over_ = false;
     std::atomic<bool> stop = false;
     std::vector<Thread> faults;

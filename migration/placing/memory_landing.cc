@@ -52,6 +52,13 @@ absl::Status MemoryLanding::Prepare() {
   return absl::OkStatus();
 }
 
+absl::Status MemoryLanding::ShowPoisoned() {
+  for (const auto& placer : placers_) {
+    FERRITE_RETURN_IF_ERROR(placer->ShowPoisoned(userfault_.get()));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status MemoryLanding::Arm(RequestQueue&, uint16_t) {
   armed_ = true;
   for (const auto& placer : placers_) {

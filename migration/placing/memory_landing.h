@@ -34,6 +34,7 @@ class MemoryLanding final : public IncomingPart {
   absl::Status OfferFaults(const UserfaultOpener& open_userfault) override;
   void WithdrawFaults() override;
   absl::Status Prepare() override;
+  absl::Status ShowPoisoned() override;
   // FaultServer asks.
   absl::Status Arm(RequestQueue& requests, uint16_t first_region) override;
   absl::Status WakeWaiting() override;

@@ -162,6 +162,45 @@ absl::Status MemoryPlacer::ShowCopy(PageRun run, const uint8_t* bytes) {
   return Shown(run, placed, status);
 }
 
+absl::Status MemoryPlacer::Lose(PageRun run) {
+  // What came of it goes when all rounds are over: more of the same unit may still come.
+  const PageRun units = Units(run);
+  for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
+    states().Lose(unit);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryPlacer::ShowPoisoned(Userfault* userfault) {
+  for (uint64_t unit = 0; states().any_poisoned() && unit < states().units(); ++unit) {
+    if (states().Get(unit) != PageState::kPoisoned) {
+      continue;
+    }
+    const PageRun run{.first = unit * pages_per_unit(), .count = pages_per_unit()};
+    FERRITE_RETURN_IF_ERROR(region_.Discard(run.first * kPageBytes, unit_bytes()).status());
+    if (userfault_ != nullptr || userfault == nullptr || !userfault->features().poison) {
+      FERRITE_RETURN_IF_ERROR(MakePoisoned(unit, userfault_));
+      continue;
+    }
+    // For as long as it takes to mark it.
+    FERRITE_RETURN_IF_ERROR(userfault->Register(Guest(run), /*minor=*/false));
+    FERRITE_RETURN_IF_ERROR(MakePoisoned(unit, userfault));
+    FERRITE_RETURN_IF_ERROR(userfault->Unregister(Guest(run)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MemoryPlacer::MakePoisoned(uint64_t unit, Userfault* userfault) {
+  const std::span<uint8_t> memory = Guest({.first = unit * pages_per_unit(), .count = pages_per_unit()});
+  const uint64_t offset = unit * unit_bytes();
+  if (userfault != nullptr && userfault->features().poison) {
+    (void)region_.AddLost(offset);
+    return userfault->Poison(memory, unit_bytes());
+  }
+  FERRITE_RETURN_IF_ERROR(region_.HideLost(offset));
+  return userfault != nullptr ? userfault->Wake(memory) : absl::OkStatus();
+}
+
 absl::StatusOr<uint64_t> MemoryPlacer::PublishZero(PageRun run, Showing) {
   const PageRun units = Units(run);
   uint64_t news = 0;
@@ -197,9 +236,7 @@ absl::StatusOr<bool> MemoryPlacer::ShowWanted(uint64_t) {
   return false;
 }
 
-absl::Status MemoryPlacer::ResolvePoisoned(uint64_t unit) {
-  return userfault_->Poison(Guest({.first = unit * pages_per_unit(), .count = pages_per_unit()}), unit_bytes());
-}
+absl::Status MemoryPlacer::ResolvePoisoned(uint64_t unit) { return MakePoisoned(unit, userfault_); }
 
 absl::Status MemoryPlacer::ResolvePresent(uint64_t unit) {
   return OfOwnMemory(userfault_->ZeroPage(Guest({.first = unit, .count = 1}), unit_bytes()));

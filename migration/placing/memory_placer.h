@@ -28,11 +28,16 @@ class MemoryPlacer : public Placer {
 
   absl::Status Explain(const absl::Status& error) const override;
 
+  absl::Status Lose(PageRun run) override;
+
   // --- The switchover: faults in the region are ours from here on ---
 
   // FAILED_PRECONDITION when the kernel cannot do it for this backing, with what it lacks.
   static absl::Status CanArm(MemoryBacking backing, const UserfaultFeatures& features);
   absl::Status Arm(Userfault& userfault);
+  // Behind Arm(), or in its place where nothing is missing: what is poisoned is so for who touches it, and listed in
+  // the region. `userfault` may be null.
+  absl::Status ShowPoisoned(Userfault* userfault);
   // All is here, and nobody places anything any more: the kernel handles faults again, and the guest's mapping is the
   // only one.
   virtual absl::Status Disarm();
@@ -40,7 +45,7 @@ class MemoryPlacer : public Placer {
   // --- After it ---
 
   absl::StatusOr<uint64_t> PublishZero(PageRun run, Showing showing) override;
-  absl::StatusOr<uint64_t> PublishPoison(PageRun run);
+  absl::StatusOr<uint64_t> PublishPoison(PageRun run) override;
 
   // A fault on a unit that is being received: it is shown as soon as that can be. True if it is present now.
   virtual absl::StatusOr<bool> ShowWanted(uint64_t unit);
@@ -80,6 +85,8 @@ class MemoryPlacer : public Placer {
   absl::Status PunchZero(PageRun run);
   // The claimed `run` was shown with `status`, `placed` bytes of it: these are present, the rest is abandoned.
   absl::Status Shown(PageRun run, uint64_t placed, const absl::Status& status);
+  // Makes a unit of which nothing is here poisoned, and lists it. `userfault` has it registered; null: nobody has.
+  absl::Status MakePoisoned(uint64_t unit, Userfault* userfault);
   // Shows `run` as a copy of `bytes`.
   absl::Status ShowCopy(PageRun run, const uint8_t* bytes);
 

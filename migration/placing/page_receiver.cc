@@ -31,6 +31,7 @@ absl::StatusOr<PageHeader> PageReceiver::ReceiveOne(bool live) {
   placer_ = nullptr;
   claimed_ = {};
   wrong_.clear();
+  gone_.clear();
   // Whatever ends this before the pages are shown, exceptions among it.
   const absl::Cleanup abandon = [this] { AbandonClaimed(); };
   absl::StatusOr<PageHeader> header = feed_.Next(*this);
@@ -142,6 +143,16 @@ absl::Status PageReceiver::Wrong(const PageRange& page) {
   return absl::OkStatus();
 }
 
+absl::Status PageReceiver::Gone(const PageRange& page) {
+  gone_.push_back(page.first);
+  return absl::OkStatus();
+}
+
+bool PageReceiver::IsGone(PageRun run) const {
+  return std::any_of(gone_.begin(), gone_.end(),
+                     [&](uint64_t page) { return run.first <= page && page < run.first + run.count; });
+}
+
 absl::Status PageReceiver::Filled(const PageRange& range) {
   Placer& placer = *placer_;
   const PageRun run{.first = range.first, .count = range.count};
@@ -150,6 +161,9 @@ absl::Status PageReceiver::Filled(const PageRange& range) {
     placement_.doubtful().Settle(range);
     for (const PageRange& page : std::exchange(wrong_, {})) {
       placement_.doubtful().Doubt(page);
+    }
+    for (const uint64_t page : std::exchange(gone_, {})) {
+      FERRITE_RETURN_IF_ERROR(placer.Lose({.first = page, .count = 1}));
     }
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
@@ -177,8 +191,30 @@ absl::Status PageReceiver::FilledLive(Placer& placer, PageRun run) {
     figures_.duplicate_pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();
   }
+  if (!gone_.empty()) {
+    return FilledInParts(placer);
+  }
   FERRITE_RETURN_IF_ERROR(placer.Publish(std::exchange(claimed_, {}), buffer_.get()));
   figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status PageReceiver::FilledInParts(Placer& placer) {
+  const uint8_t* bytes = buffer_.get();
+  while (claimed_.count > 0) {
+    // What is left is abandoned where this fails.
+    const PageRun unit{.first = claimed_.first, .count = placer.pages_per_unit()};
+    claimed_ = {.first = unit.first + unit.count, .count = claimed_.count - unit.count};
+    if (IsGone(unit)) {
+      placer.Abandon(unit);
+      FERRITE_RETURN_IF_ERROR(placer.PublishPoison(unit).status());
+    } else {
+      FERRITE_RETURN_IF_ERROR(placer.Publish(unit, bytes));
+      figures_.pages.fetch_add(unit.count, std::memory_order_relaxed);
+    }
+    bytes = bytes != nullptr ? bytes + unit.count * kPageBytes : nullptr;
+  }
+  gone_.clear();
   return absl::OkStatus();
 }
 
@@ -200,6 +236,8 @@ absl::StatusOr<PageHandler::Target> PageReceiver::NextPart(Placer& placer, PageR
 
 absl::Status PageReceiver::FilledPart(Placer& placer, PageRun run) {
   open_->next += run.count;
+  open_->gone = open_->gone || IsGone(run);
+  gone_.clear();
   if (open_->next < open_->unit.first + open_->unit.count) {
     return absl::OkStatus();
   }
@@ -208,6 +246,10 @@ absl::Status PageReceiver::FilledPart(Placer& placer, PageRun run) {
   (done.claimed ? figures_.pages : figures_.duplicate_pages).fetch_add(done.unit.count, std::memory_order_relaxed);
   if (!done.claimed) {
     return absl::OkStatus();
+  }
+  if (done.gone) {
+    placer.Abandon(done.unit);
+    return placer.PublishPoison(done.unit).status();
   }
   return placer.Publish(done.unit, nullptr);
 }
@@ -233,10 +275,25 @@ absl::StatusOr<uint64_t> PageReceiver::Zero(const PageRange& range) {
   return piece.count;
 }
 
-absl::StatusOr<uint64_t> PageReceiver::Lost(const PageRange&) {
-  // Whoever touches such a page gets a SIGBUS, which ends the monitor as long as nothing makes a machine check of it.
-  return absl::InvalidArgumentError(live_ ? "page frame: poisoned pages are not supported"
-                                          : "page frame: a poisoned page before the switchover is not supported");
+absl::StatusOr<uint64_t> PageReceiver::Lost(const PageRange& range) {
+  PageRun rest{.first = range.first, .count = range.count};
+  const PageRun piece = placer_->TakePiece(rest);
+  if (!live_) {
+    FERRITE_RETURN_IF_ERROR(placer_->Lose(piece));
+    placement_.doubtful().Settle({.region = range.region, .first = piece.first, .count = piece.count});
+    return piece.count;
+  }
+  if (open_.has_value() && open_->region == range.region && piece.first <= open_->unit.first &&
+      open_->unit.first < piece.first + piece.count) {
+    // The rest of it was lost when its first frames had left.
+    const OpenUnit open = *std::exchange(open_, std::nullopt);
+    if (open.claimed) {
+      placer_->Abandon(open.unit);
+    }
+  }
+  FERRITE_ASSIGN_OR_RETURN(const uint64_t news, placer_->PublishPoison(piece));
+  figures_.duplicate_pages.fetch_add(piece.count - news, std::memory_order_relaxed);
+  return piece.count;
 }
 
 }  // namespace ferrite::migration

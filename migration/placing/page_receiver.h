@@ -54,6 +54,7 @@ class PageReceiver final : private PageHandler {
   absl::Status Begin(const PageHeader& header) override;
   absl::StatusOr<Target> NextTarget(const PageRange& rest) override;
   absl::Status Wrong(const PageRange& page) override;
+  absl::Status Gone(const PageRange& page) override;
   absl::Status Filled(const PageRange& run) override;
   absl::StatusOr<uint64_t> Zero(const PageRange& rest) override;
   absl::StatusOr<uint64_t> Lost(const PageRange& rest) override;
@@ -62,6 +63,9 @@ class PageReceiver final : private PageHandler {
   // For `pages`, at most kMaxDataPages, that cannot be read to where they belong.
   uint8_t* Buffer(uint64_t pages);
   absl::Status FilledLive(Placer& placer, PageRun run);
+  // Of the claimed target some pages are gone: their units are lost, the others are shown.
+  absl::Status FilledInParts(Placer& placer);
+  bool IsGone(PageRun run) const;
   // Pages of a unit that is larger than a frame: claimed with its first frame, shown with its last.
   absl::StatusOr<Target> NextPart(Placer& placer, PageRun rest);
   absl::Status FilledPart(Placer& placer, PageRun run);
@@ -77,6 +81,7 @@ class PageReceiver final : private PageHandler {
     PageRun unit;
     uint64_t next;
     bool claimed;
+    bool gone = false;  // a page of it, which is therefore lost
   };
 
   PageFeed& feed_;
@@ -85,6 +90,7 @@ class PageReceiver final : private PageHandler {
   const Showing showing_;
   bool live_ = false;             // of the frame that comes
   std::vector<PageRange> wrong_;  // of the target that is being filled, in a round
+  std::vector<uint64_t> gone_;    // likewise, at any time
   Placer* placer_ = nullptr;      // of the frame that comes; null for one of no region
   PageRun claimed_;               // the target that is being filled; of no pages where somebody else has them
   // Where bytes go that cannot be read to where they belong; made when first needed. Of kMaxDataPages, touched only as

@@ -45,13 +45,24 @@ bool PageStates::Poison(uint64_t unit) {
   const bool changed = Change(unit, PageState::kAbsent, PageState::kPoisoned) ||
                        Change(unit, PageState::kRequested, PageState::kPoisoned);
   if (changed) {
+    any_poisoned_ = true;
     missing_.fetch_sub(1, std::memory_order_acq_rel);
   }
   return changed;
 }
 
+void PageStates::Lose(uint64_t unit) {
+  any_poisoned_ = true;
+  if (Change(unit, PageState::kAbsent, PageState::kPoisoned)) {
+    missing_.fetch_sub(1, std::memory_order_acq_rel);
+  } else {
+    (void)Change(unit, PageState::kPresent, PageState::kPoisoned);
+  }
+}
+
 bool PageStates::Discard(uint64_t unit) {
-  const bool changed = Change(unit, PageState::kPresent, PageState::kAbsent);
+  const bool changed =
+      Change(unit, PageState::kPresent, PageState::kAbsent) || Change(unit, PageState::kPoisoned, PageState::kAbsent);
   if (changed) {
     missing_.fetch_add(1, std::memory_order_acq_rel);
   }

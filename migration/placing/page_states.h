@@ -22,8 +22,9 @@ enum class PageState : uint8_t {
 //
 //   absent → requested → receiving → present     receiving → requested   (its connection broke)
 //   absent → receiving → awaited → present       awaited   → requested
-//   absent, requested → poisoned                 present   → absent      (discard; the guest does not run yet)
+//   absent, requested → poisoned                 present, poisoned → absent   (discard; the guest does not run yet)
 //   absent → present                             (it came before the switchover)
+//   absent, present → poisoned                   (lost at the source before the switchover, whatever came of it)
 //
 // Threads: any; unit `i` is host page i of the region.
 class PageStates {
@@ -46,13 +47,17 @@ class PageStates {
   void Abandon(uint64_t unit);
   // absent or requested → poisoned. False when the page is here already.
   bool Poison(uint64_t unit);
-  // present → absent, before the switchover. False when it was not present.
+  // present or poisoned → absent, before the switchover. False when it was neither.
   bool Discard(uint64_t unit);
-  // absent or present → present: what arrives before the switchover is simply there.
+  // absent or present → present: what arrives before the switchover is simply there. One that is poisoned stays so.
   void SetPresent(uint64_t unit);
+  // absent or present → poisoned, before the switchover.
+  void Lose(uint64_t unit);
 
   // How many are neither present nor poisoned. The one who brings it to 0 ends the move.
   uint64_t missing() const { return missing_.load(std::memory_order_acquire); }
+  // Whether any was ever poisoned.
+  bool any_poisoned() const { return any_poisoned_.load(std::memory_order_acquire); }
 
  private:
   bool Change(uint64_t unit, PageState from, PageState to);
@@ -62,6 +67,7 @@ class PageStates {
   const uint64_t units_;
   const std::unique_ptr<std::atomic<PageState>[]> states_;
   std::atomic<uint64_t> missing_;
+  std::atomic<bool> any_poisoned_{false};
 };
 
 }  // namespace ferrite::migration

@@ -35,7 +35,7 @@ TEST(PageStatesTest, BehavesAsTheModel) {
     const uint64_t unit = random() % kUnits;
     PageState& expected = model[unit];
     const bool open = expected == PageState::kAbsent || expected == PageState::kRequested;
-    switch (random() % 7) {
+    switch (random() % 8) {
       case 0:
         EXPECT_EQ(states.Request(unit), expected == PageState::kAbsent) << "R5";
         if (expected == PageState::kAbsent) {
@@ -63,8 +63,13 @@ TEST(PageStatesTest, BehavesAsTheModel) {
         expected = open ? PageState::kPoisoned : expected;
         break;
       case 5:
-        EXPECT_EQ(states.Discard(unit), expected == PageState::kPresent);
-        expected = expected == PageState::kPresent ? PageState::kAbsent : expected;
+        EXPECT_EQ(states.Discard(unit), expected == PageState::kPresent || expected == PageState::kPoisoned);
+        expected = expected == PageState::kPresent || expected == PageState::kPoisoned ? PageState::kAbsent : expected;
+        break;
+      case 6:
+        states.Lose(unit);
+        EXPECT_TRUE(states.any_poisoned());
+        expected = expected == PageState::kAbsent || expected == PageState::kPresent ? PageState::kPoisoned : expected;
         break;
       default:
         states.SetPresent(unit);

@@ -10,6 +10,8 @@ namespace {
 // 256 MiB: some milliseconds to give back, and few enough calls to the kernel for all memory.
 constexpr uint64_t kPiecePages = uint64_t{1} << 16;
 
+absl::Status NoMemory() { return absl::InvalidArgumentError("page frame: what is no memory has no lost pages"); }
+
 }  // namespace
 
 Placer::Placer(PageStates& states, uint64_t pages, uint64_t pages_per_unit)
@@ -46,6 +48,10 @@ absl::Status Placer::Filled(PageRun run, const uint8_t*) {
   }
   return absl::OkStatus();
 }
+
+absl::Status Placer::Lose(PageRun) { return NoMemory(); }
+
+absl::StatusOr<uint64_t> Placer::PublishPoison(PageRun) { return NoMemory(); }
 
 absl::Status Placer::Discard(PageRun run) {
   // The bytes first: a page that counts as absent is never there.

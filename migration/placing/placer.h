@@ -63,6 +63,9 @@ class Placer {
   virtual absl::Status Filled(PageRun run, const uint8_t* buffer);
   // `run` is zero, whatever it held before.
   virtual absl::Status FillZero(PageRun run) = 0;
+  // `run` is lost at the source (R9): the units that it touches count as poisoned, whatever came of them, and stay so
+  // until they are discarded. INVALID_ARGUMENT for what is no memory.
+  virtual absl::Status Lose(PageRun run);
   // What was received of `run` (whole units) is out of date: it is dropped, and the pages count as absent.
   absl::Status Discard(PageRun run);
 
@@ -91,6 +94,9 @@ class Placer {
   // `run` is zero at the source. Units that are here already stay as they are. Returns how many pages were news. One
   // that is kGathered is in one block, or is whole blocks.
   virtual absl::StatusOr<uint64_t> PublishZero(PageRun run, Showing showing) = 0;
+  // `run` is lost at the source: who touches it gets a SIGBUS. Units that are here stay as they are. Returns how many
+  // pages were news. INVALID_ARGUMENT for what is no memory.
+  virtual absl::StatusOr<uint64_t> PublishPoison(PageRun run);
 
  protected:
   // The units that `run` touches.

@@ -67,6 +67,7 @@ class KeptPages final : public PageHandler {
                   .bytes = std::span(regions_[rest.region]).subspan(rest.first * kPageBytes, rest.count * kPageBytes)};
   }
   absl::Status Wrong(const PageRange& page) override { return absl::DataLossError(absl::StrCat("page ", page.first)); }
+  absl::Status Gone(const PageRange&) override { return absl::OkStatus(); }
   absl::Status Filled(const PageRange&) override { return absl::OkStatus(); }
   absl::StatusOr<uint64_t> Zero(const PageRange& rest) override { return rest.count; }
   absl::StatusOr<uint64_t> Lost(const PageRange& rest) override { return rest.count; }

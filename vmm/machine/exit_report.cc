@@ -48,13 +48,13 @@ std::string DescribeInternalError(const kvm_run& run) {
   return text;
 }
 
+}  // namespace
+
 KvmMemoryFault MemoryFaultOf(const kvm_run& run) {
   KvmMemoryFault fault;
   std::memcpy(&fault, &run.hw, sizeof(fault));
   return fault;
 }
-
-}  // namespace
 
 std::string DescribeExit(const kvm_run& run) {
   switch (run.exit_reason) {

@@ -9,6 +9,9 @@
 
 namespace ferrite {
 
+// Of a `run` whose exit is KVM_EXIT_MEMORY_FAULT.
+KvmMemoryFault MemoryFaultOf(const kvm_run& run);
+
 // The exit that `run` holds, with its own fields (Documentation/virt/kvm/api.rst, "The kvm_run structure"): one line.
 std::string DescribeExit(const kvm_run& run);
 

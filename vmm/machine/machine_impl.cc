@@ -505,10 +505,8 @@ absl::Status MachineImpl::LoadState(state::Machine::Reader in) {
 // The order is that of the contracts in vmm/kvm: clock, vCPUs, irqchip; then the devices, which write no guest memory
 // and trigger no interrupt before they are resumed.
 absl::Status MachineImpl::Apply(state::Machine::Reader in) {
-  for (const uint64_t page : in.getLostPages()) {
-    const MemoryRegion& region = *memory_->Find(GuestAddress(page));
-    memory_->AddLost(reinterpret_cast<uintptr_t>(region.guest_mapping().data()) + (GuestAddress(page) - region.base()));
-  }
+  // Which pages are lost here says whoever brings the memory: one that is lost in the state may have left before it
+  // was.
   FERRITE_RETURN_IF_ERROR(LoadClock(*vm_, in.getClock()));
   TscAnchor anchor;
   for (uint32_t i = 0; i < vcpus_.size(); ++i) {

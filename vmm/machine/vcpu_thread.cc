@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -190,6 +191,14 @@ void VcpuThread::RunGuest() {
       }
       continue;
     }
+    if (error == EFAULT) {
+      if (const std::optional<GuestAddress> page = HiddenPage(); page.has_value()) {
+        if (!TellOfLost(*page)) {
+          return;
+        }
+        continue;
+      }
+    }
     if (error != EINTR && error != EAGAIN) {
       End(StopReason::kError, [&] { return DescribeRunError(error, vcpu_.run()); });
       return;
@@ -288,18 +297,40 @@ bool VcpuThread::HandleLost(uintptr_t host) {
         [&] { return absl::StrCat("KVM_RUN touched memory that the host lost, at 0x", absl::Hex(host), " of ours"); });
     return false;
   }
-  LostTouches& touches = lost_touches_[*page];
+  return TellOfLost(*page);
+}
+
+// A lost page that the kernel cannot mark is hidden (MemoryRegion::HideLost()): KVM_RUN ends with EFAULT. Kernels
+// before Linux 6.8 do not say where. Then each that is listed has its turn: it is lost, whoever touched which.
+std::optional<GuestAddress> VcpuThread::HiddenPage() {
+  const std::vector<GuestAddress> lost = memory_.LostPages();
+  if (lost.empty()) {
+    return std::nullopt;
+  }
+  if (const kvm_run& run = vcpu_.run(); run.exit_reason == KVM_EXIT_MEMORY_FAULT) {
+    const GuestAddress address(MemoryFaultOf(run).gpa);
+    const MemoryRegion* const region = memory_.Find(address);
+    if (region == nullptr || !region->IsLost(address - region->base())) {
+      return std::nullopt;
+    }
+    return region->base() + (address - region->base()) / region->host_page_bytes() * region->host_page_bytes();
+  }
+  return lost[hidden_turn_++ % lost.size()];
+}
+
+bool VcpuThread::TellOfLost(GuestAddress page) {
+  LostTouches& touches = lost_touches_[page];
   const MonotonicTime now = MonotonicTime::Now();
   touches.count = now - touches.last < kLostTouchGap ? touches.count + 1 : 1;
   touches.last = now;
-  absl::Status told = TellOfMemoryError(vcpu_, *page);
+  absl::Status told = TellOfMemoryError(vcpu_, page);
   if (told.ok() && touches.count > kLostTouchLimit) {
     told = absl::FailedPreconditionError(
         absl::StrCat("it was told so ", kLostTouchLimit, " times, and touches it again and again"));
   }
   if (!told.ok()) {
     End(StopReason::kGuestFault, [&] {
-      return absl::StrCat("the host lost the guest's page at 0x", absl::Hex(page->value()), ": ", told.message());
+      return absl::StrCat("the host lost the guest's page at 0x", absl::Hex(page.value()), ": ", told.message());
     });
   }
   return told.ok();

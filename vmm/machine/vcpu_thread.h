@@ -4,9 +4,11 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -98,6 +100,9 @@ class VcpuThread {
   // The guest touched memory that the host lost: lists the page, and tells the guest. Returns false when the vCPU
   // cannot go on.
   bool HandleLost(uintptr_t host);
+  bool TellOfLost(GuestAddress page);
+  // KVM_RUN found memory that is not to be had: the lost page that is meant, if it can be one.
+  std::optional<GuestAddress> HiddenPage();
   void End(StopReason reason, absl::FunctionRef<std::string()> what);
   void KickLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -115,7 +120,9 @@ class VcpuThread {
   absl::Duration entry_wait_ ABSL_GUARDED_BY(mutex_);
   pid_t thread_id_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  std::map<GuestAddress, LostTouches> lost_touches_;  // the thread's own
+  // The thread's own.
+  std::map<GuestAddress, LostTouches> lost_touches_;
+  size_t hidden_turn_ = 0;
 
   Thread thread_;
 };

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/status.h"
+#include "memory/bus_fault.h"
 #include "memory/guest_address.h"
 
 namespace ferrite::migration {
@@ -36,7 +37,7 @@ absl::Status PairPageSink::Add(const PageHeader& header, std::span<const uint8_t
   if (full()) {
     FERRITE_RETURN_IF_ERROR(Flush());
   }
-  frames_.push_back({.header = header, .data = bytes.data()});
+  frames_.push_back({.header = header, .data = bytes.data(), .lost = &lost_});
   gathered_ += kPageHeaderBytes + bytes.size();
   return absl::OkStatus();
 }
@@ -102,13 +103,36 @@ absl::Status PairPageFeed::Handle(PageHandler& handler, const PairFrame& frame) 
   while (rest.count > 0) {
     FERRITE_RETURN_IF_ERROR(over());
     FERRITE_ASSIGN_OR_RETURN(const PageHandler::Target target, handler.NextTarget(rest));
-    if (!target.bytes.empty()) {
-      std::memcpy(target.bytes.data(), data, target.bytes.size());
-    }
-    FERRITE_RETURN_IF_ERROR(handler.Filled({.region = rest.region, .first = rest.first, .count = target.pages}));
+    const PageRange run{.region = rest.region, .first = rest.first, .count = target.pages};
+    FERRITE_RETURN_IF_ERROR(Copy(handler, run, data, target.bytes, *frame.lost));
+    FERRITE_RETURN_IF_ERROR(handler.Filled(run));
     data += target.pages * kPageBytes;
     rest.first += target.pages;
     rest.count -= target.pages;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PairPageFeed::Copy(PageHandler& handler, const PageRange& run, const uint8_t* data,
+                                std::span<uint8_t> into, std::vector<const uint8_t*>& lost) {
+  const auto copy = [&](uint64_t offset, uint64_t bytes) {
+    return TouchMemory([&] { std::memcpy(into.data() + offset, data + offset, bytes); });
+  };
+  if (into.empty() || !copy(0, into.size()).has_value()) {
+    return absl::OkStatus();
+  }
+  for (uint64_t i = 0; i < run.count; ++i) {
+    const std::optional<uintptr_t> hit = copy(i * kPageBytes, kPageBytes);
+    if (!hit.has_value()) {
+      continue;
+    }
+    const uint8_t* const page = data + i * kPageBytes;
+    if (*hit - reinterpret_cast<uintptr_t>(page) >= kPageBytes) {
+      return absl::ResourceExhaustedError("memory of the destination cannot be had");
+    }
+    // The source, which waits until all is read, finds it there.
+    lost.push_back(page);
+    FERRITE_RETURN_IF_ERROR(handler.Gone({.region = run.region, .first = run.first + i, .count = 1}));
   }
   return absl::OkStatus();
 }

@@ -19,7 +19,8 @@ namespace ferrite::migration {
 
 struct PairFrame {
   PageHeader header;
-  const uint8_t* data = nullptr;  // in the source's memory
+  const uint8_t* data = nullptr;                // in the source's memory
+  std::vector<const uint8_t*>* lost = nullptr;  // gets the address of a page of it that cannot be read
 };
 using FramePipe = PairPipe<PairFrame>;
 using RequestPipe = PairPipe<PageRange>;
@@ -66,6 +67,9 @@ class PairPageFeed final : public UrgentFeed {
 
  private:
   absl::Status Handle(PageHandler& handler, const PairFrame& frame);
+  // Copies the pages of `run`, which begin at `data`, and tells of those that cannot be read.
+  static absl::Status Copy(PageHandler& handler, const PageRange& run, const uint8_t* data, std::span<uint8_t> into,
+                           std::vector<const uint8_t*>& lost);
 
   const std::shared_ptr<FramePipe> in_;
   const std::shared_ptr<RequestPipe> requests_;

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdint>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -44,7 +45,7 @@ void LimitTcpSilence(int fd, absl::Duration patience) {
 // Takes `bytes` off the front of `buffers` and returns what is left of them.
 std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
   while (!buffers.empty() && bytes >= buffers.front().iov_len) {
-    bytes -= buffers.front().iov_len;
+    bytes -= std::exchange(buffers.front().iov_len, 0);
     buffers = buffers.subspan(1);
   }
   if (!buffers.empty()) {

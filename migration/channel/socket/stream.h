@@ -24,7 +24,8 @@ namespace ferrite::migration {
 //
 // Errors: UNAVAILABLE, with the peer's address, when the connection broke or was shut down; OUT_OF_RANGE when the peer
 // closed it between two reads (at the first byte of a ReadAll); RESOURCE_EXHAUSTED when the memory that the bytes come
-// from or go to cannot be had: that is no property of the connection, which is of no more use all the same.
+// from or go to cannot be had: that is no property of the connection, which is of no more use all the same, but for who
+// has other bytes to write in their place.
 class Stream {
  public:
   virtual ~Stream() = default;
@@ -33,7 +34,7 @@ class Stream {
   virtual absl::Status ReadAll(std::span<uint8_t> out) = 0;
   // The same in the middle of a frame: the peer has no more than its patience for the first byte, too.
   virtual absl::Status ReadRest(std::span<uint8_t> out) { return ReadAll(out); }
-  // Writes all of `buffers` (gather); the elements are used up.
+  // Writes all of `buffers` (gather); the elements are used up. After RESOURCE_EXHAUSTED they are what did not go.
   virtual absl::Status WriteAll(std::span<iovec> buffers) = 0;
   absl::Status WriteAll(std::span<const uint8_t> bytes);
   // As much of `bytes` as goes without waiting.

@@ -1,11 +1,14 @@
 #include "migration/channel/socket/stream_pages.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "memory/bus_fault.h"
 #include "memory/guest_address.h"
+#include "migration/protocol/lost_filler.h"
 #include "migration/protocol/page_sums.h"
 
 namespace ferrite::migration {
@@ -17,6 +20,16 @@ namespace {
 constexpr uint64_t kMostOnWayBytes = 512 << 10;
 
 constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
+
+// An address in the first page of `bytes` that cannot be read, or null.
+const uint8_t* FirstLost(std::span<const uint8_t> bytes) {
+  const std::optional<uintptr_t> hit = TouchMemory([&] {
+    for (size_t at = 0; at < bytes.size(); at += kPageBytes - reinterpret_cast<uintptr_t>(&bytes[at]) % kPageBytes) {
+      (void)*static_cast<const volatile uint8_t*>(&bytes[at]);
+    }
+  });
+  return reinterpret_cast<const uint8_t*>(hit.value_or(0));
+}
 
 }  // namespace
 
@@ -31,13 +44,16 @@ absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8
   while (on_way_.size() >= kMostOnWayFrames) {
     FERRITE_RETURN_IF_ERROR(AwaitWord());
   }
+  const std::span<uint32_t> sums = std::span(sums_).subspan(pages_, bytes.size() / kPageBytes);
+  if (const std::optional<uintptr_t> hit = TouchMemory([&] { SumPages(bytes, sums); }); hit.has_value()) {
+    lost_.push_back(reinterpret_cast<const uint8_t*>(*hit));
+    return absl::DataLossError(absl::StrCat("a page of region ", header.region, " is lost"));
+  }
   headers_[frames_] = EncodePageHeader(header);
   pieces_.push_back({.iov_base = headers_[frames_].data(), .iov_len = kPageHeaderBytes});
   ++frames_;
   if (!bytes.empty()) {
-    const std::span<uint32_t> sums = std::span(sums_).subspan(pages_, header.count);
-    SumPages(bytes, sums);
-    pages_ += header.count;
+    pages_ += sums.size();
     pieces_.push_back({.iov_base = sums.data(), .iov_len = sums.size_bytes()});
     pieces_.push_back({.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()});
   }
@@ -53,12 +69,41 @@ absl::Status StreamPageSink::Flush() {
   if (frames_ == 0) {
     return absl::OkStatus();
   }
-  const absl::Status status = stream_->WriteAll(std::span<iovec>(pieces_));
+  absl::Status status = stream_->WriteAll(std::span<iovec>(pieces_));
+  while (absl::IsResourceExhausted(status) && FillLost()) {
+    status = stream_->WriteAll(std::span<iovec>(pieces_));
+  }
   pieces_.clear();
   frames_ = 0;
   pages_ = 0;
   gathered_ = 0;
   return status;
+}
+
+bool StreamPageSink::FillLost() {
+  // The frame was begun with a page that could be read when it was summed: its bytes must come.
+  bool filled = false;
+  std::vector<iovec> pieces;
+  for (const iovec& piece : pieces_) {
+    std::span<const uint8_t> rest(static_cast<const uint8_t*>(piece.iov_base), piece.iov_len);
+    const auto take = [&](size_t bytes, const uint8_t* from) {
+      if (bytes > 0) {
+        pieces.push_back({.iov_base = const_cast<uint8_t*>(from), .iov_len = bytes});
+      }
+      rest = rest.subspan(bytes);
+    };
+    while (const uint8_t* const lost = FirstLost(rest)) {
+      const size_t before = std::max<intptr_t>(lost - reinterpret_cast<uintptr_t>(lost) % kPageBytes - rest.data(), 0);
+      take(before, rest.data());
+      const size_t in_page = reinterpret_cast<uintptr_t>(rest.data()) % kPageBytes;
+      lost_.push_back(rest.data());
+      take(std::min(rest.size(), kPageBytes - in_page), LostFiller().data() + in_page);
+      filled = true;
+    }
+    take(rest.size(), rest.data());
+  }
+  pieces_ = std::move(pieces);
+  return filled;
 }
 
 absl::Status StreamPageSink::AwaitPlaced() {
@@ -150,7 +195,9 @@ absl::Status StreamPageFeed::Compare(PageHandler& handler, const PageRange& run,
   SumPages(bytes, std::span(here).first(run.count));
   for (uint64_t i = 0; i < run.count; ++i) {
     if (here[i] != sums[i]) {
-      FERRITE_RETURN_IF_ERROR(handler.Wrong({.region = run.region, .first = run.first + i, .count = 1}));
+      const PageRange page{.region = run.region, .first = run.first + i, .count = 1};
+      const bool gone = IsLostFiller(bytes.subspan(i * kPageBytes, kPageBytes));
+      FERRITE_RETURN_IF_ERROR(gone ? handler.Gone(page) : handler.Wrong(page));
     }
   }
   return absl::OkStatus();

@@ -39,6 +39,11 @@ void ArrivalShared::TellEntryWait(absl::Duration wait) {
   entry_wait_ = wait;
 }
 
+void ArrivalShared::TellLost(std::vector<uint64_t> pages) {
+  const absl::MutexLock lock(&mutex_);
+  lost_ = std::move(pages);
+}
+
 bool ArrivalShared::HasGuest() const {
   const absl::MutexLock lock(&mutex_);
   return run_.has_value();
@@ -58,6 +63,9 @@ MoveReport ArrivalShared::report() const {
     report.run = run_.value_or(absl::ZeroDuration());
     report.destination_wait = host_wait_;
     report.entry_wait = entry_wait_;
+    report.lost_pages = lost_.size();
+    report.lost_at.assign(lost_.begin(),
+                          lost_.begin() + static_cast<ptrdiff_t>(std::min(lost_.size(), MoveReport::kMostLostAt)));
     waits = waits_;
   }
   report.postcopy = postcopy;

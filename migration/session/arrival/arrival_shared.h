@@ -3,8 +3,10 @@
 #define FERRITE_MIGRATION_SESSION_ARRIVAL_ARRIVAL_SHARED_H_
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -48,6 +50,8 @@ class ArrivalShared {
   // How long it waited for a processor while the guest stood still, and then the guest's vCPUs until they ran.
   void TellHostWait(absl::Duration wait);
   void TellEntryWait(absl::Duration wait);
+  // Host pages that came as lost, as guest-physical addresses.
+  void TellLost(std::vector<uint64_t> pages);
 
   bool HasGuest() const;
   // How long; zero when it has not.
@@ -68,6 +72,7 @@ class ArrivalShared {
   absl::Duration load_ ABSL_GUARDED_BY(mutex_);
   absl::Duration host_wait_ ABSL_GUARDED_BY(mutex_);
   absl::Duration entry_wait_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint64_t> lost_ ABSL_GUARDED_BY(mutex_);
   std::optional<absl::Duration> run_ ABSL_GUARDED_BY(mutex_);  // once the guest runs here
   MonotonicTime runs_since_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfiniteFuture();
 };

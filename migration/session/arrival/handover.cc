@@ -63,8 +63,9 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   } else if (arrival.placement->missing() != 0) {
     return absl::DataLossError(absl::StrCat(arrival.placement->missing(), " pages were never sent"));
   }
-  if (!package.postcopy) {
-    for (IncomingPart* part : arrival.parts) {
+  for (IncomingPart* part : arrival.parts) {
+    FERRITE_RETURN_IF_ERROR(part->ShowPoisoned());
+    if (!package.postcopy) {
       part->WithdrawFaults();
     }
   }

@@ -1,9 +1,11 @@
 #include "migration/session/arrival/settling.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -84,6 +86,20 @@ void EndChannels(Arrival& arrival) {
   link.EndThreads();
 }
 
+// Tells of pages that came as lost.
+void TellLost(Arrival& arrival) {
+  std::vector<uint64_t> pages;
+  for (const GuestAddress page : arrival.machine->memory().LostPages()) {
+    pages.push_back(page.value());
+  }
+  if (pages.empty()) {
+    return;
+  }
+  arrival.host.log.Warn(absl::StrCat("receive: ", pages.size(), " pages of the guest are lost since before it came, ",
+                                     "the first at 0x", absl::Hex(pages[0])));
+  arrival.shared.TellLost(std::move(pages));
+}
+
 absl::Status SettleIn(Arrival& arrival) {
   // Nobody may place anything when faults are the kernel's again.
   EndChannels(arrival);
@@ -91,6 +107,7 @@ absl::Status SettleIn(Arrival& arrival) {
     FERRITE_RETURN_IF_ERROR(part->Settle());
   }
   arrival.shared.figures().moved_pages = arrival.memory->moved_pages();
+  IfThereIsMemory([&] { TellLost(arrival); });
   absl::Status after = arrival.machine->resources().SetLocked(true);
   // The balloon's.
   after.Update(arrival.undo.Run());
