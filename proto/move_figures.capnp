@@ -37,6 +37,8 @@ struct MoveReport {
   movedPages @28 :UInt64;
   hugeBytes @29 :UInt64;
   compactedBlocks @30 :UInt64;
+  lostPages @31 :UInt64;        # host pages that went as lost
+  lostAt @32 :List(UInt64);     # the first of them, as guest-physical addresses
 }
 
 # How long threads of the destination waited for pages.

@@ -21,7 +21,7 @@ enum Features : uint64_t {
   kFeaturePoison = 1 << 1,
   kFeatureRecovery = 1 << 2,
 };
-inline constexpr uint64_t kOurFeatures = kFeaturePostcopy | kFeatureRecovery;
+inline constexpr uint64_t kOurFeatures = kFeaturePostcopy | kFeaturePoison | kFeatureRecovery;
 
 // The newest version that both speak; FAILED_PRECONDITION, with both ranges, when there is none.
 absl::StatusOr<uint16_t> ChooseVersion(VersionRange ours, VersionRange theirs);

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,7 @@ class MemoryPart final : public OutgoingPart {
   }
   absl::Status AddSkipped(size_t region, PageBitmap& skipped) override;
   absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) override;
+  std::optional<PageRange> FoundLost(const uint8_t* address) override;
 
  private:
   const GuestMemory& memory_;

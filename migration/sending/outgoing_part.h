@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -41,6 +42,10 @@ class OutgoingPart {
   // in memory (PageSender::SendRun()), or read for it (SendRead()). Called also behind GRANT, when the guest's
   // resources are released: what it reads from is its own.
   virtual absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) = 0;
+
+  // The hardware lost the page of memory that holds `address` (R9): it is never read again. Which one it is, `region`
+  // being counted from 0; none when it is no memory of this part. Threads: any.
+  virtual std::optional<PageRange> FoundLost(const uint8_t* /*address*/) { return std::nullopt; }
 };
 
 }  // namespace ferrite::migration

@@ -4,16 +4,36 @@
 #include <utility>
 
 #include "base/status.h"
+#include "memory/bus_fault.h"
 #include "memory/guest_address.h"
 #include "migration/protocol/page_header.h"
 #include "migration/sending/zero_page.h"
 
 namespace ferrite::migration {
+namespace {
 
-PageSender::PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures)
-    : sink_(sink), limiter_(limiter), rest_(std::move(rest)), clock_(clock), figures_(figures) {}
+absl::Status NotKnown() {
+  return absl::FailedPreconditionError(
+      "the host lost a page of the guest, and the other side's ferrite knows no lost pages");
+}
 
-absl::Status PageSender::SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit) {
+absl::Status NotOfTheGuest() {
+  return absl::InternalError("the host lost memory of this process that is not the guest's");
+}
+
+}  // namespace
+
+PageSender::PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures,
+                       Losses losses)
+    : sink_(sink),
+      limiter_(limiter),
+      rest_(std::move(rest)),
+      clock_(clock),
+      figures_(figures),
+      losses_(std::move(losses)) {}
+
+absl::StatusOr<uint64_t> PageSender::SendRun(const PageRange& run, std::span<const uint8_t> region,
+                                             uint64_t pages_per_unit) {
   return SendFrom(run, region.data(), /*base_page=*/0, pages_per_unit);
 }
 
@@ -29,16 +49,17 @@ absl::Status PageSender::SendRead(const PageRange& run, uint64_t pages_per_unit,
     const uint64_t count = std::min<uint64_t>(run.count - done, kMaxDataPages / per_unit * per_unit);
     const PageRange piece{.region = run.region, .first = run.first + done, .count = count};
     FERRITE_RETURN_IF_ERROR(read(piece.first, {buffer_[0].bytes, count * kPageBytes}));
-    FERRITE_RETURN_IF_ERROR(is_data ? SendData(piece, buffer_[0].bytes)
-                                    : SendFrom(piece, buffer_[0].bytes, piece.first, per_unit));
+    // These bytes are our own: none of them is lost.
+    FERRITE_RETURN_IF_ERROR(is_data ? SendData(piece, buffer_[0].bytes).status()
+                                    : SendFrom(piece, buffer_[0].bytes, piece.first, per_unit).status());
     FERRITE_RETURN_IF_ERROR(Flush());
     done += count;
   }
   return absl::OkStatus();
 }
 
-absl::Status PageSender::SendFrom(const PageRange& run, const uint8_t* bytes, uint64_t base_page,
-                                  uint64_t pages_per_unit) {
+absl::StatusOr<uint64_t> PageSender::SendFrom(const PageRange& run, const uint8_t* bytes, uint64_t base_page,
+                                              uint64_t pages_per_unit) {
   const auto at_page = [&](uint64_t page) { return bytes + (page - base_page) * kPageBytes; };
   const auto is_zero = [&](uint64_t first) {
     for (uint64_t page = first; page < first + pages_per_unit; ++page) {
@@ -48,35 +69,64 @@ absl::Status PageSender::SendFrom(const PageRange& run, const uint8_t* bytes, ui
     }
     return true;
   };
-  const uint64_t end = run.first + run.count;
+  uint64_t end = run.first + run.count;  // a lost unit comes to be there
   uint64_t at = run.first;
+  // What is sent from `at` on ends in front of the unit of `address`.
+  const auto end_before = [&](uintptr_t address) -> absl::Status {
+    const uint64_t page = (address - reinterpret_cast<uintptr_t>(bytes)) / kPageBytes + base_page;
+    if (page < at || page >= end) {
+      return NotOfTheGuest();
+    }
+    end = page / pages_per_unit * pages_per_unit;
+    return absl::OkStatus();
+  };
   while (at < end) {
-    const bool zero = is_zero(at);
-    uint64_t next = at + pages_per_unit;
-    // Data is cut at the largest frame while it is scanned: it goes out while it is in the cache.
-    const uint64_t limit = zero ? end : std::min(end, at + std::max<uint64_t>(kMaxDataPages, pages_per_unit));
-    while (next < limit && is_zero(next) == zero) {
-      next += pages_per_unit;
+    bool zero = false;
+    uint64_t next = 0;
+    const std::optional<uintptr_t> hit = TouchMemory([&] {
+      zero = is_zero(at);
+      next = at + pages_per_unit;
+      // Data is cut at the largest frame while it is scanned: it goes out while it is in the cache.
+      const uint64_t limit = zero ? end : std::min(end, at + std::max<uint64_t>(kMaxDataPages, pages_per_unit));
+      while (next < limit && is_zero(next) == zero) {
+        next += pages_per_unit;
+      }
+    });
+    if (hit.has_value()) {
+      FERRITE_RETURN_IF_ERROR(end_before(*hit));
+      FERRITE_RETURN_IF_ERROR(FoundLost(reinterpret_cast<const uint8_t*>(*hit)));
+      continue;
     }
     if (zero) {
       FERRITE_RETURN_IF_ERROR(SendZero({.region = run.region, .first = at, .count = next - at}));
-    } else {
-      // A unit that is larger than a frame goes as consecutive frames of one channel.
-      for (uint64_t first = at; first < next; first += kMaxDataPages) {
-        const PageRange part{
-            .region = run.region, .first = first, .count = std::min<uint64_t>(kMaxDataPages, next - first)};
-        FERRITE_RETURN_IF_ERROR(SendData(part, at_page(first)));
-      }
+      at = next;
+      continue;
     }
-    at = next;
+    // A unit that is larger than a frame goes as consecutive frames of one channel. One that turns out to be lost in
+    // the middle of them goes as lost behind them.
+    std::optional<uintptr_t> lost;
+    for (uint64_t first = at; first < next && !lost.has_value(); first += kMaxDataPages) {
+      const PageRange part{
+          .region = run.region, .first = first, .count = std::min<uint64_t>(kMaxDataPages, next - first)};
+      FERRITE_ASSIGN_OR_RETURN(lost, SendData(part, at_page(first)));
+    }
+    if (lost.has_value()) {
+      FERRITE_RETURN_IF_ERROR(end_before(*lost));
+    } else {
+      at = next;
+    }
   }
-  return absl::OkStatus();
+  return at - run.first;
 }
 
-absl::Status PageSender::SendData(const PageRange& run, const uint8_t* bytes) {
-  FERRITE_RETURN_IF_ERROR(Put([&] { return sink_.Pages(run, {bytes, run.count * kPageBytes}); }));
+absl::StatusOr<std::optional<uintptr_t>> PageSender::SendData(const PageRange& run, const uint8_t* bytes) {
+  const absl::Status status = Put([&] { return sink_.Pages(run, {bytes, run.count * kPageBytes}); });
+  if (absl::IsDataLoss(status) && last_lost_ != nullptr) {
+    return reinterpret_cast<uintptr_t>(std::exchange(last_lost_, nullptr));
+  }
+  FERRITE_RETURN_IF_ERROR(status);
   figures_.data_pages.fetch_add(run.count, std::memory_order_relaxed);
-  return absl::OkStatus();
+  return std::nullopt;
 }
 
 absl::Status PageSender::SendZero(const PageRange& run) {
@@ -90,13 +140,24 @@ absl::Status PageSender::SendZero(const PageRange& run) {
   return absl::OkStatus();
 }
 
+absl::Status PageSender::SendLost(const PageRange& run, const PageRange& page) {
+  if (!losses_.may_go) {
+    return NotKnown();
+  }
+  FERRITE_RETURN_IF_ERROR(Put([&] { return sink_.Lost(run); }));
+  figures_.lost.Add(page);
+  return absl::OkStatus();
+}
+
 absl::Status PageSender::SendRoundEnd(uint32_t number) {
   FERRITE_RETURN_IF_ERROR(Put([&] { return sink_.EndRound(number); }));
   return Flush();
 }
 
 absl::Status PageSender::Put(absl::FunctionRef<absl::Status()> put) {
-  FERRITE_RETURN_IF_ERROR(put());
+  const absl::Status status = put();
+  FERRITE_RETURN_IF_ERROR(TellLost());
+  FERRITE_RETURN_IF_ERROR(status);
   return sink_.full() ? Flush() : absl::OkStatus();
 }
 
@@ -112,7 +173,22 @@ absl::Status PageSender::Flush() {
   const absl::Status status = sink_.Flush();
   figures_.bytes.fetch_add(bytes, std::memory_order_relaxed);
   sent_bytes_ += bytes;
-  return status;
+  last_lost_ = nullptr;
+  FERRITE_RETURN_IF_ERROR(TellLost());
+  FERRITE_RETURN_IF_ERROR(status);
+  return last_lost_ == nullptr || losses_.may_go ? absl::OkStatus() : NotKnown();
+}
+
+absl::Status PageSender::FoundLost(const uint8_t* address) {
+  return losses_.found != nullptr ? losses_.found(address) : NotOfTheGuest();
+}
+
+absl::Status PageSender::TellLost() {
+  for (const uint8_t* const address : sink_.TakeLost()) {
+    FERRITE_RETURN_IF_ERROR(FoundLost(address));
+    last_lost_ = address;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace ferrite::migration

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "memory/page_range.h"
@@ -18,6 +20,14 @@
 
 namespace ferrite::migration {
 
+// What becomes of memory that the hardware lost (R9).
+struct Losses {
+  bool may_go = false;  // the other side knows such pages
+  // Told of each that could not be read, by an address in it, before anything else is sent. May be null, for who sends
+  // what is in no memory.
+  std::function<absl::Status(const uint8_t* address)> found;
+};
+
 // Threads: one. Frames gather in the sink until Flush() or until there is enough; memory goes from where it is, and the
 // guest may write it meanwhile (then the page is dirty and goes again).
 class PageSender {
@@ -25,17 +35,22 @@ class PageSender {
   // How what the limiter says is waited for: ends early when the channels are shut down.
   using Rest = std::function<void(absl::Duration)>;
   // All outlive the sender. `limiter`, which goes by `clock`, may be null, and then nothing rests.
-  PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures);
+  PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures,
+             Losses losses = {});
 
   // The pages of `run`, zero pages as runs of their own. `region` is all of the region's memory, which begins with a
-  // page; `pages_per_unit`: what goes as data goes in whole units.
-  absl::Status SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit);
+  // page; `pages_per_unit`: what goes as data goes in whole units. How many pages, from the front, went: less than all
+  // where the unit behind them has a page that Losses::found was told of.
+  absl::StatusOr<uint64_t> SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit);
   // The same of what is nowhere in memory: `read` fetches the bytes of the pages [first, first + n) of the region, n
   // being the size of `into`. They have left when this returns, and nothing is kept.
   absl::Status SendRead(const PageRange& run, uint64_t pages_per_unit,
                         absl::FunctionRef<absl::Status(uint64_t first, std::span<uint8_t> into)> read);
   // Pages that are known to be zero, or that nobody needs: not read.
   absl::Status SendZero(const PageRange& run);
+  // Whole units, lost with `page`, which is the host page here. FAILED_PRECONDITION when the other side knows no such
+  // pages.
+  absl::Status SendLost(const PageRange& run, const PageRange& page);
   absl::Status SendRoundEnd(uint32_t number);
   absl::Status Flush();
 
@@ -48,17 +63,23 @@ class PageSender {
   };
 
   // The same, of bytes that begin with the page `base_page`.
-  absl::Status SendFrom(const PageRange& run, const uint8_t* bytes, uint64_t base_page, uint64_t pages_per_unit);
-  // At most kMaxDataPages.
-  absl::Status SendData(const PageRange& run, const uint8_t* bytes);
+  absl::StatusOr<uint64_t> SendFrom(const PageRange& run, const uint8_t* bytes, uint64_t base_page,
+                                    uint64_t pages_per_unit);
+  // At most kMaxDataPages. The address at which one of them is lost: then none went.
+  absl::StatusOr<std::optional<uintptr_t>> SendData(const PageRange& run, const uint8_t* bytes);
   // Counts what `put` puts in.
   absl::Status Put(absl::FunctionRef<absl::Status()> put);
+  absl::Status FoundLost(const uint8_t* address);
+  // Of those that the sink has found.
+  absl::Status TellLost();
 
   PageSink& sink_;
   RateLimiter* const limiter_;
   const Rest rest_;
   const Clock& clock_;
   SendFigures& figures_;
+  const Losses losses_;
+  const uint8_t* last_lost_ = nullptr;  // that the sink has found
   uint64_t sent_bytes_ = 0;
   std::unique_ptr<Page[]> buffer_;  // of SendRead(); made when first needed
 };

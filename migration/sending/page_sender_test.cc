@@ -90,7 +90,7 @@ TEST_F(PageSenderTest, LittleIsOnItsWayWherePagesAreWaitedFor) {
   sink_->PreferLatency();
   const auto send = [&](uint64_t first, uint64_t count) {
     ASSERT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
-    ASSERT_EQ(sender_->SendRun({.region = 0, .first = first, .count = count}, Region(), 1), absl::OkStatus());
+    ASSERT_EQ(sender_->SendRun({.region = 0, .first = first, .count = count}, Region(), 1).status(), absl::OkStatus());
     ASSERT_EQ(sender_->Flush(), absl::OkStatus());
   };
   for (uint64_t first = 0; first < 4 * 32; first += 32) {
@@ -126,7 +126,7 @@ TEST_F(PageSenderTest, WordsAreTakenWithinAUnit) {
     }
   });
   for (int i = 0; i < kFrames; ++i) {
-    ASSERT_EQ(sender_->SendRun({.region = 0, .first = 0, .count = 1}, Region(), 1), absl::OkStatus());
+    ASSERT_EQ(sender_->SendRun({.region = 0, .first = 0, .count = 1}, Region(), 1).status(), absl::OkStatus());
   }
   ASSERT_EQ(sender_->Flush(), absl::OkStatus());
   reader.Join();
@@ -161,7 +161,8 @@ TEST_F(PageSenderTest, LargeUnitsGoOneWhileTheOtherIsPlaced) {
   const auto send = [&] {
     Thread reader = StartOrDie("reader", [&] { ExpectFrame(PageFrameType::kPages, 0, kHugePages); });
     ASSERT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
-    ASSERT_EQ(sender_->SendRun({.region = 0, .first = 0, .count = kHugePages}, Region(), kHugePages), absl::OkStatus());
+    ASSERT_EQ(sender_->SendRun({.region = 0, .first = 0, .count = kHugePages}, Region(), kHugePages).status(),
+              absl::OkStatus());
     ASSERT_EQ(sender_->Flush(), absl::OkStatus());
   };
   ASSERT_NO_FATAL_FAILURE(send());

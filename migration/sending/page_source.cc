@@ -65,7 +65,7 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
   }
   for (const auto& sink : channels_.page) {
     senders_.push_back(std::make_unique<PageSender>(
-        *sink, &limiter_, [this](absl::Duration time) { Rest(time); }, host_.clock, figures_));
+        *sink, &limiter_, [this](absl::Duration time) { Rest(time); }, host_.clock, figures_, losses()));
   }
 }
 
@@ -150,6 +150,22 @@ absl::Status PageSource::Send(PageSender& sender, const PageRange& run, uint64_t
   return region.part->Send(sender, region.index, run, pages_per_unit);
 }
 
+Losses PageSource::losses() {
+  return {.may_go = channels_.know_lost, .found = [this](const uint8_t* address) { return FoundLost(address); }};
+}
+
+absl::Status PageSource::FoundLost(const uint8_t* address) {
+  for (size_t i = 0; i < regions_.size(); ++i) {
+    const std::optional<PageRange> page = regions_[i].index == 0 ? regions_[i].part->FoundLost(address) : std::nullopt;
+    if (page.has_value()) {
+      figures_.lost.Add(
+          {.region = static_cast<uint16_t>(i + page->region), .first = page->first, .count = page->count});
+      return absl::OkStatus();
+    }
+  }
+  return absl::InternalError("the host lost memory of this process that is not the guest's");
+}
+
 absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty() {
   Dirty found;
   for (size_t i = 0; i < regions_.size(); ++i) {
@@ -205,7 +221,7 @@ absl::Status PageSource::FinishRest() {
 }
 
 absl::Status PageSource::SendRest(size_t channel) {
-  PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_);
+  PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_, losses());
   PendingPages::Lease lease;
   while (true) {
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
@@ -236,7 +252,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
   const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
     return Send(sender, run, pages_per_unit);
   };
-  return RequestServer(*channels_.urgent[channel], *pending_, limiter_, host_.clock, figures_, send).Serve();
+  return RequestServer(*channels_.urgent[channel], *pending_, limiter_, host_.clock, figures_, losses(), send).Serve();
 }
 
 void PageSource::Rest(absl::Duration time) {

@@ -39,6 +39,7 @@ class PageSource {
   struct Channels {
     std::vector<std::unique_ptr<PageSink>> page;
     std::vector<std::unique_ptr<UrgentSink>> urgent;
+    bool know_lost = false;  // the other end knows pages that the hardware lost
   };
   // `parts` are numbered one after the other; `pages_per_unit` has all their regions, as PendingPages wants it.
   // `host`, the parts and `figures` outlive this.
@@ -101,6 +102,9 @@ class PageSource {
   absl::Status SendRest(size_t channel);
   absl::Status ServeRequests(size_t channel);
   absl::Status Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit);
+  // Of all senders.
+  Losses losses();
+  absl::Status FoundLost(const uint8_t* address);
   // Waits for what the limit says, not longer than until Shutdown().
   void Rest(absl::Duration time);
   void NoteFirst(const absl::Status& status);

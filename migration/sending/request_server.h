@@ -26,14 +26,14 @@ class RequestServer {
   using Send = std::function<absl::Status(PageSender& sender, const PageRange& run, uint64_t pages_per_unit)>;
   // All outlive it. `limiter` goes by `clock`.
   RequestServer(UrgentSink& sink, PendingPages& pending, RateLimiter& limiter, const Clock& clock, SendFigures& figures,
-                Send send)
+                Losses losses, Send send)
       : sink_(sink),
         pending_(pending),
         limiter_(limiter),
         clock_(clock),
         figures_(figures),
         send_(std::move(send)),
-        sender_(sink, /*limiter=*/nullptr, /*rest=*/nullptr, clock, figures) {}
+        sender_(sink, /*limiter=*/nullptr, /*rest=*/nullptr, clock, figures, std::move(losses)) {}
 
   // Until the destination closes the channel: it has everything.
   absl::Status Serve();

@@ -39,7 +39,7 @@ class RequestServerTest : public testing::Test {
     const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
       return part_.Send(sender, run.region, run, pages_per_unit);
     };
-    return RequestServer(*ends_.sink, pending_, limiter_, clock_, figures_, send).Serve();
+    return RequestServer(*ends_.sink, pending_, limiter_, clock_, figures_, {}, send).Serve();
   }
   void StartServing() {
     server_ = StartOrDie("test-serve", [this] { served_ = Serve(); });

@@ -4,10 +4,38 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "memory/page_range.h"
 #include "migration/api/move_report.h"
 
 namespace ferrite::migration {
+
+// Host pages that went as lost (R9), each once however often it went. Threads: any.
+class SentLost {
+ public:
+  void Add(const PageRange& page) {
+    const absl::MutexLock lock(&mutex_);
+    pages_[{page.region, page.first}] = page.count;
+  }
+  // In order.
+  std::vector<PageRange> Get() const {
+    const absl::MutexLock lock(&mutex_);
+    std::vector<PageRange> pages;
+    for (const auto& [place, count] : pages_) {
+      pages.push_back({.region = place.first, .first = place.second, .count = count});
+    }
+    return pages;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::map<std::pair<uint16_t, uint64_t>, uint64_t> pages_ ABSL_GUARDED_BY(mutex_);
+};
 
 // All channels of a move together, those of connections that are gone among them. Threads: any.
 struct SendFigures {
@@ -20,6 +48,7 @@ struct SendFigures {
   std::atomic<uint64_t> requested_pages{0};
   std::atomic<uint64_t> prefetched_pages{0};
   std::atomic<uint64_t> prefetch_hits{0};
+  SentLost lost;
 
   void AddTo(MoveReport& report) const {
     report.skipped_pages = skipped_pages;

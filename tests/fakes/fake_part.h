@@ -54,7 +54,7 @@ class FakePart final : public OutgoingPart {
     return absl::OkStatus();
   }
   absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) override {
-    return refuses.ok() ? sender.SendRun(run, memory[region], pages_per_unit) : refuses;
+    return refuses.ok() ? sender.SendRun(run, memory[region], pages_per_unit).status() : refuses;
   }
 
   std::vector<std::vector<uint8_t>> memory;

@@ -33,7 +33,7 @@ T OrDie(absl::StatusOr<T> value) {
 FakeMove::FakeMove(const FakeMoveSetup& setup)
     : setup_(setup),
       landing_(setup.landing != nullptr ? *setup.landing : LandingOfTest()),
-      landing_host_(landing_, setup.bytes) {
+      landing_host_(landing_, setup.landing_bytes != 0 ? setup.landing_bytes : setup.bytes) {
   // Short: a socket's path has 107 bytes.
   char name[] = "/tmp/ferrite-move-XXXXXX";
   FERRITE_CHECK(mkdtemp(name) != nullptr);

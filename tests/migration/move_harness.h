@@ -26,6 +26,7 @@ struct FakeMoveSetup {
   uint64_t bytes = uint64_t{64} << 20;
   MemoryBacking source_backing = MemoryBacking::kMemfd;
   const Landing* landing = nullptr;  // at the destination; none: LandingOfTest()
+  uint64_t landing_bytes = 0;        // that the host is to have what it asks for, if not `bytes`
   FakeGuestWork work{.first_page = 256, .pages = 8192, .random = true};
   bool tcp = false;
   bool pair = false;             // no socket: within the process

@@ -73,6 +73,18 @@ std::string FormatWaiting(const migration::MoveReport& report) {
   return text;
 }
 
+// Of the pages that the hardware lost; nothing where there are none.
+std::string FormatLost(const migration::MoveReport& report) {
+  if (report.lost_pages == 0) {
+    return "";
+  }
+  std::string text = fmt::format("lost pages     {}:", report.lost_pages);
+  for (const uint64_t address : report.lost_at) {
+    text += fmt::format(" 0x{:x}", address);
+  }
+  return text + (report.lost_at.size() < report.lost_pages ? ", and others\n" : "\n");
+}
+
 std::string HandedOver(const std::string& name) {
   return fmt::format(
       "here it stays paused and keeps its memory. `ferrite recover {}` goes on when the destination can be reached; "
@@ -105,6 +117,7 @@ Json ReportJson(const migration::MoveReport& report) {
     json["too_long"] = std::string(*what);
   }
   ForEachCount(IntoJson(report, FigureOf::kDeparture, json));
+  json["lost_at"] = report.lost_at;
   json["waiting"] = WaitingJson(report);
   return json;
 }
@@ -162,6 +175,7 @@ std::string FormatMoveAccount(const migration::MoveReport& report) {
   text += fmt::format("faults         {} demand, {} on pages that had arrived; {} pages asked for\n", report.faults,
                       report.minor_faults, report.requested_pages);
   text += fmt::format("prefetch       {} pages, {} hits\n", report.prefetched_pages, report.prefetch_hits);
+  text += FormatLost(report);
   if (report.recoveries > 0) {
     text += fmt::format("recovered      {} times from a lost connection\n", report.recoveries);
   }
@@ -183,6 +197,7 @@ std::string FormatArrival(const migration::MoveReport& report) {
   text += fmt::format("waited         for a processor: {:.2f} ms, {:.2f} ms until the guest ran\n",
                       Ms(report.destination_wait), Ms(report.entry_wait));
   text += fmt::format("faults         {} demand, {} on pages that had arrived\n", report.faults, report.minor_faults);
+  text += FormatLost(report);
   return text + FormatWaiting(report);
 }
 
@@ -280,6 +295,7 @@ Json ArrivalJson(const MoveStatus& arrival) {
                {"message", std::string(arrival.result.message())},
                {"postcopy", report.postcopy}};
   ForEachFigure(IntoJson(report, FigureOf::kArrival, json));
+  json["lost_at"] = report.lost_at;
   json["waiting"] = WaitingJson(report);
   if (MissesMemory(arrival)) {
     json["here_for_seconds"] = Seconds(arrival.progress.granted_for);

@@ -70,6 +70,7 @@ void ForEachCount(Row row) {
   row("moved_pages", kArrival, &MoveReport::moved_pages, &Out::setMovedPages, &In::getMovedPages);
   row("huge_bytes", kBoth, &MoveReport::huge_bytes, &Out::setHugeBytes, &In::getHugeBytes);
   row("compacted_blocks", kArrival, &MoveReport::compacted_blocks, &Out::setCompactedBlocks, &In::getCompactedBlocks);
+  row("lost_pages", kBoth, &MoveReport::lost_pages, &Out::setLostPages, &In::getLostPages);
   row("recoveries", kDeparture, &MoveReport::recoveries, &Out::setRecoveries, &In::getRecoveries);
 }
 

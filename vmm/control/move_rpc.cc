@@ -85,6 +85,10 @@ void FillReport(const migration::MoveReport& report, figures::MoveReport::Builde
   ForEachFigure([&](const char* /*name*/, FigureOf /*whose*/, auto figure, auto set, auto /*get*/) {
     (out.*set)(ToSchema(report.*figure));
   });
+  auto lost_at = out.initLostAt(static_cast<uint32_t>(report.lost_at.size()));
+  for (uint32_t i = 0; i < lost_at.size(); ++i) {
+    lost_at.set(i, report.lost_at[i]);
+  }
   auto waiting = out.initWaiting(static_cast<uint32_t>(report.waiting.size()));
   for (uint32_t i = 0; i < waiting.size(); ++i) {
     waiting[i].setVcpu(report.waiting[i].vcpu);
@@ -102,6 +106,9 @@ migration::MoveReport ReadReport(figures::MoveReport::Reader in) {
   ForEachFigure([&](const char* /*name*/, FigureOf /*whose*/, auto figure, auto /*set*/, auto get) {
     FromSchema((in.*get)(), report.*figure);
   });
+  for (const uint64_t address : in.getLostAt()) {
+    report.lost_at.push_back(address);
+  }
   ReadList(in.getWaiting(), [&](auto waiting) {
     report.waiting.push_back({.vcpu = waiting.getVcpu(),
                               .count = waiting.getCount(),

@@ -55,13 +55,14 @@ TEST(MoveRpcTest, EveryFigureIsReadAsItWasTold) {
   };
   ForEachFigure([&](const char*, FigureOf, auto figure, auto, auto) { value(move.report.*figure, ++figures); });
   move.report.postcopy = true;
+  move.report.lost_at = {4096, 0x1000000};
   move.report.waiting = {{.vcpu = 2,
                           .count = 3,
                           .p50 = absl::Nanoseconds(4),
                           .p99 = absl::Nanoseconds(5),
                           .max = absl::Nanoseconds(6),
                           .sum = absl::Nanoseconds(7)}};
-  EXPECT_EQ(figures + 2, capnp::Schema::from<::ferrite::figures::MoveReport>().getFields().size());
+  EXPECT_EQ(figures + 3, capnp::Schema::from<::ferrite::figures::MoveReport>().getFields().size());
 
   capnp::MallocMessageBuilder message;
   const auto told = message.initRoot<control::Move>();
@@ -81,6 +82,7 @@ TEST(MoveRpcTest, EveryFigureIsReadAsItWasTold) {
   EXPECT_EQ(told.asReader().getReport().getHugeBytes(), move.report.huge_bytes);
   EXPECT_EQ(told.asReader().getReport().getRecoveries(), move.report.recoveries);
   EXPECT_TRUE(read.postcopy);
+  EXPECT_EQ(read.lost_at, move.report.lost_at);
   ASSERT_EQ(read.waiting.size(), 1u);
   EXPECT_EQ(read.waiting[0].vcpu, 2u);
   EXPECT_EQ(read.waiting[0].count, 3u);

@@ -54,6 +54,11 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
     const std::vector<MachineSpec::Region> its = part->regions();
     regions.insert(regions.end(), its.begin(), its.end());
   }
+  std::vector<uint64_t> bases;
+  for (const MachineSpec::Region& region : regions) {
+    bases.push_back(region.base);
+  }
+  shared.TellBases(std::move(bases));
   const auto end = [this](const absl::Status& why) { link.broken().Cancel(why); };
   on_cancel.emplace(shared.cancel(), end);
   on_abandon.emplace(shared.abandon(), end);

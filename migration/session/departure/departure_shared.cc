@@ -108,6 +108,11 @@ MoveReport DepartureShared::report() const {
     report = report_;
   }
   figures_.AddTo(report);
+  for (const PageRange& page : figures_.lost.Get()) {
+    if (report.lost_pages++ < MoveReport::kMostLostAt) {
+      report.lost_at.push_back(bases_[page.region] + page.first * kPageBytes);
+    }
+  }
   return report;
 }
 

@@ -7,6 +7,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
@@ -47,6 +49,8 @@ class DepartureShared {
   SendFigures& figures() { return figures_; }
 
   void TellWhere(std::string where);
+  // Where each region begins in guest-physical memory. Once, before anybody else has this.
+  void TellBases(std::vector<uint64_t> bases) { bases_ = std::move(bases); }
   // What is still to be sent, until there is another one.
   void TellPending(std::shared_ptr<const PendingPages> pending);
   // The figures of `progress` that only the departure knows. `rate_from`: since when the rate is measured; in the
@@ -71,6 +75,7 @@ class DepartureShared {
   CancelToken leave_;
   CancelToken abandon_;
   SendFigures figures_;
+  std::vector<uint64_t> bases_;
   mutable absl::Mutex mutex_;
   std::string where_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const PendingPages> pending_ ABSL_GUARDED_BY(mutex_);

@@ -71,6 +71,17 @@ absl::Status AgreeOnUnits(Departure& departure, const message::Accept& accept) {
   return absl::OkStatus();
 }
 
+// A destination that knows no lost pages cannot have a guest that has some.
+absl::Status CheckLostPages(Departure& departure) {
+  const std::vector<GuestAddress> lost = departure.machine.memory().LostPages();
+  if (lost.empty() || (departure.features & kFeaturePoison) != 0) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat("the host lost ", lost.size(),
+                                                    " pages of the guest, the first at 0x", absl::Hex(lost[0].value()),
+                                                    ", and the destination's ferrite knows no lost pages"));
+}
+
 }  // namespace
 
 absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRole role, absl::Duration silence,
@@ -108,6 +119,7 @@ absl::Status Setup(Departure& departure) {
   FERRITE_ASSIGN_OR_RETURN(const message::Welcome welcome, departure.Await<message::Welcome>());
   departure.features = welcome.features & kOurFeatures;
   FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
+  FERRITE_RETURN_IF_ERROR(CheckLostPages(departure));
 
   FERRITE_ASSIGN_OR_RETURN(MoveSecret secret, exchange.Agree(welcome.key, welcome.nonce, departure.id));
   departure.credentials = Credentials(std::move(secret), exchange.nonce(), welcome.nonce);
@@ -132,7 +144,7 @@ absl::Status Setup(Departure& departure) {
 
 absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limit) {
   ChannelOpener& opener = *departure.opener;
-  PageSource::Channels channels;
+  PageSource::Channels channels{.page = {}, .urgent = {}, .know_lost = (departure.features & kFeaturePoison) != 0};
   for (int i = 0; i < departure.options.channels; ++i) {
     FERRITE_ASSIGN_OR_RETURN(
         channels.page.emplace_back(), OpenChannel(departure, epoch, limit, [&](ChannelOpener::Terms& terms) {
