@@ -23,6 +23,7 @@ GROUPS = {
     ],
     "moves": [
         "//bench:move_bench_test",
+        "//tests/integration:lost_page_move_test",
         "//tests/integration:move_failure_test",
         "//tests/integration:move_test",
         "//vmm/app:ferrite_move_failure_test",

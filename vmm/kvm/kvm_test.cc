@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "base/mapping.h"
 #include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/memory_error.h"
 #include "vmm/kvm/msr_names.h"
 #include "vmm/kvm/platform_state.h"
 #include "vmm/kvm/vcpu.h"
@@ -307,6 +308,41 @@ TEST_F(VcpuStateTest, EverythingComesBack) {
       EXPECT_EQ(before.getValue(), after.getValue()) << MsrName(before.getIndex());
     }
   }
+}
+
+// R9: between the call that makes it and the next KVM_RUN.
+TEST_F(VcpuStateTest, PendingMachineCheckComesAlong) {
+  kvm_sregs sregs = *vcpu_->GetSregs();
+  sregs.cr4 |= 1 << 6;  // MCE
+  ASSERT_TRUE(vcpu_->SetSregs(sregs).ok());
+  constexpr GuestAddress kLost{0x3000};
+  if (const absl::Status told = TellOfMemoryError(*vcpu_, kLost); absl::IsFailedPrecondition(told)) {
+    GTEST_SKIP() << told;
+  } else {
+    ASSERT_EQ(told.ToString(), "OK");
+  }
+  capnp::MallocMessageBuilder pending;
+  ASSERT_TRUE(SaveVcpu(*kvm_, *vcpu_, pending.initRoot<state::Vcpu>()).ok());
+  const auto expect = [&](bool is_pending) {
+    constexpr int kMachineCheck = 18;
+    const kvm_vcpu_events events = *vcpu_->GetEvents();
+    EXPECT_EQ((events.exception.pending != 0 || events.exception.injected != 0) && events.exception.nr == kMachineCheck,
+              is_pending);
+    constexpr uint32_t kBank9[] = {0x425, 0x426};
+    const std::vector<kvm_msr_entry> bank = *vcpu_->GetMsrs(kBank9);
+    ASSERT_EQ(bank.size(), 2u);
+    EXPECT_EQ(bank[0].data != 0, is_pending);
+    EXPECT_EQ(bank[1].data, is_pending ? kLost.value() : 0);
+  };
+  expect(true);
+  TscAnchor anchor;
+  ASSERT_EQ(LoadVcpu(*vcpu_, anchor, saved().asReader()).ToString(), "OK");
+  expect(false);
+  anchor = {};
+  const state::Vcpu::Reader in = pending.getRoot<state::Vcpu>().asReader();
+  ASSERT_EQ(CheckVcpu(*kvm_, *vcpu_, host_cpuid_, in).ToString(), "OK");
+  ASSERT_EQ(LoadVcpu(*vcpu_, anchor, in).ToString(), "OK");
+  expect(true);
 }
 
 TEST_F(VcpuStateTest, TscsKeepTheirDistance) {
