@@ -72,6 +72,8 @@ class LostPageMovesTest : public testing::TestWithParam<Kind> {
 };
 
 TEST_P(LostPageMovesTest, ThereAndBack) {
+  // There is something to lose: a page that a memfd never had is sent as untouched, and is whole there.
+  ASSERT_EQ(moving_->here().memory().WriteObject<uint64_t>(kPage, 1).ToString(), "OK");
   MemoryRegion& region = *moving_->here().memory().Find(kPage);
   // Where the kernel cannot mark a page, it is as one that came there by a move.
   const absl::Status lost =

@@ -100,32 +100,32 @@ TEST_P(LostPageOnEachMemory, GuestGetsAMachineCheckAndGoesOnAndADiscardHeals) {
   EXPECT_EQ(checks, 2) << "no machine check for a page that is good again";
 }
 
-INSTANTIATE_TEST_SUITE_P(Backings, LostPageOnEachMemory,
-                         testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous),
-                         [](const auto& backing) { return std::string(MemoryBackingName(backing.param)); });
-
-class HiddenPageTest : public LostPageTest {
+class HiddenPageTest : public LostPageOnEachMemory {
  protected:
   void SetUp() override {}
 };
 
 // As where a move has brought it to a kernel before Linux 6.6.
-TEST_F(HiddenPageTest, PageThatTheKernelCannotMarkIsToldOf) {
-  for (const MemoryBacking backing : {MemoryBacking::kMemfd, MemoryBacking::kAnonymous}) {
-    Start("g", backing);
-    MemoryRegion& region = *machine_->memory().Find(kPage);
-    ASSERT_EQ(region.HideLost(kPage.value()).ToString(), "OK");
-    Touch();
-    const std::optional<GuestLine> check = console_.Next("check", kPatience);
-    ASSERT_TRUE(check.has_value());
-    EXPECT_EQ(check->Number("address"), kPage.value());
-    ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
-    ASSERT_TRUE(region.Discard(kPage.value(), kPageBytes).ok());
-    Touch();
-    ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
-    machine_.reset();
-  }
+TEST_P(HiddenPageTest, GuestGetsAMachineCheckAndGoesOnAndADiscardHeals) {
+  Start("g", GetParam());
+  MemoryRegion& region = *machine_->memory().Find(kPage);
+  ASSERT_EQ(region.HideLost(kPage.value()).ToString(), "OK");
+  Touch();
+  const std::optional<GuestLine> check = console_.Next("check", kPatience);
+  ASSERT_TRUE(check.has_value());
+  EXPECT_EQ(check->Number("address"), kPage.value());
+  ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
+  ASSERT_TRUE(region.Discard(kPage.value(), kPageBytes).ok());
+  Touch();
+  ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
 }
+
+const auto kEachMemory = testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous);
+std::string NameOfMemory(const testing::TestParamInfo<MemoryBacking>& backing) {
+  return std::string(MemoryBackingName(backing.param));
+}
+INSTANTIATE_TEST_SUITE_P(Backings, LostPageOnEachMemory, kEachMemory, NameOfMemory);
+INSTANTIATE_TEST_SUITE_P(Backings, HiddenPageTest, kEachMemory, NameOfMemory);
 
 TEST_F(LostPageTest, GuestWithoutMachineChecksIsStoppedWithWords) {
   Start("n");

@@ -28,12 +28,11 @@
 #include "vmm/machine/dirty_tracker.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/movable_machine.h"
+#include "vmm/machine/state_version.h"
 #include "vmm/machine/vcpu_thread.h"
 #include "vmm/machine/vcpu_throttle.h"
 
 namespace ferrite {
-
-inline constexpr uint32_t kMachineStateVersion = 2;
 
 // Operations take turns by `operation_mutex_`. What the guest asks for (a reset, to be switched off) and a vCPU that
 // cannot go on come up on vCPU threads, which must not wait for an operation, since operations wait for them: they

@@ -30,6 +30,7 @@
 #include "vmm/machine/described_cpuid.h"
 #include "vmm/machine/device_kinds.h"
 #include "vmm/machine/machine_check.h"
+#include "vmm/machine/state_version.h"
 #include "vmm/move/boot_files.h"
 
 namespace ferrite {
@@ -308,9 +309,9 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
 }
 
 absl::Status CheckSameMachine(state::MachineDescription::Reader there, state::MachineDescription::Reader here) {
-  if (there.getStateVersion() > here.getStateVersion()) {
+  if (there.getStateVersion() > kMachineStateVersion) {
     return absl::FailedPreconditionError(absl::StrCat("the machine's state has version ", there.getStateVersion(),
-                                                      ", this ferrite reads at most ", here.getStateVersion()));
+                                                      ", this ferrite reads at most ", kMachineStateVersion));
   }
   absl::flat_hash_map<std::string, uint32_t> devices;
   for (const state::DeviceSummary::Reader device : here.getDevices()) {
