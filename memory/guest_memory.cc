@@ -212,25 +212,39 @@ absl::Status GuestMemory::Touch(absl::FunctionRef<void()> touch) const {
 }
 
 absl::Status GuestMemory::FoundLost(uintptr_t host) const {
-  const std::optional<GuestAddress> page = AddLost(host);
-  return absl::DataLossError(page.has_value()
-                                 ? absl::StrCat("guest memory: the host lost the page at 0x", absl::Hex(page->value()))
-                                 : absl::StrCat("the host lost a page of the monitor at 0x", absl::Hex(host)));
+  const std::optional<GuestAddress> page = FindLost(host);
+  return page.has_value()
+             ? absl::DataLossError(absl::StrCat("guest memory: the host lost the page at 0x", absl::Hex(page->value())))
+             : absl::UnavailableError(
+                   absl::StrCat("guest memory: the host gives no page for 0x", absl::Hex(host), " of this process"));
 }
 
-std::optional<GuestAddress> GuestMemory::AddLost(uintptr_t host) const {
+std::optional<GuestAddress> GuestMemory::FindLost(uintptr_t host) const {
   for (const auto& region : regions_) {
     const uint64_t offset = host - reinterpret_cast<uintptr_t>(region->guest_mapping().data());
     if (offset >= region->bytes()) {
       continue;
     }
+    const std::optional<bool> added = region->AddIfLost(offset);
+    if (!added.has_value()) {
+      return std::nullopt;
+    }
     const GuestAddress page = region->base() + offset / region->host_page_bytes() * region->host_page_bytes();
-    if (region->AddLost(offset) && lost_listener_) {
+    if (*added && lost_listener_) {
       lost_listener_(page);
     }
     return page;
   }
   return std::nullopt;
+}
+
+bool GuestMemory::FindLost(std::span<const uint8_t> bytes) const {
+  bool found = false;
+  auto at = reinterpret_cast<uintptr_t>(bytes.data());
+  for (const uintptr_t end = at + bytes.size(); at < end; at = at / kPageBytes * kPageBytes + kPageBytes) {
+    found |= FindLost(at).has_value();
+  }
+  return found;
 }
 
 std::vector<GuestAddress> GuestMemory::LostPages() const {

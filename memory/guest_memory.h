@@ -83,12 +83,14 @@ class GuestMemory {
                             absl::FunctionRef<absl::Status(std::span<uint8_t>)> fill);
 
   // Runs `touch`, which loads and stores in slices and does nothing else (TouchMemory()). DATA_LOSS when it hit a lost
-  // page, which is listed then.
+  // page, which is listed then; UNAVAILABLE when the host has no page to give for what it hit.
   absl::Status Touch(absl::FunctionRef<void()> touch) const;
 
-  // Lists the host page behind `host`, an address in a region's guest mapping, as lost. Returns its guest-physical
-  // address, or nothing when `host` is not in guest memory. Of hugetlbfs the whole huge page is lost.
-  std::optional<GuestAddress> AddLost(uintptr_t host) const;
+  // Looks at the host page behind `host`, an address in a region's guest mapping whose use ended in SIGBUS or EFAULT.
+  // If it is lost, it is listed, and its guest-physical address is returned. Of hugetlbfs the whole huge page is lost.
+  std::optional<GuestAddress> FindLost(uintptr_t host) const;
+  // The same for all pages behind `bytes`, of which a system call said EFAULT. Returns whether one is lost.
+  bool FindLost(std::span<const uint8_t> bytes) const;
   // The guest-physical addresses of all lost host pages, ascending.
   std::vector<GuestAddress> LostPages() const;
   // Tells `listener` of each page that is new in the list, on the thread that found it. Set before there are others.

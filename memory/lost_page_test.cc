@@ -7,12 +7,15 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
+#include "base/fd.h"
 #include "memory/bus_fault.h"
 #include "memory/guest_memory.h"
 
@@ -68,6 +71,28 @@ TEST_P(LostPageTest, DiscardedPageIsGoodAgain) {
   ASSERT_TRUE(value.ok()) << value.status();
   EXPECT_EQ(*value, 0u);
   EXPECT_EQ(memory_->WriteObject<uint64_t>(kPage, 7).ToString(), "OK");
+}
+
+TEST_P(LostPageTest, SystemCallThatMetOneNamesIt) {
+  const std::span<uint8_t> memory = memory_->regions()[0]->guest_mapping();
+  const Fd file(memfd_create("sink", MFD_CLOEXEC));
+  EXPECT_EQ(pwrite(file.get(), memory.data() + kPage.value(), kPageBytes, 0), -1);
+  EXPECT_EQ(errno, EFAULT);
+  EXPECT_TRUE(memory_->LostPages().empty());
+  EXPECT_FALSE(memory_->FindLost(memory.first(kPage.value())));
+  EXPECT_TRUE(memory_->FindLost(memory.subspan(kPage.value() - 1, 3)));
+  EXPECT_EQ(found_, std::vector<GuestAddress>{kPage});
+}
+
+TEST_P(LostPageTest, PageThatCannotBeHadIsNotALostOne) {
+  constexpr GuestAddress kOther{9 * kPageBytes};
+  const std::span<uint8_t> memory = memory_->regions()[0]->guest_mapping();
+  const Fd empty(memfd_create("empty", MFD_CLOEXEC));
+  uint8_t* const at = memory.data() + kOther.value();
+  ASSERT_EQ(mmap(at, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty.get(), 0), at);
+  EXPECT_EQ(memory_->ReadObject<uint8_t>(kOther).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(memory_->FindLost(memory.subspan(kOther.value(), kPageBytes)));
+  EXPECT_TRUE(memory_->LostPages().empty());
 }
 
 INSTANTIATE_TEST_SUITE_P(Backings, LostPageTest, testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous),

@@ -18,6 +18,19 @@ bool MemoryRegion::AddLost(uint64_t offset) {
   return added;
 }
 
+// A SIGBUS or EFAULT may also mean that the host has no page to give, or could not read it from where it was swapped
+// to.
+std::optional<bool> MemoryRegion::AddIfLost(uint64_t offset) {
+  if (IsLost(offset)) {
+    return false;
+  }
+  uint8_t* const page = guest_mapping_.data() + offset / host_page_bytes() * host_page_bytes();
+  if (madvise(page, host_page_bytes(), MADV_POPULATE_READ) == 0 || errno != EHWPOISON) {
+    return std::nullopt;
+  }
+  return AddLost(offset);
+}
+
 bool MemoryRegion::IsLost(uint64_t offset) const {
   absl::MutexLock lock(&lost_mutex_);
   return lost_.contains(offset / host_page_bytes() * host_page_bytes());

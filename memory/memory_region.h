@@ -97,6 +97,8 @@ class MemoryRegion {
   // Lost pages: host pages whose content the hardware lost, as far as somebody touched them (docs/broken_pages.md).
   // Adds the one that holds `offset`; returns whether it was not known yet.
   bool AddLost(uint64_t offset);
+  // Asks the kernel whether it is lost, and adds it then: whether it was not known yet, or nothing. A hole is filled.
+  std::optional<bool> AddIfLost(uint64_t offset);
   bool IsLost(uint64_t offset) const;
   // Their offsets, ascending.
   std::vector<uint64_t> LostPages() const;

@@ -73,6 +73,7 @@ struct Event {
     stopped @3;
     balloon @4;
     move @5;
+    lostPage @6;                  # its text: the guest-physical address
   }
 }
 

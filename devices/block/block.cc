@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -187,8 +188,8 @@ std::optional<uint8_t> Block::Prepare(Request& request) {
   request.ranges.clear();
   request.write_through = false;
   std::array<uint8_t, sizeof(BlockRequestHeader)> header;
-  if (!request.chain->Read(0, header).ok()) {
-    return Refuse(request, "its header is shorter than 16 bytes");
+  if (const absl::Status read = request.chain->Read(0, header); !read.ok()) {
+    return Refuse(request, absl::StrCat("its header of 16 bytes: ", read.message()));
   }
   std::memcpy(&request.header, header.data(), sizeof(request.header));
   switch (request.header.type) {
@@ -266,7 +267,9 @@ std::optional<uint8_t> Block::PrepareRanges(Request& request) {
   }
   // Copied once, then looked at: the guest may change them at any time.
   std::vector<uint8_t> list(bytes);
-  FERRITE_CHECK(request.chain->Read(sizeof(BlockRequestHeader), list).ok());
+  if (const absl::Status read = request.chain->Read(sizeof(BlockRequestHeader), list); !read.ok()) {
+    return Refuse(request, read.message());
+  }
   request.ranges.resize(count);
   std::memcpy(request.ranges.data(), list.data(), bytes);
   // All are checked before the first is carried out.
@@ -316,7 +319,9 @@ uint8_t Block::GetId(Request& request) {
   if (request.chain->writable_bytes() < id.size() + sizeof(kBlockStatusOk)) {
     return Refuse(request, "the buffer is shorter than 20 bytes");
   }
-  FERRITE_CHECK(request.chain->Write(0, id).ok());
+  if (const absl::Status written = request.chain->Write(0, id); !written.ok()) {
+    return Refuse(request, written.message());
+  }
   request.data_bytes = id.size();
   return kBlockStatusOk;
 }
@@ -324,7 +329,8 @@ uint8_t Block::GetId(Request& request) {
 void Block::Complete(Request& request, uint8_t status) {
   const virtio::Chain& chain = *request.chain;
   const uint64_t status_offset = chain.writable_bytes() - sizeof(status);
-  FERRITE_CHECK(chain.Write(status_offset, {&status, sizeof(status)}).ok());
+  // Where the host lost the page of the status nobody can read it, and the request is over all the same.
+  (void)chain.Write(status_offset, {&status, sizeof(status)});
   // §2.7.8.2: that many bytes from the start were written, for certain. The status counts when nothing lies before it
   // that was not.
   const bool fills = status == kBlockStatusOk && request.header.type != kBlockWrite;
@@ -334,6 +340,14 @@ void Block::Complete(Request& request, uint8_t status) {
       static_cast<uint32_t>(data_written == status_offset ? status_offset + sizeof(status) : data_written));
   notify_driver_ = true;
   Release(request);
+}
+
+bool Block::FindLost(const Request& request) {
+  bool found = false;
+  for (const iovec& buffer : request.buffers) {
+    found |= transport().memory().FindLost({static_cast<const uint8_t*>(buffer.iov_base), buffer.iov_len});
+  }
+  return found;
 }
 
 uint64_t Block::BytesDone(const Request& request) const {
@@ -387,8 +401,10 @@ void Block::FinishRequests() {
       } else {
         IfThereIsMemory([&] {
           mutex_.AssertHeld();
+          const bool lost = request.error == EFAULT && FindLost(request);
           Refuse(request,
-                 absl::StrCat(ErrnoStatus(request.error, image_->path()).message(), OwnMemoryWords(request.error)));
+                 absl::StrCat(ErrnoStatus(request.error, image_->path()).message(),
+                              lost ? "; the host lost a page of the guest's memory" : OwnMemoryWords(request.error)));
         });
       }
       if (status.has_value()) {

@@ -105,6 +105,8 @@ class Block final : public virtio::Device {
   std::optional<uint8_t> PrepareNext(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   uint8_t GetId(Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Complete(Request& request, uint8_t status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a page that the host lost is why the transfer in flight failed.
+  bool FindLost(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // How far `request` came already, a transfer that was taken from the queue just now.
   uint64_t BytesDone(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Puts a transfer back into the queue, no piece of which is in flight.

@@ -18,6 +18,7 @@
 #include "capnp/message.h"
 #include "tests/fakes/captured_log.h"
 #include "tests/fakes/fake_async_io.h"
+#include "tests/fakes/lost_page.h"
 #include "tests/fakes/queue_driver.h"
 #include "tests/fakes/virtio_harness.h"
 
@@ -395,6 +396,47 @@ TEST_F(BlockTest, MemoryThatCannotBeHadIsNotBlamedOnTheImage) {
   EXPECT_EQ(TakeStatus(), kBlockStatusIoError);
   EXPECT_TRUE(absl::StrContains(log.text(), "Bad address; a page of the guest's memory cannot be had on this host"))
       << log.text();
+}
+
+// A page that the host lost (R9), as one that came so on a kernel that cannot mark it.
+class LostPageBlockTest : public BlockTest {
+ protected:
+  void Hide(GuestAddress page) { ASSERT_EQ(harness_.memory().regions()[0]->HideLost(page.value()).ToString(), "OK"); }
+  static constexpr GuestAddress kLost{0x900000};
+};
+
+TEST_F(LostPageBlockTest, HeaderListIdAndStatusInOneEndTheirRequestsAlone) {
+  Start();
+  ASSERT_NO_FATAL_FAILURE(Hide(kLost));
+  EXPECT_EQ(Run(queue().Chain().ReadableAt(kLost, sizeof(BlockRequestHeader))), kBlockStatusIoError);
+  EXPECT_EQ(Run(Request(kBlockDiscard, 0).ReadableAt(kLost, sizeof(BlockRange))), kBlockStatusIoError);
+  EXPECT_EQ(Run(Request(kBlockGetId, 0).WritableAt(kLost, kBlockIdBytes)), kBlockStatusIoError);
+  Request(kBlockFlush, 0).WritableAt(kLost, 1).Submit();
+  harness_.Kick(0);
+  io_->Finish(0);
+  EXPECT_TRUE(queue().TakeUsed().has_value()) << "it is over, though nobody can read how it ended";
+  EXPECT_EQ(Run(Request(kBlockRead, 0).Writable(512)), kBlockStatusOk);
+  EXPECT_FALSE(harness_.driver().needs_reset());
+}
+
+TEST_F(LostPageBlockTest, TransferThatMeetsOneNamesAndListsIt) {
+  if (const absl::Status status = PageLoser::Supported(); !status.ok()) {
+    GTEST_SKIP() << status;
+  }
+  Start();
+  constexpr uint64_t kPages = 4;
+  const GuestAddress page = kLost + kPageBytes;
+  ASSERT_TRUE(harness_.memory().Fill(kLost, 1, kPages * kPageBytes).ok());
+  PageLoser loser;
+  ASSERT_EQ(loser.Lose(*harness_.memory().regions()[0], page.value()).ToString(), "OK");
+  const CapturedLog log;
+  Submit(Request(kBlockWrite, 0).ReadableAt(kLost, kPages * kPageBytes));
+  EXPECT_TRUE(harness_.memory().LostPages().empty()) << "nobody has met it";
+  io_->Fail(0, EFAULT);
+  EXPECT_EQ(TakeStatus(), kBlockStatusIoError);
+  EXPECT_TRUE(absl::StrContains(log.text(), "Bad address; the host lost a page of the guest's memory")) << log.text();
+  EXPECT_EQ(harness_.memory().LostPages(), std::vector<GuestAddress>{page});
+  EXPECT_FALSE(harness_.driver().needs_reset());
 }
 
 TEST_F(BlockTest, AReadOnlyDiskIsNotWritten) {

@@ -54,7 +54,11 @@ absl::Status Rng::ProcessQueue(uint16_t index) {
     uint64_t filled = 0;
     for (const auto& segment : chain->writable()) {
       const uint64_t bytes = std::min<uint64_t>(segment.bytes.size(), wanted - filled);
-      FERRITE_RETURN_IF_ERROR(FillRandom(segment.bytes.first(bytes)));
+      const std::span<uint8_t> part = segment.bytes.first(bytes);
+      if (absl::Status status = FillRandom(part); !status.ok()) {
+        (void)transport().memory().FindLost(part);
+        return status;
+      }
       filled += bytes;
     }
     chain->MarkWritten(0, filled);

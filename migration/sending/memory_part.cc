@@ -64,7 +64,7 @@ absl::Status MemoryPart::Send(PageSender& sender, size_t region, const PageRange
 }
 
 std::optional<PageRange> MemoryPart::FoundLost(const uint8_t* address) {
-  const std::optional<GuestAddress> page = memory_.AddLost(reinterpret_cast<uintptr_t>(address));
+  const std::optional<GuestAddress> page = memory_.FindLost(reinterpret_cast<uintptr_t>(address));
   if (!page.has_value()) {
     return std::nullopt;
   }

@@ -18,7 +18,7 @@ absl::Status NotKnown() {
 }
 
 absl::Status NotOfTheGuest() {
-  return absl::InternalError("the host lost memory of this process that is not the guest's");
+  return absl::InternalError("the host has no page for memory of this process, which is not a lost one of the guest");
 }
 
 }  // namespace

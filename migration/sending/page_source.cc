@@ -163,7 +163,7 @@ absl::Status PageSource::FoundLost(const uint8_t* address) {
       return absl::OkStatus();
     }
   }
-  return absl::InternalError("the host lost memory of this process that is not the guest's");
+  return absl::InternalError("the host has no page for memory of this process, which is not a lost one of the guest");
 }
 
 absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty() {

@@ -66,7 +66,9 @@ std::function<void(const MachineEvent&)> Monitor::Listener() {
 void Monitor::OnEvent(const MachineEvent& event) {
   absl::MutexLock lock(&mutex_);
   const bool last = event.kind == MachineEvent::Kind::kStopped;
-  if (last || (event.kind != MachineEvent::Kind::kBalloon && logged_ < kMaxLogged)) {
+  // Of a lost page the machine's own log has it.
+  const bool logs = event.kind != MachineEvent::Kind::kBalloon && event.kind != MachineEvent::Kind::kLostPage;
+  if (last || (logs && logged_ < kMaxLogged)) {
     ++logged_;
     IfThereIsMemory([&] {
       Log().info("machine {}{}{}", MachineEventKindName(event.kind), event.text.empty() ? "" : ": ", event.text);

@@ -31,6 +31,8 @@ const char* MachineEventKindName(MachineEvent::Kind kind) {
       return "stopped";
     case MachineEvent::Kind::kMove:
       return "move";
+    case MachineEvent::Kind::kLostPage:
+      return "lost-page";
     case MachineEvent::Kind::kBalloon:
       break;
   }

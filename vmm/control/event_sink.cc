@@ -20,6 +20,8 @@ MachineEvent::Kind FromRpc(control::Event::Kind kind) {
       return MachineEvent::Kind::kStopped;
     case control::Event::Kind::MOVE:
       return MachineEvent::Kind::kMove;
+    case control::Event::Kind::LOST_PAGE:
+      return MachineEvent::Kind::kLostPage;
     case control::Event::Kind::BALLOON:
       break;
   }

@@ -21,6 +21,8 @@ control::Event::Kind ToRpc(MachineEvent::Kind kind) {
       return control::Event::Kind::STOPPED;
     case MachineEvent::Kind::kMove:
       return control::Event::Kind::MOVE;
+    case MachineEvent::Kind::kLostPage:
+      return control::Event::Kind::LOST_PAGE;
     case MachineEvent::Kind::kBalloon:
       break;
   }

@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "proto/state.capnp.h"
 #include "tests/fakes/guest_console.h"
@@ -41,6 +43,9 @@ class LostPageTest : public testing::Test {
     machine_->SetListener([this](const MachineEvent& event) {
       if (event.kind == MachineEvent::Kind::kStopped) {
         console_.SetStopped(true, event.text);
+      } else if (event.kind == MachineEvent::Kind::kLostPage) {
+        absl::MutexLock lock(&mutex_);
+        told_.push_back(event.text);
       }
     });
     ASSERT_EQ(machine_->Boot().ToString(), "OK");
@@ -49,6 +54,10 @@ class LostPageTest : public testing::Test {
   }
   void Lose() { ASSERT_EQ(loser_.Lose(*machine_->memory().Find(kPage), kPage.value()).ToString(), "OK"); }
   void Touch() { ASSERT_EQ(console_.Send('t', kPatience).ToString(), "OK"); }
+  std::vector<std::string> Told() {
+    absl::MutexLock lock(&mutex_);
+    return told_;
+  }
   std::vector<GuestAddress> Listed() { return machine_->memory().LostPages(); }
 
   // The guest cannot go on, and is stopped with words that have the page in them.
@@ -63,6 +72,8 @@ class LostPageTest : public testing::Test {
   MachineHarness harness_;
   GuestConsole console_;
   PageLoser loser_;
+  absl::Mutex mutex_;
+  std::vector<std::string> told_ ABSL_GUARDED_BY(mutex_);  // of which pages events told
   std::unique_ptr<Machine> machine_;
 };
 
@@ -84,6 +95,7 @@ TEST_P(LostPageOnEachMemory, GuestGetsAMachineCheckAndGoesOnAndADiscardHeals) {
     ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
   }
   EXPECT_EQ(Listed(), std::vector<GuestAddress>{kPage});
+  EXPECT_EQ(Told(), std::vector<std::string>{"0x1000000"});
   EXPECT_EQ(machine_->state(), MachineState::kRunning);
 
   const auto discarded = machine_->memory().Find(kPage)->Discard(kPage.value(), kPageBytes);

@@ -46,9 +46,10 @@ struct StopInfo {
 
 struct MachineEvent {
   // kMove does not come from the machine, but from those who move it.
-  enum class Kind { kRunning, kPaused, kReset, kStopped, kBalloon, kMove };
+  enum class Kind { kRunning, kPaused, kReset, kStopped, kBalloon, kMove, kLostPage };
   Kind kind;
-  // kStopped: the reason and its details. kBalloon: the balloon's size in bytes. kMove: where it stands. Else empty.
+  // kStopped: the reason and its details. kBalloon: the balloon's size in bytes. kMove: where it stands. kLostPage: the
+  // guest-physical address of a page that the host lost, as somebody touched it. Else empty.
   std::string text;
 };
 

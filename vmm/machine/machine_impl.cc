@@ -104,8 +104,11 @@ absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
 
 absl::Status MachineImpl::MakeMemory() {
   FERRITE_ASSIGN_OR_RETURN(memory_, GuestMemory::Create(config_.memory_bytes, config_.memory_backing));
-  memory_->SetLostListener([](GuestAddress page) {
-    IfThereIsMemory([&] { Log().warn("the host lost the guest's page at 0x{:x}", page.value()); });
+  memory_->SetLostListener([this](GuestAddress page) {
+    IfThereIsMemory([&] {
+      Log().warn("the host lost the guest's page at 0x{:x}", page.value());
+      Tell(MachineEvent::Kind::kLostPage, absl::StrCat("0x", absl::Hex(page.value())));
+    });
   });
   const uint32_t bits = PhysicalAddressBits(kvm_.supported_cpuid());
   const std::unique_ptr<MemoryRegion>& last = memory_->regions().back();

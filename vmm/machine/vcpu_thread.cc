@@ -291,7 +291,7 @@ bool VcpuThread::HandleMmio() {
 }
 
 bool VcpuThread::HandleLost(uintptr_t host) {
-  const std::optional<GuestAddress> page = memory_.AddLost(host);
+  const std::optional<GuestAddress> page = memory_.FindLost(host);
   if (!page.has_value()) {
     End(StopReason::kError,
         [&] { return absl::StrCat("KVM_RUN touched memory that the host lost, at 0x", absl::Hex(host), " of ours"); });
