@@ -152,7 +152,9 @@ TEST_F(FerriteMoveFailureTest, GuestOfADestinationThatDiedIsTakenBack) {
   EXPECT_TRUE(absl::StrContains(lost.err, "ferrite recover web1 --here")) << lost.err;
   EXPECT_EQ(Info("here")["state"], "paused");
   EXPECT_EQ(Info("here")["move"]["guest"], "handed-over") << Info("here")["move"];
-  EXPECT_TRUE(absl::StrContains(Ferrite("here", "ps").out, absl::StrCat("handed over to ", address)));
+  const std::string row = Ferrite("here", "ps").out;
+  EXPECT_TRUE(absl::StrContains(row, absl::StrCat("handed over to ", address, " ")) && absl::StrContains(row, "s ago"))
+      << row;
   const std::string told = Ferrite("here", "info web1").out;
   EXPECT_TRUE(absl::StrContains(told, " are missing there")) << told;
   EXPECT_TRUE(absl::StrContains(told, "`ferrite recover web1 --here`")) << told;
@@ -169,7 +171,7 @@ TEST_F(FerriteMoveFailureTest, GuestOfADestinationThatDiedIsTakenBack) {
 
   const Finished back = Ferrite("here", "recover web1 --here");
   EXPECT_EQ(back.exit_code, kExitOk) << back.err;
-  EXPECT_TRUE(absl::StrContains(back.out, "web1 runs on here")) << back.out;
+  EXPECT_TRUE(absl::StrContains(back.out, "web1 runs on here") && absl::StrContains(back.out, "s ago")) << back.out;
   EXPECT_EQ(Info("here")["state"], "running");
   EXPECT_TRUE(absl::StrContains(NextReport("here"), "errors=0 ")) << "R1";
   const Finished again = Ferrite("here", "recover web1");

@@ -79,7 +79,8 @@ void PrintRow(const Row& row) {
 // With what a person has to know of a move that stands still.
 std::string StateText(const MachineDescription& machine) {
   if (IsHandedOver(machine.move)) {
-    return absl::StrCat("handed over to ", machine.move.where);
+    return absl::StrCat("handed over to ", machine.move.where, " ", FormatUptime(machine.move.progress.granted_for),
+                        " ago");
   }
   return absl::StrCat(MachineStateName(machine.state), MissesMemory(machine.arrival) ? ", misses memory" : "");
 }

@@ -10,6 +10,7 @@
 #include "vmm/app/follow_move.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
+#include "vmm/app/text.h"
 #include "vmm/control/machine_directory.h"
 
 namespace ferrite {
@@ -66,7 +67,8 @@ class RecoverCommand final : public CommandWith<RecoverCommandOptions> {
       if (options_.json) {
         PrintJson(MoveJson(*move), /*indented=*/false);
       } else {
-        fmt::print("{}, as it was when it was handed over to {}\n", FormatGuestPlace(name, *move), move->where);
+        fmt::print("{}, as it was when it was handed over to {} {} ago\n", FormatGuestPlace(name, *move), move->where,
+                   FormatUptime(move->progress.granted_for));
       }
       return kExitOk;
     });
