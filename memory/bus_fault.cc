@@ -1,5 +1,13 @@
 #include "memory/bus_fault.h"
 
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
 #include <csetjmp>
 #include <csignal>
 
@@ -19,11 +27,29 @@ thread_local constinit Prepared prepared;
 
 struct sigaction before;
 
+// What was said to be lost and has not been taken. One for which there is no room is found when it is touched.
+std::array<std::atomic<uintptr_t>, 16> hints;
+std::atomic<int> hints_there = -1;  // an eventfd
+
+void AddHint(uintptr_t address) {
+  for (std::atomic<uintptr_t>& slot : hints) {
+    uintptr_t none = 0;
+    if (slot.compare_exchange_strong(none, address)) {
+      break;
+    }
+  }
+  if (const int fd = hints_there.load(); fd >= 0) {
+    const int error = errno;
+    (void)eventfd_write(fd, 1);
+    errno = error;
+  }
+}
+
 bool IsFault(const siginfo_t& info) { return info.si_code == BUS_MCEERR_AR || info.si_code == BUS_ADRERR; }
 
 void OnBusFault(int signal, siginfo_t* info, void* /*context*/) {
-  // A hint that a page went that nobody has touched: it is found when somebody does.
   if (info->si_code == BUS_MCEERR_AO) {
+    AddHint(reinterpret_cast<uintptr_t>(info->si_addr));
     return;
   }
   if (IsFault(*info)) {
@@ -82,6 +108,37 @@ std::optional<uintptr_t> GuestRunFaults::Take() {
   }
   prepared.hit = 0;
   return prepared.address;
+}
+
+absl::StatusOr<Fd> ListenForLostPages() {
+  CatchBusFaults();
+  // Never closed: a handler may be writing to it.
+  int there = hints_there.load();
+  if (there < 0) {
+    Fd made(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!made.valid()) {
+      return ErrnoStatus("eventfd, for lost pages");
+    }
+    if (hints_there.compare_exchange_strong(there, made.get())) {
+      there = made.Release();
+    }
+  }
+  Fd own(fcntl(there, F_DUPFD_CLOEXEC, 0));
+  if (!own.valid()) {
+    return ErrnoStatus("fcntl(F_DUPFD_CLOEXEC) of the eventfd for lost pages");
+  }
+  // Without it pages are found when they are touched.
+  (void)prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0);
+  return own;
+}
+
+std::optional<uintptr_t> TakeLostPageHint() {
+  for (std::atomic<uintptr_t>& slot : hints) {
+    if (const uintptr_t address = slot.exchange(0); address != 0) {
+      return address;
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace ferrite

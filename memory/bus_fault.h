@@ -10,6 +10,8 @@
 #include <optional>
 
 #include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "base/fd.h"
 
 namespace ferrite {
 
@@ -31,6 +33,14 @@ class GuestRunFaults {
   // The address of the fault since the last call, in the memory slot's mapping.
   static std::optional<uintptr_t> Take();
 };
+
+// Has the kernel tell of lost pages before somebody touches them, by a signal to the calling thread or one that it
+// makes (BUS_MCEERR_AO; prctl(2), PR_MCE_KILL). A hint only: the signals for several pages come as one. Returns an
+// eventfd that is readable when there is something to take; all that are returned count as one.
+absl::StatusOr<Fd> ListenForLostPages();
+
+// An address in a page that is said to be lost; nothing when all have been taken. Read the eventfd first. Any thread.
+std::optional<uintptr_t> TakeLostPageHint();
 
 }  // namespace ferrite
 

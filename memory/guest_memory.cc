@@ -221,9 +221,12 @@ absl::Status GuestMemory::FoundLost(uintptr_t host) const {
 
 std::optional<GuestAddress> GuestMemory::FindLost(uintptr_t host) const {
   for (const auto& region : regions_) {
-    const uint64_t offset = host - reinterpret_cast<uintptr_t>(region->guest_mapping().data());
+    uint64_t offset = host - reinterpret_cast<uintptr_t>(region->guest_mapping().data());
     if (offset >= region->bytes()) {
-      continue;
+      offset = host - reinterpret_cast<uintptr_t>(region->alias_mapping().data());
+      if (offset >= region->alias_mapping().size()) {
+        continue;
+      }
     }
     const std::optional<bool> added = region->AddIfLost(offset);
     if (!added.has_value()) {

@@ -86,7 +86,7 @@ class GuestMemory {
   // page, which is listed then; UNAVAILABLE when the host has no page to give for what it hit.
   absl::Status Touch(absl::FunctionRef<void()> touch) const;
 
-  // Looks at the host page behind `host`, an address in a region's guest mapping whose use ended in SIGBUS or EFAULT.
+  // Looks at the host page behind `host`, an address in a region's mappings whose use ended in SIGBUS or EFAULT.
   // If it is lost, it is listed, and its guest-physical address is returned. Of hugetlbfs the whole huge page is lost.
   std::optional<GuestAddress> FindLost(uintptr_t host) const;
   // The same for all pages behind `bytes`, of which a system call said EFAULT. Returns whether one is lost.

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -109,6 +111,29 @@ TEST(BusFaultTest, FaultThatNobodyIsPreparedForEndsTheProcess) {
   EXPECT_DEATH((void)behind[8], "");
   EXPECT_DEATH((void)raise(SIGBUS), "");
   close(fd);
+}
+
+TEST(BusFaultTest, PageThatTheKernelTellsOfIsAHint) {
+  const auto there = ListenForLostPages();
+  ASSERT_TRUE(there.ok()) << there.status();
+  pollfd readable = {.fd = there->get(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(poll(&readable, 1, 0), 0);
+  int object = 0;
+  TellOfLostPage(&object);
+  EXPECT_EQ(poll(&readable, 1, 0), 1);
+  eventfd_t count = 0;
+  EXPECT_EQ(eventfd_read(there->get(), &count), 0);
+  EXPECT_EQ(TakeLostPageHint(), reinterpret_cast<uintptr_t>(&object));
+  EXPECT_EQ(TakeLostPageHint(), std::nullopt);
+  for (int i = 0; i < 1000; ++i) {
+    TellOfLostPage(&object);
+  }
+  int taken = 0;
+  while (TakeLostPageHint().has_value()) {
+    ++taken;
+  }
+  EXPECT_GT(taken, 0) << "a few of them are as good as all";
+  EXPECT_LT(taken, 1000) << "bounded";
 }
 
 }  // namespace

@@ -3,7 +3,10 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <utility>
 
 #include "base/open_userfault.h"
@@ -31,6 +34,14 @@ absl::StatusOr<Fd> Open() {
 }
 
 }  // namespace
+
+void TellOfLostPage(const void* address) {
+  siginfo_t info = {};
+  info.si_signo = SIGBUS;
+  info.si_code = BUS_MCEERR_AO;
+  info.si_addr = const_cast<void*>(address);
+  FERRITE_CHECK(syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), SIGBUS, &info) == 0);
+}
 
 absl::Status PageLoser::Supported() { return Open().status(); }
 

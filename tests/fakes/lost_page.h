@@ -10,6 +10,9 @@
 
 namespace ferrite {
 
+// Sends this thread what the kernel sends of a page that was lost before anybody touched it (BUS_MCEERR_AO).
+void TellOfLostPage(const void* address);
+
 // Poisons pages of a region's guest mapping by UFFDIO_POISON. The marks stay when it is gone; until then whoever
 // touches such a page after it was discarded waits.
 class PageLoser {

@@ -139,6 +139,19 @@ std::string NameOfMemory(const testing::TestParamInfo<MemoryBacking>& backing) {
 INSTANTIATE_TEST_SUITE_P(Backings, LostPageOnEachMemory, kEachMemory, NameOfMemory);
 INSTANTIATE_TEST_SUITE_P(Backings, HiddenPageTest, kEachMemory, NameOfMemory);
 
+TEST_F(LostPageTest, PageThatTheKernelTellsOfIsListedBeforeAnybodyTouchesIt) {
+  Start("g");
+  Lose();
+  const uint8_t* const guest = machine_->memory().Find(kPage)->guest_mapping().data();
+  TellOfLostPage(guest + kPage.value() + 8);
+  TellOfLostPage(guest);  // a mistake of the kernel's: it is good
+  absl::MutexLock lock(&mutex_);
+  const auto told = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !told_.empty(); };
+  ASSERT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&told), kPatience));
+  EXPECT_EQ(told_, std::vector<std::string>{"0x1000000"});
+  EXPECT_EQ(Listed(), std::vector<GuestAddress>{kPage});
+}
+
 TEST_F(LostPageTest, GuestWithoutMachineChecksIsStoppedWithWords) {
   Start("n");
   Lose();

@@ -1,5 +1,7 @@
 #include "vmm/machine/machine_impl.h"
 
+#include <sys/eventfd.h>
+
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -12,6 +14,7 @@
 #include "base/pinned_file.h"
 #include "base/status.h"
 #include "devices/balloon/balloon.h"
+#include "memory/bus_fault.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/boot/boot_loader.h"
 #include "vmm/kvm/cpuid.h"
@@ -99,6 +102,22 @@ absl::Status MachineImpl::Init(EventLoop& loop, SerialBackend* console) {
   }
   throttle_ = std::make_unique<VcpuThrottle>(std::move(threads));
   FERRITE_ASSIGN_OR_RETURN(control_thread_, Thread::Start("machine-ctl", [this] { RunControl(); }));
+  return ListenForLost(loop);
+}
+
+absl::Status MachineImpl::ListenForLost(EventLoop& loop) {
+  // That thread is the one that is told: it waits for descriptors only.
+  absl::StatusOr<Fd> there = absl::UnknownError("");
+  loop.RunAndWait([&there] { there = ListenForLostPages(); });
+  FERRITE_ASSIGN_OR_RETURN(lost_pages_there_, std::move(there));
+  const auto look = [this] {
+    eventfd_t count = 0;
+    (void)eventfd_read(lost_pages_there_.get(), &count);
+    while (const std::optional<uintptr_t> hint = TakeLostPageHint()) {
+      (void)memory_->FindLost(*hint);
+    }
+  };
+  FERRITE_ASSIGN_OR_RETURN(lost_pages_watch_, loop.WatchReadable(lost_pages_there_.get(), look));
   return absl::OkStatus();
 }
 

@@ -18,6 +18,8 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
 #include "base/monotonic.h"
 #include "base/thread.h"
 #include "vmm/boot/boot_loader.h"
@@ -97,6 +99,8 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   absl::Status Init(EventLoop& loop, SerialBackend* console);
   absl::Status MakeMemory();
   absl::Status MakeVcpus();
+  // Lists pages that the kernel says are lost before anybody touches them.
+  absl::Status ListenForLost(EventLoop& loop);
 
   // VcpuThread::Listener.
   void OnEnter() override;
@@ -159,6 +163,8 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   std::vector<pid_t> vcpu_thread_ids_;  // fixed
   std::unique_ptr<VcpuThrottle> throttle_;
   Thread control_thread_;
+  Fd lost_pages_there_;
+  std::unique_ptr<EventLoop::Watch> lost_pages_watch_;
 };
 
 }  // namespace ferrite
