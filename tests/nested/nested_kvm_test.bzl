@@ -2,14 +2,16 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_test")
 
-_KERNEL = "@debian_kernel//:vmlinuz"
-
-# In the order of loading.
-_MODULES = [
-    "@debian_kernel//:modules/virt/lib/irqbypass.ko",
-    "@debian_kernel//:modules/arch/x86/kvm/kvm.ko",
-    "@debian_kernel//:modules/arch/x86/kvm/kvm-amd.ko",
-]
+# Kernels of an outer machine (third_party/debian_kernel), each with what is loaded, in this order. Debian's generic ones
+# survive the loss of a page; their kvm-amd wants ccp.
+_KVM = ["virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko"]
+_GENERIC = ["drivers/crypto/ccp/ccp.ko"] + _KVM + ["mm/hwpoison-inject.ko"]
+_KERNELS = {
+    "@debian_kernel": _KVM,
+    "@debian_kernel_generic": _GENERIC,
+    "@debian_kernel_backports": _GENERIC,
+}
+_CLOUD = "@debian_kernel"
 
 def nested_kvm_test(
         name,
@@ -19,6 +21,7 @@ def nested_kvm_test(
         memory = 1024,
         cpus = 1,
         modules = [],
+        kernel = _CLOUD,
         args = [],
         tags = [],
         **kwargs):
@@ -38,6 +41,7 @@ def nested_kvm_test(
       memory: MiB of the outer machine.
       cpus: of the outer machine.
       modules: labels of more kernel modules to load, in order.
+      kernel: the repository of the machine's own kernel. Where it could not be fetched, the tests are skipped.
       args: more arguments of the driver (outer_machine.py).
       tags: added to the ones that every nested test has.
       **kwargs: passed on to sh_test.
@@ -51,18 +55,31 @@ def nested_kvm_test(
         memory = memory,
         cpus = cpus,
         modules = modules,
+        kernel = kernel,
         args = args,
         tags = tags,
         **kwargs
     )
 
-def outer_machine_test(name, srcs, tests, data, deadline, memory, cpus, modules, tags, args = [], **kwargs):
+def outer_machine_test(
+        name,
+        srcs,
+        tests,
+        data,
+        deadline,
+        memory,
+        cpus,
+        modules,
+        tags,
+        kernel = _CLOUD,
+        args = [],
+        **kwargs):
     """nested_kvm_test with a script of its own in `srcs`, which gets `args` and then the driver's arguments."""
     native.sh_test(
         name = name,
         srcs = srcs,
-        args = args + _arguments(tests, modules, memory, cpus) + ["--deadline=%d" % deadline],
-        data = _data(tests, data, modules),
+        args = args + _arguments(tests, modules, memory, cpus, kernel) + ["--deadline=%d" % deadline],
+        data = _data(tests, data, modules, kernel),
         # Not cached; two of them at once would only make both slow.
         tags = ["cpu:%d" % cpus, "external", "nested", "no-sanitizer"] + tags,
         size = "small",
@@ -79,25 +96,33 @@ def outer_machine_binary(
         memory = 1536,
         cpus = 2,
         modules = [],
+        kernel = _CLOUD,
         srcs = ["//tests/nested:outer_machine.py"],
         **kwargs):
     """For `bazel run`: runs `programs` in the outer machine, or with --shell=TEXT in `args` gives a shell in it."""
     native.sh_binary(
         name = name,
         srcs = srcs,
-        args = _arguments(programs, modules, memory, cpus) + args,
-        data = _data(programs, data, modules),
+        args = _arguments(programs, modules, memory, cpus, kernel) + args,
+        data = _data(programs, data, modules, kernel),
         **kwargs
     )
 
-def _arguments(programs, modules, memory, cpus):
-    return (["--kernel=$(rootpath %s)" % _KERNEL, "--init=$(rootpath //tests/nested:outer_init.sh)"] +
-            ["--module=$(rootpath %s)" % module for module in _MODULES + modules] +
+def _modules(kernel):
+    return [kernel + "//:modules/" + module for module in _KERNELS[kernel]]
+
+def _arguments(programs, modules, memory, cpus, kernel):
+    return (["--kernel=$(rootpath %s//:vmlinuz)" % kernel, "--init=$(rootpath //tests/nested:outer_init.sh)"] +
+            ["--module=$(rootpath %s)" % module for module in _modules(kernel) + modules] +
             ["--test=$(rootpath %s)" % program for program in programs] +
             ["--memory=%d" % memory, "--cpus=%d" % cpus])
 
-def _data(programs, data, modules):
-    return programs + data + modules + _MODULES + [_KERNEL, "//tests/nested:outer_init.sh"]
+def _data(programs, data, modules, kernel):
+    return programs + data + modules + _modules(kernel) + [
+        kernel + "//:version",
+        kernel + "//:vmlinuz",
+        "//tests/nested:outer_init.sh",
+    ]
 
 def nested_cc_test(name, **kwargs):
     """A gtest binary for the `tests` of nested_kvm_test: built and checked with the rest, run only there."""

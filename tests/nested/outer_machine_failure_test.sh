@@ -43,6 +43,15 @@ expect_count 3 '<testcase ' "$xml"
 expect_count 3 '<failure ' "$xml"
 expect_count 0 'flaky=' "$xml"
 
+# A kernel that the set-up could not fetch.
+mkdir -p "$TEST_TMPDIR/kernel"
+: >"$TEST_TMPDIR/kernel/vmlinuz"
+echo 'no such kernel' >"$TEST_TMPDIR/kernel/version"
+run no_kernel 0 --test=tests/nested/testdata/{fails,passes}.sh --kernel="$TEST_TMPDIR/kernel/vmlinuz"
+expect 'SKIPPED: fails.sh: no such kernel'
+expect_count 2 '<skipped message="no such kernel"' "$xml"
+expect_count 0 'test| '
+
 # The machine makes no progress: a second start has the tests that have not ended.
 run stands_still 0 --test=tests/nested/testdata/{passes,stands_still}.sh --silence=5
 expect_count 1 'the outer machine stands still: no heartbeat for '
