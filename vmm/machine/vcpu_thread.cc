@@ -297,11 +297,13 @@ bool VcpuThread::HandleLost(uintptr_t host) {
         [&] { return absl::StrCat("KVM_RUN touched memory that the host lost, at 0x", absl::Hex(host), " of ours"); });
     return false;
   }
-  return TellOfLost(*page);
+  // The guest's page, not the huge one of the host's: who is told of another one touches the same again.
+  const uint64_t inside = host % memory_.Find(*page)->host_page_bytes() / kPageBytes * kPageBytes;
+  return TellOfLost(*page + inside);
 }
 
 // A lost page that the kernel cannot mark is hidden (MemoryRegion::HideLost()): KVM_RUN ends with EFAULT. Kernels
-// before Linux 6.8 do not say where. Then each that is listed has its turn: it is lost, whoever touched which.
+// before Linux 6.8 do not say where. Then each of the guest's pages that is lost has its turn, whoever touched which.
 std::optional<GuestAddress> VcpuThread::HiddenPage() {
   const std::vector<GuestAddress> lost = memory_.LostPages();
   if (lost.empty()) {
@@ -313,9 +315,12 @@ std::optional<GuestAddress> VcpuThread::HiddenPage() {
     if (region == nullptr || !region->IsLost(address - region->base())) {
       return std::nullopt;
     }
-    return region->base() + (address - region->base()) / region->host_page_bytes() * region->host_page_bytes();
+    return GuestAddress(address.value() / kPageBytes * kPageBytes);
   }
-  return lost[hidden_turn_++ % lost.size()];
+  // All of a machine's memory is of one kind.
+  const uint64_t pages = memory_.Find(lost.front())->host_page_bytes() / kPageBytes;
+  const uint64_t turn = hidden_turn_++ % (lost.size() * pages);
+  return lost[turn / pages] + turn % pages * kPageBytes;
 }
 
 bool VcpuThread::TellOfLost(GuestAddress page) {
