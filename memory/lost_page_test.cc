@@ -1,4 +1,4 @@
-// Pages that the host lost, made by UFFDIO_POISON, and the threads of ours that touch them (R9).
+// Pages that the host lost, and the threads of ours that touch them (R9).
 #include "tests/fakes/lost_page.h"
 
 #include <fcntl.h>
@@ -17,21 +17,30 @@
 #include <span>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/fd.h"
 #include "memory/bus_fault.h"
 #include "memory/guest_memory.h"
+#include "tests/fakes/huge_page_pool.h"
+#include "tests/fakes/test_place.h"
 
 namespace ferrite {
 namespace {
 
-constexpr uint64_t kBytes = 64 * kPageBytes;
-constexpr GuestAddress kPage{5 * kPageBytes};
+constexpr uint64_t kHostPages = 64;
+constexpr uint64_t kLostPage = 5;
 
 class LostPageTest : public testing::TestWithParam<MemoryBacking> {
  protected:
   void SetUp() override {
     if (const absl::Status status = PageLoser::Supported(); !status.ok()) {
       GTEST_SKIP() << status;
+    }
+    if (GetParam() == MemoryBacking::kHugetlb2M) {
+      pool_.emplace(kHostPages + 1);  // what is broken does not come back
+      if (!pool_->status().ok()) {
+        GTEST_SKIP() << pool_->status();
+      }
     }
     auto memory = GuestMemory::Create(kBytes, GetParam());
     ASSERT_TRUE(memory.ok()) << memory.status();
@@ -41,6 +50,10 @@ class LostPageTest : public testing::TestWithParam<MemoryBacking> {
     ASSERT_EQ(loser_.Lose(*memory_->regions()[0], kPage.value()).ToString(), "OK");
   }
 
+  const uint64_t kUnit = HostPageBytes(GetParam());
+  const uint64_t kBytes = kHostPages * kUnit;
+  const GuestAddress kPage{kLostPage * kUnit};
+  std::optional<HugePagePool> pool_;
   std::unique_ptr<GuestMemory> memory_;
   PageLoser loser_;
   std::vector<GuestAddress> found_;
@@ -49,23 +62,24 @@ class LostPageTest : public testing::TestWithParam<MemoryBacking> {
 TEST_P(LostPageTest, EachAccessIsDataLossAndThePageIsListedOnce) {
   const auto value = memory_->ReadObject<uint64_t>(kPage + 16);
   EXPECT_EQ(value.status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_NE(value.status().message().find("0x5000"), absl::string_view::npos) << value.status();
+  EXPECT_NE(value.status().message().find(absl::StrCat("0x", absl::Hex(kPage.value()))), absl::string_view::npos)
+      << value.status();
   EXPECT_EQ(memory_->WriteObject<uint32_t>(kPage, 1).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(memory_->Fill(GuestAddress(0), 1, kBytes).code(), absl::StatusCode::kDataLoss);
   std::array<uint8_t, 3 * kPageBytes> bytes = {};
-  EXPECT_EQ(memory_->Read(GuestAddress(4 * kPageBytes), bytes).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(memory_->Read(GuestAddress(kPage.value() - kPageBytes), bytes).code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(memory_->LostPages(), std::vector<GuestAddress>{kPage});
   EXPECT_EQ(found_, std::vector<GuestAddress>{kPage});
-  EXPECT_TRUE(memory_->ReadObject<uint64_t>(kPage + kPageBytes).ok()) << "its neighbour is good";
+  EXPECT_TRUE(memory_->ReadObject<uint64_t>(kPage + kUnit).ok()) << "its neighbour is good";
 }
 
 TEST_P(LostPageTest, DiscardedPageIsGoodAgain) {
   ASSERT_EQ(memory_->ReadObject<uint8_t>(kPage).status().code(), absl::StatusCode::kDataLoss);
   MemoryRegion& region = *memory_->regions()[0];
-  const auto other = region.Discard(0, 2 * kPageBytes);
+  const auto other = region.Discard(0, 2 * kUnit);
   ASSERT_TRUE(other.ok()) << other.status();
   EXPECT_TRUE(region.IsLost(kPage.value())) << "another page was discarded";
-  const auto discarded = region.Discard(kPage.value() - kPageBytes, 3 * kPageBytes);
+  const auto discarded = region.Discard(kPage.value() - kUnit, 3 * kUnit);
   ASSERT_TRUE(discarded.ok()) << discarded.status();
   EXPECT_TRUE(memory_->LostPages().empty());
   loser_.Close();
@@ -87,18 +101,27 @@ TEST_P(LostPageTest, SystemCallThatMetOneNamesIt) {
 }
 
 TEST_P(LostPageTest, PageThatCannotBeHadIsNotALostOne) {
-  constexpr GuestAddress kOther{9 * kPageBytes};
+  const GuestAddress kOther{9 * kUnit};
   const std::span<uint8_t> memory = memory_->regions()[0]->guest_mapping();
   const Fd empty(memfd_create("empty", MFD_CLOEXEC));
   uint8_t* const at = memory.data() + kOther.value();
-  ASSERT_EQ(mmap(at, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty.get(), 0), at);
+  ASSERT_EQ(mmap(at, kUnit, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, empty.get(), 0), at);
   EXPECT_EQ(memory_->ReadObject<uint8_t>(kOther).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_FALSE(memory_->FindLost(memory.subspan(kOther.value(), kPageBytes)));
   EXPECT_TRUE(memory_->LostPages().empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(Backings, LostPageTest, testing::Values(MemoryBacking::kMemfd, MemoryBacking::kAnonymous),
-                         [](const auto& backing) { return std::string(MemoryBackingName(backing.param)); });
+// The host's own tests leave its huge pages alone.
+std::vector<MemoryBacking> EachMemory() {
+  std::vector<MemoryBacking> each = {MemoryBacking::kMemfd, MemoryBacking::kAnonymous};
+  if (InOuterMachine()) {
+    each.push_back(MemoryBacking::kHugetlb2M);
+  }
+  return each;
+}
+INSTANTIATE_TEST_SUITE_P(Backings, LostPageTest, testing::ValuesIn(EachMemory()), [](const auto& backing) {
+  return backing.param == MemoryBacking::kHugetlb2M ? "hugetlb" : std::string(MemoryBackingName(backing.param));
+});
 
 TEST(BusFaultTest, FaultThatNobodyIsPreparedForEndsTheProcess) {
   CatchBusFaults();

@@ -25,7 +25,7 @@ def kvm_cc_test(name, tags = [], **kwargs):
         name = name,
         # What it finds depends on the host's kernel, so it is never cached.
         tags = ["external", "kvm"] + tags,
-        visibility = ["//tests/emulated:__pkg__"],
+        visibility = ["//tests/emulated:__pkg__", "//tests/nested:__pkg__"],
         **kwargs
     )
     emulated_test(

@@ -182,10 +182,9 @@ INSTANTIATE_TEST_SUITE_P(Backings, HiddenPageTest, kEachMemory, NameOfMemory);
 
 TEST_F(LostPageTest, PageThatTheKernelTellsOfIsListedBeforeAnybodyTouchesIt) {
   Start("g");
-  Lose();
-  const uint8_t* const guest = machine_->memory().Find(kPage)->guest_mapping().data();
-  TellOfLostPage(guest + kPage.value() + 8);
-  TellOfLostPage(guest);  // a mistake of the kernel's: it is good
+  MemoryRegion& region = *machine_->memory().Find(kPage);
+  ASSERT_EQ(loser_.LoseTold(region, kPage.value()).ToString(), "OK");
+  TellOfLostPage(region.guest_mapping().data());  // a mistake of the kernel's: it is good
   absl::MutexLock lock(&mutex_);
   const auto told = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !told_.empty(); };
   ASSERT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&told), kPatience));
