@@ -64,10 +64,12 @@ absl::Status MemoryRegion::HideLost(uint64_t offset) {
   if (hidden) {
     return absl::OkStatus();
   }
-  // A file that has nothing: who touches a mapping of it gets a SIGBUS.
+  // A file that has nothing: who touches a mapping of it gets a SIGBUS. Not to be read as far as KVM knows, which
+  // otherwise lets the vCPU wait for a page that it takes for one on its way, again and again; who may write reads,
+  // too.
   const Fd empty(memfd_create("ferrite-lost", MFD_CLOEXEC));
-  if (!empty.valid() || mmap(guest_mapping_.data() + page, unit, PROT_READ | PROT_WRITE,
-                             MAP_SHARED | MAP_FIXED | MAP_NORESERVE, empty.get(), 0) == MAP_FAILED) {
+  if (!empty.valid() || mmap(guest_mapping_.data() + page, unit, PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+                             empty.get(), 0) == MAP_FAILED) {
     return ErrnoStatus(absl::StrCat("hide the lost page at offset ", page, " of memory ", name_));
   }
   hidden = true;

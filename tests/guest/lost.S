@@ -8,6 +8,7 @@
 //   o  has the load done by an outs, which KVM emulates
 //   2  has a second vCPU load at the same time, and instead of all that says "event=both", with the number of machine checks
 //      that each vCPU had so far
+//   i  loads with interrupts enabled, as a process does
 #define PAGE 0x1000000               // 16 MiB
 #define INSIDE 0x5000
 
@@ -101,7 +102,11 @@ enter:
     subl $0x4000, %eax
     pushq $USER_DATA
     pushq %rax
-    pushq $0x3002                    // IOPL 3
+    movl $0x3002, %eax               // IOPL 3
+    movl $0x3202, %edx               // and IF
+    cmpb $'i', %r15b
+    cmovel %edx, %eax
+    pushq %rax
     pushq $USER_CODE
     pushq $guest
     iretq

@@ -152,7 +152,7 @@ class HiddenPageTest : public LostPageOnEachMemory {
 
 // As where a move has brought it to a kernel before Linux 6.6.
 TEST_P(HiddenPageTest, GuestGetsAMachineCheckAndGoesOnAndADiscardHeals) {
-  Start("g", GetParam());
+  Start("i", GetParam());
   MemoryRegion& region = *machine_->memory().Find(kPage);
   ASSERT_EQ(region.HideLost(kPage.value()).ToString(), "OK");
   Touch();

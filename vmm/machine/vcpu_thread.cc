@@ -20,6 +20,7 @@
 #include "memory/bus_fault.h"
 #include "vmm/kvm/memory_error.h"
 #include "vmm/machine/exit_report.h"
+#include "vmm/machine/touched_pages.h"
 
 namespace ferrite {
 namespace {
@@ -192,8 +193,8 @@ void VcpuThread::RunGuest() {
       continue;
     }
     if (error == EFAULT) {
-      if (const std::optional<GuestAddress> page = HiddenPage(); page.has_value()) {
-        if (!TellOfLost(*page)) {
+      if (const std::optional<bool> handled = HandleHidden(); handled.has_value()) {
+        if (!*handled) {
           return;
         }
         continue;
@@ -303,33 +304,54 @@ bool VcpuThread::HandleLost(uintptr_t host) {
 }
 
 // A lost page that the kernel cannot mark is hidden (MemoryRegion::HideLost()): KVM_RUN ends with EFAULT. Kernels
-// before Linux 6.8 do not say where. Then each of the guest's pages that is lost has its turn, whoever touched which.
-std::optional<GuestAddress> VcpuThread::HiddenPage() {
+// before Linux 6.8 do not say where. Then it is one that a register points at, or, where none does or the guest was
+// told of that one and went on to touch it, one after the other of the guest's pages that are lost, whoever touched
+// which.
+std::optional<bool> VcpuThread::HandleHidden() {
+  const auto is_lost = [this](GuestAddress address) {
+    const MemoryRegion* const region = memory_.Find(address);
+    return region != nullptr && region->IsLost(address - region->base());
+  };
+  if (const kvm_run& run = vcpu_.run(); run.exit_reason == KVM_EXIT_MEMORY_FAULT) {
+    const GuestAddress page(MemoryFaultOf(run).gpa / kPageBytes * kPageBytes);
+    return is_lost(page) ? std::optional(TellOfLost(page)) : std::nullopt;
+  }
   const std::vector<GuestAddress> lost = memory_.LostPages();
   if (lost.empty()) {
     return std::nullopt;
   }
-  if (const kvm_run& run = vcpu_.run(); run.exit_reason == KVM_EXIT_MEMORY_FAULT) {
-    const GuestAddress address(MemoryFaultOf(run).gpa);
-    const MemoryRegion* const region = memory_.Find(address);
-    if (region == nullptr || !region->IsLost(address - region->base())) {
-      return std::nullopt;
-    }
-    return GuestAddress(address.value() / kPageBytes * kPageBytes);
-  }
   // All of a machine's memory is of one kind.
   const uint64_t pages = memory_.Find(lost.front())->host_page_bytes() / kPageBytes;
+  const bool often = hidden_touches_.Count() > kLostTouchLimit + static_cast<int64_t>(lost.size() * pages);
+  const absl::StatusOr<kvm_regs> regs = vcpu_.GetRegs();
+  const absl::StatusOr<kvm_sregs> sregs = vcpu_.GetSregs();
+  if (regs.ok() && sregs.ok()) {
+    for (const GuestAddress page : TouchedPages(memory_, *regs, *sregs)) {
+      if (is_lost(page) && !WasToldJustNow(page)) {
+        return TellOfLost(page, often);
+      }
+    }
+  }
   const uint64_t turn = hidden_turn_++ % (lost.size() * pages);
-  return lost[turn / pages] + turn % pages * kPageBytes;
+  return TellOfLost(lost[turn / pages] + turn % pages * kPageBytes, often);
 }
 
-bool VcpuThread::TellOfLost(GuestAddress page) {
-  LostTouches& touches = lost_touches_[page];
+int VcpuThread::LostTouches::Count() {
   const MonotonicTime now = MonotonicTime::Now();
-  touches.count = now - touches.last < kLostTouchGap ? touches.count + 1 : 1;
-  touches.last = now;
+  count = now - last < kLostTouchGap ? count + 1 : 1;
+  last = now;
+  return count;
+}
+
+bool VcpuThread::WasToldJustNow(GuestAddress page) const {
+  const auto touches = lost_touches_.find(page);
+  return touches != lost_touches_.end() && MonotonicTime::Now() - touches->second.last < kLostTouchGap;
+}
+
+bool VcpuThread::TellOfLost(GuestAddress page, bool often) {
+  often = lost_touches_[page].Count() > kLostTouchLimit || often;
   absl::Status told = TellOfMemoryError(vcpu_, page);
-  if (told.ok() && touches.count > kLostTouchLimit) {
+  if (told.ok() && often) {
     told = absl::FailedPreconditionError(
         absl::StrCat("it was told so ", kLostTouchLimit, " times, and touches it again and again"));
   }

@@ -82,6 +82,8 @@ class VcpuThread {
   struct LostTouches {
     int count = 0;
     MonotonicTime last = MonotonicTime::InfinitePast();
+    // One more now.
+    int Count();
   };
 
   VcpuThread(KvmVcpu& vcpu, GuestMemory& memory, Bus& mmio, Bus& ports, Listener& listener)
@@ -100,9 +102,11 @@ class VcpuThread {
   // The guest touched memory that the host lost: lists the page, and tells the guest. Returns false when the vCPU
   // cannot go on.
   bool HandleLost(uintptr_t host);
-  bool TellOfLost(GuestAddress page);
-  // KVM_RUN found memory that is not to be had: the lost page that is meant, if it can be one.
-  std::optional<GuestAddress> HiddenPage();
+  // Of the 4 KiB at `page`. `often`: it was told of this or another one so often already that it is of no use.
+  bool TellOfLost(GuestAddress page, bool often = false);
+  // KVM_RUN found memory that is not to be had: handles it as HandleLost() if it can be a lost page; nothing otherwise.
+  std::optional<bool> HandleHidden();
+  bool WasToldJustNow(GuestAddress page) const;
   void End(StopReason reason, absl::FunctionRef<std::string()> what);
   void KickLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -123,6 +127,7 @@ class VcpuThread {
   // The thread's own.
   std::map<GuestAddress, LostTouches> lost_touches_;
   size_t hidden_turn_ = 0;
+  LostTouches hidden_touches_;  // of any page
 
   Thread thread_;
 };
