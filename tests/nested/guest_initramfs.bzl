@@ -1,6 +1,6 @@
 """guest_initramfs: the root of a small Linux guest: busybox, Debian's virtio modules, an init script and programs."""
 
-# In the order of loading; the kernel has ext4 and the serial console built in.
+# In the order of loading; the cloud kernel has ext4 and the serial console built in.
 VIRTIO_MODULES = [
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
@@ -20,17 +20,18 @@ def guest_program(name, srcs):
         toolchains = ["@bazel_tools//tools/cpp:current_cc_toolchain"],
     )
 
-def guest_initramfs(name, init, programs = [], modules = VIRTIO_MODULES, **kwargs):
+def guest_initramfs(name, init, programs = [], modules = VIRTIO_MODULES, kernel = "@debian_kernel", **kwargs):
     """Packs NAME.cpio.gz.
 
     Args:
       name: the target.
       init: the script that becomes /init.
       programs: labels of static programs; they are in the guest's PATH.
-      modules: below lib/modules/VERSION/kernel of Debian's cloud kernel; /modules/order lists them in this order.
+      modules: below lib/modules/VERSION/kernel of the guest's kernel; /modules/order lists them in this order.
+      kernel: the repository of the guest's kernel (third_party/debian_kernel).
       **kwargs: passed on to genrule.
     """
-    labels = ["@debian_kernel//:modules/" + module for module in modules]
+    labels = [kernel + "//:modules/" + module for module in modules]
     native.genrule(
         name = name,
         srcs = [init] + programs + labels,

@@ -17,8 +17,6 @@ namespace ferrite {
 namespace {
 
 constexpr char kFerrite[] = "vmm/app/ferrite";
-constexpr char kKernel[] = "external/debian_kernel/vmlinuz";
-constexpr char kInitrd[] = "tests/nested/guest.cpio.gz";
 // The guest's words for the driver of its console.
 constexpr absl::string_view kReady = "guest: ready\n";
 constexpr absl::string_view kStatus = "guest: status ";
@@ -45,7 +43,7 @@ absl::StatusOr<Finished> Ferrite(const std::vector<std::string>& arguments, cons
 
 absl::StatusOr<std::unique_ptr<LinuxGuest>> LinuxGuest::Boot(const Options& options) {
   std::vector<std::string> arguments = {
-      "run", "--name", options.name, "--kernel", kKernel, "--initrd", kInitrd, "--cmdline",
+      "run", "--name", options.name, "--kernel", options.kernel, "--initrd", options.initrd, "--cmdline",
       // The reset is through ACPI, as on hardware of this kind. A busy host may stop a vCPU for so long that the
       // kernel's watchdog would speak in the middle of an answer.
       absl::StrCat("console=ttyS0 quiet panic=-1 pci=off nowatchdog ", options.more_command_line), "--mem",
@@ -57,7 +55,7 @@ absl::StatusOr<std::unique_ptr<LinuxGuest>> LinuxGuest::Boot(const Options& opti
   }
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Program> monitor,
                            Program::Start(FerriteCommand(arguments, TestRunDir()), transcript));
-  std::unique_ptr<LinuxGuest> guest(new LinuxGuest(options.name, std::move(transcript), std::move(monitor)));
+  std::unique_ptr<LinuxGuest> guest(new LinuxGuest(options, std::move(transcript), std::move(monitor)));
   FERRITE_RETURN_IF_ERROR(guest->WaitUntilReady());
   return guest;
 }
@@ -109,7 +107,7 @@ absl::StatusOr<Finished> LinuxGuest::Command(absl::string_view command,
 
 absl::Status LinuxGuest::StartReceiver(const std::vector<std::string>& arguments) {
   std::vector<std::string> all = {"receive", "--name",   name_,   "--listen",    "tcp:127.0.0.1:0",         "--kernel",
-                                  kKernel,   "--initrd", kInitrd, "--disk-from", Environment("TEST_TMPDIR")};
+                                  kernel_,   "--initrd", initrd_, "--disk-from", Environment("TEST_TMPDIR")};
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::filesystem::create_directories(Base(true));
   FERRITE_ASSIGN_OR_RETURN(receiver_, Program::Start(FerriteCommand(all, Base(true)), transcript_));
@@ -143,17 +141,22 @@ absl::StatusOr<std::string> LinuxGuest::EndReceiver() {
   return receiver->output();
 }
 
-absl::StatusOr<std::string> LinuxGuest::Move(const std::vector<std::string>& arguments) {
-  FERRITE_RETURN_IF_ERROR(StartReceiver());
+absl::StatusOr<std::string> LinuxGuest::Move(const std::vector<std::string>& arguments,
+                                             const std::vector<std::string>& receiver_arguments) {
+  FERRITE_RETURN_IF_ERROR(StartReceiver(receiver_arguments));
   FERRITE_ASSIGN_OR_RETURN(const auto move, StartMove(arguments));
-  FERRITE_ASSIGN_OR_RETURN(const int code, move->Wait(kMoveDeadline));
+  return EndMove(*move);
+}
+
+absl::StatusOr<std::string> LinuxGuest::EndMove(Program& move) {
+  FERRITE_ASSIGN_OR_RETURN(const int code, move.Wait(kMoveDeadline));
   if (code != 0) {
     (void)receiver_->Wait(kCommandDeadline);
-    return absl::UnknownError(absl::StrCat("`ferrite move` ended with ", code, ":\n", move->output(),
+    return absl::UnknownError(absl::StrCat("`ferrite move` ended with ", code, ":\n", move.output(),
                                            "\nand the receiver said:\n", receiver_->output()));
   }
   FERRITE_RETURN_IF_ERROR(Arrive());
-  return move->output();
+  return move.output();
 }
 
 absl::StatusOr<uint64_t> LinuxGuest::HostMemoryBytes() const {

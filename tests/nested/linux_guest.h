@@ -24,6 +24,8 @@ class LinuxGuest {
  public:
   struct Options {
     std::string name;
+    std::string kernel = "external/debian_kernel/vmlinuz";
+    std::string initrd = "tests/nested/guest.cpio.gz";
     std::string memory = "256M";
     int cpus = 1;
     std::string more_command_line;
@@ -58,7 +60,10 @@ class LinuxGuest {
   // After a move that did not: waits until the receiver has ended with 1; what it said.
   absl::StatusOr<std::string> EndReceiver();
   // What `ferrite move` printed. An error when it does not end with 0.
-  absl::StatusOr<std::string> Move(const std::vector<std::string>& arguments);
+  absl::StatusOr<std::string> Move(const std::vector<std::string>& arguments,
+                                   const std::vector<std::string>& receiver_arguments = {});
+  // The end of a move that has been started, as Move().
+  absl::StatusOr<std::string> EndMove(Program& move);
 
   // Where the monitor that has the guest keeps what it removes at its end.
   std::string RunDir() const;
@@ -66,14 +71,20 @@ class LinuxGuest {
   Program& monitor() { return *monitor_; }
 
  private:
-  LinuxGuest(std::string name, std::string transcript, std::unique_ptr<Program> monitor)
-      : name_(std::move(name)), transcript_(std::move(transcript)), monitor_(std::move(monitor)) {}
+  LinuxGuest(const Options& options, std::string transcript, std::unique_ptr<Program> monitor)
+      : name_(options.name),
+        kernel_(options.kernel),
+        initrd_(options.initrd),
+        transcript_(std::move(transcript)),
+        monitor_(std::move(monitor)) {}
   // What there is to know of a guest that does not answer.
   std::string DescribeSilence();
   // --run-dir of the monitor that has the guest, and of the one that it moves to.
   std::string Base(bool other) const;
 
   const std::string name_;
+  const std::string kernel_;
+  const std::string initrd_;
   const std::string transcript_;
   bool away_ = false;  // moved, and not moved back
   std::unique_ptr<Program> monitor_;

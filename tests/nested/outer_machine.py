@@ -29,6 +29,8 @@ MARK = b"\x02"  # begins what outer_init.sh tells us between lines of tests
 BOOT_SECONDS = 90  # to the first heartbeat
 GRACE_SECONDS = 60  # from the deadline to the end: the artifacts come home
 STRIP_BYTES = 2 << 20  # a program that is larger is staged without what a debugger wants
+# What a test can ask for: bank 9 of processor 0 has VAL, EN, MISCV, ADDRV, DEFERRED and POISON, and a physical address.
+MEMORY_ERROR = "mce 0 9 0x9c00180000000000 0x0 {} 0x8c"
 STANDSTILL_QUESTIONS = ["info status", "info registers", "info lapic", "info pic"]  # QEMU's answers are an artifact
 # nohz=off highres=off: the timer interrupts at every tick, so that an interrupt which QEMU loses comes again with the next
 # (docs/testing.md).
@@ -231,6 +233,7 @@ class Run:
     the machine ended."""
 
     def __init__(self):
+        self.monitor = None
         self.status = {}
         self.seconds = {}
         self.left = []
@@ -264,6 +267,9 @@ class Run:
             log("nested", f"at the deadline there is process {rest}")
         elif word == "finished":
             self.finished = True
+        elif word == "mce":
+            answer = self.monitor.execute("human-monitor-command", **{"command-line": MEMORY_ERROR.format(rest)})
+            log("nested", f"a memory error in the page at {rest} {answer}")
 
 
 plain = False
@@ -378,7 +384,7 @@ def run_machine(arguments, run, work, artifacts):
         return os.path.join(work, f"{name}.{run.starts}")
 
     ports = [f"file:{file('console')}", "chardev:stdio", f"file:{file('results')}", f"file:{file('heartbeat')}"]
-    monitor = Monitor()
+    monitor = run.monitor = Monitor()
     command = qemu_command(arguments, os.path.join(work, "initramfs"), ports, monitor.arguments,
                            f"{arguments.append} OUTER_START={run.starts} OUTER_DONE={len(run.status)}")
     for name in ["console", "results", "heartbeat"]:
