@@ -225,15 +225,20 @@ TEST_P(AnonymousPlacerTest, ZeroPagesOfABlockComeWithIt) {
   ExpectContent({.first = kBlockPages, .count = kBlockPages - kFramePages});
   for (const uint64_t block : {uint64_t{2}, uint64_t{3}}) {
     const uint64_t first = block * kBlockPages;
+    const uint64_t moved = MovedBlocks();
     placer_->BeginGathering(first);
     const auto news = placer_->PublishZero({.first = first, .count = 10}, Showing::kGathered);
     ASSERT_TRUE(news.ok()) << news.status();
     EXPECT_EQ(*news, 10u);
     Come({.first = first + 10, .count = 22}, Showing::kGathered);
     ComeInFrames({.first = first + 32, .count = kBlockPages - 32});
-    if (moves_) {
-      ExpectZero(first + 9);
+    // The kernel refuses to move a page that it looks at itself just now, to compact memory; then the block is copied.
+    if (MovedBlocks() > moved) {
+      EXPECT_TRUE(moves_);
       EXPECT_EQ(states_->Get(first + 9), PageState::kPresent);
+      ExpectZero(first + 9);
+    } else {
+      EXPECT_NE(states_->Get(first + 9), PageState::kPresent);
     }
     ExpectContent({.first = first + 10, .count = kBlockPages - 10});
   }
