@@ -64,6 +64,17 @@ void CopyToGuest(const uint8_t* in, uint8_t* guest, uint64_t bytes) {
   }
 }
 
+std::vector<GuestAddress> AddressesOf(std::span<const std::unique_ptr<MemoryRegion>> regions,
+                                      std::vector<uint64_t> (MemoryRegion::*offsets)() const) {
+  std::vector<GuestAddress> pages;
+  for (const auto& region : regions) {
+    for (const uint64_t offset : ((*region).*offsets)()) {
+      pages.push_back(region->base() + offset);
+    }
+  }
+  return pages;
+}
+
 }  // namespace
 
 std::vector<MemoryPlace> MemoryLayout(uint64_t bytes) {
@@ -250,14 +261,17 @@ bool GuestMemory::FindLost(std::span<const uint8_t> bytes) const {
   return found;
 }
 
-std::vector<GuestAddress> GuestMemory::LostPages() const {
-  std::vector<GuestAddress> pages;
+std::vector<GuestAddress> GuestMemory::LostPages() const { return AddressesOf(regions_, &MemoryRegion::LostPages); }
+
+std::vector<GuestAddress> GuestMemory::HiddenPages() const { return AddressesOf(regions_, &MemoryRegion::HiddenPages); }
+
+absl::Status GuestMemory::DiscardLost() {
   for (const auto& region : regions_) {
     for (const uint64_t offset : region->LostPages()) {
-      pages.push_back(region->base() + offset);
+      FERRITE_RETURN_IF_ERROR(region->Discard(offset, region->host_page_bytes()).status());
     }
   }
-  return pages;
+  return absl::OkStatus();
 }
 
 }  // namespace ferrite

@@ -93,6 +93,10 @@ class GuestMemory {
   bool FindLost(std::span<const uint8_t> bytes) const;
   // The guest-physical addresses of all lost host pages, ascending.
   std::vector<GuestAddress> LostPages() const;
+  // Of those that are hidden (MemoryRegion::HideLost()).
+  std::vector<GuestAddress> HiddenPages() const;
+  // Gives the lost pages back: they are good, and zero, when they are used again.
+  absl::Status DiscardLost();
   // Tells `listener` of each page that is new in the list, on the thread that found it. Set before there are others.
   void SetLostListener(std::function<void(GuestAddress)> listener) { lost_listener_ = std::move(listener); }
 

@@ -8,10 +8,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <span>
@@ -122,6 +125,29 @@ std::vector<MemoryBacking> EachMemory() {
 INSTANTIATE_TEST_SUITE_P(Backings, LostPageTest, testing::ValuesIn(EachMemory()), [](const auto& backing) {
   return backing.param == MemoryBacking::kHugetlb2M ? "hugetlb" : std::string(MemoryBackingName(backing.param));
 });
+
+TEST(HiddenPagesTest, AreTogetherWhereTheyAreNeighboursAndNotMoreThanTheProcessCanMap) {
+  constexpr uint64_t kMany = 16384;
+  auto memory = GuestMemory::Create((2 * kMany + 2) * kPageBytes, MemoryBacking::kAnonymous);
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  MemoryRegion& region = *(*memory)->regions()[0];
+  const auto mappings = [] {
+    std::ifstream maps("/proc/self/maps");
+    return std::count(std::istreambuf_iterator<char>(maps), {}, '\n');
+  };
+  const auto before = mappings();
+  for (uint64_t page = 0; page < kMany; ++page) {
+    ASSERT_EQ(region.HideLost(page * kPageBytes).ToString(), "OK") << page;
+  }
+  EXPECT_LE(mappings(), before + 3);
+  EXPECT_EQ((*memory)->HiddenPages().size(), kMany);
+  EXPECT_EQ(region.HideLost(2 * kMany * kPageBytes).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_FALSE(region.IsLost(2 * kMany * kPageBytes)) << "it is as it was";
+  EXPECT_TRUE((*memory)->ReadObject<uint8_t>(GuestAddress(2 * kMany * kPageBytes)).ok());
+  ASSERT_TRUE(region.Discard(0, kMany * kPageBytes).ok());
+  EXPECT_TRUE((*memory)->LostPages().empty());
+  EXPECT_EQ(region.HideLost(2 * kMany * kPageBytes).ToString(), "OK");
+}
 
 TEST(BusFaultTest, FaultThatNobodyIsPreparedForEndsTheProcess) {
   CatchBusFaults();

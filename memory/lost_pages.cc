@@ -9,6 +9,12 @@
 #include "memory/memory_region.h"
 
 namespace ferrite {
+namespace {
+
+// Each may be a mapping of its own, of which a process has 65,530 (vm.max_map_count).
+constexpr uint64_t kMostHiddenPages = 16384;
+
+}  // namespace
 
 bool MemoryRegion::AddLost(uint64_t offset) {
   FERRITE_CHECK(offset < bytes());
@@ -59,11 +65,11 @@ absl::Status MemoryRegion::HideLost(uint64_t offset) {
   const uint64_t unit = host_page_bytes();
   const uint64_t page = offset / unit * unit;
   absl::MutexLock lock(&lost_mutex_);
-  bool& hidden = lost_[page];
-  lost_count_ = lost_.size();
-  if (hidden) {
+  const auto [place, added] = lost_.emplace(page, /*hidden=*/false);
+  if (place->second) {
     return absl::OkStatus();
   }
+<<<<<<< HEAD
   // A file that has nothing: who touches a mapping of it gets a SIGBUS. Not to be read as far as KVM knows, which
   // otherwise lets the vCPU wait for a page that it takes for one on its way, again and again; who may write reads,
   // too.
@@ -71,9 +77,45 @@ absl::Status MemoryRegion::HideLost(uint64_t offset) {
   if (!empty.valid() || mmap(guest_mapping_.data() + page, unit, PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
                              empty.get(), 0) == MAP_FAILED) {
     return ErrnoStatus(absl::StrCat("hide the lost page at offset ", page, " of memory ", name_));
+=======
+  if (absl::Status status = MapEmpty(page); !status.ok()) {
+    if (added) {
+      lost_.erase(place);
+    }
+    return status;
+>>>>>>> 3e83345 (Hide lost pages as one mapping and not without bound, heal them in a reset, and tell the guest only what it can take)
   }
-  hidden = true;
+  place->second = true;
+  ++hidden_count_;
+  lost_count_ = lost_.size();
   return absl::OkStatus();
+}
+
+// A file that has nothing: who touches a mapping of it gets a SIGBUS. Neighbours become one mapping.
+absl::Status MemoryRegion::MapEmpty(uint64_t page) {
+  const std::string what = absl::StrCat("hide the lost page at offset ", page, " of memory ", name_);
+  if (hidden_count_ == kMostHiddenPages) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": it would be one of more than ", kMostHiddenPages));
+  }
+  if (!empty_.valid()) {
+    empty_ = Fd(memfd_create("ferrite-lost", MFD_CLOEXEC));
+  }
+  return empty_.valid() &&
+                 mmap(guest_mapping_.data() + page, host_page_bytes(), PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_FIXED | MAP_NORESERVE, empty_.get(), static_cast<off_t>(page)) != MAP_FAILED
+             ? absl::OkStatus()
+             : ErrnoStatus(what);
+}
+
+std::vector<uint64_t> MemoryRegion::HiddenPages() const {
+  absl::MutexLock lock(&lost_mutex_);
+  std::vector<uint64_t> offsets;
+  for (const auto& [offset, hidden] : lost_) {
+    if (hidden) {
+      offsets.push_back(offset);
+    }
+  }
+  return offsets;
 }
 
 // A hole in the file takes the bad page out of it, but every mapping that has met it keeps a mark of its own, which
@@ -83,6 +125,7 @@ absl::Status MemoryRegion::HealLost(uint64_t first, uint64_t length) {
   for (auto page = lost_.lower_bound(first); page != lost_.end() && page->first < first + length;
        page = lost_.erase(page)) {
     FERRITE_RETURN_IF_ERROR(ForgetLost(page->first, page->second));
+    hidden_count_ -= page->second ? 1 : 0;
     --lost_count_;
   }
   return absl::OkStatus();

@@ -106,7 +106,10 @@ class MemoryRegion {
   std::optional<uint64_t> NextLost(uint64_t offset) const;
   // Adds the one that holds `offset`, and makes it so for who touches it, where the kernel has no UFFDIO_POISON: SIGBUS
   // here (BUS_ADRERR), EFAULT from system calls and KVM_RUN. What it held is gone. Discard() undoes it.
+  // RESOURCE_EXHAUSTED for one of very many; it is not added then, nor after another error.
   absl::Status HideLost(uint64_t offset);
+  // The offsets of those, ascending.
+  std::vector<uint64_t> HiddenPages() const;
 
   // Bytes of host memory in use now, from the kernel (the blocks of a file that is this region's alone, mincore(2)
   // otherwise).
@@ -132,6 +135,8 @@ class MemoryRegion {
   absl::Status HealLost(uint64_t first, uint64_t length);
   // Of the lost page at `offset`, in both mappings.
   absl::Status ForgetLost(uint64_t offset, bool hidden);
+  // Puts nothing in the place of the page in the guest mapping.
+  absl::Status MapEmpty(uint64_t page) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lost_mutex_);
 
   const std::string name_;
   const GuestAddress base_;
@@ -146,6 +151,8 @@ class MemoryRegion {
   std::atomic<uint64_t> lost_count_ = 0;
   mutable absl::Mutex lost_mutex_;
   std::map<uint64_t, bool> lost_ ABSL_GUARDED_BY(lost_mutex_);  // by offset: whether it is hidden
+  uint64_t hidden_count_ ABSL_GUARDED_BY(lost_mutex_) = 0;
+  Fd empty_ ABSL_GUARDED_BY(lost_mutex_);  // that hides them; made for the first
 };
 
 }  // namespace ferrite

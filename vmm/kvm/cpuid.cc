@@ -117,6 +117,9 @@ void ClearBits(Entries& entries, const FeatureBits& feature) {
   }
 }
 
+// CPUID 0x80000007 EBX: overflow recovery, SUCCOR.
+constexpr uint32_t kErrorRecovery = 3;
+
 // The bits of an APIC id that number `count` cores.
 uint32_t CoreIdBits(uint32_t count) { return std::bit_width(count - 1); }
 
@@ -354,6 +357,11 @@ bool IsAmd(std::span<const kvm_cpuid_entry2> cpuid) {
   return leaf != nullptr && (leaf->ebx == kAuthenticAmd || leaf->ebx == kHygonGenuine);
 }
 
+bool CanRecoverFromErrors(std::span<const kvm_cpuid_entry2> cpuid) {
+  const kvm_cpuid_entry2* errors = Find(cpuid, 0x8000'0007);
+  return errors != nullptr && (errors->ebx & kErrorRecovery) == kErrorRecovery;
+}
+
 std::vector<kvm_cpuid_entry2> GuestCpuid(std::span<const kvm_cpuid_entry2> supported, const GuestCpu& cpu) {
   Entries entries(supported.begin(), supported.end());
   HideFeatures(entries);
@@ -368,7 +376,7 @@ std::vector<kvm_cpuid_entry2> GuestCpuid(std::span<const kvm_cpuid_entry2> suppo
   }
   // Without these Linux panics at a machine check that it could recover from. KVM leaves both to the monitor.
   if (kvm_cpuid_entry2* errors = Find(entries, 0x8000'0007); errors != nullptr && IsAmd(entries)) {
-    errors->ebx |= Bit(0) | Bit(1);
+    errors->ebx |= kErrorRecovery;
   }
   return entries;
 }

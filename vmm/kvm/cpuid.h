@@ -37,6 +37,9 @@ absl::Status CheckCpuidFits(std::span<const kvm_cpuid_entry2> guest, std::span<c
 // Whether it is that of a processor of AMD's, or Hygon's.
 bool IsAmd(std::span<const kvm_cpuid_entry2> cpuid);
 
+// Whether the guest was told that it can recover from lost memory (SUCCOR and overflow recovery, AMD's).
+bool CanRecoverFromErrors(std::span<const kvm_cpuid_entry2> cpuid);
+
 // The bits of a guest-physical address (leaf 0x80000008); 36 when the leaf is missing.
 uint32_t PhysicalAddressBits(std::span<const kvm_cpuid_entry2> cpuid);
 

@@ -192,6 +192,8 @@ TEST(CpuidTest, NestedVirtualisationOfAmdIsHidden) {
 TEST(CpuidTest, AmdGuestRecoversFromLostMemoryAndMovesOnlyWhereItStillCan) {
   const Entries guest = GuestCpuid(Amd(), {});
   EXPECT_EQ(Leaf(guest, 0x8000'0007)->ebx, 3u) << "SUCCOR, overflow recovery";
+  EXPECT_TRUE(CanRecoverFromErrors(guest));
+  EXPECT_FALSE(CanRecoverFromErrors(Amd())) << "as of a guest that booted when that was not told";
   EXPECT_EQ(Leaf(GuestCpuid(Intel(), {}), 0x8000'0007)->ebx, 0u);
   Entries host = guest;
   EXPECT_TRUE(CheckCpuidFits(guest, host).ok());

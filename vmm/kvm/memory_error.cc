@@ -25,6 +25,7 @@ constexpr uint8_t kBank = 9;
 constexpr uint32_t kBankControl = 0x400 + 4 * kBank;
 constexpr uint32_t kBankStatus = kBankControl + 1;
 
+constexpr uint64_t kOverflow = Bit(62);
 // VAL, UC, EN, MISCV, ADDRV.
 constexpr uint64_t kUncorrected = Bit(63) | Bit(61) | Bit(60) | Bit(59) | Bit(58);
 constexpr uint64_t kAmdStatus = kUncorrected | Bit(43);                      // POISON
@@ -64,6 +65,10 @@ absl::Status TellOfMemoryError(const KvmVcpu& vcpu, GuestAddress page) {
   if (!amd && (capabilities & kSoftwareRecovery) == 0) {
     return CannotTake(vcpu, "this host's KVM offers no recovery (MCG_CAP.SER_P)");
   }
+  // An AMD guest whose CPUID is older than lost pages: its kernel panics.
+  if (amd && !CanRecoverFromErrors(vcpu.cpuid())) {
+    return CannotTake(vcpu, "the guest's CPUID has no recovery (SUCCOR)");
+  }
   kvm_x86_mce error = {};
   error.status = amd ? kAmdStatus : kIntelStatus;
   error.addr = page.value();
@@ -72,7 +77,8 @@ absl::Status TellOfMemoryError(const KvmVcpu& vcpu, GuestAddress page) {
   error.bank = kBank;
   FERRITE_RETURN_IF_ERROR(vcpu.SetMachineCheck(error));
   FERRITE_ASSIGN_OR_RETURN(const uint64_t status, ReadMsr(vcpu, kBankStatus));
-  if (status != error.status) {
+  // KVM adds that there was another one before.
+  if ((status & ~kOverflow) != error.status) {
     return absl::InternalError(absl::StrCat("vCPU ", vcpu.index(), ": KVM_X86_SET_MCE was taken, but bank ", kBank,
                                             " has status 0x", absl::Hex(status)));
   }

@@ -192,6 +192,22 @@ TEST_F(LostPageTest, PageThatTheKernelTellsOfIsListedBeforeAnybodyTouchesIt) {
   EXPECT_EQ(Listed(), std::vector<GuestAddress>{kPage});
 }
 
+TEST_P(LostPageOnEachMemory, ResetMakesItGood) {
+  Start("g", GetParam());
+  Lose();
+  Touch();
+  ASSERT_TRUE(console_.Next("check", kPatience).has_value());
+  ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
+  loser_.Close();
+  ASSERT_EQ(machine_->Reset().ToString(), "OK");
+  EXPECT_TRUE(Listed().empty());
+  ASSERT_TRUE(console_.Next("ready", kPatience).has_value());
+  console_.SkipLines();
+  Touch();
+  ASSERT_TRUE(console_.Next("went-on", kPatience).has_value());
+  EXPECT_EQ(console_.lines().back().event(), "went-on");
+}
+
 TEST_F(LostPageTest, GuestWithoutMachineChecksIsStoppedWithWords) {
   Start("n");
   Lose();

@@ -398,6 +398,8 @@ absl::Status MachineImpl::ResetLocked(const PreparedBoot& boot) {
     FERRITE_RETURN_IF_ERROR(LoadVcpu(*vcpus_[i], anchor, power_on.getVcpus()[i]));
   }
   FERRITE_RETURN_IF_ERROR(LoadIrqchip(*vm_, power_on.getIrqchip()));
+  // The next kernel gets good pages, and may be loaded to one of them.
+  FERRITE_RETURN_IF_ERROR(memory_->DiscardLost());
   FERRITE_RETURN_IF_ERROR(LoadKernelAndEnter(boot));
   Tell(MachineEvent::Kind::kReset, "");
   if (was_running) {
