@@ -69,21 +69,11 @@ absl::Status MemoryRegion::HideLost(uint64_t offset) {
   if (place->second) {
     return absl::OkStatus();
   }
-<<<<<<< HEAD
-  // A file that has nothing: who touches a mapping of it gets a SIGBUS. Not to be read as far as KVM knows, which
-  // otherwise lets the vCPU wait for a page that it takes for one on its way, again and again; who may write reads,
-  // too.
-  const Fd empty(memfd_create("ferrite-lost", MFD_CLOEXEC));
-  if (!empty.valid() || mmap(guest_mapping_.data() + page, unit, PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
-                             empty.get(), 0) == MAP_FAILED) {
-    return ErrnoStatus(absl::StrCat("hide the lost page at offset ", page, " of memory ", name_));
-=======
   if (absl::Status status = MapEmpty(page); !status.ok()) {
     if (added) {
       lost_.erase(place);
     }
     return status;
->>>>>>> 3e83345 (Hide lost pages as one mapping and not without bound, heal them in a reset, and tell the guest only what it can take)
   }
   place->second = true;
   ++hidden_count_;
@@ -91,7 +81,9 @@ absl::Status MemoryRegion::HideLost(uint64_t offset) {
   return absl::OkStatus();
 }
 
-// A file that has nothing: who touches a mapping of it gets a SIGBUS. Neighbours become one mapping.
+// A file that has nothing: who touches a mapping of it gets a SIGBUS. Not to be read as far as KVM knows, which
+// otherwise lets the vCPU wait for a page that it takes for one on its way, again and again; who may write reads, too.
+// Neighbours become one mapping.
 absl::Status MemoryRegion::MapEmpty(uint64_t page) {
   const std::string what = absl::StrCat("hide the lost page at offset ", page, " of memory ", name_);
   if (hidden_count_ == kMostHiddenPages) {
@@ -101,7 +93,7 @@ absl::Status MemoryRegion::MapEmpty(uint64_t page) {
     empty_ = Fd(memfd_create("ferrite-lost", MFD_CLOEXEC));
   }
   return empty_.valid() &&
-                 mmap(guest_mapping_.data() + page, host_page_bytes(), PROT_READ | PROT_WRITE,
+                 mmap(guest_mapping_.data() + page, host_page_bytes(), PROT_WRITE,
                       MAP_SHARED | MAP_FIXED | MAP_NORESERVE, empty_.get(), static_cast<off_t>(page)) != MAP_FAILED
              ? absl::OkStatus()
              : ErrnoStatus(what);

@@ -3,10 +3,10 @@
 #define FERRITE_MIGRATION_CHANNEL_PAGE_SINK_H_
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -28,7 +28,8 @@ class PageSink {
 
   // At most kMaxDataPages. The bytes are read from where they are, at any time until they have gone: they may change
   // meanwhile, and then belong to a page that is sent again. DATA_LOSS, and nothing was put in, when the hardware lost
-  // one of them (R9); one that is lost from then on goes as lost. TakeLost() has both.
+  // one of them (R9). In the place of one that is lost from then on comes filler. The finder was told of both, of that
+  // of a DATA_LOSS last.
   absl::Status Pages(const PageRange& run, std::span<const uint8_t> bytes) {
     return Add(HeaderOf(PageFrameType::kPages, run), bytes);
   }
@@ -40,8 +41,10 @@ class PageSink {
   // Returns when all of it is on its way and no byte of it is read any more.
   virtual absl::Status Flush() = 0;
 
-  // Addresses in pages that could not be read, since the last call; that of a DATA_LOSS is the last one.
-  std::vector<const uint8_t*> TakeLost() { return std::exchange(lost_, {}); }
+  // Asked of each page that cannot be read, by an address in it, during Pages() and Flush(): OK when the hardware lost
+  // it. Without one, none is.
+  using Finder = std::function<absl::Status(const uint8_t* address)>;
+  virtual void SetFinder(Finder finder) { finder_ = std::move(finder); }
 
   // What has gathered, as bytes of the line.
   virtual uint64_t gathered_bytes() const = 0;
@@ -59,8 +62,14 @@ class PageSink {
  protected:
   // Puts in a frame; what is full is flushed before.
   virtual absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) = 0;
+  // Of a page that cannot be read.
+  absl::Status Find(const uint8_t* address) const {
+    return finder_ != nullptr ? finder_(address)
+                              : absl::ResourceExhaustedError("memory that is to be sent cannot be had");
+  }
 
-  std::vector<const uint8_t*> lost_;
+ private:
+  Finder finder_;
 };
 
 // Of an urgent channel, over which the destination asks. Threads: one for both.

@@ -78,7 +78,7 @@ absl::StatusOr<bool> BlockPlacer::MakeHuge(uint64_t block) {
   return false;
 }
 
-absl::Status BlockPlacer::FillZero(PageRun run) {
+absl::Status BlockPlacer::PutZero(PageRun run) {
   return InBlocks(run, [this](uint64_t block, PageRun piece) { return FillZeroIn(block, piece); });
 }
 
@@ -89,12 +89,13 @@ absl::Status BlockPlacer::FillZeroIn(uint64_t block, PageRun run) {
   if (run.count == kBlockPages) {
     FERRITE_RETURN_IF_ERROR(region().Discard(run.first * kPageBytes, kBlockBytes).status());
     Set(block, Block::kUntouched);
-    return Placer::Filled(run, nullptr);
+    SetPresent(run);
+    return absl::OkStatus();
   }
   // A hole would split it. What did not come is zero already.
   for (uint64_t page = run.first; page < run.first + run.count; ++page) {
     if (states().Get(page) == PageState::kPresent) {
-      std::memset(Guest({.first = page, .count = 1}).data(), 0, kPageBytes);
+      FERRITE_RETURN_IF_ERROR(Clear({.first = page, .count = 1}));
     }
     states().SetPresent(page);
   }

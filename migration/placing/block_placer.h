@@ -24,7 +24,7 @@ namespace ferrite::migration {
 // here behind the switchover is gathered, and shown whole.
 class BlockPlacer : public MemoryPlacer, private BlockGatherer::Shower {
  public:
-  absl::Status FillZero(PageRun run) override;
+  absl::Status PutZero(PageRun run) override;
 
   void BeginGathering(uint64_t page) override;
   absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run, Showing showing) override;

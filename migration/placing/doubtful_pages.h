@@ -2,15 +2,12 @@
 #ifndef FERRITE_MIGRATION_PLACING_DOUBTFUL_PAGES_H_
 #define FERRITE_MIGRATION_PLACING_DOUBTFUL_PAGES_H_
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <utility>
+#include <deque>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
-#include "memory/page_bitmap.h"
 #include "memory/page_range.h"
+#include "migration/placing/page_set.h"
 
 namespace ferrite::migration {
 
@@ -21,41 +18,26 @@ namespace ferrite::migration {
 class DoubtfulPages {
  public:
   // `pages`: of each region.
-  explicit DoubtfulPages(std::vector<uint64_t> pages) : pages_(std::move(pages)) {}
+  explicit DoubtfulPages(const std::vector<uint64_t>& pages) {
+    for (const uint64_t count : pages) {
+      regions_.emplace_back(count);
+    }
+  }
 
-  void Doubt(const PageRange& run) {
-    const absl::MutexLock lock(&mutex_);
-    if (regions_.empty()) {
-      std::vector<std::unique_ptr<PageBitmap>> regions;
-      for (const uint64_t pages : pages_) {
-        regions.push_back(std::make_unique<PageBitmap>(pages));
-      }
-      regions_ = std::move(regions);
-    }
-    regions_[run.region]->SetRange(run.first, run.count);
-    any_.store(true, std::memory_order_release);
-  }
+  void Doubt(const PageRange& run) { regions_[run.region].Add(run.first, run.count); }
   // They have come as they were summed, or are out of date.
-  void Settle(const PageRange& run) {
-    if (any_.load(std::memory_order_acquire)) {
-      regions_[run.region]->ClearRange(run.first, run.count);
-    }
-  }
+  void Settle(const PageRange& run) { regions_[run.region].Remove(run.first, run.count); }
   // While nothing comes.
   uint64_t Count() const {
     uint64_t count = 0;
-    for (const auto& region : regions_) {
-      count += region->Count();
+    for (const PageSet& region : regions_) {
+      count += region.Count();
     }
     return count;
   }
 
  private:
-  const std::vector<uint64_t> pages_;
-  std::atomic<bool> any_{false};
-  absl::Mutex mutex_;  // of Doubt()
-  // Made with the first doubt, all or none, and the same from when `any_` is set.
-  std::vector<std::unique_ptr<PageBitmap>> regions_;
+  std::deque<PageSet> regions_;
 };
 
 }  // namespace ferrite::migration

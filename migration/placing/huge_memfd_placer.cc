@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <string>
 
@@ -50,14 +49,14 @@ absl::StatusOr<std::span<uint8_t>> HugeMemfdPlacer::FillTarget(PageRun run) {
   return IsHuge(run) ? Guest(run) : std::span<uint8_t>();
 }
 
-absl::Status HugeMemfdPlacer::Filled(PageRun run, const uint8_t* buffer) {
+absl::Status HugeMemfdPlacer::Put(PageRun run, const uint8_t* buffer) {
   // What a block is does not change between FillTarget() and here.
   if (!IsHuge(run)) {
     const MonotonicTime start = clock().Now();
     FERRITE_RETURN_IF_ERROR(Write(run, buffer));
     fill_cost().TookSmall(clock().Now() - start, run.count);
   }
-  return Placer::Filled(run, buffer);
+  return absl::OkStatus();
 }
 
 absl::Status HugeMemfdPlacer::Drop(PageRun run) {
@@ -70,7 +69,7 @@ absl::Status HugeMemfdPlacer::Drop(PageRun run) {
     // A hole would split it.
     for (uint64_t page = piece.first; page < piece.first + piece.count; ++page) {
       if (states().Get(page) != PageState::kAbsent) {
-        std::memset(Guest({.first = page, .count = 1}).data(), 0, kPageBytes);
+        FERRITE_RETURN_IF_ERROR(Clear({.first = page, .count = 1}));
       }
     }
     return absl::OkStatus();

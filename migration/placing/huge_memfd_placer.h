@@ -29,7 +29,7 @@ class HugeMemfdPlacer final : public BlockPlacer {
   static bool MayBeHuge(const MemoryRegion& region);
 
   absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) override;
-  absl::Status Filled(PageRun run, const uint8_t* buffer) override;
+  absl::Status Put(PageRun run, const uint8_t* buffer) override;
   absl::Status ResolvePresent(uint64_t page) override;
   absl::Status Disarm() override;
 

@@ -1,7 +1,6 @@
 #include "migration/placing/hugetlb_placer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/status.h"
@@ -26,7 +25,7 @@ absl::StatusOr<std::span<uint8_t>> HugetlbPlacer::FillTarget(PageRun run) {
   return Guest(run);
 }
 
-absl::Status HugetlbPlacer::FillZero(PageRun run) {
+absl::Status HugetlbPlacer::PutZero(PageRun run) {
   const PageRun units = Units(run);
   const uint64_t end = run.first + run.count;
   // Memory that nothing was received into is zero already, and stays without a page behind it.
@@ -50,10 +49,9 @@ absl::Status HugetlbPlacer::FillZero(PageRun run) {
     if (present && !whole) {
       // Zero pages that count as present may have no page behind them, and not get one: that is no SIGBUS.
       const uint64_t first = std::max(run.first, unit_first);
-      const std::span<uint8_t> part =
-          Guest({.first = first, .count = std::min(end, unit_first + pages_per_unit()) - first});
-      FERRITE_RETURN_IF_ERROR(Populate(part));
-      std::memset(part.data(), 0, part.size());
+      const PageRun part{.first = first, .count = std::min(end, unit_first + pages_per_unit()) - first};
+      FERRITE_RETURN_IF_ERROR(Populate(Guest(part)));
+      FERRITE_RETURN_IF_ERROR(Clear(part));
     }
     states().SetPresent(unit);
   }

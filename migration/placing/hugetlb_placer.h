@@ -18,7 +18,7 @@ class HugetlbPlacer final : public MemoryPlacer {
   HugetlbPlacer(MemoryRegion& region, PageStates& states) : MemoryPlacer(region, states) {}
 
   absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) override;
-  absl::Status FillZero(PageRun run) override;
+  absl::Status PutZero(PageRun run) override;
   absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run, Showing showing) override;
   absl::Status Publish(PageRun run, const uint8_t* buffer) override;
   absl::Status ResolvePresent(uint64_t unit) override;

@@ -19,8 +19,8 @@ class MemfdPlacer final : public MemoryPlacer {
   MemfdPlacer(MemoryRegion& region, PageStates& states) : MemoryPlacer(region, states) {}
 
   absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun) override { return std::span<uint8_t>(); }
-  absl::Status Filled(PageRun run, const uint8_t* buffer) override;
-  absl::Status FillZero(PageRun run) override { return PunchZero(run); }
+  absl::Status Put(PageRun run, const uint8_t* buffer) override { return Write(run, buffer); }
+  absl::Status PutZero(PageRun run) override { return PunchZero(run); }
   absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun, Showing) override { return std::span<uint8_t>(); }
   absl::Status Publish(PageRun run, const uint8_t* buffer) override { return ShowCopy(run, buffer); }
 };

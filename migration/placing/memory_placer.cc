@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "memory/bus_fault.h"
 #include "memory/memory_limits.h"
 #include "migration/placing/anonymous_placer.h"
 #include "migration/placing/huge_memfd_placer.h"
@@ -76,6 +79,13 @@ absl::Status MemoryPlacer::PunchZero(PageRun run) {
     page = next;
   }
   return absl::OkStatus();
+}
+
+absl::Status MemoryPlacer::Clear(PageRun run) const {
+  const std::span<uint8_t> memory = Guest(run);
+  return TouchMemory([&] { std::memset(memory.data(), 0, memory.size()); }).has_value()
+             ? absl::ResourceExhaustedError("memory that pages came to cannot be had")
+             : absl::OkStatus();
 }
 
 absl::Status MemoryPlacer::Write(PageRun run, const uint8_t* bytes) const {
@@ -163,21 +173,19 @@ absl::Status MemoryPlacer::ShowCopy(PageRun run, const uint8_t* bytes) {
 }
 
 absl::Status MemoryPlacer::Lose(PageRun run) {
-  // What came of it goes when all rounds are over: more of the same unit may still come.
-  const PageRun units = Units(run);
-  for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
-    states().Lose(unit);
-  }
+  // What came of it goes when all rounds are over: more of the same unit may still come, or this page after all.
+  lost().Add(run.first, run.count);
+  SetPresent(run);
   return absl::OkStatus();
 }
 
 absl::Status MemoryPlacer::ShowPoisoned(Userfault* userfault) {
-  for (uint64_t unit = 0; states().any_poisoned() && unit < states().units(); ++unit) {
-    if (states().Get(unit) != PageState::kPoisoned) {
-      continue;
-    }
+  for (std::optional<uint64_t> page = lost().Next(0); page.has_value();) {
+    const uint64_t unit = *page / pages_per_unit();
     const PageRun run{.first = unit * pages_per_unit(), .count = pages_per_unit()};
+    page = lost().Next(run.first + run.count);
     FERRITE_RETURN_IF_ERROR(region_.Discard(run.first * kPageBytes, unit_bytes()).status());
+    states().Lose(unit);
     if (userfault_ != nullptr || userfault == nullptr || !userfault->features().poison) {
       FERRITE_RETURN_IF_ERROR(MakePoisoned(unit, userfault_));
       continue;
@@ -193,9 +201,12 @@ absl::Status MemoryPlacer::ShowPoisoned(Userfault* userfault) {
 absl::Status MemoryPlacer::MakePoisoned(uint64_t unit, Userfault* userfault) {
   const std::span<uint8_t> memory = Guest({.first = unit * pages_per_unit(), .count = pages_per_unit()});
   const uint64_t offset = unit * unit_bytes();
-  if (userfault != nullptr && userfault->features().poison) {
+  // Where the kernel makes huge pages of a memfd it forgets marks; it makes none over two files.
+  const bool forgets = region_.backing() == MemoryBacking::kMemfd && HugeMemfdPlacer::MayBeHuge(region_);
+  if (userfault != nullptr && userfault->features().poison && !forgets) {
+    FERRITE_RETURN_IF_ERROR(userfault->Poison(memory, unit_bytes()));
     (void)region_.AddLost(offset);
-    return userfault->Poison(memory, unit_bytes());
+    return absl::OkStatus();
   }
   FERRITE_RETURN_IF_ERROR(region_.HideLost(offset));
   return userfault != nullptr ? userfault->Wake(memory) : absl::OkStatus();
@@ -223,10 +234,16 @@ absl::StatusOr<uint64_t> MemoryPlacer::PublishPoison(PageRun run) {
   const PageRun units = Units(run);
   uint64_t news = 0;
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
-    if (states().Poison(unit)) {
-      FERRITE_RETURN_IF_ERROR(ResolvePoisoned(unit));
-      news += pages_per_unit();
+    if (!states().Claim(unit)) {
+      continue;
     }
+    // It is not here before whoever touches it learns that it is lost: what could not be marked is asked for again.
+    if (absl::Status status = MakePoisoned(unit, userfault_); !status.ok()) {
+      states().Abandon(unit);
+      return status;
+    }
+    states().FinishPoisoned(unit);
+    news += pages_per_unit();
   }
   return news;
 }

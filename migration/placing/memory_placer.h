@@ -77,11 +77,13 @@ class MemoryPlacer : public Placer {
   std::span<uint8_t> Guest(PageRun run) const;
   // Has `memory` mapped at once (MADV_POPULATE_WRITE): neither a read to it nor the guest faults on each page.
   absl::Status Populate(std::span<uint8_t> memory) const;
+  // Writes zeroes to `run`, which is mapped. The hardware may have lost a page of it.
+  absl::Status Clear(PageRun run) const;
   // pwrite(2) of `bytes` to where `run` belongs, past all mappings.
   absl::Status Write(PageRun run, const uint8_t* bytes) const;
   // Ends a mapping of memory that is shared, from which nothing goes.
   static void Forget(Mapping mapping);
-  // FillZero() of memory whose units are 4 KiB: what is here becomes a hole.
+  // PutZero() of memory whose units are 4 KiB: what is here becomes a hole.
   absl::Status PunchZero(PageRun run);
   // The claimed `run` was shown with `status`, `placed` bytes of it: these are present, the rest is abandoned.
   absl::Status Shown(PageRun run, uint64_t placed, const absl::Status& status);

@@ -144,6 +144,10 @@ absl::Status PageReceiver::Wrong(const PageRange& page) {
 }
 
 absl::Status PageReceiver::Gone(const PageRange& page) {
+  if (!live_) {
+    // A guest that runs can make it look so. If it is lost, the source says so next.
+    return Wrong(page);
+  }
   gone_.push_back(page.first);
   return absl::OkStatus();
 }
@@ -161,9 +165,6 @@ absl::Status PageReceiver::Filled(const PageRange& range) {
     placement_.doubtful().Settle(range);
     for (const PageRange& page : std::exchange(wrong_, {})) {
       placement_.doubtful().Doubt(page);
-    }
-    for (const uint64_t page : std::exchange(gone_, {})) {
-      FERRITE_RETURN_IF_ERROR(placer.Lose({.first = page, .count = 1}));
     }
     figures_.pages.fetch_add(run.count, std::memory_order_relaxed);
     return absl::OkStatus();

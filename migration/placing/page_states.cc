@@ -41,18 +41,12 @@ void PageStates::Finish(uint64_t unit) {
 
 void PageStates::Abandon(uint64_t unit) { Leave(unit, PageState::kRequested); }
 
-bool PageStates::Poison(uint64_t unit) {
-  const bool changed = Change(unit, PageState::kAbsent, PageState::kPoisoned) ||
-                       Change(unit, PageState::kRequested, PageState::kPoisoned);
-  if (changed) {
-    any_poisoned_ = true;
-    missing_.fetch_sub(1, std::memory_order_acq_rel);
-  }
-  return changed;
+void PageStates::FinishPoisoned(uint64_t unit) {
+  Leave(unit, PageState::kPoisoned);
+  missing_.fetch_sub(1, std::memory_order_acq_rel);
 }
 
 void PageStates::Lose(uint64_t unit) {
-  any_poisoned_ = true;
   if (Change(unit, PageState::kAbsent, PageState::kPoisoned)) {
     missing_.fetch_sub(1, std::memory_order_acq_rel);
   } else {

@@ -22,7 +22,7 @@ enum class PageState : uint8_t {
 //
 //   absent → requested → receiving → present     receiving → requested   (its connection broke)
 //   absent → receiving → awaited → present       awaited   → requested
-//   absent, requested → poisoned                 present, poisoned → absent   (discard; the guest does not run yet)
+//   receiving, awaited → poisoned                present, poisoned → absent   (discard; the guest does not run yet)
 //   absent → present                             (it came before the switchover)
 //   absent, present → poisoned                   (lost at the source before the switchover, whatever came of it)
 //
@@ -45,19 +45,17 @@ class PageStates {
   void Finish(uint64_t unit);
   // receiving or awaited → requested: it did not arrive after all, and is asked for again in recovery.
   void Abandon(uint64_t unit);
-  // absent or requested → poisoned. False when the page is here already.
-  bool Poison(uint64_t unit);
+  // receiving or awaited → poisoned, once whoever touches it finds it so.
+  void FinishPoisoned(uint64_t unit);
   // present or poisoned → absent, before the switchover. False when it was neither.
   bool Discard(uint64_t unit);
-  // absent or present → present: what arrives before the switchover is simply there. One that is poisoned stays so.
+  // absent or present → present: what arrives before the switchover is simply there.
   void SetPresent(uint64_t unit);
-  // absent or present → poisoned, before the switchover.
+  // absent or present → poisoned, at the switchover.
   void Lose(uint64_t unit);
 
   // How many are neither present nor poisoned. The one who brings it to 0 ends the move.
   uint64_t missing() const { return missing_.load(std::memory_order_acquire); }
-  // Whether any was ever poisoned.
-  bool any_poisoned() const { return any_poisoned_.load(std::memory_order_acquire); }
 
  private:
   bool Change(uint64_t unit, PageState from, PageState to);
@@ -67,7 +65,6 @@ class PageStates {
   const uint64_t units_;
   const std::unique_ptr<std::atomic<PageState>[]> states_;
   std::atomic<uint64_t> missing_;
-  std::atomic<bool> any_poisoned_{false};
 };
 
 }  // namespace ferrite::migration

@@ -15,7 +15,7 @@ absl::Status NoMemory() { return absl::InvalidArgumentError("page frame: what is
 }  // namespace
 
 Placer::Placer(PageStates& states, uint64_t pages, uint64_t pages_per_unit)
-    : states_(states), pages_(pages), pages_per_unit_(pages_per_unit) {
+    : states_(states), pages_(pages), pages_per_unit_(pages_per_unit), lost_(pages) {
   FERRITE_CHECK(states.units() == pages / pages_per_unit);
 }
 
@@ -41,11 +41,18 @@ PageRun Placer::Units(PageRun run) const {
   return {.first = first, .count = last - first + 1};
 }
 
-absl::Status Placer::Filled(PageRun run, const uint8_t*) {
-  const PageRun units = Units(run);
-  for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
-    states_.SetPresent(unit);
-  }
+absl::Status Placer::Put(PageRun, const uint8_t*) { return absl::OkStatus(); }
+
+absl::Status Placer::Filled(PageRun run, const uint8_t* buffer) {
+  FERRITE_RETURN_IF_ERROR(Put(run, buffer));
+  SetPresent(run);
+  lost_.Remove(run.first, run.count);
+  return absl::OkStatus();
+}
+
+absl::Status Placer::FillZero(PageRun run) {
+  FERRITE_RETURN_IF_ERROR(PutZero(run));
+  lost_.Remove(run.first, run.count);
   return absl::OkStatus();
 }
 
@@ -60,6 +67,7 @@ absl::Status Placer::Discard(PageRun run) {
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     states_.Discard(unit);
   }
+  lost_.Remove(units.first * pages_per_unit_, units.count * pages_per_unit_);
   return absl::OkStatus();
 }
 
@@ -81,6 +89,13 @@ void Placer::Abandon(PageRun run) {
   const PageRun units = Units(run);
   for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
     states_.Abandon(unit);
+  }
+}
+
+void Placer::SetPresent(PageRun run) {
+  const PageRun units = Units(run);
+  for (uint64_t unit = units.first; unit < units.first + units.count; ++unit) {
+    states_.SetPresent(unit);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "memory/guest_address.h"
+#include "migration/placing/page_set.h"
 #include "migration/placing/page_states.h"
 
 namespace ferrite::migration {
@@ -60,11 +61,11 @@ class Placer {
   virtual absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) = 0;
   // `run` was read to FillTarget(), or, when that is empty, to `buffer`, from which it is put in its place here. It
   // counts as present.
-  virtual absl::Status Filled(PageRun run, const uint8_t* buffer);
+  absl::Status Filled(PageRun run, const uint8_t* buffer);
   // `run` is zero, whatever it held before.
-  virtual absl::Status FillZero(PageRun run) = 0;
-  // `run` is lost at the source (R9): the units that it touches count as poisoned, whatever came of them, and stay so
-  // until they are discarded. INVALID_ARGUMENT for what is no memory.
+  absl::Status FillZero(PageRun run);
+  // `run` is lost at the source (R9), whatever came of it: until it comes after all (the source has healed it) or is
+  // discarded. A unit with a page that is lost is so as a whole. INVALID_ARGUMENT for what is no memory.
   virtual absl::Status Lose(PageRun run);
   // What was received of `run` (whole units) is out of date: it is dropped, and the pages count as absent.
   absl::Status Discard(PageRun run);
@@ -101,8 +102,16 @@ class Placer {
  protected:
   // The units that `run` touches.
   PageRun Units(PageRun run) const;
+  // Of Filled(): puts it in its place.
+  virtual absl::Status Put(PageRun run, const uint8_t* buffer);
+  // Of FillZero(). The units of `run` count as present then.
+  virtual absl::Status PutZero(PageRun run) = 0;
+  // The pages that are lost, before the switchover.
+  PageSet& lost() { return lost_; }
   // Drops what `run` holds: what is absent is never there.
   virtual absl::Status Drop(PageRun run) = 0;
+  // The units that `run` touches are present, before the switchover.
+  void SetPresent(PageRun run);
   // A claimed run is present from here on.
   void Finish(PageRun run);
 
@@ -110,6 +119,7 @@ class Placer {
   PageStates& states_;
   const uint64_t pages_;
   const uint64_t pages_per_unit_;
+  PageSet lost_;
 };
 
 }  // namespace ferrite::migration

@@ -41,7 +41,7 @@ class LostPageSenderTest : public testing::Test {
     peer_ = std::move(ends->second);
     Use({.may_go = true, .found = [this](const uint8_t* address) {
            found_.push_back(static_cast<uint64_t>(address - Page(0)) / kPageBytes);
-           return absl::OkStatus();
+           return PageRange{.first = found_.back(), .count = 1};
          }});
   }
   void Use(Losses losses) {
@@ -109,7 +109,7 @@ TEST_F(LostPageSenderTest, UnitWithALostPageDoesNotGo) {
   EXPECT_EQ(found_, std::vector<uint64_t>{kHugePages + 300});
 }
 
-// The frame was begun: what was promised comes, and cannot be taken for the page.
+// The frame was begun: what was promised comes, cannot be taken for the page, and is said to be lost.
 TEST_F(LostPageSenderTest, PageThatIsLostOnItsWayOutIsFilledUp) {
   Fill(0, 10);
   ASSERT_EQ(sender_->SendRun({.first = 0, .count = 10}, Region(), 1).value_or(0), 10u);
@@ -129,17 +129,42 @@ TEST_F(LostPageSenderTest, PageThatIsLostOnItsWayOutIsFilledUp) {
     EXPECT_EQ(IsLostFiller(bytes), lost) << page;
     EXPECT_EQ(sum == sums[page], !lost) << page;
   }
+  ExpectFrame(PageFrameType::kPoison, 6, 1);
+  ExpectFrame(PageFrameType::kPoison, 7, 1);
   EXPECT_TRUE(Quiet());
   EXPECT_EQ(found_, (std::vector<uint64_t>{6, 7}));
 }
 
 TEST_F(LostPageSenderTest, OtherSideThatKnowsNoLostPagesIsSentNone) {
-  Use({.may_go = false, .found = [](const uint8_t*) { return absl::OkStatus(); }});
+  Use({.may_go = false, .found = [](const uint8_t*) { return PageRange{.first = 1, .count = 1}; }});
   EXPECT_TRUE(absl::IsFailedPrecondition(sender_->SendLost({.first = 4, .count = 1}, {.first = 4, .count = 1})));
   Fill(0, 2);
   ASSERT_EQ(sender_->SendRun({.first = 0, .count = 2}, Region(), 1).value_or(0), 2u);
   ASSERT_NO_FATAL_FAILURE(Lose(1));
   EXPECT_TRUE(absl::IsFailedPrecondition(sender_->Flush()));
+}
+
+// R1: what the host has no page for just now is not said to be lost; the frame stays incomplete.
+TEST_F(LostPageSenderTest, PageThatIsNotLostEndsTheConnection) {
+  Use({.may_go = true, .found = [](const uint8_t*) { return absl::UnavailableError("it is not lost"); }});
+  Fill(0, 10);
+  ASSERT_EQ(sender_->SendRun({.first = 0, .count = 10}, Region(), 1).value_or(0), 10u);
+  ASSERT_NO_FATAL_FAILURE(Lose(6));
+  EXPECT_TRUE(absl::IsResourceExhausted(sender_->Flush()));
+  std::vector<uint8_t> came(kPageHeaderBytes + 10 * (sizeof(uint32_t) + kPageBytes));
+  sender_.reset();
+  sink_.reset();
+  EXPECT_FALSE(peer_->ReadAll(came).ok());
+}
+
+TEST_F(LostPageSenderTest, RoundEndsBehindWhatWasFoundInIt) {
+  Fill(0, 3);
+  ASSERT_EQ(sender_->SendRun({.first = 0, .count = 3}, Region(), 1).value_or(0), 3u);
+  ASSERT_NO_FATAL_FAILURE(Lose(1));
+  ASSERT_EQ(sender_->SendRoundEnd(4), absl::OkStatus());
+  ExpectFrame(PageFrameType::kPages, 0, 3);
+  ExpectFrame(PageFrameType::kPoison, 1, 1);
+  ExpectFrame(PageFrameType::kRound, 0, 4);
 }
 
 }  // namespace

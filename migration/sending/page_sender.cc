@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "base/status.h"
 #include "memory/bus_fault.h"
 #include "memory/guest_address.h"
@@ -30,7 +31,15 @@ PageSender::PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Cl
       rest_(std::move(rest)),
       clock_(clock),
       figures_(figures),
-      losses_(std::move(losses)) {}
+      losses_(std::move(losses)) {
+  sink_.SetFinder([this](const uint8_t* address) -> absl::Status {
+    FERRITE_ASSIGN_OR_RETURN(const PageRange page, Find(address));
+    found_.push_back({.address = address, .page = page});
+    return absl::OkStatus();
+  });
+}
+
+PageSender::~PageSender() { sink_.SetFinder(nullptr); }
 
 absl::StatusOr<uint64_t> PageSender::SendRun(const PageRange& run, std::span<const uint8_t> region,
                                              uint64_t pages_per_unit) {
@@ -69,6 +78,7 @@ absl::StatusOr<uint64_t> PageSender::SendFrom(const PageRange& run, const uint8_
     }
     return true;
   };
+  pages_per_unit_ = pages_per_unit;
   uint64_t end = run.first + run.count;  // a lost unit comes to be there
   uint64_t at = run.first;
   // What is sent from `at` on ends in front of the unit of `address`.
@@ -94,7 +104,7 @@ absl::StatusOr<uint64_t> PageSender::SendFrom(const PageRange& run, const uint8_
     });
     if (hit.has_value()) {
       FERRITE_RETURN_IF_ERROR(end_before(*hit));
-      FERRITE_RETURN_IF_ERROR(FoundLost(reinterpret_cast<const uint8_t*>(*hit)));
+      FERRITE_RETURN_IF_ERROR(Find(reinterpret_cast<const uint8_t*>(*hit)).status());
       continue;
     }
     if (zero) {
@@ -105,6 +115,8 @@ absl::StatusOr<uint64_t> PageSender::SendFrom(const PageRange& run, const uint8_
     // A unit that is larger than a frame goes as consecutive frames of one channel. One that turns out to be lost in
     // the middle of them goes as lost behind them.
     std::optional<uintptr_t> lost;
+    in_unit_ = true;
+    const absl::Cleanup end_unit = [this] { in_unit_ = false; };
     for (uint64_t first = at; first < next && !lost.has_value(); first += kMaxDataPages) {
       const PageRange part{
           .region = run.region, .first = first, .count = std::min<uint64_t>(kMaxDataPages, next - first)};
@@ -121,8 +133,10 @@ absl::StatusOr<uint64_t> PageSender::SendFrom(const PageRange& run, const uint8_
 
 absl::StatusOr<std::optional<uintptr_t>> PageSender::SendData(const PageRange& run, const uint8_t* bytes) {
   const absl::Status status = Put([&] { return sink_.Pages(run, {bytes, run.count * kPageBytes}); });
-  if (absl::IsDataLoss(status) && last_lost_ != nullptr) {
-    return reinterpret_cast<uintptr_t>(std::exchange(last_lost_, nullptr));
+  if (absl::IsDataLoss(status) && !found_.empty()) {
+    const auto address = reinterpret_cast<uintptr_t>(found_.back().address);
+    found_.pop_back();
+    return address;
   }
   FERRITE_RETURN_IF_ERROR(status);
   figures_.data_pages.fetch_add(run.count, std::memory_order_relaxed);
@@ -150,18 +164,30 @@ absl::Status PageSender::SendLost(const PageRange& run, const PageRange& page) {
 }
 
 absl::Status PageSender::SendRoundEnd(uint32_t number) {
+  // What is found to be lost is of this round, too.
+  FERRITE_RETURN_IF_ERROR(Flush());
   FERRITE_RETURN_IF_ERROR(Put([&] { return sink_.EndRound(number); }));
   return Flush();
 }
 
 absl::Status PageSender::Put(absl::FunctionRef<absl::Status()> put) {
-  const absl::Status status = put();
-  FERRITE_RETURN_IF_ERROR(TellLost());
-  FERRITE_RETURN_IF_ERROR(status);
+  FERRITE_RETURN_IF_ERROR(put());
   return sink_.full() ? Flush() : absl::OkStatus();
 }
 
 absl::Status PageSender::Flush() {
+  do {
+    FERRITE_RETURN_IF_ERROR(FlushGathered());
+    if (in_unit_) {
+      // Its frames come one after the other.
+      return absl::OkStatus();
+    }
+    FERRITE_RETURN_IF_ERROR(SendFound());
+  } while (sink_.gathered_bytes() > 0);
+  return absl::OkStatus();
+}
+
+absl::Status PageSender::FlushGathered() {
   const uint64_t bytes = sink_.gathered_bytes();
   if (bytes == 0) {
     return absl::OkStatus();
@@ -173,20 +199,20 @@ absl::Status PageSender::Flush() {
   const absl::Status status = sink_.Flush();
   figures_.bytes.fetch_add(bytes, std::memory_order_relaxed);
   sent_bytes_ += bytes;
-  last_lost_ = nullptr;
-  FERRITE_RETURN_IF_ERROR(TellLost());
-  FERRITE_RETURN_IF_ERROR(status);
-  return last_lost_ == nullptr || losses_.may_go ? absl::OkStatus() : NotKnown();
+  return status;
 }
 
-absl::Status PageSender::FoundLost(const uint8_t* address) {
+absl::StatusOr<PageRange> PageSender::Find(const uint8_t* address) const {
   return losses_.found != nullptr ? losses_.found(address) : NotOfTheGuest();
 }
 
-absl::Status PageSender::TellLost() {
-  for (const uint8_t* const address : sink_.TakeLost()) {
-    FERRITE_RETURN_IF_ERROR(FoundLost(address));
-    last_lost_ = address;
+absl::Status PageSender::SendFound() {
+  for (const Found& found : std::exchange(found_, {})) {
+    const PageRange& page = found.page;
+    FERRITE_RETURN_IF_ERROR(SendLost({.region = page.region,
+                                      .first = page.first / pages_per_unit_ * pages_per_unit_,
+                                      .count = std::max(page.count, pages_per_unit_)},
+                                     page));
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -23,9 +24,9 @@ namespace ferrite::migration {
 // What becomes of memory that the hardware lost (R9).
 struct Losses {
   bool may_go = false;  // the other side knows such pages
-  // Told of each that could not be read, by an address in it, before anything else is sent. May be null, for who sends
-  // what is in no memory.
-  std::function<absl::Status(const uint8_t* address)> found;
+  // Told of each page that cannot be read, by an address in it, on the thread that reads it, and returns the host page
+  // if it is lost. May be null, for who sends what is in no memory.
+  std::function<absl::StatusOr<PageRange>(const uint8_t* address)> found;
 };
 
 // Threads: one. Frames gather in the sink until Flush() or until there is enough; memory goes from where it is, and the
@@ -37,6 +38,9 @@ class PageSender {
   // All outlive the sender. `limiter`, which goes by `clock`, may be null, and then nothing rests.
   PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures,
              Losses losses = {});
+  ~PageSender();
+  PageSender(const PageSender&) = delete;
+  PageSender& operator=(const PageSender&) = delete;
 
   // The pages of `run`, zero pages as runs of their own. `region` is all of the region's memory, which begins with a
   // page; `pages_per_unit`: what goes as data goes in whole units. How many pages, from the front, went: less than all
@@ -69,9 +73,11 @@ class PageSender {
   absl::StatusOr<std::optional<uintptr_t>> SendData(const PageRange& run, const uint8_t* bytes);
   // Counts what `put` puts in.
   absl::Status Put(absl::FunctionRef<absl::Status()> put);
-  absl::Status FoundLost(const uint8_t* address);
-  // Of those that the sink has found.
-  absl::Status TellLost();
+  // That the hardware lost it, and which page it is.
+  absl::StatusOr<PageRange> Find(const uint8_t* address) const;
+  absl::Status FlushGathered();
+  // Says so of what was lost on its way, and went as filler.
+  absl::Status SendFound();
 
   PageSink& sink_;
   RateLimiter* const limiter_;
@@ -79,7 +85,13 @@ class PageSender {
   const Clock& clock_;
   SendFigures& figures_;
   const Losses losses_;
-  const uint8_t* last_lost_ = nullptr;  // that the sink has found
+  struct Found {
+    const uint8_t* address;
+    PageRange page;
+  };
+  std::vector<Found> found_;     // by the sink, and not sent as lost yet
+  uint64_t pages_per_unit_ = 1;  // of the run that is sent
+  bool in_unit_ = false;         // between two of its frames
   uint64_t sent_bytes_ = 0;
   std::unique_ptr<Page[]> buffer_;  // of SendRead(); made when first needed
 };

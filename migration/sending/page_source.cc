@@ -154,13 +154,11 @@ Losses PageSource::losses() {
   return {.may_go = channels_.know_lost, .found = [this](const uint8_t* address) { return FoundLost(address); }};
 }
 
-absl::Status PageSource::FoundLost(const uint8_t* address) {
+absl::StatusOr<PageRange> PageSource::FoundLost(const uint8_t* address) {
   for (size_t i = 0; i < regions_.size(); ++i) {
     const std::optional<PageRange> page = regions_[i].index == 0 ? regions_[i].part->FoundLost(address) : std::nullopt;
     if (page.has_value()) {
-      figures_.lost.Add(
-          {.region = static_cast<uint16_t>(i + page->region), .first = page->first, .count = page->count});
-      return absl::OkStatus();
+      return PageRange{.region = static_cast<uint16_t>(i + page->region), .first = page->first, .count = page->count};
     }
   }
   return absl::InternalError("the host has no page for memory of this process, which is not a lost one of the guest");

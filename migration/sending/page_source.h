@@ -104,7 +104,7 @@ class PageSource {
   absl::Status Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit);
   // Of all senders.
   Losses losses();
-  absl::Status FoundLost(const uint8_t* address);
+  absl::StatusOr<PageRange> FoundLost(const uint8_t* address);
   // Waits for what the limit says, not longer than until Shutdown().
   void Rest(absl::Duration time);
   void NoteFirst(const absl::Status& status);

@@ -96,6 +96,7 @@ class CutSink final : public UrgentSink {
   absl::Status Flush() override { return sink_->Flush(); }
   uint64_t gathered_bytes() const override { return sink_->gathered_bytes(); }
   bool full() const override { return sink_->full(); }
+  void SetFinder(Finder finder) override { sink_->SetFinder(std::move(finder)); }
   void PreferLatency() override { sink_->PreferLatency(); }
   absl::Status AwaitPlaced() override { return sink_->AwaitPlaced(); }
   void Shutdown() override { sink_->Shutdown(); }

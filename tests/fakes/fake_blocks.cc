@@ -144,15 +144,16 @@ absl::StatusOr<std::span<uint8_t>> FakeBlocks::BlockPlacer::FillTarget(PageRun r
   return std::span<uint8_t>(reinterpret_cast<uint8_t*>(&staged_[run.first]), run.count * kPageBytes);
 }
 
-absl::Status FakeBlocks::BlockPlacer::Filled(PageRun run, const uint8_t* buffer) {
+absl::Status FakeBlocks::BlockPlacer::Put(PageRun run, const uint8_t*) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kFill));
   std::copy_n(&staged_[run.first], run.count, &blocks_.blocks_[run.first]);
-  return Placer::Filled(run, buffer);
+  return absl::OkStatus();
 }
 
-absl::Status FakeBlocks::BlockPlacer::FillZero(PageRun run) {
+absl::Status FakeBlocks::BlockPlacer::PutZero(PageRun run) {
   std::fill_n(&blocks_.blocks_[run.first], run.count, Block());
-  return Placer::Filled(run, nullptr);
+  SetPresent(run);
+  return absl::OkStatus();
 }
 
 absl::Status FakeBlocks::BlockPlacer::Publish(PageRun run, const uint8_t*) {

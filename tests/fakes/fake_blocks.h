@@ -103,13 +103,13 @@ class FakeBlocks {
     BlockPlacer(FakeBlocks& blocks, PageStates& states) : Placer(states, kBlocks, 1), blocks_(blocks) {}
     absl::Status Explain(const absl::Status& error) const override { return error; }
     absl::StatusOr<std::span<uint8_t>> FillTarget(PageRun run) override;
-    absl::Status Filled(PageRun run, const uint8_t* buffer) override;
-    absl::Status FillZero(PageRun run) override;
     absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run, Showing) override { return blocks_.At(run); }
     absl::Status Publish(PageRun run, const uint8_t* buffer) override;
     absl::StatusOr<uint64_t> PublishZero(PageRun run, Showing showing) override;
 
    protected:
+    absl::Status Put(PageRun run, const uint8_t* buffer) override;
+    absl::Status PutZero(PageRun run) override;
     absl::Status Drop(PageRun run) override;
 
    private:

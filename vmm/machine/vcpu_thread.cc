@@ -183,8 +183,12 @@ void VcpuThread::RunGuest() {
       const GuestRunFaults faults;
       return vcpu_.Run();
     }();
-    if (const std::optional<uintptr_t> lost = GuestRunFaults::Take(); lost.has_value() && !HandleLost(*lost)) {
-      return;
+    if (const std::optional<uintptr_t> lost = GuestRunFaults::Take(); lost.has_value()) {
+      bool goes_on = true;
+      IfThereIsMemory([&] { goes_on = HandleLost(*lost); });
+      if (!goes_on) {
+        return;
+      }
     }
     if (error == 0) {
       if (!HandleExit()) {
@@ -193,7 +197,10 @@ void VcpuThread::RunGuest() {
       continue;
     }
     if (error == EFAULT) {
-      if (const std::optional<bool> handled = HandleHidden(); handled.has_value()) {
+      // Without memory for it the guest is told when it touches the page again, which it does at once.
+      std::optional<bool> handled = true;
+      IfThereIsMemory([&] { handled = HandleHidden(); });
+      if (handled.has_value()) {
         if (!*handled) {
           return;
         }
@@ -294,8 +301,9 @@ bool VcpuThread::HandleMmio() {
 bool VcpuThread::HandleLost(uintptr_t host) {
   const std::optional<GuestAddress> page = memory_.FindLost(host);
   if (!page.has_value()) {
-    End(StopReason::kError,
-        [&] { return absl::StrCat("KVM_RUN touched memory that the host lost, at 0x", absl::Hex(host), " of ours"); });
+    End(StopReason::kError, [&] {
+      return absl::StrCat("KVM_RUN touched 0x", absl::Hex(host), " of ours, which the host has no page for");
+    });
     return false;
   }
   // The guest's page, not the huge one of the host's: who is told of another one touches the same again.
@@ -316,7 +324,7 @@ std::optional<bool> VcpuThread::HandleHidden() {
     const GuestAddress page(MemoryFaultOf(run).gpa / kPageBytes * kPageBytes);
     return is_lost(page) ? std::optional(TellOfLost(page)) : std::nullopt;
   }
-  const std::vector<GuestAddress> lost = memory_.LostPages();
+  const std::vector<GuestAddress> lost = memory_.HiddenPages();
   if (lost.empty()) {
     return std::nullopt;
   }

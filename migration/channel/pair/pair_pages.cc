@@ -37,7 +37,8 @@ absl::Status PairPageSink::Add(const PageHeader& header, std::span<const uint8_t
   if (full()) {
     FERRITE_RETURN_IF_ERROR(Flush());
   }
-  frames_.push_back({.header = header, .data = bytes.data(), .lost = &lost_});
+  frames_.push_back(
+      {.header = header, .data = bytes.data(), .find = [this](const uint8_t* address) { return Find(address); }});
   gathered_ += kPageHeaderBytes + bytes.size();
   return absl::OkStatus();
 }
@@ -104,7 +105,7 @@ absl::Status PairPageFeed::Handle(PageHandler& handler, const PairFrame& frame) 
     FERRITE_RETURN_IF_ERROR(over());
     FERRITE_ASSIGN_OR_RETURN(const PageHandler::Target target, handler.NextTarget(rest));
     const PageRange run{.region = rest.region, .first = rest.first, .count = target.pages};
-    FERRITE_RETURN_IF_ERROR(Copy(handler, run, data, target.bytes, *frame.lost));
+    FERRITE_RETURN_IF_ERROR(Copy(handler, run, data, target.bytes, frame.find));
     FERRITE_RETURN_IF_ERROR(handler.Filled(run));
     data += target.pages * kPageBytes;
     rest.first += target.pages;
@@ -114,7 +115,7 @@ absl::Status PairPageFeed::Handle(PageHandler& handler, const PairFrame& frame) 
 }
 
 absl::Status PairPageFeed::Copy(PageHandler& handler, const PageRange& run, const uint8_t* data,
-                                std::span<uint8_t> into, std::vector<const uint8_t*>& lost) {
+                                std::span<uint8_t> into, const PageSink::Finder& find) {
   const auto copy = [&](uint64_t offset, uint64_t bytes) {
     return TouchMemory([&] { std::memcpy(into.data() + offset, data + offset, bytes); });
   };
@@ -130,8 +131,7 @@ absl::Status PairPageFeed::Copy(PageHandler& handler, const PageRange& run, cons
     if (*hit - reinterpret_cast<uintptr_t>(page) >= kPageBytes) {
       return absl::ResourceExhaustedError("memory of the destination cannot be had");
     }
-    // The source, which waits until all is read, finds it there.
-    lost.push_back(page);
+    FERRITE_RETURN_IF_ERROR(find(page));
     FERRITE_RETURN_IF_ERROR(handler.Gone({.region = run.region, .first = run.first + i, .count = 1}));
   }
   return absl::OkStatus();

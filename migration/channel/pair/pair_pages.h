@@ -19,8 +19,9 @@ namespace ferrite::migration {
 
 struct PairFrame {
   PageHeader header;
-  const uint8_t* data = nullptr;                // in the source's memory
-  std::vector<const uint8_t*>* lost = nullptr;  // gets the address of a page of it that cannot be read
+  const uint8_t* data = nullptr;  // in the source's memory
+  // Asked of a page of it that cannot be read (PageSink::Finder), while the source waits until all is read.
+  PageSink::Finder find;
 };
 using FramePipe = PairPipe<PairFrame>;
 using RequestPipe = PairPipe<PageRange>;
@@ -69,7 +70,7 @@ class PairPageFeed final : public UrgentFeed {
   absl::Status Handle(PageHandler& handler, const PairFrame& frame);
   // Copies the pages of `run`, which begin at `data`, and tells of those that cannot be read.
   static absl::Status Copy(PageHandler& handler, const PageRange& run, const uint8_t* data, std::span<uint8_t> into,
-                           std::vector<const uint8_t*>& lost);
+                           const PageSink::Finder& find);
 
   const std::shared_ptr<FramePipe> in_;
   const std::shared_ptr<RequestPipe> requests_;

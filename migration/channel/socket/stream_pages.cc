@@ -22,7 +22,7 @@ constexpr uint64_t kMostOnWayBytes = 512 << 10;
 constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
 
 // An address in the first page of `bytes` that cannot be read, or null.
-const uint8_t* FirstLost(std::span<const uint8_t> bytes) {
+const uint8_t* FirstUnreadable(std::span<const uint8_t> bytes) {
   const std::optional<uintptr_t> hit = TouchMemory([&] {
     for (size_t at = 0; at < bytes.size(); at += kPageBytes - reinterpret_cast<uintptr_t>(&bytes[at]) % kPageBytes) {
       (void)*static_cast<const volatile uint8_t*>(&bytes[at]);
@@ -46,7 +46,7 @@ absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8
   }
   const std::span<uint32_t> sums = std::span(sums_).subspan(pages_, bytes.size() / kPageBytes);
   if (const std::optional<uintptr_t> hit = TouchMemory([&] { SumPages(bytes, sums); }); hit.has_value()) {
-    lost_.push_back(reinterpret_cast<const uint8_t*>(*hit));
+    FERRITE_RETURN_IF_ERROR(Find(reinterpret_cast<const uint8_t*>(*hit)));
     return absl::DataLossError(absl::StrCat("a page of region ", header.region, " is lost"));
   }
   headers_[frames_] = EncodePageHeader(header);
@@ -92,11 +92,13 @@ bool StreamPageSink::FillLost() {
       }
       rest = rest.subspan(bytes);
     };
-    while (const uint8_t* const lost = FirstLost(rest)) {
+    while (const uint8_t* const lost = FirstUnreadable(rest)) {
+      if (!Find(lost).ok()) {
+        return false;
+      }
       const size_t before = std::max<intptr_t>(lost - reinterpret_cast<uintptr_t>(lost) % kPageBytes - rest.data(), 0);
       take(before, rest.data());
       const size_t in_page = reinterpret_cast<uintptr_t>(rest.data()) % kPageBytes;
-      lost_.push_back(rest.data());
       take(std::min(rest.size(), kPageBytes - in_page), LostFiller().data() + in_page);
       filled = true;
     }
@@ -192,7 +194,10 @@ absl::Status StreamPageFeed::ReadPages(PageHandler& handler, const PageHeader& h
 absl::Status StreamPageFeed::Compare(PageHandler& handler, const PageRange& run, std::span<const uint8_t> bytes,
                                      std::span<const uint32_t> sums) {
   std::array<uint32_t, kMaxDataPages> here;
-  SumPages(bytes, std::span(here).first(run.count));
+  // The hardware may lose a page of this side's, too.
+  if (TouchMemory([&] { SumPages(bytes, std::span(here).first(run.count)); }).has_value()) {
+    return absl::ResourceExhaustedError("memory that pages came to cannot be had");
+  }
   for (uint64_t i = 0; i < run.count; ++i) {
     if (here[i] != sums[i]) {
       const PageRange page{.region = run.region, .first = run.first + i, .count = 1};

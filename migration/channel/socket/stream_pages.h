@@ -43,7 +43,8 @@ class StreamPageSink final : public UrgentSink {
   static constexpr size_t kMostOnWayFrames = 64;
 
   absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
-  // Puts filler in the place of pages that cannot be read, in what has not gone. False when there are none.
+  // Puts filler in the place of pages that are lost, in what has not gone. False when there are none, or others that
+  // cannot be read.
   bool FillLost();
   // Waits for the destination's word of one frame.
   absl::Status AwaitWord();

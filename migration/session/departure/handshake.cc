@@ -133,11 +133,14 @@ absl::Status Setup(Departure& departure) {
       Annotate(departure.credentials.Check(Claim::kAccept, /*epoch=*/0, accept.digest), message::Accept::kName));
   departure.peer().SetMostBytes(kMaxControlBytes);
   FERRITE_RETURN_IF_ERROR(AgreeOnUnits(departure, accept));
-  const bool postcopy_possible = accept.postcopy && (departure.features & kFeaturePostcopy) != 0;
+  // Behind the switchover a page that the hardware loses must be told of: nobody could end the move without.
+  const bool knows_lost = (departure.features & kFeaturePoison) != 0;
+  const bool postcopy_possible = accept.postcopy && knows_lost && (departure.features & kFeaturePostcopy) != 0;
   departure.shared.postcopy_possible = postcopy_possible;
   if (!postcopy_possible && options.mode == MoveMode::kPostcopy) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the destination cannot do post-copy: ", CleanText(accept.postcopy_reason)));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the destination cannot do post-copy: ",
+        accept.postcopy && !knows_lost ? "its ferrite knows no lost pages" : CleanText(accept.postcopy_reason)));
   }
   return OpenPages(departure, /*epoch=*/0, options.patience);
 }
