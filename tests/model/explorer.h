@@ -5,8 +5,8 @@
 //   State Start();
 //   template <typename Emit> void Steps(const State&, const Emit& emit);   emit(words, StepKind, next state)
 //   const char* Violation(const State&);         null: none
-//   bool MustEnd(const State&, bool by_person);  from here an end is to be reached by the course of things alone, or by
-//   bool Ended(const State&);                    what a person can type besides
+//   bool MustEnd(const State&, bool by_person);  from here each way that things can take by themselves is to come to an
+//   bool Ended(const State&);                    end; or one can be reached by what a person types besides
 #ifndef FERRITE_TESTS_MODEL_EXPLORER_H_
 #define FERRITE_TESTS_MODEL_EXPLORER_H_
 
@@ -116,15 +116,21 @@ class Explorer {
     return it->second;
   }
 
-  // The nearest state that must end and from which no end can be reached.
+  // The nearest state that must end and from which the course of things can go on for ever, or come to rest without an
+  // end; or, for a person, from which no end can be reached.
   uint32_t FindStuck(bool by_person) {
     std::vector<Edge>& edges = by_person ? by_person_ : by_course_;
     std::sort(edges.begin(), edges.end());
-    std::vector<bool> can_end(nodes_.size());
+    // Steps from each state whose next state is not known to end.
+    std::vector<uint32_t> open(nodes_.size());
+    for (const Edge& edge : edges) {
+      ++open[edge.from];
+    }
+    std::vector<bool> ends(nodes_.size());
     std::vector<uint32_t> todo;
     for (uint32_t at = 0; at < nodes_.size(); ++at) {
       if (model_.Ended(nodes_[at].state)) {
-        can_end[at] = true;
+        ends[at] = true;
         todo.push_back(at);
       }
     }
@@ -134,14 +140,15 @@ class Explorer {
       todo.pop_back();
       for (auto it = std::lower_bound(edges.begin(), edges.end(), Edge{to, 0}); it != edges.end() && it->to == to;
            ++it) {
-        if (!can_end[it->from]) {
-          can_end[it->from] = true;
+        --open[it->from];
+        if (!ends[it->from] && (by_person || open[it->from] == 0)) {
+          ends[it->from] = true;
           todo.push_back(it->from);
         }
       }
     }
     for (uint32_t at = 0; at < nodes_.size(); ++at) {
-      if (!can_end[at] && model_.MustEnd(nodes_[at].state, by_person)) {
+      if (!ends[at] && model_.MustEnd(nodes_[at].state, by_person)) {
         return at;
       }
     }

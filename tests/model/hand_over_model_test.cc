@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -42,6 +43,28 @@ TEST(HandOverModelTest, PostcopyHolds) { ExpectHolds({.pages = 2, .faults = 4, .
 TEST(HandOverModelTest, PersonWhoIsWrongAboutTheDestinationRunsTheGuestTwice) {
   const Exploration result = Explore({.pages = 1, .person_errs = true});
   EXPECT_EQ(result.violation, "the guest runs twice (R2)");
+}
+
+// That an end can be reached is not enough: this can also go round for ever.
+struct RoundaboutModel {
+  struct State {
+    uint8_t at;
+  };
+  static State Start() { return {0}; }
+  template <typename Emit>
+  static void Steps(const State& s, const Emit& emit) {
+    if (s.at < 2) {
+      emit("round", StepKind::kCourse, State{static_cast<uint8_t>(1 - s.at)});
+      emit("out", StepKind::kCourse, State{2});
+    }
+  }
+  static const char* Violation(const State&) { return nullptr; }
+  static bool MustEnd(const State&, bool) { return true; }
+  static bool Ended(const State& s) { return s.at == 2; }
+};
+
+TEST(ExplorerTest, MoveThatMayGoOnForEverDoesNotEnd) {
+  EXPECT_EQ(Explorer<RoundaboutModel>::Run({}, 100).violation, "a move that could end does not end by itself");
 }
 
 class MutantTest : public testing::TestWithParam<Mutant> {};
