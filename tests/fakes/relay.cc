@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "base/poll.h"
 #include "base/status.h"
 #include "tests/fakes/accepting.h"
@@ -21,6 +22,7 @@ namespace ferrite::migration {
 namespace {
 
 constexpr size_t kPieceBytes = 64 << 10;
+constexpr uint64_t kSlowPiecesASecond = 500;
 
 }  // namespace
 
@@ -67,6 +69,7 @@ void Relay::Accept() {
       continue;
     }
     Link& link = links_.emplace_back();
+    link.number = links_.size() - 1;
     link.source = *std::move(source);
     link.destination = *std::move(destination);
     link.there = StartOrDie("test-relay-to", [this, &link] { Pump(link, /*to_destination=*/true); });
@@ -79,15 +82,22 @@ void Relay::Pump(Link& link, bool to_destination) {
   SocketStream& to = to_destination ? *link.destination : *link.source;
   const std::atomic<bool>& loses = to_destination ? link.loses_there : link.loses_back;
   std::vector<uint8_t> piece(kPieceBytes);
+  uint64_t passed = 0;
   while (true) {
     pollfd polled{.fd = from.fd(), .events = POLLIN, .revents = 0};
     const int ready = poll(&polled, 1, -1);
-    const ssize_t n = ready < 0 ? -1 : read(from.fd(), piece.data(), piece.size());
+    AwaitLetGo(link);
+    const uint64_t rate = bytes_a_second_;
+    const size_t most = rate == 0 ? kPieceBytes : std::clamp<uint64_t>(rate / kSlowPiecesASecond, 1, kPieceBytes);
+    const ssize_t n = ready < 0 ? -1 : read(from.fd(), piece.data(), most);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) {
       continue;
     }
     if (n > 0) {
       Delay();
+      if (rate != 0) {
+        Wait(absl::Seconds(static_cast<double>(n) / static_cast<double>(rate)));
+      }
       MayAct(static_cast<uint64_t>(n));
     }
     if (n > 0 && loses) {
@@ -97,16 +107,19 @@ void Relay::Pump(Link& link, bool to_destination) {
     if (to_destination) {
       goes_on = MayDamage(goes_on);
     }
-    const uint64_t allowed = n <= 0 ? 0 : Allow(goes_on.size());
+    uint64_t allowed = n <= 0 ? 0 : Allow(goes_on.size());
+    const bool all_break = allowed < goes_on.size();
+    const bool breaks = n > 0 && MayCutConnection(link, to_destination, passed, allowed);
+    passed += allowed;
     if (to_destination) {
       MayKeep(link, std::span(piece).first(allowed));
     }
-    const bool passed = to.WriteAll(std::span<const uint8_t>(piece).first(allowed)).ok();
-    if (n <= 0 || !passed || allowed < goes_on.size()) {
+    const bool written = to.WriteAll(std::span<const uint8_t>(piece).first(allowed)).ok();
+    if (n <= 0 || !written || all_break || breaks) {
       // An end is passed on as one.
       to.Shutdown();
       from.Shutdown();
-      if (allowed < goes_on.size()) {
+      if (all_break) {
         const absl::MutexLock lock(&mutex_);
         BreakAll();
       }
@@ -127,8 +140,17 @@ void Relay::Delay() {
     random_ ^= random_ << 17;
     delay = most_delay_ * (static_cast<double>(random_ % 1024) / 1024);
   }
+  Wait(delay);
+}
+
+bool Relay::Wait(absl::Duration time) const {
   pollfd stopped{.fd = stop_.fd(), .events = POLLIN, .revents = 0};
-  (void)PollFor({&stopped, 1}, delay);
+  return PollFor({&stopped, 1}, time) == 0;
+}
+
+void Relay::AwaitLetGo(const Link& link) const {
+  while (MonotonicNs() < link.held_until && Wait(absl::Nanoseconds(link.held_until - MonotonicNs()))) {
+  }
 }
 
 void Relay::MayAct(uint64_t bytes) {
@@ -181,6 +203,18 @@ uint64_t Relay::Allow(uint64_t wanted) {
   return allowed;
 }
 
+bool Relay::MayCutConnection(const Link& link, bool to_destination, uint64_t passed, uint64_t& allowed) {
+  const absl::MutexLock lock(&mutex_);
+  if (!connection_cut_.has_value() || connection_cut_->number != link.number ||
+      connection_cut_->to_destination != to_destination || passed + allowed < connection_cut_->bytes) {
+    return false;
+  }
+  allowed = connection_cut_->bytes - std::min(passed, connection_cut_->bytes);
+  connection_cut_.reset();
+  ++cuts_;
+  return true;
+}
+
 void Relay::BreakAll() {
   for (Link& link : links_) {
     for (const SocketStream* stream : {link.source.get(), link.destination.get()}) {
@@ -206,6 +240,11 @@ void Relay::CutAfter(uint64_t bytes) {
   left_ = bytes;
 }
 
+void Relay::CutConnectionAfter(uint64_t number, bool to_destination, uint64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  connection_cut_ = {.number = links_.size() + number, .to_destination = to_destination, .bytes = bytes};
+}
+
 void Relay::ActAfter(uint64_t bytes, std::function<void()> act) {
   const absl::MutexLock lock(&mutex_);
   acts_after_ = bytes;
@@ -216,6 +255,15 @@ void Relay::Lose(bool to_destination) {
   const absl::MutexLock lock(&mutex_);
   for (Link& link : links_) {
     (to_destination ? link.loses_there : link.loses_back) = true;
+  }
+}
+
+void Relay::SlowTo(uint64_t bytes_a_second) { bytes_a_second_ = bytes_a_second; }
+
+void Relay::HoldFor(absl::Duration time) {
+  const absl::MutexLock lock(&mutex_);
+  for (Link& link : links_) {
+    link.held_until = MonotonicNs() + absl::ToInt64Nanoseconds(time);
   }
 }
 

@@ -36,6 +36,9 @@ class Relay {
   void Cut() { CutAfter(0); }
   // They break when that many more bytes have passed, of all of them together, in both directions.
   void CutAfter(uint64_t bytes);
+  // One breaks: of those that come from now on the one of that number, from 0, when so many bytes of it have passed
+  // that way. 0: when there is a first one.
+  void CutConnectionAfter(uint64_t number, bool to_destination, uint64_t bytes);
   // What is done to a stream of bytes.
   enum class Damage {
     kFlipAmongPages,  // a bit is changed in the middle of a piece that is mostly bytes of pages
@@ -51,6 +54,10 @@ class Relay {
   void Lose(bool to_destination);
   // Each piece that passes is late by up to `most`, each connection for itself.
   void DelayBy(absl::Duration most);
+  // From here on each connection takes so many bytes a second at most, each way, and little at a time: a slow peer.
+  void SlowTo(uint64_t bytes_a_second);
+  // Nothing of the connections that there are now passes for so long; then all of it does.
+  void HoldFor(absl::Duration time);
   // How often something was damaged.
   uint64_t damages() const;
   // While it is closed, new connections break at once.
@@ -72,6 +79,8 @@ class Relay {
     std::unique_ptr<SocketStream> destination;
     std::atomic<bool> loses_there{false};
     std::atomic<bool> loses_back{false};
+    std::atomic<int64_t> held_until{0};  // MonotonicNs()
+    uint64_t number = 0;
     std::vector<uint8_t> said;  // by the source, where that is kept
     Thread there;
     Thread back;
@@ -81,12 +90,17 @@ class Relay {
   void Accept();
   void Pump(Link& link, bool to_destination);
   void Delay();
+  // Whether all of it passed: not where the relay ends.
+  bool Wait(absl::Duration time) const;
+  void AwaitLetGo(const Link& link) const;
   void MayAct(uint64_t bytes);
   // The piece as it goes on.
   std::span<uint8_t> MayDamage(std::span<uint8_t> piece);
   void MayKeep(Link& link, std::span<const uint8_t> piece);
   // How many of `wanted` bytes may pass.
   uint64_t Allow(uint64_t wanted);
+  // Of those, and of `link` alone, of which that many have passed this way; whether it breaks then.
+  bool MayCutConnection(const Link& link, bool to_destination, uint64_t passed, uint64_t& allowed);
   void BreakAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<Listener> listener_;
@@ -98,9 +112,16 @@ class Relay {
   bool records_ ABSL_GUARDED_BY(mutex_) = false;
   bool will_cut_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t left_ ABSL_GUARDED_BY(mutex_) = 0;
+  struct ConnectionCut {
+    uint64_t number;
+    bool to_destination;
+    uint64_t bytes;
+  };
+  std::optional<ConnectionCut> connection_cut_ ABSL_GUARDED_BY(mutex_);
   uint64_t acts_after_ ABSL_GUARDED_BY(mutex_) = 0;
   std::function<void()> act_ ABSL_GUARDED_BY(mutex_);
   absl::Duration most_delay_ ABSL_GUARDED_BY(mutex_);
+  std::atomic<uint64_t> bytes_a_second_{0};  // 0: as many as there are
   uint64_t random_ ABSL_GUARDED_BY(mutex_) = 88172645463325252;
   std::optional<uint64_t> damages_after_ ABSL_GUARDED_BY(mutex_);
   Damage damage_ ABSL_GUARDED_BY(mutex_) = Damage::kFlip;

@@ -75,6 +75,8 @@ enum class Fault {
   kLostBack,    // what comes from it
   kFlippedBit,  // on the way to the destination
   kLostBytes,   // likewise: a few, and then it goes on
+  kLate,        // pieces are late, each connection for itself
+  kSlow,        // a network, or a peer, that takes little at a time
   kCancel,
   kSecondMove,   // of the same machine, elsewhere
   kSecondGuest,  // another machine, to the same destination
@@ -107,6 +109,8 @@ const char* NameOf(Fault fault) {
       "lost on the way back",
       "flipped bit",
       "lost bytes",
+      "late",
+      "slow",
       "cancel",
       "second move",
       "second guest",
@@ -126,6 +130,12 @@ const char* NameOf(Fault fault) {
   static_assert(std::size(kNames) == static_cast<size_t>(Fault::kFaults));
   return kNames[static_cast<int>(fault)];
 }
+
+// How much a guest has written to its consoles, by reports.
+struct Written {
+  size_t here = SIZE_MAX;
+  size_t there = SIZE_MAX;
+};
 
 class Case {
  public:
@@ -245,6 +255,9 @@ class Case {
       relay_->DamageAfter(instant_, migration::Relay::Damage::kFlip);
     } else if (fault_ == Fault::kLostBytes) {
       relay_->DamageAfter(instant_, migration::Relay::Damage::kLoss);
+    } else if (fault_ == Fault::kLate) {
+      relay_->DelayBy(absl::Milliseconds(1));
+      struck_ = true;
     } else {
       relay_->ActAfter(instant_, [this] { Strike(); });
     }
@@ -302,6 +315,10 @@ class Case {
         break;
       case Fault::kLostBack:
         relay_->Lose(/*to_destination=*/false);
+        break;
+      case Fault::kSlow:
+        // More than the guest writes.
+        relay_->SlowTo(uint64_t{32} << 20);
         break;
       case Fault::kCancel:
         beside_ = StartOrDie("cancel", [this] { (void)Ferrite("here", "move web1 --cancel"); });
@@ -502,19 +519,30 @@ class Case {
     if (beside_.joinable()) {
       beside_.Join();
     }
-    const bool harmless =
-        fault_ == Fault::kSecondMove || fault_ == Fault::kSecondGuest || fault_ == Fault::kKillCommand;
+    const bool harmless = fault_ == Fault::kSecondMove || fault_ == Fault::kSecondGuest ||
+                          fault_ == Fault::kKillCommand || fault_ == Fault::kLate || fault_ == Fault::kSlow;
     EXPECT_TRUE(there || (struck_ && !harmless)) << "it had no reason to fail";
     ExpectRuns(there ? "there" : "here");
     ExpectOneAfterTheOther();
     EXPECT_EQ(ReportsOf("there").empty(), !there) << "R2";
   }
-  // R2, seen from outside: what the guest wrote last here is older than what it wrote first there, by its own count.
-  void ExpectOneAfterTheOther() const {
+  // R2, seen from outside, at the end of a case: what the guest wrote last here is older than what it wrote first
+  // there, by its own count. `taken_back_at`: how much it had written, by side, when a person took it back; the rest it
+  // wrote here.
+  Written WrittenSoFar() const { return {.here = ReportsOf("here").size(), .there = ReportsOf("there").size()}; }
+  void ExpectOneAfterTheOther(const Written& taken_back_at = {}) const {
     const std::vector<std::string> here = ReportsOf("here");
     const std::vector<std::string> there = ReportsOf("there");
+    EXPECT_LE(there.size(), taken_back_at.there) << "R2: it was taken back and runs there";
+    const size_t before = std::min(here.size(), taken_back_at.here);
+    ASSERT_GT(before, 0u);
     if (!there.empty()) {
-      EXPECT_LE(NumberIn(here.back(), "writes="), NumberIn(there.front(), "writes=")) << "R2: two runners";
+      EXPECT_LE(NumberIn(here[before - 1], "writes="), NumberIn(there.front(), "writes=")) << "R2: two runners";
+    }
+    for (const auto& reports : {here, there}) {
+      for (size_t i = 1; i < reports.size(); ++i) {
+        ASSERT_LE(NumberIn(reports[i - 1], "writes="), NumberIn(reports[i], "writes=")) << "R2: two wrote here";
+      }
     }
   }
 
@@ -529,30 +557,38 @@ class Case {
     });
     if (!receiver_->HasEnded() && arrival.is_object() && arrival["over"] == true) {
       ExpectRuns("there");
+      ExpectOneAfterTheOther();
       return;
     }
-    ExpectOneAfterTheOther();
     const bool waits_for_pages = !receiver_->HasEnded() && !arrival.is_null();
     (void)Ferrite("there", "stop web1");
     EXPECT_EQ(receiver_->Wait().exit_code, waits_for_pages ? kExitOk : kExitFailure);
     if (waits_for_pages) {
       EXPECT_TRUE(absl::StrContains(Ferrite("here", "ps").out, "handed over to "));
     }
+    ExpectOneAfterTheOther();
   }
 
   // A guest whose destination was killed runs at the source, where a person says so if it may have run there.
   void ExpectTakenBack(const Finished& moved) {
     (void)receiver_->Wait();
-    ExpectOneAfterTheOther();
     if (moved.exit_code == kExitOk) {
-      return;  // it had moved
+      // It had moved, and is gone with its host.
+      Await("the move's end", [&] { return Info("here").empty(); });
+      ExpectOneAfterTheOther();
+      return;
     }
+    Written at;
     if (IsHandedOver()) {
       relay_.reset();
+      at = WrittenSoFar();
       const Finished back = Ferrite("here", "recover web1 --here");
       ASSERT_EQ(back.exit_code, kExitOk) << back.err;
+    } else {
+      EXPECT_TRUE(ReportsOf("there").empty()) << "R2: it ran there, and nobody took it back";
     }
     ExpectRuns("here");
+    ExpectOneAfterTheOther(at);
   }
 
   const uint64_t seed_;
