@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -22,22 +23,6 @@ namespace ferrite::migration {
 namespace {
 
 absl::Status CutHere() { return absl::UnavailableError("the test closed the channel"); }
-
-absl::string_view FrameName(PageFrameType type) {
-  switch (type) {
-    case PageFrameType::kPages:
-      return "PAGES";
-    case PageFrameType::kZero:
-      return "ZERO";
-    case PageFrameType::kPoison:
-      return "POISON";
-    case PageFrameType::kRound:
-      return "ROUND";
-    case PageFrameType::kRequest:
-      return "REQUEST";
-  }
-  return "";
-}
 
 class CutControl final : public ControlChannel {
  public:
@@ -93,7 +78,11 @@ class CutSink final : public UrgentSink {
   CutSink(std::unique_ptr<UrgentSink> sink, CutPlan& plan)
       : urgent_(sink.get()), role_("urgent "), sink_(std::move(sink)), plan_(plan) {}
 
-  absl::Status Flush() override { return sink_->Flush(); }
+  absl::Status Flush() override {
+    const absl::Status status = sink_->Flush();
+    HandOnLost();
+    return status;
+  }
   uint64_t gathered_bytes() const override { return sink_->gathered_bytes(); }
   bool full() const override { return sink_->full(); }
   void SetFinder(Finder finder) override { sink_->SetFinder(std::move(finder)); }
@@ -119,9 +108,14 @@ class CutSink final : public UrgentSink {
       Shutdown();
       return CutHere();
     }
-    FERRITE_RETURN_IF_ERROR(Put(header, bytes));
+    if (plan_.on_frame) {
+      plan_.on_frame(header);
+    }
+    const absl::Status put = Put(header, bytes);
+    HandOnLost();
+    FERRITE_RETURN_IF_ERROR(put);
     if (Cuts(header.type, /*after=*/true)) {
-      const absl::Status status = sink_->Flush();
+      const absl::Status status = Flush();
       Shutdown();
       return status;
     }
@@ -142,6 +136,10 @@ class CutSink final : public UrgentSink {
         break;
     }
     return absl::InternalError("a source that asks");
+  }
+  void HandOnLost() {
+    const std::vector<const uint8_t*> lost = sink_->TakeLost();
+    lost_.insert(lost_.end(), lost.begin(), lost.end());
   }
   bool Cuts(PageFrameType type, bool after) {
     return plan_.Cuts(/*at_source=*/true, absl::StrCat(role_, FrameName(type)), after);
@@ -269,6 +267,22 @@ class CutAcceptor final : public ChannelAcceptor {
 };
 
 }  // namespace
+
+absl::string_view FrameName(PageFrameType type) {
+  switch (type) {
+    case PageFrameType::kPages:
+      return "PAGES";
+    case PageFrameType::kZero:
+      return "ZERO";
+    case PageFrameType::kPoison:
+      return "POISON";
+    case PageFrameType::kRound:
+      return "ROUND";
+    case PageFrameType::kRequest:
+      return "REQUEST";
+  }
+  return "";
+}
 
 std::ostream& operator<<(std::ostream& out, const Cut& cut) {
   return out << (cut.at_source ? "the source's end, " : "the destination's end, ") << (cut.after ? "after " : "before ")

@@ -4,21 +4,27 @@
 
 #include <cstddef>
 #include <deque>
+#include <functional>
 #include <ostream>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "migration/channel/pair/pair_rendezvous.h"
+#include "migration/protocol/page_header.h"
 
 namespace ferrite::migration {
+
+// Empty for what is no frame of the protocol.
+absl::string_view FrameName(PageFrameType type);
 
 // Where a channel closes: at one end of it, before or after that end has sent or got `what`.
 struct Cut {
   bool at_source = true;
-  std::string what;  // a control message's name, or "PAGES", "ZERO", "ROUND", "REQUEST" as "page ROUND", "urgent PAGES"
+  std::string what;  // a control message's name, or a frame's: "page ROUND", "urgent PAGES"
   bool after = false;
 
   auto operator<=>(const Cut&) const = default;
@@ -38,6 +44,9 @@ class CutPlan {
     const absl::MutexLock lock(&mutex_);
     return cuts_.size();
   }
+  // Called at the source's end before a frame is put in, by the thread that does; set before the move.
+  std::function<void(const PageHeader&)> on_frame;
+
   // All that passed, at either end.
   std::set<Cut> seen() const {
     const absl::MutexLock lock(&mutex_);

@@ -1,12 +1,15 @@
 // Each channel is closed at each message of a move, at either end, before and after it (R2, R3, R4): the end of a
 // connection is never taken for success. Which messages there are follows from the protocol, and each of them is cut
 // but PING and PONG, which nothing depends on:
-//   - in a move that goes well, all that passes,
+//   - in a move that goes well, all that passes: each kind of frame of the protocol, too, of a guest with lost pages
+//   (R9),
 //   - in a recovery, which is cut again where the message is said again, those from RECOVER to HEARD,
 //   - in a move that ends early, REFUSE, ERROR and CANCEL, from either side that has a reason to say them,
-//   - where a person takes the guest back, those from RECOVER to REVOKED.
+//   - where a person takes the guest back, those from RECOVER to REVOKED,
+//   - and over sockets what stands before the messages: preamble, challenge and proof.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <set>
@@ -19,10 +22,19 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
+#include "base/thread.h"
+#include "memory/bus_fault.h"
+#include "memory/guest_memory.h"
 #include "migration/api/move_options.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/page_header.h"
+#include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 #include "tests/fakes/at_once.h"
 #include "tests/fakes/cut_channels.h"
+#include "tests/fakes/fake_guest.h"
+#include "tests/fakes/lost_page.h"
+#include "tests/fakes/test_thread.h"
 #include "tests/migration/move_harness.h"
 
 namespace ferrite::migration {
@@ -49,18 +61,108 @@ bool IsLate(const std::string& what) {
   return late.contains(what);
 }
 
-// Most of a case is waiting: other tests want the processors meanwhile.
-void MakeIdle(FakeMove& move) {
-  constexpr int kIdlePercent = 80;
-  move.source_guest().SetThrottle(kIdlePercent);
-  move.destination().on_run = [&move] { move.destination().guest()->SetThrottle(kIdlePercent); };
+// What the protocol takes for a frame.
+std::vector<PageFrameType> AllFrames() {
+  std::vector<PageFrameType> frames;
+  for (uint16_t type = 0; type < 256; ++type) {
+    const auto header = EncodePageHeader({.type = static_cast<PageFrameType>(type), .count = 1});
+    if (DecodePageHeader(header).ok()) {
+      frames.push_back(static_cast<PageFrameType>(type));
+    }
+  }
+  return frames;
+}
+// And the channels that it comes over.
+std::set<std::string> NamesOf(PageFrameType frame) {
+  const std::string name(FrameName(frame));
+  switch (frame) {
+    case PageFrameType::kRound:
+      return {"page " + name};
+    case PageFrameType::kRequest:
+      return {"urgent " + name};
+    default:
+      return {"page " + name, "urgent " + name};
+  }
 }
 
+// Pages in which the guest does not work. The last ones: they come last where nobody asks for them.
+constexpr uint64_t kPages = 4096;
+constexpr FakeGuestWork kWork = {.first_page = 256, .pages = 2048, .random = true};
+constexpr uint64_t kLost = kPages - 2;       // and listed
+constexpr uint64_t kUntouched = kPages - 8;  // likewise, and nobody asks for it
+constexpr uint64_t kUnmet = kPages - 4;      // lost, where the kernel lets a test lose pages
+constexpr uint64_t kZeroes = kPages - 6;
+
 FakeMoveSetup SetupWith(CutPlan& plan) {
-  return {.bytes = uint64_t{16} << 20,
-          .work = {.first_page = 256, .pages = 2048, .random = true},
-          .wrap = [&plan](PairRendezvous place) { return WithCuts(std::move(place), plan); }};
+  return {.bytes = kPages * kPageBytes, .work = kWork, .wrap = [&plan](PairRendezvous place) {
+            return WithCuts(std::move(place), plan);
+          }};
 }
+
+uint8_t* PageOf(GuestMemory& memory, uint64_t page) {
+  return memory.regions()[0]->guest_mapping().data() + page * kPageBytes;
+}
+bool IsLost(GuestMemory& memory, uint64_t page) {
+  const volatile uint8_t* const at = PageOf(memory, page);
+  return TouchMemory([at] { (void)*at; }).has_value();
+}
+
+// A move of which all frames pass: of a guest that has lost pages, and touches them, and one of zeroes, over there.
+class CutMove {
+ public:
+  explicit CutMove(CutPlan& plan) : CutMove(SetupWith(plan)) {}
+  explicit CutMove(const FakeMoveSetup& setup) : move_(setup) {
+    EXPECT_TRUE(move_.memory().WriteObject(GuestAddress(kZeroes * kPageBytes), uint64_t{0}).ok());
+    EXPECT_TRUE(move_.memory().WriteObject(GuestAddress(kUnmet * kPageBytes), uint64_t{1}).ok());
+    for (const uint64_t page : {kLost, kUntouched}) {
+      move_.memory().regions()[0]->AddLost(page * kPageBytes);
+    }
+    if (can_lose_) {
+      PageLoser loser;
+      EXPECT_EQ(loser.Lose(*move_.memory().regions()[0], kUnmet * kPageBytes), absl::OkStatus());
+    }
+    // Most of a case is waiting: other tests want the processors meanwhile.
+    constexpr int kIdlePercent = 80;
+    move_.source_guest().SetThrottle(kIdlePercent);
+    move_.destination().on_run = [this] {
+      move_.destination().guest()->SetThrottle(kIdlePercent);
+      toucher_ = StartOrDie("toucher", [this] {
+        for (const uint64_t page : {kLost, kZeroes, kUnmet}) {
+          (void)IsLost(*move_.destination().memory(), page);
+        }
+      });
+    };
+  }
+  ~CutMove() {
+    // It may wait for a page that never comes.
+    move_.EndSession();
+    toucher_.Join();
+  }
+
+  FakeMove& operator*() { return move_; }
+  FakeMove* operator->() { return &move_; }
+
+  // R2, R3, and where the guest is, what was lost is so, and nothing else (R9).
+  void ExpectOneRunner(const FakeMoveResult& result) {
+    ASSERT_NO_FATAL_FAILURE(migration::ExpectOneRunner(move_, result, kSteps));
+    const bool is_there = result.source_state == MoveState::kCompleted;
+    GuestMemory& memory = is_there ? *move_.destination().memory() : move_.memory();
+    for (const uint64_t page : {kLost, kUntouched}) {
+      EXPECT_TRUE(memory.regions()[0]->IsLost(page * kPageBytes));
+      EXPECT_TRUE(IsLost(memory, page) || !is_there);
+    }
+    EXPECT_EQ(IsLost(memory, kUnmet), can_lose_);
+    EXPECT_TRUE(!is_there || memory.regions()[0]->IsLost(kUnmet * kPageBytes) == can_lose_);
+    EXPECT_EQ(memory.LostPages().size(), memory.regions()[0]->IsLost(kUnmet * kPageBytes) ? 3u : 2u);
+    ASSERT_FALSE(IsLost(memory, kZeroes));
+    EXPECT_EQ(*PageOf(memory, kZeroes), 0u) << "R1";
+  }
+
+ private:
+  const bool can_lose_ = PageLoser::Supported().ok();
+  FakeMove move_;
+  Thread toucher_;
+};
 
 MoveOptions Options(MoveMode mode) {
   return {.mode = mode,
@@ -74,11 +176,10 @@ MoveOptions Options(MoveMode mode) {
 
 std::set<Cut> SeenInAnOrderlyMove(MoveMode mode) {
   CutPlan plan;
-  FakeMove move(SetupWith(plan));
-  MakeIdle(move);
-  const FakeMoveResult result = move.Move(Options(mode));
+  CutMove move(plan);
+  const FakeMoveResult result = move->Move(Options(mode));
   EXPECT_TRUE(result.source.ok()) << result.source;
-  ExpectOneRunner(move, result, kSteps);
+  move.ExpectOneRunner(result);
   return plan.seen();
 }
 
@@ -87,14 +188,51 @@ TEST(CutChannelTest, EveryMessageOfTheProtocolIsInThisTable) {
   for (const Cut& cut : SeenInAnOrderlyMove(MoveMode::kPostcopy)) {
     seen.insert(cut.what);
   }
+  std::set<std::string> seen_in_rounds;
+  for (const Cut& cut : SeenInAnOrderlyMove(MoveMode::kPrecopy)) {
+    seen_in_rounds.insert(cut.what);
+  }
   for (const auto& others : {kOfARecovery, kOfAnEarlyEnd, kOfATakingBack, kOfNothing}) {
     seen.insert(others.begin(), others.end());
   }
   for (const std::string& name : AllMessages()) {
     EXPECT_TRUE(seen.contains(name)) << name;
   }
-  for (const char* frame : {"page PAGES", "page ROUND", "urgent PAGES", "urgent REQUEST"}) {
-    EXPECT_TRUE(seen.contains(frame)) << frame;
+  EXPECT_GE(AllFrames().size(), 5u);
+  for (const PageFrameType frame : AllFrames()) {
+    EXPECT_NE(FrameName(frame), "") << static_cast<int>(frame);
+    for (const std::string& name : NamesOf(frame)) {
+      EXPECT_TRUE(seen.contains(name)) << name;
+      const bool is_of_rounds = name.starts_with("page ");
+      EXPECT_TRUE(seen_in_rounds.contains(name) || !is_of_rounds) << name << ", in the rounds";
+    }
+  }
+}
+
+// Between the look for zeroes and the sum of it: the sink finds it, and hands it on through this fake.
+TEST(CutChannelTest, PageThatIsLostWhileItLeavesIsLostThere) {
+  if (const absl::Status status = PageLoser::Supported(); !status.ok()) {
+    GTEST_SKIP() << status;
+  }
+  constexpr uint64_t kLeaving = 8;
+  for (const MoveMode mode : {MoveMode::kPostcopy, MoveMode::kPrecopy}) {
+    CutPlan plan;
+    CutMove move(plan);
+    ASSERT_TRUE(move->memory().WriteObject(GuestAddress(kLeaving * kPageBytes), uint64_t{1}).ok());
+    std::atomic<bool> lost = false;
+    plan.on_frame = [&](const PageHeader& header) {
+      if (header.type == PageFrameType::kPages && header.first_page <= kLeaving &&
+          kLeaving < header.first_page + header.count && !lost.exchange(true)) {
+        PageLoser loser;
+        EXPECT_EQ(loser.Lose(*move->memory().regions()[0], kLeaving * kPageBytes), absl::OkStatus());
+      }
+    };
+    const FakeMoveResult result = move->Move(Options(mode));
+    EXPECT_TRUE(result.source.ok()) << result.source;
+    EXPECT_TRUE(lost);
+    ASSERT_NO_FATAL_FAILURE(ExpectOneRunner(*move, result, kSteps));
+    EXPECT_TRUE(IsLost(*move->destination().memory(), kLeaving));
+    EXPECT_TRUE(move->destination().memory()->regions()[0]->IsLost(kLeaving * kPageBytes));
   }
 }
 
@@ -110,10 +248,9 @@ TEST_P(CutTest, GuestRunsOnceWhereverAChannelIsClosed) {
     }
     SCOPED_TRACE(testing::Message() << cut);
     CutPlan plan({cut});
-    FakeMove move(SetupWith(plan));
-    MakeIdle(move);
-    const FakeMoveResult result = move.Move(Options(GetParam()));
-    ExpectOneRunner(move, result, kSteps);
+    CutMove move(plan);
+    const FakeMoveResult result = move->Move(Options(GetParam()));
+    move.ExpectOneRunner(result);
     EXPECT_NE(result.source_state, MoveState::kCancelled) << "nobody did";
     const bool is_control = cut.what.find(' ') == std::string::npos;
     // Which pages a guest waits for differs from move to move.
@@ -166,11 +303,10 @@ TEST(CutRecoveryTest, GuestRunsOnceWhereverARecoveryIsCut) {
     const Cut& cut = cases[index].second;
     SCOPED_TRACE(testing::Message() << first << ", then " << cut);
     CutPlan plan({{.at_source = true, .what = first, .after = first == "RUNNING"}, cut, cut});
-    FakeMove move(SetupWith(plan));
-    MakeIdle(move);
-    const FakeMoveResult result = move.Move(Options(MoveMode::kPostcopy));
+    CutMove move(plan);
+    const FakeMoveResult result = move->Move(Options(MoveMode::kPostcopy));
     EXPECT_TRUE(result.source.ok()) << "R4: " << result.source;
-    ExpectOneRunner(move, result, kSteps);
+    move.ExpectOneRunner(result);
     if (plan.left() <= 1) {
       const absl::MutexLock lock(&mutex);
       cut_in_recovery.insert(cut);
@@ -244,16 +380,15 @@ TEST(CutEarlyEndTest, GuestStaysWhereverTheWordOfItIsCut) {
     const Cut& cut = cases[index].second;
     SCOPED_TRACE(testing::Message() << end.why << ": " << cut);
     CutPlan plan({cut});
-    FakeMove move(SetupWith(plan));
-    MakeIdle(move);
+    CutMove move(plan);
     if (end.prepare) {
-      end.prepare(move);
+      end.prepare(*move);
     }
-    const FakeMoveResult result = move.Move(
+    const FakeMoveResult result = move->Move(
         Options(MoveMode::kPrecopy),
         [&](Source& source, const MoveProgress& progress) {
           if (end.during) {
-            end.during(move, source, progress.state);
+            end.during(*move, source, progress.state);
           }
           if (progress.state == MoveState::kPostcopyPaused) {
             // REFUSE was not heard, and nobody is there any more.
@@ -267,7 +402,7 @@ TEST(CutEarlyEndTest, GuestStaysWhereverTheWordOfItIsCut) {
     EXPECT_FALSE(result.source.ok()) << "R3";
     EXPECT_EQ(result.source_state == MoveState::kCancelled, cut.what == "CANCEL") << result.source;
     EXPECT_FALSE(result.destination.ok());
-    ExpectOneRunner(move, result, kSteps);
+    move.ExpectOneRunner(result);
     EXPECT_EQ(plan.left(), 0u);
   });
 }
@@ -286,9 +421,8 @@ TEST(CutTakingBackTest, GuestIsBackWhereverItIsCut) {
     const Cut& cut = cases[index];
     SCOPED_TRACE(testing::Message() << cut);
     CutPlan plan({{.at_source = true, .what = "GRANT"}, cut});
-    FakeMove move(SetupWith(plan));
-    MakeIdle(move);
-    const FakeMoveResult result = move.Move(
+    CutMove move(plan);
+    const FakeMoveResult result = move->Move(
         Options(MoveMode::kPostcopy),
         [&](Source& source, const MoveProgress& progress) {
           if (progress.state == MoveState::kPostcopyPaused) {
@@ -302,8 +436,82 @@ TEST(CutTakingBackTest, GuestIsBackWhereverItIsCut) {
         });
     EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
     EXPECT_FALSE(result.destination.ok());
-    ExpectOneRunner(move, result, kSteps);
+    move.ExpectOneRunner(result);
     EXPECT_EQ(plan.left(), 0u);
+  });
+}
+
+// What stands before the messages of a connection.
+struct FirstBytes {
+  uint64_t connection;  // control, page, urgent; of a recovery likewise
+  bool to_destination;
+  uint64_t bytes;
+  bool in_recovery;
+};
+
+std::vector<FirstBytes> AllFirstBytes() {
+  std::vector<FirstBytes> all;
+  for (const bool in_recovery : {false, true}) {
+    for (const uint64_t connection : {0, 1, 2}) {
+      for (const uint64_t bytes : {size_t{0}, kPreambleBytes / 2, kPreambleBytes}) {
+        all.push_back({connection, /*to_destination=*/true, bytes, in_recovery});
+      }
+      if (connection == 0 && !in_recovery) {
+        continue;  // it has no proof
+      }
+      for (const uint64_t bytes : {size_t{0}, kChallengeBytes / 2, kChallengeBytes}) {
+        all.push_back({connection, /*to_destination=*/false, bytes, in_recovery});
+      }
+      for (const uint64_t bytes : {kProofBytes / 2, kProofBytes}) {
+        all.push_back({connection, /*to_destination=*/true, kPreambleBytes + bytes, in_recovery});
+      }
+    }
+  }
+  return all;
+}
+
+// Before the first byte, in the middle of it and behind it: the guest stays, and a recovery is tried again.
+TEST(CutFirstBytesTest, GuestRunsOnceWhereverTheyAreCut) {
+  const std::vector<FirstBytes> all = AllFirstBytes();
+  MoveOptions options = Options(MoveMode::kPostcopy);
+  // Who waits for a connection that broke while it was opened does not hear of that.
+  options.patience = absl::Seconds(2);
+  options.recover_for = absl::Seconds(20);
+  ForEachAtOnce(all.size(), [&](uint64_t index) {
+    const FirstBytes& first = all[index];
+    SCOPED_TRACE(testing::Message() << "connection " << first.connection
+                                    << (first.in_recovery ? " of the recovery" : " of the move") << " after "
+                                    << first.bytes << " bytes " << (first.to_destination ? "there" : "back"));
+    FakeMove* made = nullptr;
+    const auto cut = [&] { made->relay().CutConnectionAfter(first.connection, first.to_destination, first.bytes); };
+    CutMove move(FakeMoveSetup{.bytes = kPages * kPageBytes,
+                               .work = kWork,
+                               .tcp = index % 2 == 0,
+                               .relay = true,
+                               .wrap = [&](PairRendezvous place) {
+                                 if (!first.in_recovery) {
+                                   cut();
+                                 }
+                                 return place;
+                               }});
+    made = &*move;
+    move->port().on_grant = [&] {
+      if (first.in_recovery && made->relay().cuts() == 0) {
+        cut();
+        made->relay().Cut();
+      }
+    };
+    uint64_t cuts = 0;
+    const FakeMoveResult result = move->Move(options, nullptr, [&](Source&, const absl::Status& status) {
+      cuts = move->relay().cuts();
+      return status;
+    });
+    // Who has all of the last proof may have said OPENED, and the guest goes over.
+    if (first.in_recovery || first.bytes < kPreambleBytes + kProofBytes) {
+      EXPECT_EQ(result.source.ok(), first.in_recovery) << result.source;
+    }
+    move.ExpectOneRunner(result);
+    EXPECT_EQ(cuts, first.in_recovery ? 2u : 1u);
   });
 }
 
