@@ -78,11 +78,7 @@ class CutSink final : public UrgentSink {
   CutSink(std::unique_ptr<UrgentSink> sink, CutPlan& plan)
       : urgent_(sink.get()), role_("urgent "), sink_(std::move(sink)), plan_(plan) {}
 
-  absl::Status Flush() override {
-    const absl::Status status = sink_->Flush();
-    HandOnLost();
-    return status;
-  }
+  absl::Status Flush() override { return sink_->Flush(); }
   uint64_t gathered_bytes() const override { return sink_->gathered_bytes(); }
   bool full() const override { return sink_->full(); }
   void SetFinder(Finder finder) override { sink_->SetFinder(std::move(finder)); }
@@ -111,11 +107,9 @@ class CutSink final : public UrgentSink {
     if (plan_.on_frame) {
       plan_.on_frame(header);
     }
-    const absl::Status put = Put(header, bytes);
-    HandOnLost();
-    FERRITE_RETURN_IF_ERROR(put);
+    FERRITE_RETURN_IF_ERROR(Put(header, bytes));
     if (Cuts(header.type, /*after=*/true)) {
-      const absl::Status status = Flush();
+      const absl::Status status = sink_->Flush();
       Shutdown();
       return status;
     }
@@ -136,10 +130,6 @@ class CutSink final : public UrgentSink {
         break;
     }
     return absl::InternalError("a source that asks");
-  }
-  void HandOnLost() {
-    const std::vector<const uint8_t*> lost = sink_->TakeLost();
-    lost_.insert(lost_.end(), lost.begin(), lost.end());
   }
   bool Cuts(PageFrameType type, bool after) {
     return plan_.Cuts(/*at_source=*/true, absl::StrCat(role_, FrameName(type)), after);
