@@ -21,10 +21,10 @@ namespace ferrite::migration {
 std::optional<Preamble> ReadPreamble(MeetingPlace& place, Stream& stream);
 
 // Hears HELLO, says WELCOME, and hears MACHINE. What was agreed on is the place's.
-void Welcome(MeetingPlace& place, Stream& control, uint64_t features = kFeaturePostcopy);
+void Welcome(MeetingPlace& place, Stream& control, uint64_t features = kFeaturePostcopy | kFeaturePoison);
 // The same, and says ACCEPT.
 void Accept(MeetingPlace& place, Stream& control, uint64_t host_page, bool postcopy,
-            uint64_t features = kFeaturePostcopy);
+            uint64_t features = kFeaturePostcopy | kFeaturePoison);
 // The next page and urgent channels, of one page channel; those that do not come are missing.
 struct ScriptedChannels {
   std::unique_ptr<Stream> page;
@@ -39,7 +39,7 @@ class ScriptedDestination {
  public:
   struct Options {
     uint64_t load_nanoseconds = 0;  // what READY says
-    uint64_t features = kFeaturePostcopy;
+    uint64_t features = kFeaturePostcopy | kFeaturePoison;
   };
   // Over a control connection that has said what it is; the others come to `place`.
   ScriptedDestination(MeetingPlace& place, Stream& control, const Options& options);

@@ -23,7 +23,7 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kFeatures = kFeaturePostcopy | kFeatureRecovery;
+constexpr uint64_t kFeatures = kFeaturePostcopy | kFeatureRecovery | kFeaturePoison;
 
 // R11: a source whose guest runs here, and which lives and sends nothing that ends the move, does not keep this side
 // when it is to end. That has its patience: a move that goes well is not broken off.

@@ -31,7 +31,7 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kFeatures = kFeaturePostcopy | kFeatureRecovery;
+constexpr uint64_t kFeatures = kFeaturePostcopy | kFeatureRecovery | kFeaturePoison;
 
 // R4: who wants to go on with a move has to be its source, and hears exactly what is missing.
 TEST(HostileRecoveryTest, StrangersAreDroppedAndWhatIsMissingIsTold) {

@@ -36,7 +36,7 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kFeatures = kFeaturePostcopy | kFeatureRecovery;
+constexpr uint64_t kFeatures = kFeaturePostcopy | kFeatureRecovery | kFeaturePoison;
 constexpr char kNotOfThisMove[] = "it does not belong to this move";
 
 // A secret, and not that of the move.

@@ -247,11 +247,22 @@ TEST_F(NoLostPagesThereTest, PageThatIsLostOnTheWayEndsTheMove) {
   };
   ExpectStayed(rig_.MoveTo(
       [](MeetingPlace& place, Stream& control) {
-        ScriptedDestination there(place, control);
+        ScriptedDestination there(place, control, {.features = kFeaturePostcopy});
         there.AwaitSwitchover();
         KeepAlive(control);
       },
       {.mode = MoveMode::kPrecopy}));
+}
+
+// Behind the switchover nobody could say that a page will never come.
+TEST_F(NoLostPagesThereTest, PostcopyIsRefused) {
+  rig_.port().on_pause = [] { ADD_FAILURE() << "it was stopped"; };
+  ExpectStayed(rig_.MoveTo(
+      [](MeetingPlace& place, Stream& control) {
+        Accept(place, control, kPageBytes, /*postcopy=*/true, kFeaturePostcopy);
+        ReadToTheEnd(control);
+      },
+      {.mode = MoveMode::kPostcopy}));
 }
 
 // Where pages are lost for good, each kind of memory once: that is all that makes a difference to a page.
