@@ -45,6 +45,7 @@ class LostPageSenderTest : public testing::Test {
          }});
   }
   void Use(Losses losses) {
+    sender_.reset();
     sender_ = std::make_unique<PageSender>(*sink_, /*limiter=*/nullptr, /*rest=*/nullptr, clock_, figures_,
                                            std::move(losses));
   }
