@@ -35,7 +35,7 @@ class PageSender {
  public:
   // How what the limiter says is waited for: ends early when the channels are shut down.
   using Rest = std::function<void(absl::Duration)>;
-  // All outlive the sender, which is the only one of `sink` while it lives. `limiter`, which goes by `clock`, may be
+  // All outlive the sender; of several of one `sink` the youngest alone sends. `limiter`, which goes by `clock`, may be
   // null, and then nothing rests.
   PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures,
              Losses losses = {});
