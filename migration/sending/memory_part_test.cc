@@ -5,6 +5,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,9 +47,10 @@ class MemoryPartTest : public testing::TestWithParam<MemoryBacking> {
     KeptPages kept({&pages, 1});
     PageTaker taker(std::move(ends.feed), kept);
     PageSender sender(*ends.sink, /*limiter=*/nullptr, /*rest=*/nullptr, clock_, figures_,
-                      {.may_go = true, .found = [this](const uint8_t* address) {
-                         EXPECT_TRUE(part_->FoundLost(address).has_value());
-                         return absl::OkStatus();
+                      {.may_go = true, .found = [this](const uint8_t* address) -> absl::StatusOr<PageRange> {
+                         const std::optional<PageRange> page = part_->FoundLost(address);
+                         EXPECT_TRUE(page.has_value());
+                         return page.value_or(PageRange{});
                        }});
     EXPECT_EQ(part_->Send(sender, 0, run, pages_per_unit), absl::OkStatus());
     EXPECT_EQ(sender.SendRoundEnd(1), absl::OkStatus());
