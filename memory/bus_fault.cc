@@ -1,8 +1,10 @@
 #include "memory/bus_fault.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <array>
@@ -47,7 +49,7 @@ void AddHint(uintptr_t address) {
 
 bool IsFault(const siginfo_t& info) { return info.si_code == BUS_MCEERR_AR || info.si_code == BUS_ADRERR; }
 
-void OnBusFault(int signal, siginfo_t* info, void* /*context*/) {
+void OnBusFault(int signal, siginfo_t* info, void* context) {
   if (info->si_code == BUS_MCEERR_AO) {
     AddHint(reinterpret_cast<uintptr_t>(info->si_addr));
     return;
@@ -60,6 +62,8 @@ void OnBusFault(int signal, siginfo_t* info, void* /*context*/) {
     }
     if (prepared.jump != nullptr) {
       prepared.address = reinterpret_cast<uintptr_t>(info->si_addr);
+      // As a return would do it: what is blocked here (a sanitizer blocks all) would stay so.
+      (void)pthread_sigmask(SIG_SETMASK, &static_cast<const ucontext_t*>(context)->uc_sigmask, nullptr);
       siglongjmp(*prepared.jump, 1);
     }
   }
@@ -77,7 +81,6 @@ void CatchBusFaults() {
   static const bool kInstalled = [] {
     struct sigaction action = {};
     action.sa_sigaction = OnBusFault;
-    // Not blocked in the handler: it is left by a jump that restores no mask.
     action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
     FERRITE_CHECK(sigaction(SIGBUS, &action, &before) == 0);
     return true;
