@@ -178,6 +178,8 @@ TEST_F(PageSourceTest, RoundThatTheLimitHoldsBackEndsAtShutdown) {
   round.Join();
   EXPECT_EQ(result_, absl::OkStatus());
   EXPECT_EQ(takers_[0]->AwaitRound(1), (Frames{PagesFrame(2, 0, 4), RoundFrame(1)}));
+  second_.dirty = {{0, 4, 4}};
+  ASSERT_TRUE(source_->CollectDirty().ok());
   round = StartRound(2);
   // Nobody sees that before the limit allows it, or does not matter any more.
   takers_.clear();
