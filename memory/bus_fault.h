@@ -22,6 +22,16 @@ void CatchBusFaults();
 // Returns the address that was hit, after which the rest of `touch` is not done.
 std::optional<uintptr_t> TouchMemory(absl::FunctionRef<void()> touch);
 
+// Before an atomic access in TouchMemory(). Under the thread sanitizer such an access holds a lock of the sanitizer's,
+// which a jump out of it would leave held: so the page is touched before, unseen.
+#ifdef __SANITIZE_THREAD__
+__attribute__((no_sanitize("thread"), noinline)) inline void TouchBeforeAtomic(const void* address) {
+  (void)*static_cast<const volatile uint8_t*>(address);
+}
+#else
+inline void TouchBeforeAtomic(const void* /*address*/) {}
+#endif
+
 // While one lives, this thread is in KVM_RUN: a fault is noted, and the system call comes back with EINTR.
 class GuestRunFaults {
  public:

@@ -23,6 +23,7 @@ uint64_t BytesHere(const MemoryRegion& region, GuestAddress address, uint64_t by
 
 template <typename T>
 void LoadInto(const uint8_t* from, uint8_t* to) {
+  TouchBeforeAtomic(from);
   const T value = __atomic_load_n(reinterpret_cast<const T*>(from), __ATOMIC_ACQUIRE);
   std::memcpy(to, &value, sizeof(value));
 }
@@ -31,6 +32,7 @@ template <typename T>
 void StoreFrom(const uint8_t* from, uint8_t* to) {
   T value;
   std::memcpy(&value, from, sizeof(value));
+  TouchBeforeAtomic(to);
   __atomic_store_n(reinterpret_cast<T*>(to), value, __ATOMIC_RELEASE);
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "memory/bus_fault.h"
 
 // The rings are little-endian, and so are the only hosts.
 static_assert(std::endian::native == std::endian::little);
@@ -44,6 +45,7 @@ absl::StatusOr<std::span<uint8_t>> RingMemory(const GuestMemory& memory, absl::s
 }
 
 std::atomic_ref<uint16_t> Field(std::span<uint8_t> ring, uint64_t offset) {
+  TouchBeforeAtomic(ring.data() + offset);
   return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(ring.data() + offset));
 }
 
