@@ -6,7 +6,8 @@
 // (WhatWasWrittenIsRead), name the new ones in kFiles, and write them with
 //   FERRITE_WRITE_SAMPLES=$PWD/tests/compat bazel run //tests/compat:wire_golden_test
 // Of version 1, which is not spoken any more, the preambles are read: its sources are told so. What a move only
-// carries, the description of a machine and its state, has versions of its own: both are 1.
+// carries, the description of a machine and its state, has versions of its own: 1, and 2 of a state with lost pages,
+// whose field came with it. What was written before it is in version2_state_1.txt.
 #include <capnp/dynamic.h>
 #include <capnp/serialize.h>
 #include <gtest/gtest.h>
@@ -319,6 +320,7 @@ const File kFiles[] = {
     {"version2_proofs.txt", Proofs, ReadProof},        {"version2_control.txt", ControlFrames, ReadControlFrame},
     {"version2_messages.txt", Messages, ReadMessage},  {"version1_preambles.txt", nullptr, ReadPreamble},
     {"version2_machine.txt", Machines, ReadMachine},   {"version2_state.txt", SavedStates, ReadState},
+    {"version2_state_1.txt", nullptr, ReadState},
 };
 
 constexpr size_t kBytesInALine = 60;
