@@ -47,9 +47,7 @@ absl::Status MemoryPart::Send(PageSender& sender, size_t region, const PageRange
   const uint64_t end = run.first + run.count;
   for (uint64_t page = run.first; page < end;) {
     const PageRange lost = NextLost(memory, run.region, page);
-    const PageRange units{.region = run.region,
-                          .first = lost.first / pages_per_unit * pages_per_unit,
-                          .count = std::max(lost.count, pages_per_unit)};
+    const PageRange units = UnitsLostWith(lost, pages_per_unit);
     if (units.first <= page) {
       FERRITE_RETURN_IF_ERROR(sender.SendLost(units, lost));
       page = units.first + units.count;

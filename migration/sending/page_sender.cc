@@ -24,6 +24,12 @@ absl::Status NotOfTheGuest() {
 
 }  // namespace
 
+PageRange UnitsLostWith(const PageRange& page, uint64_t pages_per_unit) {
+  return {.region = page.region,
+          .first = page.first / pages_per_unit * pages_per_unit,
+          .count = std::max(page.count, pages_per_unit)};
+}
+
 PageSender::PageSender(PageSink& sink, RateLimiter* limiter, Rest rest, const Clock& clock, SendFigures& figures,
                        Losses losses)
     : sink_(sink),
@@ -209,11 +215,7 @@ absl::StatusOr<PageRange> PageSender::Find(const uint8_t* address) const {
 
 absl::Status PageSender::SendFound() {
   for (const Found& found : std::exchange(found_, {})) {
-    const PageRange& page = found.page;
-    FERRITE_RETURN_IF_ERROR(SendLost({.region = page.region,
-                                      .first = page.first / pages_per_unit_ * pages_per_unit_,
-                                      .count = std::max(page.count, pages_per_unit_)},
-                                     page));
+    FERRITE_RETURN_IF_ERROR(SendLost(UnitsLostWith(found.page, pages_per_unit_), found.page));
   }
   return absl::OkStatus();
 }

@@ -29,6 +29,9 @@ struct Losses {
   std::function<absl::StatusOr<PageRange>(const uint8_t* address)> found;
 };
 
+// The whole units that are lost with the host page `page`.
+PageRange UnitsLostWith(const PageRange& page, uint64_t pages_per_unit);
+
 // Threads: one. Frames gather in the sink until Flush() or until there is enough; memory goes from where it is, and the
 // guest may write it meanwhile (then the page is dirty and goes again).
 class PageSender {
