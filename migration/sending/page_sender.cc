@@ -173,7 +173,7 @@ absl::Status PageSender::SendRoundEnd(uint32_t number) {
   // What is found to be lost is of this round, too.
   FERRITE_RETURN_IF_ERROR(Flush());
   FERRITE_RETURN_IF_ERROR(Put([&] { return sink_.EndRound(number); }));
-  // These few bytes wait for no limit.
+  // A round lasts until the limit allows all that it sent: by its time the rate is measured.
   return FlushGathered();
 }
 
@@ -184,10 +184,6 @@ absl::Status PageSender::Put(absl::FunctionRef<absl::Status()> put) {
 
 absl::Status PageSender::Flush() {
   do {
-    if (const uint64_t bytes = sink_.gathered_bytes(); bytes > 0 && limiter_ != nullptr) {
-      // A cancel shuts the channels down, and ends the waiting and the write that follows.
-      rest_(limiter_->Take(bytes, clock_.Now()));
-    }
     FERRITE_RETURN_IF_ERROR(FlushGathered());
     if (in_unit_) {
       // Its frames come one after the other.
@@ -202,6 +198,10 @@ absl::Status PageSender::FlushGathered() {
   const uint64_t bytes = sink_.gathered_bytes();
   if (bytes == 0) {
     return absl::OkStatus();
+  }
+  if (limiter_ != nullptr) {
+    // A cancel shuts the channels down, and ends the waiting and the write that follows.
+    rest_(limiter_->Take(bytes, clock_.Now()));
   }
   const absl::Status status = sink_.Flush();
   figures_.bytes.fetch_add(bytes, std::memory_order_relaxed);
