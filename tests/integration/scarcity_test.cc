@@ -290,6 +290,8 @@ TEST(ResetScarcityTest, GuestsResetFailsByItself) {
   const Plenty plenty;
   auto there = PayloadMachine::Await();
   ASSERT_TRUE(there.ok()) << there.status();
+  // The loop waits until there is memory: what it is refused ends nothing.
+  (*there)->host().loop.RunAndWait([] { has_plenty = true; });
   MachineConfig config;
   config.name = "guest";
   config.memory_bytes = uint64_t{16} << 20;

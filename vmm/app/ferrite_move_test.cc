@@ -4,10 +4,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -15,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -35,7 +38,17 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-class FerriteMoveTest : public FerriteMoveRig {};
+class FerriteMoveTest : public FerriteMoveRig {
+ protected:
+  // A source's monitor ends by itself, and its run directory, which it made, goes with it.
+  void AwaitEnd(const std::string& name) const {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    while (fs::exists(absl::StrCat(directory_, "/", name))) {
+      ASSERT_LT(MonotonicTime::Now(), deadline);
+      std::this_thread::yield();
+    }
+  }
+};
 
 // The destination has one processor, and two threads beside it that never rest want that, too.
 TEST_F(FerriteMoveTest, AccountTellsOfWaitingForAProcessorAndOfWhatTookTooLong) {
@@ -54,23 +67,40 @@ TEST_F(FerriteMoveTest, AccountTellsOfWaitingForAProcessorAndOfWhatTookTooLong) 
       }
     });
   }
-  RunGuest("here", "mode=step set=8M report_ms=10 rate=20000");
-  const std::string address = StartReceiver("there", "tcp:127.0.0.1:0", use_one);
-  const Finished moved =
-      Ferrite("here", absl::StrCat("move web1 ", address, " --json --mode postcopy --downtime-limit 1us"));
-  stop = true;
-  for (std::thread& thread : busy) {
-    thread.join();
+  const absl::Cleanup rest = [&] {
+    stop = true;
+    for (std::thread& thread : busy) {
+      thread.join();
+    }
+  };
+  // A thread may get the processor whenever it wants it, in one move.
+  std::map<std::string, double> waited;
+  const auto all_waited = [&] {
+    return waited.size() == 4 && std::all_of(waited.begin(), waited.end(), [](const auto& w) { return w.second > 0; });
+  };
+  for (int attempt = 0; !all_waited() && attempt < 10; ++attempt) {
+    RunGuest("here", "mode=step set=8M report_ms=10 rate=20000");
+    const std::string address = StartReceiver("there", "tcp:127.0.0.1:0", use_one);
+    const Finished moved =
+        Ferrite("here", absl::StrCat("move web1 ", address, " --json --mode postcopy --downtime-limit 1us"));
+    ASSERT_EQ(moved.exit_code, kExitOk) << moved.err << moved.out;
+    const std::vector<std::string> lines = absl::StrSplit(moved.out, '\n', absl::SkipEmpty());
+    const Json report = Json::parse(lines.back())["report"];
+    EXPECT_EQ(report["downtime_limit_seconds"], 1e-6);
+    EXPECT_TRUE(report["too_long"].is_string()) << report;
+    const auto note = [&waited](const std::string& name, const Json& seconds) {
+      waited[name] = std::max(waited[name], seconds.get<double>());
+    };
+    for (const std::string name : {"source_wait_seconds", "destination_wait_seconds", "entry_wait_seconds"}) {
+      note(name, report[name]);
+    }
+    note("arrival", Info("there")["arrival"]["destination_wait_seconds"]);
+    AwaitEnd("here");
+    EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+    EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
+    receiver_.reset();
   }
-  ASSERT_EQ(moved.exit_code, kExitOk) << moved.err << moved.out;
-  const std::vector<std::string> lines = absl::StrSplit(moved.out, '\n', absl::SkipEmpty());
-  const Json report = Json::parse(lines.back())["report"];
-  EXPECT_EQ(report["downtime_limit_seconds"], 1e-6);
-  EXPECT_GT(report["source_wait_seconds"], 0.0);
-  EXPECT_GT(report["destination_wait_seconds"], 0.0);
-  EXPECT_GT(report["entry_wait_seconds"], 0.0);
-  EXPECT_TRUE(report["too_long"].is_string()) << report;
-  EXPECT_GT(Info("there")["arrival"]["destination_wait_seconds"], 0.0);
+  EXPECT_TRUE(all_waited()) << Json(waited);
 }
 
 TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
@@ -107,12 +137,7 @@ TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
     EXPECT_EQ(info["arrival"]["data_pages"], last["report"]["data_pages"]);
     EXPECT_LE(info["arrival"]["copied_pages"], info["arrival"]["data_pages"]);
     EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
-    // The source's monitor ends by itself, and its run directory, which it made, goes with it.
-    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-    while (fs::exists(directory_ + "/here")) {
-      ASSERT_LT(MonotonicTime::Now(), deadline);
-      std::this_thread::yield();
-    }
+    AwaitEnd("here");
     EXPECT_EQ(Ferrite("here", "info web1").exit_code, kExitNoSuchMachine);
     EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
     EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
