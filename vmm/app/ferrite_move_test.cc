@@ -41,9 +41,9 @@ using Json = nlohmann::json;
 class FerriteMoveTest : public FerriteMoveRig {
  protected:
   // A source's monitor ends by itself, and its run directory, which it made, goes with it.
-  void AwaitEnd(const std::string& name) const {
+  void AwaitGone(const std::string& run_directory) const {
     const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-    while (fs::exists(absl::StrCat(directory_, "/", name))) {
+    while (fs::exists(absl::StrCat(directory_, "/", run_directory))) {
       ASSERT_LT(MonotonicTime::Now(), deadline);
       std::this_thread::yield();
     }
@@ -95,7 +95,7 @@ TEST_F(FerriteMoveTest, AccountTellsOfWaitingForAProcessorAndOfWhatTookTooLong) 
       note(name, report[name]);
     }
     note("arrival", Info("there")["arrival"]["destination_wait_seconds"]);
-    AwaitEnd("here");
+    AwaitGone("here");
     EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
     EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
     receiver_.reset();
@@ -137,7 +137,7 @@ TEST_F(FerriteMoveTest, GuestMovesAndBothEndsTellOfIt) {
     EXPECT_EQ(info["arrival"]["data_pages"], last["report"]["data_pages"]);
     EXPECT_LE(info["arrival"]["copied_pages"], info["arrival"]["data_pages"]);
     EXPECT_TRUE(absl::StrContains(NextReport("there"), "errors=0 "));
-    AwaitEnd("here");
+    AwaitGone("here");
     EXPECT_EQ(Ferrite("here", "info web1").exit_code, kExitNoSuchMachine);
     EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
     EXPECT_EQ(receiver_->Wait().exit_code, kExitOk);
@@ -328,12 +328,7 @@ TEST_F(FerriteMoveTest, ImageThatBecomesALinkMeanwhileIsNotFollowed) {
     EXPECT_FALSE(DiskImage::Create(moved, /*read_only=*/false).ok()) << "the guest has it";
     fs::remove(disk);
     fs::rename(moved, disk);
-    // The source's monitor ends by itself, and with it goes the directory.
-    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-    while (fs::exists(absl::StrCat(directory_, "/", from, "/web1"))) {
-      ASSERT_LT(MonotonicTime::Now(), deadline);
-      std::this_thread::yield();
-    }
+    AwaitGone(absl::StrCat(from, "/web1"));
   }
 }
 
