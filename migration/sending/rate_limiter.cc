@@ -39,6 +39,11 @@ absl::Duration RateLimiter::TakeLocked(uint64_t bytes, MonotonicTime now) {
   return wait;
 }
 
+absl::Duration RateLimiter::WaitFor(MonotonicTime now) {
+  const absl::MutexLock lock(&mutex_);
+  return bytes_per_second_ == 0 ? absl::ZeroDuration() : std::max(free_at_ - now, absl::ZeroDuration());
+}
+
 void RateLimiter::Correct(int64_t bytes) {
   const absl::MutexLock lock(&mutex_);
   if (bytes_per_second_ != 0) {
