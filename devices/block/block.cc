@@ -27,9 +27,10 @@ static_assert(uint64_t{kMaxSegments} * kMaxSegmentBytes <= kMaxBlockTransferByte
 
 // One discard or write zeroes may take this long to be drained. Punching holes is quick; zeroes may have to be written.
 constexpr uint32_t kMaxDiscardSectors = (uint32_t{1} << 30) / kSectorBytes;
-constexpr uint32_t kMaxDiscardRanges = 16;
+constexpr uint32_t kMaxDiscardRanges = kMaxBlockRanges;
 constexpr uint32_t kMaxWriteZeroesSectors = (uint32_t{16} << 20) / kSectorBytes;
 constexpr uint32_t kMaxWriteZeroesRanges = 1;
+static_assert(kMaxWriteZeroesRanges <= kMaxBlockRanges);
 // The file has as much to do to forget this many bytes as to move one.
 constexpr uint64_t kDiscardedBytesPerByte = 64;
 
@@ -88,6 +89,36 @@ Block::Block(absl::string_view id, std::unique_ptr<DiskImage> image, std::unique
 }
 
 std::span<const uint16_t> Block::queue_sizes() const { return kQueueSizes; }
+
+std::unique_ptr<DiskImage> Block::ReplaceImage(std::unique_ptr<DiskImage> image) {
+  FERRITE_CHECK(in_flight_ == 0);
+  FERRITE_CHECK(image->sectors() == image_->sectors() && image->read_only() == image_->read_only());
+  return std::exchange(image_, std::move(image));
+}
+
+void Block::SetWitness(WriteWitness* witness) {
+  if (witness != witness_) {
+    witness_ = witness;
+    AnswerAllHeld();
+  }
+}
+
+void Block::AnswerHeld(uint64_t ticket) {
+  const Lock lock(this);
+  for (const std::unique_ptr<Request>& request : requests_) {
+    const auto end = request->tickets.begin() + static_cast<ptrdiff_t>(request->ticket_count);
+    const auto found = std::find(request->tickets.begin(), end, ticket);
+    if (found == end) {
+      continue;
+    }
+    *found = request->tickets[--request->ticket_count];
+    if (request->ticket_count == 0 && request->held_status.has_value()) {
+      Complete(*request, *request->held_status);
+      TellDriver();
+    }
+    return;
+  }
+}
 
 void Block::ReadConfig(uint64_t offset, std::span<uint8_t> out) {
   BlockConfig config;
@@ -182,6 +213,7 @@ std::optional<uint8_t> Block::Prepare(Request& request) {
   request.fd = image_->fd();
   request.header = {};
   request.data_bytes = 0;
+  request.first_byte = 0;
   request.next_byte = 0;
   request.work_bytes = 0;
   request.buffers.clear();
@@ -227,7 +259,7 @@ std::optional<uint8_t> Block::PrepareTransfer(Request& request) {
     return kBlockStatusOk;
   }
   request.data_bytes = bytes;
-  request.next_byte = BytesDone(request);
+  request.first_byte = request.next_byte = BytesDone(request);
   request.work_bytes = std::min(bytes, kMaxBlockTransferBytes);
   request.write_through = write && !writeback_;
   request.buffers.reserve(write ? chain.readable().size() : chain.writable().size());
@@ -379,8 +411,63 @@ void Block::Forget(Request& request) {
     in_pieces_ = nullptr;
   }
   request.chain.reset();
+  request.ticket_count = 0;
+  request.held_status.reset();
   free_requests_.Push(request);
   --in_flight_;
+}
+
+void Block::CompleteOrHold(Request& request, uint8_t status) {
+  bytes_in_flight_ -= request.work_bytes;
+  if (request.ticket_count == 0) {
+    Complete(request, status);
+    return;
+  }
+  // The next one need not wait for it: no piece of it comes any more, also where one failed.
+  if (in_pieces_ == &request) {
+    in_pieces_ = nullptr;
+  }
+  request.held_status = status;
+}
+
+void Block::TellWitness(Request& request) {
+  uint64_t offset = request.offset;
+  uint64_t bytes = request.bytes;
+  switch (request.kind) {
+    case IoRequest::Kind::kRead:
+    case IoRequest::Kind::kFlush:
+      return;
+    case IoRequest::Kind::kWrite:
+      if (in_pieces_ == &request && request.error == 0 && !draining_) {
+        return;
+      }
+      offset = request.header.sector * kSectorBytes + request.first_byte;
+      bytes = request.next_byte - request.first_byte;
+      break;
+    case IoRequest::Kind::kDiscard:
+    case IoRequest::Kind::kWriteZeroes:
+      break;
+  }
+  const uint64_t ticket = witness_->Wrote(offset, bytes);
+  if (ticket != 0 && !draining_) {
+    request.tickets[request.ticket_count++] = ticket;
+  }
+}
+
+void Block::AnswerAllHeld() {
+  for (const std::unique_ptr<Request>& request : requests_) {
+    request->ticket_count = 0;
+    if (request->held_status.has_value()) {
+      Complete(*request, *request->held_status);
+    }
+  }
+  TellDriver();
+}
+
+void Block::TellDriver() {
+  if (std::exchange(notify_driver_, false)) {
+    transport().NotifyUsed(kQueue);
+  }
 }
 
 void Block::FinishRequests() {
@@ -390,6 +477,9 @@ void Block::FinishRequests() {
     bool submitted = false;
     while (IoRequest* done = io_->PopDone()) {
       auto& request = static_cast<Request&>(*done);
+      if (witness_ != nullptr) {
+        TellWitness(request);
+      }
       if (draining_ && in_pieces_ == &request && request.error == 0) {
         bytes_in_flight_ -= request.work_bytes;
         PutBack(request);
@@ -408,8 +498,7 @@ void Block::FinishRequests() {
         });
       }
       if (status.has_value()) {
-        bytes_in_flight_ -= request.work_bytes;
-        Complete(request, *status);
+        CompleteOrHold(request, *status);
       } else {
         io_->Submit(request);
         submitted = true;
@@ -421,9 +510,7 @@ void Block::FinishRequests() {
       io_->Kick();
     }
   }
-  if (std::exchange(notify_driver_, false)) {
-    transport().NotifyUsed(kQueue);
-  }
+  TellDriver();
   if (was_full && TakesMore(kQueue)) {
     transport().RingDoorbell(kQueue);
   }
@@ -432,6 +519,7 @@ void Block::FinishRequests() {
 void Block::Drain() {
   const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return in_flight_ == 0; };
   draining_ = true;
+  AnswerAllHeld();
   mutex_.Await(absl::Condition(&idle));
   draining_ = false;
 }

@@ -51,21 +51,9 @@ absl::Status CannotOpen(int error, const std::string& path, bool read_only) {
                           not_for_writing ? " cannot be opened for writing (a read-only disk needs less)" : ""));
 }
 
-absl::StatusOr<OpenImage> Open(const PinnedFile& file, bool read_only) {
-  const std::string& path = file.path();
-  // To open a device node, or a FIFO, may do something.
-  struct stat info = {};
-  if (fstat(file.fd(), &info) != 0) {
-    return ErrnoStatus(absl::StrCat("disk image ", path));
-  }
-  if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
-    return NoImage(path, info);
-  }
-  OpenImage image;
-  image.fd = file.Open(read_only ? O_RDONLY : O_RDWR);
-  if (!image.fd.valid()) {
-    return CannotOpen(errno, path, read_only);
-  }
+// Looks at an image that was opened, and makes it wait for the disk.
+absl::StatusOr<OpenImage> Take(Fd fd, const std::string& path) {
+  OpenImage image{.fd = std::move(fd)};
   FERRITE_ASSIGN_OR_RETURN(const uint64_t bytes, SizeOf(image.fd, path));
   if (bytes == 0) {
     return absl::InvalidArgumentError(
@@ -82,6 +70,41 @@ absl::StatusOr<OpenImage> Open(const PinnedFile& file, bool read_only) {
     return ErrnoStatus(absl::StrCat("disk image ", path));
   }
   return image;
+}
+
+absl::StatusOr<OpenImage> Open(const PinnedFile& file, bool read_only) {
+  const std::string& path = file.path();
+  // To open a device node, or a FIFO, may do something.
+  struct stat info = {};
+  if (fstat(file.fd(), &info) != 0) {
+    return ErrnoStatus(absl::StrCat("disk image ", path));
+  }
+  if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
+    return NoImage(path, info);
+  }
+  Fd fd = file.Open(read_only ? O_RDONLY : O_RDWR);
+  if (!fd.valid()) {
+    return CannotOpen(errno, path, read_only);
+  }
+  return Take(std::move(fd), path);
+}
+
+// Whether `fd` is an open of `file`, for writing where that is wanted.
+absl::Status CheckOpenOf(const PinnedFile& file, const Fd& fd, bool read_only) {
+  struct stat pinned = {};
+  struct stat opened = {};
+  const int flags = fcntl(fd.get(), F_GETFL);
+  if (fstat(file.fd(), &pinned) != 0 || fstat(fd.get(), &opened) != 0 || flags < 0) {
+    return ErrnoStatus(absl::StrCat("disk image ", file.path()));
+  }
+  if (pinned.st_dev != opened.st_dev || pinned.st_ino != opened.st_ino) {
+    return absl::InvalidArgumentError(absl::StrCat("disk image ", file.path(), " is not the file that was opened"));
+  }
+  if ((flags & O_PATH) != 0 || (flags & O_ACCMODE) == O_WRONLY || (!read_only && (flags & O_ACCMODE) != O_RDWR)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("disk image ", file.path(), " was not opened for reading", read_only ? "" : " and writing"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -104,6 +127,17 @@ absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::CreateReleased(std::string
 std::unique_ptr<DiskImage> DiskImage::CreateReleased(std::shared_ptr<const PinnedFile> file, bool read_only,
                                                      uint64_t sectors) {
   return std::unique_ptr<DiskImage>(new DiskImage(std::move(file), read_only, sectors));
+}
+
+absl::StatusOr<std::unique_ptr<DiskImage>> DiskImage::CreateHeld(std::shared_ptr<const PinnedFile> file, Fd locked,
+                                                                 bool read_only) {
+  FERRITE_RETURN_IF_ERROR(CheckOpenOf(*file, locked, read_only));
+  FERRITE_ASSIGN_OR_RETURN(OpenImage image, Take(std::move(locked), file->path()));
+  // What this open has locked already it may lock again.
+  FERRITE_RETURN_IF_ERROR(LockImage(image.fd.get(), file->path(), !read_only));
+  std::unique_ptr<DiskImage> disk = CreateReleased(std::move(file), read_only, image.sectors);
+  disk->fd_ = std::move(image.fd);
+  return disk;
 }
 
 absl::StatusOr<DiskImage::Look> DiskImage::LookAt(const PinnedFile& file, bool read_only) {

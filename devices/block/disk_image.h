@@ -33,6 +33,12 @@ class DiskImage {
   static std::unique_ptr<DiskImage> CreateReleased(std::shared_ptr<const PinnedFile> file, bool read_only,
                                                    uint64_t sectors);
 
+  // And for who has it open and locked already, as LockImage() does: held, with the descriptor `locked` of `file`, for
+  // writing too unless `read_only`. Refused as by Create(), and when `locked` is of another file or not open for that;
+  // it is closed then.
+  static absl::StatusOr<std::unique_ptr<DiskImage>> CreateHeld(std::shared_ptr<const PinnedFile> file, Fd locked,
+                                                               bool read_only);
+
   struct Look {
     uint64_t sectors = 0;
     bool in_use = false;  // held by somebody else, as this one would hold it

@@ -8,11 +8,15 @@
 
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/fd.h"
+#include "base/pinned_file.h"
+#include "devices/block/image_lock.h"
 
 namespace ferrite {
 namespace {
@@ -233,6 +237,72 @@ TEST_F(DiskImageTest, IsNotTakenBackWithAnotherSize) {
   EXPECT_FALSE((*disk)->held());
   ASSERT_EQ(truncate(path_.c_str(), 1 << 20), 0);
   EXPECT_TRUE((*disk)->Acquire().ok());
+}
+
+// ---- Of who has it open already ----
+
+class HeldImageTest : public DiskImageTest {
+ protected:
+  static std::shared_ptr<const PinnedFile> Pin(const std::string& path) {
+    auto file = PinnedFile::Find(path, PinnedFile::Links::kAll);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return std::make_shared<PinnedFile>(*std::move(file));
+  }
+  static absl::Status Refusal(const std::string& path, Fd fd, bool read_only = false) {
+    return DiskImage::CreateHeld(Pin(path), std::move(fd), read_only).status();
+  }
+};
+
+TEST_F(HeldImageTest, IsHeldByTheOpenThatLockedIt) {
+  Fd fd(open(path_.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+  ASSERT_EQ(LockImage(fd.get(), path_, /*for_writing=*/true).ToString(), "OK");
+  const int number = fd.get();
+  auto image = DiskImage::CreateHeld(Pin(path_), std::move(fd), /*read_only=*/false);
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_TRUE((*image)->held());
+  EXPECT_EQ((*image)->fd(), number);
+  EXPECT_EQ((*image)->sectors(), 2048u);
+  EXPECT_EQ((*image)->path(), path_);
+  EXPECT_FALSE((*image)->read_only());
+  EXPECT_EQ(fcntl(number, F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_FALSE(DiskImage::Create(path_, /*read_only=*/true).ok());
+
+  ASSERT_EQ((*image)->Release().ToString(), "OK");
+  EXPECT_TRUE(DiskImage::Create(path_, /*read_only=*/false).ok());
+  ASSERT_EQ((*image)->Acquire().ToString(), "OK");
+  EXPECT_FALSE(DiskImage::Create(path_, /*read_only=*/false).ok());
+  EXPECT_EQ(write((*image)->fd(), "x", 1), 1);
+}
+
+TEST_F(HeldImageTest, MayBeReadOnly) {
+  Fd fd(open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(LockImage(fd.get(), path_, /*for_writing=*/false).ToString(), "OK");
+  auto image = DiskImage::CreateHeld(Pin(path_), std::move(fd), /*read_only=*/true);
+  ASSERT_TRUE(image.ok()) << image.status();
+  EXPECT_TRUE((*image)->read_only());
+  EXPECT_TRUE(DiskImage::Create(path_, /*read_only=*/true).ok());
+  EXPECT_FALSE(DiskImage::Create(path_, /*read_only=*/false).ok());
+}
+
+TEST_F(HeldImageTest, IsRefusedAsAPathIs) {
+  const auto open_file = [](const std::string& path) { return Fd(open(path.c_str(), O_RDWR | O_CLOEXEC)); };
+  const std::string empty = MakeFile("empty", 0);
+  EXPECT_TRUE(absl::StrContains(Refusal(empty, open_file(empty)).message(), "is empty"));
+  const std::string odd = MakeFile("odd", 513);
+  EXPECT_TRUE(absl::StrContains(Refusal(odd, open_file(odd)).message(), "has 513 bytes"));
+  EXPECT_TRUE(absl::StrContains(Refusal("/dev/null", open_file("/dev/null")).message(), "a special file"));
+  const std::string other = MakeFile("other", 1 << 20);
+  EXPECT_EQ(Refusal(path_, open_file(other)).message(),
+            absl::StrCat("disk image ", path_, " is not the file that was opened"));
+  EXPECT_EQ(Refusal(path_, Fd(open(path_.c_str(), O_RDONLY | O_CLOEXEC))).message(),
+            absl::StrCat("disk image ", path_, " was not opened for reading and writing"));
+  EXPECT_EQ(Refusal(path_, Fd(open(path_.c_str(), O_WRONLY | O_CLOEXEC)), /*read_only=*/true).message(),
+            absl::StrCat("disk image ", path_, " was not opened for reading"));
+  EXPECT_EQ(Refusal(path_, Fd(open(path_.c_str(), O_PATH | O_CLOEXEC)), /*read_only=*/true).message(),
+            absl::StrCat("disk image ", path_, " was not opened for reading"));
+  const auto holder = DiskImage::Create(path_, /*read_only=*/false);
+  ASSERT_TRUE(holder.ok());
+  EXPECT_TRUE(absl::StrContains(Refusal(path_, open_file(path_)).message(), "in use by this monitor itself"));
 }
 
 }  // namespace

@@ -387,6 +387,8 @@ void MmioTransport::ResetLocked() {
 void MmioTransport::Quiesce() {
   virtio::Device::Lock lock(&device_);
   running_ = false;
+  // A vCPU that runs on may be in the middle of a reset.
+  device_.mutex().Await(absl::Condition(&drained_));
   DrainLocked();
 }
 

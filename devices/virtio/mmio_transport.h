@@ -29,7 +29,8 @@ inline constexpr uint64_t kQueueNotifyOffset = 0x50;
 //
 // Where an allocation fails, a queue is looked at again later (10 ms), and a register is not written.
 //
-// Threads: as IoDevice and ferrite::Device say. Queues are processed on the event loop's thread.
+// Threads: as IoDevice and ferrite::Device say; vCPUs may run on while it is quiesced: their chains wait, and registers
+// work. Queues are processed on the event loop's thread.
 class MmioTransport final : public IoDevice, public ferrite::Device, private Transport {
  public:
   // `memory`, `interrupt` and `loop` outlive the transport. Must not be destroyed on the loop's thread, and only when

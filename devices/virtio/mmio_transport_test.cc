@@ -68,8 +68,10 @@ class EchoDevice final : public Device {
   }
   void Drain() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ++drains;
+    EXPECT_FALSE(std::exchange(draining, true)) << "by two at once";
     mutex_.Await(absl::Condition(
         +[](EchoDevice* device) { return device->held.empty(); }, this));
+    draining = false;
   }
   void Arrived() override { ++arrivals; }
   void ResetQueue(uint16_t index) override { reset_queues.push_back(index); }
@@ -99,6 +101,7 @@ class EchoDevice final : public Device {
   int passes = 0;
   int arrivals = 0;
   int drains = 0;
+  bool draining = false;
   int loads = 0;
   uint64_t features = 0;
   std::vector<std::pair<uint16_t, Chain>> held;
@@ -356,6 +359,53 @@ TEST(MmioTransportThreadsTest, DriverResetAndQuiesceWaitForWorkInFlight) {
     finisher.join();
   }
   harness.transport().Resume();
+}
+
+// A device alone may be quiesced, while its guest runs on and resets it.
+TEST(MmioTransportThreadsTest, AResetByTheDriverAndAQuiesceTakeTurns) {
+  auto loop = EventLoop::Create("test-loop");
+  ASSERT_TRUE(loop.ok());
+  VirtioHarness harness(uint64_t{16} << 20, loop->get());
+  auto owned = std::make_unique<EchoDevice>();
+  EchoDevice* device = owned.get();
+  harness.Attach(std::move(owned));
+  for (int round = 0; round < 50; ++round) {
+    {
+      absl::MutexLock lock(&device->mutex());
+      device->hold = true;
+    }
+    harness.Start(kAllFeatures);
+    harness.queue(0).Chain().Writable(4).Submit();
+    harness.Kick(0);
+    int drains = 0;
+    {
+      absl::MutexLock lock(&device->mutex());
+      device->mutex().Await(absl::Condition(
+          +[](EchoDevice* device) { return !device->held.empty(); }, device));
+      drains = device->drains;
+    }
+    std::thread finisher([&] {
+      {
+        absl::MutexLock lock(&device->mutex());
+        const auto draining = [&] { return device->drains > drains; };
+        device->mutex().Await(absl::Condition(&draining));
+      }
+      std::thread quiesce([&] {
+        harness.transport().Quiesce();
+        harness.transport().Resume();
+      });
+      // Time for it to come in between.
+      for (int i = 0; i < 20; ++i) {
+        std::this_thread::yield();
+        absl::MutexLock lock(&device->mutex());
+      }
+      device->Finish();
+      quiesce.join();
+    });
+    harness.driver().Reset();
+    EXPECT_EQ(harness.driver().status(), 0u);
+    finisher.join();
+  }
 }
 
 TEST(MmioTransportThreadsTest, NoChainIsLostWhileTheLoopAndTheDriverRace) {

@@ -16,6 +16,7 @@
 #include "base/status.h"
 #include "vmm/machine/balloon_port.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_disks.h"
 #include "vmm/machine/movable_machine.h"
 
 namespace ferrite {
@@ -23,11 +24,12 @@ namespace ferrite {
 // Runs from the start. Pause() can be held up, as by a disk that does not answer.
 class FakeMachine final : public Machine {
  public:
-  // Without `moving` it cannot be moved.
-  explicit FakeMachine(MachineConfig config, MovableMachine* moving = nullptr)
+  // Without `moving` it cannot be moved, without `disks` not mirrored.
+  explicit FakeMachine(MachineConfig config, MovableMachine* moving = nullptr, MachineDisks* disks = nullptr)
       : config_(std::move(config)),
         memory_(*GuestMemory::Create(config_.memory_bytes, config_.memory_backing)),
-        moving_(moving) {}
+        moving_(moving),
+        disks_(disks) {}
 
   void HoldPause(bool hold) {
     absl::MutexLock lock(&mutex_);
@@ -87,11 +89,15 @@ class FakeMachine final : public Machine {
     FERRITE_CHECK(moving_ != nullptr);
     return *moving_;
   }
+  MachineDisks& disks() override {
+    FERRITE_CHECK(disks_ != nullptr);
+    return *disks_;
+  }
   MachineState state() const override {
     absl::MutexLock lock(&mutex_);
     return state_;
   }
-  const MachineConfig& config() const override { return config_; }
+  MachineConfig config() const override { return config_; }
   GuestMemory& memory() override { return *memory_; }
   BalloonPort* balloon() override { return nullptr; }
   void SetListener(std::function<void(const MachineEvent&)>) override {}
@@ -111,6 +117,7 @@ class FakeMachine final : public Machine {
   const MachineConfig config_;
   const std::unique_ptr<GuestMemory> memory_;
   MovableMachine* const moving_;
+  MachineDisks* const disks_;
   mutable absl::Mutex mutex_;
   MachineState state_ ABSL_GUARDED_BY(mutex_) = MachineState::kRunning;
   bool hold_pause_ ABSL_GUARDED_BY(mutex_) = false;

@@ -58,7 +58,11 @@ absl::Status DeviceSet::AddVirtioDevices(const MachineConfig& config, const KvmV
       balloon_ = static_cast<Balloon*>(made.get());
       balloon_port_.emplace(*balloon_);
     }
+    virtio::Device* const placed = made.get();
     FERRITE_RETURN_IF_ERROR(AddVirtio(device, std::move(made), vm, memory, loop));
+    if (const auto* disk = std::get_if<DiskConfig>(&device); disk != nullptr) {
+      disks_.push_back({disk->id, static_cast<Block*>(placed), virtio_.back().transport.get()});
+    }
   }
   return absl::OkStatus();
 }

@@ -6,11 +6,14 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/event_loop.h"
+#include "devices/block/block.h"
 #include "devices/bus/bus.h"
 #include "devices/bus/device.h"
 #include "devices/power/i8042_reset.h"
@@ -48,6 +51,13 @@ class DeviceSet {
   // Null when there is none.
   Balloon* balloon() { return balloon_; }
   BalloonPort* balloon_port() { return balloon_port_.has_value() ? &*balloon_port_ : nullptr; }
+  // The disks, in the order of the configuration; fixed, so any thread may look.
+  struct PlacedDisk {
+    std::string id;
+    Block* block;
+    virtio::MmioTransport* transport;
+  };
+  std::span<const PlacedDisk> disks() const { return disks_; }
   // What vmm/boot tells the guest of it all.
   AcpiPlatform DescribePlatform(uint32_t cpus) const;
 
@@ -93,6 +103,7 @@ class DeviceSet {
   std::vector<PlacedVirtio> virtio_;
   Balloon* balloon_ = nullptr;
   std::optional<DeviceBalloonPort> balloon_port_;
+  std::vector<PlacedDisk> disks_;
   std::vector<Device*> devices_;
 };
 

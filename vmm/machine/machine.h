@@ -19,6 +19,7 @@ namespace ferrite {
 class BalloonPort;
 class EventLoop;
 class Kvm;
+class MachineDisks;
 class MovableMachine;
 class SerialBackend;
 
@@ -45,10 +46,10 @@ struct StopInfo {
 };
 
 struct MachineEvent {
-  // kMove does not come from the machine, but from those who move it.
-  enum class Kind { kRunning, kPaused, kReset, kStopped, kBalloon, kMove, kLostPage };
+  // kMove and kMirror do not come from the machine, but from those who move it, or its disks.
+  enum class Kind { kRunning, kPaused, kReset, kStopped, kBalloon, kMove, kLostPage, kMirror };
   Kind kind;
-  // kStopped: the reason and its details. kBalloon: the balloon's size in bytes. kMove: where it stands. kLostPage: the
+  // kStopped: the reason and its details. kBalloon: the balloon's size in bytes. kMove, kMirror: where it stands. kLostPage: the
   // guest-physical address of a page that the host lost, as somebody touched it. Else empty.
   std::string text;
 };
@@ -87,11 +88,13 @@ class Machine {
   // faults in). When the kernel refuses a part, the machine is stopped with that error.
   virtual absl::Status LoadState(state::Machine::Reader in) = 0;
 
-  // What only a move needs of it.
+  // What only a move needs of it, and what a mirror needs.
   virtual MovableMachine& moving() = 0;
+  virtual MachineDisks& disks() = 0;
 
   virtual MachineState state() const = 0;
-  virtual const MachineConfig& config() const = 0;
+  // As it is now: the paths of disks may change (MachineDisks::ReplaceImage()). Never waits for an operation.
+  virtual MachineConfig config() const = 0;
   virtual GuestMemory& memory() = 0;
   // Null when the machine has none. It lives as long as the machine.
   virtual BalloonPort* balloon() = 0;

@@ -29,6 +29,7 @@
 #include "vmm/machine/device_set.h"
 #include "vmm/machine/dirty_tracker.h"
 #include "vmm/machine/machine.h"
+#include "vmm/machine/machine_disks.h"
 #include "vmm/machine/movable_machine.h"
 #include "vmm/machine/state_version.h"
 #include "vmm/machine/vcpu_thread.h"
@@ -40,7 +41,7 @@ namespace ferrite {
 // cannot go on come up on vCPU threads, which must not wait for an operation, since operations wait for them: they
 // leave a request behind and park all vCPUs; whoever has the turn next carries it out, at the latest the thread
 // "machine-ctl". Pause and Save therefore never show a machine with a request that is still to be carried out.
-class MachineImpl final : public Machine, private MovableMachine, private VcpuThread::Listener {
+class MachineImpl final : public Machine, private MovableMachine, private MachineDisks, private VcpuThread::Listener {
  public:
   static absl::StatusOr<std::unique_ptr<Machine>> Create(const MachineConfig& config, Kvm& kvm, EventLoop& loop,
                                                          SerialBackend* console);
@@ -77,10 +78,20 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   BalloonInhibitor::Token InhibitBalloon(std::string why) override;
   void AddUnneededPages(size_t region, PageBitmap& into) override;
 
+  // MachineDisks.
+  std::vector<Disk> List() const override;
+  absl::Status WithImage(absl::string_view id, const std::function<absl::Status(const DiskImage& image)>& use) override;
+  absl::Status SetWitness(absl::string_view id, WriteWitness* witness) override;
+  void AnswerHeld(absl::string_view id, uint64_t ticket) override;
+  absl::Status AtStandstill(absl::string_view id, const std::function<absl::Status()>& work) override;
+  absl::StatusOr<std::unique_ptr<DiskImage>> ReplaceImage(absl::string_view id,
+                                                          std::unique_ptr<DiskImage> image) override;
+
   // Machine.
   MovableMachine& moving() override { return *this; }
+  MachineDisks& disks() override { return *this; }
   MachineState state() const override { return state_.load(); }
-  const MachineConfig& config() const override { return config_; }
+  MachineConfig config() const override;
   GuestMemory& memory() override { return *memory_; }
   BalloonPort* balloon() override { return devices_->balloon_port(); }
   void SetListener(std::function<void(const MachineEvent&)> listener) override { listener_ = std::move(listener); }
@@ -95,7 +106,10 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   };
 
   MachineImpl(const MachineConfig& config, Kvm& kvm)
-      : config_(config), kvm_(kvm), started_ns_(config.started_ns != 0 ? config.started_ns : MonotonicNs()) {}
+      : config_(config),
+        kvm_(kvm),
+        started_ns_(config.started_ns != 0 ? config.started_ns : MonotonicNs()),
+        device_configs_(config.devices) {}
   absl::Status Init(EventLoop& loop, SerialBackend* console);
   absl::Status MakeMemory();
   absl::Status MakeVcpus();
@@ -132,6 +146,14 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   absl::Status SaveLocked(state::Machine::Builder out) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
   absl::Status Apply(state::Machine::Reader in) ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
 
+  // NOT_FOUND, with the ids that there are.
+  absl::StatusOr<const DeviceSet::PlacedDisk*> FindDisk(absl::string_view id) const;
+  // The disk's image, which stays there and held for as long as the mutex is held; FAILED_PRECONDITION when it is
+  // released.
+  absl::StatusOr<const DiskImage*> HeldImage(const DeviceSet::PlacedDisk& disk)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(operation_mutex_);
+
+  // As it was made.
   const MachineConfig config_;
   Kvm& kvm_;
   const int64_t started_ns_;
@@ -151,6 +173,12 @@ class MachineImpl final : public Machine, private MovableMachine, private VcpuTh
   std::optional<std::string> held_ ABSL_GUARDED_BY(operation_mutex_);  // and why
   bool arrived_ ABSL_GUARDED_BY(operation_mutex_) = false;             // and the devices have not been told
   std::atomic<MachineState> state_{MachineState::kCreated};            // changed with operation_mutex_ held
+
+  mutable absl::Mutex disks_mutex_ ABSL_ACQUIRED_AFTER(operation_mutex_);
+  // The configuration's devices as they are now.
+  std::vector<DeviceConfig> device_configs_ ABSL_GUARDED_BY(disks_mutex_);
+  // Set while AtStandstill() does its work.
+  const DeviceSet::PlacedDisk* at_standstill_ ABSL_GUARDED_BY(disks_mutex_) = nullptr;
 
   absl::Mutex stop_mutex_ ABSL_ACQUIRED_AFTER(operation_mutex_);
   std::optional<StopInfo> stop_info_ ABSL_GUARDED_BY(stop_mutex_);

@@ -48,7 +48,7 @@ absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
   capnp::MallocMessageBuilder message;
   auto out = message.initRoot<state::MachineDescription>();
   FERRITE_RETURN_IF_ERROR(machine_.moving().Describe(out));
-  const MachineConfig& config = machine_.config();
+  const MachineConfig config = machine_.config();
   for (auto disk : out.getDisks()) {
     disk.setPath(Absolute(disk.getPath().cStr()));
   }

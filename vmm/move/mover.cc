@@ -150,7 +150,8 @@ absl::Status Mover::TakeBack(bool force) {
       return Ending();
     }
     if (source_->ran_there()) {
-      for (const DiskConfig* disk : machine_.config().all<DiskConfig>()) {
+      const MachineConfig config = machine_.config();
+      for (const DiskConfig* disk : config.all<DiskConfig>()) {
         if (!disk->read_only) {
           return absl::FailedPreconditionError(absl::StrCat(
               "the guest was taken over at ", status_.where, " and may have written to its disk ", disk->id,
