@@ -1,0 +1,24 @@
+// The blocks of an open image file or block device, read and written without waiting.
+#ifndef FERRITE_VMM_MIRROR_FILE_BLOCKS_H_
+#define FERRITE_VMM_MIRROR_FILE_BLOCKS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/event_loop.h"
+#include "base/fd.h"
+#include "migration/api/block_io.h"
+
+namespace ferrite {
+
+// `fd` is open for reading (and writing, when it is written to), `bytes` its size. Its thread is that of `loop`; at
+// most `depth` operations (1 to 4096) are with the kernel at a time. Extents are of SEEK_DATA and SEEK_HOLE; a block
+// device says that all is data.
+absl::StatusOr<std::unique_ptr<migration::BlockIo>> MakeFileBlocks(std::string name, Fd fd, uint64_t bytes,
+                                                                   EventLoop& loop, uint32_t depth);
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_MIRROR_FILE_BLOCKS_H_
