@@ -47,6 +47,20 @@ interface Control {
   # it was) and goes on, as startMove; or runs the guest here again, and returns when it does.
   recoverMove @13 (destination :Text) -> (error :Error, number :UInt64);
   takeBack @14 (force :Bool) -> (error :Error);
+
+  # Copies disk `disk` to `target` while the guest writes to it, and returns when that has begun. It goes on when the client
+  # goes away; `watch` tells how it goes, until an event whose `mirror` is over. A move and a mirror of a machine's exclude
+  # one another.
+  startMirror @15 (disk :Text, target :Text, existing :Bool, autoComplete :Bool, options :MirrorOptions)
+      -> (error :Error, number :UInt64);
+  mirrorStatus @16 (disk :Text) -> (error :Error, mirror :Mirror); # of the disk's last one, or the one that is on
+  # Of a mirror that is ready: returns when the machine goes on with the target, or with why it stays.
+  completeMirror @17 (disk :Text) -> (error :Error);
+  # Returns when it is over. With keepCopy, of a mirror that is ready, the target is a whole copy of that instant.
+  cancelMirror @18 (disk :Text, keepCopy :Bool) -> (error :Error);
+  pauseMirror @19 (disk :Text) -> (error :Error);
+  resumeMirror @20 (disk :Text) -> (error :Error);  # also of one that waits because of an error
+  setMirror @21 (disk :Text, maxBandwidth :UInt64) -> (error :Error);  # bytes/s; 0: no limit
 }
 
 # Carries a file descriptor: one end of a stream socket pair, whose other end is the console. Closing it detaches.
@@ -65,6 +79,7 @@ struct Event {
   unixMs @2 :Int64;               # when it happened, the host's clock
   missed @3 :UInt64;              # events before this one that were not delivered
   move @4 :Move;                  # of a move; also comes when only its figures changed
+  mirror @5 :Mirror;              # of a mirror, likewise
 
   enum Kind {
     running @0;
@@ -74,6 +89,7 @@ struct Event {
     balloon @4;
     move @5;
     lostPage @6;                  # its text: the guest-physical address
+    mirror @7;
   }
 }
 
@@ -131,6 +147,7 @@ struct Description {
   memoryHugeBytes @22 :UInt64;     # of what is resident: huge pages, transparent or not
   lostPages @23 :List(UInt64);     # guest-physical addresses of host pages that the hardware lost; the first 1024
   lostPageCount @24 :UInt64;       # of all
+  mirrors @25 :List(Mirror);       # each disk's last one
 }
 
 struct Balloon {
@@ -191,5 +208,62 @@ struct Move {
     there @3;                     # it runs at the destination, which has said so
     handedOver @4;                # it may run there, and does not here
     therePaused @5;               # it is there, paused as it was here
+  }
+}
+
+struct MirrorOptions {
+  granularity @0 :UInt32 = 65536; # bytes of a chunk
+  bufferBytes @1 :UInt64 = 16777216;
+  inFlight @2 :UInt32 = 16;       # operations at a time
+  writeBlocking @3 :Bool;         # from the start; else when background copying does not converge
+  maxBandwidth @4 :UInt64;        # bytes/s; 0: no limit
+  onSourceError @5 :ErrorPolicy;
+  onTargetError @6 :ErrorPolicy;
+  downtimeLimitNs @7 :UInt64 = 50000000;
+
+  enum ErrorPolicy {
+    report @0;
+    ignore @1;
+    stop @2;
+    stopWhenFull @3;              # "enospc"
+  }
+}
+
+# Durations are in nanoseconds, rates in bytes a second.
+struct Mirror {
+  number @0 :UInt64;              # of this monitor's mirrors, from 1; 0: there was none
+  disk @1 :Text;
+  target @2 :Text;                # as it was asked for
+  what @3 :Text;                  # what that is: "file, made here, 4.0 GiB"
+  state @4 :Text;                 # "running", "ready" ...
+  writeBlocking @5 :Bool;         # as it is now
+  autoComplete @6 :Bool;
+  totalBytes @7 :UInt64;
+  doneBytes @8 :UInt64;
+  dirtyBytes @9 :UInt64;
+  inFlightBytes @10 :UInt64;
+  copiedBytes @11 :UInt64;
+  zeroBytes @12 :UInt64;
+  againBytes @13 :UInt64;
+  rate @14 :Float64;
+  dirtyRate @15 :Float64;
+  heldWrites @16 :UInt64;
+  errors @17 :UInt64;
+  took @18 :Int64;
+  readyAfter @19 :Int64;          # 0: not yet
+  cause @20 :Text;                # why it waits
+
+  over @21 :Bool;
+  # When it is over.
+  result @22 :Error;
+  end @23 :End;
+  standstill @24 :Int64;          # how long the disk's requests waited for the end
+
+  # What became of the target.
+  enum End {
+    left @0;                      # was there before, and is no whole copy: its mark stands beside it
+    removed @1;
+    kept @2;                      # a whole copy; the machine stays with the source
+    disk @3;                      # the machine's disk from then on
   }
 }

@@ -19,7 +19,9 @@ GROUPS = {
         "//vmm/kvm:kvm_test",
         "//vmm/machine:irq_line_test",
         "//vmm/machine:lost_page_test",
+        "//vmm/machine:machine_disks_test",
         "//vmm/machine:machine_test",
+        "//vmm/mirror:mirrors_test",
     ],
     "moves": [
         "//bench:move_bench_test",

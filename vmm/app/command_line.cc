@@ -16,6 +16,7 @@
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/info_command.h"
 #include "vmm/app/lifecycle_commands.h"
+#include "vmm/app/mirror_command.h"
 #include "vmm/app/move_command.h"
 #include "vmm/app/ps_command.h"
 #include "vmm/app/receive_command.h"
@@ -34,6 +35,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   all.push_back(MakeReceiveCommand());
   all.push_back(MakeMoveCommand());
   all.push_back(MakeRecoverCommand());
+  all.push_back(MakeMirrorCommand());
   all.push_back(MakeDoctorCommand());
   all.push_back(MakePsCommand());
   all.push_back(MakeInfoCommand());

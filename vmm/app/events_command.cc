@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <map>
+#include <string>
 
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
@@ -46,23 +48,26 @@ class EventsCommand final : public CommandWith<EventsCommandOptions> {
       if (const absl::Status status = client.StartWatching(); !status.ok()) {
         return Fail(status);
       }
-      std::string last_move;
+      // By what they are about: a move's or a mirror's figures come several times a second, and only its words count
+      // here.
+      std::map<MachineEvent::Kind, std::string> last;
       while (true) {
         const auto event = client.NextEvent();
         if (!event.ok()) {
           return Fail(event.status());
         }
-        // A move's figures come several times a second.
-        if (event->event.kind != MachineEvent::Kind::kMove || event->event.text != last_move) {
+        const MachineEvent::Kind kind = event->event.kind;
+        const bool figures = kind == MachineEvent::Kind::kMove || kind == MachineEvent::Kind::kMirror;
+        if (!figures || event->event.text != last[kind]) {
           Print(*event, options_.json);
           if (ferror(stdout) != 0) {
             return kExitOk;  // main() tells
           }
         }
-        if (event->event.kind == MachineEvent::Kind::kMove) {
-          last_move = event->event.text;
+        if (figures) {
+          last[kind] = event->event.text;
         }
-        if (event->event.kind == MachineEvent::Kind::kStopped) {
+        if (kind == MachineEvent::Kind::kStopped) {
           return kExitOk;
         }
       }

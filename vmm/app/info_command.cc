@@ -12,6 +12,7 @@
 #include "base/byte_size.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_json.h"
+#include "vmm/app/mirror_text.h"
 #include "vmm/app/move_text.h"
 #include "vmm/app/text.h"
 #include "vmm/control/machine_directory.h"
@@ -92,6 +93,9 @@ void PrintMachine(const MachineDescription& machine) {
     if (machine.move.over && machine.move.result.ok()) {
       fmt::print("{}", FormatMoveAccount(machine.move.report));
     }
+  }
+  for (const MirrorStatus& mirror : machine.mirrors) {
+    row("mirror", absl::StrCat(mirror.disk, " ", FormatLastMirror(mirror)));
   }
   if (machine.console_dropped_bytes > 0) {
     row("console", fmt::format("{} bytes of output were dropped", machine.console_dropped_bytes));

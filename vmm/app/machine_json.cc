@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
+#include "vmm/app/mirror_text.h"
 #include "vmm/app/move_text.h"
 #include "vmm/machine/device_kinds.h"
 
@@ -86,6 +88,11 @@ Json MachineJson(const MachineDescription& machine) {
   json["console_dropped_bytes"] = machine.console_dropped_bytes;
   json["arrival"] = ArrivalJson(machine.arrival);
   json["move"] = MoveJson(machine.move);
+  Json mirrors = Json::array();
+  for (const MirrorStatus& mirror : machine.mirrors) {
+    mirrors.push_back(MirrorJson(mirror));
+  }
+  json["mirrors"] = std::move(mirrors);
   return json;
 }
 

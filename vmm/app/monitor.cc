@@ -89,6 +89,7 @@ ControlTarget Monitor::Target(Machine* machine) {
           .console = console_.get(),
           .balloon = machine != nullptr ? machine->balloon() : nullptr,
           .mover = mover_.get(),
+          .mirrors = mirrors_.get(),
           .give_up = [this] { ended_.Signal(); },
           .idle = ReleaseUnusedMemory};
 }
@@ -106,12 +107,12 @@ void Monitor::ServeArriving(Machine& machine, std::function<MoveStatus()> arriva
   ControlTarget target = Target(&machine);
   target.arrival = std::move(arrival);
   target.arrival_allows = std::move(allows);
-  MakeMover(machine);
+  MakeMoverAndMirrors(machine);
   arrived_target_ = Target(&machine);
   server_->SetTarget(std::move(target));
 }
 
-void Monitor::MakeMover(Machine& machine) {
+void Monitor::MakeMoverAndMirrors(Machine& machine) {
   mover_ =
       std::make_unique<Mover>(machine, std::move(grant_directory_), console_socket_, [this](const MoveStatus& move) {
         absl::MutexLock lock(&mutex_);
@@ -119,11 +120,17 @@ void Monitor::MakeMover(Machine& machine) {
           published_to_->Publish(move);
         }
       });
+  mirrors_ = std::make_unique<Mirrors>(machine.disks(), [this](const MirrorStatus& mirror) {
+    absl::MutexLock lock(&mutex_);
+    if (published_to_ != nullptr) {
+      published_to_->Publish(mirror);
+    }
+  });
 }
 
 void Monitor::SetMachine(std::unique_ptr<Machine> machine) {
   machine_ = std::move(machine);
-  MakeMover(*machine_);
+  MakeMoverAndMirrors(*machine_);
 }
 
 void Monitor::SetArrival(MoveStatus arrival) { mover_->SetArrival(std::move(arrival)); }
@@ -162,6 +169,8 @@ StopInfo Monitor::Stop() {
     signals_.LetThrough();
     mover_->WaitUntilNotNeeded();
   }
+  // No disk stands still for a target any more.
+  mirrors_->BeginEnd();
   // Clients get nothing more of the machine: neither a queue of operations nor one move after the other holds this up.
   if (server_ != nullptr) {
     server_->BeginEnd();
@@ -184,6 +193,7 @@ void Monitor::Close() {
   }
   server_.reset();
   mover_.reset();
+  mirrors_.reset();
 }
 
 }  // namespace ferrite

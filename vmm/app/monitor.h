@@ -19,6 +19,7 @@
 #include "vmm/control/server.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/machine/machine.h"
+#include "vmm/mirror/mirrors.h"
 #include "vmm/move/mover.h"
 
 namespace ferrite {
@@ -46,7 +47,8 @@ class Monitor {
 
   // Serves the control socket, with the machine or, before there is one, without it.
   absl::Status Serve();
-  // Takes a machine whose listener is Listener(), before Serve(); it can be moved from here on.
+  // Takes a machine whose listener is Listener(), before Serve(); it can be moved, and its disks mirrored, from here
+  // on.
   void SetMachine(std::unique_ptr<Machine> machine);
   // Serves a machine that somebody else still owns and that cannot be moved, once. Before it goes, SetArrivedMachine()
   // or Close(). `arrival` tells how far it is, `allows` as MovePort::Allows().
@@ -77,7 +79,8 @@ class Monitor {
   Monitor(StopSignals signals, EventFd ended) : signals_(std::move(signals)), ended_(std::move(ended)) {}
   void OnEvent(const MachineEvent& event);
   ControlTarget Target(Machine* machine);
-  void MakeMover(Machine& machine);
+  // What the control server does with the machine, and takes time.
+  void MakeMoverAndMirrors(Machine& machine);
 
   std::string name_;
   Thread lock_clock_;           // has what the first wait for a lock would have to wait for as well (WarmLockClock())
@@ -96,6 +99,7 @@ class Monitor {
 
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<Mover> mover_;
+  std::unique_ptr<Mirrors> mirrors_;
   ControlTarget arrived_target_;  // for when the machine of ServeArriving() has arrived
   std::unique_ptr<ControlServer> server_;
 };

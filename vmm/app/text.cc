@@ -33,6 +33,8 @@ const char* MachineEventKindName(MachineEvent::Kind kind) {
       return "move";
     case MachineEvent::Kind::kLostPage:
       return "lost-page";
+    case MachineEvent::Kind::kMirror:
+      return "mirror";
     case MachineEvent::Kind::kBalloon:
       break;
   }

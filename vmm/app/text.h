@@ -13,7 +13,7 @@ namespace ferrite {
 // "3d4h", "2h15m", "59s".
 std::string FormatUptime(absl::Duration uptime);
 
-// "running", "paused", "reset", "stopped", "balloon", "move".
+// "running", "paused", "reset", "stopped", "balloon", "move", "mirror".
 const char* MachineEventKindName(MachineEvent::Kind kind);
 
 // `text` as one record of several lines: those after the first are indented, so that none can be taken for a record of

@@ -16,6 +16,7 @@
 #include "vmm/control/event_sink.h"
 #include "vmm/control/from_monitor.h"
 #include "vmm/control/machine_connection.h"
+#include "vmm/control/mirror_rpc.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 
@@ -157,6 +158,58 @@ class RpcControlClient final : public ControlClient {
     });
   }
 
+  absl::StatusOr<uint64_t> StartMirror(const MirrorRequest& wanted) override {
+    uint64_t number = 0;
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
+      auto request = control_.startMirrorRequest();
+      request.setDisk(ToKj(wanted.disk));
+      request.setTarget(ToKj(wanted.target));
+      request.setExisting(wanted.existing);
+      request.setAutoComplete(wanted.auto_complete);
+      FillMirrorOptions(wanted.options, request.initOptions());
+      return request.send().then([&](auto&& response) {
+        number = response.getNumber();
+        return ReadError(response.getError());
+      });
+    }));
+    return number;
+  }
+  absl::StatusOr<MirrorStatus> GetMirror(const std::string& disk) override {
+    MirrorStatus mirror;
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
+      auto request = control_.mirrorStatusRequest();
+      request.setDisk(ToKj(disk));
+      return request.send().then([&](auto&& response) {
+        mirror = ReadMirror(response.getMirror());
+        return ReadError(response.getError());
+      });
+    }));
+    return mirror;
+  }
+  absl::Status CompleteMirror(const std::string& disk) override {
+    return OfDisk(disk, [this] { return control_.completeMirrorRequest(); });
+  }
+  absl::Status CancelMirror(const std::string& disk, bool keep_copy) override {
+    return OfDisk(disk, [this, keep_copy] {
+      auto request = control_.cancelMirrorRequest();
+      request.setKeepCopy(keep_copy);
+      return request;
+    });
+  }
+  absl::Status PauseMirror(const std::string& disk) override {
+    return OfDisk(disk, [this] { return control_.pauseMirrorRequest(); });
+  }
+  absl::Status ResumeMirror(const std::string& disk) override {
+    return OfDisk(disk, [this] { return control_.resumeMirrorRequest(); });
+  }
+  absl::Status SetMirror(const std::string& disk, uint64_t max_bandwidth) override {
+    return OfDisk(disk, [this, max_bandwidth] {
+      auto request = control_.setMirrorRequest();
+      request.setMaxBandwidth(max_bandwidth);
+      return request;
+    });
+  }
+
   // By a connection of its own: no other takes a descriptor, whose mere closing may hang.
   absl::StatusOr<Fd> AttachConsole() override {
     FERRITE_ASSIGN_OR_RETURN(MachineConnection connection, ConnectTo(asked_));
@@ -219,6 +272,16 @@ class RpcControlClient final : public ControlClient {
   template <typename Call>
   static kj::Promise<absl::Status> ErrorOf(Call&& call) {
     return call.then([](auto&& response) { return ReadError(response.getError()); });
+  }
+
+  // The call that `make` prepares, about `disk`.
+  template <typename Make>
+  absl::Status OfDisk(const std::string& disk, Make make) {
+    return Wait(asked_.timeout, [&] {
+      auto request = make();
+      request.setDisk(ToKj(disk));
+      return ErrorOf(request.send());
+    });
   }
 
   void Refuse(const kj::Exception& exception) {

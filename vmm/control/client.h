@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "migration/api/move_options.h"
 #include "vmm/control/machine_description.h"
+#include "vmm/control/mirror_port.h"
 #include "vmm/control/move_port.h"
 #include "vmm/control/watched_event.h"
 #include "vmm/machine/balloon_port.h"
@@ -53,6 +54,14 @@ class ControlClient {
   // MovePort has the contract; the number of the move is returned.
   virtual absl::StatusOr<uint64_t> RecoverMove(const std::string& where) = 0;
   virtual absl::Status TakeBack(bool force) = 0;
+  // MirrorPort has the contract of these.
+  virtual absl::StatusOr<uint64_t> StartMirror(const MirrorRequest& request) = 0;
+  virtual absl::StatusOr<MirrorStatus> GetMirror(const std::string& disk) = 0;
+  virtual absl::Status CompleteMirror(const std::string& disk) = 0;
+  virtual absl::Status CancelMirror(const std::string& disk, bool keep_copy) = 0;
+  virtual absl::Status PauseMirror(const std::string& disk) = 0;
+  virtual absl::Status ResumeMirror(const std::string& disk) = 0;
+  virtual absl::Status SetMirror(const std::string& disk, uint64_t max_bandwidth) = 0;
   // A stream socket to the serial console.
   virtual absl::StatusOr<Fd> AttachConsole() = 0;
   // Subscribes; then NextEvent() returns one event after another, without a deadline. Of those that came meanwhile the

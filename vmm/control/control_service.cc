@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "base/version.h"
 #include "vmm/control/device_rpc.h"
+#include "vmm/control/mirror_rpc.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 #include "vmm/control/watcher.h"
@@ -137,7 +138,7 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
     return kj::READY_NOW;
   }
   Machine& machine = *target_.machine;
-  const MachineConfig& config = machine.config();
+  const MachineConfig config = machine.config();
   out.setState(ToRpc(machine.state()));
   out.setCpus(config.cpus);
   out.setMemoryBytes(config.memory_bytes);
@@ -158,6 +159,13 @@ kj::Promise<void> ControlService::describe(DescribeContext context) {
   }
   if (target_.console != nullptr) {
     out.setConsoleDroppedBytes(target_.console->dropped_bytes());
+  }
+  if (target_.mirrors != nullptr) {
+    const std::vector<MirrorStatus> mirrors = target_.mirrors->List();
+    auto list = out.initMirrors(static_cast<uint32_t>(mirrors.size()));
+    for (uint32_t i = 0; i < list.size(); ++i) {
+      FillMirror(mirrors[i], list[i]);
+    }
   }
   if (target_.mover != nullptr) {
     FillMove(target_.mover->status(), out.initMove());
@@ -399,10 +407,15 @@ kj::Promise<void> ControlService::startMove(StartMoveContext context) {
     return kj::READY_NOW;
   }
   // A move takes the machine's turn, and opens its disks.
-  return RunInTurn(
-             context, WorkQueue::Turn::kLast,
-             [mover, where = std::string(FromKj(context.getParams().getDestination())),
-              options = ReadMoveOptions(context.getParams().getOptions())] { return mover->Start(where, options); })
+  return RunInTurn(context, WorkQueue::Turn::kLast,
+                   [mover, mirrors = target_.mirrors, where = std::string(FromKj(context.getParams().getDestination())),
+                    options = ReadMoveOptions(context.getParams().getOptions())]() -> absl::Status {
+                     // Mirrors begin in a turn, too: neither begins while the other is on.
+                     if (mirrors != nullptr) {
+                       FERRITE_RETURN_IF_ERROR(mirrors->AllowsMove());
+                     }
+                     return mover->Start(where, options);
+                   })
       .then([mover, context]() mutable { context.getResults().setNumber(mover->status().number); });
 }
 
@@ -446,6 +459,88 @@ kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
   }
   const bool force = context.getParams().getForce();
   return RunInTurn(context, WorkQueue::Turn::kLast, [mover, force] { return mover->TakeBack(force); });
+}
+
+MirrorPort* ControlService::MirrorsOr(control::Error::Builder error) const {
+  if (target_.mirrors == nullptr) {
+    FillError(target_.machine == nullptr ? NotHereYet()
+                                         : absl::FailedPreconditionError("this machine is still arriving here"),
+              error);
+  }
+  return target_.mirrors;
+}
+
+template <typename Context>
+kj::Promise<void> ControlService::RunOnMirror(Context context,
+                                              kj::Function<absl::Status(MirrorPort&, const std::string& disk)> work) {
+  MirrorPort* const mirrors = MirrorsOr(context.getResults().initError());
+  if (mirrors == nullptr) {
+    return kj::READY_NOW;
+  }
+  return RunInTurn(context, WorkQueue::Turn::kLast,
+                   [mirrors, disk = std::string(FromKj(context.getParams().getDisk())), work = kj::mv(work)]() mutable {
+                     return work(*mirrors, disk);
+                   });
+}
+
+kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
+  MirrorPort* const mirrors = MirrorsOr(context.getResults().initError());
+  if (mirrors == nullptr) {
+    return kj::READY_NOW;
+  }
+  const auto params = context.getParams();
+  MirrorRequest request = {.disk = std::string(FromKj(params.getDisk())),
+                           .target = std::string(FromKj(params.getTarget())),
+                           .existing = params.getExisting(),
+                           .auto_complete = params.getAutoComplete(),
+                           .options = ReadMirrorOptions(params.getOptions())};
+  const auto number = std::make_shared<uint64_t>(0);
+  return RunInTurn(context, WorkQueue::Turn::kLast,
+                   [mirrors, number, mover = target_.mover, request = std::move(request)]() -> absl::Status {
+                     if (mover != nullptr) {
+                       FERRITE_RETURN_IF_ERROR(mover->Allows(Operation::kMirror, /*force=*/false));
+                     }
+                     FERRITE_ASSIGN_OR_RETURN(*number, mirrors->Start(request));
+                     return absl::OkStatus();
+                   })
+      .then([number, context]() mutable { context.getResults().setNumber(*number); });
+}
+
+kj::Promise<void> ControlService::mirrorStatus(MirrorStatusContext context) {
+  if (MirrorPort* const mirrors = MirrorsOr(context.getResults().initError()); mirrors != nullptr) {
+    const auto mirror = mirrors->Status(FromKj(context.getParams().getDisk()));
+    FillError(mirror.status(), context.getResults().initError());
+    if (mirror.ok()) {
+      FillMirror(*mirror, context.getResults().initMirror());
+    }
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> ControlService::completeMirror(CompleteMirrorContext context) {
+  return RunOnMirror(context, [](MirrorPort& mirrors, const std::string& disk) { return mirrors.Complete(disk); });
+}
+
+kj::Promise<void> ControlService::cancelMirror(CancelMirrorContext context) {
+  return RunOnMirror(context,
+                     [keep_copy = context.getParams().getKeepCopy()](MirrorPort& mirrors, const std::string& disk) {
+                       return mirrors.Cancel(disk, keep_copy);
+                     });
+}
+
+kj::Promise<void> ControlService::pauseMirror(PauseMirrorContext context) {
+  return RunOnMirror(context, [](MirrorPort& mirrors, const std::string& disk) { return mirrors.Pause(disk); });
+}
+
+kj::Promise<void> ControlService::resumeMirror(ResumeMirrorContext context) {
+  return RunOnMirror(context, [](MirrorPort& mirrors, const std::string& disk) { return mirrors.Resume(disk); });
+}
+
+kj::Promise<void> ControlService::setMirror(SetMirrorContext context) {
+  return RunOnMirror(context,
+                     [bandwidth = context.getParams().getMaxBandwidth()](MirrorPort& mirrors, const std::string& disk) {
+                       return mirrors.SetMaxBandwidth(disk, bandwidth);
+                     });
 }
 
 }  // namespace ferrite

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "base/monotonic.h"
@@ -69,6 +70,13 @@ class ControlService final : public control::Control::Server {
   kj::Promise<void> startPostcopy(StartPostcopyContext context) override;
   kj::Promise<void> recoverMove(RecoverMoveContext context) override;
   kj::Promise<void> takeBack(TakeBackContext context) override;
+  kj::Promise<void> startMirror(StartMirrorContext context) override;
+  kj::Promise<void> mirrorStatus(MirrorStatusContext context) override;
+  kj::Promise<void> completeMirror(CompleteMirrorContext context) override;
+  kj::Promise<void> cancelMirror(CancelMirrorContext context) override;
+  kj::Promise<void> pauseMirror(PauseMirrorContext context) override;
+  kj::Promise<void> resumeMirror(ResumeMirrorContext context) override;
+  kj::Promise<void> setMirror(SetMirrorContext context) override;
 
  private:
   // Runs `work` on the thread for what blocks and answers with its error. The call ends with its connection: work that
@@ -83,6 +91,11 @@ class ControlService final : public control::Control::Server {
   absl::Status Allows(Operation operation) const;
   // Null with the reason why there is nothing to move.
   MovePort* MoverOr(control::Error::Builder error) const;
+  // Null with the reason why there is nothing to mirror.
+  MirrorPort* MirrorsOr(control::Error::Builder error) const;
+  // Runs `work` of the mirrors, about the disk that the call names.
+  template <typename Context>
+  kj::Promise<void> RunOnMirror(Context context, kj::Function<absl::Status(MirrorPort&, const std::string& disk)> work);
   absl::Status StartBalloon(uint64_t target_bytes);
   // Whether one more call may, of all clients' and of this one's.
   absl::Status MayWaitForBalloon() const;

@@ -5,6 +5,7 @@
 #include "absl/time/time.h"
 #include "base/clean_text.h"
 #include "vmm/control/device_rpc.h"
+#include "vmm/control/mirror_rpc.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 
@@ -55,6 +56,7 @@ MachineDescription ReadDescription(control::Description::Reader in) {
   machine.console_dropped_bytes = in.getConsoleDroppedBytes();
   machine.move = ReadMove(in.getMove());
   machine.arrival = ReadMove(in.getArrival());
+  ReadList(in.getMirrors(), [&](auto mirror) { machine.mirrors.push_back(ReadMirror(mirror)); });
   return machine;
 }
 

@@ -2,6 +2,7 @@
 
 #include "absl/time/time.h"
 #include "base/clean_text.h"
+#include "vmm/control/mirror_rpc.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 
@@ -22,6 +23,8 @@ MachineEvent::Kind FromRpc(control::Event::Kind kind) {
       return MachineEvent::Kind::kMove;
     case control::Event::Kind::LOST_PAGE:
       return MachineEvent::Kind::kLostPage;
+    case control::Event::Kind::MIRROR:
+      return MachineEvent::Kind::kMirror;
     case control::Event::Kind::BALLOON:
       break;
   }
@@ -34,6 +37,7 @@ kj::Promise<void> EventSink::event(EventContext context) {
   const auto in = context.getParams().getEvent();
   queue_->Push({.event = {FromRpc(in.getKind()), CleanLines(FromKj(in.getText()), kMaxLongText)},
                 .move = ReadMove(in.getMove()),
+                .mirror = ReadMirror(in.getMirror()),
                 .time = absl::FromUnixMillis(in.getUnixMs()),
                 .missed = in.getMissed()});
   return kj::READY_NOW;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "vmm/control/mirror_port.h"
 #include "vmm/control/move_port.h"
 #include "vmm/machine/balloon_port.h"
 #include "vmm/machine/device_kinds.h"
@@ -39,8 +40,9 @@ struct MachineDescription {
   bool has_balloon = false;
   BalloonFigures balloon;
   uint64_t console_dropped_bytes = 0;
-  MoveStatus move;     // away from there
-  MoveStatus arrival;  // to there
+  MoveStatus move;                    // away from there
+  MoveStatus arrival;                 // to there
+  std::vector<MirrorStatus> mirrors;  // each disk's last one
 };
 
 }  // namespace ferrite

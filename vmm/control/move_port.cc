@@ -32,6 +32,8 @@ absl::string_view OperationName(Operation operation) {
       return "reset";
     case Operation::kStop:
       return "stop";
+    case Operation::kMirror:
+      return "mirror a disk";
     case Operation::kSetBalloon:
       break;
   }

@@ -39,7 +39,7 @@ struct MoveStatus {
 
 // Operations that a move has a say in. A target for the balloon goes with the machine until its state is saved, and is
 // lost from then on until the guest runs again, here or there.
-enum class Operation { kPause, kResume, kReset, kStop, kSetBalloon };
+enum class Operation { kPause, kResume, kReset, kStop, kSetBalloon, kMirror };
 
 // The words after "cannot": "set the balloon".
 absl::string_view OperationName(Operation operation);

@@ -72,6 +72,18 @@ std::string SummaryOf(const MoveStatus& move) {
   return text;
 }
 
+// "root to /images/new.img: ready"
+std::string SummaryOf(const MirrorStatus& mirror) {
+  std::string text =
+      absl::StrCat(mirror.disk, " to ", mirror.target, ": ", migration::MirrorStateName(mirror.figures.state));
+  if (mirror.over) {
+    absl::StrAppend(&text, mirror.result.ok() ? "" : ": ", mirror.result.message());
+  } else if (!mirror.figures.cause.empty()) {
+    absl::StrAppend(&text, ": ", mirror.figures.cause);
+  }
+  return text;
+}
+
 // One client. kj's objects refer to each other: the order of the members matters.
 struct Connection {
   Connection(kj::Own<kj::AsyncCapabilityStream> stream, ControlShared& shared, kj::Timer& timer,
@@ -249,9 +261,18 @@ class RpcControlServer final : public ControlServer {
     return status;
   }
 
-  void Publish(const MachineEvent& event) override { Publish({event, std::nullopt, absl::ToUnixMillis(absl::Now())}); }
+  void Publish(const MachineEvent& event) override {
+    Publish({.event = event, .unix_ms = absl::ToUnixMillis(absl::Now())});
+  }
   void Publish(const MoveStatus& move) override {
-    Publish({{MachineEvent::Kind::kMove, SummaryOf(move)}, move, absl::ToUnixMillis(absl::Now())});
+    Publish({.event = {MachineEvent::Kind::kMove, SummaryOf(move)},
+             .move = move,
+             .unix_ms = absl::ToUnixMillis(absl::Now())});
+  }
+  void Publish(const MirrorStatus& mirror) override {
+    Publish({.event = {MachineEvent::Kind::kMirror, SummaryOf(mirror)},
+             .mirror = mirror,
+             .unix_ms = absl::ToUnixMillis(absl::Now())});
   }
 
   void BeginEnd() override { work_.BeginEnd(); }

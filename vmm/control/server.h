@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "vmm/console/console_hub.h"
+#include "vmm/control/mirror_port.h"
 #include "vmm/control/move_port.h"
 #include "vmm/machine/balloon_port.h"
 #include "vmm/machine/machine.h"
@@ -25,6 +26,7 @@ struct ControlTarget {
   ConsoleHub* console = nullptr;   // null: no console to attach to
   BalloonPort* balloon = nullptr;  // null: the machine has none
   MovePort* mover = nullptr;       // null: it cannot be moved
+  MirrorPort* mirrors = nullptr;   // null: its disks cannot be mirrored
   std::function<void()> give_up;   // what `stop` does, too, while the machine has not arrived
   // Of a machine that is still arriving; may be empty: how far it is, and as MovePort::Allows().
   std::function<MoveStatus()> arrival;
@@ -74,6 +76,7 @@ class ControlServer {
   // Tells the watchers. Any thread; never blocks.
   virtual void Publish(const MachineEvent& event) = 0;
   virtual void Publish(const MoveStatus& move) = 0;
+  virtual void Publish(const MirrorStatus& mirror) = 0;
 
   // From soon after it returned the server serves `target`, in place of one without a machine.
   virtual void SetTarget(ControlTarget target) = 0;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "vmm/control/mirror_port.h"
 #include "vmm/control/move_port.h"
 #include "vmm/machine/machine.h"
 
@@ -12,7 +13,8 @@ namespace ferrite {
 
 struct WatchedEvent {
   MachineEvent event;
-  MoveStatus move;  // kMove
+  MoveStatus move;      // kMove
+  MirrorStatus mirror;  // kMirror
   absl::Time time;
   uint64_t missed = 0;  // events before this one that did not arrive
 };

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "vmm/control/mirror_rpc.h"
 #include "vmm/control/move_rpc.h"
 #include "vmm/control/rpc_util.h"
 
@@ -23,6 +24,8 @@ control::Event::Kind ToRpc(MachineEvent::Kind kind) {
       return control::Event::Kind::MOVE;
     case MachineEvent::Kind::kLostPage:
       return control::Event::Kind::LOST_PAGE;
+    case MachineEvent::Kind::kMirror:
+      return control::Event::Kind::MIRROR;
     case MachineEvent::Kind::kBalloon:
       break;
   }
@@ -69,6 +72,9 @@ void Watcher::SendNext() {
   event.setUnixMs(queue_.front().unix_ms);
   if (queue_.front().move.has_value()) {
     FillMove(*queue_.front().move, event.initMove());
+  }
+  if (queue_.front().mirror.has_value()) {
+    FillMirror(*queue_.front().mirror, event.initMirror());
   }
   event.setMissed(std::exchange(missed_, 0));
   queue_.pop_front();

@@ -14,6 +14,7 @@
 
 #include "proto/control.capnp.h"
 #include "vmm/control/client_activity.h"
+#include "vmm/control/mirror_port.h"
 #include "vmm/control/move_port.h"
 #include "vmm/machine/machine.h"
 
@@ -23,6 +24,7 @@ namespace ferrite {
 struct TimedEvent {
   MachineEvent event;
   std::optional<MoveStatus> move;
+  std::optional<MirrorStatus> mirror;
   int64_t unix_ms = 0;
 };
 

@@ -1,0 +1,79 @@
+// What the control server needs to mirror its machine's disks.
+#ifndef FERRITE_VMM_CONTROL_MIRROR_PORT_H_
+#define FERRITE_VMM_CONTROL_MIRROR_PORT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "migration/api/mirror_options.h"
+
+namespace ferrite {
+
+struct MirrorRequest {
+  std::string disk;            // its id
+  std::string target;          // as MirrorTarget reads it
+  bool existing = false;       // the target is there already
+  bool auto_complete = false;  // as Complete(), as soon as it is ready
+  migration::MirrorOptions options;
+};
+
+// What became of the target.
+enum class MirrorEnd {
+  kLeft,     // it was there before, and is no whole copy
+  kRemoved,  // it was made for this, and is gone
+  kKept,     // a whole copy of an instant; the machine stays with the source
+  kDisk,     // the machine's disk from then on
+};
+
+struct MirrorStatus {
+  uint64_t number = 0;  // of this monitor's mirrors, from 1; 0: there was none
+  std::string disk;
+  std::string target;
+  std::string what;  // MirrorTarget::Describe()
+  bool auto_complete = false;
+  migration::MirrorFigures figures;
+  bool over = false;
+  // When it is over.
+  absl::Status result;
+  MirrorEnd end = MirrorEnd::kLeft;
+  absl::Duration standstill;  // how long the disk's requests waited for the end
+};
+
+// Threads: any. All but List() and Status() may wait for disks and servers.
+class MirrorPort {
+ public:
+  virtual ~MirrorPort() = default;
+
+  // Returns its number when it has begun. NOT_FOUND for the disk; FAILED_PRECONDITION when one of it is on, or the
+  // machine has stopped; else MirrorTarget::Open()'s and Mirror::Create()'s.
+  virtual absl::StatusOr<uint64_t> Start(const MirrorRequest& request) = 0;
+  // Each disk's last one, in the order of their numbers.
+  virtual std::vector<MirrorStatus> List() const = 0;
+  // A disk's last one; number 0 when there was none. NOT_FOUND for the disk.
+  virtual absl::StatusOr<MirrorStatus> Status(absl::string_view disk) const = 0;
+
+  // These are for one that is on: else FAILED_PRECONDITION.
+  //
+  // Of one that is ready: the machine goes on with the target when this returns, or stays, and the mirror goes on.
+  virtual absl::Status Complete(absl::string_view disk) = 0;
+  // It is over when this returns. `keep_copy`, of one that is ready: the target is a whole copy of that instant; on an
+  // error the mirror goes on.
+  virtual absl::Status Cancel(absl::string_view disk, bool keep_copy) = 0;
+  virtual absl::Status Pause(absl::string_view disk) = 0;
+  virtual absl::Status Resume(absl::string_view disk) = 0;
+  virtual absl::Status SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second) = 0;
+
+  // FAILED_PRECONDITION that names a mirror which is on: the machine cannot move.
+  virtual absl::Status AllowsMove() const = 0;
+  // The machine ends: what waits for a target here does not any more, and no mirror begins.
+  virtual void BeginEnd() = 0;
+};
+
+}  // namespace ferrite
+
+#endif  // FERRITE_VMM_CONTROL_MIRROR_PORT_H_

@@ -1,0 +1,439 @@
+#include "vmm/mirror/mirror_job.h"
+
+#include <fcntl.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "devices/block/disk_image.h"
+#include "vmm/mirror/file_blocks.h"
+
+namespace ferrite {
+
+using migration::Mirror;
+using migration::MirrorState;
+
+namespace {
+
+absl::Status IsOver(const MirrorStatus& mirror) {
+  return absl::FailedPreconditionError(absl::StrCat("the mirror of ", mirror.disk, " to ", mirror.target,
+                                                    " is over: ", migration::MirrorStateName(mirror.figures.state)));
+}
+
+bool IsFinal(MirrorState state) {
+  return state == MirrorState::kCompleted || state == MirrorState::kCancelled || state == MirrorState::kFailed;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MirrorJob>> MirrorJob::Start(MachineDisks& disks, const MirrorRequest& request,
+                                                            uint64_t number, Listener listener) {
+  FERRITE_ASSIGN_OR_RETURN(EventFd turn, EventFd::Create());
+  Fd alarm(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+  if (!alarm.valid()) {
+    return ErrnoStatus(errno, "timerfd_create");
+  }
+  std::unique_ptr<MirrorJob> job(
+      new MirrorJob(disks, request, number, std::move(listener), std::move(turn), std::move(alarm)));
+  const absl::Status opened = job->Open();
+  if (opened.ok()) {
+    auto thread = Thread::Start("mirror-job", [job = job.get()] { job->Run(); });
+    if (thread.ok()) {
+      job->thread_ = *std::move(thread);
+      return job;
+    }
+    job->GiveUp(thread.status());
+    return thread.status();
+  }
+  job->GiveUp(opened);
+  return opened;
+}
+
+MirrorJob::MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t number, Listener listener,
+                     EventFd turn, Fd alarm)
+    : disks_(disks),
+      request_(request),
+      listener_(std::move(listener)),
+      turn_(std::move(turn)),
+      alarm_(std::move(alarm)) {
+  const absl::MutexLock lock(&mutex_);
+  status_.number = number;
+  status_.disk = request.disk;
+  status_.target = request.target;
+  status_.auto_complete = request.auto_complete;
+}
+
+MirrorJob::~MirrorJob() {
+  BeginEnd();
+  thread_.Join();
+}
+
+absl::Status MirrorJob::Open() {
+  FERRITE_RETURN_IF_ERROR(migration::CheckMirrorOptions(request_.options));
+  FERRITE_ASSIGN_OR_RETURN(loop_, EventLoop::Create("mirror"));
+  Fd image;
+  std::string path;
+  uint64_t bytes = 0;
+  FERRITE_RETURN_IF_ERROR(disks_.WithImage(request_.disk, [&](const DiskImage& disk) -> absl::Status {
+    if (disk.read_only()) {
+      // Nobody writes to it: cp(1) does as well, and other readers may have it.
+      return absl::FailedPreconditionError(
+          absl::StrCat("disk ", request_.disk, " is read-only; a copy of its image is all that a mirror would be"));
+    }
+    image = Fd(fcntl(disk.fd(), F_DUPFD_CLOEXEC, 0));
+    if (!image.valid()) {
+      return ErrnoStatus(errno, absl::StrCat("duplicate the descriptor of ", disk.path()));
+    }
+    path = disk.path();
+    bytes = disk.sectors() * kSectorBytes;
+    return absl::OkStatus();
+  }));
+  FERRITE_ASSIGN_OR_RETURN(target_, MirrorTarget::Open({.where = request_.target,
+                                                        .existing = request_.existing,
+                                                        .bytes = bytes,
+                                                        .depth = request_.options.in_flight,
+                                                        .source_fd = image.get()},
+                                                       *loop_));
+  FERRITE_ASSIGN_OR_RETURN(
+      source_, MakeFileBlocks(std::move(path), std::move(image), bytes, *loop_, request_.options.in_flight));
+  migration::MirrorOptions options = request_.options;
+  options.target_is_zero = target_->is_zero();
+  FERRITE_ASSIGN_OR_RETURN(mirror_, Mirror::Create(*source_, target_->blocks(), options, *this));
+  {
+    const absl::MutexLock lock(&mutex_);
+    status_.what = target_->Describe();
+    mode_ = options.copy_mode;
+  }
+  FERRITE_ASSIGN_OR_RETURN(turn_watch_, loop_->WatchReadable(turn_.fd(), [this] {
+    turn_.Drain();
+    Turn();
+  }));
+  FERRITE_ASSIGN_OR_RETURN(alarm_watch_, loop_->WatchReadable(alarm_.get(), [this] {
+    uint64_t expired = 0;
+    (void)!read(alarm_.get(), &expired, sizeof(expired));
+    Turn();
+  }));
+  // What was written before is in the image, and is copied with it.
+  FERRITE_RETURN_IF_ERROR(disks_.SetWitness(request_.disk, this));
+  is_told_ = true;
+  TurnSoon();
+  return absl::OkStatus();
+}
+
+void MirrorJob::Turn() {
+  if (mirror_ == nullptr) {
+    return;
+  }
+  SetAlarm(mirror_->Turn(MonotonicTime::Now()));
+  const migration::MirrorFigures figures = mirror_->figures(MonotonicTime::Now());
+  const absl::MutexLock lock(&mutex_);
+  changed_ = changed_ || figures.state != state_ || figures.copy_mode != mode_;
+  state_ = figures.state;
+  mode_ = figures.copy_mode;
+  idle_ = mirror_->idle();
+}
+
+void MirrorJob::SetAlarm(MonotonicTime at) const {
+  itimerspec alarm = {};  // none
+  if (at < MonotonicTime::InfiniteFuture()) {
+    // Zero would be none as well.
+    alarm.it_value = absl::ToTimespec(std::max(at.since_origin(), absl::Nanoseconds(1)));
+  }
+  (void)timerfd_settime(alarm_.get(), TFD_TIMER_ABSTIME, &alarm, nullptr);
+}
+
+absl::Status MirrorJob::OnMirror(absl::FunctionRef<absl::Status(Mirror&)> call) {
+  absl::Status result;
+  UntilThereIsMemory([&] { loop_->RunAndWait([&] { result = call(*mirror_); }); });
+  TurnSoon();
+  return result;
+}
+
+MirrorStatus MirrorJob::status() const {
+  const absl::MutexLock lock(&mutex_);
+  MirrorStatus status = status_;
+  if (mirror_ != nullptr && !status.over) {
+    status.figures = mirror_->figures(MonotonicTime::Now());
+  }
+  return status;
+}
+
+void MirrorJob::Run() {
+  bool on = true;
+  while (on) {
+    Wish wish;
+    bool ending = false;
+    MirrorState state = MirrorState::kRunning;
+    {
+      const auto news = [this]()
+                            ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ending_ || changed_ || wish_ != nullptr; };
+      const absl::MutexLock lock(&mutex_);
+      mutex_.AwaitWithTimeout(absl::Condition(&news), kTick);
+      ending = ending_;
+      wish = std::exchange(wish_, nullptr);
+      changed_ = false;
+      state = state_;
+    }
+    if (wish != nullptr) {
+      const absl::Status granted = wish();
+      const absl::MutexLock lock(&mutex_);
+      granted_ = granted;
+      wished_ = false;
+    } else if (ending) {
+      GiveUp(absl::CancelledError("the machine's monitor ended it"));
+    } else if (state == MirrorState::kFailed) {
+      absl::Status error;
+      (void)OnMirror([&error](Mirror& mirror) {
+        error = mirror.error();
+        return absl::OkStatus();
+      });
+      GiveUp(error);
+    } else if (state == MirrorState::kReady && request_.auto_complete) {
+      Tell();
+      if (const absl::Status status = Pivot(); !status.ok()) {
+        GiveUp(status);
+      }
+    } else {
+      Tell();
+    }
+    const absl::MutexLock lock(&mutex_);
+    on = !status_.over;
+  }
+  {
+    const absl::MutexLock lock(&mutex_);
+    gone_ = true;
+  }
+  Tell();
+}
+
+void MirrorJob::Tell() {
+  IfThereIsMemory([this] { listener_(status()); });
+}
+
+absl::Status MirrorJob::Ask(Wish wish) {
+  const auto my_turn = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !asking_; };
+  const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !wished_ || gone_; };
+  const absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&my_turn));
+  if (status_.over) {
+    return IsOver(status_);
+  }
+  if (ending_) {
+    return absl::UnavailableError("this machine's monitor is ending");
+  }
+  asking_ = true;
+  wished_ = true;
+  wish_ = std::move(wish);
+  mutex_.Await(absl::Condition(&done));
+  asking_ = false;
+  // It may have ended before it looked.
+  return std::exchange(wished_, false) ? IsOver(status_) : granted_;
+}
+
+absl::Status MirrorJob::Complete() {
+  return Ask([this] { return Pivot(); });
+}
+
+absl::Status MirrorJob::Cancel(bool keep_copy) {
+  return Ask([this, keep_copy] {
+    if (keep_copy) {
+      return KeepCopy();
+    }
+    GiveUp(absl::CancelledError("it was cancelled"));
+    return absl::OkStatus();
+  });
+}
+
+absl::Status MirrorJob::Pause() {
+  return Ask([this] { return OnMirror([](Mirror& mirror) { return mirror.Pause(); }); });
+}
+
+absl::Status MirrorJob::Resume() {
+  return Ask([this] { return OnMirror([](Mirror& mirror) { return mirror.Resume(); }); });
+}
+
+absl::Status MirrorJob::SetMaxBandwidth(uint64_t bytes_per_second) {
+  return Ask([this, bytes_per_second] {
+    return OnMirror([bytes_per_second](Mirror& mirror) {
+      mirror.SetMaxBandwidth(bytes_per_second);
+      return absl::OkStatus();
+    });
+  });
+}
+
+void MirrorJob::BeginEnd() {
+  const absl::MutexLock lock(&mutex_);
+  ending_ = true;
+}
+
+absl::Status MirrorJob::AwaitCopied() {
+  const auto copied = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ending_ || (state_ != MirrorState::kReady && state_ != MirrorState::kCompleting);
+  };
+  MirrorState state = MirrorState::kReady;
+  {
+    const absl::MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout(absl::Condition(&copied), kMostStandstill);
+    state = state_;
+  }
+  if (state == MirrorState::kCompleted) {
+    return absl::OkStatus();
+  }
+  std::string cause;
+  const absl::Status withdrawn = OnMirror([&](Mirror& mirror) {
+    const migration::MirrorFigures figures = mirror.figures(MonotonicTime::Now());
+    cause = figures.cause;
+    state = figures.state;
+    if (state == MirrorState::kCompleted) {
+      return absl::OkStatus();
+    }
+    return mirror.WithdrawDrain();
+  });
+  if (state == MirrorState::kCompleted) {
+    return absl::OkStatus();
+  }
+  if (!cause.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("the rest could not be copied: ", cause));
+  }
+  if (!withdrawn.ok()) {
+    return withdrawn;
+  }
+  return absl::DeadlineExceededError(
+      absl::StrCat("the rest was not copied within ", absl::FormatDuration(kMostStandstill), " of standstill"));
+}
+
+absl::Status MirrorJob::Equalize(absl::FunctionRef<absl::Status()> whole) {
+  {
+    // The disk stands still for nothing else.
+    const MirrorStatus now = status();
+    if (now.figures.state != MirrorState::kReady) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the mirror of ", request_.disk, " is not ready: it is ", migration::MirrorStateName(now.figures.state), ", ",
+          now.figures.dirty_bytes, " bytes are left", now.figures.cause.empty() ? "" : "; ", now.figures.cause));
+    }
+  }
+  FERRITE_RETURN_IF_ERROR(target_->WriteOut());
+  const MonotonicTime begin = MonotonicTime::Now();
+  const absl::Status result = disks_.AtStandstill(request_.disk, [&]() -> absl::Status {
+    FERRITE_RETURN_IF_ERROR(OnMirror([](Mirror& mirror) { return mirror.Drain(); }));
+    FERRITE_RETURN_IF_ERROR(AwaitCopied());
+    return whole();
+  });
+  const absl::MutexLock lock(&mutex_);
+  status_.standstill = MonotonicTime::Now() - begin;
+  return result;
+}
+
+absl::Status MirrorJob::Pivot() {
+  FERRITE_RETURN_IF_ERROR(target_->CheckCanBeDisk());
+  std::unique_ptr<DiskImage> old;
+  bool marked = false;
+  const absl::Status status = Equalize([&]() -> absl::Status {
+    // Before the machine writes to it: whoever finds it whole then has all that was written.
+    FERRITE_RETURN_IF_ERROR(target_->MarkComplete());
+    marked = true;
+    FERRITE_ASSIGN_OR_RETURN(auto image, target_->TakeImage());
+    FERRITE_ASSIGN_OR_RETURN(old, disks_.ReplaceImage(request_.disk, std::move(image)));
+    return absl::OkStatus();
+  });
+  if (status.ok()) {
+    if (const absl::Status released = old->Release(); !released.ok()) {
+      // Nobody needs it: all is at the target.
+      IfThereIsMemory([&] { Log().warn("mirror: {}", std::string(released.message())); });
+    }
+    Finish(absl::OkStatus(), MirrorEnd::kDisk);
+  } else if (marked) {
+    // The target is whole, and closed: it goes on no more.
+    Finish(status, MirrorEnd::kKept);
+  }
+  return status;
+}
+
+absl::Status MirrorJob::KeepCopy() {
+  bool copied = false;
+  const absl::Status status = Equalize([&] {
+    copied = true;
+    return target_->MarkComplete();
+  });
+  if (status.ok()) {
+    Finish(absl::OkStatus(), MirrorEnd::kKept);
+  } else if (copied) {
+    // Whether its mark is gone, and that on the disk, is not known.
+    GiveUp(status);
+  }
+  return status;
+}
+
+void MirrorJob::EndCopying() {
+  if (mirror_ == nullptr) {
+    return;
+  }
+  if (alarm_watch_ == nullptr) {
+    // Not begun.
+    const absl::MutexLock lock(&mutex_);
+    mirror_.reset();
+    return;
+  }
+  (void)OnMirror([](Mirror& mirror) { return mirror.Cancel(); });
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return idle_ && IsFinal(state_); };
+  bool ended = false;
+  {
+    const absl::MutexLock lock(&mutex_);
+    ended = mutex_.AwaitWithTimeout(absl::Condition(&idle), kLastOperations);
+  }
+  if (!ended) {
+    target_->CutOff();
+    const absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&idle));
+  }
+  if (std::exchange(is_told_, false)) {
+    if (const absl::Status status = disks_.SetWitness(request_.disk, nullptr); !status.ok()) {
+      IfThereIsMemory([&] { Log().warn("mirror: {}", std::string(status.message())); });
+    }
+  }
+  const migration::MirrorFigures last = mirror_->figures(MonotonicTime::Now());
+  UntilThereIsMemory([&] {
+    loop_->RunAndWait([&] {
+      const absl::MutexLock lock(&mutex_);
+      status_.figures = last;
+      mirror_.reset();
+    });
+  });
+  turn_watch_.reset();
+  alarm_watch_.reset();
+  source_.reset();
+}
+
+void MirrorJob::Finish(const absl::Status& result, MirrorEnd end) {
+  EndCopying();
+  target_.reset();
+  const absl::MutexLock lock(&mutex_);
+  status_.result = result;
+  status_.end = end;
+  if (!result.ok() && !absl::IsCancelled(result)) {
+    status_.figures.state = MirrorState::kFailed;
+  }
+  status_.over = true;
+}
+
+void MirrorJob::GiveUp(const absl::Status& why) {
+  EndCopying();
+  MirrorEnd end = MirrorEnd::kRemoved;
+  if (target_ != nullptr) {
+    const absl::Status removed = target_->Remove();
+    if (!removed.ok()) {
+      IfThereIsMemory([&] { Log().warn("mirror: {}", std::string(removed.message())); });
+    }
+    end = removed.ok() && target_->made_here() ? MirrorEnd::kRemoved : MirrorEnd::kLeft;
+  }
+  Finish(why, end);
+}
+
+}  // namespace ferrite

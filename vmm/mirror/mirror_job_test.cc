@@ -1,0 +1,396 @@
+// Mirrors of a real image that is written to, to files and to real NBD servers; no machine.
+#include "vmm/mirror/mirror_job.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/thread.h"
+#include "tests/fakes/fake_disks.h"
+#include "tests/fakes/test_thread.h"
+#include "vmm/mirror/mirrors.h"
+#include "vmm/mirror/nbd_server.h"
+
+namespace ferrite {
+namespace {
+
+using migration::CopyMode;
+using migration::ErrorPolicy;
+using migration::MirrorState;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kBytes = uint64_t{8} << 20;
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+// The last that was told of each mirror, and whoever waits for more.
+class Told {
+ public:
+  MirrorJob::Listener Listener() {
+    return [this](const MirrorStatus& mirror) {
+      const absl::MutexLock lock(&mutex_);
+      last_ = mirror;
+    };
+  }
+  // The first of which `is` is true; the last at the deadline, with a failure.
+  MirrorStatus Await(const std::function<bool(const MirrorStatus&)>& is) {
+    const absl::MutexLock lock(&mutex_);
+    const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return is(last_); };
+    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience))
+        << migration::MirrorStateName(last_.figures.state) << ", " << last_.figures.dirty_bytes << " bytes are left; "
+        << last_.figures.cause << last_.result;
+    return last_;
+  }
+  MirrorStatus AwaitState(MirrorState state) {
+    return Await([state](const MirrorStatus& mirror) { return mirror.figures.state == state; });
+  }
+  MirrorStatus AwaitOver() {
+    return Await([](const MirrorStatus& mirror) { return mirror.over; });
+  }
+
+ private:
+  absl::Mutex mutex_;
+  MirrorStatus last_ ABSL_GUARDED_BY(mutex_);
+};
+
+std::string Content(const std::string& path) {
+  const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string content(std::filesystem::file_size(path), '?');
+  EXPECT_EQ(pread(fd.get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
+  return content;
+}
+
+class MirrorJobTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    // A quarter of it has data, every other chunk of which is zero.
+    std::string content(kBytes / 4, '\0');
+    for (uint64_t at = 0; at < content.size(); ++at) {
+      content[at] = at / 65536 % 2 == 0 ? static_cast<char>(1 + at % 251) : '\0';
+    }
+    const Fd fd(open(root_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(pwrite(fd.get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
+    ASSERT_EQ(ftruncate(fd.get(), kBytes), 0);
+    auto image = DiskImage::Create(root_, /*read_only=*/false);
+    ASSERT_TRUE(image.ok()) << image.status();
+    disks_ = std::make_unique<FakeDisks>(*std::move(image));
+    mirrors_ = std::make_unique<Mirrors>(*disks_, told_.Listener());
+  }
+  void TearDown() override {
+    StopWriter();
+    mirrors_.reset();
+    EXPECT_FALSE(disks_->has_witness());
+  }
+
+  // Writes 4 KiB here and there, as fast as it goes, until StopWriter().
+  void StartWriter() {
+    writer_ = StartOrDie("writer", [this] {
+      std::mt19937_64 random(1);
+      for (uint64_t count = 0; !stop_writer_; ++count) {
+        const uint64_t offset = random() % (kBytes / 4096) * 4096;
+        const absl::Status written = disks_->Write(offset, std::string(4096, static_cast<char>('a' + count % 26)));
+        EXPECT_TRUE(written.ok()) << written;
+        ++writes_;
+      }
+    });
+  }
+  void StopWriter() {
+    stop_writer_ = true;
+    writer_.Join();
+    stop_writer_ = false;
+  }
+  void AwaitWrites(uint64_t more) const {
+    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
+    for (const uint64_t enough = writes_ + more; writes_ < enough;) {
+      ASSERT_LT(MonotonicTime::Now(), deadline) << "nothing is written any more";
+      std::this_thread::yield();
+    }
+  }
+
+  MirrorRequest To(const std::string& target) {
+    return {.disk = "root", .target = target, .options = {.granularity = 16 << 10, .buffer_bytes = 1 << 20}};
+  }
+  void Begin(const MirrorRequest& request) {
+    const auto number = mirrors_->Start(request);
+    ASSERT_TRUE(number.ok()) << number.status();
+  }
+  // Of a mirror that is over: nothing of it is there.
+  void ExpectGone(const std::string& path) {
+    EXPECT_FALSE(std::filesystem::exists(path));
+    EXPECT_FALSE(std::filesystem::exists(path + ".incomplete"));
+  }
+  // Nobody has it.
+  static void ExpectFree(const std::string& path) {
+    const auto image = DiskImage::Create(path, /*read_only=*/false);
+    EXPECT_TRUE(image.ok()) << image.status();
+  }
+
+  ShortDirectory directory_;
+  const std::string root_ = directory_ / "root.img";
+  const std::string target_ = directory_ / "new.img";
+  Told told_;
+  std::unique_ptr<FakeDisks> disks_;
+  std::unique_ptr<Mirrors> mirrors_;
+  std::atomic<bool> stop_writer_{false};
+  std::atomic<uint64_t> writes_{0};
+  Thread writer_;
+};
+
+TEST_F(MirrorJobTest, MachineGoesOnWithTheTarget) {
+  StartWriter();
+  Begin(To(target_));
+  EXPECT_TRUE(std::filesystem::exists(target_ + ".incomplete"));
+  told_.AwaitState(MirrorState::kReady);
+  AwaitWrites(100);
+  ASSERT_EQ(mirrors_->Complete("root").ToString(), "OK");
+
+  EXPECT_EQ(disks_->path(), target_);
+  const std::string old = Content(root_);
+  ExpectFree(root_);
+  EXPECT_FALSE(std::filesystem::exists(target_ + ".incomplete"));
+  AwaitWrites(100);
+  StopWriter();
+  EXPECT_TRUE(Content(root_) == old) << "the old image changed";
+  EXPECT_TRUE(Content(target_) != old) << "nothing was written to the new one";
+  const MirrorStatus mirror = told_.AwaitOver();
+  EXPECT_EQ(mirror.result.ToString(), "OK");
+  EXPECT_EQ(mirror.figures.state, MirrorState::kCompleted);
+  EXPECT_EQ(mirror.end, MirrorEnd::kDisk);
+  EXPECT_GT(mirror.standstill, absl::ZeroDuration());
+  EXPECT_THAT(mirror.what, HasSubstr("file, made here"));
+  // A second one from there.
+  Begin(To(directory_ / "third.img"));
+}
+
+TEST_F(MirrorJobTest, TargetIsEqualAndAsSparse) {
+  MirrorRequest request = To(target_);
+  request.auto_complete = true;
+  Begin(request);
+  const MirrorStatus mirror = told_.AwaitOver();
+  ASSERT_EQ(mirror.result.ToString(), "OK");
+  EXPECT_TRUE(Content(target_) == Content(root_));
+  struct stat old = {};
+  struct stat now = {};
+  ASSERT_EQ(stat(root_.c_str(), &old), 0);
+  ASSERT_EQ(stat(target_.c_str(), &now), 0);
+  EXPECT_LE(now.st_blocks, old.st_blocks / 2 + 16) << "zeroes that were found in data are no holes";
+  EXPECT_EQ(now.st_size, old.st_size);
+}
+
+TEST_F(MirrorJobTest, CopyIsThatOfAnInstant) {
+  StartWriter();
+  Begin(To(target_));
+  told_.AwaitState(MirrorState::kReady);
+  StopWriter();
+  ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/true).ToString(), "OK");
+  const std::string then = Content(root_);
+  EXPECT_TRUE(Content(target_) == then);
+  EXPECT_FALSE(std::filesystem::exists(target_ + ".incomplete"));
+  ExpectFree(target_);
+  EXPECT_EQ(disks_->path(), root_);
+  EXPECT_EQ(told_.AwaitOver().end, MirrorEnd::kKept);
+  ASSERT_EQ(disks_->Write(0, std::string(4096, 'z')).ToString(), "OK");
+  EXPECT_TRUE(Content(target_) == then);
+}
+
+TEST_F(MirrorJobTest, CancelledOneLeavesNothing) {
+  StartWriter();
+  Begin(To(target_));
+  ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/false).ToString(), "OK");
+  ExpectGone(target_);
+  EXPECT_EQ(disks_->path(), root_);
+  const MirrorStatus mirror = told_.AwaitOver();
+  EXPECT_EQ(mirror.figures.state, MirrorState::kCancelled);
+  EXPECT_TRUE(absl::IsCancelled(mirror.result)) << mirror.result;
+  EXPECT_EQ(mirror.end, MirrorEnd::kRemoved);
+  EXPECT_THAT(mirrors_->Complete("root").ToString(), HasSubstr("is over: cancelled"));
+  EXPECT_THAT(mirrors_->Pause("root").ToString(), HasSubstr("is over: cancelled"));
+}
+
+TEST_F(MirrorJobTest, WriteBlockingOneHoldsWritesAndIsEqualAtOnce) {
+  MirrorRequest request = To(target_);
+  request.options.copy_mode = CopyMode::kWriteBlocking;
+  StartWriter();
+  Begin(request);
+  told_.AwaitState(MirrorState::kReady);
+  AwaitWrites(100);
+  ASSERT_EQ(mirrors_->Complete("root").ToString(), "OK");
+  EXPECT_GT(disks_->held_writes(), 0u);
+  EXPECT_GT(told_.AwaitOver().figures.held_writes, 0u);
+  AwaitWrites(10);  // nobody waits for the old one
+}
+
+// What the monitor does at its end, at each of a mirror's stages.
+TEST_F(MirrorJobTest, EndOfTheMonitorCancels) {
+  StartWriter();
+  Begin(To(target_));
+  mirrors_.reset();
+  ExpectGone(target_);
+  AwaitWrites(10);
+
+  mirrors_ = std::make_unique<Mirrors>(*disks_, told_.Listener());
+  Begin(To(target_));
+  told_.AwaitState(MirrorState::kReady);
+  mirrors_->BeginEnd();
+  EXPECT_TRUE(absl::IsUnavailable(mirrors_->Start(To(directory_ / "other.img")).status()));
+  mirrors_.reset();
+  ExpectGone(target_);
+}
+
+TEST_F(MirrorJobTest, PausedOneCopiesNothingAndCannotBeCompleted) {
+  Begin(To(target_));
+  told_.AwaitState(MirrorState::kReady);
+  ASSERT_EQ(mirrors_->Pause("root").ToString(), "OK");
+  ASSERT_EQ(disks_->Write(0, std::string(4096, 'z')).ToString(), "OK");
+  const auto paused = mirrors_->Status("root");
+  ASSERT_TRUE(paused.ok());
+  EXPECT_EQ(paused->figures.state, MirrorState::kPaused);
+  EXPECT_GT(paused->figures.dirty_bytes, 0u);
+  EXPECT_THAT(mirrors_->Complete("root").ToString(), HasSubstr("is not ready: it is paused"));
+  EXPECT_EQ(disks_->path(), root_);
+  ASSERT_EQ(mirrors_->Resume("root").ToString(), "OK");
+  told_.AwaitState(MirrorState::kReady);
+  EXPECT_EQ(mirrors_->Complete("root").ToString(), "OK");
+  EXPECT_EQ(Content(target_)[0], 'z');
+}
+
+TEST_F(MirrorJobTest, LimitHoldsAndIsChanged) {
+  MirrorRequest request = To(target_);
+  request.options.max_bandwidth = 64 << 10;  // 16 s for what is not zero
+  Begin(request);
+  EXPECT_THAT(mirrors_->Complete("root").ToString(), HasSubstr("is not ready: it is running"));
+  ASSERT_EQ(mirrors_->SetMaxBandwidth("root", 0).ToString(), "OK");
+  EXPECT_LT(told_.AwaitState(MirrorState::kReady).figures.ready_after, absl::Seconds(10));
+}
+
+TEST_F(MirrorJobTest, RefusedOneLeavesNothing) {
+  EXPECT_THAT(mirrors_->Start({.disk = "data", .target = target_}).status().ToString(),
+              HasSubstr("no disk data: this machine has root"));
+  EXPECT_THAT(mirrors_->Start(To(root_)).status().ToString(), HasSubstr("is there already"));
+  MirrorRequest itself = To(root_);
+  itself.existing = true;
+  EXPECT_THAT(mirrors_->Start(itself).status().ToString(), HasSubstr("is the disk itself"));
+  MirrorRequest odd = To(target_);
+  odd.options.granularity = 5000;
+  EXPECT_FALSE(mirrors_->Start(odd).ok());
+  ExpectGone(target_);
+  EXPECT_FALSE(disks_->has_witness());
+  EXPECT_EQ(mirrors_->List().size(), 0u);
+  EXPECT_EQ(mirrors_->AllowsMove().ToString(), "OK");
+
+  Begin(To(target_));
+  EXPECT_THAT(mirrors_->Start(To(directory_ / "other.img")).status().ToString(), HasSubstr("is being mirrored to"));
+  ExpectGone(directory_ / "other.img");
+  EXPECT_THAT(mirrors_->AllowsMove().ToString(), HasSubstr("cannot move: disk root is being mirrored"));
+}
+
+// The machine says no at the last moment: it stays as it was, and so does its image.
+TEST_F(MirrorJobTest, ImageThatTheMachineRefusesIsGivenUp) {
+  disks_->refuses_image = absl::InternalError("the machine does not want it");
+  StartWriter();
+  Begin(To(target_));
+  told_.AwaitState(MirrorState::kReady);
+  EXPECT_THAT(mirrors_->Complete("root").ToString(), HasSubstr("does not want it"));
+  const MirrorStatus mirror = told_.AwaitOver();
+  EXPECT_EQ(mirror.figures.state, MirrorState::kFailed);
+  EXPECT_EQ(mirror.end, MirrorEnd::kKept);
+  EXPECT_EQ(disks_->path(), root_);
+  AwaitWrites(10);
+}
+
+TEST_F(MirrorJobTest, ServerGetsAllAndCannotBeADisk) {
+  const std::string served = directory_ / "served.img";
+  const Fd file(open(served.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_EQ(ftruncate(file.get(), kBytes), 0);
+  const auto server = NbdServer::Nbdkit(directory_, {"file", served});
+  ASSERT_TRUE(server.ok()) << server.status();
+  StartWriter();
+  Begin(To(server->where()));
+  told_.AwaitState(MirrorState::kReady);
+  EXPECT_THAT(mirrors_->Complete("root").ToString(), HasSubstr("a machine's disk is a file or a block device"));
+  EXPECT_EQ(mirrors_->Status("root")->figures.state, MirrorState::kReady);
+  StopWriter();
+  ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/true).ToString(), "OK");
+  EXPECT_TRUE(Content(served) == Content(root_));
+}
+
+// Nothing of an error at the target reaches who writes.
+TEST_F(MirrorJobTest, FailedTargetFailsTheMirrorAlone) {
+  const auto server =
+      NbdServer::Nbdkit(directory_, {"--filter=error", "memory", absl::StrCat(kBytes), "error-pwrite=EIO",
+                                     "error-pwrite-rate=20%", "error-zero=EIO", "error-zero-rate=100%"});
+  ASSERT_TRUE(server.ok()) << server.status();
+  StartWriter();
+  Begin(To(server->where()));
+  const MirrorStatus mirror = told_.AwaitOver();
+  EXPECT_EQ(mirror.figures.state, MirrorState::kFailed);
+  EXPECT_THAT(mirror.result.ToString(), HasSubstr("Input/output error"));
+  EXPECT_EQ(mirror.end, MirrorEnd::kLeft);
+  AwaitWrites(100);
+}
+
+TEST_F(MirrorJobTest, FullTargetIsWaitedFor) {
+  // While the file is there, nothing has room.
+  const std::string trigger = directory_ / "full";
+  const Fd full(open(trigger.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+  const auto server = NbdServer::Nbdkit(directory_, {"--filter=error", "memory", absl::StrCat(kBytes), "error=ENOSPC",
+                                                     "error-rate=100%", "error-file=" + trigger});
+  ASSERT_TRUE(server.ok()) << server.status();
+  MirrorRequest request = To(server->where());
+  request.options.on_target_error = ErrorPolicy::kEnospc;
+  StartWriter();
+  Begin(request);
+  EXPECT_THAT(told_.AwaitState(MirrorState::kPaused).figures.cause, HasSubstr("No space left on device"));
+  AwaitWrites(100);
+  ASSERT_TRUE(std::filesystem::remove(trigger));
+  ASSERT_EQ(mirrors_->Resume("root").ToString(), "OK");
+  told_.AwaitState(MirrorState::kReady);
+}
+
+TEST_F(MirrorJobTest, ServerThatDiesFailsTheMirrorAlone) {
+  auto server = NbdServer::Nbdkit(directory_, {"memory", absl::StrCat(kBytes)});
+  ASSERT_TRUE(server.ok()) << server.status();
+  StartWriter();
+  MirrorRequest request = To(server->where());
+  request.options.copy_mode = CopyMode::kWriteBlocking;
+  Begin(request);
+  told_.AwaitState(MirrorState::kReady);
+  server->process().Signal(SIGKILL);
+  const MirrorStatus mirror = told_.AwaitOver();
+  EXPECT_EQ(mirror.figures.state, MirrorState::kFailed);
+  EXPECT_THAT(mirror.result.ToString(), HasSubstr(server->socket()));
+  AwaitWrites(100);
+}
+
+// One that answers nothing any more: who writes waits for nothing, and an end comes.
+TEST_F(MirrorJobTest, ServerThatHangsIsCutOff) {
+  auto server = NbdServer::Nbdkit(directory_, {"memory", absl::StrCat(kBytes)});
+  ASSERT_TRUE(server.ok()) << server.status();
+  StartWriter();
+  Begin(To(server->where()));
+  told_.AwaitState(MirrorState::kReady);
+  server->process().Signal(SIGSTOP);
+  AwaitWrites(100);
+  ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/false).ToString(), "OK");
+  server->process().Signal(SIGCONT);
+}
+
+}  // namespace
+}  // namespace ferrite

@@ -1,0 +1,147 @@
+#include "vmm/mirror/mirrors.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status.h"
+
+namespace ferrite {
+
+Mirrors::Mirrors(MachineDisks& disks, MirrorJob::Listener listener) : disks_(disks), listener_(std::move(listener)) {}
+
+Mirrors::~Mirrors() {
+  BeginEnd();
+  const absl::MutexLock lock(&mutex_);
+  last_.clear();
+}
+
+absl::Status Mirrors::CheckDisk(absl::string_view disk) const {
+  std::vector<std::string> ids;
+  for (const MachineDisks::Disk& each : disks_.List()) {
+    if (each.id == disk) {
+      return absl::OkStatus();
+    }
+    ids.push_back(each.id);
+  }
+  return absl::NotFoundError(ids.empty()
+                                 ? absl::StrCat("no disk ", disk, ": this machine has no disks")
+                                 : absl::StrCat("no disk ", disk, ": this machine has ", absl::StrJoin(ids, ", ")));
+}
+
+absl::StatusOr<uint64_t> Mirrors::Start(const MirrorRequest& request) {
+  const absl::MutexLock start(&start_mutex_);
+  uint64_t number = 0;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (ending_) {
+      return absl::UnavailableError("this machine's monitor is ending");
+    }
+    number = number_ + 1;
+  }
+  FERRITE_ASSIGN_OR_RETURN(const auto before, Find(request.disk));
+  if (before != nullptr) {
+    if (const MirrorStatus status = before->status(); !status.over) {
+      return absl::FailedPreconditionError(absl::StrCat("disk ", request.disk, " is being mirrored to ", status.target,
+                                                        " already; `ferrite mirror NAME ", request.disk,
+                                                        " --cancel` ends that"));
+    }
+  }
+  FERRITE_ASSIGN_OR_RETURN(std::shared_ptr<MirrorJob> job, MirrorJob::Start(disks_, request, number, listener_));
+  const absl::MutexLock lock(&mutex_);
+  number_ = number;
+  last_.erase(std::remove(last_.begin(), last_.end(), before), last_.end());
+  last_.push_back(job);
+  if (ending_) {
+    job->BeginEnd();
+  }
+  return number;
+}
+
+std::vector<MirrorStatus> Mirrors::List() const {
+  std::vector<std::shared_ptr<MirrorJob>> jobs;
+  {
+    const absl::MutexLock lock(&mutex_);
+    jobs = last_;
+  }
+  std::vector<MirrorStatus> all;
+  all.reserve(jobs.size());
+  for (const auto& job : jobs) {
+    all.push_back(job->status());
+  }
+  return all;
+}
+
+absl::StatusOr<std::shared_ptr<MirrorJob>> Mirrors::Find(absl::string_view disk) const {
+  {
+    const absl::MutexLock lock(&mutex_);
+    for (const auto& job : last_) {
+      if (job->disk() == disk) {
+        return job;
+      }
+    }
+  }
+  FERRITE_RETURN_IF_ERROR(CheckDisk(disk));
+  return nullptr;
+}
+
+absl::StatusOr<std::shared_ptr<MirrorJob>> Mirrors::LastOf(absl::string_view disk) const {
+  FERRITE_ASSIGN_OR_RETURN(auto job, Find(disk));
+  if (job == nullptr) {
+    return absl::FailedPreconditionError(absl::StrCat("disk ", disk, " is not being mirrored"));
+  }
+  return job;
+}
+
+absl::StatusOr<MirrorStatus> Mirrors::Status(absl::string_view disk) const {
+  FERRITE_ASSIGN_OR_RETURN(const auto job, Find(disk));
+  return job == nullptr ? MirrorStatus() : job->status();
+}
+
+absl::Status Mirrors::Complete(absl::string_view disk) {
+  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
+  return job->Complete();
+}
+
+absl::Status Mirrors::Cancel(absl::string_view disk, bool keep_copy) {
+  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
+  return job->Cancel(keep_copy);
+}
+
+absl::Status Mirrors::Pause(absl::string_view disk) {
+  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
+  return job->Pause();
+}
+
+absl::Status Mirrors::Resume(absl::string_view disk) {
+  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
+  return job->Resume();
+}
+
+absl::Status Mirrors::SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second) {
+  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
+  return job->SetMaxBandwidth(bytes_per_second);
+}
+
+absl::Status Mirrors::AllowsMove() const {
+  for (const MirrorStatus& mirror : List()) {
+    if (!mirror.over) {
+      return absl::FailedPreconditionError(absl::StrCat("cannot move: disk ", mirror.disk, " is being mirrored to ",
+                                                        mirror.target, "; `ferrite mirror NAME ", mirror.disk,
+                                                        " --cancel` or `--complete` ends that"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Mirrors::BeginEnd() {
+  const absl::MutexLock lock(&mutex_);
+  ending_ = true;
+  for (const auto& job : last_) {
+    job->BeginEnd();
+  }
+}
+
+}  // namespace ferrite
