@@ -1,6 +1,7 @@
 #include "base/patient_memory.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -36,6 +37,8 @@ class NoMemory {
 void* Allocate() { return ::operator new(kPiece); }
 
 TEST(PatientMemoryTest, IsGivenBackThenWaitsUntilThereIsSome) {
+  // An arena of the thread's own would have addresses in reserve, which are no new ones.
+  ASSERT_EQ(mallopt(M_ARENA_MAX, 1), 1);
   const auto spent = EventFd::Create();
   ASSERT_TRUE(spent.ok());
   TimedNotification keeps_some;
