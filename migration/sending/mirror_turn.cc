@@ -134,8 +134,8 @@ MonotonicTime MirrorJob::StartBackground() {
                           .spare_bytes = spares ? copier_->buffer_bytes() / kSparePart : 0,
                           .is_charged = is_limited};
   for (int step = 0; step < kMostSteps; ++step) {
-    if (is_limited && limiter_.WaitFor(now_) > absl::ZeroDuration()) {
-      return now_ + limiter_.WaitFor(now_);
+    if (is_limited && limiter_.DelayAt(now_) > absl::ZeroDuration()) {
+      return now_ + limiter_.DelayAt(now_);
     }
     if (cursor_ == 0 && is_calm_ && now_ < pass_began_ + kCalmPass) {
       return chunks_->FindDirty(0, wish.end).has_value() ? pass_began_ + kCalmPass : MonotonicTime::InfiniteFuture();

@@ -39,7 +39,7 @@ absl::Duration RateLimiter::TakeLocked(uint64_t bytes, MonotonicTime now) {
   return wait;
 }
 
-absl::Duration RateLimiter::WaitFor(MonotonicTime now) {
+absl::Duration RateLimiter::DelayAt(MonotonicTime now) {
   const absl::MutexLock lock(&mutex_);
   return bytes_per_second_ == 0 ? absl::ZeroDuration() : std::max(free_at_ - now, absl::ZeroDuration());
 }

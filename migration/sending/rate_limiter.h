@@ -25,7 +25,7 @@ class RateLimiter {
   // Takes `bytes` and returns true when that needs no waiting; else takes nothing.
   bool TryTake(uint64_t bytes, MonotonicTime now);
   // How long until TryTake() takes something.
-  absl::Duration WaitFor(MonotonicTime now);
+  absl::Duration DelayAt(MonotonicTime now);
   // So much more (or less) was sent than taken.
   void Correct(int64_t bytes);
 

@@ -47,11 +47,11 @@ TEST(RateLimiterTest, TriesOnlyWhatNeedsNoWaiting) {
   const MonotonicTime now = MonotonicTime();
   EXPECT_TRUE(limiter.TryTake(200'000, now));
   EXPECT_FALSE(limiter.TryTake(1, now));
-  EXPECT_NEAR(absl::ToDoubleSeconds(limiter.WaitFor(now)), 0.15, 0.001);
-  EXPECT_EQ(limiter.WaitFor(now + absl::Milliseconds(200)), absl::ZeroDuration());
+  EXPECT_NEAR(absl::ToDoubleSeconds(limiter.DelayAt(now)), 0.15, 0.001);
+  EXPECT_EQ(limiter.DelayAt(now + absl::Milliseconds(200)), absl::ZeroDuration());
   EXPECT_TRUE(limiter.TryTake(1, now + absl::Milliseconds(200)));
   limiter.SetRate(0);
-  EXPECT_EQ(limiter.WaitFor(now), absl::ZeroDuration());
+  EXPECT_EQ(limiter.DelayAt(now), absl::ZeroDuration());
   EXPECT_TRUE(limiter.TryTake(uint64_t{1} << 60, now));
   EXPECT_TRUE(limiter.TryTake(1, now));
 }
