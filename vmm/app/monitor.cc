@@ -1,6 +1,7 @@
 #include "vmm/app/monitor.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -10,10 +11,12 @@
 #include "base/out_of_memory.h"
 #include "base/poll.h"
 #include "base/status.h"
+#include "vmm/app/exit_codes.h"
 #include "vmm/app/hiding.h"
 #include "vmm/app/logging.h"
 #include "vmm/app/text.h"
 #include "vmm/app/unused_memory.h"
+#include "vmm/console/raw_terminal.h"
 #include "vmm/control/run_base.h"
 
 namespace ferrite {
@@ -21,6 +24,8 @@ namespace {
 
 // The guest decides how often the balloon moves and how often it resets.
 constexpr int kMaxLogged = 1000;
+// Of the end, for what is in flight at a mirror's target; a server is cut off before.
+constexpr absl::Duration kMirrorPatience = absl::Seconds(10);
 
 }  // namespace
 
@@ -182,6 +187,13 @@ StopInfo Monitor::Stop() {
   mover_->Wait();
   machine_->Stop();
   StopInfo info = machine_->WaitUntilStopped();
+  if (!mirrors_->AwaitOver(kMirrorPatience)) {
+    // What is in flight there cannot be taken back, and ends with the process.
+    IfThereIsMemory([] { Log().warn("the target of a mirror does not answer: the monitor ends without it"); });
+    LeaveRunDir();
+    RawTerminal::Restore();
+    _exit(kExitOk);
+  }
   Close();
   return info;
 }

@@ -496,7 +496,12 @@ kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
                            .options = ReadMirrorOptions(params.getOptions())};
   const auto number = std::make_shared<uint64_t>(0);
   return RunInTurn(context, WorkQueue::Turn::kLast,
-                   [mirrors, number, mover = target_.mover, request = std::move(request)]() -> absl::Status {
+                   [mirrors, number, machine = target_.machine, mover = target_.mover,
+                    request = std::move(request)]() -> absl::Status {
+                     if (machine->state() == MachineState::kStopped) {
+                       return absl::FailedPreconditionError(
+                           absl::StrCat("cannot ", OperationName(Operation::kMirror), ": the machine is stopped"));
+                     }
                      if (mover != nullptr) {
                        FERRITE_RETURN_IF_ERROR(mover->Allows(Operation::kMirror, /*force=*/false));
                      }

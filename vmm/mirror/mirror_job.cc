@@ -42,18 +42,28 @@ absl::StatusOr<std::unique_ptr<MirrorJob>> MirrorJob::Start(MachineDisks& disks,
   }
   std::unique_ptr<MirrorJob> job(
       new MirrorJob(disks, request, number, std::move(listener), std::move(turn), std::move(alarm)));
-  const absl::Status opened = job->Open();
-  if (opened.ok()) {
+  absl::Status begun = job->Open();
+  if (begun.ok()) {
+    // Before anybody is told of writes: from here on its end is this thread's affair, whatever happens.
     auto thread = Thread::Start("mirror-job", [job = job.get()] { job->Run(); });
+    begun = thread.status();
     if (thread.ok()) {
       job->thread_ = *std::move(thread);
+      FERRITE_RETURN_IF_ERROR(job->Begin());
       return job;
     }
-    job->GiveUp(thread.status());
-    return thread.status();
   }
-  job->GiveUp(opened);
-  return opened;
+  UntilThereIsMemory([&] { job->GiveUp(begun); });
+  return begun;
+}
+
+absl::Status MirrorJob::Begin() {
+  // What was written before is in the image, and is copied with it.
+  FERRITE_RETURN_IF_ERROR(disks_.SetWitness(request_.disk, this));
+  const absl::MutexLock lock(&mutex_);
+  is_told_ = true;
+  TurnSoon();
+  return absl::OkStatus();
 }
 
 MirrorJob::MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t number, Listener listener,
@@ -101,6 +111,9 @@ absl::Status MirrorJob::Open() {
                                                         .depth = request_.options.in_flight,
                                                         .source_fd = image.get()},
                                                        *loop_));
+  if (request_.auto_complete) {
+    FERRITE_RETURN_IF_ERROR(target_->CheckCanBeDisk());
+  }
   FERRITE_ASSIGN_OR_RETURN(
       source_, MakeFileBlocks(std::move(path), std::move(image), bytes, *loop_, request_.options.in_flight));
   migration::MirrorOptions options = request_.options;
@@ -120,10 +133,6 @@ absl::Status MirrorJob::Open() {
     (void)!read(alarm_.get(), &expired, sizeof(expired));
     Turn();
   }));
-  // What was written before is in the image, and is copied with it.
-  FERRITE_RETURN_IF_ERROR(disks_.SetWitness(request_.disk, this));
-  is_told_ = true;
-  TurnSoon();
   return absl::OkStatus();
 }
 
@@ -167,6 +176,7 @@ MirrorStatus MirrorJob::status() const {
 
 void MirrorJob::Run() {
   bool on = true;
+  MonotonicTime next_try = MonotonicTime::InfinitePast();
   while (on) {
     Wish wish;
     bool ending = false;
@@ -182,23 +192,25 @@ void MirrorJob::Run() {
       state = state_;
     }
     if (wish != nullptr) {
-      const absl::Status granted = wish();
+      const absl::Status granted = CatchOutOfMemory(wish);
       const absl::MutexLock lock(&mutex_);
       granted_ = granted;
       wished_ = false;
     } else if (ending) {
-      GiveUp(absl::CancelledError("the machine's monitor ended it"));
+      UntilThereIsMemory([this] { GiveUp(absl::CancelledError("the machine's monitor ended it")); });
     } else if (state == MirrorState::kFailed) {
       absl::Status error;
       (void)OnMirror([&error](Mirror& mirror) {
         error = mirror.error();
         return absl::OkStatus();
       });
-      GiveUp(error);
-    } else if (state == MirrorState::kReady && request_.auto_complete) {
+      UntilThereIsMemory([&] { GiveUp(error); });
+    } else if (state == MirrorState::kReady && request_.auto_complete && MonotonicTime::Now() >= next_try) {
       Tell();
-      if (const absl::Status status = Pivot(); !status.ok()) {
-        GiveUp(status);
+      // Where that fails the mirror goes on, or waits for somebody; or it is over.
+      if (const absl::Status status = CatchOutOfMemory([this] { return Pivot(); }); !status.ok()) {
+        next_try = MonotonicTime::Now() + kNextTry;
+        IfThereIsMemory([&] { Log().warn("mirror of {}: {}", request_.disk, std::string(status.message())); });
       }
     } else {
       Tell();
@@ -214,14 +226,25 @@ void MirrorJob::Run() {
 }
 
 void MirrorJob::Tell() {
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (!is_told_) {
+      return;  // it did not begin
+    }
+  }
   IfThereIsMemory([this] { listener_(status()); });
 }
 
 absl::Status MirrorJob::Ask(Wish wish) {
-  const auto my_turn = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !asking_; };
+  const auto my_turn = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return gone_ || (!asking_ && !wished_); };
   const auto done = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !wished_ || gone_; };
+  const absl::Status not_yet = absl::DeadlineExceededError(
+      absl::StrCat("that is not done yet; it goes on, and `--status` tells how (disk ", request_.disk, ")"));
+  const MonotonicTime deadline = MonotonicTime::Now() + kMostPatience;
   const absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&my_turn));
+  if (!mutex_.AwaitWithTimeout(absl::Condition(&my_turn), kMostPatience)) {
+    return not_yet;
+  }
   if (status_.over) {
     return IsOver(status_);
   }
@@ -231,8 +254,11 @@ absl::Status MirrorJob::Ask(Wish wish) {
   asking_ = true;
   wished_ = true;
   wish_ = std::move(wish);
-  mutex_.Await(absl::Condition(&done));
+  const bool is_done = mutex_.AwaitWithTimeout(absl::Condition(&done), deadline - MonotonicTime::Now());
   asking_ = false;
+  if (!is_done) {
+    return not_yet;
+  }
   // It may have ended before it looked.
   return std::exchange(wished_, false) ? IsOver(status_) : granted_;
 }
@@ -271,6 +297,11 @@ absl::Status MirrorJob::SetMaxBandwidth(uint64_t bytes_per_second) {
 void MirrorJob::BeginEnd() {
   const absl::MutexLock lock(&mutex_);
   ending_ = true;
+}
+
+bool MirrorJob::AwaitOver(absl::Duration limit) {
+  const absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithTimeout(absl::Condition(&gone_), limit);
 }
 
 absl::Status MirrorJob::AwaitCopied() {
@@ -320,6 +351,12 @@ absl::Status MirrorJob::Equalize(absl::FunctionRef<absl::Status()> whole) {
     }
   }
   FERRITE_RETURN_IF_ERROR(target_->WriteOut());
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (ending_) {
+      return absl::UnavailableError("this machine's monitor is ending");
+    }
+  }
   const MonotonicTime begin = MonotonicTime::Now();
   const absl::Status result = disks_.AtStandstill(request_.disk, [&]() -> absl::Status {
     FERRITE_RETURN_IF_ERROR(OnMirror([](Mirror& mirror) { return mirror.Drain(); }));
@@ -334,8 +371,10 @@ absl::Status MirrorJob::Equalize(absl::FunctionRef<absl::Status()> whole) {
 absl::Status MirrorJob::Pivot() {
   FERRITE_RETURN_IF_ERROR(target_->CheckCanBeDisk());
   std::unique_ptr<DiskImage> old;
+  bool copied = false;
   bool marked = false;
   const absl::Status status = Equalize([&]() -> absl::Status {
+    copied = true;
     // Before the machine writes to it: whoever finds it whole then has all that was written.
     FERRITE_RETURN_IF_ERROR(target_->MarkComplete());
     marked = true;
@@ -352,6 +391,9 @@ absl::Status MirrorJob::Pivot() {
   } else if (marked) {
     // The target is whole, and closed: it goes on no more.
     Finish(status, MirrorEnd::kKept);
+  } else if (copied) {
+    // Nothing is followed any more.
+    GiveUp(status);
   }
   return status;
 }
@@ -393,7 +435,12 @@ void MirrorJob::EndCopying() {
     const absl::MutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(&idle));
   }
-  if (std::exchange(is_told_, false)) {
+  bool is_told = false;
+  {
+    const absl::MutexLock lock(&mutex_);
+    is_told = is_told_;
+  }
+  if (is_told) {
     if (const absl::Status status = disks_.SetWitness(request_.disk, nullptr); !status.ok()) {
       IfThereIsMemory([&] { Log().warn("mirror: {}", std::string(status.message())); });
     }
@@ -424,6 +471,12 @@ void MirrorJob::Finish(const absl::Status& result, MirrorEnd end) {
 }
 
 void MirrorJob::GiveUp(const absl::Status& why) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (status_.over) {
+      return;
+    }
+  }
   EndCopying();
   MirrorEnd end = MirrorEnd::kRemoved;
   if (target_ != nullptr) {

@@ -45,6 +45,11 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   // must not call the job.
   using Listener = std::function<void(const MirrorStatus&)>;
 
+  // How long who asks for something waits for it at the most, a little less than a client.
+  static constexpr absl::Duration kMostPatience = absl::Seconds(25);
+  // Between two tries to complete by itself.
+  static constexpr absl::Duration kNextTry = absl::Seconds(1);
+
   // Begins. `disks` outlives the job. Errors as MirrorPort::Start()'s; nothing is left of it then.
   static absl::StatusOr<std::unique_ptr<MirrorJob>> Start(MachineDisks& disks, const MirrorRequest& request,
                                                           uint64_t number, Listener listener);
@@ -52,7 +57,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
 
   const std::string& disk() const { return request_.disk; }
   MirrorStatus status() const;
-  // MirrorPort has the contract of these.
+  // MirrorPort has the contract of these; DEADLINE_EXCEEDED when it takes longer than kMostPatience, and goes on.
   absl::Status Complete();
   absl::Status Cancel(bool keep_copy);
   absl::Status Pause();
@@ -60,6 +65,8 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   absl::Status SetMaxBandwidth(uint64_t bytes_per_second);
   // It ends soon: no standstill is waited for any more. Never waits.
   void BeginEnd();
+  // Whether it is over by then, its target closed or given up.
+  bool AwaitOver(absl::Duration limit);
 
  private:
   // What somebody waits for that the job's thread does, which is the only one to do anything to the mirror.
@@ -67,7 +74,9 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
 
   MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t number, Listener listener, EventFd turn,
             Fd alarm);
+  // All that it needs; then its thread, and then it is told of writes.
   absl::Status Open();
+  absl::Status Begin();
 
   // WriteWitness.
   uint64_t Wrote(uint64_t offset, uint64_t bytes) override { return mirror_->Wrote(offset, bytes); }
@@ -109,7 +118,6 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   std::unique_ptr<migration::BlockIo> source_;
   // Made before anybody is told of it, and gone on the thread of the data, with mutex_, when nobody is any more.
   std::unique_ptr<migration::Mirror> mirror_;
-  bool is_told_ = false;  // of the disk's writes
   std::unique_ptr<EventLoop::Watch> turn_watch_;
   std::unique_ptr<EventLoop::Watch> alarm_watch_;
 
@@ -117,8 +125,9 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   Wish wish_ ABSL_GUARDED_BY(mutex_);            // empty: none
   bool wished_ ABSL_GUARDED_BY(mutex_) = false;  // and it is not granted yet
   absl::Status granted_ ABSL_GUARDED_BY(mutex_);
-  bool asking_ ABSL_GUARDED_BY(mutex_) = false;  // somebody has the turn to wish
-  bool gone_ ABSL_GUARDED_BY(mutex_) = false;    // the job's thread, which grants wishes
+  bool asking_ ABSL_GUARDED_BY(mutex_) = false;   // somebody has the turn to wish
+  bool is_told_ ABSL_GUARDED_BY(mutex_) = false;  // of the disk's writes: it has begun
+  bool gone_ ABSL_GUARDED_BY(mutex_) = false;     // the job's thread, which grants wishes
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;  // its state, since the job's thread looked
   migration::MirrorState state_ ABSL_GUARDED_BY(mutex_) = migration::MirrorState::kRunning;

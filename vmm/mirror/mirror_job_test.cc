@@ -331,6 +331,16 @@ TEST_F(MirrorJobTest, ServerGetsAllAndCannotBeADisk) {
   EXPECT_TRUE(Content(served) == Content(root_));
 }
 
+TEST_F(MirrorJobTest, AutomaticEndIsRefusedAtTheStartWhereItCannotBe) {
+  const auto server = NbdServer::Nbdkit(directory_, {"memory", absl::StrCat(kBytes)});
+  ASSERT_TRUE(server.ok()) << server.status();
+  MirrorRequest request = To(server->where());
+  request.auto_complete = true;
+  EXPECT_THAT(mirrors_->Start(request).status().ToString(), HasSubstr("a machine's disk is a file or a block device"));
+  EXPECT_FALSE(disks_->has_witness());
+  EXPECT_EQ(mirrors_->List().size(), 0u);
+}
+
 // Nothing of an error at the target reaches who writes.
 TEST_F(MirrorJobTest, FailedTargetFailsTheMirrorAlone) {
   const auto server =

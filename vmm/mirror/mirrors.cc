@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 
 namespace ferrite {
@@ -134,6 +135,20 @@ absl::Status Mirrors::AllowsMove() const {
     }
   }
   return absl::OkStatus();
+}
+
+bool Mirrors::AwaitOver(absl::Duration limit) {
+  std::vector<std::shared_ptr<MirrorJob>> jobs;
+  {
+    const absl::MutexLock lock(&mutex_);
+    jobs = last_;
+  }
+  const MonotonicTime deadline = MonotonicTime::Now() + limit;
+  bool over = true;
+  for (const auto& job : jobs) {
+    over = job->AwaitOver(deadline - MonotonicTime::Now()) && over;
+  }
+  return over;
 }
 
 void Mirrors::BeginEnd() {

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "vmm/control/mirror_port.h"
 #include "vmm/machine/machine_disks.h"
 #include "vmm/mirror/mirror_job.h"
@@ -37,6 +38,8 @@ class Mirrors final : public MirrorPort {
   absl::Status SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second) override;
   absl::Status AllowsMove() const override;
   void BeginEnd() override;
+  // Whether all are over by then.
+  bool AwaitOver(absl::Duration limit);
 
  private:
   // The disk's last one; null when there was none. NOT_FOUND for the disk.
