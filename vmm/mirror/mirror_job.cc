@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
@@ -60,7 +61,7 @@ absl::StatusOr<std::unique_ptr<MirrorJob>> MirrorJob::Start(MachineDisks& disks,
 absl::Status MirrorJob::Begin() {
   // What was written before is in the image, and is copied with it.
   FERRITE_RETURN_IF_ERROR(disks_.SetWitness(request_.disk, this));
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   is_told_ = true;
   TurnSoon();
   return absl::OkStatus();
@@ -73,7 +74,7 @@ MirrorJob::MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t
       listener_(std::move(listener)),
       turn_(std::move(turn)),
       alarm_(std::move(alarm)) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   status_.number = number;
   status_.disk = request.disk;
   status_.target = request.target;
@@ -120,9 +121,10 @@ absl::Status MirrorJob::Open() {
   options.target_is_zero = target_->is_zero();
   FERRITE_ASSIGN_OR_RETURN(mirror_, Mirror::Create(*source_, target_->blocks(), options, *this));
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     status_.what = target_->Describe();
-    mode_ = options.copy_mode;
+    seen_.mode = options.copy_mode;
+    published_ = seen_;
   }
   FERRITE_ASSIGN_OR_RETURN(turn_watch_, loop_->WatchReadable(turn_.fd(), [this] {
     turn_.Drain();
@@ -142,11 +144,15 @@ void MirrorJob::Turn() {
   }
   SetAlarm(mirror_->Turn(MonotonicTime::Now()));
   const migration::MirrorFigures figures = mirror_->figures(MonotonicTime::Now());
-  const absl::MutexLock lock(&mutex_);
-  changed_ = changed_ || figures.state != state_ || figures.copy_mode != mode_;
-  state_ = figures.state;
-  mode_ = figures.copy_mode;
-  idle_ = mirror_->idle();
+  const Seen seen = {
+      .state = figures.state, .mode = figures.copy_mode, .ended = IsFinal(figures.state) && mirror_->idle()};
+  // Each time that the mutex is given up wakes who waits: that is for news alone.
+  if (seen != published_) {
+    published_ = seen;
+    const TimedMutexLock lock(&mutex_);
+    seen_ = seen;
+    changed_ = true;
+  }
 }
 
 void MirrorJob::SetAlarm(MonotonicTime at) const {
@@ -166,7 +172,7 @@ absl::Status MirrorJob::OnMirror(absl::FunctionRef<absl::Status(Mirror&)> call) 
 }
 
 MirrorStatus MirrorJob::status() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   MirrorStatus status = status_;
   if (mirror_ != nullptr && !status.over) {
     status.figures = mirror_->figures(MonotonicTime::Now());
@@ -184,16 +190,16 @@ void MirrorJob::Run() {
     {
       const auto news = [this]()
                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ending_ || changed_ || wish_ != nullptr; };
-      const absl::MutexLock lock(&mutex_);
-      mutex_.AwaitWithTimeout(absl::Condition(&news), kTick);
+      const TimedMutexLock lock(&mutex_);
+      mutex_.AwaitFor(absl::Condition(&news), kTick);
       ending = ending_;
       wish = std::exchange(wish_, nullptr);
       changed_ = false;
-      state = state_;
+      state = seen_.state;
     }
     if (wish != nullptr) {
       const absl::Status granted = CatchOutOfMemory(wish);
-      const absl::MutexLock lock(&mutex_);
+      const TimedMutexLock lock(&mutex_);
       granted_ = granted;
       wished_ = false;
     } else if (ending) {
@@ -215,11 +221,11 @@ void MirrorJob::Run() {
     } else {
       Tell();
     }
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     on = !status_.over;
   }
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     gone_ = true;
   }
   Tell();
@@ -227,7 +233,7 @@ void MirrorJob::Run() {
 
 void MirrorJob::Tell() {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (!is_told_) {
       return;  // it did not begin
     }
@@ -241,8 +247,8 @@ absl::Status MirrorJob::Ask(Wish wish) {
   const absl::Status not_yet = absl::DeadlineExceededError(
       absl::StrCat("that is not done yet; it goes on, and `--status` tells how (disk ", request_.disk, ")"));
   const MonotonicTime deadline = MonotonicTime::Now() + kMostPatience;
-  const absl::MutexLock lock(&mutex_);
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&my_turn), kMostPatience)) {
+  const TimedMutexLock lock(&mutex_);
+  if (!mutex_.AwaitFor(absl::Condition(&my_turn), kMostPatience)) {
     return not_yet;
   }
   if (status_.over) {
@@ -254,7 +260,7 @@ absl::Status MirrorJob::Ask(Wish wish) {
   asking_ = true;
   wished_ = true;
   wish_ = std::move(wish);
-  const bool is_done = mutex_.AwaitWithTimeout(absl::Condition(&done), deadline - MonotonicTime::Now());
+  const bool is_done = mutex_.AwaitFor(absl::Condition(&done), deadline - MonotonicTime::Now());
   asking_ = false;
   if (!is_done) {
     return not_yet;
@@ -295,24 +301,24 @@ absl::Status MirrorJob::SetMaxBandwidth(uint64_t bytes_per_second) {
 }
 
 void MirrorJob::BeginEnd() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   ending_ = true;
 }
 
 bool MirrorJob::AwaitOver(absl::Duration limit) {
-  const absl::MutexLock lock(&mutex_);
-  return mutex_.AwaitWithTimeout(absl::Condition(&gone_), limit);
+  const TimedMutexLock lock(&mutex_);
+  return mutex_.AwaitFor(absl::Condition(&gone_), limit);
 }
 
 absl::Status MirrorJob::AwaitCopied() {
   const auto copied = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return ending_ || (state_ != MirrorState::kReady && state_ != MirrorState::kCompleting);
+    return ending_ || (seen_.state != MirrorState::kReady && seen_.state != MirrorState::kCompleting);
   };
   MirrorState state = MirrorState::kReady;
   {
-    const absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(&copied), kMostStandstill);
-    state = state_;
+    const TimedMutexLock lock(&mutex_);
+    mutex_.AwaitFor(absl::Condition(&copied), kMostStandstill);
+    state = seen_.state;
   }
   if (state == MirrorState::kCompleted) {
     return absl::OkStatus();
@@ -352,7 +358,7 @@ absl::Status MirrorJob::Equalize(absl::FunctionRef<absl::Status()> whole) {
   }
   FERRITE_RETURN_IF_ERROR(target_->WriteOut());
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (ending_) {
       return absl::UnavailableError("this machine's monitor is ending");
     }
@@ -363,7 +369,7 @@ absl::Status MirrorJob::Equalize(absl::FunctionRef<absl::Status()> whole) {
     FERRITE_RETURN_IF_ERROR(AwaitCopied());
     return whole();
   });
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   status_.standstill = MonotonicTime::Now() - begin;
   return result;
 }
@@ -419,25 +425,25 @@ void MirrorJob::EndCopying() {
   }
   if (alarm_watch_ == nullptr) {
     // Not begun.
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     mirror_.reset();
     return;
   }
   (void)OnMirror([](Mirror& mirror) { return mirror.Cancel(); });
-  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return idle_ && IsFinal(state_); };
+  const auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return seen_.ended; };
   bool ended = false;
   {
-    const absl::MutexLock lock(&mutex_);
-    ended = mutex_.AwaitWithTimeout(absl::Condition(&idle), kLastOperations);
+    const TimedMutexLock lock(&mutex_);
+    ended = mutex_.AwaitFor(absl::Condition(&idle), kLastOperations);
   }
   if (!ended) {
     target_->CutOff();
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(&idle));
   }
   bool is_told = false;
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     is_told = is_told_;
   }
   if (is_told) {
@@ -448,7 +454,7 @@ void MirrorJob::EndCopying() {
   const migration::MirrorFigures last = mirror_->figures(MonotonicTime::Now());
   UntilThereIsMemory([&] {
     loop_->RunAndWait([&] {
-      const absl::MutexLock lock(&mutex_);
+      const TimedMutexLock lock(&mutex_);
       status_.figures = last;
       mirror_.reset();
     });
@@ -461,7 +467,7 @@ void MirrorJob::EndCopying() {
 void MirrorJob::Finish(const absl::Status& result, MirrorEnd end) {
   EndCopying();
   target_.reset();
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   status_.result = result;
   status_.end = end;
   if (!result.ok() && !absl::IsCancelled(result)) {
@@ -472,7 +478,7 @@ void MirrorJob::Finish(const absl::Status& result, MirrorEnd end) {
 
 void MirrorJob::GiveUp(const absl::Status& why) {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     if (status_.over) {
       return;
     }

@@ -11,12 +11,12 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
 #include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "devices/block/write_witness.h"
 #include "migration/api/block_io.h"
 #include "migration/sending/mirror.h"
@@ -121,7 +121,17 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   std::unique_ptr<EventLoop::Watch> turn_watch_;
   std::unique_ptr<EventLoop::Watch> alarm_watch_;
 
-  mutable absl::Mutex mutex_;
+  // What the job's thread looks at of the mirror.
+  struct Seen {
+    migration::MirrorState state = migration::MirrorState::kRunning;
+    migration::CopyMode mode = migration::CopyMode::kBackground;
+    bool ended = false;  // over, and nothing is in flight
+
+    bool operator==(const Seen&) const = default;
+  };
+  Seen published_;  // of the thread of the data
+
+  mutable TimedMutex mutex_;
   Wish wish_ ABSL_GUARDED_BY(mutex_);            // empty: none
   bool wished_ ABSL_GUARDED_BY(mutex_) = false;  // and it is not granted yet
   absl::Status granted_ ABSL_GUARDED_BY(mutex_);
@@ -130,9 +140,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   bool gone_ ABSL_GUARDED_BY(mutex_) = false;     // the job's thread, which grants wishes
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;  // its state, since the job's thread looked
-  migration::MirrorState state_ ABSL_GUARDED_BY(mutex_) = migration::MirrorState::kRunning;
-  migration::CopyMode mode_ ABSL_GUARDED_BY(mutex_) = migration::CopyMode::kBackground;
-  bool idle_ ABSL_GUARDED_BY(mutex_) = false;
+  Seen seen_ ABSL_GUARDED_BY(mutex_);
   MirrorStatus status_ ABSL_GUARDED_BY(mutex_);
 
   Thread thread_;
