@@ -36,8 +36,9 @@ class MirrorCopier {
     virtual void CopiedAlone(uint64_t ticket) = 0;
     virtual void Flushed() = 0;
     virtual void Succeeded(Side side) = 0;
-    // The chunks are dirty again. Of a flush, too.
+    // The chunks are dirty again.
     virtual void Failed(Side side, const absl::Status& error) = 0;
+    virtual void FlushFailed(const absl::Status& error) = 0;
     // Whether what was read may be written. Else it is dirty again.
     virtual bool goes_on() const = 0;
   };
@@ -148,6 +149,7 @@ class MirrorCopier {
   std::vector<Operation> operations_;
   std::vector<Operation*> ends_;  // in the order in which they came
   std::vector<Operation*> ends_taken_;
+  size_t taken_ = 0;  // of them
   uint32_t busy_ = 0;
   uint32_t at_io_ = 0;
   bool to_kick_source_ = false;

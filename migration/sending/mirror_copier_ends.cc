@@ -25,22 +25,34 @@ bool IsZero(std::span<const uint8_t> data) {
 uint64_t MirrorCopier::TakeUncharged() { return std::exchange(uncharged_, 0); }
 
 void MirrorCopier::TakeEnds(Owner& owner) {
-  // None of them ends anew while it is looked at.
-  ends_taken_.swap(ends_);
-  for (Operation* const operation : ends_taken_) {
-    TakeEnd(*operation, owner);
+  while (true) {
+    if (taken_ == ends_taken_.size()) {
+      ends_taken_.clear();
+      taken_ = 0;
+      ends_taken_.swap(ends_);
+      if (ends_taken_.empty()) {
+        return;
+      }
+    }
+    // Before it is looked at: where memory is missing for that it is not looked at again.
+    Operation& operation = *ends_taken_[taken_++];
+    TakeEnd(operation, owner);
   }
-  ends_taken_.clear();
 }
 
 void MirrorCopier::TakeEnd(Operation& operation, Owner& owner) {
   const Side side = operation.step == Step::kReading ? Side::kSource : Side::kTarget;
   if (!operation.io.result.ok()) {
-    if (operation.step != Step::kFlushing) {
+    const bool is_flush = operation.step == Step::kFlushing;
+    if (!is_flush) {
       chunks_.Failed(operation.run);
     }
     Release(operation);
-    owner.Failed(side, operation.io.result);
+    if (is_flush) {
+      owner.FlushFailed(operation.io.result);
+    } else {
+      owner.Failed(side, operation.io.result);
+    }
     return;
   }
   owner.Succeeded(side);

@@ -78,7 +78,7 @@ void MirrorJob::SetState(MirrorState state) {
 }
 
 void MirrorJob::UpdateHolding() {
-  const bool holds = copy_mode_ == CopyMode::kWriteBlocking && IsAtWork() && now_ >= retry_at();
+  const bool holds = copy_mode_ == CopyMode::kWriteBlocking && IsAtWork() && now_ >= retry_at() && !is_silent_;
   if (holds && !holds_) {
     held_.Hold();
   } else if (!holds && holds_) {
@@ -145,6 +145,7 @@ absl::Status MirrorJob::WithdrawDrain() {
     return Refusal("go on");
   }
   is_draining_ = false;
+  flush_counts_ = false;
   if (state_ == MirrorState::kCompleting) {
     SetState(MirrorState::kReady);
   }

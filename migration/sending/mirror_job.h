@@ -14,13 +14,13 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
+#include "migration/api/mirror_options.h"
 #include "migration/sending/dirty_chunks.h"
 #include "migration/sending/held_writes.h"
 #include "migration/sending/mirror.h"
 #include "migration/sending/mirror_backoff.h"
 #include "migration/sending/mirror_copier.h"
 #include "migration/sending/mirror_decision.h"
-#include "migration/api/mirror_options.h"
 #include "migration/sending/mirror_rates.h"
 #include "migration/sending/rate_limiter.h"
 
@@ -56,8 +56,10 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   void Flushed() override;
   void Succeeded(MirrorCopier::Side side) override;
   void Failed(MirrorCopier::Side side, const absl::Status& error) override;
+  void FlushFailed(const absl::Status& error) override;
   bool goes_on() const override { return IsAtWork(); }
 
+  void Fail(const absl::Status& error);
   bool IsAtWork() const;
   bool IsOver() const;
   absl::Status Refusal(absl::string_view what) const;
@@ -70,6 +72,8 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   void Publish();
 
   MonotonicTime retry_at() const;
+  // Looks how long the oldest write is held; when to look again.
+  MonotonicTime WatchOldest();
   // Rates, and what they lead to.
   void Decide();
   MonotonicTime Start();
@@ -95,6 +99,10 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   bool holds_ = false;
   bool is_draining_ = false;
   bool is_flushing_ = false;
+  bool flush_counts_ = false;   // nothing is written since that flush was begun
+  bool is_silent_ = false;      // the target, for so long that no write waits for it
+  uint64_t oldest_ticket_ = 0;  // of what is held; 0: nothing
+  MonotonicTime oldest_since_;
   uint64_t errors_ = 0;
   absl::Status error_;
   std::string cause_;

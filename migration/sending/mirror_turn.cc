@@ -1,11 +1,16 @@
 // A turn of a mirror: what ended is taken in, what it leads to is decided, and what may be started is.
 #include <algorithm>
+#include <optional>
+#include <string>
 
+#include "base/out_of_memory.h"
 #include "migration/sending/mirror_job.h"
 
 namespace ferrite::migration {
 namespace {
 
+// How long a write waits for a target that does nothing.
+constexpr absl::Duration kMostHeld = absl::Seconds(2);
 constexpr absl::Duration kJudgeEach = absl::Seconds(1);
 // In which writes come together before they are copied, when hardly anything is left: a guest that writes the same
 // chunk again and again costs one copy in that time.
@@ -34,10 +39,11 @@ MonotonicTime MirrorJob::Turn(MonotonicTime now) {
   copier_->TakeEnds(*this);
   limiter_.Correct(-static_cast<int64_t>(copier_->TakeUncharged()));
   Decide();
+  const MonotonicTime silent_at = WatchOldest();
   UpdateHolding();
   MonotonicTime next = MonotonicTime::InfiniteFuture();
   if (IsAtWork()) {
-    next = Start();
+    next = std::min(Start(), silent_at);
     CompleteIfClean();
   }
   copier_->Kick();
@@ -80,6 +86,20 @@ void MirrorJob::Decide() {
   judged_at_ = now_;
 }
 
+MonotonicTime MirrorJob::WatchOldest() {
+  const std::optional<HeldWrites::Wanted> oldest = held_.Get(0);
+  if (!oldest.has_value()) {
+    oldest_ticket_ = 0;
+    return MonotonicTime::InfiniteFuture();
+  }
+  if (oldest->ticket != oldest_ticket_) {
+    oldest_ticket_ = oldest->ticket;
+    oldest_since_ = now_;
+  }
+  is_silent_ = is_silent_ || now_ >= oldest_since_ + kMostHeld;
+  return oldest_since_ + kMostHeld;
+}
+
 MonotonicTime MirrorJob::retry_at() const { return std::max(source_backoff_.retry_at(), target_backoff_.retry_at()); }
 
 MonotonicTime MirrorJob::Start() {
@@ -87,7 +107,7 @@ MonotonicTime MirrorJob::Start() {
     return retry_at();
   }
   // What is copied now would need another flush.
-  if (is_flushing_) {
+  if (is_flushing_ && is_draining_) {
     return MonotonicTime::InfiniteFuture();
   }
   StartHeld();
@@ -169,27 +189,48 @@ MonotonicTime MirrorJob::StartBackground() {
 void MirrorJob::CompleteIfClean() {
   if (state_ == MirrorState::kCompleting && !is_flushing_ && now_ >= retry_at() &&
       chunks_->FindUnclean(0, chunks_->chunks()) == chunks_->chunks()) {
-    is_flushing_ = copier_->StartFlush();
+    is_flushing_ = flush_counts_ = copier_->StartFlush();
   }
 }
 
 void MirrorJob::Flushed() {
   is_flushing_ = false;
-  // What was written meanwhile, against the rules, is copied first, and flushed.
-  if (state_ == MirrorState::kCompleting && chunks_->FindUnclean(0, chunks_->chunks()) == chunks_->chunks()) {
+  // What was written meanwhile, against the rules or because the drain was withdrawn, is copied first, and flushed.
+  if (flush_counts_ && state_ == MirrorState::kCompleting &&
+      chunks_->FindUnclean(0, chunks_->chunks()) == chunks_->chunks()) {
     SetState(MirrorState::kCompleted);
   }
 }
 
+void MirrorJob::FlushFailed(const absl::Status& error) {
+  is_flushing_ = false;
+  ++errors_;
+  if (!IsOver()) {
+    Fail(error);
+  }
+}
+
+void MirrorJob::Fail(const absl::Status& error) {
+  error_ = error;
+  IfThereIsMemory([&] { cause_ = std::string(error.message()); });
+  SetState(MirrorState::kFailed);
+}
+
 void MirrorJob::Succeeded(MirrorCopier::Side side) {
+  if (side == MirrorCopier::Side::kTarget) {
+    is_silent_ = false;
+  }
   (side == MirrorCopier::Side::kSource ? source_backoff_ : target_backoff_).Succeeded();
 }
 
 void MirrorJob::Failed(MirrorCopier::Side side, const absl::Status& error) {
   const bool is_source = side == MirrorCopier::Side::kSource;
   ++errors_;
-  is_flushing_ = false;
   if (IsOver()) {
+    return;
+  }
+  if (!is_source && absl::IsUnavailable(error)) {
+    Fail(error);
     return;
   }
   switch (ActionFor(is_source ? options_.on_source_error : options_.on_target_error, error)) {
@@ -199,14 +240,12 @@ void MirrorJob::Failed(MirrorCopier::Side side, const absl::Status& error) {
       break;
     case ErrorAction::kStop:
       if (cause_.empty()) {
-        cause_ = std::string(error.message());
+        IfThereIsMemory([&] { cause_ = std::string(error.message()); });
       }
       SetState(MirrorState::kPaused);
       break;
     case ErrorAction::kFail:
-      error_ = error;
-      cause_ = std::string(error.message());
-      SetState(MirrorState::kFailed);
+      Fail(error);
       break;
   }
 }
