@@ -41,11 +41,12 @@ absl::Status BlockResult(const migration::BlockOperation& operation, absl::strin
     return absl::OkStatus();
   }
   // Without memory for the words it is no lack of room all the same.
-  absl::Status status = absl::UnavailableError("");
+  absl::Status status = absl::UnknownError("");
   IfThereIsMemory([&] {
     status = ErrnoStatus(error, BlockWords(operation, name));
-    if (absl::IsResourceExhausted(status) && error != ENOSPC && error != EDQUOT) {
-      status = absl::UnavailableError(status.message());
+    const bool no_room = error == ENOSPC || error == EDQUOT;
+    if ((absl::IsResourceExhausted(status) && !no_room) || absl::IsUnavailable(status)) {
+      status = absl::UnknownError(status.message());
     }
   });
   return status;

@@ -39,5 +39,13 @@ TEST(BlockErrorTest, OnlyLackOfRoomIsExhaustion) {
   }
 }
 
+TEST(BlockErrorTest, NothingIsUnavailable) {
+  const BlockOperation write = Make(BlockOperation::Kind::kWrite);
+  for (int error = 1; error < 134; ++error) {
+    EXPECT_FALSE(absl::IsUnavailable(BlockResult(write, "/d", error))) << error;
+    EXPECT_FALSE(BlockResult(write, "/d", error).ok()) << error;
+  }
+}
+
 }  // namespace
 }  // namespace ferrite

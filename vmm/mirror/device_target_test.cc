@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -169,6 +170,47 @@ TEST_F(DeviceTargetTest, DevicesThatCannotBeUsed) {
   const Fd claimed = *OpenFile(device.path(), O_RDONLY | O_EXCL);
   EXPECT_TRUE(absl::StrContains(Open(device.path()).status().message(), "is in use: it is mounted, or a part of"));
   EXPECT_FALSE(std::filesystem::exists(device.path() + ".incomplete"));
+}
+
+// A directory with a file system of its own that has little room.
+class SmallFileSystem {
+ public:
+  SmallFileSystem() { FERRITE_CHECK(mount("small", at_.path().c_str(), "tmpfs", 0, "size=1M") == 0); }
+  ~SmallFileSystem() { umount2(at_.path().c_str(), MNT_DETACH); }
+  SmallFileSystem(const SmallFileSystem&) = delete;
+  SmallFileSystem& operator=(const SmallFileSystem&) = delete;
+
+  std::string operator/(const std::string& name) const { return at_ / name; }
+
+ private:
+  ShortDirectory at_;
+};
+
+TEST_F(DeviceTargetTest, WhatCouldNotBeWrittenOutIsNotForgotten) {
+  // The kernel takes what is written to the device into its cache, and finds no room below it later. It says so once.
+  const auto fail = [&](auto&& first) {
+    const SmallFileSystem small;
+    const Fd file = *OpenFile(small / "file", O_RDWR | O_CREAT | O_EXCL, 0600);
+    ASSERT_EQ(ftruncate(file.get(), static_cast<off_t>(kBytes)), 0);
+    const LoopDevice device(file, 4096);
+    auto target = Open(device.path());
+    ASSERT_TRUE(target.ok()) << target.status();
+    BlockDriver driver(*loop_, (*target)->blocks());
+    ASSERT_TRUE(driver.Write(0, std::string(2 << 20, 'x')).ok());
+    const absl::Status error = first(**target, driver);
+    EXPECT_TRUE(absl::StrContains(error.message(), device.path())) << error;
+    EXPECT_TRUE(absl::StrContains(error.message(), "No space left") || absl::StrContains(error.message(), "I/O") ||
+                absl::StrContains(error.message(), "Input/output error"))
+        << error;
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(driver.Flush(), error);
+      EXPECT_EQ((*target)->WriteOut(), error);
+      EXPECT_EQ((*target)->MarkComplete(), error);
+    }
+  };
+  ASSERT_NO_FATAL_FAILURE(fail([](MirrorTarget&, BlockDriver& driver) { return driver.Flush(); }));
+  ASSERT_NO_FATAL_FAILURE(fail([](MirrorTarget& target, BlockDriver&) { return target.WriteOut(); }));
+  ASSERT_NO_FATAL_FAILURE(fail([](MirrorTarget& target, BlockDriver&) { return target.MarkComplete(); }));
 }
 
 TEST_F(DeviceTargetTest, APartitionOfTheSourceIsRefused) {

@@ -68,8 +68,17 @@ absl::StatusOr<Geometry> GeometryOf(const Fd& fd, const std::string& name) {
 
 class FileBlocks : public BlockIo {
  public:
-  FileBlocks(std::string name, Fd fd, uint64_t bytes, const Geometry& geometry, std::unique_ptr<AsyncIo> io)
-      : name_(std::move(name)), fd_(std::move(fd)), bytes_(bytes), geometry_(geometry), io_(std::move(io)) {
+  FileBlocks(std::string name, Fd fd, uint64_t bytes, const Geometry& geometry, uint32_t depth,
+             std::shared_ptr<FlushRecord> flushes, std::unique_ptr<AsyncIo> io)
+      : name_(std::move(name)),
+        fd_(std::move(fd)),
+        bytes_(bytes),
+        geometry_(geometry),
+        flushes_(std::move(flushes)),
+        io_(std::move(io)) {
+    for (uint32_t i = 0; i <= depth; ++i) {
+      AddRequest();
+    }
     io_->SetListener([this] { Finish(); });
   }
 
@@ -119,12 +128,16 @@ class FileBlocks : public BlockIo {
     return IoRequest::Kind::kFlush;
   }
 
+  void AddRequest() {
+    free_.reserve(requests_.size() + 1);
+    requests_.push_back(std::make_unique<Request>());
+    free_.push_back(requests_.back().get());
+  }
+
   // They are as many as were ever in flight together, and used again: what comes to its end takes no memory.
   Request& Take() {
     if (free_.empty()) {
-      free_.reserve(requests_.size() + 1);
-      requests_.push_back(std::make_unique<Request>());
-      return *requests_.back();
+      AddRequest();
     }
     Request& request = *free_.back();
     free_.pop_back();
@@ -136,6 +149,9 @@ class FileBlocks : public BlockIo {
       auto& request = static_cast<Request&>(*over);
       BlockOperation& operation = *std::exchange(request.operation, nullptr);
       operation.result = BlockResult(operation, name_, request.error);
+      if (operation.kind == BlockOperation::Kind::kFlush) {
+        operation.result = flushes_->Note(operation.result);
+      }
       free_.push_back(&request);
       operation.done(operation);
     }
@@ -147,6 +163,7 @@ class FileBlocks : public BlockIo {
   const Geometry geometry_;
   std::vector<std::unique_ptr<Request>> requests_;
   std::vector<Request*> free_;
+  const std::shared_ptr<FlushRecord> flushes_;
   const std::unique_ptr<AsyncIo> io_;
 };
 
@@ -182,7 +199,7 @@ absl::StatusOr<BlockIo::Extent> FileBlocks::NextExtent(uint64_t offset) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BlockIo>> MakeFileBlocks(std::string name, Fd fd, uint64_t bytes, EventLoop& loop,
-                                                        uint32_t depth) {
+                                                        uint32_t depth, std::shared_ptr<FlushRecord> flushes) {
   FERRITE_ASSIGN_OR_RETURN(const Geometry geometry, GeometryOf(fd, name));
   if (bytes == 0 || bytes % geometry.block != 0) {
     return absl::FailedPreconditionError(
@@ -194,7 +211,8 @@ absl::StatusOr<std::unique_ptr<BlockIo>> MakeFileBlocks(std::string name, Fd fd,
     return ErrnoStatus(name);
   }
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<AsyncIo> io, AsyncIo::Create(loop, depth));
-  return std::make_unique<FileBlocks>(std::move(name), std::move(fd), bytes, geometry, std::move(io));
+  return std::make_unique<FileBlocks>(std::move(name), std::move(fd), bytes, geometry, depth, std::move(flushes),
+                                      std::move(io));
 }
 
 }  // namespace ferrite

@@ -10,14 +10,17 @@
 #include "base/event_loop.h"
 #include "base/fd.h"
 #include "migration/api/block_io.h"
+#include "vmm/mirror/flush_record.h"
 
 namespace ferrite {
 
 // `fd` is open for reading (and writing, when it is written to), `bytes` its size. Its thread is that of `loop`; at
 // most `depth` operations (1 to 4096) are with the kernel at a time. Extents are of SEEK_DATA and SEEK_HOLE; a block
-// device says that all is data.
-absl::StatusOr<std::unique_ptr<migration::BlockIo>> MakeFileBlocks(std::string name, Fd fd, uint64_t bytes,
-                                                                   EventLoop& loop, uint32_t depth);
+// device says that all is data. Its flushes are noted in `flushes`, which whoever else flushes the same open file
+// shares with it; after one that failed all fail. Up to `depth` operations and a flush beside them take no memory.
+absl::StatusOr<std::unique_ptr<migration::BlockIo>> MakeFileBlocks(
+    std::string name, Fd fd, uint64_t bytes, EventLoop& loop, uint32_t depth,
+    std::shared_ptr<FlushRecord> flushes = std::make_shared<FlushRecord>());
 
 }  // namespace ferrite
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "vmm/mirror/block_driver.h"
+#include "vmm/mirror/flush_record.h"
 
 namespace ferrite {
 namespace {
@@ -179,6 +180,22 @@ TEST_F(FileBlocksTest, ErrorsAreOfTheOperation) {
       driver.Run(BlockDriver::Make(Operation::Kind::kRead, 4096, 512, std::make_unique<std::string>(512, '?').get()))
           .message(),
       "read 512 bytes at 4096 of the-file: Input/output error");
+}
+
+TEST_F(FileBlocksTest, AfterAFlushThatFailedAllFail) {
+  const auto flushes = std::make_shared<FlushRecord>();
+  auto blocks = MakeFileBlocks("the-file", *file_.Duplicate(), kBytes, *loop_, kDepth, flushes);
+  ASSERT_TRUE(blocks.ok());
+  BlockDriver driver(*loop_, **blocks);
+  EXPECT_TRUE(driver.Flush().ok());
+  EXPECT_TRUE(flushes->Note(absl::OkStatus()).ok());
+  // That of somebody else.
+  EXPECT_EQ(flushes->Note(absl::DataLossError("the first")).message(), "the first");
+  EXPECT_EQ(driver.Flush().message(), "the first");
+  EXPECT_EQ(driver.Flush().message(), "the first");
+  EXPECT_EQ(flushes->Note(absl::OkStatus()).message(), "the first");
+  EXPECT_EQ(flushes->Note(absl::DataLossError("the second")).message(), "the first");
+  EXPECT_TRUE(driver.Write(0, std::string(512, 'x')).ok()) << "what is no flush goes on";
 }
 
 TEST_F(FileBlocksTest, ADescriptorThatDoesNotWaitIsMadeToWait) {

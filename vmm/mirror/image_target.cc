@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -22,6 +24,7 @@
 #include "base/status.h"
 #include "devices/block/image_lock.h"
 #include "vmm/mirror/file_blocks.h"
+#include "vmm/mirror/flush_record.h"
 #include "vmm/mirror/incomplete_mark.h"
 #include "vmm/mirror/same_disk.h"
 
@@ -52,6 +55,16 @@ absl::StatusOr<Place> FindPlace(const std::string& path) {
   return place;
 }
 
+// Where the file itself is: its name may be a link's, and a mark beside that would not be beside the file.
+absl::StatusOr<Place> FindPlaceOf(const PinnedFile& file) {
+  std::error_code error;
+  const std::string path = std::filesystem::read_symlink(DescriptorPath(file.fd()), error);
+  if (error) {
+    return ErrnoStatus(error.value(), absl::StrCat("look for the directory of ", file.path()));
+  }
+  return FindPlace(path);
+}
+
 class ImageTarget : public MirrorTarget {
  public:
   explicit ImageTarget(const Wanted& wanted) : wanted_(wanted) {}
@@ -79,6 +92,7 @@ class ImageTarget : public MirrorTarget {
   absl::Status OpenFound(const struct stat& info);
   absl::StatusOr<uint64_t> SizeFound() const;
   absl::Status MakeBlocks(uint64_t bytes, EventLoop& loop);
+  absl::Status FlushAll() const;
 
   const Wanted wanted_;
   Place place_;
@@ -88,6 +102,7 @@ class ImageTarget : public MirrorTarget {
   bool taken_ = false;
   std::shared_ptr<const PinnedFile> file_;
   Fd fd_;  // holds the lock, as its duplicates do
+  const std::shared_ptr<FlushRecord> flushes_ = std::make_shared<FlushRecord>();
   std::optional<IncompleteMark> mark_;
   std::unique_ptr<BlockIo> blocks_;
 };
@@ -173,7 +188,6 @@ absl::StatusOr<uint64_t> ImageTarget::SizeFound() const {
 
 absl::Status ImageTarget::Take(EventLoop& loop) {
   const std::string& path = wanted_.where;
-  FERRITE_ASSIGN_OR_RETURN(place_, FindPlace(path));
   FERRITE_ASSIGN_OR_RETURN(PinnedFile pinned, PinnedFile::Find(path, PinnedFile::Links::kOwn));
   file_ = std::make_shared<const PinnedFile>(std::move(pinned));
   struct stat info = {};
@@ -190,6 +204,10 @@ absl::Status ImageTarget::Take(EventLoop& loop) {
   if (is_device_) {
     return absl::OkStatus();
   }
+  FERRITE_ASSIGN_OR_RETURN(place_, FindPlaceOf(*file_));
+  if (!IsNamed(place_.directory.get(), place_.name, fd_)) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " was moved or removed while it was opened"));
+  }
   FERRITE_ASSIGN_OR_RETURN(mark_,
                            IncompleteMark::Put(place_.directory, place_.name, IncompleteMark::Found::kTakenOver));
   if (bytes == 0 && ftruncate(fd_.get(), static_cast<off_t>(wanted_.bytes)) != 0) {
@@ -204,7 +222,8 @@ absl::Status ImageTarget::Take(EventLoop& loop) {
 
 absl::Status ImageTarget::MakeBlocks(uint64_t bytes, EventLoop& loop) {
   FERRITE_ASSIGN_OR_RETURN(Fd own, fd_.Duplicate());
-  FERRITE_ASSIGN_OR_RETURN(blocks_, MakeFileBlocks(wanted_.where, std::move(own), bytes, loop, wanted_.depth));
+  FERRITE_ASSIGN_OR_RETURN(blocks_,
+                           MakeFileBlocks(wanted_.where, std::move(own), bytes, loop, wanted_.depth, flushes_));
   if (wanted_.bytes % blocks_->block_bytes() != 0) {
     return absl::FailedPreconditionError(absl::StrCat("the disk has ", wanted_.bytes,
                                                       " bytes, not a multiple of the block size of ", wanted_.where,
@@ -214,13 +233,18 @@ absl::Status ImageTarget::MakeBlocks(uint64_t bytes, EventLoop& loop) {
 }
 
 absl::Status ImageTarget::WriteOut() {
-  return fdatasync(fd_.get()) == 0 ? absl::OkStatus() : ErrnoStatus(absl::StrCat("write out ", wanted_.where));
+  return flushes_->Note(fdatasync(fd_.get()) == 0 ? absl::OkStatus()
+                                                  : ErrnoStatus(absl::StrCat("write out ", wanted_.where)));
+}
+
+absl::Status ImageTarget::FlushAll() const {
+  return fsync(fd_.get()) == 0 && (is_device_ || fsync(place_.directory.get()) == 0)
+             ? absl::OkStatus()
+             : ErrnoStatus(absl::StrCat("write out ", wanted_.where));
 }
 
 absl::Status ImageTarget::MarkComplete() {
-  if (fsync(fd_.get()) != 0 || (!is_device_ && fsync(place_.directory.get()) != 0)) {
-    return ErrnoStatus(absl::StrCat("write out ", wanted_.where));
-  }
+  FERRITE_RETURN_IF_ERROR(flushes_->Note(FlushAll()));
   return mark_.has_value() ? mark_->Remove() : absl::OkStatus();
 }
 

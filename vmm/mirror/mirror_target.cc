@@ -15,6 +15,7 @@ namespace ferrite {
 namespace {
 
 using migration::BlockIo;
+using migration::BlockOperation;
 
 class NbdTarget : public MirrorTarget {
  public:
@@ -32,6 +33,9 @@ class NbdTarget : public MirrorTarget {
   }
   BlockIo& blocks() override { return *blocks_; }
   bool is_zero() const override { return false; }
+  absl::Status WriteOut() override {
+    return NbdResult(nbd_, {.kind = BlockOperation::Kind::kFlush}, where_, nbd_.Flush());
+  }
   absl::Status MarkComplete() override { return absl::OkStatus(); }
   void CutOff() override { nbd_.Cut(); }
   absl::StatusOr<std::unique_ptr<DiskImage>> TakeImage() override { return CheckCanBeDisk(); }

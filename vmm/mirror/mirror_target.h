@@ -28,9 +28,10 @@ class MirrorTarget {
   };
 
   // A file that is made here is new (O_EXCL), sparse, of the disk's size, locked as a writer, and beside it stands
-  // PATH.incomplete until MarkComplete(). Refused in one line, with nothing left behind: the source itself, what is in
-  // use, too small, read-only, of a size that is no multiple of its block size, no file and no block device, there
-  // already (without `existing`), not there (with it), a server that does not answer or has no such export.
+  // PATH.incomplete until MarkComplete(); beside one that was there, too: beside the file itself, where a link leads to
+  // it. Refused in one line, with nothing left behind: the source itself, what is in use, too small, read-only, of a
+  // size that is no multiple of its block size, no file and no block device, there already (without `existing`), not
+  // there (with it), a server that does not answer or has no such export.
   static absl::StatusOr<std::unique_ptr<MirrorTarget>> Open(const Wanted& wanted, EventLoop& loop);
   virtual ~MirrorTarget() = default;
 
@@ -42,9 +43,10 @@ class MirrorTarget {
   // It reads as zero where nothing was written.
   virtual bool is_zero() const = 0;
 
-  // What was written to it so far is on its disk; more may be written meanwhile. Takes long. For a file or a device, so
-  // that the last flush, for which somebody waits, has little to do.
-  virtual absl::Status WriteOut() { return absl::OkStatus(); }
+  // What was written to it so far is on its disk; more may be written meanwhile. Takes long: it is there so that the
+  // last flush, for which somebody waits, has little to do. Off the loop's thread. Once it, a flush of blocks() or
+  // MarkComplete() could not write something out, all of them fail with that error: what a later one says is not so.
+  virtual absl::Status WriteOut() = 0;
   // All of it is on the disk and it is whole: PATH.incomplete goes (and that is on the disk, too).
   virtual absl::Status MarkComplete() = 0;
   // Operations that are in flight end soon, whatever the other side does, if with errors: the connection to a server is

@@ -243,7 +243,17 @@ TEST_F(MirrorTargetTest, OwnLinksAreFollowedToAnExistingFile) {
   auto target = Open(Path("link"), true);
   ASSERT_TRUE(target.ok()) << target.status();
   EXPECT_TRUE(IsLocked(Path("disk")));
-  EXPECT_EQ(Names(), (NameSet{"disk", "link", "link.incomplete"}));
+  EXPECT_EQ(Names(), (NameSet{"disk", "disk.incomplete", "link"})) << "beside the file itself";
+  EXPECT_TRUE((*target)->MarkComplete().ok());
+  EXPECT_EQ(Names(), (NameSet{"disk", "link"}));
+
+  // In another directory.
+  ASSERT_EQ(mkdir(Path("far").c_str(), 0700), 0);
+  MakeFile("far/file", kBytes);
+  ASSERT_EQ(symlink("far/file", Path("near").c_str()), 0);
+  ASSERT_TRUE(Open(Path("near"), true).ok());
+  EXPECT_EQ(Names(), (NameSet{"disk", "far", "link", "near"}));
+  EXPECT_TRUE(std::filesystem::exists(Path("far/file.incomplete")));
 }
 
 TEST_F(MirrorTargetTest, TheImageGoesOnWithTheSameOpenAndLock) {
@@ -279,9 +289,14 @@ TEST_F(MirrorTargetTest, AnNbdExport) {
   EXPECT_TRUE(driver.Write(4096, std::string(4096, 'x')).ok());
   EXPECT_TRUE(driver.Read(4096, 4096) == std::string(4096, 'x'));
   EXPECT_TRUE(absl::IsFailedPrecondition((*target)->TakeImage().status()));
+  EXPECT_TRUE((*target)->WriteOut().ok());
   EXPECT_TRUE((*target)->MarkComplete().ok());
   (*target)->CutOff();
   EXPECT_FALSE(driver.Flush().ok());
+  const absl::Status lost = (*target)->WriteOut();
+  EXPECT_TRUE(absl::IsUnavailable(lost)) << lost;
+  EXPECT_EQ(lost.message(),
+            absl::StrCat("flush ", server->where(), ": the connection to the NBD server is lost: it was given up"));
   EXPECT_TRUE((*target)->Remove().ok());
 }
 

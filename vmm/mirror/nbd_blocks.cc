@@ -36,6 +36,10 @@ class NbdBlocks : public BlockIo {
     for (Piece& piece : pieces_) {
       free_.push_back(&piece);
     }
+    for (uint32_t i = 0; i <= depth; ++i) {
+      Work& work = works_.emplace_back();
+      work.next = std::exchange(unused_, &work);
+    }
     nbd_->SetListener([this] { Finish(); });
   }
 
@@ -222,17 +226,21 @@ void NbdBlocks::Finish() {
 
 void NbdBlocks::FinishWork(Work& work) {
   BlockOperation& operation = *work.operation;
-  if (work.error == kNbdLost) {
-    operation.result = absl::UnavailableError("");
-    IfThereIsMemory([&] { operation.result = Annotate(nbd_->lost(), BlockWords(operation, name_)); });
-  } else {
-    operation.result = BlockResult(operation, name_, work.error);
-  }
+  operation.result = NbdResult(*nbd_, operation, name_, work.error);
   work.next = std::exchange(unused_, &work);
   operation.done(operation);
 }
 
 }  // namespace
+
+absl::Status NbdResult(const NbdExport& nbd, const BlockOperation& operation, absl::string_view name, int error) {
+  if (error != kNbdLost) {
+    return BlockResult(operation, name, error);
+  }
+  absl::Status status = absl::UnavailableError("");
+  IfThereIsMemory([&] { status = Annotate(nbd.lost(), BlockWords(operation, name)); });
+  return status;
+}
 
 std::unique_ptr<BlockIo> MakeNbdBlocks(std::string name, std::unique_ptr<NbdExport> nbd, uint32_t depth) {
   return std::make_unique<NbdBlocks>(std::move(name), std::move(nbd), depth);

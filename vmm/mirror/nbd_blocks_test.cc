@@ -260,7 +260,7 @@ TEST_F(NbdBlocksTest, AServerThatFallsSilentIsLost) {
   const absl::Status status = driver_->Write(0, std::string(512, 'x'));
   EXPECT_TRUE(absl::IsUnavailable(status));
   EXPECT_TRUE(
-      absl::EndsWith(status.message(), ": the connection to the NBD server is lost: the server was silent for 200ms"))
+      absl::EndsWith(status.message(), ": the connection to the NBD server is lost: the server did nothing for 200ms"))
       << status;
 }
 

@@ -82,7 +82,7 @@ NbdExport::NbdExport(const NbdLibrary& nbd, std::string name, Begin begin, const
       wake_(std::move(wake)),
       back_(std::move(back)) {
   for (auto* queue : {&submitted_, &starting_, &in_flight_, &completed_}) {
-    queue->reserve(options.depth);
+    queue->reserve(options.depth + 1);  // Flush()
   }
   absl::MutexLock lock(&mutex_);
   to_do_.reserve(options.depth);
@@ -145,6 +145,24 @@ void NbdExport::TakeDone(std::vector<NbdCommand*>& done) {
   done_.swap(done);
 }
 
+int NbdExport::Flush() {
+  {
+    absl::MutexLock lock(&mutex_);
+    FERRITE_CHECK(early_ == Early::kNone);
+    early_flush_.kind = NbdCommand::Kind::kFlush;
+    early_flush_.error = 0;
+    early_flush_.at_ = this;
+    early_ = Early::kAsked;
+  }
+  wake_.Signal();
+  // It ends: the server answers, or patience does.
+  const auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return early_ == Early::kOver; };
+  absl::MutexLock lock(&mutex_);
+  mutex_.Await(absl::Condition(&over));
+  early_ = Early::kNone;
+  return early_flush_.error;
+}
+
 absl::Status NbdExport::lost() const {
   absl::MutexLock lock(&mutex_);
   return lost_;
@@ -178,6 +196,25 @@ absl::Status NbdExport::Failed(absl::string_view words) const {
   return absl::Status(code, absl::StrCat(words, nbd_.LastError()));
 }
 
+absl::Status NbdExport::Words(Loss loss) const {
+  switch (loss) {
+    case Loss::kNone:
+      break;
+    case Loss::kError:
+      return Failed("");
+    case Loss::kClosed:
+      return absl::UnavailableError("the server has closed the connection");
+    case Loss::kBroken:
+      return absl::UnavailableError("the connection broke");
+    case Loss::kSilent:
+      return absl::DeadlineExceededError(
+          absl::StrCat("the server did nothing for ", absl::FormatDuration(options_.patience)));
+    case Loss::kGivenUp:
+      return absl::CancelledError("it was given up");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status NbdExport::Handshake() {
   const MonotonicTime deadline = MonotonicTime::Now() + options_.connect_limit;
   handle_ = nbd_.create();
@@ -185,13 +222,13 @@ absl::Status NbdExport::Handshake() {
     return Failed(absl::StrCat(name_, ": "));
   }
   while (nbd_.aio_is_ready(handle_) != 1) {
-    FERRITE_RETURN_IF_ERROR(Annotate(CheckAlive(), name_));
+    FERRITE_RETURN_IF_ERROR(Annotate(Words(CheckAlive()), name_));
     const absl::Duration left = deadline - MonotonicTime::Now();
     if (left <= absl::ZeroDuration()) {
       return absl::DeadlineExceededError(
           absl::StrCat(name_, ": the server does not answer within ", absl::FormatDuration(options_.connect_limit)));
     }
-    FERRITE_RETURN_IF_ERROR(Annotate(Step(left), name_));
+    FERRITE_RETURN_IF_ERROR(Annotate(Words(Step(left)), name_));
   }
   WatchPeer();
   return absl::OkStatus();
@@ -257,23 +294,28 @@ void NbdExport::WatchPeer() const {
 }
 
 absl::Duration NbdExport::PatienceLeft() const {
-  return in_flight_.empty() ? absl::InfiniteDuration() : last_sign_ + options_.patience - MonotonicTime::Now();
+  return in_flight_.empty() ? absl::InfiniteDuration() : last_done_ + options_.patience - MonotonicTime::Now();
 }
 
 bool NbdExport::Turn() {
   bool cut = false;
   bool stop = false;
+  bool flush = false;
   {
     absl::MutexLock lock(&mutex_);
     starting_.swap(to_do_);
     cut = cut_;
     stop = stopping_;
+    if (early_ == Early::kAsked) {
+      early_ = Early::kBegun;
+      flush = true;
+    }
   }
   if (stop) {
     if (handle_ != nullptr && nbd_.aio_disconnect(handle_, 0) == 0) {
       const MonotonicTime deadline = MonotonicTime::Now() + kFarewell;
       absl::Duration left = kFarewell;
-      while (left > absl::ZeroDuration() && Step(left).ok()) {
+      while (left > absl::ZeroDuration() && Step(left) == Loss::kNone) {
         left = deadline - MonotonicTime::Now();
       }
     }
@@ -281,19 +323,21 @@ bool NbdExport::Turn() {
     return false;
   }
   if (cut) {
-    Lose(absl::CancelledError("it was given up"));
+    Lose(Loss::kGivenUp);
   }
   for (NbdCommand* command : starting_) {
     Start(*command);
   }
   starting_.clear();
+  if (flush) {
+    Start(early_flush_);
+  }
   Report();
   const absl::Duration left = PatienceLeft();
   if (left <= absl::ZeroDuration()) {
-    Lose(absl::DeadlineExceededError(
-        absl::StrCat("the server was silent for ", absl::FormatDuration(options_.patience))));
-  } else if (absl::Status status = Step(left); !status.ok()) {
-    Lose(std::move(status));
+    Lose(Loss::kSilent);
+  } else if (const Loss loss = Step(left); loss != Loss::kNone) {
+    Lose(loss);
   }
   Report();
   return true;
@@ -303,7 +347,7 @@ void NbdExport::Start(NbdCommand& command) {
   const bool nothing = (command.kind == NbdCommand::Kind::kFlush && !facts_.flush) ||
                        (command.kind == NbdCommand::Kind::kTrim && !facts_.trim);
   if (in_flight_.empty()) {
-    last_sign_ = MonotonicTime::Now();
+    last_done_ = MonotonicTime::Now();
   }
   command.come_ = 0;
   command.cookie_ = 0;
@@ -315,8 +359,8 @@ void NbdExport::Start(NbdCommand& command) {
   }
   command.cookie_ = Issue(command, {.callback = OnCompletion, .user_data = &command, .free = nullptr});
   const int error = command.cookie_ < 0 ? nbd_.get_errno() : 0;
-  if (absl::Status status = CheckAlive(); !status.ok()) {
-    Lose(std::move(status));
+  if (const Loss loss = CheckAlive(); loss != Loss::kNone) {
+    Lose(loss);
   } else if (command.cookie_ < 0) {
     // Not even begun. Of such a one libnbd does not call back.
     Complete(command, error == 0 ? EIO : error);
@@ -367,6 +411,11 @@ void NbdExport::Complete(NbdCommand& command, int error) {
   in_flight_.back()->index_ = command.index_;
   in_flight_[command.index_] = in_flight_.back();
   in_flight_.pop_back();
+  last_done_ = MonotonicTime::Now();
+  if (command.kind == NbdCommand::Kind::kFlush && error != kNbdLost) {
+    flush_error_ = flush_error_ == 0 ? error : flush_error_;
+    error = flush_error_;
+  }
   command.error = error;
   completed_.push_back(&command);
 }
@@ -380,25 +429,32 @@ void NbdExport::Report() {
       (void)nbd_.aio_command_completed(handle_, static_cast<uint64_t>(command->cookie_));
     }
   }
+  bool back = false;
   {
     absl::MutexLock lock(&mutex_);
-    done_.insert(done_.end(), completed_.begin(), completed_.end());
+    for (NbdCommand* const command : completed_) {
+      if (command == &early_flush_) {
+        early_ = Early::kOver;
+      } else {
+        done_.push_back(command);
+        back = true;
+      }
+    }
   }
   completed_.clear();
-  back_.Signal();
+  if (back) {
+    back_.Signal();
+  }
 }
 
-absl::Status NbdExport::CheckAlive() {
+NbdExport::Loss NbdExport::CheckAlive() {
   if (nbd_.aio_is_dead(handle_) == 1) {
-    return Failed("");
+    return Loss::kError;
   }
-  if (nbd_.aio_is_closed(handle_) == 1) {
-    return absl::UnavailableError("the server has closed the connection");
-  }
-  return absl::OkStatus();
+  return nbd_.aio_is_closed(handle_) == 1 ? Loss::kClosed : Loss::kNone;
 }
 
-absl::Status NbdExport::Step(absl::Duration limit) {
+NbdExport::Loss NbdExport::Step(absl::Duration limit) {
   pollfd polled[] = {{.fd = wake_.fd(), .events = POLLIN, .revents = 0}, {.fd = -1, .events = 0, .revents = 0}};
   unsigned direction = 0;
   if (handle_ != nullptr) {
@@ -407,7 +463,7 @@ absl::Status NbdExport::Step(absl::Duration limit) {
     polled[1].events = static_cast<int16_t>(((direction & LIBNBD_AIO_DIRECTION_READ) != 0 ? POLLIN : 0) |
                                             ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0));
     if (polled[1].fd < 0) {
-      return Failed("");
+      return Loss::kError;
     }
   }
   PollFor(polled, limit);
@@ -416,9 +472,8 @@ absl::Status NbdExport::Step(absl::Duration limit) {
   }
   const int16_t news = polled[1].revents;
   if (news == 0) {
-    return absl::OkStatus();
+    return Loss::kNone;
   }
-  last_sign_ = MonotonicTime::Now();
   // As nbd_poll(3): not both, the first may change what the second is for.
   const int broken = POLLHUP | POLLERR | POLLNVAL;
   int result = -1;
@@ -427,12 +482,12 @@ absl::Status NbdExport::Step(absl::Duration limit) {
   } else if ((news & (POLLOUT | broken)) != 0 && (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
     result = nbd_.aio_notify_write(handle_);
   } else {
-    return absl::UnavailableError("the connection broke");
+    return Loss::kBroken;
   }
-  return result != 0 ? Failed("") : CheckAlive();
+  return result != 0 ? Loss::kError : CheckAlive();
 }
 
-void NbdExport::Lose(absl::Status why) {
+void NbdExport::Lose(Loss loss) {
   if (handle_ == nullptr) {
     return;
   }
@@ -440,7 +495,7 @@ void NbdExport::Lose(absl::Status why) {
     absl::MutexLock lock(&mutex_);
     lost_ = absl::UnavailableError("");
     IfThereIsMemory([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      lost_ = absl::UnavailableError(absl::StrCat("the connection to the NBD server is lost: ", why.message()));
+      lost_ = absl::UnavailableError(absl::StrCat("the connection to the NBD server is lost: ", Words(loss).message()));
     });
   }
   Close();

@@ -61,7 +61,8 @@ class NbdExport {
     uint32_t depth = 16;  // commands at a time, 1 to 4096
     // For the connection and the handshake, without the look-up of the name: getaddrinfo(3) heeds no limit.
     absl::Duration connect_limit = absl::Seconds(10);
-    // How long the server may be silent while commands are in flight. A flush may take its time.
+    // How long the server may take, while commands are in flight, until it has done one of them: bytes that end none
+    // do not count. A flush may take its time.
     absl::Duration patience = absl::Minutes(5);
   };
   // What the server said, within bounds.
@@ -98,6 +99,11 @@ class NbdExport {
   // for `depth`.
   void TakeDone(std::vector<NbdCommand*>& done);
 
+  // Flushes what the server has done so far, and waits for it: 0 or an errno value, or kNbdLost. Not on the loop's
+  // thread, and one at a time; it is not among those of `depth`, which go on. Nothing, where the server has no flush.
+  // After a flush that failed, this one or a kFlush, all fail with its error: servers flush files, see FlushRecord.
+  int Flush();
+
   // OK while it is connected; else why it is not any more. Any thread.
   absl::Status lost() const;
   // Ends the connection, and with it all commands. Any thread.
@@ -111,6 +117,18 @@ class NbdExport {
   static absl::StatusOr<std::unique_ptr<NbdExport>> Make(std::string name, Begin begin, EventLoop& loop,
                                                          const Options& options);
 
+  // Why the connection ends.
+  enum class Loss {
+    kNone,
+    kError,   // libnbd's, the last one of this thread
+    kClosed,  // by the server
+    kBroken,
+    kSilent,
+    kGivenUp,
+  };
+  // Of Flush().
+  enum class Early { kNone, kAsked, kBegun, kOver };
+
   // On its own thread:
   void Run();
   absl::Status Handshake();
@@ -123,12 +141,14 @@ class NbdExport {
   static int OnCompletion(void* command, int* error);
   void Complete(NbdCommand& command, int error);
   void Report();
-  // Waits for the server or for Wake, `limit` at the longest. The error is why the connection is lost.
-  absl::Status Step(absl::Duration limit);
-  absl::Status CheckAlive();
+  // Waits for the server or for Wake, `limit` at the longest. Why the connection is lost, if it is.
+  Loss Step(absl::Duration limit);
+  Loss CheckAlive();
+  // In words, which take memory; of kError before libnbd is called again.
+  absl::Status Words(Loss loss) const;
   absl::Status Failed(absl::string_view words) const;
   absl::Duration PatienceLeft() const;
-  void Lose(absl::Status why);
+  void Lose(Loss loss);
   void Close();
   void WatchPeer() const;
 
@@ -149,11 +169,14 @@ class NbdExport {
   std::vector<NbdCommand*> starting_;
   std::vector<NbdCommand*> in_flight_;
   std::vector<NbdCommand*> completed_;
-  MonotonicTime last_sign_;  // of the server, or the start of a command while there was none
+  MonotonicTime last_done_;  // a command, or the start of one while there was none
+  int flush_error_ = 0;      // of the first flush that failed
 
   mutable absl::Mutex mutex_;
   std::vector<NbdCommand*> to_do_ ABSL_GUARDED_BY(mutex_);
   std::vector<NbdCommand*> done_ ABSL_GUARDED_BY(mutex_);
+  Early early_ ABSL_GUARDED_BY(mutex_) = Early::kNone;
+  NbdCommand early_flush_;  // of its own thread while it is kBegun, else of who called Flush()
   absl::Status lost_ ABSL_GUARDED_BY(mutex_);
   bool cut_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -28,7 +28,7 @@ class NbdExportTest : public testing::Test {
  protected:
   NbdExportTest() : loop_(*EventLoop::Create("test-loop")) {}
 
-  absl::StatusOr<std::unique_ptr<NbdExport>> Connect(NbdScript script) {
+  absl::StatusOr<std::unique_ptr<NbdExport>> Connect(NbdScript script, absl::Duration patience = absl::Minutes(5)) {
     if (!script.answer) {
       script.answer = [](const NbdRequest& request) { return NbdAnswer{ScriptedNbdServer::Reply(request, 0)}; };
     }
@@ -38,16 +38,17 @@ class NbdExportTest : public testing::Test {
       return answer(request);
     };
     server_ = std::make_unique<ScriptedNbdServer>(std::move(script));
-    return NbdExport::ConnectTo(server_->client(), "server", *loop_, {.depth = kDepth});
+    return NbdExport::ConnectTo(server_->client(), "server", *loop_, {.depth = kDepth, .patience = patience});
   }
   NbdExport::Facts FactsOf(NbdScript script) {
     const auto nbd = Connect(std::move(script));
     EXPECT_TRUE(nbd.ok()) << nbd.status();
     return nbd.ok() ? (*nbd)->facts() : NbdExport::Facts();
   }
-  void Use(NbdScript script) {
-    auto nbd = Connect(std::move(script));
+  void Use(NbdScript script, absl::Duration patience = absl::Minutes(5)) {
+    auto nbd = Connect(std::move(script), patience);
     ASSERT_TRUE(nbd.ok()) << nbd.status();
+    nbd_ = nbd->get();
     blocks_ = MakeNbdBlocks("server", *std::move(nbd), kDepth);
     driver_ = std::make_unique<BlockDriver>(*loop_, *blocks_);
   }
@@ -60,6 +61,7 @@ class NbdExportTest : public testing::Test {
   TimedMutex mutex_;
   std::vector<NbdRequest> requests_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<ScriptedNbdServer> server_;
+  NbdExport* nbd_ = nullptr;  // of blocks_
   std::unique_ptr<migration::BlockIo> blocks_;
   std::unique_ptr<BlockDriver> driver_;
 };
@@ -206,6 +208,98 @@ TEST_F(NbdExportTest, AnAnswerMayComeInChunksAndHoles) {
   };
   ASSERT_NO_FATAL_FAILURE(Use(std::move(script)));
   EXPECT_EQ(driver_->Read(0, 512), std::string(256, '\0') + std::string(256, 'x'));
+}
+
+TEST_F(NbdExportTest, BytesThatEndNoCommandAreNoSignOfLife) {
+  TimedNotification over;
+  NbdScript script;
+  script.answer = [&](const NbdRequest& request) {
+    // Holes of the same place again and again; none is the last one.
+    const std::string hole =
+        ScriptedNbdServer::Chunk(request, 0, 2, NbdBytes().Add(request.offset).Add(uint32_t{256}).bytes());
+    return NbdAnswer{.bytes = hole,
+                     .more = [&over, hole] { return over.WaitFor(absl::Milliseconds(20)) ? std::string() : hole; }};
+  };
+  ASSERT_NO_FATAL_FAILURE(Use(std::move(script), absl::Milliseconds(200)));
+  EXPECT_TRUE(absl::EndsWith(driver_->Read(0, 512), "is lost: the server did nothing for 200ms"));
+  over.Notify();
+  server_.reset();
+}
+
+TEST_F(NbdExportTest, AnEarlyFlushGoesBesideWhatIsInFlight) {
+  // The server answers the writes when it has seen the flush.
+  std::vector<NbdRequest> held;
+  NbdScript script;
+  script.answer = [&](const NbdRequest& request) {
+    if (request.type == NbdRequest::kWrite) {
+      held.push_back(request);
+      return NbdAnswer{};
+    }
+    std::string answer;
+    for (const NbdRequest& write : std::exchange(held, {})) {
+      answer += ScriptedNbdServer::Reply(write, 0);
+    }
+    return NbdAnswer{answer + ScriptedNbdServer::Reply(request, 0)};
+  };
+  ASSERT_NO_FATAL_FAILURE(Use(std::move(script)));
+  std::string data(512, 'x');
+  for (int i = 0; i < 3; ++i) {
+    std::vector<migration::BlockOperation> writes(
+        kDepth, BlockDriver::Make(migration::BlockOperation::Kind::kWrite, 0, 512, &data));
+    std::vector<migration::BlockOperation*> pointers;
+    for (auto& write : writes) {
+      pointers.push_back(&write);
+    }
+    driver_->Start(pointers);
+    EXPECT_EQ(nbd_->Flush(), 0);
+    // One that was not among those the server had seen by then is answered by the next flush.
+    while (!driver_->Await(absl::Milliseconds(50))) {
+      EXPECT_EQ(nbd_->Flush(), 0);
+    }
+    for (const auto& write : writes) {
+      EXPECT_TRUE(write.result.ok()) << write.result;
+    }
+  }
+}
+
+TEST_F(NbdExportTest, AfterAFlushThatFailedAllFail) {
+  for (const bool early : {false, true}) {
+    NbdScript script;
+    int flushes = 0;
+    script.answer = [&flushes](const NbdRequest& request) {
+      const bool fails = request.type == NbdRequest::kFlush && flushes++ == 0;
+      return NbdAnswer{ScriptedNbdServer::Reply(request, fails ? EIO : 0)};
+    };
+    ASSERT_NO_FATAL_FAILURE(Use(std::move(script)));
+    if (early) {
+      EXPECT_EQ(nbd_->Flush(), EIO);
+    }
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(driver_->Flush().message(), "flush server: Input/output error");
+      EXPECT_EQ(nbd_->Flush(), EIO);
+    }
+    EXPECT_TRUE(driver_->Write(0, std::string(512, 'x')).ok());
+    driver_.reset();
+    blocks_.reset();
+  }
+}
+
+TEST_F(NbdExportTest, AnEarlyFlushEndsWithTheConnection) {
+  NbdScript script;
+  script.answer = [](const NbdRequest& /*request*/) { return NbdAnswer{}; };
+  ASSERT_NO_FATAL_FAILURE(Use(std::move(script), absl::Milliseconds(200)));
+  EXPECT_EQ(nbd_->Flush(), kNbdLost);
+  EXPECT_TRUE(absl::EndsWith(nbd_->lost().message(), "the server did nothing for 200ms")) << nbd_->lost();
+  EXPECT_EQ(nbd_->Flush(), kNbdLost) << "and so later ones";
+}
+
+TEST_F(NbdExportTest, AnEarlyFlushOfAServerWithoutOneIsNothing) {
+  NbdScript script;
+  script.flags = 1;
+  auto nbd = Connect(std::move(script));
+  ASSERT_TRUE(nbd.ok());
+  EXPECT_EQ((*nbd)->Flush(), 0);
+  EXPECT_EQ(TakeRequests().size(), 0u);
 }
 
 TEST_F(NbdExportTest, TheGoodByeIsSaid) {

@@ -151,7 +151,15 @@ bool ScriptedNbdServer::Serve() {
     return false;
   }
   const NbdAnswer answer = script_.answer(request);
-  return Send(answer.bytes) && !answer.last;
+  if (!Send(answer.bytes)) {
+    return false;
+  }
+  for (std::string more = answer.more ? answer.more() : ""; !more.empty(); more = answer.more()) {
+    if (!Send(more)) {
+      return false;
+    }
+  }
+  return !answer.last;
 }
 
 bool ScriptedNbdServer::Send(absl::string_view bytes) {

@@ -30,6 +30,8 @@ inline constexpr uint16_t kNbdFlagFastZero = 1 << 4;
 struct NbdAnswer {
   std::string bytes;
   bool last = false;  // the connection ends behind it
+  // What goes on behind it, piece by piece, until one is "" or the client is gone.
+  std::function<std::string()> more = nullptr;
 };
 
 struct NbdScript {
