@@ -26,7 +26,8 @@ struct BlockOperation {
   uint64_t offset = 0;      // in bytes, as `bytes` a multiple of BlockIo::block_bytes()
   uint64_t bytes = 0;       // not 0, but for kFlush
   uint8_t* data = nullptr;  // of kRead and kWrite: `bytes` of them
-  // The outcome. RESOURCE_EXHAUSTED: there is no room (ENOSPC, EDQUOT). Names the object, the operation and the errno's
+  // The outcome. RESOURCE_EXHAUSTED: there is no room (ENOSPC, EDQUOT). UNAVAILABLE: it is
+  // gone for good, as a server that was lost. Names the object, the operation and the errno's
   // text.
   absl::Status result;
   // Called once it is over, on the thread of the BlockIo, with nothing of the submitter's on the stack. May submit

@@ -356,7 +356,11 @@ absl::Status MirrorJob::Equalize(absl::FunctionRef<absl::Status()> whole) {
           now.figures.dirty_bytes, " bytes are left", now.figures.cause.empty() ? "" : "; ", now.figures.cause));
     }
   }
-  FERRITE_RETURN_IF_ERROR(target_->WriteOut());
+  if (const absl::Status written = target_->WriteOut(); !written.ok()) {
+    // What its host did not write is not known: it cannot be whole any more.
+    GiveUp(written);
+    return written;
+  }
   {
     const TimedMutexLock lock(&mutex_);
     if (ending_) {
