@@ -73,6 +73,15 @@ void HeldWrites::Start(size_t index) {
   held_[index].is_started = true;
 }
 
+MonotonicTime HeldWrites::See(MonotonicTime now) {
+  const absl::MutexLock lock(&mutex_);
+  for (auto wanted = held_.rbegin(); wanted != held_.rend() && wanted->since == MonotonicTime::InfiniteFuture();
+       ++wanted) {
+    wanted->since = now;
+  }
+  return held_.empty() ? MonotonicTime::InfiniteFuture() : held_.front().since;
+}
+
 uint64_t HeldWrites::last_ticket() const {
   const absl::MutexLock lock(&mutex_);
   return last_ticket_;

@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/monotonic.h"
 #include "migration/sending/dirty_chunks.h"
 
 namespace ferrite::migration {
@@ -50,11 +51,16 @@ class HeldWrites {
     ChunkRun run;
     uint64_t offset = 0;
     uint64_t bytes = 0;
+    MonotonicTime since = MonotonicTime::InfiniteFuture();  // not seen yet
   };
   // The oldest is 0. Nothing for an index past the youngest.
   std::optional<Wanted> Get(size_t index) const;
   // The caller copies what Get(index) wants alone.
   void Start(size_t index);
+
+  // Sees at `now`, which does not go back, what is held and was not seen before. Returns when the oldest was seen;
+  // InfiniteFuture: nothing is held.
+  MonotonicTime See(MonotonicTime now);
 
   // Of the youngest so far: what begins to be read from now on has all of them.
   uint64_t last_ticket() const;

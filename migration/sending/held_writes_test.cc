@@ -6,6 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "migration/sending/dirty_chunks.h"
 
 namespace ferrite::migration {
@@ -133,6 +135,21 @@ TEST_F(HeldWritesTest, TheEndOfTheDiskIsTheEndOfAWrite) {
   EXPECT_NE(held_.Wrote(99 * kChunk, ~uint64_t{0}).ticket, 0u);
   EXPECT_EQ(held_.Get(0)->end, 100u);
   EXPECT_EQ(held_.Get(0)->bytes, kChunk);
+}
+
+TEST_F(HeldWritesTest, TellsWhenTheOldestWasSeen) {
+  const MonotonicTime now = MonotonicTime() + absl::Hours(1);
+  EXPECT_EQ(held_.See(now), MonotonicTime::InfiniteFuture());
+  (void)held_.Wrote(0, 512);
+  EXPECT_EQ(held_.See(now), now);
+  (void)held_.Wrote(kChunk, 512);
+  EXPECT_EQ(held_.See(now + absl::Seconds(1)), now);
+  EXPECT_EQ(held_.See(now + absl::Seconds(2)), now);
+  const HeldWrites::Wanted oldest = held_.Get(0).value();
+  chunks_->Done(oldest.run);
+  held_.CopiedAlone(oldest.ticket);
+  (void)TakeCopied();
+  EXPECT_EQ(held_.See(now + absl::Seconds(3)), now + absl::Seconds(1));
 }
 
 }  // namespace

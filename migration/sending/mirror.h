@@ -26,10 +26,15 @@ namespace ferrite::migration {
 //
 // Writes are held while the copy mode is write-blocking and it is running, ready or completing, but not during the
 // back-off after an error that is ignored: what is written then is dirty as in the background. Neither is a write that
-// comes while HeldWrites::kMost are held. What is held for 2 s is let go, with all others, and none is held until the
-// target has done something again: one that is silent keeps no guest waiting. A flush that fails, and a target that is
-// UNAVAILABLE, fail the mirror whatever the policy: what the one did not write is not known, and the other is gone.
-// Ready is for good, until it is paused: resumed it is running, and ready anew when what is left fits.
+// comes while HeldWrites::kMost are held. Ready is for good, until it is paused: resumed it is running, and ready anew
+// when what is left fits.
+//
+// A held write waits for 2 s at most, from the turn that finds it: then all are let go, and their chunks stay dirty,
+// and none is held until an operation at the target has succeeded. The copy mode stays what it is.
+//
+// Errors are treated by the policies, but for two of the target that nothing mends, which fail the mirror whatever the
+// policy: a flush that fails (what the next one says is worth nothing: the host tells of a lost write once), and
+// UNAVAILABLE, a target that is lost for good. (The first follows page_cache_inconsistent of QEMU's file-posix.c.)
 //
 // Threads: Wrote() and figures() on any; the rest on the thread of both BlockIos. `source`, `target` and `listener`
 // outlive it. The destructor runs while idle().

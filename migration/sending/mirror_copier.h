@@ -83,6 +83,7 @@ class MirrorCopier {
   // Starts what was submitted.
   void Kick();
 
+  // Each end once: where `owner` throws, those behind it are left to the next call.
   void TakeEnds(Owner& owner);
   // Since the last call.
   uint64_t TakeUncharged();
@@ -147,9 +148,8 @@ class MirrorCopier {
   MirrorBuffer buffer_;
   const std::function<void()> ended_;
   std::vector<Operation> operations_;
-  std::vector<Operation*> ends_;  // in the order in which they came
-  std::vector<Operation*> ends_taken_;
-  size_t taken_ = 0;  // of them
+  std::vector<Operation*> ends_;        // in the order in which they came
+  std::vector<Operation*> ends_taken_;  // what is left of them to be told
   uint32_t busy_ = 0;
   uint32_t at_io_ = 0;
   bool to_kick_source_ = false;

@@ -25,17 +25,12 @@ bool IsZero(std::span<const uint8_t> data) {
 uint64_t MirrorCopier::TakeUncharged() { return std::exchange(uncharged_, 0); }
 
 void MirrorCopier::TakeEnds(Owner& owner) {
-  while (true) {
-    if (taken_ == ends_taken_.size()) {
-      ends_taken_.clear();
-      taken_ = 0;
-      ends_taken_.swap(ends_);
-      if (ends_taken_.empty()) {
-        return;
-      }
-    }
-    // Before it is looked at: where memory is missing for that it is not looked at again.
-    Operation& operation = *ends_taken_[taken_++];
+  // None of them ends anew while it is looked at. What a throw left comes first.
+  ends_taken_.insert(ends_taken_.end(), ends_.begin(), ends_.end());
+  ends_.clear();
+  while (!ends_taken_.empty()) {
+    Operation& operation = *ends_taken_.front();
+    ends_taken_.erase(ends_taken_.begin());
     TakeEnd(operation, owner);
   }
 }

@@ -10,6 +10,7 @@
 #include "migration/sending/mirror.h"
 #include "tests/fakes/fake_block_io.h"
 #include "tests/fakes/mirror_rig.h"
+#include "tests/fakes/scarcity.h"
 
 namespace ferrite::migration {
 namespace {
@@ -195,98 +196,48 @@ TEST_P(MirrorErrorsTest, WhatFailsWhilePausedFailsTheMirror) {
   EXPECT_EQ(rig.figures().state, MirrorState::kFailed);
 }
 
-// What the target's host did not write out is not known then, and a second flush says nothing of it.
-TEST(MirrorFlushErrorsTest, AFlushThatFailsFailsTheMirrorWhateverThePolicy) {
+TEST(MirrorLostTargetTest, FailsTheMirrorWhateverThePolicy) {
+  const absl::Status lost = absl::UnavailableError("the connection to the NBD server is lost");
   for (const ErrorPolicy policy :
        {ErrorPolicy::kReport, ErrorPolicy::kIgnore, ErrorPolicy::kStop, ErrorPolicy::kEnospc}) {
+    SCOPED_TRACE(ErrorPolicyName(policy));
     MirrorRig rig({.on_target_error = policy});
     rig.Fill(0, 4 * kMiB);
-    rig.target.fails = [](const BlockOperation& operation) {
-      return operation.kind == Kind::kFlush ? absl::ResourceExhaustedError("flush") : absl::OkStatus();
-    };
+    Break(rig.target, lost);
     rig.Start();
-    ASSERT_TRUE(rig.RunUntil(MirrorState::kReady));
-    ASSERT_TRUE(rig.mirror->Drain().ok());
     ASSERT_TRUE(rig.RunUntil(MirrorState::kFailed));
-    EXPECT_EQ(rig.mirror->error().message(), "flush");
-    EXPECT_EQ(rig.figures().cause, "flush");
+    EXPECT_EQ(rig.mirror->error(), lost);
+    EXPECT_EQ(rig.figures().cause, lost.message());
   }
+  // A source is no connection.
+  MirrorRig rig({.on_source_error = ErrorPolicy::kStop});
+  rig.Fill(0, 4 * kMiB);
+  Break(rig.source, lost);
+  rig.Start();
+  EXPECT_TRUE(rig.RunUntil(MirrorState::kPaused));
 }
 
-TEST(MirrorFlushErrorsTest, ATargetThatIsGoneFailsTheMirrorWhateverThePolicy) {
-  for (const ErrorPolicy policy : {ErrorPolicy::kIgnore, ErrorPolicy::kStop, ErrorPolicy::kEnospc}) {
-    MirrorRig rig({.on_target_error = policy});
+TEST_P(MirrorErrorsTest, AnErrorIsTakenInWithoutMemory) {
+  for (const ErrorPolicy policy : {ErrorPolicy::kReport, ErrorPolicy::kIgnore, ErrorPolicy::kStop}) {
+    SCOPED_TRACE(ErrorPolicyName(policy));
+    MirrorRig rig(Policy(policy));
     rig.Fill(0, 4 * kMiB);
-    rig.target.fails = [](const BlockOperation&) { return absl::UnavailableError("gone"); };
     rig.Start();
-    EXPECT_TRUE(rig.RunUntil(MirrorState::kFailed));
+    if (!of_source()) {
+      rig.source.EndAll();
+      rig.Turn();
+    }
+    const std::string words = "an error of more letters than a string has room for by itself";
+    broken(rig).fails = [&](const BlockOperation&) { return absl::DataLossError(words); };
+    rig.EndAll();
+    {
+      const Scarcity none(Scarce::kMemory, 1, Refusals::kAllFromThere);
+      rig.Turn();
+    }
+    EXPECT_GT(rig.figures().errors, 0u);
+    EXPECT_EQ(rig.figures().in_flight_bytes, 0u);
+    EXPECT_EQ(rig.figures().cause, policy == ErrorPolicy::kIgnore ? "" : words);
   }
-}
-
-TEST(MirrorFlushErrorsTest, AFlushOfADrainThatWasWithdrawnHoldsNobodyUpAndCompletesNothing) {
-  MirrorRig rig({.copy_mode = CopyMode::kWriteBlocking});
-  rig.Fill(0, 4 * kMiB);
-  rig.Start();
-  ASSERT_TRUE(rig.RunUntil(MirrorState::kReady));
-  rig.Settle();
-  ASSERT_TRUE(rig.mirror->Drain().ok());
-  rig.Turn();
-  ASSERT_EQ(rig.target.in_flight(), 1u);
-  ASSERT_EQ(rig.target.Operation(0).kind, Kind::kFlush);
-  ASSERT_TRUE(rig.mirror->WithdrawDrain().ok());
-  EXPECT_NE(rig.Write(0, 4096), 0u);
-  rig.Turn();
-  rig.source.EndAll();
-  rig.Turn();
-  ASSERT_EQ(rig.target.in_flight(), 2u) << "the write waits for the flush";
-  ASSERT_TRUE(rig.mirror->Drain().ok());
-  rig.target.End(0);
-  rig.Turn();
-  EXPECT_EQ(rig.figures().state, MirrorState::kCompleting) << "by a flush that was before the write";
-  EXPECT_TRUE(rig.RunUntil(MirrorState::kCompleted));
-  rig.ExpectEqual();
-}
-
-TEST(MirrorFlushErrorsTest, ADrainIsWithdrawnWhileAnErrorHasStoppedIt) {
-  MirrorRig rig({.on_target_error = ErrorPolicy::kStop});
-  rig.Fill(0, 4 * kMiB);
-  rig.Start();
-  ASSERT_TRUE(rig.RunUntil(MirrorState::kReady));
-  rig.Settle();
-  rig.target.fails = [](const BlockOperation& operation) {
-    return operation.kind == Kind::kWrite ? absl::DataLossError("bad") : absl::OkStatus();
-  };
-  (void)rig.Write(0, 4096);
-  ASSERT_TRUE(rig.mirror->Drain().ok());
-  ASSERT_TRUE(rig.RunUntil(MirrorState::kPaused));
-  ASSERT_TRUE(rig.mirror->WithdrawDrain().ok());
-  EXPECT_EQ(rig.figures().state, MirrorState::kPaused);
-  rig.target.fails = nullptr;
-  ASSERT_TRUE(rig.mirror->Resume().ok());
-  EXPECT_EQ(rig.figures().state, MirrorState::kRunning);
-  rig.Complete();
-}
-
-TEST(MirrorFlushErrorsTest, ATargetThatIsSilentKeepsNoWriteWaiting) {
-  MirrorRig rig({.copy_mode = CopyMode::kWriteBlocking});
-  rig.Fill(0, 4 * kMiB);
-  rig.Start();
-  ASSERT_TRUE(rig.RunUntil(MirrorState::kReady));
-  rig.Settle();
-  EXPECT_NE(rig.Write(0, 4096), 0u);
-  rig.Turn();
-  rig.source.EndAll();
-  rig.Turn();
-  EXPECT_EQ(rig.held.size(), 1u);
-  EXPECT_LE(rig.next, rig.now + absl::Seconds(2));
-  rig.now = rig.now + absl::Seconds(2);
-  rig.Turn();
-  EXPECT_TRUE(rig.held.empty());
-  EXPECT_EQ(rig.Write(kMiB, 4096), 0u) << "is held for who is silent";
-  rig.target.EndAll();
-  rig.Turn();
-  EXPECT_NE(rig.Write(2 * kMiB, 4096), 0u) << "is not held, and the target works again";
-  rig.Complete();
 }
 
 }  // namespace

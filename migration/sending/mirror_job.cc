@@ -24,7 +24,8 @@ MirrorJob::MirrorJob(std::unique_ptr<DirtyChunks> chunks, uint32_t block_bytes, 
       copy_mode_(options.copy_mode),
       max_bandwidth_(options.max_bandwidth),
       may_turn_(options.turn_write_blocking) {
-  answers_.reserve(HeldWrites::kMost);
+  // A turn may take twice what is held: others write meanwhile.
+  answers_.reserve(2 * HeldWrites::kMost);
 }
 
 absl::Status MirrorJob::MakeCopier(BlockIo& source, BlockIo& target) {
@@ -78,7 +79,7 @@ void MirrorJob::SetState(MirrorState state) {
 }
 
 void MirrorJob::UpdateHolding() {
-  const bool holds = copy_mode_ == CopyMode::kWriteBlocking && IsAtWork() && now_ >= retry_at() && !is_silent_;
+  const bool holds = copy_mode_ == CopyMode::kWriteBlocking && IsAtWork() && now_ >= retry_at() && !is_late_;
   if (holds && !holds_) {
     held_.Hold();
   } else if (!holds && holds_) {
@@ -107,7 +108,7 @@ absl::Status MirrorJob::Resume() {
   if (state_ != MirrorState::kPaused) {
     return Refusal("resume");
   }
-  cause_.clear();
+  cause_ = absl::OkStatus();
   was_futile_ = false;
   judged_at_ = now_;
   SetState(is_draining_ ? MirrorState::kCompleting : MirrorState::kRunning);
@@ -167,9 +168,7 @@ void MirrorJob::Publish() {
   told_.copy_mode = copy_mode_;
   told_.totals = copier_->totals();
   told_.errors = errors_;
-  if (told_.cause != cause_) {
-    told_.cause = cause_;
-  }
+  told_.cause = cause_;
   told_.has_begun = has_begun_;
   told_.started_at = started_at_;
   told_.ready_at = ready_at_;
@@ -193,7 +192,7 @@ MirrorFigures MirrorJob::figures(MonotonicTime now) const {
   figures.zero_bytes = told_.totals.zero;
   figures.again_bytes = told_.totals.again;
   figures.errors = told_.errors;
-  figures.cause = told_.cause;
+  figures.cause = std::string(told_.cause.message());
   if (told_.has_begun) {
     figures.rate = rates_.copied(now);
     figures.dirty_rate = rates_.dirtied(now);

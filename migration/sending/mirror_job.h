@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -59,21 +58,21 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   void FlushFailed(const absl::Status& error) override;
   bool goes_on() const override { return IsAtWork(); }
 
-  void Fail(const absl::Status& error);
   bool IsAtWork() const;
   bool IsOver() const;
   absl::Status Refusal(absl::string_view what) const;
   void SetState(MirrorState state);
-  // Holds the guest's writes, or lets them go, by mode, state and back-off.
+  void Fail(const absl::Status& error);
+  // Holds the guest's writes, or lets them go, by mode, state, back-off and a target that is late.
   void UpdateHolding();
+  // Whether what is held waits for too long.
+  void JudgeHeld();
   void SendAnswers();
   void AskTurn();
   // Copies to `told_` what figures() tells.
   void Publish();
 
   MonotonicTime retry_at() const;
-  // Looks how long the oldest write is held; when to look again.
-  MonotonicTime WatchOldest();
   // Rates, and what they lead to.
   void Decide();
   MonotonicTime Start();
@@ -99,13 +98,11 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   bool holds_ = false;
   bool is_draining_ = false;
   bool is_flushing_ = false;
-  bool flush_counts_ = false;   // nothing is written since that flush was begun
-  bool is_silent_ = false;      // the target, for so long that no write waits for it
-  uint64_t oldest_ticket_ = 0;  // of what is held; 0: nothing
-  MonotonicTime oldest_since_;
+  bool flush_counts_ = false;  // nobody wrote and nothing was copied since it was begun
+  bool is_late_ = false;       // held writes were let go for the time they took, and the target has done nothing since
   uint64_t errors_ = 0;
   absl::Status error_;
-  std::string cause_;
+  absl::Status cause_;  // its message is what is told; a copy of a status takes no memory
   MirrorBackoff source_backoff_, target_backoff_;
   std::vector<uint64_t> answers_;
   bool has_begun_ = false;
@@ -126,7 +123,7 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
     CopyMode copy_mode = CopyMode::kBackground;
     MirrorCopier::Totals totals;
     uint64_t errors = 0;
-    std::string cause;
+    absl::Status cause;
     bool has_begun = false;
     MonotonicTime started_at;
     MonotonicTime ready_at = MonotonicTime::InfinitePast();

@@ -1,16 +1,11 @@
 // A turn of a mirror: what ended is taken in, what it leads to is decided, and what may be started is.
 #include <algorithm>
-#include <optional>
-#include <string>
 
-#include "base/out_of_memory.h"
 #include "migration/sending/mirror_job.h"
 
 namespace ferrite::migration {
 namespace {
 
-// How long a write waits for a target that does nothing.
-constexpr absl::Duration kMostHeld = absl::Seconds(2);
 constexpr absl::Duration kJudgeEach = absl::Seconds(1);
 // In which writes come together before they are copied, when hardly anything is left: a guest that writes the same
 // chunk again and again costs one copy in that time.
@@ -21,6 +16,8 @@ constexpr int kCalmPart = 4;
 constexpr int kMostSteps = 256;
 // Of what the rate limit allows in a second, one operation has no more.
 constexpr uint64_t kLimitedParts = 10;
+// A server that says nothing holds the guest's writes no longer: the guest's own limits begin at some seconds.
+constexpr absl::Duration kMostHeld = absl::Seconds(2);
 // Of operations and buffer: what background copying leaves to writes that are held.
 constexpr uint32_t kSparePart = 4;
 
@@ -39,18 +36,18 @@ MonotonicTime MirrorJob::Turn(MonotonicTime now) {
   copier_->TakeEnds(*this);
   limiter_.Correct(-static_cast<int64_t>(copier_->TakeUncharged()));
   Decide();
-  const MonotonicTime silent_at = WatchOldest();
+  JudgeHeld();
   UpdateHolding();
   MonotonicTime next = MonotonicTime::InfiniteFuture();
   if (IsAtWork()) {
-    next = std::min(Start(), silent_at);
+    next = Start();
     CompleteIfClean();
   }
   copier_->Kick();
   held_.TakeCopied(answers_);
   Publish();
   SendAnswers();
-  return IsAtWork() ? next : MonotonicTime::InfiniteFuture();
+  return IsAtWork() ? std::min(next, held_.See(now_) + kMostHeld) : MonotonicTime::InfiniteFuture();
 }
 
 void MirrorJob::Decide() {
@@ -86,18 +83,13 @@ void MirrorJob::Decide() {
   judged_at_ = now_;
 }
 
-MonotonicTime MirrorJob::WatchOldest() {
-  const std::optional<HeldWrites::Wanted> oldest = held_.Get(0);
-  if (!oldest.has_value()) {
-    oldest_ticket_ = 0;
-    return MonotonicTime::InfiniteFuture();
+void MirrorJob::JudgeHeld() {
+  if (now_ < held_.See(now_) + kMostHeld) {
+    return;
   }
-  if (oldest->ticket != oldest_ticket_) {
-    oldest_ticket_ = oldest->ticket;
-    oldest_since_ = now_;
-  }
-  is_silent_ = is_silent_ || now_ >= oldest_since_ + kMostHeld;
-  return oldest_since_ + kMostHeld;
+  // What ended just now, in a turn that comes late, waits no more.
+  held_.TakeCopied(answers_);
+  is_late_ = now_ >= held_.See(now_) + kMostHeld;
 }
 
 MonotonicTime MirrorJob::retry_at() const { return std::max(source_backoff_.retry_at(), target_backoff_.retry_at()); }
@@ -107,7 +99,7 @@ MonotonicTime MirrorJob::Start() {
     return retry_at();
   }
   // What is copied now would need another flush.
-  if (is_flushing_ && is_draining_) {
+  if (is_flushing_ && flush_counts_) {
     return MonotonicTime::InfiniteFuture();
   }
   StartHeld();
@@ -195,32 +187,20 @@ void MirrorJob::CompleteIfClean() {
 
 void MirrorJob::Flushed() {
   is_flushing_ = false;
-  // What was written meanwhile, against the rules or because the drain was withdrawn, is copied first, and flushed.
-  if (flush_counts_ && state_ == MirrorState::kCompleting &&
+  // What was written meanwhile, against the rules, is copied first, and flushed.
+  if (state_ == MirrorState::kCompleting && flush_counts_ &&
       chunks_->FindUnclean(0, chunks_->chunks()) == chunks_->chunks()) {
     SetState(MirrorState::kCompleted);
   }
 }
 
-void MirrorJob::FlushFailed(const absl::Status& error) {
-  is_flushing_ = false;
-  ++errors_;
-  if (!IsOver()) {
-    Fail(error);
-  }
-}
-
-void MirrorJob::Fail(const absl::Status& error) {
-  error_ = error;
-  IfThereIsMemory([&] { cause_ = std::string(error.message()); });
-  SetState(MirrorState::kFailed);
-}
-
 void MirrorJob::Succeeded(MirrorCopier::Side side) {
-  if (side == MirrorCopier::Side::kTarget) {
-    is_silent_ = false;
+  if (side == MirrorCopier::Side::kSource) {
+    source_backoff_.Succeeded();
+    return;
   }
-  (side == MirrorCopier::Side::kSource ? source_backoff_ : target_backoff_).Succeeded();
+  target_backoff_.Succeeded();
+  is_late_ = false;
 }
 
 void MirrorJob::Failed(MirrorCopier::Side side, const absl::Status& error) {
@@ -229,18 +209,16 @@ void MirrorJob::Failed(MirrorCopier::Side side, const absl::Status& error) {
   if (IsOver()) {
     return;
   }
-  if (!is_source && absl::IsUnavailable(error)) {
-    Fail(error);
-    return;
-  }
-  switch (ActionFor(is_source ? options_.on_source_error : options_.on_target_error, error)) {
+  const bool is_lost = !is_source && absl::IsUnavailable(error);
+  switch (is_lost ? ErrorAction::kFail
+                  : ActionFor(is_source ? options_.on_source_error : options_.on_target_error, error)) {
     case ErrorAction::kWait:
       (is_source ? source_backoff_ : target_backoff_).Failed(now_);
       UpdateHolding();
       break;
     case ErrorAction::kStop:
-      if (cause_.empty()) {
-        IfThereIsMemory([&] { cause_ = std::string(error.message()); });
+      if (cause_.ok()) {
+        cause_ = error;
       }
       SetState(MirrorState::kPaused);
       break;
@@ -248,6 +226,21 @@ void MirrorJob::Failed(MirrorCopier::Side side, const absl::Status& error) {
       Fail(error);
       break;
   }
+}
+
+void MirrorJob::FlushFailed(const absl::Status& error) {
+  is_flushing_ = false;
+  ++errors_;
+  // Linux tells a file of an error of its writeback once, and takes the pages for clean: the next flush would succeed
+  // and say nothing of what is lost.
+  if (!IsOver()) {
+    Fail(error);
+  }
+}
+
+void MirrorJob::Fail(const absl::Status& error) {
+  error_ = cause_ = error;
+  SetState(MirrorState::kFailed);
 }
 
 }  // namespace ferrite::migration

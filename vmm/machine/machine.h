@@ -49,8 +49,8 @@ struct MachineEvent {
   // kMove and kMirror do not come from the machine, but from those who move it, or its disks.
   enum class Kind { kRunning, kPaused, kReset, kStopped, kBalloon, kMove, kLostPage, kMirror };
   Kind kind;
-  // kStopped: the reason and its details. kBalloon: the balloon's size in bytes. kMove, kMirror: where it stands. kLostPage: the
-  // guest-physical address of a page that the host lost, as somebody touched it. Else empty.
+  // kStopped: the reason and its details. kBalloon: the balloon's size in bytes. kMove, kMirror: where it stands.
+  // kLostPage: the guest-physical address of a page that the host lost, as somebody touched it. Else empty.
   std::string text;
 };
 
