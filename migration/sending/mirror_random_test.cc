@@ -212,7 +212,7 @@ class Play {
 TEST(MirrorRandomTest, TheTargetIsEqualInTheEnd) {
   uint64_t held = 0;
   uint64_t errors = 0;
-  for (uint32_t seed = 0; seed < 300 && !HasFailure(); ++seed) {
+  for (uint32_t seed = 0; seed < 100 && !HasFailure(); ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     Play play(seed);
     play.Run();
