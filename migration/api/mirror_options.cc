@@ -57,6 +57,10 @@ absl::string_view MirrorStateName(MirrorState state) {
   return "?";
 }
 
+bool IsFinal(MirrorState state) {
+  return state == MirrorState::kCompleted || state == MirrorState::kCancelled || state == MirrorState::kFailed;
+}
+
 absl::Status CheckMirrorOptions(const MirrorOptions& options) {
   if (!std::has_single_bit(options.granularity) || options.granularity < kLeastGranularity ||
       options.granularity > kMostGranularity) {

@@ -39,6 +39,9 @@ absl::string_view CopyModeName(CopyMode mode);
 absl::string_view ErrorPolicyName(ErrorPolicy policy);
 absl::string_view MirrorStateName(MirrorState state);
 
+// It is over.
+bool IsFinal(MirrorState state);
+
 inline constexpr uint32_t kLeastGranularity = 4096;
 inline constexpr uint32_t kMostGranularity = 64 << 20;
 

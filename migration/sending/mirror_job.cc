@@ -62,10 +62,6 @@ bool MirrorJob::IsAtWork() const {
   return state_ == MirrorState::kRunning || state_ == MirrorState::kReady || state_ == MirrorState::kCompleting;
 }
 
-bool MirrorJob::IsOver() const {
-  return state_ == MirrorState::kCompleted || state_ == MirrorState::kCancelled || state_ == MirrorState::kFailed;
-}
-
 absl::Status MirrorJob::Refusal(absl::string_view what) const {
   return absl::FailedPreconditionError(absl::StrCat(what, ": the mirror is ", MirrorStateName(state_)));
 }

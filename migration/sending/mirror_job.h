@@ -59,7 +59,7 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   bool goes_on() const override { return IsAtWork(); }
 
   bool IsAtWork() const;
-  bool IsOver() const;
+  bool IsOver() const { return IsFinal(state_); }
   absl::Status Refusal(absl::string_view what) const;
   void SetState(MirrorState state);
   void Fail(const absl::Status& error);

@@ -28,10 +28,6 @@ absl::Status IsOver(const MirrorStatus& mirror) {
                                                     " is over: ", migration::MirrorStateName(mirror.figures.state)));
 }
 
-bool IsFinal(MirrorState state) {
-  return state == MirrorState::kCompleted || state == MirrorState::kCancelled || state == MirrorState::kFailed;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MirrorJob>> MirrorJob::Start(MachineDisks& disks, const MirrorRequest& request,
@@ -145,7 +141,7 @@ void MirrorJob::Turn() {
   SetAlarm(mirror_->Turn(MonotonicTime::Now()));
   const migration::MirrorFigures figures = mirror_->figures(MonotonicTime::Now());
   const Seen seen = {
-      .state = figures.state, .mode = figures.copy_mode, .ended = IsFinal(figures.state) && mirror_->idle()};
+      .state = figures.state, .mode = figures.copy_mode, .ended = migration::IsFinal(figures.state) && mirror_->idle()};
   // Each time that the mutex is given up wakes who waits: that is for news alone.
   if (seen != published_) {
     published_ = seen;
