@@ -1,9 +1,7 @@
 #include "vmm/app/follow_move.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +11,7 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/move_text.h"
+#include "vmm/app/progress_line.h"
 
 namespace ferrite {
 namespace {
@@ -24,37 +23,23 @@ bool InProgress(migration::MoveState state) {
          !migration::IsFinal(state);
 }
 
-// Shows how a move goes: one line that changes on a terminal, else a line for each change of state or round.
+// Shows how a move goes: elsewhere than on a terminal a line for each change of state or round.
 class ProgressPrinter {
  public:
-  explicit ProgressPrinter(bool json) : json_(json), live_(!json && isatty(STDOUT_FILENO) != 0) {}
+  explicit ProgressPrinter(bool json) : line_(json) {}
 
   void Show(const MoveStatus& move) {
-    if (json_) {
-      PrintJson(MoveJson(move), /*indented=*/false);
-    } else if (live_) {
-      fmt::print("\r\x1b[K{}", FormatMoveProgress(move));
-      drawn_ = true;
-    } else if (InProgress(move.progress.state) && (move.progress.state != state_ || move.progress.round != round_)) {
-      fmt::print("{}\n", FormatMoveProgress(move));
-    }
+    const bool is_news =
+        InProgress(move.progress.state) && (move.progress.state != state_ || move.progress.round != round_);
+    line_.Show(
+        is_news, [&] { return FormatMoveProgress(move); }, [&] { return MoveJson(move); });
     state_ = move.progress.state;
     round_ = move.progress.round;
-    // Whoever reads a pipe wants each line when it happens.
-    (void)fflush(stdout);
   }
-  // Makes room for other lines.
-  void Finish() {
-    if (drawn_) {
-      fmt::print("\r\x1b[K");
-      (void)fflush(stdout);
-    }
-  }
+  void Finish() const { line_.Finish(); }
 
  private:
-  const bool json_;
-  const bool live_;
-  bool drawn_ = false;
+  ProgressLine line_;
   migration::MoveState state_ = migration::MoveState::kNone;
   uint32_t round_ = 0;
 };

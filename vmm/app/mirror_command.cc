@@ -1,10 +1,8 @@
 #include "vmm/app/mirror_command.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -19,6 +17,7 @@
 #include "vmm/app/machine_files.h"
 #include "vmm/app/machine_json.h"
 #include "vmm/app/mirror_text.h"
+#include "vmm/app/progress_line.h"
 #include "vmm/control/machine_directory.h"
 
 namespace ferrite {
@@ -66,38 +65,23 @@ absl::StatusOr<std::string> TargetFromRoot(const std::string& target) {
   return AbsolutePath(target);
 }
 
-// Shows how a mirror goes: one line that changes on a terminal, else a line for each change of state.
+// Shows how a mirror goes: elsewhere than on a terminal a line for each change of state or mode.
 class ProgressPrinter {
  public:
-  explicit ProgressPrinter(bool json) : json_(json), live_(!json && isatty(STDOUT_FILENO) != 0) {}
+  explicit ProgressPrinter(bool json) : line_(json) {}
 
   void Show(const MirrorStatus& mirror) {
-    if (json_) {
-      PrintJson(MirrorJson(mirror), /*indented=*/false);
-    } else if (live_) {
-      fmt::print("\r\x1b[K{}", FormatMirrorProgress(mirror));
-      drawn_ = true;
-    } else if (!shown_ || mirror.figures.state != state_ || mirror.figures.copy_mode != mode_) {
-      fmt::print("{}\n", FormatMirrorProgress(mirror));
-    }
+    const bool is_news = !shown_ || mirror.figures.state != state_ || mirror.figures.copy_mode != mode_;
+    line_.Show(
+        is_news, [&] { return FormatMirrorProgress(mirror); }, [&] { return MirrorJson(mirror); });
     shown_ = true;
     state_ = mirror.figures.state;
     mode_ = mirror.figures.copy_mode;
-    // Whoever reads a pipe wants each line when it happens.
-    (void)fflush(stdout);
   }
-  // Makes room for other lines.
-  void Finish() {
-    if (drawn_) {
-      fmt::print("\r\x1b[K");
-      (void)fflush(stdout);
-    }
-  }
+  void Finish() const { line_.Finish(); }
 
  private:
-  const bool json_;
-  const bool live_;
-  bool drawn_ = false;
+  ProgressLine line_;
   bool shown_ = false;
   MirrorState state_ = MirrorState::kRunning;
   CopyMode mode_ = CopyMode::kBackground;
