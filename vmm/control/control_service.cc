@@ -392,17 +392,18 @@ kj::Promise<void> ControlService::watch(WatchContext context) {
   return kj::READY_NOW;
 }
 
-MovePort* ControlService::MoverOr(control::Error::Builder error) const {
-  if (target_.mover == nullptr) {
+template <typename Port>
+Port* ControlService::PortOr(Port* port, control::Error::Builder error) const {
+  if (port == nullptr) {
     FillError(target_.machine == nullptr ? NotHereYet()
                                          : absl::FailedPreconditionError("this machine is still arriving here"),
               error);
   }
-  return target_.mover;
+  return port;
 }
 
 kj::Promise<void> ControlService::startMove(StartMoveContext context) {
-  MovePort* const mover = MoverOr(context.getResults().initError());
+  MovePort* const mover = PortOr(target_.mover, context.getResults().initError());
   if (mover == nullptr) {
     return kj::READY_NOW;
   }
@@ -420,28 +421,28 @@ kj::Promise<void> ControlService::startMove(StartMoveContext context) {
 }
 
 kj::Promise<void> ControlService::moveStatus(MoveStatusContext context) {
-  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+  if (MovePort* const mover = PortOr(target_.mover, context.getResults().initError()); mover != nullptr) {
     FillMove(mover->status(), context.getResults().initMove());
   }
   return kj::READY_NOW;
 }
 
 kj::Promise<void> ControlService::cancelMove(CancelMoveContext context) {
-  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+  if (MovePort* const mover = PortOr(target_.mover, context.getResults().initError()); mover != nullptr) {
     FillError(mover->Cancel(), context.getResults().initError());
   }
   return kj::READY_NOW;
 }
 
 kj::Promise<void> ControlService::startPostcopy(StartPostcopyContext context) {
-  if (MovePort* const mover = MoverOr(context.getResults().initError()); mover != nullptr) {
+  if (MovePort* const mover = PortOr(target_.mover, context.getResults().initError()); mover != nullptr) {
     FillError(mover->StartPostcopy(), context.getResults().initError());
   }
   return kj::READY_NOW;
 }
 
 kj::Promise<void> ControlService::recoverMove(RecoverMoveContext context) {
-  MovePort* const mover = MoverOr(context.getResults().initError());
+  MovePort* const mover = PortOr(target_.mover, context.getResults().initError());
   if (mover == nullptr) {
     return kj::READY_NOW;
   }
@@ -453,7 +454,7 @@ kj::Promise<void> ControlService::recoverMove(RecoverMoveContext context) {
 }
 
 kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
-  MovePort* const mover = MoverOr(context.getResults().initError());
+  MovePort* const mover = PortOr(target_.mover, context.getResults().initError());
   if (mover == nullptr) {
     return kj::READY_NOW;
   }
@@ -461,19 +462,10 @@ kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
   return RunInTurn(context, WorkQueue::Turn::kLast, [mover, force] { return mover->TakeBack(force); });
 }
 
-MirrorPort* ControlService::MirrorsOr(control::Error::Builder error) const {
-  if (target_.mirrors == nullptr) {
-    FillError(target_.machine == nullptr ? NotHereYet()
-                                         : absl::FailedPreconditionError("this machine is still arriving here"),
-              error);
-  }
-  return target_.mirrors;
-}
-
 template <typename Context>
 kj::Promise<void> ControlService::RunOnMirror(Context context,
                                               kj::Function<absl::Status(MirrorPort&, const std::string& disk)> work) {
-  MirrorPort* const mirrors = MirrorsOr(context.getResults().initError());
+  MirrorPort* const mirrors = PortOr(target_.mirrors, context.getResults().initError());
   if (mirrors == nullptr) {
     return kj::READY_NOW;
   }
@@ -484,7 +476,7 @@ kj::Promise<void> ControlService::RunOnMirror(Context context,
 }
 
 kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
-  MirrorPort* const mirrors = MirrorsOr(context.getResults().initError());
+  MirrorPort* const mirrors = PortOr(target_.mirrors, context.getResults().initError());
   if (mirrors == nullptr) {
     return kj::READY_NOW;
   }
@@ -512,7 +504,7 @@ kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
 }
 
 kj::Promise<void> ControlService::mirrorStatus(MirrorStatusContext context) {
-  if (MirrorPort* const mirrors = MirrorsOr(context.getResults().initError()); mirrors != nullptr) {
+  if (MirrorPort* const mirrors = PortOr(target_.mirrors, context.getResults().initError()); mirrors != nullptr) {
     const auto mirror = mirrors->Status(FromKj(context.getParams().getDisk()));
     FillError(mirror.status(), context.getResults().initError());
     if (mirror.ok()) {

@@ -89,10 +89,9 @@ class ControlService final : public control::Control::Server {
                                  absl::Status (*work)(Machine&), bool force = false);
   // Whether a move away from here, or to here, allows `operation` now.
   absl::Status Allows(Operation operation) const;
-  // Null with the reason why there is nothing to move.
-  MovePort* MoverOr(control::Error::Builder error) const;
-  // Null with the reason why there is nothing to mirror.
-  MirrorPort* MirrorsOr(control::Error::Builder error) const;
+  // `port`, which is one of target_'s; null with the reason why it is not there.
+  template <typename Port>
+  Port* PortOr(Port* port, control::Error::Builder error) const;
   // Runs `work` of the mirrors, about the disk that the call names.
   template <typename Context>
   kj::Promise<void> RunOnMirror(Context context, kj::Function<absl::Status(MirrorPort&, const std::string& disk)> work);
