@@ -194,6 +194,24 @@ class LargeBlockTest : public BlockTest {
   }
 };
 
+// Takes what comes back, woken by interrupts, until the device's index is there.
+inline void AwaitUsed(VirtioHarness& harness, uint16_t used_index) {
+  QueueDriver& queue = harness.queue(0);
+  for (;;) {
+    const uint64_t interrupts = harness.interrupt().count();
+    while (queue.TakeUsed().has_value()) {
+    }
+    queue.EnableInterrupts();
+    if (queue.HasUsed()) {
+      continue;
+    }
+    if (queue.used_index() == used_index) {
+      return;
+    }
+    ASSERT_TRUE(harness.interrupt().WaitFor(interrupts + 1)) << "an answer was lost";
+  }
+}
+
 }  // namespace ferrite
 
 #endif  // FERRITE_DEVICES_BLOCK_BLOCK_FIXTURE_H_

@@ -710,23 +710,7 @@ class BlockEngineTest : public testing::TestWithParam<AsyncIo::Engine> {
     chain.Writable(1).SubmitIndirect();
     return where;
   }
-  // Takes what comes back, woken by interrupts, until the device's index is there.
-  void AwaitUsed(uint16_t used_index) {
-    QueueDriver& queue = harness_->queue(0);
-    for (;;) {
-      const uint64_t interrupts = harness_->interrupt().count();
-      while (queue.TakeUsed().has_value()) {
-      }
-      queue.EnableInterrupts();
-      if (queue.HasUsed()) {
-        continue;
-      }
-      if (queue.used_index() == used_index) {
-        return;
-      }
-      ASSERT_TRUE(harness_->interrupt().WaitFor(interrupts + 1));
-    }
-  }
+  void AwaitUsed(uint16_t used_index) { ferrite::AwaitUsed(*harness_, used_index); }
 
   ImageFile file_;
   std::unique_ptr<EventLoop> loop_;
