@@ -26,6 +26,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "proto/machine.capnp.h"
+#include "tests/fakes/file_content.h"
 #include "tests/fakes/machine_harness.h"
 #include "tests/fakes/test_place.h"
 #include "vmm/machine/machine.h"
@@ -145,19 +146,13 @@ class MachineDisksTest : public testing::Test {
       }
     }
   }
-  static std::string Content(const std::string& path) {
-    const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    std::string content(std::filesystem::file_size(path), '?');
-    EXPECT_EQ(pread(fd.get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
-    return content;
-  }
   static void WriteAt(const std::string& path, uint64_t offset, const std::string& content) {
     const Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
     EXPECT_EQ(pwrite(fd.get(), content.data(), content.size(), static_cast<off_t>(offset)),
               static_cast<ssize_t>(content.size()));
   }
   static void CopyChunks(const std::string& from, const std::string& to, const std::set<uint64_t>& chunks) {
-    const std::string content = Content(from);
+    const std::string content = FileContent(from);
     for (const uint64_t chunk : chunks) {
       WriteAt(to, chunk * kChunk, content.substr(chunk * kChunk, kChunk));
     }
@@ -236,7 +231,7 @@ TEST_F(MachineDisksTest, ReplacesTheImageOfAGuestThatWrites) {
     ASSERT_EQ(disks()
                   .AtStandstill("root",
                                 [&] {
-                                  before = Content(from);
+                                  before = FileContent(from);
                                   WriteAt(to, 0, before);
                                   auto replaced = disks().ReplaceImage("root", std::move(image));
                                   if (replaced.ok()) {
@@ -251,8 +246,8 @@ TEST_F(MachineDisksTest, ReplacesTheImageOfAGuestThatWrites) {
     EXPECT_TRUE(old->held());
     EXPECT_EQ(machine_->state(), MachineState::kRunning);
     ASSERT_NO_FATAL_FAILURE(AwaitRounds(2));
-    EXPECT_TRUE(Content(from) == before) << "the old one was written";
-    EXPECT_FALSE(Content(to) == before) << "the new one was not";
+    EXPECT_TRUE(FileContent(from) == before) << "the old one was written";
+    EXPECT_FALSE(FileContent(to) == before) << "the new one was not";
     EXPECT_FALSE(DiskImage::Create(to, /*read_only=*/true).ok()) << "the new one is not locked";
     ASSERT_NO_FATAL_FAILURE(ExpectPath(to));
     old.reset();
@@ -261,8 +256,8 @@ TEST_F(MachineDisksTest, ReplacesTheImageOfAGuestThatWrites) {
 
   // A reset keeps it, and so does who gives the disks away and takes them back.
   ASSERT_EQ(machine_->Pause().ToString(), "OK");
-  const std::string left = Content(to);
-  const std::string before = Content(from);
+  const std::string left = FileContent(to);
+  const std::string before = FileContent(from);
   ASSERT_EQ(machine_->Reset().ToString(), "OK");
   ASSERT_EQ(machine_->moving().ReleaseDisks().ToString(), "OK");
   EXPECT_NE(Open(from), nullptr) << "the machine had another one";
@@ -271,13 +266,13 @@ TEST_F(MachineDisksTest, ReplacesTheImageOfAGuestThatWrites) {
   ASSERT_TRUE(console_.Next("ready").has_value());
   ASSERT_NO_FATAL_FAILURE(AwaitRounds(1));
   ExpectPath(from);
-  EXPECT_FALSE(Content(from) == before);
-  EXPECT_TRUE(Content(to) == left);
+  EXPECT_FALSE(FileContent(from) == before);
+  EXPECT_TRUE(FileContent(to) == left);
   ASSERT_EQ(machine_->Reset().ToString(), "OK");
   ASSERT_TRUE(console_.Next("ready").has_value());
   ASSERT_NO_FATAL_FAILURE(AwaitRounds(1));
   ExpectPath(from);
-  EXPECT_TRUE(Content(to) == left);
+  EXPECT_TRUE(FileContent(to) == left);
   EXPECT_THAT(console_.errors(), IsEmpty());
 }
 
@@ -287,7 +282,7 @@ TEST_F(MachineDisksTest, AWitnessIsToldOfEveryWrite) {
   const std::string copy = MakeFile("copy.img");
   FakeWitness witness;
   ASSERT_EQ(disks().SetWitness("root", &witness).ToString(), "OK");
-  WriteAt(copy, 0, Content(root_));
+  WriteAt(copy, 0, FileContent(root_));
   for (int round = 0; round < ForPlace(8, 2); ++round) {
     ASSERT_NO_FATAL_FAILURE(AwaitRounds(1));
     CopyChunks(root_, copy, witness.TakeDirty());
@@ -299,7 +294,7 @@ TEST_F(MachineDisksTest, AWitnessIsToldOfEveryWrite) {
                   .AtStandstill("root",
                                 [&] {
                                   CopyChunks(root_, copy, witness.TakeDirty());
-                                  EXPECT_TRUE(Content(root_) == Content(copy)) << "in round " << round;
+                                  EXPECT_TRUE(FileContent(root_) == FileContent(copy)) << "in round " << round;
                                   return absl::OkStatus();
                                 })
                   .ToString(),
@@ -385,7 +380,7 @@ TEST_F(MachineDisksTest, TheGuestRunsOnWhileItsDiskStandsStill) {
   ASSERT_NO_FATAL_FAILURE(Start("discard=0"));
   AwaitRounds(1);
   const absl::Status refused = disks().AtStandstill("root", [&] {
-    const std::string before = Content(root_);
+    const std::string before = FileContent(root_);
     console_.SkipLines();
     const std::optional<GuestLine> first = console_.Next("virtio", kPatience);
     // Nothing of it waits for this: who looks at the machine is answered.
@@ -399,7 +394,7 @@ TEST_F(MachineDisksTest, TheGuestRunsOnWhileItsDiskStandsStill) {
         EXPECT_EQ(line->Number("blk_rounds"), first->Number("blk_rounds"));
       }
     }
-    EXPECT_TRUE(Content(root_) == before);
+    EXPECT_TRUE(FileContent(root_) == before);
     return absl::AbortedError("no matter");
   });
   EXPECT_EQ(refused.message(), "no matter");
@@ -421,7 +416,7 @@ TEST_F(MachineDisksTest, OfAMachineThatDoesNotRunToo) {
   ASSERT_EQ(machine_->Resume().ToString(), "OK");
   ASSERT_NO_FATAL_FAILURE(AwaitRounds(1));
   ASSERT_EQ(machine_->Pause().ToString(), "OK");
-  const std::string before = Content(other);
+  const std::string before = FileContent(other);
   WriteAt(root_, 0, before);
   EXPECT_EQ(replace(root_).ToString(), "OK");
   EXPECT_EQ(machine_->state(), MachineState::kPaused);
@@ -429,7 +424,7 @@ TEST_F(MachineDisksTest, OfAMachineThatDoesNotRunToo) {
   EXPECT_FALSE(console_.NewLine(lines, absl::Milliseconds(50)));
   ASSERT_EQ(machine_->Resume().ToString(), "OK");
   ASSERT_NO_FATAL_FAILURE(AwaitRounds(1));
-  EXPECT_TRUE(Content(other) == before);
+  EXPECT_TRUE(FileContent(other) == before);
   ExpectPath(root_);
 }
 
@@ -542,7 +537,7 @@ TEST_F(MachineDisksTest, OperationsMayRace) {
     EXPECT_EQ(disks()
                   .AtStandstill("root",
                                 [&] {
-                                  WriteAt(to, 0, Content(from));
+                                  WriteAt(to, 0, FileContent(from));
                                   return disks().ReplaceImage("root", std::move(image)).status();
                                 })
                   .ToString(),

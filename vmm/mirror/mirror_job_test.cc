@@ -25,6 +25,7 @@
 #include "base/monotonic.h"
 #include "base/thread.h"
 #include "tests/fakes/fake_disks.h"
+#include "tests/fakes/file_content.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/mirror/mirrors.h"
 #include "vmm/mirror/nbd_server.h"
@@ -69,13 +70,6 @@ class Told {
   absl::Mutex mutex_;
   MirrorStatus last_ ABSL_GUARDED_BY(mutex_);
 };
-
-std::string Content(const std::string& path) {
-  const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string content(std::filesystem::file_size(path), '?');
-  EXPECT_EQ(pread(fd.get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
-  return content;
-}
 
 class MirrorJobTest : public testing::Test {
  protected:
@@ -162,13 +156,13 @@ TEST_F(MirrorJobTest, MachineGoesOnWithTheTarget) {
   ASSERT_EQ(mirrors_->Complete("root").ToString(), "OK");
 
   EXPECT_EQ(disks_->path(), target_);
-  const std::string old = Content(root_);
+  const std::string old = FileContent(root_);
   ExpectFree(root_);
   EXPECT_FALSE(std::filesystem::exists(target_ + ".incomplete"));
   AwaitWrites(100);
   StopWriter();
-  EXPECT_TRUE(Content(root_) == old) << "the old image changed";
-  EXPECT_TRUE(Content(target_) != old) << "nothing was written to the new one";
+  EXPECT_TRUE(FileContent(root_) == old) << "the old image changed";
+  EXPECT_TRUE(FileContent(target_) != old) << "nothing was written to the new one";
   const MirrorStatus mirror = told_.AwaitOver();
   EXPECT_EQ(mirror.result.ToString(), "OK");
   EXPECT_EQ(mirror.figures.state, MirrorState::kCompleted);
@@ -185,7 +179,7 @@ TEST_F(MirrorJobTest, TargetIsEqualAndAsSparse) {
   Begin(request);
   const MirrorStatus mirror = told_.AwaitOver();
   ASSERT_EQ(mirror.result.ToString(), "OK");
-  EXPECT_TRUE(Content(target_) == Content(root_));
+  EXPECT_TRUE(FileContent(target_) == FileContent(root_));
   struct stat old = {};
   struct stat now = {};
   ASSERT_EQ(stat(root_.c_str(), &old), 0);
@@ -200,14 +194,14 @@ TEST_F(MirrorJobTest, CopyIsThatOfAnInstant) {
   told_.AwaitState(MirrorState::kReady);
   StopWriter();
   ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/true).ToString(), "OK");
-  const std::string then = Content(root_);
-  EXPECT_TRUE(Content(target_) == then);
+  const std::string then = FileContent(root_);
+  EXPECT_TRUE(FileContent(target_) == then);
   EXPECT_FALSE(std::filesystem::exists(target_ + ".incomplete"));
   ExpectFree(target_);
   EXPECT_EQ(disks_->path(), root_);
   EXPECT_EQ(told_.AwaitOver().end, MirrorEnd::kKept);
   ASSERT_EQ(disks_->Write(0, std::string(4096, 'z')).ToString(), "OK");
-  EXPECT_TRUE(Content(target_) == then);
+  EXPECT_TRUE(FileContent(target_) == then);
 }
 
 TEST_F(MirrorJobTest, CancelledOneLeavesNothing) {
@@ -268,7 +262,7 @@ TEST_F(MirrorJobTest, PausedOneCopiesNothingAndCannotBeCompleted) {
   ASSERT_EQ(mirrors_->Resume("root").ToString(), "OK");
   told_.AwaitState(MirrorState::kReady);
   EXPECT_EQ(mirrors_->Complete("root").ToString(), "OK");
-  EXPECT_EQ(Content(target_)[0], 'z');
+  EXPECT_EQ(FileContent(target_)[0], 'z');
 }
 
 TEST_F(MirrorJobTest, LimitHoldsAndIsChanged) {
@@ -328,7 +322,7 @@ TEST_F(MirrorJobTest, ServerGetsAllAndCannotBeADisk) {
   EXPECT_EQ(mirrors_->Status("root")->figures.state, MirrorState::kReady);
   StopWriter();
   ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/true).ToString(), "OK");
-  EXPECT_TRUE(Content(served) == Content(root_));
+  EXPECT_TRUE(FileContent(served) == FileContent(root_));
 }
 
 TEST_F(MirrorJobTest, AutomaticEndIsRefusedAtTheStartWhereItCannotBe) {

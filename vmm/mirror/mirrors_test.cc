@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
+#include "tests/fakes/file_content.h"
 #include "tests/fakes/machine_harness.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disks.h"
@@ -30,13 +31,6 @@ using migration::MirrorState;
 
 constexpr uint64_t kImageBytes = uint64_t{4} << 20;
 constexpr absl::Duration kPatience = absl::Seconds(60);
-
-std::string Content(const std::string& path) {
-  const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string content(std::filesystem::file_size(path), '?');
-  EXPECT_EQ(pread(fd.get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
-  return content;
-}
 
 // The guest works on the first quarter of its disk all the time, in requests of 16 KiB.
 class MirrorsTest : public testing::TestWithParam<CopyMode> {
@@ -118,11 +112,11 @@ TEST_P(MirrorsTest, GuestGoesFromImageToImage) {
     Await(MirrorState::kReady);
     AwaitRounds(1);
     ASSERT_EQ(mirrors_->Complete("root").ToString(), "OK");
-    const std::string old = Content(before);
+    const std::string old = FileContent(before);
     EXPECT_EQ(DiskPath(), target);
     AwaitRounds(2);
-    EXPECT_TRUE(Content(before) == old) << before << " was written to";
-    EXPECT_EQ(Content(target).substr(kImageBytes / 2), old.substr(kImageBytes / 2));
+    EXPECT_TRUE(FileContent(before) == old) << before << " was written to";
+    EXPECT_EQ(FileContent(target).substr(kImageBytes / 2), old.substr(kImageBytes / 2));
     before = target;
   }
 }
@@ -133,7 +127,7 @@ TEST_P(MirrorsTest, CopyOfAPausedMachineIsItsDisk) {
   AwaitRounds(1);
   ASSERT_EQ(machine_->Pause().ToString(), "OK");
   ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/true).ToString(), "OK");
-  EXPECT_TRUE(Content(Path("copy.img")) == Content(root_));
+  EXPECT_TRUE(FileContent(Path("copy.img")) == FileContent(root_));
   ASSERT_EQ(machine_->Resume().ToString(), "OK");
   AwaitRounds(1);
   EXPECT_EQ(DiskPath(), root_);
@@ -150,7 +144,7 @@ TEST_P(MirrorsTest, GoesOnOverPauseAndResetAndEndsWithTheMachine) {
   ASSERT_EQ(machine_->Pause().ToString(), "OK");
   Await(MirrorState::kReady);
   ASSERT_EQ(mirrors_->Complete("root").ToString(), "OK");
-  EXPECT_TRUE(Content(Path("new.img")) == Content(root_));
+  EXPECT_TRUE(FileContent(Path("new.img")) == FileContent(root_));
   ASSERT_EQ(machine_->Resume().ToString(), "OK");
   AwaitRounds(1);
   ASSERT_EQ(machine_->Reset().ToString(), "OK");
