@@ -4,12 +4,29 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "migration/api/move_state.h"
 
 namespace ferrite::migration {
+
+// What a part beside memory costs: a disk. Told at the source.
+struct PartFigures {
+  static constexpr size_t kMost = 64;  // of how many it is told
+
+  std::string name;
+  uint64_t bytes = 0;        // how large it is
+  uint64_t data_bytes = 0;   // that were sent
+  uint64_t zero_bytes = 0;   // that were told to be zero, not sent: holes among them
+  uint64_t again_bytes = 0;  // of both: not for the first time
+  // Of one that is mirrored: when it was ready, since the move began. Zero before.
+  absl::Duration ready_after;
+  bool write_blocking = false;  // likewise: its copying did not converge otherwise
+
+  bool operator==(const PartFigures&) const = default;
+};
 
 struct MoveProgress {
   MoveState state = MoveState::kNone;
@@ -23,6 +40,7 @@ struct MoveProgress {
   uint64_t faults = 0;  // requests that came so far
   // Since GRANT went out, or at a destination since the guest runs there; zero before.
   absl::Duration granted_for;
+  std::vector<PartFigures> parts;  // what moves beside memory
 };
 
 // How long threads waited for pages, as the destination measured it.
@@ -81,6 +99,7 @@ struct MoveReport {
   std::vector<uint64_t> lost_at;
   uint32_t recoveries = 0;  // how often the connection was lost after GRANT, and found again
   std::vector<WaitingFigures> waiting;
+  std::vector<PartFigures> parts;  // what moves beside memory
 };
 
 }  // namespace ferrite::migration

@@ -45,7 +45,7 @@ double RateOfLastPages(const RoundFigures& now, const RoundFigures* before) {
   if (before != nullptr) {
     rate = std::max(rate, RateOf(*before));
   }
-  return IsFirstTime(now.pages) ? rate : std::max(rate, PerSecond(now.sent_bytes, now.took));
+  return IsFirstTime(now.pages) ? rate : std::max(rate, PerSecond(now.sent_bytes + now.mirrored_sent_bytes, now.took));
 }
 
 // What the round that could follow would send, and whether that is of use.
@@ -82,7 +82,8 @@ Outlook LookAhead(const RoundFigures& now, const RoundFigures* before, const Con
   const absl::Duration time_of_quiet = absl::Seconds((left - again) / rate);
   const double left_by_quiet = again + once * absl::FDivDuration(time_of_quiet, took);
   // Where the guest does not run there before all has come, what is left for the switchover must fit the limit.
-  const bool may_leave = MayTurn(limits) || again <= rate_of_last_pages * absl::ToDoubleSeconds(for_last_pages);
+  const bool may_leave = MayTurn(limits) || again + static_cast<double>(now.mirrored_bytes) <=
+                                                rate_of_last_pages * absl::ToDoubleSeconds(for_last_pages);
   if (may_leave && left_by_quiet <= left_by_all) {
     return {.pages = RoundPages::kQuiet,
             .futile = left_by_quiet > kConverging * left,
@@ -102,7 +103,7 @@ bool Failed(const RoundFigures& now, const RoundFigures* before) {
 
 }  // namespace
 
-double RateOf(const RoundFigures& round) { return PerSecond(round.wire_bytes, round.took); }
+double RateOf(const RoundFigures& round) { return PerSecond(round.wire_bytes + round.mirrored_wire_bytes, round.took); }
 
 Decision FirstRound(const ConvergenceLimits& limits) {
   return {.step = NextStep::kRound, .pages = RoundPages::kCalm, .most_bytes = PartOf(limits)};
@@ -112,7 +113,8 @@ Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const C
   Decision decision;
   decision.throttle_percent = now.throttle_percent;
   const double rate = RateOfLastPages(now, before);
-  const absl::Duration last_pages = absl::Seconds(static_cast<double>(now.remaining_bytes) / rate);
+  const absl::Duration last_of_memory = absl::Seconds(static_cast<double>(now.remaining_bytes) / rate);
+  const absl::Duration last_pages = absl::Seconds(static_cast<double>(now.remaining_bytes + now.mirrored_bytes) / rate);
   decision.expected_downtime = limits.fixed_downtime + last_pages;
   const absl::Duration for_last_pages =
       limits.downtime_limit - (now.throttle_percent == kMaxThrottle ? absl::ZeroDuration() : limits.fixed_downtime);
@@ -128,9 +130,15 @@ Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const C
   const bool was_futile = before != nullptr && before->futile && outlook.pages != RoundPages::kCalm;
   const bool gives_up = outlook.certain || (decision.futile && (is_dear || was_futile));
   decision.pages = outlook.pages;
-  const bool fits = last_pages <= for_last_pages && now.remaining_bytes <= now.all_sent_bytes;
+  const bool fits = last_of_memory <= for_last_pages && now.remaining_bytes <= now.all_sent_bytes;
   if (now.remaining_bytes == 0 || (fits && (gives_up || !is_first_time))) {
-    decision.step = NextStep::kSwitchover;
+    decision.for_mirrored = now.mirrored_bytes != 0 && last_pages > for_last_pages;
+    if (!decision.for_mirrored) {
+      decision.step = NextStep::kSwitchover;
+      return decision;
+    }
+    // Memory's own round is as it would be; that it needs none is no reason to hold the guest back.
+    decision.most_bytes = kWhole;
     return decision;
   }
   if (gives_up && MayTurn(limits)) {

@@ -10,7 +10,8 @@
 
 namespace ferrite::migration {
 
-// What was measured in a round. Bytes are of memory, but for what went over the wire.
+// What was measured in a round. Bytes are of memory, but for what went over the wire; what is said to be of mirrored
+// parts (OutgoingPart::mirrored()) is in none of the others.
 struct RoundFigures {
   RoundPages pages = RoundPages::kCalm;  // what it was to send
   uint64_t sent_bytes = 0;               // pages that are zero among them
@@ -23,6 +24,10 @@ struct RoundFigures {
   // Of these, what RoundPages::kUnsent and kCalm would send; counted as far as FirstRound() goes.
   uint64_t unsent_bytes = 0;
   uint64_t calm_bytes = 0;
+  // Of mirrored parts: what went before memory in the round, and what is to be sent now.
+  uint64_t mirrored_sent_bytes = 0;
+  uint64_t mirrored_wire_bytes = 0;
+  uint64_t mirrored_bytes = 0;
   int throttle_percent = 0;  // what the vCPUs were held back in it
   bool futile = false;       // Decision::futile of this round
 };
@@ -54,6 +59,8 @@ struct Decision {
   // Of the round that follows: what it sends, and where it ends if there is more.
   RoundPages pages = RoundPages::kCalm;
   uint64_t most_bytes = 0;
+  // Memory would be ready for the switchover, were it not for what is left of mirrored parts.
+  bool for_mirrored = false;
 };
 
 // The round that comes first: a part of memory, so that little of it was in vain whatever the guest does.
@@ -75,7 +82,9 @@ Decision FirstRound(const ConvergenceLimits& limits);
 // sends all memory once, and then throttles: 20 % first, then 10 % more each time, 99 % at most. Then nothing more can
 // be done, and what no round can lower (the fixed part) does not count any more.
 //
-// The guest is stopped when the rest fits the downtime limit, at the rate at which at least as much was sent before.
+// The guest is stopped when the rest, of all parts, fits the downtime limit, at the rate at which at least as much was
+// sent before. What is decided otherwise is about memory; whether mirrored parts are kept up with, mirrored_rounds.h
+// says.
 Decision DecideNext(const RoundFigures& now, const RoundFigures* before, const ConvergenceLimits& limits);
 
 // Bytes/s over the wire in a round, at least 1.

@@ -151,6 +151,50 @@ TEST(ConvergenceTest, DecidesByTable) {
   }
 }
 
+// One decision over all parts: the downtime is of what is left of all of them, what a round is for is memory's affair.
+TEST(ConvergenceTest, WhatIsLeftOfMirroredPartsCountsInTheDowntimeAlone) {
+  const ConvergenceLimits limits{.downtime_limit = absl::Milliseconds(100), .memory_bytes = 1000 * kMiB};
+  const auto with = [](RoundFigures round, uint64_t mirrored_mib, uint64_t sent_mib = 0) {
+    round.mirrored_bytes = mirrored_mib * kMiB;
+    round.mirrored_sent_bytes = sent_mib * kMiB;
+    round.mirrored_wire_bytes = sent_mib * kMiB;
+    round.took += absl::Milliseconds(10) * sent_mib;
+    return round;
+  };
+  struct {
+    const char* name;
+    RoundFigures now;
+    NextStep step;
+    bool for_mirrored = false;
+  } const cases[] = {
+      {"both fit", with(Round(1000, 4), 5), NextStep::kSwitchover},
+      {"each fits", with(Round(1000, 6), 6), NextStep::kRound, true},
+      {"memory fits", with(Round(1000, 1), 50), NextStep::kRound, true},
+      {"nothing is left of memory", with(Round(1000, 0), 50), NextStep::kRound, true},
+      {"and the others fit", with(Round(1000, 0), 9), NextStep::kSwitchover},
+      {"memory does not fit", with(Round(1000, 50), 1), NextStep::kRound},
+      {"the rate is that of all bytes", with(Round(10, 5), 4, 990), NextStep::kSwitchover},
+      {"memory converges no more, whatever the others do", with(Round(200, 290, 280), 1), NextStep::kPostcopy},
+  };
+  for (const auto& c : cases) {
+    const Decision decision = DecideNext(c.now, nullptr, limits);
+    EXPECT_EQ(decision.step, c.step) << c.name;
+    EXPECT_EQ(decision.for_mirrored, c.for_mirrored) << c.name;
+    EXPECT_EQ(decision.throttle_percent, 0) << c.name;
+  }
+  EXPECT_NEAR(absl::ToDoubleMilliseconds(DecideNext(with(Round(1000, 30), 20), nullptr, limits).expected_downtime), 500,
+              1);
+  // A guest that writes nothing is not held back for the others.
+  ConvergenceLimits precopy = limits;
+  precopy.mode = MoveMode::kPrecopy;
+  const RoundFigures before = Futile(with(Round(9, 9, 9), 50));
+  EXPECT_EQ(DecideNext(with(Round(9, 9, 9), 50), &before, precopy).step, NextStep::kRound);
+  // What is written all the time is left for the switchover where it fits beside them.
+  const RoundFigures some = Round(1000, 300);
+  EXPECT_EQ(DecideNext(Round(5, 20, 6), &some, precopy).pages, kQuiet);
+  EXPECT_EQ(DecideNext(with(Round(5, 20, 6), 5), &some, precopy).pages, kAll);
+}
+
 TEST(ConvergenceTest, ExpectedDowntimeIsRestOverRateAndFixedCost) {
   ConvergenceLimits limits;
   limits.fixed_downtime = absl::Milliseconds(5);

@@ -30,6 +30,12 @@ class OutgoingPart {
   // As MACHINE tells them; the same each time.
   virtual std::vector<MachineSpec::Region> regions() const = 0;
 
+  // Whether it is mirrored, as a disk is: copied until it is *ready* before memory's rounds begin, kept up with from
+  // then on, and sent to its end while the guest stands still. In no mode is anything of it missing behind the
+  // switchover: post-copy is for memory. The destination's part says the same (IncomingPart::mirrored()). The same each
+  // time.
+  virtual bool mirrored() const { return false; }
+
   // From here on all that is written is found by CollectDirty().
   virtual absl::Status StartTracking() = 0;
   virtual void StopTracking() = 0;
@@ -37,6 +43,17 @@ class OutgoingPart {
   virtual absl::Status CollectDirty(size_t region, PageBitmap& dirty) = 0;
   // Adds pages that are zero, or that nobody needs, to `skipped`, without reading them. Called when writes are tracked.
   virtual absl::Status AddSkipped(size_t region, PageBitmap& skipped) = 0;
+
+  // --- Of one that is mirrored ---
+
+  // It is written faster than it is copied. From `on` on, until off: who writes to it is answered when the other side
+  // has what was written (Delivered()). Off, before the guest is stopped or when the move is over: all who wait are
+  // answered at once. Whether it does so; if none does, the move fails. Off does not fail.
+  virtual bool SetBlocking(bool /*on*/) { return false; }
+  // The other side has all that CollectDirty() has told so far. Called while it is blocking.
+  virtual void Delivered() {}
+
+  // ---
 
   // Sends all pages of `run`, whose region is `region` here, in whole units where they have data: from where they are
   // in memory (PageSender::SendRun()), or read for it (SendRead()). Called also behind GRANT, when the guest's

@@ -146,6 +146,7 @@ absl::StatusOr<std::optional<uintptr_t>> PageSender::SendData(const PageRange& r
   }
   FERRITE_RETURN_IF_ERROR(status);
   figures_.data_pages.fetch_add(run.count, std::memory_order_relaxed);
+  data_pages_ += run.count;
   return std::nullopt;
 }
 
@@ -156,6 +157,7 @@ absl::Status PageSender::SendZero(const PageRange& run) {
     FERRITE_RETURN_IF_ERROR(
         Put([&] { return sink_.Zero({.region = run.region, .first = run.first + done, .count = count}); }));
     figures_.zero_pages.fetch_add(count, std::memory_order_relaxed);
+    zero_pages_ += count;
   }
   return absl::OkStatus();
 }

@@ -62,8 +62,10 @@ class PageSender {
   absl::Status SendRoundEnd(uint32_t number);
   absl::Status Flush();
 
-  // Over this sender.
+  // Over this sender: bytes that have left, and pages.
   uint64_t sent_bytes() const { return sent_bytes_; }
+  uint64_t data_pages() const { return data_pages_; }
+  uint64_t zero_pages() const { return zero_pages_; }
 
  private:
   struct alignas(4096) Page {
@@ -97,6 +99,8 @@ class PageSender {
   uint64_t pages_per_unit_ = 1;  // of the run that is sent
   bool in_unit_ = false;         // between two of its frames
   uint64_t sent_bytes_ = 0;
+  uint64_t data_pages_ = 0;
+  uint64_t zero_pages_ = 0;
   std::unique_ptr<Page[]> buffer_;  // of SendRead(); made when first needed
 };
 

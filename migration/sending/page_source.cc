@@ -10,14 +10,9 @@
 #include "base/thread_class.h"
 #include "memory/guest_address.h"
 #include "migration/protocol/page_header.h"
-#include "migration/sending/request_server.h"
 
 namespace ferrite::migration {
 namespace {
-
-// After the switchover bulk data goes in pieces that an asked-for page need not wait for, and few of them at a time
-// (PageSink::AwaitPlaced()). Smaller ones cost more: each wakes a thread at either end (docs/performance.md).
-constexpr uint64_t kBulkPages = 128;
 
 std::vector<PendingPages::Shape> ShapesOf(std::span<OutgoingPart* const> parts,
                                           std::span<const uint64_t> pages_per_unit) {
@@ -27,7 +22,10 @@ std::vector<PendingPages::Shape> ShapesOf(std::span<OutgoingPart* const> parts,
       const uint64_t per_unit = pages_per_unit[shapes.size()];
       // Memory may have huge pages there.
       const uint64_t per_block = region.kind == RegionKind::kRam ? std::max(per_unit, kBlockPages) : per_unit;
-      shapes.push_back({.pages = region.bytes / kPageBytes, .pages_per_unit = per_unit, .pages_per_block = per_block});
+      shapes.push_back({.pages = region.bytes / kPageBytes,
+                        .pages_per_unit = per_unit,
+                        .pages_per_block = per_block,
+                        .mirrored = part->mirrored()});
     }
   }
   return shapes;
@@ -56,12 +54,15 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
       limiter_(options.max_bandwidth),
       postcopy_rate_(options.max_postcopy_bandwidth),
       figures_(figures) {
+  size_t number = 0;
   for (OutgoingPart* part : parts) {
     const size_t count = part->regions().size();
+    PartSent* const sent = number > 0 && number <= figures.further.size() ? &figures.further[number - 1] : nullptr;
     for (size_t i = 0; i < count; ++i) {
       const uint64_t pages = pending_->pending(regions_.size()).pages();
-      regions_.push_back({.part = part, .index = i, .collected = std::make_unique<PageBitmap>(pages)});
+      regions_.push_back({.part = part, .index = i, .collected = std::make_unique<PageBitmap>(pages), .sent = sent});
     }
+    ++number;
   }
   for (const auto& sink : channels_.page) {
     senders_.push_back(std::make_unique<PageSender>(
@@ -94,8 +95,11 @@ absl::Status PageSource::StartThreads() {
   return absl::OkStatus();
 }
 
-absl::Status PageSource::Start() {
+absl::Status PageSource::Start(WhichParts parts) {
   for (size_t i = 0; i < regions_.size(); ++i) {
+    if (!Has(parts, pending_->mirrored(i))) {
+      continue;
+    }
     PageBitmap& pending = pending_->pending(i);
     const uint64_t pages = pending.pages();
     PageBitmap skip(pages);
@@ -108,6 +112,10 @@ absl::Status PageSource::Start() {
       FERRITE_RETURN_IF_ERROR(senders_[0]->SendZero(run));
       pending_->Skip(run);
       figures_.skipped_pages += run.count;
+      figures_.mirrored_pages += pending_->mirrored(i) ? run.count : 0;
+      if (regions_[i].sent != nullptr) {
+        regions_[i].sent->zero_pages += run.count;
+      }
       page = end;
       if (page >= pages) {
         break;
@@ -117,8 +125,9 @@ absl::Status PageSource::Start() {
   return senders_[0]->Flush();
 }
 
-absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages) {
-  pending_->Rewind(pages);
+absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages,
+                                   WhichParts parts) {
+  pending_->Rewind(pages, parts);
   crew_->Begin([&](size_t channel) {
     absl::Status status = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
     if (!status.ok()) {
@@ -129,8 +138,18 @@ absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> st
     return status;
   });
   const bool ok = crew_->Await().ok();
-  figures_.resent_pages += pending_->TakeResent();
+  CountResent();
   return ok ? absl::OkStatus() : failure();
+}
+
+void PageSource::CountResent() {
+  for (size_t i = 0; i < regions_.size(); ++i) {
+    const uint64_t resent = pending_->TakeResent(i);
+    figures_.resent_pages += resent;
+    if (regions_[i].sent != nullptr) {
+      regions_[i].sent->again_pages += resent;
+    }
+  }
 }
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop) {
@@ -147,7 +166,24 @@ absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::Functio
 
 absl::Status PageSource::Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
   const Region& region = regions_[run.region];
-  return region.part->Send(sender, region.index, run, pages_per_unit);
+  const bool mirrored = pending_->mirrored(run.region);
+  if (mirrored) {
+    // Before it is sent: who counts the others' meanwhile never finds more than these.
+    figures_.mirrored_pages.fetch_add(run.count, std::memory_order_relaxed);
+  }
+  const uint64_t bytes = sender.sent_bytes();
+  const uint64_t data_pages = sender.data_pages();
+  const uint64_t zero_pages = sender.zero_pages();
+  FERRITE_RETURN_IF_ERROR(region.part->Send(sender, region.index, run, pages_per_unit));
+  if (mirrored) {
+    FERRITE_RETURN_IF_ERROR(sender.Flush());
+    figures_.mirrored_bytes.fetch_add(sender.sent_bytes() - bytes, std::memory_order_relaxed);
+  }
+  if (region.sent != nullptr) {
+    region.sent->data_pages.fetch_add(sender.data_pages() - data_pages, std::memory_order_relaxed);
+    region.sent->zero_pages.fetch_add(sender.zero_pages() - zero_pages, std::memory_order_relaxed);
+  }
+  return absl::OkStatus();
 }
 
 Losses PageSource::losses() {
@@ -164,14 +200,18 @@ absl::StatusOr<PageRange> PageSource::FoundLost(const uint8_t* address) {
   return absl::InternalError("the host has no page for memory of this process, which is not a lost one of the guest");
 }
 
-absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty() {
+absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty(WhichParts parts) {
   Dirty found;
   for (size_t i = 0; i < regions_.size(); ++i) {
+    const bool mirrored = pending_->mirrored(i);
+    if (!Has(parts, mirrored)) {
+      continue;
+    }
     PageBitmap& dirty = *regions_[i].collected;
     dirty.ClearAll();
     FERRITE_RETURN_IF_ERROR(regions_[i].part->CollectDirty(regions_[i].index, dirty));
     found.again_bytes += pending_->Heat(i, dirty) * kPageBytes;
-    found.bytes += dirty.Count() * kPageBytes;
+    (mirrored ? found.mirrored_bytes : found.bytes) += dirty.Count() * kPageBytes;
     dirty.TakeInto(pending_->pending(i));
   }
   return found;
@@ -181,76 +221,23 @@ std::vector<PageRange> PageSource::TakeStale() {
   std::vector<PageRange> stale = pending_->TakeStale();
   for (const PageRange& run : stale) {
     figures_.resent_pages += run.count;
+    if (PartSent* const sent = regions_[run.region].sent; sent != nullptr) {
+      sent->again_pages += run.count;
+    }
   }
   return stale;
 }
 
-uint64_t PageSource::PendingBytes() const { return pending_->CountPending() * kPageBytes; }
+uint64_t PageSource::PendingBytes(const OutgoingPart& part) const {
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < regions_.size(); ++i) {
+    bytes += regions_[i].part == &part ? pending_->pending(i).Count() * kPageBytes : 0;
+  }
+  return bytes;
+}
 
 uint64_t PageSource::PendingBytes(RoundPages pages, uint64_t most) const {
   return pending_->Count(pages, most / kPageBytes) * kPageBytes;
-}
-
-void PageSource::LiftLimit() { limiter_.SetRate(0); }
-
-void PageSource::StartPostcopy() {
-  pending_->StartUnits();
-  limiter_.SetRate(postcopy_rate_);
-  {
-    const absl::MutexLock lock(&mutex_);
-    serving_ = true;
-  }
-}
-
-void PageSource::StartRest() {
-  pending_->OrderByHeat();
-  for (const auto& sink : channels_.page) {
-    sink->PreferLatency();
-  }
-  crew_->Begin([this](size_t channel) {
-    Note(CatchOutOfMemory([&] { return SendRest(channel); }));
-    return absl::OkStatus();
-  });
-}
-
-absl::Status PageSource::FinishRest() {
-  FERRITE_RETURN_IF_ERROR(crew_->Await());
-  return failure();
-}
-
-absl::Status PageSource::SendRest(size_t channel) {
-  PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_, losses());
-  PendingPages::Lease lease;
-  while (true) {
-    // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
-    constexpr uint64_t kMost = kBulkPages * kPageBytes;
-    Rest(limiter_.Take(kMost, host_.clock.Now()));
-    FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced());
-    const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
-    if (!run.has_value()) {
-      return sender.SendRoundEnd(kLastRound);
-    }
-    const uint64_t sent_before = sender.sent_bytes();
-    FERRITE_RETURN_IF_ERROR(Send(sender, *run, pending_->pages_per_unit(run->region)));
-    FERRITE_RETURN_IF_ERROR(sender.Flush());
-    // Huge pages are more than was taken, zero pages hardly anything.
-    limiter_.Correct(static_cast<int64_t>(sender.sent_bytes() - sent_before) - static_cast<int64_t>(kMost));
-  }
-}
-
-absl::Status PageSource::ServeRequests(size_t channel) {
-  {
-    const absl::MutexLock lock(&mutex_);
-    const auto has_news = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ending_ || serving_; };
-    mutex_.Await(absl::Condition(&has_news));
-    if (ending_) {
-      return absl::OkStatus();
-    }
-  }
-  const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
-    return Send(sender, run, pages_per_unit);
-  };
-  return RequestServer(*channels_.urgent[channel], *pending_, limiter_, host_.clock, figures_, losses(), send).Serve();
 }
 
 void PageSource::Rest(absl::Duration time) {

@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
+#include "memory/guest_address.h"
 #include "memory/page_range.h"
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
@@ -51,18 +52,26 @@ class PageSource {
   // Ends the threads.
   ~PageSource();
 
-  // Makes all pages pending, but for those that were never touched or that nobody needs: these are told to be zero.
-  absl::Status Start();
-  // Sends what is pending, all or some of it, on all channels, until there is nothing, `stop` returns true, or a
-  // channel fails; then ends the round on every channel.
-  absl::Status SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages = RoundPages::kAll);
+  // Makes all pages of these parts pending, but for those that were never touched or that nobody needs: these are told
+  // to be zero.
+  absl::Status Start(WhichParts parts = WhichParts::kAll);
+  // Sends what is pending of mirrored parts, and then, unless it is for these alone, of the others, all or some of it,
+  // on all channels, until there is nothing, `stop` returns true, or a channel fails; then ends the round on every
+  // channel.
+  absl::Status SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages = RoundPages::kAll,
+                         WhichParts parts = WhichParts::kAll);
+  // Of the parts that are not mirrored, but for the last.
   struct Dirty {
     uint64_t bytes = 0;
     uint64_t again_bytes = 0;  // that had been found by one of the two calls before, too
+    uint64_t mirrored_bytes = 0;
   };
-  // Makes pending what was written since the last call.
-  absl::StatusOr<Dirty> CollectDirty();
-  uint64_t PendingBytes() const;
+  // Makes pending what was written to these parts since the last call.
+  absl::StatusOr<Dirty> CollectDirty(WhichParts parts = WhichParts::kAll);
+  uint64_t PendingBytes(WhichParts parts = WhichParts::kAll) const {
+    return pending_->CountPending(parts) * kPageBytes;
+  }
+  uint64_t PendingBytes(const OutgoingPart& part) const;
   // Of what a round of `pages` would send; counts no further than `most`.
   uint64_t PendingBytes(RoundPages pages, uint64_t most) const;
   // What the destination holds but is out of date: to be discarded there, and sent again.
@@ -92,6 +101,7 @@ class PageSource {
     OutgoingPart* part;
     size_t index;                           // in the part
     std::unique_ptr<PageBitmap> collected;  // scratch
+    PartSent* sent;                         // null: nobody asks
   };
   PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::span<const uint64_t> pages_per_unit,
              Channels channels, const MoveOptions& options, SendFigures& figures,
@@ -102,6 +112,8 @@ class PageSource {
   absl::Status SendRest(size_t channel);
   absl::Status ServeRequests(size_t channel);
   absl::Status Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit);
+  // What was claimed in a round, and had been sent before.
+  void CountResent();
   // Of all senders.
   Losses losses();
   absl::StatusOr<PageRange> FoundLost(const uint8_t* address);

@@ -158,6 +158,48 @@ TEST_F(PageSourceTest, RoundLeavesOutWhatItIsToldAndItIsStillToBeSent) {
   EXPECT_EQ(figures_.resent_pages, 4u);
 }
 
+TEST_F(PageSourceTest, MirroredPartGoesByItselfAndThenBeforeTheOthers) {
+  second_.is_mirrored = true;
+  second_.skipped = {{0, 10, 4}};
+  first_.skipped = {{1, 0, 3}};
+  figures_.further = std::vector<PartSent>(1);
+  Open(1);
+  ASSERT_EQ(source_->Start(WhichParts::kMirrored), absl::OkStatus());
+  EXPECT_EQ(source_->PendingBytes(), 60 * kPageBytes);
+  ASSERT_EQ(source_->SendRound(0, Never, RoundPages::kAll, WhichParts::kMirrored), absl::OkStatus());
+  EXPECT_EQ(takers_[0]->AwaitRound(0),
+            (Frames{ZeroFrame(2, 10, 4), PagesFrame(2, 0, 10), PagesFrame(2, 14, 50), RoundFrame(0)}));
+  EXPECT_EQ(figures_.mirrored_pages, 64u);
+  EXPECT_EQ(figures_.mirrored_bytes, 2 * kPageHeaderBytes + 60 * kPageBytes);
+  first_.dirty = {{0, 1, 1}};
+  second_.dirty = {{0, 12, 4}};
+  PageSource::Dirty dirty = *source_->CollectDirty(WhichParts::kMirrored);
+  EXPECT_EQ(dirty.mirrored_bytes, 4 * kPageBytes);
+  EXPECT_EQ(dirty.bytes, 0u) << "it was not asked for";
+  EXPECT_EQ(source_->PendingBytes(second_), 4 * kPageBytes);
+
+  ASSERT_EQ(source_->Start(WhichParts::kOthers), absl::OkStatus());
+  EXPECT_EQ(source_->PendingBytes(first_), 21 * kPageBytes);
+  ASSERT_EQ(source_->SendRound(1, Never, RoundPages::kUnsent), absl::OkStatus());
+  EXPECT_EQ(takers_[0]->AwaitRound(1), (Frames{ZeroFrame(1, 0, 3), PagesFrame(2, 12, 4), PagesFrame(0, 0, 16),
+                                               PagesFrame(1, 3, 5), RoundFrame(1)}));
+  EXPECT_EQ(figures_.mirrored_pages, 68u);
+  EXPECT_EQ(figures_.data_pages, 64u + 21);
+  EXPECT_EQ(figures_.resent_pages, 4u);
+  PartFigures part;
+  figures_.further[0].AddTo(part);
+  EXPECT_EQ(part.data_bytes, 64 * kPageBytes);
+  EXPECT_EQ(part.zero_bytes, 4 * kPageBytes);
+  EXPECT_EQ(part.again_bytes, 4 * kPageBytes);
+  second_.dirty = {{0, 0, 2}};
+  dirty = *source_->CollectDirty();
+  EXPECT_EQ(dirty.bytes, kPageBytes);
+  EXPECT_EQ(dirty.mirrored_bytes, 2 * kPageBytes);
+  EXPECT_EQ(source_->TakeStale(), (std::vector<PageRange>{{0, 1, 1}})) << "the last round brings the others";
+  EXPECT_EQ(source_->PendingBytes(WhichParts::kMirrored), 2 * kPageBytes);
+  EXPECT_EQ(source_->PendingBytes(WhichParts::kOthers), kPageBytes);
+}
+
 TEST_F(PageSourceTest, PartThatCannotBeSentEndsTheRound) {
   second_.refuses = absl::InternalError("disk: gone");
   Open(2);

@@ -1,7 +1,6 @@
 #include "migration/sending/pending_pages.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "memory/guest_address.h"
@@ -30,14 +29,17 @@ constexpr uint64_t kBusyPart = 64;
 
 PendingPages::PendingPages(std::span<const Shape> regions) {
   for (const Shape& shape : regions) {
+    const auto place = shape.mirrored ? claims_.begin() + static_cast<ptrdiff_t>(mirrored_++) : claims_.end();
+    claims_.insert(place, static_cast<uint16_t>(regions_.size()));
     regions_.push_back(std::make_unique<Region>(shape));
   }
+  round_regions_ = regions_.size();
 }
 
-uint64_t PendingPages::CountPending() const {
+uint64_t PendingPages::CountPending(WhichParts parts) const {
   uint64_t count = 0;
   for (const auto& region : regions_) {
-    count += region->pending.Count();
+    count += Has(parts, region->mirrored) ? region->pending.Count() : 0;
   }
   return count;
 }
@@ -51,6 +53,9 @@ void PendingPages::Skip(PageRange run) {
 
 uint64_t PendingPages::Heat(size_t index, const PageBitmap& dirty) {
   Region& region = *regions_[index];
+  if (region.mirrored) {
+    return 0;
+  }
   for (uint8_t& heat : region.heat) {
     heat /= 2;
   }
@@ -84,10 +89,13 @@ void PendingPages::NoteBusyBlocks() {
 }
 
 bool PendingPages::IsIn(const Region& region, uint64_t page, RoundPages pages) {
+  if (pages == RoundPages::kAll) {
+    return true;
+  }
   const uint8_t heat = region.heat[page / region.pages_per_unit];
   switch (pages) {
     case RoundPages::kAll:
-      return true;
+      break;
     case RoundPages::kQuiet:
       return (heat & kDirtyNow) == 0 || (heat & kDirtyBefore) == 0;
     case RoundPages::kUnsent:
@@ -113,7 +121,7 @@ uint64_t PendingPages::Count(RoundPages pages, uint64_t most) {
   uint64_t count = 0;
   for (const auto& region : regions_) {
     uint64_t page = 0;
-    while (count < most) {
+    while (count < most && !region->mirrored) {
       const auto found = FindIn(*region, page, pages);
       if (!found.has_value()) {
         break;
@@ -128,163 +136,49 @@ uint64_t PendingPages::Count(RoundPages pages, uint64_t most) {
 std::optional<PageRange> PendingPages::ClaimNext(uint64_t max_pages) {
   while (true) {
     uint64_t at = cursor_.load(std::memory_order_acquire);
-    const uint64_t index = at >> kCursorPageBits;
+    const uint64_t place = at >> kCursorPageBits;
     const uint64_t page = at & (Pack(1, 0) - 1);
-    if (index >= regions_.size()) {
+    if (place >= round_regions_) {
       return std::nullopt;
     }
+    const uint16_t index = claims_[place];
     Region& region = *regions_[index];
-    const std::optional<uint64_t> first = FindIn(region, page, round_pages_);
+    const RoundPages pages = region.mirrored ? RoundPages::kAll : round_pages_;
+    const std::optional<uint64_t> first = FindIn(region, page, pages);
     if (!first.has_value()) {
-      cursor_.compare_exchange_strong(at, Pack(index + 1, 0), std::memory_order_acq_rel);
+      cursor_.compare_exchange_strong(at, Pack(place + 1, 0), std::memory_order_acq_rel);
       continue;
     }
     const uint64_t limit = std::min(max_pages, kStride);
     const uint64_t end_of_run = region.pending.FindClear(*first).value_or(region.pending.pages());
     const uint64_t most = std::min(limit, end_of_run - *first);
     uint64_t count = 1;
-    while (count < most && IsIn(region, *first + count, round_pages_)) {
+    while (count < most && IsIn(region, *first + count, pages)) {
       ++count;
     }
     // Whoever moves the cursor past the run owns it.
-    if (!cursor_.compare_exchange_strong(at, Pack(index, *first + count), std::memory_order_acq_rel)) {
+    if (!cursor_.compare_exchange_strong(at, Pack(place, *first + count), std::memory_order_acq_rel)) {
       continue;
     }
     uint64_t resent = 0;
     for (uint64_t i = 0; i < count; ++i) {
       resent += region.sent.Test(*first + i) ? 1 : 0;
     }
-    resent_.fetch_add(resent, std::memory_order_relaxed);
+    region.resent.fetch_add(resent, std::memory_order_relaxed);
     region.pending.ClearRange(*first, count);
     region.sent.SetRange(*first, count);
     region.skipped.ClearRange(*first, count);
-    return PageRange{.region = static_cast<uint16_t>(index), .first = *first, .count = count};
+    return PageRange{.region = index, .first = *first, .count = count};
   }
 }
 
-void PendingPages::Rewind(RoundPages pages) {
+void PendingPages::Rewind(RoundPages pages, WhichParts parts) {
   if (pages == RoundPages::kCalm) {
     NoteBusyBlocks();
   }
   round_pages_ = pages;
+  round_regions_ = parts == WhichParts::kMirrored ? mirrored_ : regions_.size();
   cursor_.store(0, std::memory_order_release);
-}
-
-void PendingPages::StartUnits() {
-  for (const auto& region : regions_) {
-    const uint64_t per_unit = region->pages_per_unit;
-    if (per_unit == 1) {
-      continue;
-    }
-    uint64_t page = 0;
-    while (page < region->pending.pages()) {
-      const auto found = region->pending.FindSet(page);
-      if (!found.has_value()) {
-        break;
-      }
-      const uint64_t unit = *found / per_unit;
-      region->pending.SetRange(unit * per_unit, per_unit);
-      page = (unit + 1) * per_unit;
-    }
-  }
-}
-
-uint8_t PendingPages::BlockHeat(const Region& region, uint64_t first) {
-  const uint64_t end = std::min(first + region.pages_per_block, region.pending.pages());
-  const auto at = [&](uint64_t page) {
-    return region.heat.begin() + static_cast<ptrdiff_t>(page / region.pages_per_unit);
-  };
-  return *std::max_element(at(first), at(end));
-}
-
-void PendingPages::OrderByHeat() {
-  // Buckets by heat keep the order of addresses within one heat.
-  std::array<std::vector<PageRange>, 256> buckets;
-  for (size_t index = 0; index < regions_.size(); ++index) {
-    const Region& region = *regions_[index];
-    uint64_t page = 0;
-    while (page < region.pending.pages()) {
-      const auto found = region.pending.FindSet(page);
-      if (!found.has_value()) {
-        break;
-      }
-      const uint64_t per_block = region.pages_per_block;
-      const uint64_t first = *found / per_block * per_block;
-      const uint8_t heat = BlockHeat(region, first);
-      page = first + per_block;
-      while (page - first < kBlockPages && page < region.pending.pages() && BlockHeat(region, page) == heat) {
-        page += per_block;
-      }
-      page = std::min(page, region.pending.pages());
-      buckets[heat].push_back({.region = static_cast<uint16_t>(index), .first = first, .count = page - first});
-    }
-  }
-  order_.clear();
-  for (auto bucket = buckets.rbegin(); bucket != buckets.rend(); ++bucket) {
-    order_.insert(order_.end(), bucket->begin(), bucket->end());
-  }
-  next_in_order_.store(0, std::memory_order_release);
-}
-
-bool PendingPages::ClaimUnit(Region& region, uint64_t unit) {
-  const uint64_t first = unit * region.pages_per_unit;
-  // All bits of a pending unit are set; the first one is the token.
-  if (!region.pending.Clear(first)) {
-    return false;
-  }
-  if (region.pages_per_unit > 1) {
-    region.pending.ClearRange(first + 1, region.pages_per_unit - 1);
-    region.sent.SetRange(first, region.pages_per_unit);
-  } else {
-    region.sent.Set(first);
-  }
-  return true;
-}
-
-PageRange PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t max_units) {
-  Region& region = *regions_[index];
-  const uint64_t units = region.pending.pages() / region.pages_per_unit;
-  uint64_t claimed = 0;
-  while (claimed < max_units && unit + claimed < units && ClaimUnit(region, unit + claimed)) {
-    ++claimed;
-  }
-  return {.region = index, .first = unit * region.pages_per_unit, .count = claimed * region.pages_per_unit};
-}
-
-PageRange PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t extra) {
-  const uint64_t per_unit = regions_[region]->pages_per_unit;
-  return ClaimUnitsFrom(region, page / per_unit, 1 + extra / per_unit);
-}
-
-std::optional<PageRange> PendingPages::ClaimHottest(Lease& lease, uint64_t max_pages) {
-  while (true) {
-    while (lease.rest.count > 0) {
-      Region& region = *regions_[lease.rest.region];
-      const uint64_t per_unit = region.pages_per_unit;
-      const uint64_t end = lease.rest.first + lease.rest.count;
-      const std::optional<uint64_t> found = region.pending.FindSet(lease.rest.first);
-      if (!found.has_value() || *found >= end) {
-        break;
-      }
-      // Whoever is asked meanwhile may have claimed the front of a unit.
-      const uint64_t unit = *found / per_unit;
-      const uint64_t units = std::min(std::max<uint64_t>(max_pages / per_unit, 1), end / per_unit - unit);
-      const PageRange run = ClaimUnitsFrom(lease.rest.region, unit, units);
-      const uint64_t next = (unit + std::max<uint64_t>(run.count / per_unit, 1)) * per_unit;
-      lease.rest.first = next;
-      lease.rest.count = end - next;
-      if (run.count > 0) {
-        return run;
-      }
-    }
-    const size_t next = next_in_order_.fetch_add(1, std::memory_order_acq_rel);
-    if (next >= order_.size()) {
-      // Many ask, and none ever wraps it.
-      next_in_order_.store(order_.size(), std::memory_order_release);
-      return std::nullopt;
-    }
-    lease.rest = order_[next];
-  }
 }
 
 }  // namespace ferrite::migration

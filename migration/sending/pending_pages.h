@@ -22,6 +22,12 @@ enum class RoundPages {
   kCalm,    // of these, what lies in blocks of which hardly anything was written in them
 };
 
+// Which parts of a move: those that are mirrored (OutgoingPart::mirrored()), or the others, memory first among them.
+enum class WhichParts { kAll, kMirrored, kOthers };
+constexpr bool Has(WhichParts parts, bool mirrored) {
+  return parts == WhichParts::kAll || mirrored == (parts == WhichParts::kMirrored);
+}
+
 // The pages of all regions that wait to be sent, and those that were sent. Threads: the Claim methods, from any; the
 // rest while nobody claims.
 class PendingPages {
@@ -32,6 +38,8 @@ class PendingPages {
     uint64_t pages_per_unit = 1;
     // How many are kept together then; whole units.
     uint64_t pages_per_block = 1;
+    // Goes first in each round, all of it; has no heat, and never comes behind the switchover.
+    bool mirrored = false;
   };
   // Of all that moves, in the order of its numbers.
   explicit PendingPages(std::span<const Shape> regions);
@@ -40,23 +48,26 @@ class PendingPages {
   PageBitmap& pending(size_t region) { return regions_[region]->pending; }
   uint64_t pages_per_unit(size_t region) const { return regions_[region]->pages_per_unit; }
   PageBitmap& sent(size_t region) { return regions_[region]->sent; }
-  uint64_t CountPending() const;
+  bool mirrored(size_t region) const { return regions_[region]->mirrored; }
+  uint64_t CountPending(WhichParts parts = WhichParts::kAll) const;
   // `run` is told to be zero without being looked at (R8), and counts as sent.
   void Skip(PageRange run);
 
   // How often, and how late, pages were found dirty: newer rounds weigh more. Feed it each round's dirty pages. Returns
-  // how many of these had been dirty after one of the two rounds before, too.
+  // how many of these had been dirty after one of the two rounds before, too. Not of mirrored regions.
   uint64_t Heat(size_t region, const PageBitmap& dirty);
 
   // --- Rounds: single pages ---
 
-  // Claims the next run in address order, of at most `max_pages`; the cursor is shared by all claimers and starts anew
-  // with Rewind(), which says what is claimed until the next one. Claimed pages count as sent.
+  // Claims the next run, mirrored regions first, in address order, of at most `max_pages`; the cursor is shared by all
+  // claimers and starts anew with Rewind(), which says what is claimed until the next one: all that is pending of
+  // mirrored regions, and `pages` of the others, if these are among `parts` (which is not kOthers). Claimed pages count
+  // as sent.
   std::optional<PageRange> ClaimNext(uint64_t max_pages);
-  void Rewind(RoundPages pages = RoundPages::kAll);
+  void Rewind(RoundPages pages = RoundPages::kAll, WhichParts parts = WhichParts::kAll);
   // How many pages ClaimNext() gave that had been sent before, since the last call.
-  uint64_t TakeResent() { return resent_.exchange(0); }
-  // Of `pages`; counts no further than `most`.
+  uint64_t TakeResent(size_t region) { return regions_[region]->resent.exchange(0); }
+  // Of `pages` of the regions that are not mirrored; counts no further than `most`.
   uint64_t Count(RoundPages pages, uint64_t most);
 
   // --- After the switchover: whole units ---
@@ -88,15 +99,18 @@ class PendingPages {
           skipped(shape.pages),
           pages_per_unit(shape.pages_per_unit),
           pages_per_block(shape.pages_per_block),
-          heat(shape.pages / shape.pages_per_unit),
-          busy((shape.pages + shape.pages_per_block - 1) / shape.pages_per_block) {}
+          mirrored(shape.mirrored),
+          heat(shape.mirrored ? 0 : shape.pages / shape.pages_per_unit),
+          busy(shape.mirrored ? 0 : (shape.pages + shape.pages_per_block - 1) / shape.pages_per_block) {}
     PageBitmap pending;
     PageBitmap sent;
     PageBitmap skipped;  // and never sent since
     const uint64_t pages_per_unit;
     const uint64_t pages_per_block;
+    const bool mirrored;
     std::vector<uint8_t> heat;  // per unit
     std::vector<bool> busy;     // per block: what RoundPages::kCalm leaves out
+    std::atomic<uint64_t> resent{0};
   };
 
   static bool IsIn(const Region& region, uint64_t page, RoundPages pages);
@@ -113,10 +127,12 @@ class PendingPages {
   PageRange ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
 
   std::vector<std::unique_ptr<Region>> regions_;
-  // Region and page of ClaimNext(), packed so that claimers advance it with one exchange.
+  std::vector<uint16_t> claims_;  // regions in the order of ClaimNext(): the mirrored ones first
+  size_t mirrored_ = 0;           // how many these are
+  // Place in `claims_` and page of ClaimNext(), packed so that claimers advance it with one exchange.
   std::atomic<uint64_t> cursor_{0};
   RoundPages round_pages_ = RoundPages::kAll;
-  std::atomic<uint64_t> resent_{0};
+  size_t round_regions_ = 0;  // the first ones of `claims_` that are claimed
   bool busy_is_old_ = false;
   std::vector<PageRange> order_;  // what is leased: blocks, of small ones several; hottest first
   std::atomic<size_t> next_in_order_{0};

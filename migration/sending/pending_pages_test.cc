@@ -88,15 +88,15 @@ TEST_F(PendingPagesTest, RoundLeavesOutWhatIsWrittenAllTheTime) {
   EXPECT_EQ(pages.ClaimNext(20), (PageRange{0, 120, 20}));
   EXPECT_EQ(pages.ClaimNext(20), (PageRange{0, 140, 10}));
   EXPECT_EQ(pages.ClaimNext(20), std::nullopt);
-  EXPECT_EQ(pages.TakeResent(), 0u);
+  EXPECT_EQ(pages.TakeResent(0), 0u);
   // Written again: 110 to 120. Written once, before or now, is everything else.
   EXPECT_EQ(dirty(110, 30), 10u);
   EXPECT_EQ(pages.Count(RoundPages::kUnsent, 1000), 0u) << "what is not written any more waits for another round";
   pages.Rewind(RoundPages::kQuiet);
   EXPECT_EQ(pages.ClaimNext(100), (PageRange{0, 50, 60}));
   EXPECT_EQ(pages.ClaimNext(100), std::nullopt);
-  EXPECT_EQ(pages.TakeResent(), 50u) << "50 to 100";
-  EXPECT_EQ(pages.TakeResent(), 0u);
+  EXPECT_EQ(pages.TakeResent(0), 50u) << "50 to 100";
+  EXPECT_EQ(pages.TakeResent(0), 0u);
   EXPECT_EQ(pages.CountPending(), 10u);
   pages.Rewind();
   EXPECT_EQ(pages.ClaimNext(100), (PageRange{0, 110, 10})) << "they go with the last ones";

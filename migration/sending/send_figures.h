@@ -3,6 +3,7 @@
 #define FERRITE_MIGRATION_SENDING_SEND_FIGURES_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <utility>
@@ -10,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "memory/guest_address.h"
 #include "memory/page_range.h"
 #include "migration/api/move_report.h"
 
@@ -37,6 +39,19 @@ class SentLost {
   std::map<std::pair<uint16_t, uint64_t>, uint64_t> pages_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Of one part. Threads: any.
+struct PartSent {
+  std::atomic<uint64_t> data_pages{0};
+  std::atomic<uint64_t> zero_pages{0};
+  std::atomic<uint64_t> again_pages{0};
+
+  void AddTo(PartFigures& figures) const {
+    figures.data_bytes = data_pages * kPageBytes;
+    figures.zero_bytes = zero_pages * kPageBytes;
+    figures.again_bytes = again_pages * kPageBytes;
+  }
+};
+
 // All channels of a move together, those of connections that are gone among them. Threads: any.
 struct SendFigures {
   std::atomic<uint64_t> data_pages{0};
@@ -49,6 +64,11 @@ struct SendFigures {
   std::atomic<uint64_t> prefetched_pages{0};
   std::atomic<uint64_t> prefetch_hits{0};
   SentLost lost;
+  // Of all that, what is of mirrored parts. Pages count from before they are sent.
+  std::atomic<uint64_t> mirrored_pages{0};
+  std::atomic<uint64_t> mirrored_bytes{0};
+  // Of each part but the first one, or of none. Set before anything is sent.
+  std::vector<PartSent> further;
 
   void AddTo(MoveReport& report) const {
     report.skipped_pages = skipped_pages;
@@ -59,6 +79,13 @@ struct SendFigures {
     report.requested_pages = requested_pages;
     report.prefetched_pages = prefetched_pages;
     report.prefetch_hits = prefetch_hits;
+    AddTo(report.parts);
+  }
+  // `parts`: those of `further`, or the first ones of them.
+  void AddTo(std::vector<PartFigures>& parts) const {
+    for (size_t i = 0; i < parts.size(); ++i) {
+      further[i].AddTo(parts[i]);
+    }
   }
 };
 

@@ -33,6 +33,9 @@ std::vector<PageRange> PendingPages::TakeStale() {
   std::vector<PageRange> stale;
   for (size_t index = 0; index < regions_.size(); ++index) {
     Region& region = *regions_[index];
+    if (region.mirrored) {
+      continue;
+    }
     const uint64_t per_unit = region.pages_per_unit;
     WidenStale(region);
     const auto add = [&](uint64_t first) {

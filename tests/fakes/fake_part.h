@@ -41,6 +41,7 @@ class FakePart final : public OutgoingPart {
     }
     return regions;
   }
+  bool mirrored() const override { return is_mirrored; }
   absl::Status StartTracking() override { return absl::OkStatus(); }
   void StopTracking() override {}
   absl::Status CollectDirty(size_t region, PageBitmap& pages) override {
@@ -58,6 +59,7 @@ class FakePart final : public OutgoingPart {
   }
 
   std::vector<std::vector<uint8_t>> memory;
+  bool is_mirrored = false;
   std::vector<PageRange> dirty, skipped;  // by its own regions
   absl::Status refuses;                   // to send
 

@@ -41,7 +41,7 @@ class Player {
       const RoundFigures* const before = last.has_value() ? &*last : nullptr;
       RoundFigures round = OneRound(decision, before);
       ++move.rounds;
-      move.longest_again = std::max(move.longest_again, Bytes(pages_.TakeResent()) / Bytes(guest_.pages()));
+      move.longest_again = std::max(move.longest_again, Bytes(pages_.TakeResent(0)) / Bytes(guest_.pages()));
       decision = DecideNext(round, before, limits_);
       round.futile = decision.futile;
       last = round;

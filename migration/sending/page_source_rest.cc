@@ -1,0 +1,83 @@
+// What PageSource does behind the switchover.
+#include <cstdint>
+#include <optional>
+
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "memory/guest_address.h"
+#include "migration/protocol/page_header.h"
+#include "migration/sending/page_source.h"
+#include "migration/sending/request_server.h"
+
+namespace ferrite::migration {
+namespace {
+
+// After the switchover bulk data goes in pieces that an asked-for page need not wait for, and few of them at a time
+// (PageSink::AwaitPlaced()). Smaller ones cost more: each wakes a thread at either end (docs/performance.md).
+constexpr uint64_t kBulkPages = 128;
+
+}  // namespace
+
+void PageSource::LiftLimit() { limiter_.SetRate(0); }
+
+void PageSource::StartPostcopy() {
+  pending_->StartUnits();
+  limiter_.SetRate(postcopy_rate_);
+  {
+    const absl::MutexLock lock(&mutex_);
+    serving_ = true;
+  }
+}
+
+void PageSource::StartRest() {
+  pending_->OrderByHeat();
+  for (const auto& sink : channels_.page) {
+    sink->PreferLatency();
+  }
+  crew_->Begin([this](size_t channel) {
+    Note(CatchOutOfMemory([&] { return SendRest(channel); }));
+    return absl::OkStatus();
+  });
+}
+
+absl::Status PageSource::FinishRest() {
+  FERRITE_RETURN_IF_ERROR(crew_->Await());
+  return failure();
+}
+
+absl::Status PageSource::SendRest(size_t channel) {
+  PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_, losses());
+  PendingPages::Lease lease;
+  while (true) {
+    // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
+    constexpr uint64_t kMost = kBulkPages * kPageBytes;
+    Rest(limiter_.Take(kMost, host_.clock.Now()));
+    FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced());
+    const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
+    if (!run.has_value()) {
+      return sender.SendRoundEnd(kLastRound);
+    }
+    const uint64_t sent_before = sender.sent_bytes();
+    FERRITE_RETURN_IF_ERROR(Send(sender, *run, pending_->pages_per_unit(run->region)));
+    FERRITE_RETURN_IF_ERROR(sender.Flush());
+    // Huge pages are more than was taken, zero pages hardly anything.
+    limiter_.Correct(static_cast<int64_t>(sender.sent_bytes() - sent_before) - static_cast<int64_t>(kMost));
+  }
+}
+
+absl::Status PageSource::ServeRequests(size_t channel) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    const auto has_news = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ending_ || serving_; };
+    mutex_.Await(absl::Condition(&has_news));
+    if (ending_) {
+      return absl::OkStatus();
+    }
+  }
+  const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
+    return Send(sender, run, pages_per_unit);
+  };
+  return RequestServer(*channels_.urgent[channel], *pending_, limiter_, host_.clock, figures_, losses(), send).Serve();
+}
+
+}  // namespace ferrite::migration

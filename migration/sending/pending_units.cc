@@ -1,0 +1,127 @@
+// What PendingPages does behind the switchover.
+#include <algorithm>
+#include <array>
+
+#include "memory/guest_address.h"
+#include "migration/sending/pending_pages.h"
+
+namespace ferrite::migration {
+
+void PendingPages::StartUnits() {
+  for (const auto& region : regions_) {
+    const uint64_t per_unit = region->pages_per_unit;
+    if (per_unit == 1) {
+      continue;
+    }
+    uint64_t page = 0;
+    while (page < region->pending.pages()) {
+      const auto found = region->pending.FindSet(page);
+      if (!found.has_value()) {
+        break;
+      }
+      const uint64_t unit = *found / per_unit;
+      region->pending.SetRange(unit * per_unit, per_unit);
+      page = (unit + 1) * per_unit;
+    }
+  }
+}
+
+uint8_t PendingPages::BlockHeat(const Region& region, uint64_t first) {
+  const uint64_t end = std::min(first + region.pages_per_block, region.pending.pages());
+  const auto at = [&](uint64_t page) {
+    return region.heat.begin() + static_cast<ptrdiff_t>(page / region.pages_per_unit);
+  };
+  return *std::max_element(at(first), at(end));
+}
+
+void PendingPages::OrderByHeat() {
+  // Buckets by heat keep the order of addresses within one heat.
+  std::array<std::vector<PageRange>, 256> buckets;
+  for (size_t index = 0; index < regions_.size(); ++index) {
+    const Region& region = *regions_[index];
+    uint64_t page = region.mirrored ? region.pending.pages() : 0;
+    while (page < region.pending.pages()) {
+      const auto found = region.pending.FindSet(page);
+      if (!found.has_value()) {
+        break;
+      }
+      const uint64_t per_block = region.pages_per_block;
+      const uint64_t first = *found / per_block * per_block;
+      const uint8_t heat = BlockHeat(region, first);
+      page = first + per_block;
+      while (page - first < kBlockPages && page < region.pending.pages() && BlockHeat(region, page) == heat) {
+        page += per_block;
+      }
+      page = std::min(page, region.pending.pages());
+      buckets[heat].push_back({.region = static_cast<uint16_t>(index), .first = first, .count = page - first});
+    }
+  }
+  order_.clear();
+  for (auto bucket = buckets.rbegin(); bucket != buckets.rend(); ++bucket) {
+    order_.insert(order_.end(), bucket->begin(), bucket->end());
+  }
+  next_in_order_.store(0, std::memory_order_release);
+}
+
+bool PendingPages::ClaimUnit(Region& region, uint64_t unit) {
+  const uint64_t first = unit * region.pages_per_unit;
+  // All bits of a pending unit are set; the first one is the token.
+  if (!region.pending.Clear(first)) {
+    return false;
+  }
+  if (region.pages_per_unit > 1) {
+    region.pending.ClearRange(first + 1, region.pages_per_unit - 1);
+    region.sent.SetRange(first, region.pages_per_unit);
+  } else {
+    region.sent.Set(first);
+  }
+  return true;
+}
+
+PageRange PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t max_units) {
+  Region& region = *regions_[index];
+  const uint64_t units = region.pending.pages() / region.pages_per_unit;
+  uint64_t claimed = 0;
+  while (claimed < max_units && unit + claimed < units && ClaimUnit(region, unit + claimed)) {
+    ++claimed;
+  }
+  return {.region = index, .first = unit * region.pages_per_unit, .count = claimed * region.pages_per_unit};
+}
+
+PageRange PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t extra) {
+  const uint64_t per_unit = regions_[region]->pages_per_unit;
+  return ClaimUnitsFrom(region, page / per_unit, 1 + extra / per_unit);
+}
+
+std::optional<PageRange> PendingPages::ClaimHottest(Lease& lease, uint64_t max_pages) {
+  while (true) {
+    while (lease.rest.count > 0) {
+      Region& region = *regions_[lease.rest.region];
+      const uint64_t per_unit = region.pages_per_unit;
+      const uint64_t end = lease.rest.first + lease.rest.count;
+      const std::optional<uint64_t> found = region.pending.FindSet(lease.rest.first);
+      if (!found.has_value() || *found >= end) {
+        break;
+      }
+      // Whoever is asked meanwhile may have claimed the front of a unit.
+      const uint64_t unit = *found / per_unit;
+      const uint64_t units = std::min(std::max<uint64_t>(max_pages / per_unit, 1), end / per_unit - unit);
+      const PageRange run = ClaimUnitsFrom(lease.rest.region, unit, units);
+      const uint64_t next = (unit + std::max<uint64_t>(run.count / per_unit, 1)) * per_unit;
+      lease.rest.first = next;
+      lease.rest.count = end - next;
+      if (run.count > 0) {
+        return run;
+      }
+    }
+    const size_t next = next_in_order_.fetch_add(1, std::memory_order_acq_rel);
+    if (next >= order_.size()) {
+      // Many ask, and none ever wraps it.
+      next_in_order_.store(order_.size(), std::memory_order_release);
+      return std::nullopt;
+    }
+    lease.rest = order_[next];
+  }
+}
+
+}  // namespace ferrite::migration
