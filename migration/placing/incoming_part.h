@@ -27,6 +27,10 @@ class IncomingPart {
   // FAILED_PRECONDITION, with what differs, unless `theirs` are the regions that there are here, as many as there are.
   virtual absl::Status Check(std::span<const MachineSpec::Region> theirs) const = 0;
 
+  // Whether it is mirrored, as OutgoingPart::mirrored() says: nothing of it is missing behind the switchover, or the
+  // move is refused before anything is loaded. For it what is said of post-copy below has nothing to do, and no error.
+  virtual bool mirrored() const { return false; }
+
   // Makes what is needed for somebody to wait for what is missing when the guest runs (post-copy). An error says why
   // that cannot be.
   virtual absl::Status OfferFaults(const UserfaultOpener& open_userfault) = 0;
@@ -38,6 +42,16 @@ class IncomingPart {
 
   // Behind the last round: what came as lost is so for who touches it.
   virtual absl::Status ShowPoisoned() { return absl::OkStatus(); }
+
+  // All of one that is mirrored has come: it is on stable storage when this returns (fdatasync(2)). Before the state is
+  // loaded, while the guest stands still: who lands a disk sees to it that little is left to be written by then. An
+  // error refuses the move, and the guest goes on at the source.
+  virtual absl::Status Flush() { return absl::OkStatus(); }
+
+  // The move is over, and the guest never runs here: what was made for it is removed. From Check() on, at any time
+  // before the guest runs, also more than once; nobody places anything any more, and the machine is still there. Not
+  // when the guest runs here, whatever becomes of the move then.
+  virtual void Abandoned() {}
 
   // --- With post-copy ---
 

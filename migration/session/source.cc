@@ -79,6 +79,7 @@ absl::Status Source::Finished(const absl::Status& status) {
   // The guest does not wait for this any more, wherever it is.
   departure_->beside.Join();
   departure_->report.huge_bytes = departure_->huge_bytes;
+  IfThereIsMemory([this] { departure_->report.parts = departure_->progress.parts; });
   departure_->report.total = departure_->Now() - departure_->started;
   // Nobody learns how it went when there is no memory for it.
   IfThereIsMemory([this] { shared_->TellReport(departure_->report); });

@@ -75,7 +75,19 @@ void FakeBlocks::Visit(uint64_t visit) {
   Store(last, leaves);
   left_[block] = leaves;
   dirty_.Set(block);
+  AwaitDelivery();
   visits_ = visit;
+}
+
+void FakeBlocks::AwaitDelivery() {
+  // Behind that look at the latest.
+  const uint64_t look = looks_ + 1;
+  const auto is_over = [&] { return end_ || !blocking_ || delivered_ >= look; };
+  if (!is_over()) {
+    ++held_;
+    const TimedMutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&is_over));
+  }
 }
 
 bool FakeBlocks::Await(uint64_t block) {
@@ -120,14 +132,30 @@ absl::Status FakeBlocks::Outgoing::StartTracking() {
 
 absl::Status FakeBlocks::Outgoing::CollectDirty(size_t, PageBitmap& dirty) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kCollectDirty));
+  ++blocks_.looks_;
   blocks_.dirty_.TakeInto(dirty);
-  if (blocks_.restless && blocks_.running()) {
+  if (blocks_.restless && blocks_.running() && !blocks_.blocking_) {
     dirty.SetRange(0, kBlocks);
   }
   return absl::OkStatus();
 }
 
+bool FakeBlocks::Outgoing::SetBlocking(bool on) {
+  blocks_.blocking_ = on && blocks_.can_block;
+  blocks_.Wake();
+  return blocks_.can_block;
+}
+
+void FakeBlocks::Outgoing::Delivered() {
+  blocks_.delivered_ = blocks_.looks_.load();
+  blocks_.Wake();
+}
+
 absl::Status FakeBlocks::Outgoing::Send(PageSender& sender, size_t, const PageRange& run, uint64_t pages_per_unit) {
+  ++sends;
+  if (blocks_.on_send) {
+    blocks_.on_send();
+  }
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kSend));
   return sender.SendRead(run, pages_per_unit, [this](uint64_t first, std::span<uint8_t> into) {
     // Word by word, as a disk's sectors are read: its user may write meanwhile.
@@ -191,6 +219,11 @@ absl::Status FakeBlocks::Incoming::Check(std::span<const MachineSpec::Region> th
   return theirs[0].kind == RegionKind::kDisk && theirs[0].bytes == kBlocks * kPageBytes
              ? absl::OkStatus()
              : absl::FailedPreconditionError("these are no such blocks");
+}
+
+absl::Status FakeBlocks::Incoming::Flush() {
+  ++flushes;
+  return blocks_.Fail(BlocksFailure::kFlush);
 }
 
 absl::Status FakeBlocks::Incoming::Prepare() {

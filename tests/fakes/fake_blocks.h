@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,7 @@ enum class BlocksFailure {
   kArm,
   kPublish,
   kSettle,  // once
+  kFlush,
 };
 
 // Its user visits the first 900 blocks in no order, checks that each holds what the last visit has left there, and
@@ -71,8 +73,23 @@ class FakeBlocks {
   IncomingPart& incoming() { return incoming_; }
 
   std::atomic<BlocksFailure> failure{BlocksFailure::kNone};
-  // While they are worked on, all count as written at every look.
-  bool restless = false;
+  // While they are worked on, and their user does not wait for what it wrote to arrive, all count as written at every
+  // look.
+  std::atomic<bool> restless{false};
+  bool mirrored = false;
+  bool can_block = false;
+  // Called before something is sent.
+  std::function<void()> on_send;
+
+  // How often something was sent, it was flushed, and it heard that its guest does not come.
+  int sends() const { return outgoing_.sends; }
+  int flushes() const { return incoming_.flushes; }
+  int abandoned() const { return incoming_.abandoned; }
+  // How often the user waited until what it wrote had arrived; and whether it would.
+  uint64_t held() const { return held_; }
+  bool blocking() const { return blocking_; }
+  // This block is not here after all.
+  void Forget(uint64_t block) { (void)states_.Discard(block); }
 
  private:
   struct alignas(4096) Block {
@@ -88,11 +105,15 @@ class FakeBlocks {
     std::vector<MachineSpec::Region> regions() const override;
     absl::Status StartTracking() override;
     void StopTracking() override { tracking = false; }
+    bool mirrored() const override { return blocks_.mirrored; }
+    bool SetBlocking(bool on) override;
+    void Delivered() override;
     absl::Status CollectDirty(size_t region, PageBitmap& dirty) override;
     absl::Status AddSkipped(size_t, PageBitmap&) override { return absl::OkStatus(); }
     absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) override;
 
     std::atomic<bool> tracking{false};
+    std::atomic<int> sends{0};
 
    private:
     FakeBlocks& blocks_;
@@ -124,6 +145,9 @@ class FakeBlocks {
     size_t regions() const override { return 1; }
     Placer& placer(size_t) override { return blocks_.placer_; }
     absl::Status Check(std::span<const MachineSpec::Region> theirs) const override;
+    bool mirrored() const override { return blocks_.mirrored; }
+    absl::Status Flush() override;
+    void Abandoned() override { ++abandoned; }
     absl::Status OfferFaults(const UserfaultOpener&) override { return absl::OkStatus(); }
     void WithdrawFaults() override {}
     absl::Status Prepare() override;
@@ -131,6 +155,9 @@ class FakeBlocks {
     absl::Status WakeWaiting() override;
     void LetGo() override { blocks_.End(); }
     absl::Status Settle() override;
+
+    std::atomic<int> flushes{0};
+    std::atomic<int> abandoned{0};
 
    private:
     FakeBlocks& blocks_;
@@ -141,6 +168,8 @@ class FakeBlocks {
   void Visit(uint64_t visit);
   // Whether `block` is here, after a wait where it had not come; false at the end.
   bool Await(uint64_t block);
+  // Where it is to wait for that: until what was just written has arrived.
+  void AwaitDelivery();
   void Wake() { const TimedMutexLock lock(&mutex_); }
   void End();
 
@@ -151,6 +180,10 @@ class FakeBlocks {
   std::atomic<uint64_t> visits_{0};
   std::atomic<uint64_t> errors_{0};
   std::atomic<uint64_t> waits_{0};
+  std::atomic<uint64_t> held_{0};
+  std::atomic<bool> blocking_{false};
+  std::atomic<uint64_t> looks_{0};                // for what was written
+  std::atomic<uint64_t> delivered_{0};            // so many of these
   std::atomic<RequestQueue*> requests_{nullptr};  // while blocks may be missing
   std::atomic<uint16_t> region_{0};
   TimedMutex mutex_;

@@ -13,90 +13,10 @@
 #include "migration/api/move_options.h"
 #include "tests/fakes/fake_blocks.h"
 #include "tests/migration/move_harness.h"
+#include "tests/migration/two_parts.h"
 
 namespace ferrite::migration {
 namespace {
-
-// A machine with memory and blocks, which both are worked on from the start.
-class TwoParts {
- public:
-  explicit TwoParts(FakeMoveSetup setup = {}) : move_(Small(std::move(setup))) {
-    move_.port().parts = {&here_.outgoing()};
-    move_.port().on_pause = [this] { here_.Pause(); };
-    move_.port().on_resume = [this] {
-      here_.Pause();
-      here_.Run();
-    };
-    move_.destination().on_parts = [this] { return std::vector<IncomingPart*>{&there_->incoming()}; };
-    move_.destination().on_load = [this] { there_->Remember(here_); };
-    move_.destination().on_run = [this] {
-      there_->Run();
-      if (on_run) {
-        on_run();
-      }
-    };
-    here_.Run();
-    here_.AwaitVisits(8 * FakeBlocks::kWorkedOn);
-  }
-  // Who waits for a block is woken before the move that could bring it is gone.
-  ~TwoParts() { there_->Pause(); }
-
-  FakeMoveResult Move(const MoveOptions& options,
-                      const std::function<void(Source&, const MoveProgress&)>& during = nullptr) {
-    // The parts live as long as the machine that they are of.
-    move_.EndSession();
-    there_->Pause();
-    auto there = std::make_unique<FakeBlocks>();
-    there->failure = fails_there;
-    there_ = std::move(there);
-    return move_.Move(options, during);
-  }
-  FakeMove& move() { return move_; }
-  FakeBlocks& here() { return here_; }
-  FakeBlocks& there() { return *there_; }
-
-  BlocksFailure fails_there = BlocksFailure::kNone;
-  std::function<void()> on_run;
-
-  void ExpectMoved(const FakeMoveResult& result) {
-    ASSERT_TRUE(result.source.ok()) << result.source;
-    ASSERT_TRUE(result.destination.ok()) << result.destination;
-    EXPECT_EQ(result.source_state, MoveState::kCompleted);
-    EXPECT_EQ(result.destination_state, MoveState::kCompleted);
-    EXPECT_FALSE(here_.running()) << "R2";
-    EXPECT_FALSE(here_.tracking());
-    there_->AwaitVisits(1000);
-    there_->Pause();
-    EXPECT_EQ(there_->errors(), 0u) << "R1";
-    EXPECT_EQ(there_->CheckAll(), 0u) << "R1";
-    ExpectGuestGoesOn(*move_.destination().guest(), 1000);
-  }
-  void ExpectStayed(const FakeMoveResult& result) {
-    EXPECT_FALSE(result.source.ok());
-    EXPECT_TRUE(move_.source_guest().running()) << "R3: " << result.source;
-    EXPECT_TRUE(here_.running()) << "R3";
-    EXPECT_FALSE(here_.tracking());
-    EXPECT_FALSE(move_.port().tracking);
-    EXPECT_FALSE(there_->running()) << "R2";
-    here_.AwaitVisits(100);
-    EXPECT_EQ(here_.errors(), 0u);
-  }
-
- private:
-  static FakeMoveSetup Small(FakeMoveSetup setup) {
-    setup.bytes = uint64_t{16} << 20;
-    setup.work = {.first_page = 256, .pages = 2048, .random = true};
-    return setup;
-  }
-
-  FakeBlocks here_;
-  std::unique_ptr<FakeBlocks> there_ = std::make_unique<FakeBlocks>();
-  FakeMove move_;
-};
-
-std::string ModeName(MoveMode mode) {
-  return mode == MoveMode::kAuto ? "Auto" : mode == MoveMode::kPrecopy ? "Precopy" : "Postcopy";
-}
 
 class EachModeTest : public testing::TestWithParam<std::tuple<MoveMode, bool, int>> {};
 

@@ -92,7 +92,14 @@ void Arrival::LetGoOfWaiters() {
   }
 }
 
+void Arrival::AbandonParts() {
+  for (IncomingPart* part : parts) {
+    UntilThereIsMemory([part] { part->Abandoned(); });
+  }
+}
+
 void Arrival::DropMachine() {
+  AbandonParts();
   placement.reset();
   parts.clear();
   memory.reset();

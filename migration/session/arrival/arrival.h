@@ -129,7 +129,9 @@ struct Arrival {
   bool postcopy() const { return shared.postcopy; }
   // Whoever waits for what is missing goes on, and what it finds is not used. On any thread.
   void LetGoOfWaiters();
-  // Forgets the machine and all that was made for it.
+  // The guest never runs here: its parts remove what they made.
+  void AbandonParts();
+  // That, and forgets the machine and all that was made for it.
   void DropMachine();
   // Of a guest that ran here: whether it still is.
   absl::string_view GuestWords() const;

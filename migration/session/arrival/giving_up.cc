@@ -67,6 +67,7 @@ absl::Status GiveUp(Arrival& arrival, const absl::Status& reason) {
   arrival.link.ShutChannelsDown();
   arrival.link.EndThreads();
   (void)arrival.undo.Run();
+  arrival.AbandonParts();
   FERRITE_CHECK(cancelled ? state.Change(MoveState::kCancelling, MoveState::kCancelled)
                           : state.Change(MoveState::kFailing, MoveState::kFailed));
   return why;

@@ -1,5 +1,6 @@
 #include "migration/session/arrival/handover.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -30,6 +31,25 @@ absl::Status Arm(Arrival& arrival) {
   return ServeFaults(arrival, /*asks_again=*/false);
 }
 
+// All of what is mirrored is here, and stays: behind the switchover nothing brings it.
+absl::Status KeepMirrored(Arrival& arrival) {
+  for (IncomingPart* part : arrival.parts) {
+    uint64_t missing = 0;
+    for (size_t region = 0; part->mirrored() && region < part->regions(); ++region) {
+      missing += part->placer(region).states().missing();
+    }
+    if (missing != 0) {
+      return absl::DataLossError(absl::StrCat(part->name(), ": ", missing, " units were never sent"));
+    }
+  }
+  for (IncomingPart* part : arrival.parts) {
+    if (part->mirrored()) {
+      FERRITE_RETURN_IF_ERROR(part->Flush());
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Load(Arrival& arrival, std::span<const uint8_t> blob) {
   // Loading may wait for a page that never comes when the link breaks; nothing that it makes is used then.
   const CancelToken::Callback let_go(arrival.link.broken(),
@@ -57,6 +77,8 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
         doubtful, " pages came with other bytes than they were sent with, and the guest had not written them"));
   }
   FERRITE_RETURN_IF_ERROR(arrival.machine->state().CheckState(package.blob));
+  absl::Duration flush;
+  FERRITE_RETURN_IF_ERROR(Timed(arrival.host.clock, flush, [&] { return KeepMirrored(arrival); }));
   if (package.postcopy) {
     // Before loading, which may touch memory that is not here: pages flow meanwhile.
     FERRITE_RETURN_IF_ERROR(Arm(arrival));
@@ -74,6 +96,7 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   arrival.OnPage();
   absl::Duration load;
   const absl::Status loaded = Timed(arrival.host.clock, load, [&] { return Load(arrival, package.blob); });
+  load += flush;
   arrival.shared.TellLoad(load);
   FERRITE_RETURN_IF_ERROR(arrival.link.broken().reason());
   FERRITE_RETURN_IF_ERROR(loaded);

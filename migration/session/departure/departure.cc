@@ -2,9 +2,11 @@
 
 #include <sys/random.h>
 
+#include <string>
 #include <utility>
 
 #include "base/status.h"
+#include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
 
@@ -53,7 +55,20 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
   for (const OutgoingPart* part : parts) {
     const std::vector<MachineSpec::Region> its = part->regions();
     regions.insert(regions.end(), its.begin(), its.end());
+    region_is_mirrored.resize(regions.size(), part->mirrored());
+    mirrors = mirrors || part->mirrored();
+    if (part != &memory_part && progress.parts.size() < PartFigures::kMost) {
+      uint64_t bytes = 0;
+      for (const MachineSpec::Region& region : its) {
+        bytes += region.bytes;
+      }
+      progress.parts.push_back({.name = std::string(part->name()), .bytes = bytes});
+    }
   }
+  shared.figures().further = std::vector<PartSent>(parts.size() - 1);
+  // Who stops them needs no memory for that.
+  tracked.reserve(parts.size());
+  blocking.reserve(parts.size());
   std::vector<uint64_t> bases;
   for (const MachineSpec::Region& region : regions) {
     bases.push_back(region.base);
@@ -72,22 +87,54 @@ void Departure::Publish(Rate rate) {
   shared.TellProgress(progress, rate_from_);
 }
 
-absl::Status Departure::StartTracking() {
+absl::Status Departure::StartTracking(WhichParts which) {
   for (OutgoingPart* part : parts) {
+    if (!Has(which, part->mirrored())) {
+      continue;
+    }
     if (absl::Status status = part->StartTracking(); !status.ok()) {
       StopTracking();
       return status;
     }
-    ++tracked_parts;
+    tracked.push_back(part);
   }
   return absl::OkStatus();
 }
 
 void Departure::StopTracking() {
-  while (tracked_parts > 0) {
-    parts[tracked_parts - 1]->StopTracking();
-    --tracked_parts;
+  EndBlocking();
+  while (!tracked.empty()) {
+    tracked.back()->StopTracking();
+    tracked.pop_back();
   }
+}
+
+bool Departure::StartBlocking() {
+  for (size_t i = 1; i < parts.size(); ++i) {
+    if (parts[i]->mirrored() && parts[i]->SetBlocking(true)) {
+      blocking.push_back(parts[i]);
+      if (i <= progress.parts.size()) {
+        progress.parts[i - 1].write_blocking = true;
+      }
+    }
+  }
+  return !blocking.empty();
+}
+
+void Departure::EndBlocking() {
+  while (!blocking.empty()) {
+    (void)blocking.back()->SetBlocking(false);
+    blocking.pop_back();
+  }
+}
+
+void Departure::TellReady() {
+  for (size_t i = 0; i < progress.parts.size(); ++i) {
+    if (parts[i + 1]->mirrored()) {
+      progress.parts[i].ready_after = Now() - started;
+    }
+  }
+  Publish();
 }
 
 }  // namespace ferrite::migration

@@ -24,6 +24,7 @@
 #include "migration/sending/memory_part.h"
 #include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_source.h"
+#include "migration/sending/pending_pages.h"
 #include "migration/session/credentials.h"
 #include "migration/session/departure/departure_shared.h"
 #include "migration/session/undo_stack.h"
@@ -79,6 +80,8 @@ struct Departure {
   MemoryPart memory_part;
   std::vector<OutgoingPart*> parts;          // all that moves, memory first
   std::vector<MachineSpec::Region> regions;  // of all parts, as they are numbered
+  std::vector<bool> region_is_mirrored;      // likewise
+  bool mirrors = false;                      // some part is mirrored
 
   DepartureLink link;
   std::shared_ptr<ChannelOpener> opener;  // leads to the destination
@@ -107,7 +110,9 @@ struct Departure {
 
   // Makes the machine as it was.
   UndoStack undo;
-  size_t tracked_parts = 0;  // the first ones, whose writes are noted
+  std::vector<OutgoingPart*> tracked;   // whose writes are noted
+  std::vector<OutgoingPart*> blocking;  // whose writers wait
+  double mirror_rate = 0;               // MirroredTrend::rate, so far
 
   // Of the guest's memory, before the first round. A thread beside the departure's sets it.
   std::atomic<uint64_t> huge_bytes = 0;
@@ -134,9 +139,14 @@ struct Departure {
   };
   // Tells others of `progress`.
   void Publish(Rate rate = Rate::kAsBefore);
-  // What is written to any part is noted; with an error, to none.
-  absl::Status StartTracking();
+  // What is written to any of these parts is noted; with an error, to none at all.
+  absl::Status StartTracking(WhichParts which);
   void StopTracking();
+  // Whether some mirrored part has those wait that write to it.
+  bool StartBlocking();
+  void EndBlocking();
+  // Mirrored parts are ready for the first time.
+  void TellReady();
 
  private:
   MonotonicTime rate_from_ = MonotonicTime::InfiniteFuture();

@@ -90,6 +90,7 @@ MoveProgress DepartureShared::progress() const {
   progress.state = state_.get();
   progress.sent_bytes = figures_.bytes;
   progress.faults = figures_.faults;
+  figures_.AddTo(progress.parts);
   if (pending != nullptr && progress.state != MoveState::kCompleted) {
     progress.remaining_bytes = pending->CountPending() * kPageBytes;
   }

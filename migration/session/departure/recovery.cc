@@ -93,6 +93,10 @@ absl::Status TakeMissing(Departure& departure, const message::Missing& missing, 
     const bool is_whole = run.first < pages && run.count > 0 && run.count <= pages - run.first &&
                           run.first % departure.pages_per_unit[run.region] == 0 &&
                           run.count % departure.pages_per_unit[run.region] == 0;
+    if (is_whole && departure.region_is_mirrored[run.region]) {
+      return absl::InvalidArgumentError(absl::StrCat("MISSING: pages of ", regions[run.region].name,
+                                                     ", of which none was missing when the guest was handed over"));
+    }
     if (!is_whole || run.count > pages_left) {
       return absl::InvalidArgumentError(absl::StrCat("MISSING: pages ", run.first, "+", run.count, " of region ",
                                                      run.region, " are no whole pages of it, or told twice"));

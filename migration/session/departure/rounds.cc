@@ -12,6 +12,7 @@
 #include "migration/sending/convergence.h"
 #include "migration/sending/page_source.h"
 #include "migration/sending/send_figures.h"
+#include "migration/session/departure/mirroring.h"
 
 namespace ferrite::migration {
 namespace {
@@ -22,43 +23,54 @@ bool StopsRound(Departure& departure) {
   return departure.link.broken().cancelled() || departure.shared.postcopy_wanted || IsOverTime(departure);
 }
 
-// Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still. The
-// answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
-absl::Status AwaitArrival(Departure& departure) {
-  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Discard{.ranges = {}, .last = true}));
-  return departure.Await<message::Discarded>().status();
-}
-
-// Of memory, those that are zero among them.
-uint64_t SentBytes(Departure& departure) {
+// Of memory, those that are zero among them. Mirrored pages count before they are sent.
+int64_t SentBytes(Departure& departure) {
   const SendFigures& figures = departure.shared.figures();
-  return (figures.data_pages + figures.zero_pages) * kPageBytes;
+  const uint64_t mirrored = figures.mirrored_pages;
+  return static_cast<int64_t>((figures.data_pages + figures.zero_pages - mirrored) * kPageBytes);
 }
 
 // One round while the guest runs, as it was decided, and what the guest has written meanwhile: since `collected`, which
 // is set anew. `before` is the round before it, or null.
 absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan, const RoundFigures* before,
                                       const ConvergenceLimits& limits, MonotonicTime& collected) {
-  const uint64_t sent_before = SentBytes(departure);
-  const uint64_t wire_before = departure.shared.figures().bytes;
+  const SendFigures& figures = departure.shared.figures();
+  const int64_t sent_before = SentBytes(departure);
+  const uint64_t wire_before = figures.bytes;
+  const uint64_t mirrored_before = figures.mirrored_pages;
+  const uint64_t mirrored_wire_before = figures.mirrored_bytes;
+  const uint64_t part = FirstRound(limits).most_bytes;
+  // Who waits for a round to end does not wait for all of memory.
+  const uint64_t most_bytes = departure.blocking.empty() ? plan.most_bytes : std::min(plan.most_bytes, part);
   FERRITE_RETURN_IF_ERROR(SendRound(
-      departure, [&] { return StopsRound(departure) || SentBytes(departure) - sent_before >= plan.most_bytes; },
+      departure,
+      [&] {
+        const int64_t sent = SentBytes(departure) - sent_before;
+        return StopsRound(departure) || (sent >= 0 && static_cast<uint64_t>(sent) >= most_bytes);
+      },
       /*last=*/false, plan.pages));
   PageSource& pages = departure.pages();
+  if (!departure.blocking.empty()) {
+    FERRITE_RETURN_IF_ERROR(AwaitArrival(departure));
+    TellDelivered(departure);
+  }
   FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty dirty, pages.CollectDirty());
   const MonotonicTime start = std::exchange(collected, departure.Now());
-  const uint64_t sent = SentBytes(departure) - sent_before;
-  const uint64_t part = FirstRound(limits).most_bytes;
+  const auto sent = static_cast<uint64_t>(SentBytes(departure) - sent_before);
+  const uint64_t mirrored_wire = figures.mirrored_bytes - mirrored_wire_before;
   return RoundFigures{.pages = plan.pages,
                       .sent_bytes = sent,
-                      .wire_bytes = departure.shared.figures().bytes - wire_before,
+                      .wire_bytes = figures.bytes - wire_before - mirrored_wire,
                       .all_sent_bytes = sent + (before != nullptr ? before->all_sent_bytes : 0),
                       .took = collected - start,
                       .dirtied_bytes = dirty.bytes,
                       .again_bytes = dirty.again_bytes,
-                      .remaining_bytes = pages.PendingBytes(),
+                      .remaining_bytes = pages.PendingBytes(WhichParts::kOthers),
                       .unsent_bytes = pages.PendingBytes(RoundPages::kUnsent, part),
                       .calm_bytes = pages.PendingBytes(RoundPages::kCalm, part),
+                      .mirrored_sent_bytes = (figures.mirrored_pages - mirrored_before) * kPageBytes,
+                      .mirrored_wire_bytes = mirrored_wire,
+                      .mirrored_bytes = pages.PendingBytes(WhichParts::kMirrored),
                       .throttle_percent = departure.progress.throttle_percent};
 }
 
@@ -73,12 +85,24 @@ void Tell(Departure& departure, const RoundFigures& round, const Decision& decis
 
 }  // namespace
 
-absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last, RoundPages pages) {
+// Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still. The
+// answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
+absl::Status AwaitArrival(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Discard{.ranges = {}, .last = true}));
+  return departure.Await<message::Discarded>().status();
+}
+
+absl::Status CheckGoingOn(Departure& departure) {
+  return departure.cancelled() ? absl::CancelledError("cancelled") : departure.peer().failure();
+}
+
+absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last, RoundPages pages,
+                       WhichParts parts) {
   ++departure.round;
   if (!last) {
     departure.Publish(Departure::Rate::kFromHere);
   }
-  absl::Status status = departure.pages().SendRound(departure.round, stop, pages);
+  absl::Status status = departure.pages().SendRound(departure.round, stop, pages, parts);
   if (!status.ok() && !absl::IsResourceExhausted(status)) {
     // The channels were shut down when the control connection was lost.
     absl::Status lost = departure.peer().failure();
@@ -92,14 +116,19 @@ absl::Status Rounds(Departure& departure) {
   const MoveOptions& options = departure.options;
   SourceMachine& machine = departure.machine;
   departure.peer().SetSilence(options.silence);
-  FERRITE_RETURN_IF_ERROR(departure.StartTracking());
+  FERRITE_RETURN_IF_ERROR(departure.StartTracking(departure.mirrors ? WhichParts::kMirrored : WhichParts::kOthers));
   departure.undo.Push([&departure](const absl::Status&) {
     // Both do not fail.
     (void)departure.machine.run().SetThrottle(0);
     departure.StopTracking();
     return absl::OkStatus();
   });
-  FERRITE_RETURN_IF_ERROR(departure.pages().Start());
+  if (departure.mirrors) {
+    FERRITE_RETURN_IF_ERROR(Mirror(departure));
+    // Until here the guest has not paid for its writes to memory.
+    FERRITE_RETURN_IF_ERROR(departure.StartTracking(WhichParts::kOthers));
+  }
+  FERRITE_RETURN_IF_ERROR(departure.pages().Start(WhichParts::kOthers));
   if (options.mode == MoveMode::kPostcopy) {
     departure.postcopy = true;
     return SendRound(
@@ -110,8 +139,9 @@ absl::Status Rounds(Departure& departure) {
                                  .downtime_limit = options.downtime_limit,
                                  .fixed_downtime = departure.load_estimate,
                                  .postcopy_possible = postcopy_possible,
-                                 .memory_bytes = departure.pages().PendingBytes()};
+                                 .memory_bytes = departure.pages().PendingBytes(WhichParts::kOthers)};
   std::optional<RoundFigures> last;
+  KeepingUp keeping_up(departure);
   MonotonicTime collected = departure.Now();
   Decision decision = FirstRound(limits);
   while (true) {
@@ -120,20 +150,23 @@ absl::Status Rounds(Departure& departure) {
     decision = DecideNext(now, before, limits);
     now.futile = decision.futile;
     Tell(departure, now, decision);
-    if (departure.cancelled()) {
-      return absl::CancelledError("cancelled");
+    FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
+    if (departure.mirrors) {
+      FERRITE_RETURN_IF_ERROR(keeping_up.Judge(now, limits, decision));
     }
-    FERRITE_RETURN_IF_ERROR(departure.peer().failure());
     const bool is_over_time = IsOverTime(departure);
     departure.postcopy = departure.shared.postcopy_wanted ||
                          (decision.step != NextStep::kSwitchover &&
                           (is_over_time ? options.on_timeout == OnTimeout::kPostcopy && postcopy_possible
                                         : decision.step == NextStep::kPostcopy));
     if (departure.postcopy) {
-      return absl::OkStatus();
+      return departure.mirrors ? CatchUp(departure) : absl::OkStatus();
     }
     if (decision.step == NextStep::kSwitchover) {
       return AwaitArrival(departure);
+    }
+    if (is_over_time && decision.for_mirrored) {
+      return NotCopiedInTime(departure);
     }
     if (is_over_time) {
       return absl::DeadlineExceededError(absl::StrCat(

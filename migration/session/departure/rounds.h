@@ -14,7 +14,11 @@ absl::Status Rounds(Departure& departure);
 
 // The next round over all channels, until `stop` says so; the guest runs, or is stopped with `last`.
 absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, bool last,
-                       RoundPages pages = RoundPages::kAll);
+                       RoundPages pages = RoundPages::kAll, WhichParts parts = WhichParts::kAll);
+// Until the destination has all that was sent.
+absl::Status AwaitArrival(Departure& departure);
+// The error that ends the rounds, once they are to end.
+absl::Status CheckGoingOn(Departure& departure);
 
 }  // namespace ferrite::migration
 

@@ -117,9 +117,21 @@ absl::Status SendLastPages(Departure& departure) {
 absl::Status TellLastPages(Departure& departure) {
   FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
   FERRITE_RETURN_IF_ERROR(SendDiscards(departure, /*waits=*/false));
-  // An empty round: the channels stop at its end until the destination is ready to place pages live.
+  // What is mirrored comes with it; of memory it is empty: the channels stop at its end until the destination is ready
+  // to place pages live.
   return SendRound(
-      departure, [] { return true; }, /*last=*/true);
+      departure, [&] { return !departure.mirrors || departure.cancelled(); }, /*last=*/true, RoundPages::kAll,
+      WhichParts::kMirrored);
+}
+
+// While that was told of memory, mirrored parts were written.
+absl::Status SendMirrored(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty(WhichParts::kMirrored).status());
+  FERRITE_RETURN_IF_ERROR(SendRound(
+      departure, [&] { return departure.link.broken().cancelled(); }, /*last=*/false, RoundPages::kAll,
+      WhichParts::kMirrored));
+  FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
+  return AwaitArrival(departure);
 }
 
 absl::Status SendPackage(Departure& departure) {
@@ -155,7 +167,12 @@ absl::Status SendAll(Departure& departure) {
       FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
       FERRITE_RETURN_IF_ERROR(SendDiscards(departure, /*waits=*/true));
     }
+    if (departure.mirrors) {
+      FERRITE_RETURN_IF_ERROR(SendMirrored(departure));
+    }
   }
+  // Who stops the guest waits for what it writes.
+  departure.EndBlocking();
   departure.report.downtime_limit = departure.options.downtime_limit;
   departure.delays.emplace(gettid(), departure.machine.run().VcpuThreads());
   FERRITE_RETURN_IF_ERROR(StopGuest(departure));
