@@ -19,18 +19,17 @@ struct Supply {
   std::atomic<uint64_t> refused{0};
 
   bool Refuses() {
-    if (left.load(std::memory_order_relaxed) < 0 || has_plenty) {
+    if (has_plenty) {
       return false;
     }
-    const int64_t before = left.fetch_sub(1);
-    if (before > 0) {
-      return false;
+    int64_t before = left.load();
+    // None stays none for all that follow. End() may come at any time, and is not undone.
+    while (before > 0 || (before == 0 && !all)) {
+      if (left.compare_exchange_weak(before, before - 1)) {
+        break;
+      }
     }
-    if (before == 0 && all) {
-      // Stays at none.
-      left.fetch_add(1);
-    }
-    if (before < 0) {
+    if (before != 0) {
       return false;
     }
     ++refused;
