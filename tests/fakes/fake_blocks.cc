@@ -147,6 +147,7 @@ bool FakeBlocks::Outgoing::SetBlocking(bool on) {
 }
 
 void FakeBlocks::Outgoing::Delivered() {
+  ++deliveries;
   blocks_.delivered_ = blocks_.looks_.load();
   blocks_.Wake();
 }

@@ -88,6 +88,8 @@ class FakeBlocks {
   // How often the user waited until what it wrote had arrived; and whether it would.
   uint64_t held() const { return held_; }
   bool blocking() const { return blocking_; }
+  // How often it heard that all had arrived.
+  int deliveries() const { return outgoing_.deliveries; }
   // This block is not here after all.
   void Forget(uint64_t block) { (void)states_.Discard(block); }
 
@@ -114,6 +116,7 @@ class FakeBlocks {
 
     std::atomic<bool> tracking{false};
     std::atomic<int> sends{0};
+    std::atomic<int> deliveries{0};
 
    private:
     FakeBlocks& blocks_;

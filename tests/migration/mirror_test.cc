@@ -177,6 +177,7 @@ TEST_P(NotReadyTest, WritersWaitBeforeTheMoveIsGivenUp) {
   EXPECT_TRUE(result.report.parts.at(0).write_blocking);
   EXPECT_FALSE(parts->here().blocking());
   EXPECT_GT(parts->here().held(), 0u);
+  EXPECT_GT(parts->here().deliveries(), 0);
 }
 
 // R3: nobody waits for a move that is over.
@@ -240,6 +241,7 @@ TEST(MirrorTest, WritersWaitWhereBlocksAreNotKeptUpWith) {
         });
     ExpectMovedWhole(*parts, result);
     EXPECT_TRUE(result.report.parts.at(0).write_blocking);
+    EXPECT_GT(parts->here().deliveries(), 0) << "also in memory's rounds";
   }
 }
 

@@ -28,7 +28,10 @@ class TwoParts {
     here_.mirrored = mirrored;
     there_->mirrored = mirrored;
     move_.port().parts = {&here_.outgoing()};
-    move_.port().on_pause = [this] { here_.Pause(); };
+    move_.port().on_pause = [this] {
+      EXPECT_FALSE(here_.blocking()) << "who stops the guest waits for what it writes";
+      here_.Pause();
+    };
     move_.port().on_resume = [this] {
       here_.Pause();
       here_.Run();
