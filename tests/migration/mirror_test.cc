@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -112,6 +113,29 @@ TEST(MirrorTest, MoveThatTurnsIntoPostcopyLeavesMemoryAloneBehind) {
   const FakeMoveResult result = parts->Move({.mode = kAuto, .downtime_limit = absl::Microseconds(1)});
   ExpectMovedWhole(*parts, result);
   EXPECT_TRUE(result.report.postcopy);
+}
+
+// However much goes before it in each round, memory has its part of each.
+TEST(MirrorTest, BlocksThatAreWrittenAllTheTimeTakeNoTurnOfMemory) {
+  const auto parts = Mirrored();
+  parts->here().restless = true;
+  std::optional<uint32_t> first;  // round of memory
+  uint64_t sent = 0;              // of memory, in that one
+  const FakeMoveResult result =
+      parts->Move({.mode = kPre, .downtime_limit = kAnyRest, .timeout = absl::Seconds(30)},
+                  [&](Source& source, const MoveProgress& progress) {
+                    if (!parts->move().port().tracking) {
+                      return;
+                    }
+                    first = first.value_or(progress.round);
+                    if (progress.round == *first) {
+                      const MoveReport report = source.report();
+                      const PartFigures& blocks = progress.parts.at(0);
+                      sent = report.data_pages + report.zero_pages - (blocks.data_bytes + blocks.zero_bytes) / 4096;
+                    }
+                  });
+  ExpectMovedWhole(*parts, result);
+  EXPECT_GE(sent, 512u) << "a part is 2 MiB, and the blocks are more";
 }
 
 TEST(MirrorTest, PostcopyThatIsAskedForEarlyWaitsForTheBlocks) {
