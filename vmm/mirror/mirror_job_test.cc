@@ -259,6 +259,7 @@ TEST_F(MirrorJobTest, PausedOneCopiesNothingAndCannotBeCompleted) {
   EXPECT_GT(paused->figures.dirty_bytes, 0u);
   EXPECT_THAT(mirrors_->Complete("root").ToString(), HasSubstr("is not ready: it is paused"));
   EXPECT_EQ(disks_->path(), root_);
+  told_.AwaitState(MirrorState::kPaused);  // so that the first kReady is not what is told last
   ASSERT_EQ(mirrors_->Resume("root").ToString(), "OK");
   told_.AwaitState(MirrorState::kReady);
   EXPECT_EQ(mirrors_->Complete("root").ToString(), "OK");
