@@ -73,6 +73,8 @@ class DestinationMachine {
   virtual ArrivingResources& resources() = 0;
   // What comes beside its memory, as SourceMachine::further_parts(). They live as long as this.
   virtual std::vector<IncomingPart*> further_parts() { return {}; }
+  // Whether `offered`, a region of a disk that the source would copy, is none of these: the source leaves it out.
+  virtual bool Declines(const MachineSpec::Region& /*offered*/) { return false; }
 };
 
 // One object that is all of it.

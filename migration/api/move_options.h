@@ -16,6 +16,13 @@ enum class MoveMode {
 
 enum class OnTimeout { kCancel, kPostcopy };
 
+// What becomes of parts that can be mirrored: disks.
+enum class DiskMoves {
+  kAuto,    // "auto": those are copied that the destination has a place for; both sides reach the others
+  kShared,  // "shared": none is
+  kMirror,  // "mirror": all are, or the move fails
+};
+
 struct MoveOptions {
   MoveMode mode = MoveMode::kAuto;
   absl::Duration downtime_limit = absl::Milliseconds(50);
@@ -24,6 +31,7 @@ struct MoveOptions {
   int channels = 1;                                   // page connections, 1 to 16
   absl::Duration timeout = absl::InfiniteDuration();  // of the rounds
   OnTimeout on_timeout = OnTimeout::kCancel;
+  DiskMoves disks = DiskMoves::kAuto;
   absl::Duration connect_limit = absl::Seconds(10);
   absl::Duration silence = absl::Seconds(10);  // after which the other side counts as gone
   // How long the destination may take for a step while it is greeted and builds the machine, and be silent meanwhile.

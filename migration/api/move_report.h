@@ -24,6 +24,7 @@ struct PartFigures {
   // Of one that is mirrored: when it was ready, since the move began. Zero before.
   absl::Duration ready_after;
   bool write_blocking = false;  // likewise: its copying did not converge otherwise
+  bool shared = false;          // it was not copied: both sides reach it
 
   bool operator==(const PartFigures&) const = default;
 };

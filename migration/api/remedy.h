@@ -12,6 +12,7 @@ enum class Remedy : char {
   kNone = 0,
   kForce,            // Source::TakeBack() with `force`
   kLookAtTheirHost,  // what the destination's host lacks is to be seen there
+  kNameDiskCopy,     // the destination's user names where a disk is copied to
 };
 
 inline constexpr absl::string_view kRemedyPayload = "ferrite.migration.Remedy";

@@ -71,7 +71,7 @@ struct Machine {
 // ←
 struct Accept {
   static constexpr absl::string_view kName = "ACCEPT";
-  std::vector<uint64_t> host_page_bytes;  // of each region, at the destination
+  std::vector<uint64_t> host_page_bytes;  // of each region, at the destination; 0: it is declined
   bool postcopy = false;                  // it can serve faults
   std::string postcopy_reason;            // when not: why, and the remedy
   Digest digest{};                        // Claim::kAccept

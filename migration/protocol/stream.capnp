@@ -78,7 +78,7 @@ struct Region {
 }
 
 struct Accept {
-  hostPageBytes @0 :List(UInt64); # per region, at the destination
+  hostPageBytes @0 :List(UInt64); # per region, at the destination; 0: a disk that is left out (the feature "mirror")
   postcopy @1 :Bool;              # it can serve faults
   postcopyReason @2 :Text;        # when not: why, and the remedy
   digest @3 :Data;                # 32 bytes: whoever says it said WELCOME, and has the secret

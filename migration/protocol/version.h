@@ -20,8 +20,9 @@ enum Features : uint64_t {
   kFeaturePostcopy = 1 << 0,
   kFeaturePoison = 1 << 1,
   kFeatureRecovery = 1 << 2,
+  kFeatureMirror = 1 << 3,  // parts that are mirrored are offered, and may be declined
 };
-inline constexpr uint64_t kOurFeatures = kFeaturePostcopy | kFeaturePoison | kFeatureRecovery;
+inline constexpr uint64_t kOurFeatures = kFeaturePostcopy | kFeaturePoison | kFeatureRecovery | kFeatureMirror;
 
 // The newest version that both speak; FAILED_PRECONDITION, with both ranges, when there is none.
 absl::StatusOr<uint16_t> ChooseVersion(VersionRange ours, VersionRange theirs);

@@ -27,7 +27,7 @@ class OutgoingPart {
 
   // For messages: "memory".
   virtual absl::string_view name() const = 0;
-  // As MACHINE tells them; the same each time.
+  // As MACHINE tells them; the same each time, but for Decline().
   virtual std::vector<MachineSpec::Region> regions() const = 0;
 
   // Whether it is mirrored, as a disk is: copied until it is *ready* before memory's rounds begin, kept up with from
@@ -35,6 +35,9 @@ class OutgoingPart {
   // switchover: post-copy is for memory. The destination's part says the same (IncomingPart::mirrored()). The same each
   // time.
   virtual bool mirrored() const { return false; }
+  // It was offered to be mirrored, and is not to be: both sides reach it. It has no regions from here on, and nothing
+  // of it is asked for any more. Before StartTracking().
+  virtual void Decline() {}
 
   // From here on all that is written is found by CollectDirty().
   virtual absl::Status StartTracking() = 0;

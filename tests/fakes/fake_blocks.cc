@@ -120,6 +120,9 @@ uint64_t FakeBlocks::CheckAll() const {
 }
 
 std::vector<MachineSpec::Region> FakeBlocks::Outgoing::regions() const {
+  if (declined) {
+    return {};
+  }
   return {{.kind = RegionKind::kDisk, .name = "blocks", .bytes = kBlocks * kPageBytes, .page_bytes = kPageBytes}};
 }
 

@@ -66,6 +66,7 @@ class FakeBlocks {
   // How often the user waited for a block that had not come.
   uint64_t waits() const { return waits_; }
   bool tracking() const { return outgoing_.tracking; }
+  bool declined() const { return outgoing_.declined; }
   // Paused: its user knows what that of `other` knows.
   void Remember(const FakeBlocks& other) { left_ = other.left_; }
 
@@ -107,7 +108,8 @@ class FakeBlocks {
     std::vector<MachineSpec::Region> regions() const override;
     absl::Status StartTracking() override;
     void StopTracking() override { tracking = false; }
-    bool mirrored() const override { return blocks_.mirrored; }
+    bool mirrored() const override { return blocks_.mirrored && !declined; }
+    void Decline() override { declined = true; }
     bool SetBlocking(bool on) override;
     void Delivered() override;
     absl::Status CollectDirty(size_t region, PageBitmap& dirty) override;
@@ -117,6 +119,7 @@ class FakeBlocks {
     std::atomic<bool> tracking{false};
     std::atomic<int> sends{0};
     std::atomic<int> deliveries{0};
+    bool declined = false;
 
    private:
     FakeBlocks& blocks_;

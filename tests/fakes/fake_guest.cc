@@ -248,6 +248,7 @@ class FakeDestinationPort final : public migration::WholeDestinationMachine {
   std::vector<migration::IncomingPart*> further_parts() override {
     return owner_.on_parts ? owner_.on_parts() : std::vector<migration::IncomingPart*>();
   }
+  bool Declines(const migration::MachineSpec::Region&) override { return owner_.declines_disks; }
   void InhibitBalloon() override { ++owner_.inhibited; }
   void AllowBalloon() override {
     --owner_.inhibited;

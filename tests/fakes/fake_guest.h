@@ -180,6 +180,8 @@ class FakeDestination final : public migration::MachineBuilder {
   std::function<void()> on_arrived;
   // Called for the machine that was built: what comes beside its memory.
   std::function<std::vector<migration::IncomingPart*>()> on_parts;
+  // Whether the disks that are offered are both sides' already.
+  bool declines_disks = false;
   // Called in Build(), after which the machine is refused if it returns an error.
   std::function<absl::Status()> on_build;
   std::atomic<int> accepted{0};

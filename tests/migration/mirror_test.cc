@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
+#include "migration/api/remedy.h"
 #include "tests/fakes/fake_blocks.h"
 #include "tests/migration/move_harness.h"
 #include "tests/migration/two_parts.h"
@@ -55,6 +56,12 @@ class EachMirrorTest : public testing::TestWithParam<std::tuple<MoveMode, bool, 
 TEST_P(EachMirrorTest, BlocksAreWholeAndAccountedFor) {
   const auto& [mode, pair, channels] = GetParam();
   const auto parts = Mirrored({.pair = pair});
+  std::atomic<bool> written = false;
+  parts->here().on_send = [&] {
+    if (!written.exchange(true)) {
+      parts->here().AwaitVisits(100);  // while it is copied
+    }
+  };
   const FakeMoveResult result = parts->Move({.mode = mode, .downtime_limit = kAnyRest, .channels = channels});
   ExpectMovedWhole(*parts, result);
   if (mode != kAuto) {
@@ -104,6 +111,59 @@ INSTANTIATE_TEST_SUITE_P(All, EachMirrorTest,
                            return absl::StrCat(ModeName(std::get<0>(info.param)),
                                                std::get<1>(info.param) ? "Pair" : "Unix", std::get<2>(info.param));
                          });
+
+// Blocks that both sides reach: the machine moves without them.
+std::unique_ptr<TwoParts> Declined() {
+  auto parts = Mirrored();
+  parts->move().destination().declines_disks = true;
+  parts->move().destination().on_parts = nullptr;
+  parts->move().destination().on_load = nullptr;
+  parts->move().destination().on_run = nullptr;
+  return parts;
+}
+
+void ExpectMovedWithoutBlocks(TwoParts& parts, const FakeMoveResult& result) {
+  ASSERT_TRUE(result.source.ok()) << result.source;
+  ASSERT_TRUE(result.destination.ok()) << result.destination;
+  EXPECT_TRUE(parts.here().declined());
+  EXPECT_EQ(parts.here().sends(), 0);
+  ExpectGuestGoesOn(*parts.move().destination().guest(), 1000);
+  ASSERT_EQ(result.report.parts.size(), 1u);
+  EXPECT_TRUE(result.report.parts[0].shared);
+  EXPECT_EQ(result.report.parts[0].data_bytes + result.report.parts[0].zero_bytes, 0u);
+  EXPECT_EQ(result.report.parts[0].ready_after, absl::ZeroDuration());
+}
+
+TEST(MirrorTest, BlocksThatTheDestinationDeclinesAreLeftOut) {
+  for (const MoveMode mode : {kPre, kPost, kAuto}) {
+    const auto parts = Declined();
+    const FakeMoveResult result = parts->Move({.mode = mode, .downtime_limit = kAnyRest});
+    ExpectMovedWithoutBlocks(*parts, result);
+  }
+}
+
+TEST(MirrorTest, BlocksThatAreToBeSharedAreNotOffered) {
+  const auto parts = Declined();
+  parts->move().destination().declines_disks = false;
+  const FakeMoveResult result = parts->Move({.downtime_limit = kAnyRest, .disks = DiskMoves::kShared});
+  ExpectMovedWithoutBlocks(*parts, result);
+}
+
+TEST(MirrorTest, BlocksThatMustBeCopiedEndTheMoveWhenTheyAreDeclined) {
+  const auto parts = Declined();
+  const FakeMoveResult result = parts->Move({.disks = DiskMoves::kMirror});
+  parts->ExpectStayed(result);
+  EXPECT_EQ(result.source.message(), "setup: blocks is to be copied, and the destination has named no place for that");
+  EXPECT_EQ(RemedyOf(result.source), Remedy::kNameDiskCopy);
+  EXPECT_EQ(parts->here().sends(), 0);
+}
+
+TEST(MirrorTest, BlocksThatMustBeCopiedAreTaken) {
+  const auto parts = Mirrored();
+  const FakeMoveResult result = parts->Move({.downtime_limit = kAnyRest, .disks = DiskMoves::kMirror});
+  ExpectMovedWhole(*parts, result);
+  EXPECT_FALSE(result.report.parts.at(0).shared);
+}
 
 // Memory stays behind where it does not converge; the blocks do not.
 TEST(MirrorTest, MoveThatTurnsIntoPostcopyLeavesMemoryAloneBehind) {

@@ -15,6 +15,8 @@ absl::string_view TextOf(migration::Remedy remedy) {
       return "; --force takes the guest back all the same";
     case migration::Remedy::kLookAtTheirHost:
       return "; `ferrite doctor` there says why";
+    case migration::Remedy::kNameDiskCopy:
+      return "; `ferrite receive --disk-copy ID=PATH` names it there";
   }
   return "";
 }

@@ -1,10 +1,12 @@
 #include "migration/session/arrival/handshake.h"
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -24,22 +26,27 @@
 namespace ferrite::migration {
 namespace {
 
-// Whether what the source brings is what there is here now.
-absl::Status CheckRegions(const MachineSpec& spec, std::span<IncomingPart* const> parts) {
+// Whether what the source brings, but for what is declined, is what there is here now.
+absl::Status CheckRegions(const std::vector<MachineSpec::Region>& taken, std::span<IncomingPart* const> parts) {
   size_t ours = 0;
   for (const IncomingPart* part : parts) {
     ours += part->regions();
   }
-  if (spec.regions.size() != ours) {
+  if (taken.size() != ours) {
     return absl::FailedPreconditionError(
-        absl::StrCat("the machine has ", spec.regions.size(), " memory regions, here it would have ", ours));
+        absl::StrCat("the machine has ", taken.size(), " memory regions, here it would have ", ours));
   }
-  std::span<const MachineSpec::Region> theirs(spec.regions);
+  std::span<const MachineSpec::Region> theirs(taken);
   for (const IncomingPart* part : parts) {
     FERRITE_RETURN_IF_ERROR(part->Check(theirs.first(part->regions())));
     theirs = theirs.subspan(part->regions());
   }
   return absl::OkStatus();
+}
+
+bool Declines(Arrival& arrival, const MachineSpec::Region& offered) {
+  return offered.kind == RegionKind::kDisk && (arrival.terms.features & kFeatureMirror) != 0 &&
+         arrival.machine->Declines(offered);
 }
 
 // Makes the machine. An error was told to the source.
@@ -49,7 +56,13 @@ absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
     arrival.memory = std::make_unique<MemoryLanding>(arrival.machine->memory(), arrival.host.clock);
     arrival.parts = arrival.machine->further_parts();
     arrival.parts.insert(arrival.parts.begin(), arrival.memory.get());
-    return CheckRegions(spec, arrival.parts);
+    std::vector<MachineSpec::Region> taken;
+    for (const MachineSpec::Region& region : spec.regions) {
+      if (!Declines(arrival, region)) {
+        taken.push_back(region);
+      }
+    }
+    return CheckRegions(taken, arrival.parts);
   });
   if (!built.ok()) {
     (void)arrival.peer().SendBriefly(message::Refuse{.reason = std::string(built.message())});
@@ -57,16 +70,21 @@ absl::Status Build(Arrival& arrival, const MachineSpec& spec) {
   return built;
 }
 
-absl::Status SendAccept(Arrival& arrival) {
+absl::Status SendAccept(Arrival& arrival, const MachineSpec& spec) {
   absl::Status able;
-  message::Accept accept;
+  std::vector<uint64_t> unit_bytes;
   for (IncomingPart* part : arrival.parts) {
     if (able.ok()) {
       able = part->OfferFaults(arrival.host.open_userfault);
     }
     for (size_t i = 0; i < part->regions(); ++i) {
-      accept.host_page_bytes.push_back(part->placer(i).unit_bytes());
+      unit_bytes.push_back(part->placer(i).unit_bytes());
     }
+  }
+  message::Accept accept;
+  auto next = unit_bytes.begin();
+  for (const MachineSpec::Region& region : spec.regions) {
+    accept.host_page_bytes.push_back(Declines(arrival, region) ? 0 : *next++);
   }
   if (able.ok() && (arrival.terms.features & kFeaturePostcopy) == 0) {
     able = absl::FailedPreconditionError("the source knows no post-copy");
@@ -91,7 +109,7 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
   arrival.link.SetPeer(std::move(chosen.peer));
   ControlPeer& peer = arrival.peer();
   const absl::Status built = Build(arrival, chosen.machine);
-  absl::Status answered = built.ok() ? SendAccept(arrival) : absl::OkStatus();
+  absl::Status answered = built.ok() ? SendAccept(arrival, chosen.machine) : absl::OkStatus();
   // That it can be written to does not mean that it is still there.
   answered.Update(peer.failure());
   if (built.ok() && answered.ok()) {

@@ -51,20 +51,17 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
       memory_part(machine.memory(), machine.dirty_log(), host.page_map),
       parts(machine.further_parts()),
       link(std::move(broken)) {
-  parts.insert(parts.begin(), &memory_part);
   for (const OutgoingPart* part : parts) {
-    const std::vector<MachineSpec::Region> its = part->regions();
-    regions.insert(regions.end(), its.begin(), its.end());
-    region_is_mirrored.resize(regions.size(), part->mirrored());
-    mirrors = mirrors || part->mirrored();
-    if (part != &memory_part && progress.parts.size() < PartFigures::kMost) {
-      uint64_t bytes = 0;
-      for (const MachineSpec::Region& region : its) {
-        bytes += region.bytes;
-      }
+    uint64_t bytes = 0;
+    for (const MachineSpec::Region& region : part->regions()) {
+      bytes += region.bytes;
+    }
+    if (progress.parts.size() < PartFigures::kMost) {
       progress.parts.push_back({.name = std::string(part->name()), .bytes = bytes});
     }
   }
+  parts.insert(parts.begin(), &memory_part);
+  NumberRegions();
   shared.figures().further = std::vector<PartSent>(parts.size() - 1);
   // Who stops them needs no memory for that.
   tracked.reserve(parts.size());
@@ -79,6 +76,30 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
   on_abandon.emplace(shared.abandon(), end);
 }
 
+void Departure::NumberRegions() {
+  regions.clear();
+  region_is_mirrored.clear();
+  mirrors = false;
+  for (const OutgoingPart* part : parts) {
+    const std::vector<MachineSpec::Region> its = part->regions();
+    regions.insert(regions.end(), its.begin(), its.end());
+    region_is_mirrored.resize(regions.size(), part->mirrored());
+    mirrors = mirrors || part->mirrored();
+  }
+}
+
+void Departure::Decline(absl::FunctionRef<bool(const OutgoingPart&)> is_declined) {
+  for (size_t i = 1; i < parts.size(); ++i) {
+    if (parts[i]->mirrored() && is_declined(*parts[i])) {
+      parts[i]->Decline();
+      if (i <= progress.parts.size()) {
+        progress.parts[i - 1].shared = true;
+      }
+    }
+  }
+  NumberRegions();
+}
+
 void Departure::Publish(Rate rate) {
   progress.round = round;
   if (rate != Rate::kAsBefore) {
@@ -89,7 +110,7 @@ void Departure::Publish(Rate rate) {
 
 absl::Status Departure::StartTracking(WhichParts which) {
   for (OutgoingPart* part : parts) {
-    if (!Has(which, part->mirrored())) {
+    if (!Has(which, part->mirrored()) || part->regions().empty()) {
       continue;
     }
     if (absl::Status status = part->StartTracking(); !status.ok()) {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -139,6 +140,9 @@ struct Departure {
   };
   // Tells others of `progress`.
   void Publish(Rate rate = Rate::kAsBefore);
+  // Leaves those out of the mirrored parts that are declined, before anything is done to any: the rest is all that
+  // moves, and numbered anew.
+  void Decline(absl::FunctionRef<bool(const OutgoingPart&)> is_declined);
   // What is written to any of these parts is noted; with an error, to none at all.
   absl::Status StartTracking(WhichParts which);
   void StopTracking();
@@ -149,6 +153,8 @@ struct Departure {
   void TellReady();
 
  private:
+  void NumberRegions();
+
   MonotonicTime rate_from_ = MonotonicTime::InfiniteFuture();
 };
 

@@ -1,6 +1,7 @@
 #include "migration/session/departure/handshake.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clean_text.h"
 #include "base/status.h"
+#include "migration/api/remedy.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/rendezvous.h"
 #include "migration/protocol/messages.h"
@@ -53,12 +55,52 @@ auto OpenChannel(Departure& departure, uint64_t epoch, absl::Duration limit, con
   return channel;
 }
 
-// Sets the units in which pages are sent after the switchover: the larger of both ends' host pages.
-absl::Status AgreeOnUnits(Departure& departure, const message::Accept& accept) {
-  const std::vector<MachineSpec::Region>& regions = departure.regions;
-  if (accept.host_page_bytes.size() != regions.size()) {
+// What can be mirrored is offered, where that is wanted and the destination knows what it means.
+absl::Status Offer(Departure& departure) {
+  const bool knows = (departure.features & kFeatureMirror) != 0;
+  if (departure.options.disks == DiskMoves::kMirror && departure.mirrors && !knows) {
+    return absl::FailedPreconditionError("the destination's ferrite takes no disk that is copied");
+  }
+  if (departure.options.disks == DiskMoves::kShared || !knows) {
+    departure.Decline([](const OutgoingPart&) { return true; });
+  }
+  return absl::OkStatus();
+}
+
+// Leaves out what the destination has declined: the parts whose regions have pages of no size there.
+absl::Status HeedDeclined(Departure& departure, message::Accept& accept) {
+  if (accept.host_page_bytes.size() != departure.regions.size()) {
     return absl::InvalidArgumentError("the destination accepted another number of memory regions");
   }
+  std::vector<const OutgoingPart*> declined;
+  std::vector<uint64_t> taken;
+  auto theirs = accept.host_page_bytes.begin();
+  for (const OutgoingPart* part : departure.parts) {
+    const auto end = theirs + static_cast<std::ptrdiff_t>(part->regions().size());
+    if (part->mirrored() && std::all_of(theirs, end, [](uint64_t bytes) { return bytes == 0; })) {
+      declined.push_back(part);
+    } else {
+      taken.insert(taken.end(), theirs, end);
+    }
+    theirs = end;
+  }
+  if (departure.options.disks == DiskMoves::kMirror && !declined.empty()) {
+    return WithRemedy(absl::FailedPreconditionError(absl::StrCat(declined[0]->name(),
+                                                                 " is to be copied, and the destination has named no "
+                                                                 "place for that")),
+                      Remedy::kNameDiskCopy);
+  }
+  accept.host_page_bytes = std::move(taken);
+  departure.Decline([&declined](const OutgoingPart& part) {
+    return std::find(declined.begin(), declined.end(), &part) != declined.end();
+  });
+  return absl::OkStatus();
+}
+
+// Sets the units in which pages are sent after the switchover: the larger of both ends' host pages.
+absl::Status AgreeOnUnits(Departure& departure, message::Accept& accept) {
+  FERRITE_RETURN_IF_ERROR(HeedDeclined(departure, accept));
+  const std::vector<MachineSpec::Region>& regions = departure.regions;
   for (size_t i = 0; i < regions.size(); ++i) {
     const uint64_t theirs = accept.host_page_bytes[i];
     const uint64_t bytes = std::max(theirs, regions[i].page_bytes);
@@ -120,6 +162,7 @@ absl::Status Setup(Departure& departure) {
   departure.features = welcome.features & kOurFeatures;
   FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
   FERRITE_RETURN_IF_ERROR(CheckLostPages(departure));
+  FERRITE_RETURN_IF_ERROR(Offer(departure));
 
   FERRITE_ASSIGN_OR_RETURN(MoveSecret secret, exchange.Agree(welcome.key, welcome.nonce, departure.id));
   departure.credentials = Credentials(std::move(secret), exchange.nonce(), welcome.nonce);
@@ -128,7 +171,7 @@ absl::Status Setup(Departure& departure) {
   spec.regions = departure.regions;
   FERRITE_ASSIGN_OR_RETURN(const Digest digest, departure.credentials.Prove(Claim::kMachine, /*epoch=*/0));
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Machine{.spec = std::move(spec), .digest = digest}));
-  FERRITE_ASSIGN_OR_RETURN(const message::Accept accept, departure.Await<message::Accept>());
+  FERRITE_ASSIGN_OR_RETURN(message::Accept accept, departure.Await<message::Accept>());
   FERRITE_RETURN_IF_ERROR(
       Annotate(departure.credentials.Check(Claim::kAccept, /*epoch=*/0, accept.digest), message::Accept::kName));
   departure.peer().SetMostBytes(kMaxControlBytes);
