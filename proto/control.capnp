@@ -171,6 +171,13 @@ struct MoveOptions {
   postcopyOnTimeout @6 :Bool;     # else it is cancelled
   recoverForNs @7 :UInt64 = 30000000000; # how long a destination that was lost is looked for
   patienceNs @8 :UInt64 = 60000000000; # for a step of the destination's while it is greeted and builds the machine
+  disks @9 :Disks;
+
+  enum Disks {
+    auto @0;                      # those are copied that the destination has a place for
+    shared @1;                    # none is: both sides reach them
+    mirror @2;                    # all are, or the machine does not move
+  }
 
   enum Mode {
     auto @0;
@@ -199,6 +206,18 @@ struct Move {
   guest @13 :Place;
   report @14 :Figures.MoveReport;
   grantedFor @15 :Int64;          # since GRANT went out, or since the guest runs here that came; 0 before
+  parts @16 :List(Part);          # what moves beside memory, at the source: the disks
+
+  struct Part {
+    name @0 :Text;                # "disk root"
+    bytes @1 :UInt64;
+    dataBytes @2 :UInt64;         # that were sent
+    zeroBytes @3 :UInt64;         # that were told to be zero, holes among them
+    againBytes @4 :UInt64;        # of both: not for the first time
+    readyAfter @5 :Int64;         # since the move began; 0: it is not ready
+    writeBlocking @6 :Bool;       # who wrote to it waited for the destination
+    shared @7 :Bool;              # it was not copied: both sides reach it
+  }
 
   # Where the guest is, as far as the source knows.
   enum Place {

@@ -2,6 +2,7 @@
 #ifndef FERRITE_TESTS_FAKES_FAKE_MOVABLE_MACHINE_H_
 #define FERRITE_TESTS_FAKES_FAKE_MOVABLE_MACHINE_H_
 
+#include <span>
 #include <string>
 
 #include "vmm/machine/movable_machine.h"
@@ -19,7 +20,7 @@ class FakeMovableMachine final : public MovableMachine {
   void EndHold() override {}
   absl::Status Arrive(bool) override { return absl::OkStatus(); }
   void Leave(std::string) override {}
-  absl::Status ReleaseDisks() override { return absl::OkStatus(); }
+  absl::Status ReleaseDisks(std::span<const std::string>) override { return absl::OkStatus(); }
   absl::Status AcquireDisks() override { return absl::OkStatus(); }
   absl::Status SetThrottle(int) override { return absl::OkStatus(); }
   absl::StatusOr<absl::Duration> MeasureLoad() override { return absl::ZeroDuration(); }

@@ -123,7 +123,7 @@ class ArrivalTest : public testing::Test {
     ASSERT_EQ(source_->machine().Save(message.initRoot<state::Machine>()), absl::OkStatus());
     message.getRoot<state::Machine>().setPaused(true);
     ASSERT_EQ(port.state().LoadState(EncodeState(message)), absl::OkStatus());
-    ASSERT_EQ(source_->machine().moving().ReleaseDisks(), absl::OkStatus());
+    ASSERT_EQ(source_->machine().moving().ReleaseDisks({}), absl::OkStatus());
     ASSERT_EQ(port.resources().AcquireDisks(), absl::OkStatus());
     ASSERT_EQ(port.guest().Run(), absl::OkStatus());
   }
@@ -176,7 +176,7 @@ TEST_F(ArrivalTest, MachineThatIsStoppedBeforeItRanHasNoDisksAnyMore) {
     ASSERT_EQ(source_->machine().Save(message.initRoot<state::Machine>()), absl::OkStatus());
     message.getRoot<state::Machine>().setPaused(paused);
     ASSERT_EQ((*port)->state().LoadState(EncodeState(message)), absl::OkStatus());
-    ASSERT_EQ(source_->machine().moving().ReleaseDisks(), absl::OkStatus());
+    ASSERT_EQ(source_->machine().moving().ReleaseDisks({}), absl::OkStatus());
     ASSERT_EQ((*port)->resources().AcquireDisks(), absl::OkStatus());
     EXPECT_FALSE(source_->machine().Resume().ok()) << "R2: the disk is the other's";
     arrival_->machine()->Stop();
@@ -188,7 +188,7 @@ TEST_F(ArrivalTest, MachineThatIsStoppedBeforeItRanHasNoDisksAnyMore) {
 TEST_F(ArrivalTest, DiskThatTheSourceNamesIsTakenOnlyWhileItIsInUse) {
   EXPECT_EQ(Refusal(), "");
   ASSERT_EQ(source_->machine().Pause(), absl::OkStatus());
-  ASSERT_EQ(source_->machine().moving().ReleaseDisks(), absl::OkStatus());
+  ASSERT_EQ(source_->machine().moving().ReleaseDisks({}), absl::OkStatus());
   const std::string reason = Reason();
   EXPECT_THAT(reason, HasSubstr("disk root: " + disk_ + " is not open here as the source's disk would be"));
   EXPECT_THAT(reason, HasSubstr("`ferrite receive --disk root=PATH`"));
@@ -207,7 +207,7 @@ TEST_F(ArrivalTest, DiskThatTheSourceNamesIsTakenOnlyWhileItIsInUse) {
 // A reader's lock is no permission for others.
 TEST_F(ArrivalTest, PathThatTheUserDoesNotAllowIsNotOpened) {
   ASSERT_EQ(source_->machine().Pause(), absl::OkStatus());
-  ASSERT_EQ(source_->machine().moving().ReleaseDisks(), absl::OkStatus());
+  ASSERT_EQ(source_->machine().moving().ReleaseDisks({}), absl::OkStatus());
   auto tenant = DiskImage::Create(disk_, /*read_only=*/true);
   ASSERT_TRUE(tenant.ok()) << tenant.status();
   described().getDisks()[0].setReadOnly(true);
@@ -343,12 +343,12 @@ TEST_F(ArrivalTest, ImageThatIsReplacedIsNotTaken) {
       if (!named) {
         replace();
       }
-      ASSERT_EQ(source_->machine().moving().ReleaseDisks(), absl::OkStatus());
+      ASSERT_EQ(source_->machine().moving().ReleaseDisks({}), absl::OkStatus());
       EXPECT_EQ((*port)->resources().AcquireDisks(), absl::OkStatus());
       EXPECT_FALSE(InUse(disk_)) << "what the link leads to, or the other file";
       EXPECT_TRUE(InUse(moved));
       // The source takes back what it had, too.
-      ASSERT_EQ(arrival_->machine()->moving().ReleaseDisks(), absl::OkStatus());
+      ASSERT_EQ(arrival_->machine()->moving().ReleaseDisks({}), absl::OkStatus());
       EXPECT_EQ(source_->machine().moving().AcquireDisks(), absl::OkStatus());
       EXPECT_FALSE(InUse(disk_));
       EXPECT_TRUE(InUse(moved));
@@ -393,7 +393,7 @@ TEST_F(ArrivalTest, AnotherDiskThanTheSourcesIsRefusedWhereThatShows) {
 // A peer that names any file of the host must not have the guest write to it, nor keep its owner from it.
 TEST_F(ArrivalTest, DiskIsNotOpenedForWritingBeforeItIsTaken) {
   ASSERT_EQ(source_->machine().Pause(), absl::OkStatus());
-  ASSERT_EQ(source_->machine().moving().ReleaseDisks(), absl::OkStatus());
+  ASSERT_EQ(source_->machine().moving().ReleaseDisks({}), absl::OkStatus());
   const int fd = open(disk_.c_str(), O_RDONLY | O_CLOEXEC);
   ASSERT_GE(fd, 0);
   const absl::Cleanup close_it = [&] { close(fd); };

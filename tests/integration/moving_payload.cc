@@ -84,6 +84,7 @@ class HookedSource final : public migration::WholeSourceMachine {
     return absl::OkStatus();
   }
   void Moved(absl::string_view where) override { port_.Moved(where); }
+  std::vector<migration::OutgoingPart*> further_parts() override { return port_.further_parts(); }
 
  private:
   const Fd directory_;

@@ -351,7 +351,7 @@ TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
   ASSERT_TRUE(destination.ok()) << destination.status();
   Machine& machine = *(*arrival)->machine();
   ASSERT_EQ((*source)->machine().Pause(), absl::OkStatus());
-  ASSERT_EQ((*source)->machine().moving().ReleaseDisks(), absl::OkStatus());
+  ASSERT_EQ((*source)->machine().moving().ReleaseDisks({}), absl::OkStatus());
 
   const auto in_use = [](const std::string& path) {
     const auto file = PinnedFile::Find(path, PinnedFile::Links::kAll);
@@ -372,7 +372,7 @@ TEST(ArrivalScarcityTest, DisksAreFreeAgainWhereverMemoryEnds) {
     for (const DiskConfig* disk : config.all<DiskConfig>()) {
       EXPECT_EQ(in_use(disk->path), status.ok()) << disk->id << ": " << status;
     }
-    ASSERT_EQ(machine.moving().ReleaseDisks(), absl::OkStatus());
+    ASSERT_EQ(machine.moving().ReleaseDisks({}), absl::OkStatus());
   }
   EXPECT_GE(failed, 2u) << "nothing was refused: what is this test about?";
 }

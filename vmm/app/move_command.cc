@@ -82,6 +82,11 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
     app.add_option("--channels", options_.move.channels, "Connections for memory, 1 to 16 [1]")
         ->type_name("N")
         ->check(InRange(1, 16));
+    app.add_option("--disks", words_.disks,
+                   "auto (those are copied that `receive --disk-copy` or --disk-copy-dir has a place for), shared "
+                   "(none) or mirror (all) [auto]")
+        ->type_name("WHICH")
+        ->check(CLI::IsMember({"auto", "shared", "mirror"}));
     app.add_option("--timeout", words_.timeout, "How long pre-copy may take [no limit]")->type_name("TIME");
     app.add_option("--on-timeout", words_.on_timeout, "What then: cancel or postcopy [cancel]")
         ->type_name("WHAT")
@@ -122,6 +127,10 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
                                                      : MoveMode::kAuto;
     options_.move.on_timeout =
         words_.on_timeout == "postcopy" ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
+    using migration::DiskMoves;
+    options_.move.disks = words_.disks == "shared"   ? DiskMoves::kShared
+                          : words_.disks == "mirror" ? DiskMoves::kMirror
+                                                     : DiskMoves::kAuto;
     FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words_.downtime_limit, options_.move.downtime_limit));
     FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words_.timeout, options_.move.timeout));
     FERRITE_RETURN_IF_ERROR(ReadDurationOrNone("--recover-for", words_.recover_for, options_.move.recover_for));
@@ -160,6 +169,7 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
   // Words that are more than a string or a number.
   struct Words {
     std::string mode;
+    std::string disks;
     std::string downtime_limit;
     std::string max_bandwidth;
     std::string max_postcopy_bandwidth;

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -85,6 +87,52 @@ std::string FormatLost(const migration::MoveReport& report) {
   return text + (report.lost_at.size() < report.lost_pages ? ", and others\n" : "\n");
 }
 
+// Of each disk.
+std::string FormatParts(const migration::MoveReport& report) {
+  std::string text;
+  for (const migration::PartFigures& part : report.parts) {
+    text += fmt::format("{:<14} {}: ", part.name, RoundedByteSize(part.bytes));
+    if (part.shared) {
+      text += "not copied, both sides reach it\n";
+      continue;
+    }
+    text += fmt::format("{} data, {} zero, {} twice", RoundedByteSize(part.data_bytes),
+                        RoundedByteSize(part.zero_bytes), RoundedByteSize(part.again_bytes));
+    if (part.ready_after > absl::ZeroDuration()) {
+      text += fmt::format(", ready after {:.1f} ms", Ms(part.ready_after));
+    }
+    text += part.write_blocking ? ", and then its writes waited for the destination\n" : "\n";
+  }
+  return text;
+}
+
+Json PartsJson(const std::vector<migration::PartFigures>& parts) {
+  Json json = Json::array();
+  for (const migration::PartFigures& part : parts) {
+    Json one = {{"name", part.name},
+                {"bytes", part.bytes},
+                {"shared", part.shared},
+                {"data_bytes", part.data_bytes},
+                {"zero_bytes", part.zero_bytes},
+                {"twice_bytes", part.again_bytes},
+                {"ready_seconds", nullptr},
+                {"write_blocking", part.write_blocking}};
+    if (part.ready_after > absl::ZeroDuration()) {
+      one["ready_seconds"] = Seconds(part.ready_after);
+    }
+    json.push_back(std::move(one));
+  }
+  return json;
+}
+
+// Whether disks go before memory begins.
+bool CopiesDisks(const migration::MoveProgress& progress) {
+  return progress.state == migration::MoveState::kActive &&
+         std::any_of(progress.parts.begin(), progress.parts.end(), [](const migration::PartFigures& part) {
+           return !part.shared && part.ready_after == absl::ZeroDuration();
+         });
+}
+
 std::string HandedOver(const std::string& name) {
   return fmt::format(
       "here it stays paused and keeps its memory. `ferrite recover {}` goes on when the destination can be reached; "
@@ -131,6 +179,13 @@ std::string FormatMoveProgress(const MoveStatus& move) {
   if (migration::IsFinal(progress.state)) {
     return text + fmt::format(": {} sent", RoundedByteSize(progress.sent_bytes));
   }
+  if (CopiesDisks(progress)) {
+    text += fmt::format(", disks first: {} sent, {} left, {}/s", RoundedByteSize(progress.sent_bytes),
+                        RoundedByteSize(progress.remaining_bytes), Bytes(progress.rate));
+    const bool waits = std::any_of(progress.parts.begin(), progress.parts.end(),
+                                   [](const migration::PartFigures& part) { return part.write_blocking; });
+    return text + (waits ? ", writes wait" : "");
+  }
   if (progress.round == 0) {
     // Without rounds before it (post-copy) a guest stands still with all its memory left.
     return text + (progress.remaining_bytes > 0 ? fmt::format(": {} left", RoundedByteSize(progress.remaining_bytes))
@@ -167,6 +222,7 @@ std::string FormatMoveAccount(const migration::MoveReport& report) {
   }
   text += fmt::format("pages          {} data, {} zero, {} skipped, {} twice\n", report.data_pages, report.zero_pages,
                       report.skipped_pages, report.resent_pages);
+  text += FormatParts(report);
   if (report.huge_bytes > 0) {
     text +=
         fmt::format("huge pages     {} of the guest's memory before it moved\n", RoundedByteSize(report.huge_bytes));
@@ -271,6 +327,7 @@ Json MoveJson(const MoveStatus& move) {
                {"expected_downtime_seconds", absl::ToDoubleSeconds(progress.expected_downtime)},
                {"throttle_percent", progress.throttle_percent},
                {"faults", progress.faults},
+               {"parts", PartsJson(progress.parts)},
                {"over", move.over}};
   if (move.over) {
     json["ok"] = move.result.ok();

@@ -103,6 +103,45 @@ TEST(MoveTextTest, MoveThatStandsStillSaysWhatIsMissingAndWhatToType) {
   EXPECT_EQ(FormatArrivalState("web1", arrival), "by pre-copy");
 }
 
+TEST(MoveTextTest, EachDiskHasALine) {
+  migration::MoveReport report;
+  report.parts = {{.name = "disk root",
+                   .bytes = uint64_t{4} << 30,
+                   .data_bytes = uint64_t{1} << 30,
+                   .zero_bytes = uint64_t{3} << 30,
+                   .again_bytes = uint64_t{12} << 20,
+                   .ready_after = absl::Milliseconds(1234)},
+                  {.name = "disk data", .bytes = 1 << 20, .shared = true}};
+  EXPECT_TRUE(absl::StrContains(FormatMoveAccount(report),
+                                "disk root      4 GiB: 1 GiB data, 3 GiB zero, 12 MiB twice, ready after 1234.0 ms\n"
+                                "disk data      1 MiB: not copied, both sides reach it\n"))
+      << FormatMoveAccount(report);
+  report.parts[0].write_blocking = true;
+  EXPECT_TRUE(absl::StrContains(FormatMoveAccount(report),
+                                "ready after 1234.0 ms, and then its writes waited for the destination\n"))
+      << FormatMoveAccount(report);
+  MoveStatus move = In(MoveState::kActive, 0);
+  move.progress.parts = report.parts;
+  EXPECT_EQ(MoveJson(move)["parts"].dump(),
+            R"([{"name":"disk root","bytes":4294967296,"shared":false,"data_bytes":1073741824,)"
+            R"("zero_bytes":3221225472,"twice_bytes":12582912,"ready_seconds":1.234,"write_blocking":true},)"
+            R"({"name":"disk data","bytes":1048576,"shared":true,"data_bytes":0,"zero_bytes":0,"twice_bytes":0,)"
+            R"("ready_seconds":null,"write_blocking":false}])");
+}
+
+TEST(MoveTextTest, ProgressSaysThatDisksGoFirst) {
+  MoveStatus move = In(MoveState::kActive, 2);
+  move.progress.sent_bytes = 1 << 20;
+  move.progress.remaining_bytes = 3 << 20;
+  move.progress.rate = 2 << 20;
+  move.progress.parts = {{.name = "disk root", .bytes = 4 << 20}, {.name = "disk data", .shared = true}};
+  EXPECT_EQ(FormatMoveProgress(move), "active, disks first: 1 MiB sent, 3 MiB left, 2 MiB/s");
+  move.progress.parts[0].write_blocking = true;
+  EXPECT_EQ(FormatMoveProgress(move), "active, disks first: 1 MiB sent, 3 MiB left, 2 MiB/s, writes wait");
+  move.progress.parts[0].ready_after = absl::Seconds(1);
+  EXPECT_TRUE(absl::StartsWith(FormatMoveProgress(move), "active, round 2: ")) << FormatMoveProgress(move);
+}
+
 // Scripts read these names.
 TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   MoveStatus move = In(MoveState::kCompleted, 1);

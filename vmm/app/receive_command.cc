@@ -47,7 +47,7 @@ constexpr absl::Duration kStopPatience = absl::Seconds(2);
 
 // Descriptors that the largest machine which may come has open here, with its move. The numbers were counted.
 constexpr size_t MachineDescriptors(uint32_t cpus) {
-  constexpr size_t kOfADisk = 8;
+  constexpr size_t kOfADisk = 18;  // of one that is copied; 8 of a shared one
   constexpr size_t kOfAnotherDevice = 7;
   constexpr size_t kOther = 32;  // the machine's own, userfaultfd, and what is open for a moment
   return cpus + kMaxDisks * kOfADisk + 2 * kOfAnotherDevice + 2 * migration::kMaxChannels + kOther;
@@ -109,6 +109,11 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
   for (const auto& [id, path] : options.disk_paths) {
     WarnOfOthersDisk(path, /*read_only=*/false);  // the source will say whether it is
   }
+  for (const auto& [id, copy] : options.disk_copies) {
+    if (copy.existing) {
+      WarnOfOthersDisk(copy.path, /*read_only=*/false);
+    }
+  }
   const auto view = std::make_shared<ArrivalView>();
   FERRITE_ASSIGN_OR_RETURN(
       const auto arrival,
@@ -125,13 +130,17 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
                              {.name = options.name,
                               .disk_paths = options.disk_paths,
                               .disk_from = options.disk_from,
+                              .disk_copies = options.disk_copies,
+                              .disk_copy_dir = options.disk_copy_dir,
                               .trust_disks = options.trust_disks,
                               .kernel_path = options.kernel_path,
                               .initrd_path = options.initrd_path,
                               .boot_from = options.boot_from,
                               .lock_memory = options.lock_memory,
                               .dirty_ring = options.dirty_ring,
-                              .limits = {.memory_bytes = options.max_memory_bytes, .cpus = options.max_cpus}}));
+                              .limits = {.memory_bytes = options.max_memory_bytes,
+                                         .cpus = options.max_cpus,
+                                         .disk_bytes = options.max_disk_bytes}}));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
   FERRITE_ASSIGN_OR_RETURN(
@@ -231,6 +240,14 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
     Repeatable(app.add_option("--disk-from", options_.disk_from,
                               "Take other disks where they are at the source, if that is below DIR [none]; repeatable"))
         ->type_name("DIR");
+    Repeatable(
+        app.add_option("--disk-copy", words_.disk_copies,
+                       "ID=PATH[,existing]: a disk is copied to here while the guest runs, to a file that is made "
+                       "or, with `existing`, over what is there; repeatable"))
+        ->type_name("ID=PATH");
+    app.add_option("--disk-copy-dir", options_.disk_copy_dir,
+                   "The disks that are not named are copied to files that are made here, NAME-ID.img [they are not]")
+        ->type_name("DIR");
     app.add_flag("--trust-disks", options_.trust_disks,
                  "Take the disks of --disk also where it shows that nobody has them open");
     app.add_option("--kernel", options_.kernel_path,
@@ -252,6 +269,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
         ->type_name("ADDRESS/BITS");
     app.add_option("--max-mem", words_.max_memory, "Refuse a machine with more memory [what this host has]")
         ->type_name("SIZE");
+    app.add_option("--max-disk", words_.max_disk, "Refuse to copy a larger disk [4T]")->type_name("SIZE");
     app.add_option("--max-cpus", options_.max_cpus, "Refuse a machine with more processors, 1 to 32 [32]")
         ->type_name("N")
         ->check(InRange(1, static_cast<int>(kMaxCpus)));
@@ -281,6 +299,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
         return absl::InvalidArgumentError(absl::StrCat("--disk: two paths for the id ", disk.first));
       }
     }
+    FERRITE_RETURN_IF_ERROR(ReadDiskCopies());
     if (!words_.from.empty() && options_.listen.kind == migration::Address::Kind::kUnix) {
       return absl::InvalidArgumentError(
           "--from: a unix socket is its owner's alone; this is for --listen tcp:HOST:PORT");
@@ -294,6 +313,11 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
       auto bytes = ParseByteSize(words_.max_memory);
       FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), "--max-mem"));
       options_.max_memory_bytes = *bytes;
+    }
+    if (!words_.max_disk.empty()) {
+      auto bytes = ParseByteSize(words_.max_disk);
+      FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), "--max-disk"));
+      options_.max_disk_bytes = *bytes;
     }
     if (!options_.initrd_path.empty() && options_.kernel_path.empty()) {
       return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
@@ -312,12 +336,34 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
   int descriptor() const override { return options_.ready_fd; }
 
  private:
+  absl::Status ReadDiskCopies() {
+    for (const std::string& text : words_.disk_copies) {
+      const std::pair<std::string, std::string> disk = absl::StrSplit(text, absl::MaxSplits('=', 1));
+      ArrivalOptions::DiskCopy copy{.path = disk.second};
+      if (absl::EndsWith(copy.path, ",existing")) {
+        copy.path.resize(copy.path.rfind(','));
+        copy.existing = true;
+      }
+      if (disk.first.empty() || copy.path.empty()) {
+        return absl::InvalidArgumentError(absl::StrCat("--disk-copy: \"", absl::CHexEscape(text),
+                                                       "\": write ID=PATH[,existing], as --disk-copy "
+                                                       "root=/images/root.img"));
+      }
+      if (options_.disk_paths.contains(disk.first) || !options_.disk_copies.emplace(disk.first, copy).second) {
+        return absl::InvalidArgumentError(absl::StrCat("--disk-copy: two paths for the id ", disk.first));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   // Words that are more than a string or a number.
   struct Words {
     std::string listen;
     std::vector<std::string> from;
     std::string max_memory;
+    std::string max_disk;
     std::vector<std::string> disks;
+    std::vector<std::string> disk_copies;
     std::string console;
     std::string patience;
   };

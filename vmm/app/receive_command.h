@@ -16,6 +16,7 @@
 #include "vmm/app/command.h"
 #include "vmm/app/monitor_options.h"
 #include "vmm/machine/machine_config.h"
+#include "vmm/move/arrival_options.h"
 
 namespace ferrite {
 
@@ -26,6 +27,8 @@ struct ReceiveCommandOptions {
   // ArrivalOptions'.
   std::map<std::string, std::string> disk_paths;
   std::vector<std::string> disk_from;
+  std::map<std::string, ArrivalOptions::DiskCopy> disk_copies;
+  std::string disk_copy_dir;
   bool trust_disks = false;
   std::string kernel_path;
   std::string initrd_path;  // not without kernel_path
@@ -35,6 +38,7 @@ struct ReceiveCommandOptions {
   std::vector<migration::AddressRange> from;  // who may connect; empty: everybody
   uint64_t max_memory_bytes = std::numeric_limits<uint64_t>::max();
   uint32_t max_cpus = kMaxCpus;
+  uint64_t max_disk_bytes = ArrivalLimits().disk_bytes;
   absl::Duration patience = migration::MoveOptions().patience;
   int ready_fd = -1;  // -1: none
 };

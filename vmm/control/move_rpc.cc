@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
@@ -12,6 +13,7 @@
 namespace ferrite {
 namespace {
 
+using migration::DiskMoves;
 using migration::MoveMode;
 using migration::MoveState;
 
@@ -120,6 +122,35 @@ migration::MoveReport ReadReport(figures::MoveReport::Reader in) {
   return report;
 }
 
+void FillParts(const std::vector<migration::PartFigures>& parts, control::Move::Builder out) {
+  auto told = out.initParts(static_cast<uint32_t>(parts.size()));
+  for (uint32_t i = 0; i < told.size(); ++i) {
+    told[i].setName(ToKj(parts[i].name));
+    told[i].setBytes(parts[i].bytes);
+    told[i].setDataBytes(parts[i].data_bytes);
+    told[i].setZeroBytes(parts[i].zero_bytes);
+    told[i].setAgainBytes(parts[i].again_bytes);
+    told[i].setReadyAfter(Ns(parts[i].ready_after));
+    told[i].setWriteBlocking(parts[i].write_blocking);
+    told[i].setShared(parts[i].shared);
+  }
+}
+
+std::vector<migration::PartFigures> ReadParts(control::Move::Reader in) {
+  std::vector<migration::PartFigures> parts;
+  ReadList(in.getParts(), [&](auto part) {
+    parts.push_back({.name = CleanText(FromKj(part.getName())),
+                     .bytes = part.getBytes(),
+                     .data_bytes = part.getDataBytes(),
+                     .zero_bytes = part.getZeroBytes(),
+                     .again_bytes = part.getAgainBytes(),
+                     .ready_after = absl::Nanoseconds(part.getReadyAfter()),
+                     .write_blocking = part.getWriteBlocking(),
+                     .shared = part.getShared()});
+  });
+  return parts;
+}
+
 }  // namespace
 
 void FillMove(const MoveStatus& move, control::Move::Builder out) {
@@ -137,6 +168,7 @@ void FillMove(const MoveStatus& move, control::Move::Builder out) {
   out.setFaults(progress.faults);
   out.setGrantedFor(Ns(progress.granted_for));
   out.setOver(move.over);
+  FillParts(move.over ? move.report.parts : progress.parts, out);
   if (move.over) {
     FillError(move.result, out.initResult());
     out.setGuest(ToRpc(move.guest));
@@ -159,10 +191,12 @@ MoveStatus ReadMove(control::Move::Reader in) {
   move.progress.faults = in.getFaults();
   move.progress.granted_for = absl::Nanoseconds(in.getGrantedFor());
   move.over = in.getOver();
+  move.progress.parts = ReadParts(in);
   if (move.over) {
     move.result = ReadError(in.getResult());
     move.guest = FromRpc(in.getGuest());
     move.report = ReadReport(in.getReport());
+    move.report.parts = move.progress.parts;
   }
   return move;
 }
@@ -187,6 +221,17 @@ void FillMoveOptions(const migration::MoveOptions& options, control::MoveOptions
   out.setPostcopyOnTimeout(options.on_timeout == migration::OnTimeout::kPostcopy);
   out.setRecoverForNs(static_cast<uint64_t>(Ns(options.recover_for)));
   out.setPatienceNs(static_cast<uint64_t>(Ns(options.patience)));
+  switch (options.disks) {
+    case DiskMoves::kAuto:
+      out.setDisks(control::MoveOptions::Disks::AUTO);
+      break;
+    case DiskMoves::kShared:
+      out.setDisks(control::MoveOptions::Disks::SHARED);
+      break;
+    case DiskMoves::kMirror:
+      out.setDisks(control::MoveOptions::Disks::MIRROR);
+      break;
+  }
 }
 
 migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
@@ -213,6 +258,17 @@ migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
   options.on_timeout = in.getPostcopyOnTimeout() ? migration::OnTimeout::kPostcopy : migration::OnTimeout::kCancel;
   options.recover_for = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getRecoverForNs(), kMost)));
   options.patience = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getPatienceNs(), kMost)));
+  switch (in.getDisks()) {
+    case control::MoveOptions::Disks::SHARED:
+      options.disks = DiskMoves::kShared;
+      break;
+    case control::MoveOptions::Disks::MIRROR:
+      options.disks = DiskMoves::kMirror;
+      break;
+    default:
+      options.disks = DiskMoves::kAuto;
+      break;
+  }
   return options;
 }
 

@@ -6,8 +6,11 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "absl/time/time.h"
+#include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
 #include "vmm/control/move_figures.h"
@@ -31,6 +34,39 @@ TEST(MoveRpcTest, EveryStateIsReadAsItWasTold) {
     EXPECT_EQ(ReadMove(told.asReader()).progress.granted_for, move.progress.granted_for);
   }
   EXPECT_EQ(states, static_cast<int>(MoveState::kCancelled) + 1);
+}
+
+TEST(MoveRpcTest, EveryPartIsReadAsItWasTold) {
+  const std::vector<migration::PartFigures> parts = {{.name = "disk root",
+                                                      .bytes = 1,
+                                                      .data_bytes = 2,
+                                                      .zero_bytes = 3,
+                                                      .again_bytes = 4,
+                                                      .ready_after = absl::Nanoseconds(5),
+                                                      .write_blocking = true},
+                                                     {.name = "disk data", .bytes = 6, .shared = true}};
+  MoveStatus move;
+  move.progress.parts = parts;
+  for (const bool over : {false, true}) {
+    move.over = over;
+    capnp::MallocMessageBuilder message;
+    const auto told = message.initRoot<control::Move>();
+    FillMove(move, told);
+    const MoveStatus read = ReadMove(told.asReader());
+    EXPECT_EQ(read.progress.parts, parts);
+    EXPECT_EQ(read.report.parts, over ? parts : std::vector<migration::PartFigures>());
+    move.report.parts = std::exchange(move.progress.parts, {});
+  }
+  EXPECT_EQ(capnp::Schema::from<control::Move::Part>().getFields().size(), 8u);
+}
+
+TEST(MoveRpcTest, WhatIsAskedForOfDisksIsReadAsItWasTold) {
+  for (const auto disks : {migration::DiskMoves::kAuto, migration::DiskMoves::kShared, migration::DiskMoves::kMirror}) {
+    capnp::MallocMessageBuilder message;
+    const auto told = message.initRoot<control::MoveOptions>();
+    FillMoveOptions({.disks = disks}, told);
+    EXPECT_EQ(ReadMoveOptions(told.asReader()).disks, disks);
+  }
 }
 
 TEST(MoveRpcTest, StateThatIsNotKnownHereIsNone) {

@@ -126,12 +126,19 @@ void DeviceSet::Reset() {
   }
 }
 
-absl::Status DeviceSet::ReleaseFiles() {
+absl::Status DeviceSet::ReleaseFiles(std::span<const std::string> kept) {
+  const auto is_kept = [&](const virtio::Device& device) {
+    return std::any_of(disks_.begin(), disks_.end(), [&](const PlacedDisk& disk) {
+      return disk.block == &device && std::find(kept.begin(), kept.end(), disk.id) != kept.end();
+    });
+  };
   absl::Status status;
   for (const PlacedVirtio& placed : virtio_) {
     virtio::Device& device = placed.transport->device();
-    const virtio::Device::Lock lock(&device);
-    status.Update(device.ReleaseFiles());
+    if (!is_kept(device)) {
+      const virtio::Device::Lock lock(&device);
+      status.Update(device.ReleaseFiles());
+    }
   }
   return status;
 }

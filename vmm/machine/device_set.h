@@ -68,8 +68,9 @@ class DeviceSet {
   void Arrived();
   void Reset();
 
-  // virtio::Device's, of all devices: each goes on to the last one and returns the first error.
-  absl::Status ReleaseFiles();
+  // virtio::Device's, of all devices, but for the disks `kept`: each goes on to the last one and returns the first
+  // error.
+  absl::Status ReleaseFiles(std::span<const std::string> kept);
   absl::Status AcquireFiles();
 
   // The part of a machine's description that is about devices.

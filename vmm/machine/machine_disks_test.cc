@@ -259,7 +259,7 @@ TEST_F(MachineDisksTest, ReplacesTheImageOfAGuestThatWrites) {
   const std::string left = FileContent(to);
   const std::string before = FileContent(from);
   ASSERT_EQ(machine_->Reset().ToString(), "OK");
-  ASSERT_EQ(machine_->moving().ReleaseDisks().ToString(), "OK");
+  ASSERT_EQ(machine_->moving().ReleaseDisks({}).ToString(), "OK");
   EXPECT_NE(Open(from), nullptr) << "the machine had another one";
   ASSERT_EQ(machine_->moving().AcquireDisks().ToString(), "OK");
   ASSERT_EQ(machine_->Resume().ToString(), "OK");
@@ -473,7 +473,7 @@ TEST_F(MachineDisksTest, RefusesWhatDoesNotFitAndTheOldOneStays) {
   ASSERT_NO_FATAL_FAILURE(AwaitRounds(1));
 
   ASSERT_EQ(machine_->Pause().ToString(), "OK");
-  ASSERT_EQ(machine_->moving().ReleaseDisks().ToString(), "OK");
+  ASSERT_EQ(machine_->moving().ReleaseDisks({}).ToString(), "OK");
   const std::string released = absl::StrCat("the machine's disk root is released: another monitor may have ", root_);
   EXPECT_EQ(replace(Open(other)).message(), released);
   EXPECT_EQ(disks().WithImage("root", [](const DiskImage&) { return absl::OkStatus(); }).message(), released);

@@ -68,7 +68,7 @@ class MachineImpl final : public Machine, private MovableMachine, private Machin
   void EndHold() override;
   absl::Status Arrive(bool run) override;
   void Leave(std::string where) override;
-  absl::Status ReleaseDisks() override;
+  absl::Status ReleaseDisks(std::span<const std::string> kept) override;
   absl::Status AcquireDisks() override;
   absl::Status SetThrottle(int percent) override;
   absl::StatusOr<absl::Duration> MeasureLoad() override;

@@ -88,12 +88,12 @@ void MachineImpl::Leave(std::string where) {
   StopLocked({StopReason::kMoved, std::move(where)});
 }
 
-absl::Status MachineImpl::ReleaseDisks() {
+absl::Status MachineImpl::ReleaseDisks(std::span<const std::string> kept) {
   absl::MutexLock lock(&operation_mutex_);
   if (state() == MachineState::kRunning) {
     return WrongState("release the disks");
   }
-  return devices_->ReleaseFiles();
+  return devices_->ReleaseFiles(kept);
 }
 
 absl::Status MachineImpl::AcquireDisks() {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -44,8 +45,8 @@ class MovableMachine {
   virtual void Leave(std::string where) = 0;
   // All that the guest wrote is on the disks and their locks are given up, for good or until the same files are opened
   // and locked again. Not released while the machine runs, not acquired when it is stopped. Both go on to the last disk
-  // and return the first error. A disk that is as asked for already is OK.
-  virtual absl::Status ReleaseDisks() = 0;
+  // and return the first error. A disk that is as asked for already is OK. Those with the ids `kept` stay as they are.
+  virtual absl::Status ReleaseDisks(std::span<const std::string> kept) = 0;
   virtual absl::Status AcquireDisks() = 0;
   // Lets each vCPU run only (100 - percent) of the time, 0 to 99, in slices of 10 ms.
   virtual absl::Status SetThrottle(int percent) = 0;

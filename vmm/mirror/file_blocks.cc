@@ -18,6 +18,7 @@
 #include "devices/block/disk_image.h"
 #include "devices/block/io_request.h"
 #include "vmm/mirror/block_error.h"
+#include "vmm/mirror/file_extent.h"
 
 namespace ferrite {
 namespace {
@@ -168,32 +169,10 @@ class FileBlocks : public BlockIo {
 };
 
 absl::StatusOr<BlockIo::Extent> FileBlocks::NextExtent(uint64_t offset) {
-  const Extent rest = {.bytes = bytes_ - offset, .data = true};
   if (!geometry_.has_holes) {
-    return rest;
+    return Extent{.bytes = bytes_ - offset, .data = true};
   }
-  const auto from = static_cast<off_t>(offset);
-  off_t data = lseek(fd_.get(), from, SEEK_DATA);
-  if (data < 0 && errno == ENXIO) {
-    return Extent{.bytes = rest.bytes, .data = false};  // there is none to the end
-  }
-  if (data < 0) {
-    // EINVAL: the file system cannot tell.
-    return errno == EINVAL ? absl::StatusOr<Extent>(rest) : ErrnoStatus(absl::StrCat("look for data in ", name_));
-  }
-  // A block that is a hole in part is data.
-  const uint64_t block = geometry_.block;
-  const uint64_t first = std::min(static_cast<uint64_t>(data) / block * block, bytes_);
-  if (first > offset) {
-    return Extent{.bytes = first - offset, .data = false};
-  }
-  const off_t hole = lseek(fd_.get(), data, SEEK_HOLE);
-  if (hole < 0) {
-    // ENXIO: it was cut off meanwhile. Who reads it will hear of it.
-    return errno == ENXIO ? absl::StatusOr<Extent>(rest) : ErrnoStatus(absl::StrCat("look for holes in ", name_));
-  }
-  const uint64_t end = (static_cast<uint64_t>(hole) + block - 1) / block * block;
-  return Extent{.bytes = std::min(end, bytes_) - offset, .data = true};
+  return NextFileExtent(fd_.get(), name_, offset, bytes_, geometry_.block);
 }
 
 }  // namespace

@@ -39,20 +39,12 @@ struct Place {
   std::string name;
 };
 
-absl::StatusOr<Place> FindPlace(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  Place place;
-  place.name = slash == path.npos ? path : path.substr(slash + 1);
-  if (place.name.empty() || place.name == "." || place.name == "..") {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is a directory"));
+// `directory`, if it was found before.
+absl::StatusOr<Place> FindPlace(const std::string& path, Fd directory = Fd()) {
+  if (!directory.valid()) {
+    FERRITE_ASSIGN_OR_RETURN(directory, FindDirectoryOf(path));
   }
-  const std::string directory = slash == path.npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
-  FERRITE_ASSIGN_OR_RETURN(const Fd found, FindFile(directory));
-  place.directory = Fd(openat(found.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!place.directory.valid()) {
-    return ErrnoStatus(absl::StrCat("open ", directory));
-  }
-  return place;
+  return Place{.directory = std::move(directory), .name = path.substr(path.rfind('/') + 1)};
 }
 
 // Where the file itself is: its name may be a link's, and a mark beside that would not be beside the file.
@@ -65,9 +57,10 @@ absl::StatusOr<Place> FindPlaceOf(const PinnedFile& file) {
   return FindPlace(path);
 }
 
-class ImageTarget : public MirrorTarget {
+class OpenedImage final : public ImageTarget {
  public:
-  explicit ImageTarget(const Wanted& wanted) : wanted_(wanted) {}
+  OpenedImage(const Wanted& wanted, ImagePlace place)
+      : wanted_(wanted), found_directory_(std::move(place.directory)), file_(std::move(place.file)) {}
 
   absl::Status Make(EventLoop& loop);
   absl::Status Take(EventLoop& loop);
@@ -83,6 +76,12 @@ class ImageTarget : public MirrorTarget {
   absl::Status MarkComplete() override;
   absl::StatusOr<std::unique_ptr<DiskImage>> TakeImage() override;
   absl::Status CheckCanBeDisk() const override;
+  int fd() const override { return fd_.get(); }
+  std::shared_ptr<const PinnedFile> file() const override { return file_; }
+  void Unlock() override { UnlockImage(fd_.get()); }
+  absl::Status RemoveUntouched() override {
+    return made_ || !mark_.has_value() || mark_->taken_over() ? Remove() : mark_->Remove();
+  }
   bool made_here() const override { return made_; }
   absl::Status Remove() override;
 
@@ -95,6 +94,7 @@ class ImageTarget : public MirrorTarget {
   absl::Status FlushAll() const;
 
   const Wanted wanted_;
+  Fd found_directory_;
   Place place_;
   bool made_ = false;  // the file, here
   bool is_device_ = false;
@@ -107,11 +107,11 @@ class ImageTarget : public MirrorTarget {
   std::unique_ptr<BlockIo> blocks_;
 };
 
-absl::Status ImageTarget::Make(EventLoop& loop) {
+absl::Status OpenedImage::Make(EventLoop& loop) {
   const std::string& path = wanted_.where;
-  FERRITE_ASSIGN_OR_RETURN(place_, FindPlace(path));
+  FERRITE_ASSIGN_OR_RETURN(place_, FindPlace(path, std::move(found_directory_)));
   if (struct stat info = {}; fstatat(place_.directory.get(), place_.name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
-    return absl::AlreadyExistsError(absl::StrCat(path, " is there already; `--existing` writes over it"));
+    return absl::AlreadyExistsError(absl::StrCat(path, " is there already; `existing` writes over it"));
   }
   FERRITE_ASSIGN_OR_RETURN(mark_, IncompleteMark::Put(place_.directory, place_.name, IncompleteMark::Found::kRefused));
   auto leave_nothing = absl::MakeCleanup([this] { (void)Remove(); });
@@ -136,7 +136,7 @@ absl::Status ImageTarget::Make(EventLoop& loop) {
   return absl::OkStatus();
 }
 
-absl::Status ImageTarget::CheckFound(const struct stat& info) const {
+absl::Status OpenedImage::CheckFound(const struct stat& info) const {
   const std::string& path = wanted_.where;
   if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -148,7 +148,7 @@ absl::Status ImageTarget::CheckFound(const struct stat& info) const {
   return absl::OkStatus();
 }
 
-absl::Status ImageTarget::OpenFound(const struct stat& info) {
+absl::Status OpenedImage::OpenFound(const struct stat& info) {
   const std::string& path = wanted_.where;
   fd_ = file_->Open(O_RDWR | (S_ISBLK(info.st_mode) ? O_EXCL : 0));
   if (!fd_.valid()) {
@@ -167,7 +167,7 @@ absl::Status ImageTarget::OpenFound(const struct stat& info) {
   return LockImage(fd_.get(), path, /*for_writing=*/true);
 }
 
-absl::StatusOr<uint64_t> ImageTarget::SizeFound() const {
+absl::StatusOr<uint64_t> OpenedImage::SizeFound() const {
   struct stat info = {};
   uint64_t bytes = 0;
   if (fstat(fd_.get(), &info) != 0 || (is_device_ && ioctl(fd_.get(), BLKGETSIZE64, &bytes) != 0)) {
@@ -183,13 +183,19 @@ absl::StatusOr<uint64_t> ImageTarget::SizeFound() const {
     return absl::FailedPreconditionError(
         absl::StrCat(wanted_.where, " has ", bytes, " bytes, and the disk has ", wanted_.bytes));
   }
+  if (wanted_.exact && bytes > wanted_.bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(wanted_.where, " has ", bytes, " bytes, the disk has ", wanted_.bytes, ", and does not grow"));
+  }
   return bytes;
 }
 
-absl::Status ImageTarget::Take(EventLoop& loop) {
+absl::Status OpenedImage::Take(EventLoop& loop) {
   const std::string& path = wanted_.where;
-  FERRITE_ASSIGN_OR_RETURN(PinnedFile pinned, PinnedFile::Find(path, PinnedFile::Links::kOwn));
-  file_ = std::make_shared<const PinnedFile>(std::move(pinned));
+  if (file_ == nullptr) {
+    FERRITE_ASSIGN_OR_RETURN(PinnedFile pinned, PinnedFile::Find(path, PinnedFile::Links::kOwn));
+    file_ = std::make_shared<const PinnedFile>(std::move(pinned));
+  }
   struct stat info = {};
   if (fstat(file_->fd(), &info) != 0) {
     return ErrnoStatus(path);
@@ -220,7 +226,7 @@ absl::Status ImageTarget::Take(EventLoop& loop) {
   return absl::OkStatus();
 }
 
-absl::Status ImageTarget::MakeBlocks(uint64_t bytes, EventLoop& loop) {
+absl::Status OpenedImage::MakeBlocks(uint64_t bytes, EventLoop& loop) {
   FERRITE_ASSIGN_OR_RETURN(Fd own, fd_.Duplicate());
   FERRITE_ASSIGN_OR_RETURN(blocks_,
                            MakeFileBlocks(wanted_.where, std::move(own), bytes, loop, wanted_.depth, flushes_));
@@ -232,23 +238,23 @@ absl::Status ImageTarget::MakeBlocks(uint64_t bytes, EventLoop& loop) {
   return absl::OkStatus();
 }
 
-absl::Status ImageTarget::WriteOut() {
+absl::Status OpenedImage::WriteOut() {
   return flushes_->Note(fdatasync(fd_.get()) == 0 ? absl::OkStatus()
                                                   : ErrnoStatus(absl::StrCat("write out ", wanted_.where)));
 }
 
-absl::Status ImageTarget::FlushAll() const {
+absl::Status OpenedImage::FlushAll() const {
   return fsync(fd_.get()) == 0 && (is_device_ || fsync(place_.directory.get()) == 0)
              ? absl::OkStatus()
              : ErrnoStatus(absl::StrCat("write out ", wanted_.where));
 }
 
-absl::Status ImageTarget::MarkComplete() {
+absl::Status OpenedImage::MarkComplete() {
   FERRITE_RETURN_IF_ERROR(flushes_->Note(FlushAll()));
   return mark_.has_value() ? mark_->Remove() : absl::OkStatus();
 }
 
-absl::Status ImageTarget::CheckCanBeDisk() const {
+absl::Status OpenedImage::CheckCanBeDisk() const {
   if (blocks_->bytes() != wanted_.bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat(wanted_.where, " has ", blocks_->bytes(), " bytes, and a machine's disk of ", wanted_.bytes,
@@ -257,7 +263,7 @@ absl::Status ImageTarget::CheckCanBeDisk() const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<DiskImage>> ImageTarget::TakeImage() {
+absl::StatusOr<std::unique_ptr<DiskImage>> OpenedImage::TakeImage() {
   FERRITE_RETURN_IF_ERROR(CheckCanBeDisk());
   if (taken_) {
     return absl::FailedPreconditionError(absl::StrCat("the image ", wanted_.where, " was taken already"));
@@ -269,7 +275,7 @@ absl::StatusOr<std::unique_ptr<DiskImage>> ImageTarget::TakeImage() {
   return image;
 }
 
-absl::Status ImageTarget::Remove() {
+absl::Status OpenedImage::Remove() {
   if (taken_) {
     return absl::FailedPreconditionError(absl::StrCat("the image ", wanted_.where, " is a machine's"));
   }
@@ -283,8 +289,21 @@ absl::Status ImageTarget::Remove() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<MirrorTarget>> OpenImageTarget(const MirrorTarget::Wanted& wanted, EventLoop& loop) {
-  auto target = std::make_unique<ImageTarget>(wanted);
+absl::StatusOr<Fd> FindDirectoryOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string name = slash == path.npos ? path : path.substr(slash + 1);
+  if (name.empty() || name == "." || name == "..") {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is a directory"));
+  }
+  const std::string directory = slash == path.npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
+  FERRITE_ASSIGN_OR_RETURN(const Fd found, FindFile(directory));
+  Fd opened(openat(found.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return opened.valid() ? absl::StatusOr<Fd>(std::move(opened)) : ErrnoStatus(absl::StrCat("open ", directory));
+}
+
+absl::StatusOr<std::unique_ptr<ImageTarget>> OpenImageTarget(const MirrorTarget::Wanted& wanted, EventLoop& loop,
+                                                             ImagePlace place) {
+  auto target = std::make_unique<OpenedImage>(wanted, std::move(place));
   FERRITE_RETURN_IF_ERROR(wanted.existing ? target->Take(loop) : target->Make(loop));
   return target;
 }

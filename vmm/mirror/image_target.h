@@ -6,14 +6,41 @@
 
 #include "absl/status/statusor.h"
 #include "base/event_loop.h"
+#include "base/fd.h"
+#include "base/pinned_file.h"
 #include "vmm/mirror/mirror_target.h"
 
 namespace ferrite {
 
+// What else is known of it. Threads: as MirrorTarget; fd() is for any.
+class ImageTarget : public MirrorTarget {
+ public:
+  // Open for reading and writing, and locked until Unlock().
+  virtual int fd() const = 0;
+  virtual std::shared_ptr<const PinnedFile> file() const = 0;
+  // Somebody else in this process opens and locks file() next, in place of TakeImage().
+  virtual void Unlock() = 0;
+  // Remove(), when nothing was written: the mark goes, too, beside what was there before.
+  virtual absl::Status RemoveUntouched() = 0;
+};
+
+// The directory of `path`, which need not be there itself, open for reading. Links in its path are followed when root
+// or this process's user made them. INVALID_ARGUMENT for a path that ends as a directory's does.
+absl::StatusOr<Fd> FindDirectoryOf(const std::string& path);
+
+// Where it is looked for, found before.
+struct ImagePlace {
+  // Open for reading: the last name of `where` is looked up there. Not valid: it is found by `where`.
+  Fd directory;
+  // What is to be written over. Null: it is found by `where`.
+  std::shared_ptr<const PinnedFile> file;
+};
+
 // As MirrorTarget::Open(), whose `where` is a path. Symbolic links of others than root and this user are not followed.
 // A block device has no mark beside it, and is opened with O_EXCL: one that is mounted, or that another one is made of,
 // is in use.
-absl::StatusOr<std::unique_ptr<MirrorTarget>> OpenImageTarget(const MirrorTarget::Wanted& wanted, EventLoop& loop);
+absl::StatusOr<std::unique_ptr<ImageTarget>> OpenImageTarget(const MirrorTarget::Wanted& wanted, EventLoop& loop,
+                                                             ImagePlace place = {});
 
 }  // namespace ferrite
 

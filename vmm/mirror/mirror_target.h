@@ -22,6 +22,7 @@ class MirrorTarget {
     std::string where;      // a path, "nbd:unix:PATH[:EXPORT]", "nbd://HOST[:PORT]/EXPORT" and libnbd's other URIs
     bool existing = false;  // the file or device is there already: empty, or of the disk's size at least
     uint64_t bytes = 0;     // the disk's
+    bool exact = false;     // what is there already and not empty has the disk's size, and no larger one
     uint32_t depth = 16;    // operations at a time
     // The disk itself: an open descriptor of it, so that it is not copied onto itself.
     int source_fd = -1;

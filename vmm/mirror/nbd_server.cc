@@ -15,13 +15,6 @@
 
 namespace ferrite {
 
-ShortDirectory::ShortDirectory() : path_("/tmp/ferrite-nbd-XXXXXX") { FERRITE_CHECK(mkdtemp(path_.data()) != nullptr); }
-
-ShortDirectory::~ShortDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 Fd ListenAtPath(const std::string& path) {
   sockaddr_un address = {.sun_family = AF_UNIX};
   FERRITE_CHECK(path.size() < sizeof(address.sun_path));

@@ -9,23 +9,9 @@
 #include "absl/status/statusor.h"
 #include "base/fd.h"
 #include "tests/fakes/child_process.h"
+#include "tests/fakes/short_directory.h"
 
 namespace ferrite {
-
-// A directory under /tmp (a socket's path has room for 108 bytes), removed with its owner.
-class ShortDirectory {
- public:
-  ShortDirectory();
-  ~ShortDirectory();
-  ShortDirectory(const ShortDirectory&) = delete;
-  ShortDirectory& operator=(const ShortDirectory&) = delete;
-
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 // A server on a unix socket that was made before it starts (LISTEN_FDS of sd_listen_fds(3)), so that nobody waits for
 // it. Killed with its owner.

@@ -1,5 +1,6 @@
 #include "vmm/move/allowed_files.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "vmm/boot/byte_source.h"
+#include "vmm/mirror/image_target.h"
 
 namespace ferrite {
 namespace {
@@ -67,11 +69,50 @@ absl::StatusOr<AllowedFiles> AllowedFiles::Find(const ArrivalOptions& options) {
     FERRITE_RETURN_IF_ERROR(Annotate(disk.status(), absl::StrCat("--disk ", id)));
     files.disks_[id] = std::make_shared<const PinnedFile>(*std::move(disk));
   }
+  for (const auto& [id, copy] : options.disk_copies) {
+    auto place = FindCopyPlace(copy);
+    FERRITE_RETURN_IF_ERROR(Annotate(place.status(), absl::StrCat("--disk-copy ", id)));
+    files.copies_[id] = *std::move(place);
+  }
+  if (!options.disk_copy_dir.empty()) {
+    files.copy_prefix_ =
+        absl::StrCat(options.disk_copy_dir, absl::EndsWith(options.disk_copy_dir, "/") ? "" : "/", options.name, "-");
+    auto directory = FindDirectoryOf(files.copy_prefix_);
+    FERRITE_RETURN_IF_ERROR(Annotate(directory.status(), "--disk-copy-dir"));
+    files.copy_directory_ = std::make_shared<const Fd>(*std::move(directory));
+  }
   FERRITE_ASSIGN_OR_RETURN(files.kernel_, FindOwnBootFile("kernel", options.kernel_path));
   FERRITE_ASSIGN_OR_RETURN(files.initrd_, FindOwnBootFile("initrd", options.initrd_path));
   FERRITE_ASSIGN_OR_RETURN(files.disk_from_, FindDirectories("--disk-from", options.disk_from));
   FERRITE_ASSIGN_OR_RETURN(files.boot_from_, FindDirectories("--boot-from", options.boot_from));
   return files;
+}
+
+absl::StatusOr<AllowedFiles::CopyPlace> AllowedFiles::FindCopyPlace(const ArrivalOptions::DiskCopy& copy) {
+  CopyPlace place{.path = copy.path, .is_named = true};
+  if (copy.existing) {
+    FERRITE_ASSIGN_OR_RETURN(PinnedFile file, PinnedFile::Find(copy.path, PinnedFile::Links::kOwn));
+    place.file = std::make_shared<const PinnedFile>(std::move(file));
+    return place;
+  }
+  FERRITE_ASSIGN_OR_RETURN(Fd directory, FindDirectoryOf(copy.path));
+  // Looked for now, when its user is still there to be told.
+  const std::string name = copy.path.substr(copy.path.rfind('/') + 1);
+  if (struct stat info = {}; fstatat(directory.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
+    return absl::AlreadyExistsError(absl::StrCat(copy.path, " is there already; `,existing` writes over it"));
+  }
+  place.directory = std::make_shared<const Fd>(std::move(directory));
+  return place;
+}
+
+std::optional<AllowedFiles::CopyPlace> AllowedFiles::Copy(const std::string& id) const {
+  if (const auto named = copies_.find(id); named != copies_.end()) {
+    return named->second;
+  }
+  if (copy_directory_ == nullptr || disks_.contains(id)) {
+    return std::nullopt;
+  }
+  return CopyPlace{.path = absl::StrCat(copy_prefix_, id, ".img"), .directory = copy_directory_};
 }
 
 std::shared_ptr<const PinnedFile> AllowedFiles::Disk(const std::string& id) const {

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,14 @@ class AllowedFiles {
 
   // The disk that an option names for this id; null when there is none.
   std::shared_ptr<const PinnedFile> Disk(const std::string& id) const;
+  // Where a disk is copied to, if an option says that for it or for all.
+  struct CopyPlace {
+    std::string path;
+    bool is_named = false;                   // --disk-copy names it
+    std::shared_ptr<const PinnedFile> file;  // what is written over; null: it is made
+    std::shared_ptr<const Fd> directory;     // in here, open for reading
+  };
+  std::optional<CopyPlace> Copy(const std::string& id) const;
   // Null without the option. The kernel is a regular file that can be read, and so is the initrd.
   const std::shared_ptr<const BootFile>& kernel() const { return kernel_; }
   const std::shared_ptr<const BootFile>& initrd() const { return initrd_; }
@@ -48,7 +57,12 @@ class AllowedFiles {
   static absl::StatusOr<PinnedFile> FindBelow(absl::string_view option, const std::vector<Directory>& directories,
                                               const std::string& path);
 
+  static absl::StatusOr<CopyPlace> FindCopyPlace(const ArrivalOptions::DiskCopy& copy);
+
   std::map<std::string, std::shared_ptr<const PinnedFile>> disks_;
+  std::map<std::string, CopyPlace> copies_;
+  std::string copy_prefix_;  // DIR/NAME-
+  std::shared_ptr<const Fd> copy_directory_;
   std::shared_ptr<const BootFile> kernel_;
   std::shared_ptr<const BootFile> initrd_;
   std::vector<Directory> disk_from_;

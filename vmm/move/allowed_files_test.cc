@@ -1,6 +1,7 @@
 #include "vmm/move/allowed_files.h"
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/inotify.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -19,6 +21,7 @@ namespace ferrite {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::HasSubstr;
 
 class AllowedFilesTest : public testing::Test {
  protected:
@@ -149,6 +152,46 @@ TEST_F(AllowedFilesTest, ErrorsNameTheOptionAndThePath) {
 }
 
 // Somebody else would say which file the user of this host means.
+TEST_F(AllowedFilesTest, PlacesOfCopiesAreThoseThatTheUserNamed) {
+  EXPECT_FALSE(Allow({}).Copy("root").has_value());
+  const AllowedFiles named = Allow(
+      {.disk_copies = {{"root", {.path = In("images/new")}}, {"data", {.path = In("images/a"), .existing = true}}}});
+  EXPECT_EQ(named.Copy("root")->path, In("images/new"));
+  EXPECT_TRUE(named.Copy("root")->is_named);
+  EXPECT_EQ(named.Copy("root")->file, nullptr);
+  ASSERT_NE(named.Copy("root")->directory, nullptr);
+  EXPECT_EQ(Text(named.Copy("data")->file->Open(O_RDONLY)), "images/a");
+  EXPECT_FALSE(named.Copy("other").has_value());
+
+  const AllowedFiles all =
+      Allow({.name = "web1", .disk_paths = {{"shared", In("images/a")}}, .disk_copy_dir = In("images")});
+  EXPECT_EQ(all.Copy("root")->path, In("images/web1-root.img"));
+  EXPECT_FALSE(all.Copy("root")->is_named);
+  EXPECT_FALSE(all.Copy("shared").has_value());
+}
+
+// The directory is the one that was there at first, whatever takes its name.
+TEST_F(AllowedFilesTest, PlaceOfACopyIsInTheDirectoryThatWasFound) {
+  const AllowedFiles files = Allow({.name = "web1", .disk_copy_dir = In("images")});
+  fs::rename(In("images"), In("before"));
+  fs::rename(In("images2"), In("images"));
+  const std::shared_ptr<const Fd> directory = files.Copy("root")->directory;
+  EXPECT_EQ(Text(Fd(openat(directory->get(), "a", O_RDONLY | O_CLOEXEC))), "images/a");
+}
+
+TEST_F(AllowedFilesTest, PlaceThatCannotBeIsRefusedAtTheStart) {
+  const auto error = [](const std::string& path, bool existing) {
+    return Error({.disk_copies = {{"root", {.path = path, .existing = existing}}}});
+  };
+  EXPECT_THAT(error(In("images/a"), false), HasSubstr("--disk-copy root: "));
+  EXPECT_THAT(error(In("images/a"), false), HasSubstr("is there already; `,existing` writes over it"));
+  EXPECT_THAT(error(In("images/new"), true), HasSubstr("No such file"));
+  EXPECT_THAT(error(In("nowhere/new"), false), HasSubstr("No such file"));
+  EXPECT_THAT(error(In("images/"), false), HasSubstr("is a directory"));
+  EXPECT_THAT(Error({.name = "web1", .disk_copy_dir = In("nowhere")}), HasSubstr("--disk-copy-dir: "));
+  EXPECT_THAT(Error({.name = "web1", .disk_copy_dir = In("images/a")}), HasSubstr("--disk-copy-dir: "));
+}
+
 TEST_F(AllowedFilesTest, LinksOfOthersAreNotFollowed) {
   if (geteuid() != 0) {
     GTEST_SKIP() << "A LINK OF ANOTHER USER IS NOT TESTED: only root can make one";

@@ -11,10 +11,11 @@
 
 namespace ferrite {
 
-// What the destination's user allows (--max-mem, --max-cpus).
+// What the destination's user allows (--max-mem, --max-cpus, --max-disk).
 struct ArrivalLimits {
   uint64_t memory_bytes = std::numeric_limits<uint64_t>::max();
   uint32_t cpus = kMaxCpus;
+  uint64_t disk_bytes = uint64_t{4} << 40;  // of one that is copied: its state takes 1/64 KiB of that in memory
 };
 
 // Whether each list of the description has no more entries than a machine of `run` can have, and the machine no more

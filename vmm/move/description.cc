@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "base/byte_size.h"
 #include "base/clean_text.h"
 #include "base/pinned_file.h"
 #include "base/status.h"
@@ -120,7 +122,7 @@ absl::Status ReadDevices(state::MachineDescription::Reader described, const Devi
 }
 
 // Whether the memory lies where GuestMemory puts it here.
-absl::Status CheckRegions(std::span<const migration::MachineSpec::Region> theirs, const MachineConfig& config) {
+absl::Status CheckMemory(std::span<const migration::MachineSpec::Region> theirs, const MachineConfig& config) {
   const std::vector<MemoryPlace> ours = MemoryLayout(config.memory_bytes);
   if (theirs.size() != ours.size()) {
     return absl::FailedPreconditionError(
@@ -134,6 +136,29 @@ absl::Status CheckRegions(std::span<const migration::MachineSpec::Region> theirs
     }
   }
   return absl::OkStatus();
+}
+
+// The ids of disks that the source would copy.
+using OfferedDisks = absl::flat_hash_set<std::string>;
+
+// Memory comes first, and is checked.
+absl::StatusOr<OfferedDisks> SplitRegions(std::span<const migration::MachineSpec::Region> theirs,
+                                          const MachineConfig& config) {
+  const auto disks = std::find_if(theirs.begin(), theirs.end(), [](const migration::MachineSpec::Region& region) {
+    return region.kind == migration::RegionKind::kDisk;
+  });
+  FERRITE_RETURN_IF_ERROR(CheckMemory({theirs.begin(), disks}, config));
+  OfferedDisks offered;
+  for (const migration::MachineSpec::Region& region : std::span(disks, theirs.end())) {
+    const auto of_region = [&region](const DiskConfig* disk) { return disk->id == region.name; };
+    const auto known = config.all<DiskConfig>();
+    if (region.kind != migration::RegionKind::kDisk || std::none_of(known.begin(), known.end(), of_region) ||
+        !offered.insert(region.name).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the machine comes with the region ", CleanText(region.name), ", which is none of its disks"));
+    }
+  }
+  return offered;
 }
 
 // Whether a lock on the file shows here whoever holds it: no other host can reach it but through this one's kernel. A
@@ -156,7 +181,24 @@ bool LocksShow(const PinnedFile& file) {
   }
 }
 
-// The image for the disk of `config`. Errors are for this host's user.
+// Where the disk comes to be that is copied here. Errors are for this host's user.
+absl::Status PlaceCopy(const DeviceDetails::Disk& disk, const AllowedFiles::CopyPlace& place, uint64_t most_bytes,
+                       OpenCopy open_copy, DiskConfig& config) {
+  if (disk.bytes > most_bytes) {
+    return absl::FailedPreconditionError(absl::StrCat("it has ", FormatByteSize(disk.bytes),
+                                                      " to copy, `ferrite receive --max-disk` allows ",
+                                                      FormatByteSize(most_bytes)));
+  }
+  if (disk.bytes == 0 || disk.bytes % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("a disk has no ", disk.bytes, " bytes"));
+  }
+  FERRITE_ASSIGN_OR_RETURN(config.file, open_copy(config.id, disk.bytes, place));
+  config.path = config.file->path();
+  config.sectors = disk.bytes / kSectorBytes;
+  return absl::OkStatus();
+}
+
+// The image for the disk of `config`, which both sides reach. Errors are for this host's user.
 absl::Status FindImage(const DeviceDetails::Disk& disk, const ArrivalOptions& options, const AllowedFiles& files,
                        DiskConfig& config) {
   config.file = files.Disk(config.id);
@@ -200,20 +242,41 @@ absl::Status FindImage(const DeviceDetails::Disk& disk, const ArrivalOptions& op
 }
 
 absl::Status FindImages(const DeviceDetails& details, const ArrivalOptions& options, const AllowedFiles& files,
-                        Tell tell, MachineConfig& config) {
+                        const OfferedDisks& offered, Tell tell, OpenCopy open_copy, MachineConfig& config) {
+  const auto find = [&](const DeviceDetails::Disk& described, DiskConfig& disk) -> absl::Status {
+    const std::optional<AllowedFiles::CopyPlace> place = files.Copy(disk.id);
+    if (place.has_value() && offered.contains(disk.id)) {
+      return PlaceCopy(described, *place, options.limits.disk_bytes, open_copy, disk);
+    }
+    if (place.has_value() && place->is_named) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("it is not copied, to ", place->path,
+                       " as --disk-copy says: the source moves it as a disk that both sides reach (`ferrite move "
+                       "--disks shared`, or a ferrite that copies none)"));
+    }
+    return FindImage(described, options, files, disk);
+  };
   absl::flat_hash_set<std::string> ids;
   for (DiskConfig* disk : config.all<DiskConfig>()) {
     ids.insert(disk->id);
     const auto described = std::find_if(details.disks.begin(), details.disks.end(),
                                         [disk](const DeviceDetails::Disk& other) { return other.id == disk->id; });
     FERRITE_CHECK(described != details.disks.end());
-    if (const absl::Status status = FindImage(*described, options, files, *disk); !status.ok()) {
+    if (const absl::Status status = find(*described, *disk); !status.ok()) {
       tell(absl::StrCat("disk ", disk->id, ": ", status.message()));
       return absl::FailedPreconditionError(
           absl::StrCat("disk ", disk->id,
                        ": its image cannot be used here, and the log of the destination says why; `ferrite receive "
                        "--disk ",
-                       disk->id, "=PATH` names it there, `--disk-from DIR` allows the source's path"));
+                       disk->id, "=PATH` names it there, `--disk-copy ", disk->id,
+                       "=PATH` has it copied, `--disk-from DIR` allows the source's path"));
+    }
+  }
+  for (const auto& [id, copy] : options.disk_copies) {
+    if (!ids.contains(id)) {
+      tell(absl::StrCat("the machine has no disk with the id ", id, ", for which --disk-copy names ", copy.path));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the machine has no disk with the id ", id, ", for which --disk-copy names a path"));
     }
   }
   for (const auto& [id, path] : options.disk_paths) {
@@ -284,7 +347,7 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
                                        std::span<const migration::MachineSpec::Region> regions,
                                        const ArrivalOptions& options, const AllowedFiles& files,
                                        BootFileDigests& digests, const HostLimits& host,
-                                       absl::FunctionRef<void(absl::string_view)> tell) {
+                                       absl::FunctionRef<void(absl::string_view)> tell, OpenCopy open_copy) {
   FERRITE_RETURN_IF_ERROR(CheckLimits(described, options.limits));
   MachineConfig config;
   config.name = options.name;
@@ -302,9 +365,9 @@ absl::StatusOr<MachineConfig> ConfigOf(state::MachineDescription::Reader describ
   FERRITE_RETURN_IF_ERROR(CheckHostHas(config, host, DescribedBy::kPeer));
   FERRITE_RETURN_IF_ERROR(CheckMemoryGroups(config.memory_bytes, config.memory_backing, host.memory.swap_bytes));
   FERRITE_RETURN_IF_ERROR(CheckCpuid(described, host));
-  FERRITE_RETURN_IF_ERROR(CheckRegions(regions, config));
+  FERRITE_ASSIGN_OR_RETURN(const OfferedDisks offered, SplitRegions(regions, config));
   FERRITE_RETURN_IF_ERROR(ReadBoot(described.getBoot(), files, digests, tell, config));
-  FERRITE_RETURN_IF_ERROR(FindImages(details, options, files, tell, config));
+  FERRITE_RETURN_IF_ERROR(FindImages(details, options, files, offered, tell, open_copy, config));
   return config;
 }
 

@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
 #include "base/status.h"
+#include "devices/block/disk_image.h"
 #include "tests/fakes/sample_machine.h"
 #include "vmm/machine/machine_check.h"
 #include "vmm/move/description.h"
@@ -36,6 +37,7 @@ class Destination {
     options_ = {.name = "here",
                 .disk_paths = {{"root", image}},
                 .disk_from = {directory_},
+                .disk_copy_dir = directory_,
                 .trust_disks = true,
                 .boot_from = {directory_}};
     auto files = AllowedFiles::Find(options_);
@@ -45,8 +47,20 @@ class Destination {
   ~Destination() { std::filesystem::remove_all(directory_); }
 
   absl::StatusOr<MachineConfig> Configure(state::MachineDescription::Reader described) {
-    return ConfigOf(described, RegionsOf(described.getMemory().getBytes()), options_, *files_, digests_, host_,
-                    [](absl::string_view) {});
+    std::vector<migration::MachineSpec::Region> regions = RegionsOf(described.getMemory().getBytes());
+    // Every other one offers its disks.
+    if (described.getCpus() % 2 == 0) {
+      for (const state::Disk::Reader disk : described.getDisks()) {
+        regions.push_back({.kind = migration::RegionKind::kDisk, .name = disk.getId().cStr()});
+      }
+    }
+    return ConfigOf(
+        described, regions, options_, *files_, digests_, host_, [](absl::string_view) {},
+        [](const std::string&, uint64_t bytes,
+           const AllowedFiles::CopyPlace& place) -> absl::StatusOr<std::shared_ptr<const PinnedFile>> {
+          FERRITE_CHECK(bytes > 0 && bytes % kSectorBytes == 0 && place.directory != nullptr);
+          return absl::UnavailableError("no copies are made here");
+        });
   }
   const HostLimits& host() const { return host_; }
 

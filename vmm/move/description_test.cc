@@ -19,6 +19,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/pinned_file.h"
+#include "base/status.h"
 #include "devices/block/disk_image.h"
 #include "migration/api/machine_spec.h"
 #include "tests/fakes/sample_machine.h"
@@ -64,8 +66,18 @@ class DescriptionTest : public testing::Test {
     EXPECT_TRUE(files.ok()) << files.status();
     BootFileDigests digests;
     told_.clear();
-    return ConfigOf(described, regions_, options_, *files, digests, host_,
-                    [this](absl::string_view words) { absl::StrAppend(&told_, words, "\n"); });
+    copies_.clear();
+    return ConfigOf(
+        described, regions_, options_, *files, digests, host_,
+        [this](absl::string_view words) { absl::StrAppend(&told_, words, "\n"); },
+        [this](const std::string& id, uint64_t bytes,
+               const AllowedFiles::CopyPlace& place) -> absl::StatusOr<std::shared_ptr<const PinnedFile>> {
+          absl::StrAppend(&copies_, id, " ", bytes, " ", place.path, place.file != nullptr ? " over" : "", "\n");
+          FERRITE_RETURN_IF_ERROR(refuses_copy_);
+          auto file = PinnedFile::Find(image_, PinnedFile::Links::kOwn);
+          FERRITE_RETURN_IF_ERROR(file.status());
+          return std::make_shared<const PinnedFile>(*std::move(file));
+        });
   }
   std::string Refusal(const std::function<void(Description)>& spoil) {
     return std::string(Configure(spoil).status().message());
@@ -77,6 +89,8 @@ class DescriptionTest : public testing::Test {
   std::vector<migration::MachineSpec::Region> regions_ = RegionsOf(kSampleMemoryBytes);
   HostLimits host_ = HostOfSampleMachine();
   std::string told_;
+  std::string copies_;  // that were opened
+  absl::Status refuses_copy_;
 };
 
 std::function<void(Description)> DiskCalled(const std::string& id) {
@@ -241,6 +255,106 @@ TEST_F(SameMachineTest, EachDeviceIsInAVersionThatIsRead) {
               HasSubstr("serial0 has state version 7, this ferrite reads at most 1"));
   EXPECT_THAT(Check([](Description out) { out.getDevices()[0].setName("serial0"); }).message(), HasSubstr("twice"));
   EXPECT_THAT(Check([](Description out) { out.initDevices(0); }).message(), HasSubstr("the machine lacks the device"));
+}
+
+// A machine whose source would copy the disk "root".
+class CopiedDiskTest : public DescriptionTest {
+ protected:
+  void SetUp() override {
+    DescriptionTest::SetUp();
+    options_.disk_paths.clear();
+    options_.trust_disks = false;
+    Offer("root");
+  }
+  void Offer(const std::string& id) {
+    regions_.push_back({.kind = migration::RegionKind::kDisk, .name = id, .bytes = 65536, .page_bytes = 65536});
+  }
+};
+
+TEST_F(CopiedDiskTest, IsCopiedToWhereItsOptionSays) {
+  options_.disk_copies["root"] = {.path = directory_ + "/new.img"};
+  const auto config = Configure(kUnchanged);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(copies_, absl::StrCat("root 4096 ", directory_, "/new.img\n"));
+  const DiskConfig& disk = std::get<DiskConfig>(config->devices[2]);
+  EXPECT_EQ(disk.path, image_) << "as it was opened";
+  EXPECT_NE(disk.file, nullptr);
+  EXPECT_EQ(disk.sectors, kSampleDiskBytes / kSectorBytes);
+}
+
+TEST_F(CopiedDiskTest, IsCopiedOverWhatIsThere) {
+  options_.disk_copies["root"] = {.path = image_, .existing = true};
+  ASSERT_TRUE(Configure(kUnchanged).ok());
+  EXPECT_EQ(copies_, absl::StrCat("root 4096 ", image_, " over\n"));
+}
+
+TEST_F(CopiedDiskTest, IsCopiedToTheDirectoryUnderItsOwnName) {
+  options_.disk_copy_dir = directory_;
+  ASSERT_TRUE(Configure(kUnchanged).ok());
+  EXPECT_EQ(copies_, absl::StrCat("root 4096 ", directory_, "/here-root.img\n"));
+}
+
+// With a place and a path both sides could reach it, or not: the path is what its user said of this disk.
+TEST_F(CopiedDiskTest, IsSharedWhereItsOptionSaysSo) {
+  options_.disk_copy_dir = directory_;
+  options_.disk_paths = {{"root", image_}};
+  options_.trust_disks = true;
+  ASSERT_TRUE(Configure(kUnchanged).ok());
+  EXPECT_EQ(copies_, "");
+}
+
+TEST_F(CopiedDiskTest, IsSharedWhereTheSourceDoesNotOfferIt) {
+  regions_ = RegionsOf(kSampleMemoryBytes);
+  options_.disk_copy_dir = directory_;
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("disk root: its image cannot be used here"));
+  options_.disk_copies["root"] = {.path = directory_ + "/new.img"};
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("disk root: its image cannot be used here"));
+  EXPECT_THAT(told_, HasSubstr("it is not copied, to "));
+  EXPECT_EQ(copies_, "");
+}
+
+TEST_F(CopiedDiskTest, NeedsAPlace) {
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("`--disk-copy root=PATH` has it copied"));
+  EXPECT_EQ(copies_, "");
+}
+
+TEST_F(CopiedDiskTest, PeerHearsNothingOfThePlace) {
+  options_.disk_copies["root"] = {.path = directory_ + "/new.img"};
+  refuses_copy_ = absl::ResourceExhaustedError(absl::StrCat("make ", directory_, "/new.img: No space left on device"));
+  const std::string refusal = Refusal(kUnchanged);
+  EXPECT_THAT(refusal, Not(HasSubstr(directory_)));
+  EXPECT_THAT(refusal, Not(HasSubstr("space")));
+  EXPECT_THAT(told_, HasSubstr("No space left on device"));
+}
+
+TEST_F(CopiedDiskTest, LargerOneThanAllowedIsRefused) {
+  options_.disk_copy_dir = directory_;
+  options_.limits.disk_bytes = kSampleDiskBytes - 1;
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("disk root: its image cannot be used here"));
+  EXPECT_THAT(told_, HasSubstr("it has 4K to copy, `ferrite receive --max-disk` allows 4095"));
+  options_.limits.disk_bytes = kSampleDiskBytes;
+  EXPECT_TRUE(Configure(kUnchanged).ok());
+  for (const uint64_t odd : {uint64_t{0}, uint64_t{513}}) {
+    EXPECT_THAT(Refusal([odd](Description out) { out.getDisks()[0].setBytes(odd); }), HasSubstr("cannot be used"));
+  }
+}
+
+TEST_F(CopiedDiskTest, RegionThatIsNoDiskOfItIsRefused) {
+  options_.disk_copy_dir = directory_;
+  Offer("data");
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("comes with the region data, which is none of its disks"));
+  regions_.pop_back();
+  Offer("root");
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("comes with the region root"));
+  regions_.back() = regions_[0];  // memory behind a disk
+  EXPECT_FALSE(Configure(kUnchanged).ok());
+  EXPECT_EQ(copies_, "");
+}
+
+TEST_F(CopiedDiskTest, PlaceForNoDiskOfItIsRefused) {
+  options_.disk_copies["root"] = {.path = directory_ + "/new.img"};
+  options_.disk_copies["data"] = {.path = directory_ + "/data.img"};
+  EXPECT_THAT(Refusal(kUnchanged), HasSubstr("no disk with the id data, for which --disk-copy names a path"));
 }
 
 }  // namespace

@@ -3,18 +3,25 @@
 #include <capnp/message.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <functional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
+#include "base/pinned_file.h"
 #include "base/status.h"
+#include "base/thread.h"
 #include "devices/balloon/balloon_inhibitor.h"
 #include "vmm/machine/host_limits.h"
 #include "vmm/machine/movable_machine.h"
+#include "vmm/mirror/image_target.h"
 #include "vmm/move/described_machine.h"
 #include "vmm/move/description.h"
 #include "vmm/move/state_blob.h"
@@ -43,10 +50,22 @@ absl::Status TryLock(GuestMemory& memory) {
 class ArrivalPort final : public migration::WholeDestinationMachine {
  public:
   // `tell` gets what is no peer's to hear.
-  ArrivalPort(Machine& machine, bool lock_memory, std::function<void(absl::string_view)> tell)
-      : machine_(machine), lock_memory_(lock_memory), tell_(std::move(tell)) {}
+  ArrivalPort(Machine& machine, bool lock_memory, std::vector<std::unique_ptr<DiskLanding>> landings,
+              std::function<void(absl::string_view)> tell)
+      : machine_(machine), lock_memory_(lock_memory), landings_(std::move(landings)), tell_(std::move(tell)) {}
 
   GuestMemory& memory() override { return machine_.memory(); }
+  std::vector<migration::IncomingPart*> further_parts() override {
+    std::vector<migration::IncomingPart*> parts;
+    for (const auto& landing : landings_) {
+      parts.push_back(landing.get());
+    }
+    return parts;
+  }
+  bool Declines(const migration::MachineSpec::Region& offered) override {
+    return std::none_of(landings_.begin(), landings_.end(),
+                        [&](const auto& landing) { return landing->id() == offered.name; });
+  }
 
   void InhibitBalloon() override { no_ballooning_ = machine_.moving().InhibitBalloon("a move"); }
   void AllowBalloon() override { no_ballooning_.Release(); }
@@ -73,6 +92,9 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   }
 
   absl::Status AcquireDisks() override {
+    for (const auto& landing : landings_) {
+      landing->HandOver();
+    }
     const absl::Status status = CatchOutOfMemory([this] { return machine_.moving().AcquireDisks(); });
     if (status.ok()) {
       return status;
@@ -90,8 +112,19 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
     const absl::Status status = CatchOutOfMemory([this] { return machine_.moving().Arrive(/*run=*/!stays_paused_); });
     if (!status.ok()) {
       GiveDisksBack();
+      return status;
     }
-    return status;
+    if (!landings_.empty()) {
+      // Nobody waits for this: neither the guest nor the source, which is to hear that it runs.
+      const absl::Status started = CatchOutOfMemory([this]() -> absl::Status {
+        FERRITE_ASSIGN_OR_RETURN(marks_, Thread::Start("disk-marks", [this] { TakeMarksAway(); }));
+        return absl::OkStatus();
+      });
+      if (!started.ok()) {
+        TakeMarksAway();
+      }
+    }
+    return absl::OkStatus();
   }
 
   bool Ended() override { return machine_.state() == MachineState::kStopped; }
@@ -100,10 +133,20 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   absl::Duration EntryWait() override { return machine_.moving().EntryWait(); }
 
  private:
+  void TakeMarksAway() {
+    for (const auto& landing : landings_) {
+      if (const absl::Status whole = CatchOutOfMemory([&] { return landing->Arrived(); }); !whole.ok()) {
+        IfThereIsMemory([&] {
+          Log().warn("receive: {} is whole, but for its mark: {}", std::string(landing->name()),
+                     std::string(whole.message()));
+        });
+      }
+    }
+  }
   // The source takes them again as soon as it hears that the guest does not run here, whatever the reason.
   void GiveDisksBack() {
     UntilThereIsMemory([this] {
-      if (const absl::Status status = machine_.moving().ReleaseDisks(); !status.ok()) {
+      if (const absl::Status status = machine_.moving().ReleaseDisks({}); !status.ok()) {
         Log().warn("receive: {}", status.ToString());
       }
     });
@@ -111,8 +154,10 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
 
   Machine& machine_;
   const bool lock_memory_;
+  const std::vector<std::unique_ptr<DiskLanding>> landings_;
   const std::function<void(absl::string_view)> tell_;
   bool stays_paused_ = false;
+  Thread marks_;  // when the guest runs
   BalloonInhibitor::Token no_ballooning_;
 };
 
@@ -127,16 +172,30 @@ absl::StatusOr<std::unique_ptr<migration::DestinationMachine>> MachineArrival::B
     const migration::MachineSpec& spec) {
   FERRITE_RETURN_IF_ERROR(DecodeDescription(
       spec, [&](state::MachineDescription::Reader description) { return Make(description, spec.regions); }));
-  return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory,
+  return std::make_unique<ArrivalPort>(*machine_, options_.lock_memory, std::exchange(landings_, {}),
                                        [this](absl::string_view words) { Tell(words); });
 }
 
 absl::Status MachineArrival::Make(state::MachineDescription::Reader description,
                                   std::span<const migration::MachineSpec::Region> regions) {
   FERRITE_ASSIGN_OR_RETURN(const HostLimits limits, ReadHostLimits(host_.kvm));
+  std::vector<std::unique_ptr<DiskLanding>> landings;
+  auto abandon = absl::MakeCleanup([&landings] {
+    for (const auto& landing : landings) {
+      landing->Abandoned();
+    }
+  });
+  const auto open_copy =
+      [&](const std::string& id, uint64_t bytes,
+          const AllowedFiles::CopyPlace& place) -> absl::StatusOr<std::shared_ptr<const PinnedFile>> {
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<DiskLanding> landing, OpenLanding(id, bytes, place));
+    landings.push_back(std::move(landing));
+    return landings.back()->file();
+  };
   FERRITE_ASSIGN_OR_RETURN(const MachineConfig config,
-                           ConfigOf(description, regions, options_, files_, digests_, limits,
-                                    [this](absl::string_view words) { Tell(words); }));
+                           ConfigOf(
+                               description, regions, options_, files_, digests_, limits,
+                               [this](absl::string_view words) { Tell(words); }, open_copy));
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Machine> machine,
                            Machine::Create(config, host_.kvm, host_.loop, host_.console));
   capnp::MallocMessageBuilder here;
@@ -146,8 +205,27 @@ absl::Status MachineArrival::Make(state::MachineDescription::Reader description,
     FERRITE_RETURN_IF_ERROR(TryLock(machine->memory()));
   }
   FERRITE_RETURN_IF_ERROR(machine->moving().Hold("the machine is still arriving").status());
+  std::move(abandon).Cancel();
   machine_ = std::move(machine);
+  landings_ = std::move(landings);
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<DiskLanding>> MachineArrival::OpenLanding(const std::string& id, uint64_t bytes,
+                                                                         const AllowedFiles::CopyPlace& place) {
+  ImagePlace found{.directory = Fd(), .file = place.file};
+  if (place.directory != nullptr) {
+    FERRITE_ASSIGN_OR_RETURN(found.directory, place.directory->Duplicate());
+  }
+  // It is written from the threads that receive; the blocks of the target, and their loop, are not used.
+  FERRITE_ASSIGN_OR_RETURN(
+      std::unique_ptr<ImageTarget> target,
+      OpenImageTarget(
+          {.where = place.path, .existing = place.file != nullptr, .bytes = bytes, .exact = true, .depth = 1},
+          host_.loop, std::move(found)));
+  auto landing = std::make_unique<DiskLanding>(id, bytes, std::move(target));
+  Log().info("receive: disk {} is copied to {}", id, place.path);
+  return landing;
 }
 
 void MachineArrival::Tell(absl::string_view words) { told_.Tell(words); }

@@ -2,10 +2,13 @@
 #ifndef FERRITE_VMM_MOVE_MACHINE_ARRIVAL_H_
 #define FERRITE_VMM_MOVE_MACHINE_ARRIVAL_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +24,7 @@
 #include "vmm/move/allowed_files.h"
 #include "vmm/move/arrival_options.h"
 #include "vmm/move/boot_files.h"
+#include "vmm/move/disk_landing.h"
 #include "vmm/move/engine_host.h"
 
 namespace ferrite {
@@ -53,9 +57,11 @@ class MachineArrival final : public migration::MachineBuilder {
  private:
   MachineArrival(Host host, ArrivalOptions options, AllowedFiles files)
       : host_(std::move(host)), options_(std::move(options)), files_(std::move(files)) {}
-  // Makes machine_.
+  // Makes machine_ and landings_.
   absl::Status Make(state::MachineDescription::Reader description,
                     std::span<const migration::MachineSpec::Region> regions);
+  absl::StatusOr<std::unique_ptr<DiskLanding>> OpenLanding(const std::string& id, uint64_t bytes,
+                                                           const AllowedFiles::CopyPlace& place);
   // Logs what is no peer's to hear.
   void Tell(absl::string_view words);
 
@@ -65,6 +71,7 @@ class MachineArrival final : public migration::MachineBuilder {
   BootFileDigests digests_;
   migration::DropLog told_{EngineHost()};
   std::unique_ptr<Machine> machine_;
+  std::vector<std::unique_ptr<DiskLanding>> landings_;  // until the port has them
 };
 
 }  // namespace ferrite

@@ -16,6 +16,7 @@
 #include "proto/machine.capnp.h"
 #include "proto/state.capnp.h"
 #include "vmm/control/grant_record.h"
+#include "vmm/machine/machine_disks.h"
 #include "vmm/machine/movable_machine.h"
 #include "vmm/move/boot_files.h"
 #include "vmm/move/described_machine.h"
@@ -40,7 +41,14 @@ std::string Absolute(const std::string& path) {
 
 }  // namespace
 
-MachineSource::MachineSource(Machine& machine, const Fd& directory) : machine_(machine), directory_(directory) {}
+MachineSource::MachineSource(Machine& machine, const Fd& directory) : machine_(machine), directory_(directory) {
+  const MachineConfig config = machine.config();
+  if (!config.all<DiskConfig>().empty()) {
+    for (const MachineDisks::Disk& disk : machine.disks().List()) {
+      disks_.push_back(std::make_unique<DiskPart>(machine.disks(), disk));
+    }
+  }
+}
 
 MachineSource::~MachineSource() = default;
 
@@ -67,6 +75,24 @@ absl::StatusOr<migration::MachineSpec> MachineSource::Describe() {
     }
   }
   return EncodeDescription(message);
+}
+
+std::vector<migration::OutgoingPart*> MachineSource::further_parts() {
+  std::vector<migration::OutgoingPart*> parts;
+  for (const auto& disk : disks_) {
+    parts.push_back(disk.get());
+  }
+  return parts;
+}
+
+std::vector<std::string> MachineSource::CopiedDisks() const {
+  std::vector<std::string> ids;
+  for (const auto& disk : disks_) {
+    if (disk->mirrored()) {
+      ids.push_back(disk->id());
+    }
+  }
+  return ids;
 }
 
 absl::Status MachineSource::StartDirtyTracking() {

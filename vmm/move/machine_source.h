@@ -3,6 +3,7 @@
 #define FERRITE_VMM_MOVE_MACHINE_SOURCE_H_
 
 #include <atomic>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "vmm/control/grant_record.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/movable_machine.h"
+#include "vmm/move/disk_part.h"
 
 namespace ferrite {
 
@@ -23,7 +25,7 @@ namespace ferrite {
 // the machine is held: nobody resumes it but Resume() (R2).
 //
 // Disks that a failed move could not take back stay released: the machine takes them when it is resumed, and Mover
-// before the next move.
+// before the next move. Those that are copied are nobody else's, and are not released at all.
 //
 // Threads: as migration::SourceMachine says. For one move.
 class MachineSource final : public migration::WholeSourceMachine {
@@ -48,12 +50,16 @@ class MachineSource final : public migration::WholeSourceMachine {
   std::vector<pid_t> VcpuThreads() override { return machine_.moving().VcpuThreads(); }
   absl::Status SetThrottle(int percent) override { return machine_.moving().SetThrottle(percent); }
   absl::StatusOr<std::vector<uint8_t>> SaveState() override;
-  absl::Status ReleaseDisks() override { return machine_.moving().ReleaseDisks(); }
+  absl::Status ReleaseDisks() override { return machine_.moving().ReleaseDisks(CopiedDisks()); }
   absl::Status AcquireDisks() override;
   absl::Status PrepareGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
   absl::Status RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
   void Moved(absl::string_view where) override { machine_.moving().Leave(std::string(where)); }
 
+  std::vector<migration::OutgoingPart*> further_parts() override;
+
+  // The ids of the disks that are copied, when both sides have said which.
+  std::vector<std::string> CopiedDisks() const;
   // Whether the guest ran when it was paused for the switchover. When the move is over.
   bool ran() const { return ran_; }
 
@@ -67,6 +73,7 @@ class MachineSource final : public migration::WholeSourceMachine {
 
   Machine& machine_;
   const Fd& directory_;
+  std::vector<std::unique_ptr<DiskPart>> disks_;
   std::optional<PreparedGrant> grant_;
   bool held_ = false;
   bool ran_ = false;  // before it was held

@@ -151,8 +151,10 @@ absl::Status Mover::TakeBack(bool force) {
     }
     if (source_->ran_there()) {
       const MachineConfig config = machine_.config();
+      const std::vector<std::string> copied = port_->CopiedDisks();
       for (const DiskConfig* disk : config.all<DiskConfig>()) {
-        if (!disk->read_only) {
+        // One that was copied is as the guest left it here.
+        if (!disk->read_only && std::find(copied.begin(), copied.end(), disk->id) == copied.end()) {
           return absl::FailedPreconditionError(absl::StrCat(
               "the guest was taken over at ", status_.where, " and may have written to its disk ", disk->id,
               ": its memory here is older than that. Stop it here and boot it anew, or recover the move"));
@@ -160,7 +162,7 @@ absl::Status Mover::TakeBack(bool force) {
       }
     }
     FERRITE_RETURN_IF_ERROR(Annotate(StartThread([force, &status](migration::Source& source) {
-                                       status = WithRemedyText(source.TakeBack(force));
+                                       status = source.TakeBack(force);
                                        return status.ok() ? absl::AbortedError("the guest was taken back") : status;
                                      }),
                                      "cannot take the guest back"));
@@ -168,6 +170,7 @@ absl::Status Mover::TakeBack(bool force) {
     status_.over = false;
   }
   Wait();
+  status = WithRemedyText(status);
   const TimedMutexLock lock(&mutex_);
   if (!status.ok() && status_.guest == GuestPlace::kHerePaused) {
     return absl::Status(status.code(), absl::StrCat(status.message(),
@@ -209,7 +212,7 @@ void Mover::Run(const std::function<absl::Status(migration::Source&)>& phase) {
     // The listener alone hears of it late.
     IfThereIsMemory([&] { Log().warn("move: it is told of at its end only: {}", std::string(told.message())); });
   }
-  const absl::Status result = CatchOutOfMemory([&] { return phase(*source); });
+  const absl::Status result = CatchOutOfMemory([&] { return WithRemedyText(phase(*source)); });
   const GuestPlace guest = PlaceAfter(result);
   IfThereIsMemory([&] {
     if (result.ok()) {

@@ -1,0 +1,161 @@
+#include "vmm/move/disk_part.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "devices/block/disk_image.h"
+#include "memory/guest_address.h"
+#include "migration/sending/page_sender.h"
+#include "vmm/mirror/file_extent.h"
+
+namespace ferrite {
+namespace {
+
+constexpr uint64_t RegionBytes(uint64_t bytes) {
+  return (bytes + kDiskUnitBytes - 1) / kDiskUnitBytes * kDiskUnitBytes;
+}
+
+}  // namespace
+
+migration::MachineSpec::Region DiskRegion(const std::string& id, uint64_t bytes) {
+  return {.kind = migration::RegionKind::kDisk, .name = id, .bytes = RegionBytes(bytes), .page_bytes = kDiskUnitBytes};
+}
+
+DiskPart::DiskPart(MachineDisks& disks, const MachineDisks::Disk& disk)
+    : disks_(disks),
+      id_(disk.id),
+      name_(absl::StrCat("disk ", disk.id)),
+      bytes_(disk.bytes),
+      dirty_(RegionBytes(disk.bytes) / kPageBytes) {}
+
+std::vector<migration::MachineSpec::Region> DiskPart::regions() const {
+  return declined_ ? std::vector<migration::MachineSpec::Region>() : std::vector{DiskRegion(id_, bytes_)};
+}
+
+absl::Status DiskPart::StartTracking() {
+  FERRITE_RETURN_IF_ERROR(disks_.WithImage(id_, [this](const DiskImage& image) {
+    path_ = image.path();
+    // An open of its own has a position and a read-ahead of its own.
+    image_ = Fd(open(DescriptorPath(image.fd()).c_str(), O_RDONLY | O_CLOEXEC));
+    return image_.valid() ? absl::OkStatus() : ErrnoStatus(absl::StrCat("open ", path_, " to copy it"));
+  }));
+  {
+    const absl::MutexLock lock(&mutex_);
+    dirty_.ClearAll();
+    // From here on, who is told of a write takes no memory, nor does who answers it.
+    held_.reserve(kMostHeld);
+    collected_.reserve(kMostHeld);
+    answers_.reserve(kMostHeld);
+  }
+  FERRITE_RETURN_IF_ERROR(disks_.SetWitness(id_, this));
+  tracking_ = true;
+  return absl::OkStatus();
+}
+
+void DiskPart::StopTracking() {
+  if (!tracking_) {
+    return;
+  }
+  (void)SetBlocking(false);
+  if (const absl::Status status = disks_.SetWitness(id_, nullptr); !status.ok()) {
+    Log().warn("move: {}: {}", name_, std::string(status.message()));
+  }
+  tracking_ = false;
+  image_.Reset();
+}
+
+absl::Status DiskPart::CollectDirty(size_t /*region*/, PageBitmap& dirty) {
+  const absl::MutexLock lock(&mutex_);
+  dirty_.TakeInto(dirty);
+  collected_.insert(collected_.end(), held_.begin(), held_.end());
+  held_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status DiskPart::AddSkipped(size_t /*region*/, PageBitmap& skipped) {
+  for (uint64_t offset = 0; offset < bytes_;) {
+    FERRITE_ASSIGN_OR_RETURN(const auto extent,
+                             NextFileExtent(image_.get(), path_, offset, bytes_, /*block=*/kPageBytes));
+    const uint64_t end = offset + extent.bytes;
+    if (!extent.data) {
+      // The last page may end behind the disk's end, where nothing is.
+      const uint64_t first = offset / kPageBytes;
+      const uint64_t count = (end == bytes_ ? skipped.pages() : end / kPageBytes) - first;
+      skipped.SetRange(first, count);
+    }
+    offset = end;
+  }
+  return absl::OkStatus();
+}
+
+uint64_t DiskPart::Wrote(uint64_t offset, uint64_t bytes) {
+  const uint64_t first = offset / kPageBytes;
+  const uint64_t end = (offset + bytes + kPageBytes - 1) / kPageBytes;
+  const absl::MutexLock lock(&mutex_);
+  dirty_.SetRange(first, end - first);
+  if (!blocking_ || held_.size() + collected_.size() >= kMostHeld) {
+    return 0;
+  }
+  held_.push_back(++last_ticket_);
+  return last_ticket_;
+}
+
+bool DiskPart::SetBlocking(bool on) {
+  {
+    const absl::MutexLock lock(&mutex_);
+    blocking_ = on;
+    if (!on) {
+      collected_.insert(collected_.end(), held_.begin(), held_.end());
+      held_.clear();
+    }
+  }
+  if (!on) {
+    Delivered();
+  }
+  return true;
+}
+
+void DiskPart::Delivered() {
+  {
+    const absl::MutexLock lock(&mutex_);
+    answers_.assign(collected_.begin(), collected_.end());
+    collected_.clear();
+  }
+  for (const uint64_t ticket : answers_) {
+    disks_.AnswerHeld(id_, ticket);
+  }
+}
+
+absl::Status DiskPart::Send(migration::PageSender& sender, size_t /*region*/, const PageRange& run,
+                            uint64_t pages_per_unit) {
+  return sender.SendRead(run, pages_per_unit,
+                         [this](uint64_t first, std::span<uint8_t> into) { return Read(first, into); });
+}
+
+absl::Status DiskPart::Read(uint64_t first_page, std::span<uint8_t> into) const {
+  const uint64_t offset = first_page * kPageBytes;
+  const uint64_t there = offset < bytes_ ? std::min<uint64_t>(into.size(), bytes_ - offset) : 0;
+  for (uint64_t done = 0; done < there;) {
+    const ssize_t got = pread(image_.get(), into.data() + done, there - done, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got <= 0) {
+      const std::string what = absl::StrCat(name_, ": read ", there - done, " bytes at ", offset + done, " of ", path_);
+      return got == 0 ? absl::DataLossError(absl::StrCat(what, ": the image ends before")) : ErrnoStatus(what);
+    }
+    done += static_cast<uint64_t>(got);
+  }
+  std::memset(into.data() + there, 0, into.size() - there);
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite
