@@ -2,34 +2,32 @@
 #ifndef FERRITE_TESTS_FAKES_JOURNAL_IMAGE_H_
 #define FERRITE_TESTS_FAKES_JOURNAL_IMAGE_H_
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "tests/fakes/file_content.h"
+#include "base/fd.h"
 #include "tests/guest/journal_blocks.h"
 
 namespace ferrite {
 
-// At the start of the file at `path`.
+// At the start of the file or block device at `path`.
 class JournalImage {
  public:
   JournalImage(const std::string& path, uint64_t slots) : numbers_(slots) {
     audit_.numbers = numbers_.data();
     audit_.slots = slots;
-    const std::string content = FileContent(path);
-    if (content.size() < slots * guest::kJournalBlockBytes) {
-      ADD_FAILURE() << path << " has " << content.size() << " bytes";
-      return;
-    }
-    std::vector<uint64_t> words(guest::kWordsInPage);
+    const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::vector<uint64_t> words(slots * guest::kWordsInPage);
+    const size_t bytes = slots * guest::kJournalBlockBytes;
+    EXPECT_EQ(pread(fd.get(), words.data(), bytes, 0), static_cast<ssize_t>(bytes)) << path;
     for (uint64_t slot = 0; slot < slots; ++slot) {
-      std::memcpy(words.data(), &content[slot * guest::kJournalBlockBytes], guest::kJournalBlockBytes);
-      audit_.See(slot, words.data());
+      audit_.See(slot, &words[slot * guest::kWordsInPage]);
     }
   }
   JournalImage(const JournalImage&) = delete;

@@ -9,14 +9,17 @@
 
 #include "absl/strings/string_view.h"
 #include "tests/fakes/ferrite_process.h"
+#include "tests/fakes/test_place.h"
 
 namespace ferrite {
 
 // It is called web1, and its disk is root. A test whose runfiles are //tests/guest:journal and the program.
 class JournalMachine {
  public:
-  static constexpr uint64_t kSlots = 1024;
-  static constexpr uint64_t kJournalBytes = kSlots * 4096;  // at the start of the disk
+  // Of the journal, at the start of the disk.
+  static uint64_t Slots() { return ForPlace<uint64_t>(1024, 256); }
+  // What it takes there at the most.
+  static constexpr uint64_t kJournalBytes = uint64_t{4} << 20;
 
   // Run directory and consoles are in `directory`.
   explicit JournalMachine(std::string directory) : directory_(std::move(directory)) {}
@@ -38,16 +41,21 @@ class JournalMachine {
   static uint64_t NumberIn(const std::string& line, absl::string_view name);
   // The last number that the guest has said to be flushed. It must have seen no error.
   uint64_t Flushed() const;
-  void AwaitFlushed(uint64_t number) const;
+  void AwaitFlushed(uint64_t number);
   // That the guest goes on from here.
-  void AwaitWrites() const;
+  void AwaitWrites();
 
  private:
   std::vector<std::string> Words(absl::string_view words) const;
 
+  // The end of the console, with at least the last report.
+  std::string Tail() const;
+  void LetOthersGoFirst();
+
   const std::string directory_;
   std::string console_;
   int runs_ = 0;
+  bool calm_ = false;  // its vCPU lets others go first
   std::unique_ptr<FerriteProcess> monitor_;
 };
 
