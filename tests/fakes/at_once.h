@@ -13,11 +13,11 @@
 
 namespace ferrite {
 
-// Calls `play` with each of [0, count), on six threads. Returns when all are done.
-inline void ForEachAtOnce(uint64_t count, const std::function<void(uint64_t)>& play) {
+// Calls `play` with each of [0, count), on so many threads. Returns when all are done.
+inline void ForEachAtOnce(uint64_t count, const std::function<void(uint64_t)>& play, int most = 6) {
   std::atomic<uint64_t> next = 0;
   std::vector<Thread> threads;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < most; ++i) {
     threads.push_back(StartOrDie(absl::StrCat("test-case-", i), [&] {
       for (uint64_t at = next++; at < count; at = next++) {
         play(at);

@@ -10,13 +10,14 @@ VIRTIO_MODULES = [
     "drivers/char/hw_random/virtio-rng.ko",
 ]
 
-def guest_program(name, srcs):
+def guest_program(name, srcs, hdrs = []):
     """A static program for the guest, warnings are errors. --copt (sanitizers, coverage) is not for guests."""
     native.genrule(
         name = name + "_program",
-        srcs = srcs,
+        srcs = srcs + hdrs,
         outs = [name],
-        cmd = "$(CC) -std=c++20 -O2 -Wall -Wextra -Werror -fno-exceptions -fno-rtti -static -pthread -o $@ $(SRCS)",
+        cmd = "$(CC) -std=c++20 -O2 -Wall -Wextra -Werror -fno-exceptions -fno-rtti -static -pthread -I. -o $@ " +
+              " ".join(["$(execpaths %s)" % source for source in srcs]),
         toolchains = ["@bazel_tools//tools/cpp:current_cc_toolchain"],
     )
 

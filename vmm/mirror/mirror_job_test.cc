@@ -11,22 +11,20 @@
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <random>
 #include <string>
 #include <thread>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
 #include "base/thread.h"
 #include "tests/fakes/fake_disks.h"
 #include "tests/fakes/file_content.h"
 #include "tests/fakes/test_thread.h"
+#include "tests/fakes/told_mirror.h"
 #include "vmm/mirror/mirrors.h"
 #include "vmm/mirror/nbd_server.h"
 
@@ -40,36 +38,6 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kBytes = uint64_t{8} << 20;
 constexpr absl::Duration kPatience = absl::Seconds(60);
-
-// The last that was told of each mirror, and whoever waits for more.
-class Told {
- public:
-  MirrorJob::Listener Listener() {
-    return [this](const MirrorStatus& mirror) {
-      const absl::MutexLock lock(&mutex_);
-      last_ = mirror;
-    };
-  }
-  // The first of which `is` is true; the last at the deadline, with a failure.
-  MirrorStatus Await(const std::function<bool(const MirrorStatus&)>& is) {
-    const absl::MutexLock lock(&mutex_);
-    const auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return is(last_); };
-    EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&there), kPatience))
-        << migration::MirrorStateName(last_.figures.state) << ", " << last_.figures.dirty_bytes << " bytes are left; "
-        << last_.figures.cause << last_.result;
-    return last_;
-  }
-  MirrorStatus AwaitState(MirrorState state) {
-    return Await([state](const MirrorStatus& mirror) { return mirror.figures.state == state; });
-  }
-  MirrorStatus AwaitOver() {
-    return Await([](const MirrorStatus& mirror) { return mirror.over; });
-  }
-
- private:
-  absl::Mutex mutex_;
-  MirrorStatus last_ ABSL_GUARDED_BY(mutex_);
-};
 
 class MirrorJobTest : public testing::Test {
  protected:
@@ -139,7 +107,7 @@ class MirrorJobTest : public testing::Test {
   ShortDirectory directory_;
   const std::string root_ = directory_ / "root.img";
   const std::string target_ = directory_ / "new.img";
-  Told told_;
+  ToldMirror told_;
   std::unique_ptr<FakeDisks> disks_;
   std::unique_ptr<Mirrors> mirrors_;
   std::atomic<bool> stop_writer_{false};

@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -26,7 +27,7 @@ Fd ListenAtPath(const std::string& path) {
 }
 
 absl::StatusOr<NbdServer> NbdServer::Start(const ShortDirectory& directory, std::vector<std::string> arguments) {
-  static int number = 0;
+  static std::atomic<int> number = 0;
   const std::string path = directory / absl::StrCat("nbd", number++);
   return StartOn(ListenAtPath(path), path, std::move(arguments));
 }
