@@ -29,6 +29,7 @@ GROUPS = {
         "//tests/integration:lost_page_move_test",
         "//tests/integration:move_failure_test",
         "//tests/integration:move_test",
+        "//vmm/app:ferrite_disk_move_test",
         "//vmm/app:ferrite_move_failure_test",
         "//vmm/app:ferrite_move_test",
         "//vmm/app:other_user_test",

@@ -27,18 +27,30 @@ constexpr absl::Duration kPatience = absl::Seconds(120);
 
 std::vector<std::string> JournalMachine::Words(absl::string_view words) const {
   std::vector<std::string> list = absl::StrSplit(words, ' ', absl::SkipEmpty());
-  list.insert(list.end(), {"--run-dir", directory_ + "/run"});
+  list.insert(list.end(), {"--run-dir", directory_ + "/" + name_});
   return list;
 }
 
 void JournalMachine::Run(const std::string& image) {
-  console_ = absl::StrCat(directory_, "/console", ++runs_);
+  console_ = absl::StrCat(directory_, "/", name_, ".console", ++runs_);
   std::vector<std::string> words =
       Words(absl::StrCat("run --name web1 --kernel tests/guest/journal --mem 32M --disk id=root,path=", image,
                          " --console file:", console_));
   words.insert(words.end(), {"--cmdline", absl::StrCat("slots=", Slots(), " report_ms=", ForPlace(2, 20),
                                                        " pause_us=", ForPlace(200, 5000))});
   monitor_ = std::make_unique<FerriteProcess>(words);
+  calm_ = false;
+}
+
+void JournalMachine::Receive(absl::string_view options) {
+  // The one before is gone, with its name and its socket.
+  monitor_.reset();
+  console_ = absl::StrCat(directory_, "/", name_, ".console", ++runs_);
+  FerriteReceiver started =
+      StartFerriteReceiver(Words(absl::StrCat("receive --name web1 --kernel tests/guest/journal --listen ", address(),
+                                              " --console file:", console_, " ", options)));
+  EXPECT_EQ(started.address, address());
+  monitor_ = std::move(started.process);
   calm_ = false;
 }
 

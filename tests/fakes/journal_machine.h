@@ -21,11 +21,16 @@ class JournalMachine {
   // What it takes there at the most.
   static constexpr uint64_t kJournalBytes = uint64_t{4} << 20;
 
-  // Run directory and consoles are in `directory`.
-  explicit JournalMachine(std::string directory) : directory_(std::move(directory)) {}
+  // Run directory and consoles are in `directory`. Two that move to one another have names of their own, of a few
+  // letters.
+  explicit JournalMachine(std::string directory, std::string name = "run")
+      : directory_(std::move(directory)), name_(std::move(name)) {}
 
   // A monitor on the disk at `image`.
   void Run(const std::string& image);
+  // A monitor to which one comes, at address(), which names the kernel and has `options` beside that.
+  void Receive(absl::string_view options);
+  std::string address() const { return "unix:" + directory_ + "/" + name_ + ".listen"; }
   FerriteProcess& monitor() { return *monitor_; }
 
   // `ferrite WORDS`; words are separated by spaces.
@@ -53,6 +58,7 @@ class JournalMachine {
   void LetOthersGoFirst();
 
   const std::string directory_;
+  const std::string name_;
   std::string console_;
   int runs_ = 0;
   bool calm_ = false;  // its vCPU lets others go first
