@@ -76,6 +76,7 @@ struct MirrorFigures {
   uint64_t again_bytes = 0;    // copied more than once
   double rate = 0;             // copied bytes/s, of the last second or so
   double dirty_rate = 0;       // bytes/s that become dirty
+  bool fits_downtime = false;  // what is dirty or in flight is copied within the downtime limit, at measured rates
   uint64_t held_writes = 0;    // guest's writes whose answer waited for the target
   uint64_t errors = 0;         // of both sides, also those that were ignored
   absl::Duration took;         // since the start
