@@ -88,12 +88,16 @@ absl::StatusOr<std::shared_ptr<MirrorJob>> Mirrors::Find(absl::string_view disk)
   return nullptr;
 }
 
-absl::StatusOr<std::shared_ptr<MirrorJob>> Mirrors::LastOf(absl::string_view disk) const {
-  FERRITE_ASSIGN_OR_RETURN(auto job, Find(disk));
-  if (job == nullptr) {
-    return absl::FailedPreconditionError(absl::StrCat("disk ", disk, " is not being mirrored"));
+std::shared_ptr<MirrorJob> Mirrors::LastOf(absl::string_view disk, const Done& done) const {
+  auto job = Find(disk);
+  if (job.ok() && *job == nullptr) {
+    job = absl::FailedPreconditionError(absl::StrCat("disk ", disk, " is not being mirrored"));
   }
-  return job;
+  if (!job.ok()) {
+    done(job.status());
+    return nullptr;
+  }
+  return *std::move(job);
 }
 
 absl::StatusOr<MirrorStatus> Mirrors::Status(absl::string_view disk) const {
@@ -101,29 +105,34 @@ absl::StatusOr<MirrorStatus> Mirrors::Status(absl::string_view disk) const {
   return job == nullptr ? MirrorStatus() : job->status();
 }
 
-absl::Status Mirrors::Complete(absl::string_view disk) {
-  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
-  return job->Complete();
+void Mirrors::Complete(absl::string_view disk, Done done) {
+  if (const auto job = LastOf(disk, done); job != nullptr) {
+    job->Complete(std::move(done));
+  }
 }
 
-absl::Status Mirrors::Cancel(absl::string_view disk, bool keep_copy) {
-  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
-  return job->Cancel(keep_copy);
+void Mirrors::Cancel(absl::string_view disk, bool keep_copy, Done done) {
+  if (const auto job = LastOf(disk, done); job != nullptr) {
+    job->Cancel(keep_copy, std::move(done));
+  }
 }
 
-absl::Status Mirrors::Pause(absl::string_view disk) {
-  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
-  return job->Pause();
+void Mirrors::Pause(absl::string_view disk, Done done) {
+  if (const auto job = LastOf(disk, done); job != nullptr) {
+    job->Pause(std::move(done));
+  }
 }
 
-absl::Status Mirrors::Resume(absl::string_view disk) {
-  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
-  return job->Resume();
+void Mirrors::Resume(absl::string_view disk, Done done) {
+  if (const auto job = LastOf(disk, done); job != nullptr) {
+    job->Resume(std::move(done));
+  }
 }
 
-absl::Status Mirrors::SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second) {
-  FERRITE_ASSIGN_OR_RETURN(const auto job, LastOf(disk));
-  return job->SetMaxBandwidth(bytes_per_second);
+void Mirrors::SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second, Done done) {
+  if (const auto job = LastOf(disk, done); job != nullptr) {
+    job->SetMaxBandwidth(bytes_per_second, std::move(done));
+  }
 }
 
 absl::Status Mirrors::AllowsMove() const {

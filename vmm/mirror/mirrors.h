@@ -31,11 +31,11 @@ class Mirrors final : public MirrorPort {
   absl::StatusOr<uint64_t> Start(const MirrorRequest& request) override;
   std::vector<MirrorStatus> List() const override;
   absl::StatusOr<MirrorStatus> Status(absl::string_view disk) const override;
-  absl::Status Complete(absl::string_view disk) override;
-  absl::Status Cancel(absl::string_view disk, bool keep_copy) override;
-  absl::Status Pause(absl::string_view disk) override;
-  absl::Status Resume(absl::string_view disk) override;
-  absl::Status SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second) override;
+  void Complete(absl::string_view disk, Done done) override;
+  void Cancel(absl::string_view disk, bool keep_copy, Done done) override;
+  void Pause(absl::string_view disk, Done done) override;
+  void Resume(absl::string_view disk, Done done) override;
+  void SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second, Done done) override;
   absl::Status AllowsMove() const override;
   void BeginEnd() override;
   // Whether all are over by then.
@@ -44,8 +44,8 @@ class Mirrors final : public MirrorPort {
  private:
   // The disk's last one; null when there was none. NOT_FOUND for the disk.
   absl::StatusOr<std::shared_ptr<MirrorJob>> Find(absl::string_view disk) const;
-  // That one; FAILED_PRECONDITION when there was none.
-  absl::StatusOr<std::shared_ptr<MirrorJob>> LastOf(absl::string_view disk) const;
+  // That one; FAILED_PRECONDITION when there was none. Null with `done` told.
+  std::shared_ptr<MirrorJob> LastOf(absl::string_view disk, const Done& done) const;
   absl::Status CheckDisk(absl::string_view disk) const;
 
   MachineDisks& disks_;
