@@ -133,7 +133,7 @@ TEST_F(MirrorCallsTest, TooManyAreRefused) {
     waiting[i].Join();
   }
   // Not those that are over.
-  Thread more = StartOrDie("more", [&] { EXPECT_EQ(client->PauseMirror("root").ToString(), "OK"); });
+  Thread more = StartOrDie("more", [&] { EXPECT_EQ(place_.Connect()->PauseMirror("root").ToString(), "OK"); });
   mirrors_.AwaitAsked(waiting.size() + 1);
   mirrors_.Tell(waiting.size(), absl::OkStatus());
   more.Join();
