@@ -55,7 +55,16 @@ class WaitingMirrors final {
 
   Mirrors& mirrors() { return mirrors_; }
 
-  absl::StatusOr<uint64_t> Start(const MirrorRequest& request) { return mirrors_.Start(request); }
+  absl::StatusOr<uint64_t> Start(const MirrorRequest& request) {
+    const auto number = std::make_shared<uint64_t>(0);
+    const absl::Status status = Wait([&](MirrorPort::Done done) {
+      mirrors_.Start(request, [number, done = std::move(done)](const absl::StatusOr<uint64_t>& started) {
+        *number = started.value_or(0);
+        done(started.status());
+      });
+    });
+    return status.ok() ? absl::StatusOr<uint64_t>(*number) : status;
+  }
   std::vector<MirrorStatus> List() const { return mirrors_.List(); }
   absl::StatusOr<MirrorStatus> Status(absl::string_view disk) const { return mirrors_.Status(disk); }
   absl::Status Complete(absl::string_view disk) {

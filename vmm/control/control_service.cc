@@ -471,26 +471,37 @@ kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
   return RunInTurn(context, WorkQueue::Turn::kLast, [mover, force] { return mover->TakeBack(force); });
 }
 
+bool ControlService::MayAskMirror(control::Error::Builder error) const {
+  if (activity_->operations < ControlServer::kMaxOperations &&
+      shared_.mirror_waits < ControlServer::kMaxAllMirrorWaits) {
+    return true;
+  }
+  FillError(absl::ResourceExhaustedError("too many operations wait for this machine's mirrors; try again later"),
+            error);
+  return false;
+}
+
+kj::Own<void> ControlService::CountMirrorWait() {
+  ++activity_->operations;
+  ++shared_.mirror_waits;
+  return kj::attachVal(kj::defer([&shared = shared_, activity = activity_] {
+    --activity->operations;
+    --shared.mirror_waits;
+  }));
+}
+
 template <typename Context>
 kj::Promise<void> ControlService::AskMirror(Context context, kj::Function<void(MirrorPort&, MirrorPort::Done)> ask) {
   MirrorPort* const mirrors = PortOr(target_.mirrors, context.getResults().initError());
   if (mirrors == nullptr) {
     return kj::READY_NOW;
   }
-  if (activity_->operations >= ControlServer::kMaxOperations ||
-      shared_.mirror_waits >= ControlServer::kMaxAllMirrorWaits) {
-    FillError(absl::ResourceExhaustedError("too many operations wait for this machine's mirrors; try again later"),
-              context.getResults().initError());
+  if (!MayAskMirror(context.getResults().initError())) {
     return kj::READY_NOW;
   }
   context.allowCancellation();
   AwaitedResult result = MakeAwaitedResult();
-  ++activity_->operations;
-  ++shared_.mirror_waits;
-  auto counted = kj::defer([&shared = shared_, activity = activity_] {
-    --activity->operations;
-    --shared.mirror_waits;
-  });
+  auto counted = CountMirrorWait();
   ask(*mirrors, std::move(result.done));
   return result.promise
       .exclusiveJoin(timer_.afterDelay(kMirrorPatience).then([] {
@@ -511,21 +522,39 @@ kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
                            .existing = params.getExisting(),
                            .auto_complete = params.getAutoComplete(),
                            .options = ReadMirrorOptions(params.getOptions())};
+  if (!MayAskMirror(context.getResults().initError())) {
+    return kj::READY_NOW;
+  }
+  context.allowCancellation();
+  AwaitedResult result = MakeAwaitedResult();
+  auto counted = CountMirrorWait();
   const auto number = std::make_shared<uint64_t>(0);
-  return RunInTurn(context, WorkQueue::Turn::kLast,
-                   [mirrors, number, machine = target_.machine, mover = target_.mover,
-                    request = std::move(request)]() -> absl::Status {
-                     if (machine->state() == MachineState::kStopped) {
-                       return absl::FailedPreconditionError(
-                           absl::StrCat("cannot ", OperationName(Operation::kMirror), ": the machine is stopped"));
-                     }
-                     if (mover != nullptr) {
-                       FERRITE_RETURN_IF_ERROR(mover->Allows(Operation::kMirror, /*force=*/false));
-                     }
-                     FERRITE_ASSIGN_OR_RETURN(*number, mirrors->Start(request));
-                     return absl::OkStatus();
-                   })
-      .then([number, context]() mutable { context.getResults().setNumber(*number); });
+  // In its turn, so that neither it nor a move begins while the other is on; what takes long is not in that turn.
+  auto turn = shared_.work.Run(WorkQueue::Turn::kLast,
+                               [mirrors, number, machine = target_.machine, mover = target_.mover,
+                                request = std::move(request), done = std::move(result.done)]() -> absl::Status {
+                                 if (machine->state() == MachineState::kStopped) {
+                                   return absl::FailedPreconditionError(absl::StrCat(
+                                       "cannot ", OperationName(Operation::kMirror), ": the machine is stopped"));
+                                 }
+                                 if (mover != nullptr) {
+                                   FERRITE_RETURN_IF_ERROR(mover->Allows(Operation::kMirror, /*force=*/false));
+                                 }
+                                 mirrors->Start(request, [number, done](const absl::StatusOr<uint64_t>& started) {
+                                   *number = started.value_or(0);
+                                   done(started.status());
+                                 });
+                                 return absl::OkStatus();
+                               });
+  return turn
+      .then([promise = kj::mv(result.promise)](absl::Status&& status) mutable -> kj::Promise<absl::Status> {
+        return status.ok() ? kj::mv(promise) : kj::Promise<absl::Status>(kj::mv(status));
+      })
+      .attach(kj::mv(counted))
+      .then([number, context](absl::Status&& status) mutable {
+        FillError(status, context.getResults().initError());
+        context.getResults().setNumber(*number);
+      });
 }
 
 kj::Promise<void> ControlService::mirrorStatus(MirrorStatusContext context) {

@@ -93,6 +93,10 @@ class ControlService final : public control::Control::Server {
   // `port`, which is one of target_'s; null with the reason why it is not there.
   template <typename Port>
   Port* PortOr(Port* port, control::Error::Builder error) const;
+  // Whether one more call may wait for a mirror; else `error` says why not.
+  bool MayAskMirror(control::Error::Builder error) const;
+  // It waits as long as this lives.
+  kj::Own<void> CountMirrorWait();
   // Asks the mirrors for something and answers when it is done: beside what waits for its turn, which goes on.
   template <typename Context>
   kj::Promise<void> AskMirror(Context context, kj::Function<void(MirrorPort&, MirrorPort::Done)> ask);

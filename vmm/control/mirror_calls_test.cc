@@ -56,7 +56,10 @@ class ScriptedMirrors final : public MirrorPort {
     return words;
   }
 
-  absl::StatusOr<uint64_t> Start(const MirrorRequest& /*request*/) override { return 1; }
+  void Start(const MirrorRequest& request, Started started) override {
+    Note(absl::StrCat(request.disk, " to ", request.target),
+         [started](const absl::Status& status) { started(status.ok() ? absl::StatusOr<uint64_t>(7) : status); });
+  }
   std::vector<MirrorStatus> List() const override { return {}; }
   absl::StatusOr<MirrorStatus> Status(absl::string_view /*disk*/) const override { return MirrorStatus(); }
   void Complete(absl::string_view disk, Done done) override { Note(absl::StrCat("complete ", disk), std::move(done)); }
@@ -119,6 +122,26 @@ TEST_F(MirrorCallsTest, OneThatWaitsHoldsNothingUp) {
   EXPECT_THAT(mirrors_.asked(), ElementsAre("complete root", "cancel root"));
 }
 
+TEST_F(MirrorCallsTest, OneThatOpensItsTargetHoldsNothingUp) {
+  for (const absl::Status& result : {absl::OkStatus(), absl::UnavailableError("nbd://nowhere: no answer")}) {
+    const size_t before = mirrors_.asked().size();
+    Thread waiting = StartOrDie("waiting", [&] {
+      const auto number = place_.Connect()->StartMirror({.disk = "root", .target = "nbd://nowhere"});
+      EXPECT_EQ(number.status(), result);
+      EXPECT_EQ(number.value_or(7), 7u);
+    });
+    mirrors_.AwaitAsked(before + 1);
+    const auto other = place_.Connect();
+    EXPECT_EQ(other->Pause().ToString(), "OK");
+    EXPECT_EQ(other->Resume().ToString(), "OK");
+    mirrors_.Tell(before, result);
+    waiting.Join();
+  }
+  place_.Connect()->Stop(/*force=*/false).IgnoreError();
+  EXPECT_THAT(place_.Connect()->StartMirror({.disk = "root", .target = "t"}).status().ToString(),
+              HasSubstr("cannot mirror a disk: the machine is stopped"));
+}
+
 TEST_F(MirrorCallsTest, TooManyAreRefused) {
   std::vector<Thread> waiting;
   for (size_t i = 0; i < ControlServer::kMaxAllMirrorWaits; ++i) {
@@ -130,7 +153,9 @@ TEST_F(MirrorCallsTest, TooManyAreRefused) {
   EXPECT_TRUE(absl::IsResourceExhausted(client->CompleteMirror("root"))) << client->CompleteMirror("root");
   for (size_t i = 0; i < waiting.size(); ++i) {
     mirrors_.Tell(i, absl::OkStatus());
-    waiting[i].Join();
+  }
+  for (Thread& thread : waiting) {
+    thread.Join();
   }
   // Not those that are over.
   Thread more = StartOrDie("more", [&] { EXPECT_EQ(place_.Connect()->PauseMirror("root").ToString(), "OK"); });

@@ -45,7 +45,7 @@ struct MirrorStatus {
   absl::Duration standstill;  // how long the disk's requests waited for the end
 };
 
-// Threads: any. Start() may wait for disks and servers.
+// Threads: any. None of them waits for a disk or a server.
 class MirrorPort {
  public:
   virtual ~MirrorPort() = default;
@@ -54,12 +54,15 @@ class MirrorPort {
   // and calls no mirror.
   using Done = std::function<void(const absl::Status& result)>;
 
-  // Returns its number when it has begun. NOT_FOUND for the disk; FAILED_PRECONDITION when one of it is on, or the
-  // machine has stopped; else MirrorTarget::Open()'s and Mirror::Create()'s.
-  virtual absl::StatusOr<uint64_t> Start(const MirrorRequest& request) = 0;
-  // Each disk's last one, in the order of their numbers.
+  // `started` is told its number when it has begun, as Done; of a target that does not answer within some 10 s that it
+  // is refused. From this call on it counts for AllowsMove() and for what is asked of it. NOT_FOUND for the disk;
+  // FAILED_PRECONDITION when one of it is on, or the machine has stopped; else MirrorTarget::Open()'s and
+  // Mirror::Create()'s.
+  using Started = std::function<void(const absl::StatusOr<uint64_t>& number)>;
+  virtual void Start(const MirrorRequest& request, Started started) = 0;
+  // Each disk's last one that began, in the order of their numbers.
   virtual std::vector<MirrorStatus> List() const = 0;
-  // A disk's last one; number 0 when there was none. NOT_FOUND for the disk.
+  // A disk's last one that began; number 0 when there was none. NOT_FOUND for the disk.
   virtual absl::StatusOr<MirrorStatus> Status(absl::string_view disk) const = 0;
 
   // These are for one that is on: else FAILED_PRECONDITION. They do not wait: `done` tells how it ended. One after the

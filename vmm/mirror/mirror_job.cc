@@ -21,31 +21,39 @@ namespace ferrite {
 using migration::Mirror;
 using migration::MirrorState;
 
-absl::StatusOr<std::unique_ptr<MirrorJob>> MirrorJob::Start(MachineDisks& disks, const MirrorRequest& request,
-                                                            uint64_t number, Listener listener) {
+absl::StatusOr<std::unique_ptr<MirrorJob>> MirrorJob::Create(MachineDisks& disks, const MirrorRequest& request,
+                                                             uint64_t number, Listener listener) {
   FERRITE_ASSIGN_OR_RETURN(EventFd turn, EventFd::Create());
   Fd alarm(timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
   if (!alarm.valid()) {
     return ErrnoStatus(errno, "timerfd_create");
   }
-  std::unique_ptr<MirrorJob> job(
+  return std::unique_ptr<MirrorJob>(
       new MirrorJob(disks, request, number, std::move(listener), std::move(turn), std::move(alarm)));
-  absl::Status begun = job->Open();
-  if (begun.ok()) {
-    // Before anybody is told of writes: from here on its end is this thread's affair, whatever happens.
-    auto thread = Thread::Start("mirror-job", [job = job.get()] { job->Run(); });
-    begun = thread.status();
-    if (thread.ok()) {
-      job->thread_ = *std::move(thread);
-      FERRITE_RETURN_IF_ERROR(job->Begin());
-      return job;
-    }
-  }
-  UntilThereIsMemory([&] { job->GiveUp(begun); });
-  return begun;
+}
+
+absl::Status MirrorJob::Start(Done begun) {
+  FERRITE_ASSIGN_OR_RETURN(thread_, Thread::Start("mirror-job", [this, begun = std::move(begun)] {
+                             absl::Status status = CatchOutOfMemory([this] {
+                               FERRITE_RETURN_IF_ERROR(Open());
+                               return Begin();
+                             });
+                             if (!status.ok()) {
+                               UntilThereIsMemory([&] { GiveUp(status); });
+                             }
+                             begun(status);
+                             Run();
+                           }));
+  return absl::OkStatus();
 }
 
 absl::Status MirrorJob::Begin() {
+  {
+    const TimedMutexLock lock(&mutex_);
+    if (ending_) {
+      return absl::UnavailableError("this machine's monitor is ending");
+    }
+  }
   // What was written before is in the image, and is copied with it.
   FERRITE_RETURN_IF_ERROR(disks_.SetWitness(request_.disk, this));
   const TimedMutexLock lock(&mutex_);
@@ -58,6 +66,7 @@ MirrorJob::MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t
                      EventFd turn, Fd alarm)
     : disks_(disks),
       request_(request),
+      number_(number),
       listener_(std::move(listener)),
       turn_(std::move(turn)),
       alarm_(std::move(alarm)) {
@@ -169,9 +178,13 @@ MirrorStatus MirrorJob::status() const {
   return status;
 }
 
+bool MirrorJob::IsFinished() const {
+  const TimedMutexLock lock(&mutex_);
+  return status_.over;
+}
+
 void MirrorJob::Run() {
-  bool on = true;
-  while (on) {
+  while (!IsFinished()) {
     std::optional<Wish> wish;
     bool ending = false;
     MirrorState state = MirrorState::kRunning;
@@ -209,8 +222,6 @@ void MirrorJob::Run() {
       Tell();
       UntilThereIsMemory([&] { Follow(state); });
     }
-    const TimedMutexLock lock(&mutex_);
-    on = !status_.over;
   }
   std::deque<Wish> late;
   {

@@ -63,12 +63,18 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   using Listener = std::function<void(const MirrorStatus&)>;
   using Done = MirrorPort::Done;
 
-  // Begins. `disks` outlives the job. Errors as MirrorPort::Start()'s; nothing is left of it then.
-  static absl::StatusOr<std::unique_ptr<MirrorJob>> Start(MachineDisks& disks, const MirrorRequest& request,
-                                                          uint64_t number, Listener listener);
+  // `disks` outlives the job.
+  static absl::StatusOr<std::unique_ptr<MirrorJob>> Create(MachineDisks& disks, const MirrorRequest& request,
+                                                           uint64_t number, Listener listener);
   ~MirrorJob() override;
 
+  // Once. Opens its target on the job's thread, which takes as long as it does, and begins; then `begun` is called
+  // there, which does not destroy the job: OK, or errors as MirrorPort::Start()'s, and nothing is left of it but
+  // itself. What is asked for before that waits for it. On an error of Start() itself nothing is called.
+  absl::Status Start(Done begun);
+
   const std::string& disk() const { return request_.disk; }
+  uint64_t number() const { return number_; }
   MirrorStatus status() const;
   // MirrorPort has the contract of these.
   void Complete(Done done) { Ask({.kind = Wish::Kind::kComplete, .done = std::move(done)}); }
@@ -107,7 +113,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
 
   MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t number, Listener listener, EventFd turn,
             Fd alarm);
-  // All that it needs; then its thread, and then it is told of writes.
+  // On the job's thread: all that it needs, and then it is told of writes.
   absl::Status Open();
   absl::Status Begin();
 
@@ -125,6 +131,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
 
   // On the job's thread.
   void Run();
+  bool IsFinished() const;
   void Tell();
   void Grant(Wish& wish);
   // What `state`, and what is written out by now, lead to.
@@ -158,6 +165,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
 
   MachineDisks& disks_;
   const MirrorRequest request_;
+  const uint64_t number_;
   const Listener listener_;
   const EventFd turn_;
   const Fd alarm_;  // timerfd(2)

@@ -330,11 +330,8 @@ void MirrorJob::Finish(const absl::Status& result, MirrorEnd end) {
 }
 
 void MirrorJob::GiveUp(const absl::Status& why) {
-  {
-    const TimedMutexLock lock(&mutex_);
-    if (status_.over) {
-      return;
-    }
+  if (IsFinished()) {
+    return;
   }
   EndCopying();
   MirrorEnd end = MirrorEnd::kRemoved;

@@ -180,6 +180,41 @@ TEST_F(MirrorJobTest, RefusedOneLeavesNothing) {
   EXPECT_THAT(mirrors_->AllowsMove().ToString(), HasSubstr("cannot move: disk root is being mirrored"));
 }
 
+// A server that says nothing: what else is asked for does not wait for it.
+TEST_F(MirrorJobTest, StartWaitsForItsServerBesideAllElse) {
+  const std::string socket = directory_ / "silent";
+  Fd listening = ListenAtPath(socket);
+  const Asked asked;
+  mirrors_->mirrors().Start(To("nbd:unix:" + socket),
+                            [done = asked.Done()](const absl::StatusOr<uint64_t>& number) { done(number.status()); });
+  EXPECT_FALSE(asked.is_done());
+  EXPECT_THAT(mirrors_->AllowsMove().ToString(), HasSubstr("cannot move: disk root is being mirrored to"));
+  EXPECT_THAT(mirrors_->Start(To(target_)).status().ToString(), HasSubstr("is being mirrored to nbd:unix:"));
+  EXPECT_EQ(mirrors_->List().size(), 0u);
+  EXPECT_EQ(mirrors_->Status("root")->number, 0u);
+  EXPECT_FALSE(disks_->has_witness());
+  const Asked cancelled;
+  mirrors_->mirrors().Cancel("root", /*keep_copy=*/false, cancelled.Done());
+  listening.Reset();
+  EXPECT_THAT(asked.Await().ToString(), HasSubstr(socket));
+  EXPECT_THAT(cancelled.Await().ToString(), HasSubstr("is over: failed"));
+  EXPECT_EQ(mirrors_->AllowsMove().ToString(), "OK");
+  EXPECT_EQ(mirrors_->List().size(), 0u);
+  Begin(To(target_));
+
+  // And neither does the end, but for so long as a server may take to say something.
+  mirrors_ = std::make_unique<WaitingMirrors>(*disks_, told_.Listener());
+  listening = ListenAtPath(directory_ / "mute");
+  const Asked ended;
+  mirrors_->mirrors().Start(To("nbd:unix:" + (directory_ / "mute")),
+                            [done = ended.Done()](const absl::StatusOr<uint64_t>& number) { done(number.status()); });
+  mirrors_->BeginEnd();
+  listening.Reset();
+  mirrors_.reset();
+  EXPECT_FALSE(ended.Await().ok());
+  EXPECT_FALSE(disks_->has_witness());
+}
+
 // The machine says no at the last moment: it stays as it was, and so does its image.
 TEST_F(MirrorJobTest, ImageThatTheMachineRefusesIsGivenUp) {
   disks_->refuses_image = absl::InternalError("the machine does not want it");
