@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "base/status.h"
 #include "devices/block/disk_image.h"
 #include "devices/block/write_witness.h"
 #include "vmm/machine/machine_disks.h"
@@ -87,10 +88,14 @@ class FakeDisks final : public MachineDisks {
              .read_only = image_->read_only(),
              .bytes = image_->sectors() * kSectorBytes}};
   }
+  absl::Status CheckDisk(absl::string_view id) const override {
+    return id == "root" ? absl::OkStatus() : absl::NotFoundError(absl::StrCat("no disk ", id));
+  }
   absl::Status WithImage(absl::string_view id,
                          const std::function<absl::Status(const DiskImage& image)>& use) override {
+    FERRITE_RETURN_IF_ERROR(CheckDisk(id));
     const absl::MutexLock lock(&mutex_);
-    return id == "root" ? use(*image_) : absl::NotFoundError(absl::StrCat("no disk ", id));
+    return use(*image_);
   }
   absl::Status SetWitness(absl::string_view /*id*/, WriteWitness* witness) override {
     const absl::MutexLock lock(&mutex_);

@@ -161,7 +161,7 @@ TEST_F(MirrorJobTest, LimitHoldsAndIsChanged) {
 
 TEST_F(MirrorJobTest, RefusedOneLeavesNothing) {
   EXPECT_THAT(mirrors_->Start({.disk = "data", .target = target_}).status().ToString(),
-              HasSubstr("no disk data: this machine has root"));
+              HasSubstr("NOT_FOUND: no disk data"));
   EXPECT_THAT(mirrors_->Start(To(root_)).status().ToString(), HasSubstr("is there already"));
   MirrorRequest itself = To(root_);
   itself.existing = true;

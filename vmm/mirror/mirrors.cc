@@ -1,11 +1,9 @@
 #include "vmm/mirror/mirrors.h"
 
 #include <algorithm>
-#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/monotonic.h"
 #include "base/status.h"
 
@@ -22,19 +20,6 @@ Mirrors::~Mirrors() {
   }
 }
 
-absl::Status Mirrors::CheckDisk(absl::string_view disk) const {
-  std::vector<std::string> ids;
-  for (const MachineDisks::Disk& each : disks_.List()) {
-    if (each.id == disk) {
-      return absl::OkStatus();
-    }
-    ids.push_back(each.id);
-  }
-  return absl::NotFoundError(ids.empty()
-                                 ? absl::StrCat("no disk ", disk, ": this machine has no disks")
-                                 : absl::StrCat("no disk ", disk, ": this machine has ", absl::StrJoin(ids, ", ")));
-}
-
 void Mirrors::Start(const MirrorRequest& request, Started started) {
   const absl::Status refused = Open(request, [this, started](MirrorJob& job, const absl::Status& begun) {
     Note(job, begun);
@@ -46,7 +31,7 @@ void Mirrors::Start(const MirrorRequest& request, Started started) {
 }
 
 absl::Status Mirrors::Open(const MirrorRequest& request, std::function<void(MirrorJob&, const absl::Status&)> begun) {
-  FERRITE_RETURN_IF_ERROR(CheckDisk(request.disk));
+  FERRITE_RETURN_IF_ERROR(disks_.CheckDisk(request.disk));
   Jobs gone;
   const absl::MutexLock lock(&mutex_);
   gone.swap(refused_);
@@ -123,7 +108,7 @@ std::shared_ptr<MirrorJob> Mirrors::LastOf(absl::string_view disk, const Done& d
       }
     }
   }
-  const absl::Status found = CheckDisk(disk);
+  const absl::Status found = disks_.CheckDisk(disk);
   done(found.ok() ? absl::FailedPreconditionError(absl::StrCat("disk ", disk, " is not being mirrored")) : found);
   return nullptr;
 }
@@ -144,7 +129,7 @@ absl::StatusOr<MirrorStatus> Mirrors::Status(absl::string_view disk) const {
   if (job != nullptr) {
     return job->status();
   }
-  FERRITE_RETURN_IF_ERROR(CheckDisk(disk));
+  FERRITE_RETURN_IF_ERROR(disks_.CheckDisk(disk));
   return MirrorStatus();
 }
 

@@ -56,7 +56,6 @@ class Mirrors final : public MirrorPort {
   std::shared_ptr<MirrorJob> LastOf(absl::string_view disk, const Done& done) const;
   // All that may be on.
   Jobs All() const;
-  absl::Status CheckDisk(absl::string_view disk) const;
 
   MachineDisks& disks_;
   const MirrorJob::Listener listener_;
