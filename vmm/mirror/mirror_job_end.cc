@@ -31,7 +31,8 @@ constexpr double kProgress = 0.99;
 void MirrorJob::Follow(MirrorState state) {
   const bool is_ready = state == MirrorState::kReady;
   if (is_ready && !std::exchange(was_ready_, true)) {
-    // Most of what was copied is in the host's page cache: here nobody waits for it.
+    // Most of what was copied is in the host's page cache: here nobody waits for it. Whoever completes waits for the
+    // same again, and what came since is little then.
     BeginWriteOut();
   }
   was_ready_ = is_ready;
