@@ -26,7 +26,8 @@ inline AwaitedResult MakeAwaitedResult() {
   const auto fulfiller = std::make_shared<kj::Own<kj::CrossThreadPromiseFulfiller<void>>>(kj::mv(pair.fulfiller));
   return {.promise = pair.promise.then([result] { return std::move(*result); }),
           .done = [result, fulfiller](const absl::Status& told) {
-            *result = told;
+            // Not shared with who tells.
+            *result = absl::Status(told.code(), told.message());
             (*fulfiller)->fulfill();
           }};
 }

@@ -135,6 +135,21 @@ TEST_F(MirrorCompleteTest, BurstBeforeTheStandstillIsCopiedFirst) {
   EXPECT_LT(told_.AwaitOver().standstill, absl::Milliseconds(500));
 }
 
+// What its host did not write is not known: it cannot be whole any more.
+TEST_F(MirrorCompleteTest, OneWhoseTargetCannotBeWrittenOutFails) {
+  const auto server =
+      NbdServer::Nbdkit(directory_, {"eval", absl::StrCat("get_size=echo ", kBytes), "can_write=exit 0",
+                                     "can_flush=exit 0", "can_zero=exit 0", "pread=exit 1", "pwrite=cat >/dev/null",
+                                     "zero=exit 0", "flush=echo EIO the disk is broken >&2; exit 1"});
+  ASSERT_TRUE(server.ok()) << server.status();
+  Begin(To(server->where()));
+  const MirrorStatus mirror = told_.AwaitOver();
+  EXPECT_EQ(mirror.figures.state, MirrorState::kFailed);
+  EXPECT_THAT(mirror.result.ToString(), HasSubstr("Input/output error"));
+  EXPECT_EQ(disks_->standstills, 0);
+  EXPECT_THAT(mirrors_->Complete("root").ToString(), HasSubstr("is over: failed"));
+}
+
 // Before anybody waits for that.
 TEST_F(MirrorCompleteTest, TargetIsWrittenOutWhenItIsReady) {
   const std::string log = directory_ / "log";

@@ -283,6 +283,8 @@ TEST_F(MirrorJobTest, FullTargetIsWaitedFor) {
   Begin(request);
   EXPECT_THAT(told_.AwaitState(MirrorState::kPaused).figures.cause, HasSubstr("No space left on device"));
   AwaitWrites(100);
+  // What is still in flight fails, too, and would stop it anew.
+  told_.Await([](const MirrorStatus& mirror) { return mirror.figures.in_flight_bytes == 0; });
   ASSERT_TRUE(std::filesystem::remove(trigger));
   ASSERT_EQ(mirrors_->Resume("root").ToString(), "OK");
   told_.AwaitState(MirrorState::kReady);
