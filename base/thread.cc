@@ -76,4 +76,11 @@ void Thread::Join() {
   }
 }
 
+void Thread::Detach() {
+  if (thread_.has_value()) {
+    FERRITE_CHECK(pthread_detach(*thread_) == 0);
+    thread_.reset();
+  }
+}
+
 }  // namespace ferrite

@@ -1,4 +1,4 @@
-// Named threads that are always joined.
+// Named threads that are joined.
 #ifndef FERRITE_BASE_THREAD_H_
 #define FERRITE_BASE_THREAD_H_
 
@@ -29,6 +29,8 @@ class Thread {
   // The pthread handle, for pthread_kill(). Of a thread that is joinable.
   pthread_t handle() const { return *thread_; }
   void Join();
+  // Nobody waits for it any more: for one that cannot be made to return, and that owns all it uses (bounded_call.h).
+  void Detach();
 
  private:
   explicit Thread(pthread_t thread) : thread_(thread) {}

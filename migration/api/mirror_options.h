@@ -76,6 +76,8 @@ struct MirrorFigures {
   uint64_t again_bytes = 0;    // copied more than once
   double rate = 0;             // copied bytes/s, of the last second or so
   double dirty_rate = 0;       // bytes/s that become dirty
+  absl::Duration drain_time;   // what is dirty or in flight is copied in that time, at measured rates
+  bool fits_downtime = false;  // within the downtime limit, and so much was copied before
   uint64_t held_writes = 0;    // guest's writes whose answer waited for the target
   uint64_t errors = 0;         // of both sides, also those that were ignored
   absl::Duration took;         // since the start

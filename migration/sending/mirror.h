@@ -27,7 +27,8 @@ namespace ferrite::migration {
 // Writes are held while the copy mode is write-blocking and it is running, ready or completing, but not during the
 // back-off after an error that is ignored: what is written then is dirty as in the background. Neither is a write that
 // comes while HeldWrites::kMost are held. Ready is for good, until it is paused: resumed it is running, and ready anew
-// when what is left fits.
+// when what is left fits. Who wants to drain it waits until MirrorFigures::fits_downtime says so of that time: it turns
+// to write-blocking in ready as before.
 //
 // A held write waits for 2 s at most, from the turn that finds it: then all are let go, and their chunks stay dirty,
 // and none is held until an operation at the target has succeeded. The copy mode stays what it is.

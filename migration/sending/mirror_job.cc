@@ -182,6 +182,11 @@ MirrorFigures MirrorJob::figures(MonotonicTime now) const {
   figures.done_bytes = figures.total_bytes - bytes.dirty - bytes.in_flight;
   figures.held_writes = held_.held_in_all();
   const absl::MutexLock lock(&mutex_);
+  const MirrorMeasures measures = {.remaining_bytes = bytes.dirty + bytes.in_flight,
+                                   .copied_bytes = told_.totals.copied,
+                                   .possible_rate = rates_.possible()};
+  figures.drain_time = TimeToDrain(measures);
+  figures.fits_downtime = FitsDowntime(measures, options_.downtime_limit);
   figures.state = told_.state;
   figures.copy_mode = told_.copy_mode;
   figures.copied_bytes = told_.totals.copied;

@@ -2,8 +2,11 @@
 #ifndef FERRITE_TESTS_FAKES_FAKE_DISKS_H_
 #define FERRITE_TESTS_FAKES_FAKE_DISKS_H_
 
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "base/status.h"
 #include "devices/block/disk_image.h"
 #include "devices/block/write_witness.h"
 #include "vmm/machine/machine_disks.h"
@@ -31,17 +35,29 @@ class FakeDisks final : public MachineDisks {
 
   // Writes as the guest: done when it returns, and the answer came. While the disk stands still it waits.
   absl::Status Write(uint64_t offset, const std::string& bytes) {
+    return Change(offset, bytes.size(), [&](int fd) {
+      return pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes.size());
+    });
+  }
+  // The same with a discard, as the device does it.
+  absl::Status Discard(uint64_t offset, uint64_t bytes) {
+    return Change(offset, bytes, [&](int fd) {
+      return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                       static_cast<off_t>(bytes)) == 0;
+    });
+  }
+  // How `change` of the image's descriptor is told.
+  absl::Status Change(uint64_t offset, uint64_t bytes, const std::function<bool(int fd)>& change) {
     const absl::ReaderMutexLock running(&standstill_);
     uint64_t ticket = 0;
     {
       const absl::MutexLock lock(&mutex_);
-      if (pwrite(image_->fd(), bytes.data(), bytes.size(), static_cast<off_t>(offset)) !=
-          static_cast<ssize_t>(bytes.size())) {
-        return absl::InternalError("pwrite");
+      if (!change(image_->fd())) {
+        return absl::ErrnoToStatus(errno, "change the image");
       }
-      ticket = witness_ != nullptr && !draining_ ? witness_->Wrote(offset, bytes.size()) : 0;
+      ticket = witness_ != nullptr && !draining_ ? witness_->Wrote(offset, bytes) : 0;
       if (witness_ != nullptr && draining_) {
-        (void)witness_->Wrote(offset, bytes.size());
+        (void)witness_->Wrote(offset, bytes);
       }
       if (ticket != 0) {
         held_.insert(ticket);
@@ -72,10 +88,14 @@ class FakeDisks final : public MachineDisks {
              .read_only = image_->read_only(),
              .bytes = image_->sectors() * kSectorBytes}};
   }
+  absl::Status CheckDisk(absl::string_view id) const override {
+    return id == "root" ? absl::OkStatus() : absl::NotFoundError(absl::StrCat("no disk ", id));
+  }
   absl::Status WithImage(absl::string_view id,
                          const std::function<absl::Status(const DiskImage& image)>& use) override {
+    FERRITE_RETURN_IF_ERROR(CheckDisk(id));
     const absl::MutexLock lock(&mutex_);
-    return id == "root" ? use(*image_) : absl::NotFoundError(absl::StrCat("no disk ", id));
+    return use(*image_);
   }
   absl::Status SetWitness(absl::string_view /*id*/, WriteWitness* witness) override {
     const absl::MutexLock lock(&mutex_);
@@ -93,6 +113,10 @@ class FakeDisks final : public MachineDisks {
     held_.erase(ticket);
   }
   absl::Status AtStandstill(absl::string_view /*id*/, const std::function<absl::Status()>& work) override {
+    ++standstills;
+    if (before_standstill) {
+      before_standstill();
+    }
     {
       const absl::MutexLock lock(&mutex_);
       draining_ = true;
@@ -114,6 +138,9 @@ class FakeDisks final : public MachineDisks {
   }
 
   absl::Status refuses_image;  // of ReplaceImage()
+  // When the disk is to stand still and does not yet; may write to it.
+  std::function<void()> before_standstill;
+  std::atomic<int> standstills = 0;
 
  private:
   absl::Mutex standstill_;  // shared by those who write

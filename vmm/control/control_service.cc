@@ -12,6 +12,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/version.h"
+#include "vmm/control/awaited_result.h"
 #include "vmm/control/device_rpc.h"
 #include "vmm/control/mirror_rpc.h"
 #include "vmm/control/move_rpc.h"
@@ -24,6 +25,14 @@ namespace {
 constexpr absl::Duration kStatisticsPatience = absl::Milliseconds(300);
 // The part of the thread's time that may go into the question how much memory is in use on the host.
 constexpr int kHostMemoryPart = 10;
+// For what a mirror is asked for, a little less than a client waits for an answer (30 s).
+constexpr kj::Duration kMirrorPatience = 25 * kj::SECONDS;
+
+// The disk that a call about a mirror names.
+template <typename Context>
+std::string DiskOf(Context& context) {
+  return std::string(FromKj(context.getParams().getDisk()));
+}
 
 control::State ToRpc(MachineState state) {
   switch (state) {
@@ -462,17 +471,44 @@ kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
   return RunInTurn(context, WorkQueue::Turn::kLast, [mover, force] { return mover->TakeBack(force); });
 }
 
+bool ControlService::MayAskMirror(control::Error::Builder error) const {
+  if (activity_->operations < ControlServer::kMaxOperations &&
+      shared_.mirror_waits < ControlServer::kMaxAllMirrorWaits) {
+    return true;
+  }
+  FillError(absl::ResourceExhaustedError("too many operations wait for this machine's mirrors; try again later"),
+            error);
+  return false;
+}
+
+kj::Own<void> ControlService::CountMirrorWait() {
+  ++activity_->operations;
+  ++shared_.mirror_waits;
+  return kj::attachVal(kj::defer([&shared = shared_, activity = activity_] {
+    --activity->operations;
+    --shared.mirror_waits;
+  }));
+}
+
 template <typename Context>
-kj::Promise<void> ControlService::RunOnMirror(Context context,
-                                              kj::Function<absl::Status(MirrorPort&, const std::string& disk)> work) {
+kj::Promise<void> ControlService::AskMirror(Context context, kj::Function<void(MirrorPort&, MirrorPort::Done)> ask) {
   MirrorPort* const mirrors = PortOr(target_.mirrors, context.getResults().initError());
   if (mirrors == nullptr) {
     return kj::READY_NOW;
   }
-  return RunInTurn(context, WorkQueue::Turn::kLast,
-                   [mirrors, disk = std::string(FromKj(context.getParams().getDisk())), work = kj::mv(work)]() mutable {
-                     return work(*mirrors, disk);
-                   });
+  if (!MayAskMirror(context.getResults().initError())) {
+    return kj::READY_NOW;
+  }
+  context.allowCancellation();
+  AwaitedResult result = MakeAwaitedResult();
+  auto counted = CountMirrorWait();
+  ask(*mirrors, std::move(result.done));
+  return result.promise
+      .exclusiveJoin(timer_.afterDelay(kMirrorPatience).then([] {
+        return absl::Status(absl::DeadlineExceededError("that is not done yet; it goes on, and `--status` tells how"));
+      }))
+      .attach(kj::mv(counted))
+      .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
 }
 
 kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
@@ -486,21 +522,39 @@ kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
                            .existing = params.getExisting(),
                            .auto_complete = params.getAutoComplete(),
                            .options = ReadMirrorOptions(params.getOptions())};
+  if (!MayAskMirror(context.getResults().initError())) {
+    return kj::READY_NOW;
+  }
+  context.allowCancellation();
+  AwaitedResult result = MakeAwaitedResult();
+  auto counted = CountMirrorWait();
   const auto number = std::make_shared<uint64_t>(0);
-  return RunInTurn(context, WorkQueue::Turn::kLast,
-                   [mirrors, number, machine = target_.machine, mover = target_.mover,
-                    request = std::move(request)]() -> absl::Status {
-                     if (machine->state() == MachineState::kStopped) {
-                       return absl::FailedPreconditionError(
-                           absl::StrCat("cannot ", OperationName(Operation::kMirror), ": the machine is stopped"));
-                     }
-                     if (mover != nullptr) {
-                       FERRITE_RETURN_IF_ERROR(mover->Allows(Operation::kMirror, /*force=*/false));
-                     }
-                     FERRITE_ASSIGN_OR_RETURN(*number, mirrors->Start(request));
-                     return absl::OkStatus();
-                   })
-      .then([number, context]() mutable { context.getResults().setNumber(*number); });
+  // In its turn, so that neither it nor a move begins while the other is on; what takes long is not in that turn.
+  auto turn = shared_.work.Run(WorkQueue::Turn::kLast,
+                               [mirrors, number, machine = target_.machine, mover = target_.mover,
+                                request = std::move(request), done = std::move(result.done)]() -> absl::Status {
+                                 if (machine->state() == MachineState::kStopped) {
+                                   return absl::FailedPreconditionError(absl::StrCat(
+                                       "cannot ", OperationName(Operation::kMirror), ": the machine is stopped"));
+                                 }
+                                 if (mover != nullptr) {
+                                   FERRITE_RETURN_IF_ERROR(mover->Allows(Operation::kMirror, /*force=*/false));
+                                 }
+                                 mirrors->Start(request, [number, done](const absl::StatusOr<uint64_t>& started) {
+                                   *number = started.value_or(0);
+                                   done(started.status());
+                                 });
+                                 return absl::OkStatus();
+                               });
+  return turn
+      .then([promise = kj::mv(result.promise)](absl::Status&& status) mutable -> kj::Promise<absl::Status> {
+        return status.ok() ? kj::mv(promise) : kj::Promise<absl::Status>(kj::mv(status));
+      })
+      .attach(kj::mv(counted))
+      .then([number, context](absl::Status&& status) mutable {
+        FillError(status, context.getResults().initError());
+        context.getResults().setNumber(*number);
+      });
 }
 
 kj::Promise<void> ControlService::mirrorStatus(MirrorStatusContext context) {
@@ -515,29 +569,34 @@ kj::Promise<void> ControlService::mirrorStatus(MirrorStatusContext context) {
 }
 
 kj::Promise<void> ControlService::completeMirror(CompleteMirrorContext context) {
-  return RunOnMirror(context, [](MirrorPort& mirrors, const std::string& disk) { return mirrors.Complete(disk); });
+  return AskMirror(context, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
+    mirrors.Complete(disk, std::move(done));
+  });
 }
 
 kj::Promise<void> ControlService::cancelMirror(CancelMirrorContext context) {
-  return RunOnMirror(context,
-                     [keep_copy = context.getParams().getKeepCopy()](MirrorPort& mirrors, const std::string& disk) {
-                       return mirrors.Cancel(disk, keep_copy);
-                     });
+  return AskMirror(
+      context, [disk = DiskOf(context), keep_copy = context.getParams().getKeepCopy()](
+                   MirrorPort& mirrors, MirrorPort::Done done) { mirrors.Cancel(disk, keep_copy, std::move(done)); });
 }
 
 kj::Promise<void> ControlService::pauseMirror(PauseMirrorContext context) {
-  return RunOnMirror(context, [](MirrorPort& mirrors, const std::string& disk) { return mirrors.Pause(disk); });
+  return AskMirror(context, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
+    mirrors.Pause(disk, std::move(done));
+  });
 }
 
 kj::Promise<void> ControlService::resumeMirror(ResumeMirrorContext context) {
-  return RunOnMirror(context, [](MirrorPort& mirrors, const std::string& disk) { return mirrors.Resume(disk); });
+  return AskMirror(context, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
+    mirrors.Resume(disk, std::move(done));
+  });
 }
 
 kj::Promise<void> ControlService::setMirror(SetMirrorContext context) {
-  return RunOnMirror(context,
-                     [bandwidth = context.getParams().getMaxBandwidth()](MirrorPort& mirrors, const std::string& disk) {
-                       return mirrors.SetMaxBandwidth(disk, bandwidth);
-                     });
+  return AskMirror(context, [disk = DiskOf(context), bandwidth = context.getParams().getMaxBandwidth()](
+                                MirrorPort& mirrors, MirrorPort::Done done) {
+    mirrors.SetMaxBandwidth(disk, bandwidth, std::move(done));
+  });
 }
 
 }  // namespace ferrite

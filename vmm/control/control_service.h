@@ -41,6 +41,7 @@ struct ControlShared {
   const MonotonicTime started = MonotonicTime::Now();
   std::list<Watcher*> watchers = {};  // each removes itself
   BalloonWaits balloon_waits{target, timer};
+  size_t mirror_waits = 0;  // calls that wait for what they asked of a mirror
   HostMemory host_memory;
   MonotonicTime host_memory_until = MonotonicTime::InfinitePast();
 };
@@ -92,9 +93,13 @@ class ControlService final : public control::Control::Server {
   // `port`, which is one of target_'s; null with the reason why it is not there.
   template <typename Port>
   Port* PortOr(Port* port, control::Error::Builder error) const;
-  // Runs `work` of the mirrors, about the disk that the call names.
+  // Whether one more call may wait for a mirror; else `error` says why not.
+  bool MayAskMirror(control::Error::Builder error) const;
+  // It waits as long as this lives.
+  kj::Own<void> CountMirrorWait();
+  // Asks the mirrors for something and answers when it is done: beside what waits for its turn, which goes on.
   template <typename Context>
-  kj::Promise<void> RunOnMirror(Context context, kj::Function<absl::Status(MirrorPort&, const std::string& disk)> work);
+  kj::Promise<void> AskMirror(Context context, kj::Function<void(MirrorPort&, MirrorPort::Done)> ask);
   absl::Status StartBalloon(uint64_t target_bytes);
   // Whether one more call may, of all clients' and of this one's.
   absl::Status MayWaitForBalloon() const;

@@ -43,7 +43,8 @@ struct ControlTarget {
 // been idle (no call in flight, no subscription) for the longest time.
 //
 // Calls that wait are few: for the machine kMaxOperations of one client and kMaxAllOperations in all, for the balloon
-// kMaxBalloonWaits and kMaxAllBalloonWaits, none for longer than kMaxBalloonWait; what is beyond is refused at once.
+// kMaxBalloonWaits and kMaxAllBalloonWaits, none for longer than kMaxBalloonWait, for mirrors kMaxAllMirrorWaits; what
+// is beyond is refused at once.
 // Calls end with their connection, or when the client gives them up: what has not begun by then is not done. `stop`
 // waits for the operation that runs and for no other.
 class ControlServer {
@@ -58,9 +59,11 @@ class ControlServer {
   static constexpr size_t kMaxStops = 8;
   static constexpr size_t kMaxBalloonWaits = 4;
   static constexpr size_t kMaxAllBalloonWaits = 16;
+  static constexpr size_t kMaxAllMirrorWaits = 6;
   // Whoever is at something for long is among these, and one more whose operation runs: a new client always finds one
   // whose place it takes.
-  static_assert(kMaxWatchers + kMaxAllOperations + 1 + kMaxStops + kMaxAllBalloonWaits < kMaxClients);
+  static_assert(kMaxWatchers + kMaxAllOperations + 1 + kMaxStops + kMaxAllBalloonWaits + kMaxAllMirrorWaits <
+                kMaxClients);
   static constexpr absl::Duration kMaxBalloonWait = absl::Hours(24);
 
   // `listener` is a listening unix socket, non-blocking.

@@ -35,6 +35,8 @@ absl::StatusOr<const DeviceSet::PlacedDisk*> MachineImpl::FindDisk(absl::string_
                                           ids.empty() ? "it has none at all" : absl::StrCat("its disks: ", ids)));
 }
 
+absl::Status MachineImpl::CheckDisk(absl::string_view id) const { return FindDisk(id).status(); }
+
 absl::StatusOr<const DiskImage*> MachineImpl::HeldImage(const DeviceSet::PlacedDisk& disk) {
   const DiskImage* image = nullptr;
   {

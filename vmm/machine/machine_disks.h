@@ -41,9 +41,12 @@ class MachineDisks {
   // As the configuration has them, in its order.
   virtual std::vector<Disk> List() const = 0;
 
+  // OK when there is a disk `id`; else NOT_FOUND, with the ids that there are.
+  virtual absl::Status CheckDisk(absl::string_view id) const = 0;
+
   // Calls `use` with the image of disk `id`, which is held, while no other call changes which one that is; `use` may
-  // keep a duplicate of its descriptor, which shares the lock (ReleaseDisks() gives that up all the same). NOT_FOUND,
-  // with the ids that there are; FAILED_PRECONDITION while the disks are released.
+  // keep a duplicate of its descriptor, which shares the lock (ReleaseDisks() gives that up all the same). NOT_FOUND as
+  // CheckDisk(); FAILED_PRECONDITION while the disks are released.
   virtual absl::Status WithImage(absl::string_view id,
                                  const std::function<absl::Status(const DiskImage& image)>& use) = 0;
 

@@ -204,11 +204,12 @@ TEST_F(MachineDisksTest, SaysWhichThereAre) {
 
   const auto use = [](const DiskImage& image) { return absl::AbortedError(absl::StrCat("used ", image.sectors())); };
   EXPECT_EQ(disks().WithImage("data", use).message(), "used 8");
+  EXPECT_EQ(disks().CheckDisk("data"), absl::OkStatus());
   const auto nothing = [] { return absl::OkStatus(); };
   FakeWitness witness;
   for (const absl::Status& status :
-       {disks().WithImage("dat", use), disks().SetWitness("dat", &witness), disks().AtStandstill("dat", nothing),
-        disks().ReplaceImage("dat", nullptr).status()}) {
+       {disks().CheckDisk("dat"), disks().WithImage("dat", use), disks().SetWitness("dat", &witness),
+        disks().AtStandstill("dat", nothing), disks().ReplaceImage("dat", nullptr).status()}) {
     EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
     EXPECT_EQ(status.message(), "the machine has no disk \"dat\"; its disks: root, data");
   }

@@ -80,6 +80,7 @@ class MachineImpl final : public Machine, private MovableMachine, private Machin
 
   // MachineDisks.
   std::vector<Disk> List() const override;
+  absl::Status CheckDisk(absl::string_view id) const override;
   absl::Status WithImage(absl::string_view id, const std::function<absl::Status(const DiskImage& image)>& use) override;
   absl::Status SetWitness(absl::string_view id, WriteWitness* witness) override;
   void AnswerHeld(absl::string_view id, uint64_t ticket) override;

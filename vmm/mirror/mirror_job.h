@@ -2,10 +2,15 @@
 #ifndef FERRITE_VMM_MIRROR_MIRROR_JOB_H_
 #define FERRITE_VMM_MIRROR_MIRROR_JOB_H_
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
@@ -26,43 +31,61 @@
 
 namespace ferrite {
 
-// Data goes on the thread "mirror"; what waits for the machine, and what is told, on "mirror-job".
+// Data goes on the thread "mirror"; what waits for the machine, and what is told, on "mirror-job"; what takes long at
+// the target's disk, on "mirror-flush".
 //
 // While it is on it is told of the disk's writes, whether the machine runs, is paused or is reset. Nothing of an error
 // at the target reaches the guest, and the source's image is right at each instant.
+//
+// Its end is long before its standstill: while the guest works, what was copied is written out, until that takes
+// little, and what is left is copied, until it fits the downtime limit. Only then the disk's requests wait. Where a
+// burst came between, they go on.
 //
 // Threads: any, but for the destructor, which ends what is on and waits for that.
 class MirrorJob final : private WriteWitness, private migration::Mirror::Listener {
  public:
   // How often what goes on is told.
   static constexpr absl::Duration kTick = absl::Milliseconds(250);
-  // How long the disk's requests wait for the end of a mirror at the most. A client waits 30 s for an answer.
+  // How long the disk's requests wait for the end of a mirror at the most.
   static constexpr absl::Duration kMostStandstill = absl::Seconds(20);
   // How long a server may take to end what is in flight, when nobody needs it any more.
   static constexpr absl::Duration kLastOperations = absl::Seconds(5);
+  // Between two tries to complete by itself.
+  static constexpr absl::Duration kNextTry = absl::Seconds(1);
+  // Who wants to complete it gives up when what is left does not fit, and gets no less for so long: within 3 s writes
+  // are blocked where that may be.
+  static constexpr absl::Duration kMostInVain = absl::Seconds(5);
+  // What is asked for and not done yet.
+  static constexpr size_t kMostAsked = 16;
 
   // Told each change, and what is every kTick; at last that it is over. One call at a time, on the job's thread. It
   // must not call the job.
   using Listener = std::function<void(const MirrorStatus&)>;
+  using Done = MirrorPort::Done;
 
-  // How long who asks for something waits for it at the most, a little less than a client.
-  static constexpr absl::Duration kMostPatience = absl::Seconds(25);
-  // Between two tries to complete by itself.
-  static constexpr absl::Duration kNextTry = absl::Seconds(1);
-
-  // Begins. `disks` outlives the job. Errors as MirrorPort::Start()'s; nothing is left of it then.
-  static absl::StatusOr<std::unique_ptr<MirrorJob>> Start(MachineDisks& disks, const MirrorRequest& request,
-                                                          uint64_t number, Listener listener);
+  // `disks` outlives the job.
+  static absl::StatusOr<std::unique_ptr<MirrorJob>> Create(MachineDisks& disks, const MirrorRequest& request,
+                                                           uint64_t number, Listener listener);
   ~MirrorJob() override;
 
+  // Once. Opens its target on the job's thread, which takes as long as it does, and begins; then `begun` is called
+  // there, which does not destroy the job: OK, or errors as MirrorPort::Start()'s, and nothing is left of it but
+  // itself. What is asked for before that waits for it. On an error of Start() itself nothing is called.
+  absl::Status Start(Done begun);
+
   const std::string& disk() const { return request_.disk; }
+  uint64_t number() const { return number_; }
   MirrorStatus status() const;
-  // MirrorPort has the contract of these; DEADLINE_EXCEEDED when it takes longer than kMostPatience, and goes on.
-  absl::Status Complete();
-  absl::Status Cancel(bool keep_copy);
-  absl::Status Pause();
-  absl::Status Resume();
-  absl::Status SetMaxBandwidth(uint64_t bytes_per_second);
+  // MirrorPort has the contract of these.
+  void Complete(Done done) { Ask({.kind = Wish::Kind::kComplete, .done = std::move(done)}); }
+  void Cancel(bool keep_copy, Done done) {
+    Ask({.kind = keep_copy ? Wish::Kind::kKeepCopy : Wish::Kind::kCancel, .done = std::move(done)});
+  }
+  void Pause(Done done) { Ask({.kind = Wish::Kind::kPause, .done = std::move(done)}); }
+  void Resume(Done done) { Ask({.kind = Wish::Kind::kResume, .done = std::move(done)}); }
+  void SetMaxBandwidth(uint64_t bytes_per_second, Done done) {
+    Ask({.kind = Wish::Kind::kSetMaxBandwidth, .max_bandwidth = bytes_per_second, .done = std::move(done)});
+  }
   // It ends soon: no standstill is waited for any more. Never waits.
   void BeginEnd();
   // Whether it is over by then, its target closed or given up.
@@ -70,11 +93,27 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
 
  private:
   // What somebody waits for that the job's thread does, which is the only one to do anything to the mirror.
-  using Wish = std::function<absl::Status()>;
+  struct Wish {
+    enum class Kind { kComplete, kKeepCopy, kCancel, kPause, kResume, kSetMaxBandwidth };
+    Kind kind = Kind::kCancel;
+    uint64_t max_bandwidth = 0;
+    Done done;
+  };
+  // An end that is under way, while the guest works.
+  struct Closing {
+    Closing(bool keeps, Done told) : keep_copy(keeps), done(std::move(told)) {}
+
+    const bool keep_copy;
+    Done done;  // empty: it completes by itself
+    int write_outs = 0;
+    bool is_written_out = false;         // what came since the last one began is little
+    uint64_t least_left = ~uint64_t{0};  // bytes
+    MonotonicTime least_at;
+  };
 
   MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t number, Listener listener, EventFd turn,
             Fd alarm);
-  // All that it needs; then its thread, and then it is told of writes.
+  // On the job's thread: all that it needs, and then it is told of writes.
   absl::Status Open();
   absl::Status Begin();
 
@@ -87,28 +126,46 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   // On the thread of the data.
   void Turn();
   void SetAlarm(MonotonicTime at) const;
-  // Runs `call` there, with the mirror, and waits for it.
+  // Runs `call` there, with the mirror, and waits for it. On the job's thread.
   absl::Status OnMirror(absl::FunctionRef<absl::Status(migration::Mirror&)> call);
 
   // On the job's thread.
   void Run();
+  bool IsFinished() const;
   void Tell();
+  void Grant(Wish& wish);
+  // What `state`, and what is written out by now, lead to.
+  void Follow(migration::MirrorState state);
+  // FAILED_PRECONDITION for what cannot be completed (or kept) now.
+  absl::Status CheckCanClose(bool keep_copy) const;
+  void BeginClosing(bool keep_copy, Done done);
+  // One step nearer to the standstill, or that.
+  void Close();
+  // Nothing of it is under way any more: who asked for it is told.
+  void EndClosing(const absl::Status& result);
+  // Whether what is left fits, or did a moment ago.
+  bool Fits();
+  // Has the target write out what it was given, beside all else; news when that is over.
+  void BeginWriteOut();
   // With the disk standing still: copies the rest and flushes, then `whole`, and no write comes before that is over.
-  absl::Status Equalize(absl::FunctionRef<absl::Status()> whole);
+  // Sets `fitted` to false, and does nothing, when what is left does not fit by then.
+  absl::Status Equalize(bool& fitted, absl::FunctionRef<absl::Status()> whole);
   absl::Status AwaitCopied();
-  absl::Status Pivot();
-  absl::Status KeepCopy();
+  absl::Status Pivot(bool& fitted);
+  absl::Status KeepCopy(bool& fitted);
   // Ends the copying if it is on, and that the job is told of writes.
   void EndCopying();
   void Finish(const absl::Status& result, MirrorEnd end);
   // The same of a target that is no whole copy: what was made goes.
   void GiveUp(const absl::Status& why);
+  absl::Status IsOver() const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Has the job's thread do `wish`; its result.
-  absl::Status Ask(Wish wish) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Has the job's thread do it.
+  void Ask(Wish wish) ABSL_LOCKS_EXCLUDED(mutex_);
 
   MachineDisks& disks_;
   const MirrorRequest request_;
+  const uint64_t number_;
   const Listener listener_;
   const EventFd turn_;
   const Fd alarm_;  // timerfd(2)
@@ -126,20 +183,29 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
     migration::MirrorState state = migration::MirrorState::kRunning;
     migration::CopyMode mode = migration::CopyMode::kBackground;
     bool ended = false;  // over, and nothing is in flight
+    bool fits = false;   // of closing_: what is left
 
     bool operator==(const Seen&) const = default;
   };
   Seen published_;  // of the thread of the data
 
+  std::atomic<bool> is_closing_{false};  // closing_ is there
+
+  // Of the job's thread.
+  std::optional<Closing> closing_;
+  MonotonicTime next_try_ = MonotonicTime::InfinitePast();  // of auto_complete
+  bool was_ready_ = false;
+  MonotonicTime write_out_began_;
+  Thread write_out_;  // BeginWriteOut()'s
+
   mutable TimedMutex mutex_;
-  Wish wish_ ABSL_GUARDED_BY(mutex_);            // empty: none
-  bool wished_ ABSL_GUARDED_BY(mutex_) = false;  // and it is not granted yet
-  absl::Status granted_ ABSL_GUARDED_BY(mutex_);
-  bool asking_ ABSL_GUARDED_BY(mutex_) = false;   // somebody has the turn to wish
-  bool is_told_ ABSL_GUARDED_BY(mutex_) = false;  // of the disk's writes: it has begun
-  bool gone_ ABSL_GUARDED_BY(mutex_) = false;     // the job's thread, which grants wishes
+  std::deque<Wish> wishes_ ABSL_GUARDED_BY(mutex_);
+  bool is_writing_out_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status written_out_ ABSL_GUARDED_BY(mutex_);  // the last one's result
+  bool is_told_ ABSL_GUARDED_BY(mutex_) = false;      // of the disk's writes: it has begun
+  bool gone_ ABSL_GUARDED_BY(mutex_) = false;         // the job's thread, which grants wishes
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
-  bool changed_ ABSL_GUARDED_BY(mutex_) = false;  // its state, since the job's thread looked
+  bool changed_ ABSL_GUARDED_BY(mutex_) = false;  // what is seen, or written out, since the job's thread looked
   Seen seen_ ABSL_GUARDED_BY(mutex_);
   MirrorStatus status_ ABSL_GUARDED_BY(mutex_);
 

@@ -7,25 +7,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <random>
 #include <string>
-#include <thread>
-#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "base/fd.h"
-#include "base/monotonic.h"
-#include "base/thread.h"
-#include "tests/fakes/fake_disks.h"
 #include "tests/fakes/file_content.h"
-#include "tests/fakes/test_thread.h"
-#include "tests/fakes/told_mirror.h"
-#include "vmm/mirror/mirrors.h"
+#include "tests/fakes/waiting_mirrors.h"
+#include "vmm/mirror/mirror_job_rig.h"
 #include "vmm/mirror/nbd_server.h"
 
 namespace ferrite {
@@ -36,84 +29,7 @@ using migration::ErrorPolicy;
 using migration::MirrorState;
 using ::testing::HasSubstr;
 
-constexpr uint64_t kBytes = uint64_t{8} << 20;
-constexpr absl::Duration kPatience = absl::Seconds(60);
-
-class MirrorJobTest : public testing::Test {
- protected:
-  void SetUp() override {
-    // A quarter of it has data, every other chunk of which is zero.
-    std::string content(kBytes / 4, '\0');
-    for (uint64_t at = 0; at < content.size(); ++at) {
-      content[at] = at / 65536 % 2 == 0 ? static_cast<char>(1 + at % 251) : '\0';
-    }
-    const Fd fd(open(root_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    ASSERT_EQ(pwrite(fd.get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
-    ASSERT_EQ(ftruncate(fd.get(), kBytes), 0);
-    auto image = DiskImage::Create(root_, /*read_only=*/false);
-    ASSERT_TRUE(image.ok()) << image.status();
-    disks_ = std::make_unique<FakeDisks>(*std::move(image));
-    mirrors_ = std::make_unique<Mirrors>(*disks_, told_.Listener());
-  }
-  void TearDown() override {
-    StopWriter();
-    mirrors_.reset();
-    EXPECT_FALSE(disks_->has_witness());
-  }
-
-  // Writes 4 KiB here and there, as fast as it goes, until StopWriter().
-  void StartWriter() {
-    writer_ = StartOrDie("writer", [this] {
-      std::mt19937_64 random(1);
-      for (uint64_t count = 0; !stop_writer_; ++count) {
-        const uint64_t offset = random() % (kBytes / 4096) * 4096;
-        const absl::Status written = disks_->Write(offset, std::string(4096, static_cast<char>('a' + count % 26)));
-        EXPECT_TRUE(written.ok()) << written;
-        ++writes_;
-      }
-    });
-  }
-  void StopWriter() {
-    stop_writer_ = true;
-    writer_.Join();
-    stop_writer_ = false;
-  }
-  void AwaitWrites(uint64_t more) const {
-    const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
-    for (const uint64_t enough = writes_ + more; writes_ < enough;) {
-      ASSERT_LT(MonotonicTime::Now(), deadline) << "nothing is written any more";
-      std::this_thread::yield();
-    }
-  }
-
-  MirrorRequest To(const std::string& target) {
-    return {.disk = "root", .target = target, .options = {.granularity = 16 << 10, .buffer_bytes = 1 << 20}};
-  }
-  void Begin(const MirrorRequest& request) {
-    const auto number = mirrors_->Start(request);
-    ASSERT_TRUE(number.ok()) << number.status();
-  }
-  // Of a mirror that is over: nothing of it is there.
-  void ExpectGone(const std::string& path) {
-    EXPECT_FALSE(std::filesystem::exists(path));
-    EXPECT_FALSE(std::filesystem::exists(path + ".incomplete"));
-  }
-  // Nobody has it.
-  static void ExpectFree(const std::string& path) {
-    const auto image = DiskImage::Create(path, /*read_only=*/false);
-    EXPECT_TRUE(image.ok()) << image.status();
-  }
-
-  ShortDirectory directory_;
-  const std::string root_ = directory_ / "root.img";
-  const std::string target_ = directory_ / "new.img";
-  ToldMirror told_;
-  std::unique_ptr<FakeDisks> disks_;
-  std::unique_ptr<Mirrors> mirrors_;
-  std::atomic<bool> stop_writer_{false};
-  std::atomic<uint64_t> writes_{0};
-  Thread writer_;
-};
+class MirrorJobTest : public MirrorJobRig {};
 
 TEST_F(MirrorJobTest, MachineGoesOnWithTheTarget) {
   StartWriter();
@@ -207,7 +123,7 @@ TEST_F(MirrorJobTest, EndOfTheMonitorCancels) {
   ExpectGone(target_);
   AwaitWrites(10);
 
-  mirrors_ = std::make_unique<Mirrors>(*disks_, told_.Listener());
+  mirrors_ = std::make_unique<WaitingMirrors>(*disks_, told_.Listener());
   Begin(To(target_));
   told_.AwaitState(MirrorState::kReady);
   mirrors_->BeginEnd();
@@ -245,7 +161,7 @@ TEST_F(MirrorJobTest, LimitHoldsAndIsChanged) {
 
 TEST_F(MirrorJobTest, RefusedOneLeavesNothing) {
   EXPECT_THAT(mirrors_->Start({.disk = "data", .target = target_}).status().ToString(),
-              HasSubstr("no disk data: this machine has root"));
+              HasSubstr("NOT_FOUND: no disk data"));
   EXPECT_THAT(mirrors_->Start(To(root_)).status().ToString(), HasSubstr("is there already"));
   MirrorRequest itself = To(root_);
   itself.existing = true;
@@ -262,6 +178,41 @@ TEST_F(MirrorJobTest, RefusedOneLeavesNothing) {
   EXPECT_THAT(mirrors_->Start(To(directory_ / "other.img")).status().ToString(), HasSubstr("is being mirrored to"));
   ExpectGone(directory_ / "other.img");
   EXPECT_THAT(mirrors_->AllowsMove().ToString(), HasSubstr("cannot move: disk root is being mirrored"));
+}
+
+// A server that says nothing: what else is asked for does not wait for it.
+TEST_F(MirrorJobTest, StartWaitsForItsServerBesideAllElse) {
+  const std::string socket = directory_ / "silent";
+  Fd listening = ListenAtPath(socket);
+  const Asked asked;
+  mirrors_->mirrors().Start(To("nbd:unix:" + socket),
+                            [done = asked.Done()](const absl::StatusOr<uint64_t>& number) { done(number.status()); });
+  EXPECT_FALSE(asked.is_done());
+  EXPECT_THAT(mirrors_->AllowsMove().ToString(), HasSubstr("cannot move: disk root is being mirrored to"));
+  EXPECT_THAT(mirrors_->Start(To(target_)).status().ToString(), HasSubstr("is being mirrored to nbd:unix:"));
+  EXPECT_EQ(mirrors_->List().size(), 0u);
+  EXPECT_EQ(mirrors_->Status("root")->number, 0u);
+  EXPECT_FALSE(disks_->has_witness());
+  const Asked cancelled;
+  mirrors_->mirrors().Cancel("root", /*keep_copy=*/false, cancelled.Done());
+  listening.Reset();
+  EXPECT_THAT(asked.Await().ToString(), HasSubstr(socket));
+  EXPECT_THAT(cancelled.Await().ToString(), HasSubstr("is over: failed"));
+  EXPECT_EQ(mirrors_->AllowsMove().ToString(), "OK");
+  EXPECT_EQ(mirrors_->List().size(), 0u);
+  Begin(To(target_));
+
+  // And neither does the end, but for so long as a server may take to say something.
+  mirrors_ = std::make_unique<WaitingMirrors>(*disks_, told_.Listener());
+  listening = ListenAtPath(directory_ / "mute");
+  const Asked ended;
+  mirrors_->mirrors().Start(To("nbd:unix:" + (directory_ / "mute")),
+                            [done = ended.Done()](const absl::StatusOr<uint64_t>& number) { done(number.status()); });
+  mirrors_->BeginEnd();
+  listening.Reset();
+  mirrors_.reset();
+  EXPECT_FALSE(ended.Await().ok());
+  EXPECT_FALSE(disks_->has_witness());
 }
 
 // The machine says no at the last moment: it stays as it was, and so does its image.
@@ -332,6 +283,8 @@ TEST_F(MirrorJobTest, FullTargetIsWaitedFor) {
   Begin(request);
   EXPECT_THAT(told_.AwaitState(MirrorState::kPaused).figures.cause, HasSubstr("No space left on device"));
   AwaitWrites(100);
+  // What is still in flight fails, too, and would stop it anew.
+  told_.Await([](const MirrorStatus& mirror) { return mirror.figures.in_flight_bytes == 0; });
   ASSERT_TRUE(std::filesystem::remove(trigger));
   ASSERT_EQ(mirrors_->Resume("root").ToString(), "OK");
   told_.AwaitState(MirrorState::kReady);

@@ -3,6 +3,7 @@
 #define FERRITE_VMM_MIRROR_MIRRORS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -28,33 +29,42 @@ class Mirrors final : public MirrorPort {
   // Ends what is on.
   ~Mirrors() override;
 
-  absl::StatusOr<uint64_t> Start(const MirrorRequest& request) override;
+  void Start(const MirrorRequest& request, Started started) override;
   std::vector<MirrorStatus> List() const override;
   absl::StatusOr<MirrorStatus> Status(absl::string_view disk) const override;
-  absl::Status Complete(absl::string_view disk) override;
-  absl::Status Cancel(absl::string_view disk, bool keep_copy) override;
-  absl::Status Pause(absl::string_view disk) override;
-  absl::Status Resume(absl::string_view disk) override;
-  absl::Status SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second) override;
+  void Complete(absl::string_view disk, Done done) override;
+  void Cancel(absl::string_view disk, bool keep_copy, Done done) override;
+  void Pause(absl::string_view disk, Done done) override;
+  void Resume(absl::string_view disk, Done done) override;
+  void SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second, Done done) override;
   absl::Status AllowsMove() const override;
   void BeginEnd() override;
   // Whether all are over by then.
   bool AwaitOver(absl::Duration limit);
 
  private:
-  // The disk's last one; null when there was none. NOT_FOUND for the disk.
-  absl::StatusOr<std::shared_ptr<MirrorJob>> Find(absl::string_view disk) const;
-  // That one; FAILED_PRECONDITION when there was none.
-  absl::StatusOr<std::shared_ptr<MirrorJob>> LastOf(absl::string_view disk) const;
-  absl::Status CheckDisk(absl::string_view disk) const;
+  using Jobs = std::vector<std::shared_ptr<MirrorJob>>;
+
+  // Has one begin that may, and calls `begun` with it.
+  absl::Status Open(const MirrorRequest& request, std::function<void(MirrorJob&, const absl::Status&)> begun);
+  // On the thread of `job`: whether it began.
+  void Note(MirrorJob& job, const absl::Status& begun);
+  // The disk's last one of `among`; null when there is none.
+  static std::shared_ptr<MirrorJob> FindIn(const Jobs& among, absl::string_view disk);
+  // The disk's that is being opened, or else its last one. Null with `done` told: NOT_FOUND for the disk,
+  // FAILED_PRECONDITION when there was none.
+  std::shared_ptr<MirrorJob> LastOf(absl::string_view disk, const Done& done) const;
+  // All that may be on.
+  Jobs All() const;
 
   MachineDisks& disks_;
   const MirrorJob::Listener listener_;
 
-  absl::Mutex start_mutex_;  // one begins at a time
-
-  mutable absl::Mutex mutex_ ABSL_ACQUIRED_AFTER(start_mutex_);
-  std::vector<std::shared_ptr<MirrorJob>> last_ ABSL_GUARDED_BY(mutex_);  // a disk's last one, by their numbers
+  mutable absl::Mutex mutex_;
+  Jobs opening_ ABSL_GUARDED_BY(mutex_);  // did not begin yet
+  Jobs last_ ABSL_GUARDED_BY(mutex_);     // a disk's last one, by their numbers
+  // Did not begin. They end by themselves, but nobody waits for that on their own thread.
+  Jobs refused_ ABSL_GUARDED_BY(mutex_);
   uint64_t number_ ABSL_GUARDED_BY(mutex_) = 0;
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
 };

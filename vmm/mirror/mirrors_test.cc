@@ -20,6 +20,7 @@
 #include "base/fd.h"
 #include "tests/fakes/file_content.h"
 #include "tests/fakes/machine_harness.h"
+#include "tests/fakes/waiting_mirrors.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/machine_disks.h"
 
@@ -47,7 +48,7 @@ class MirrorsTest : public testing::TestWithParam<CopyMode> {
     MachineConfig config = MachineHarness::Config("virtio", "report_ms=10 fill=1M blk_span=1M blk_chunk=16384");
     config.devices = {DiskConfig{.id = "root", .path = root_}};
     machine_ = harness_.Create(config, &console_);
-    mirrors_ = std::make_unique<Mirrors>(machine_->disks(), [this](const MirrorStatus& mirror) {
+    mirrors_ = std::make_unique<WaitingMirrors>(machine_->disks(), [this](const MirrorStatus& mirror) {
       const absl::MutexLock lock(&mutex_);
       last_ = mirror;
     });
@@ -98,7 +99,7 @@ class MirrorsTest : public testing::TestWithParam<CopyMode> {
   std::string directory_;
   std::string root_;
   std::unique_ptr<Machine> machine_;
-  std::unique_ptr<Mirrors> mirrors_;
+  std::unique_ptr<WaitingMirrors> mirrors_;
   absl::Mutex mutex_;
   MirrorStatus last_ ABSL_GUARDED_BY(mutex_);
 };

@@ -9,9 +9,11 @@
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/bounded_call.h"
 #include "base/clean_text.h"
 #include "base/out_of_memory.h"
 #include "base/poll.h"
@@ -33,6 +35,13 @@ constexpr int kProbes = 3;
 
 bool IsBlockSize(int64_t bytes) {
   return bytes > 0 && bytes <= kMostBlock && std::has_single_bit(static_cast<uint64_t>(bytes));
+}
+
+// Of the last call on this thread.
+absl::Status LastError(const NbdLibrary& nbd, absl::string_view words) {
+  const int error = nbd.get_errno();
+  const absl::StatusCode code = error == 0 ? absl::StatusCode::kUnavailable : absl::ErrnoToStatusCode(error);
+  return absl::Status(code, absl::StrCat(words, nbd.LastError()));
 }
 
 }  // namespace
@@ -73,8 +82,8 @@ absl::StatusOr<std::unique_ptr<NbdExport>> NbdExport::ConnectTo(Fd socket, std::
       loop, options);
 }
 
-NbdExport::NbdExport(const NbdLibrary& nbd, std::string name, Begin begin, const Options& options, EventFd wake,
-                     EventFd back)
+NbdExport::NbdExport(const NbdLibrary& nbd, std::string name, BeginConnecting begin, const Options& options,
+                     EventFd wake, EventFd back)
     : nbd_(nbd),
       name_(std::move(name)),
       begin_(std::move(begin)),
@@ -89,7 +98,7 @@ NbdExport::NbdExport(const NbdLibrary& nbd, std::string name, Begin begin, const
   done_.reserve(options.depth);
 }
 
-absl::StatusOr<std::unique_ptr<NbdExport>> NbdExport::Make(std::string name, Begin begin, EventLoop& loop,
+absl::StatusOr<std::unique_ptr<NbdExport>> NbdExport::Make(std::string name, BeginConnecting begin, EventLoop& loop,
                                                            const Options& options) {
   FERRITE_ASSIGN_OR_RETURN(const NbdLibrary* const nbd, NbdLibrary::Load());
   FERRITE_ASSIGN_OR_RETURN(EventFd wake, EventFd::Create());
@@ -190,10 +199,26 @@ void NbdExport::Run() {
   }
 }
 
-absl::Status NbdExport::Failed(absl::string_view words) const {
-  const int error = nbd_.get_errno();
-  const absl::StatusCode code = error == 0 ? absl::StatusCode::kUnavailable : absl::ErrnoToStatusCode(error);
-  return absl::Status(code, absl::StrCat(words, nbd_.LastError()));
+absl::Status NbdExport::Failed(absl::string_view words) const { return LastError(nbd_, words); }
+
+// What libnbd does before it returns heeds no limit: it looks names up (getaddrinfo(3)), and opens files.
+absl::Status NbdExport::Begin(absl::Duration limit) {
+  handle_ = nbd_.create();
+  if (handle_ == nullptr) {
+    return Failed(absl::StrCat(name_, ": "));
+  }
+  const std::optional<absl::Status> begun = RunBounded(
+      "nbd-look-up", limit,
+      [&nbd = nbd_, name = name_, begin = begin_, handle = handle_] {
+        return begin(nbd, handle) == 0 ? absl::OkStatus() : LastError(nbd, absl::StrCat(name, ": "));
+      },
+      [&nbd = nbd_, handle = handle_] { nbd.close(handle); });
+  if (!begun.has_value()) {
+    handle_ = nullptr;  // it is not over, and is closed then
+    return absl::DeadlineExceededError(
+        absl::StrCat(name_, ": its host is not found within ", absl::FormatDuration(limit)));
+  }
+  return *begun;
 }
 
 absl::Status NbdExport::Words(Loss loss) const {
@@ -217,10 +242,7 @@ absl::Status NbdExport::Words(Loss loss) const {
 
 absl::Status NbdExport::Handshake() {
   const MonotonicTime deadline = MonotonicTime::Now() + options_.connect_limit;
-  handle_ = nbd_.create();
-  if (handle_ == nullptr || begin_(nbd_, handle_) != 0) {
-    return Failed(absl::StrCat(name_, ": "));
-  }
+  FERRITE_RETURN_IF_ERROR(Begin(options_.connect_limit));
   while (nbd_.aio_is_ready(handle_) != 1) {
     FERRITE_RETURN_IF_ERROR(Annotate(Words(CheckAlive()), name_));
     const absl::Duration left = deadline - MonotonicTime::Now();

@@ -59,7 +59,7 @@ class NbdExport {
  public:
   struct Options {
     uint32_t depth = 16;  // commands at a time, 1 to 4096
-    // For the connection and the handshake, without the look-up of the name: getaddrinfo(3) heeds no limit.
+    // For all of the look-up of the name, the connection and the handshake.
     absl::Duration connect_limit = absl::Seconds(10);
     // How long the server may take, while commands are in flight, until it has done one of them: bytes that end none
     // do not count. A flush may take its time.
@@ -111,10 +111,11 @@ class NbdExport {
 
  private:
   // Starts connecting; as libnbd's nbd_aio_connect_*.
-  using Begin = std::function<int(const NbdLibrary& nbd, nbd_handle* handle)>;
+  using BeginConnecting = std::function<int(const NbdLibrary& nbd, nbd_handle* handle)>;
 
-  NbdExport(const NbdLibrary& nbd, std::string name, Begin begin, const Options& options, EventFd wake, EventFd back);
-  static absl::StatusOr<std::unique_ptr<NbdExport>> Make(std::string name, Begin begin, EventLoop& loop,
+  NbdExport(const NbdLibrary& nbd, std::string name, BeginConnecting begin, const Options& options, EventFd wake,
+            EventFd back);
+  static absl::StatusOr<std::unique_ptr<NbdExport>> Make(std::string name, BeginConnecting begin, EventLoop& loop,
                                                          const Options& options);
 
   // Why the connection ends.
@@ -132,6 +133,7 @@ class NbdExport {
   // On its own thread:
   void Run();
   absl::Status Handshake();
+  absl::Status Begin(absl::Duration limit);
   absl::Status ReadFacts();
   // False when it is to end.
   bool Turn();
@@ -154,7 +156,7 @@ class NbdExport {
 
   const NbdLibrary& nbd_;
   const std::string name_;
-  const Begin begin_;
+  const BeginConnecting begin_;
   const Options options_;
   const EventFd wake_;  // of its thread
   const EventFd back_;  // of the loop
