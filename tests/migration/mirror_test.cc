@@ -175,6 +175,24 @@ TEST(MirrorTest, MoveThatTurnsIntoPostcopyLeavesMemoryAloneBehind) {
   EXPECT_TRUE(result.report.postcopy);
 }
 
+// What is written while memory is left behind is caught up with before the guest stands still.
+TEST(MirrorTest, BlocksAreReadyWhenTheGuestStopsAndLeavesItsMemoryBehind) {
+  const auto parts = Mirrored();
+  parts->here().can_block = true;
+  parts->here().Pause();
+  const FakeMoveResult result =
+      parts->Move({.mode = kPost, .downtime_limit = kNotTheBlocks}, [&](Source&, const MoveProgress& progress) {
+        if (progress.state == MoveState::kActive && parts->move().port().tracking &&
+            !parts->here().restless.exchange(true)) {
+          EXPECT_FALSE(progress.parts.at(0).write_blocking);
+          parts->here().Run();
+        }
+      });
+  ExpectMovedWhole(*parts, result);
+  EXPECT_TRUE(result.report.parts.at(0).write_blocking);
+  EXPECT_GT(parts->here().deliveries(), 0);
+}
+
 // However much goes before it in each round, memory has its part of each.
 TEST(MirrorTest, BlocksThatAreWrittenAllTheTimeTakeNoTurnOfMemory) {
   const auto parts = Mirrored();

@@ -71,9 +71,9 @@ absl::StatusOr<MirroredRound> RunRound(Departure& departure) {
   departure.progress.dirty_rate =
       static_cast<double>(dirty.mirrored_bytes) / std::max(absl::ToDoubleSeconds(took), 1e-6);
   return MirroredRound{.sent_bytes = (figures.mirrored_pages - pages_before) * kPageBytes,
-                     .wire_bytes = figures.mirrored_bytes - bytes_before,
-                     .took = took,
-                     .remaining_bytes = departure.pages().PendingBytes(WhichParts::kMirrored)};
+                       .wire_bytes = figures.mirrored_bytes - bytes_before,
+                       .took = took,
+                       .remaining_bytes = departure.pages().PendingBytes(WhichParts::kMirrored)};
 }
 
 }  // namespace
@@ -126,10 +126,10 @@ absl::Status KeepingUp::Judge(const RoundFigures& now, const ConvergenceLimits& 
   trend_.rate = std::max(trend_.rate, departure_.mirror_rate);
   trend_.blocking = !departure_.blocking.empty();
   const MirroredDecision mirror = DecideMirroredRound({.sent_bytes = now.sent_bytes + now.mirrored_sent_bytes,
-                                              .wire_bytes = now.wire_bytes + now.mirrored_wire_bytes,
-                                              .took = now.took,
-                                              .remaining_bytes = now.remaining_bytes + now.mirrored_bytes},
-                                             trend_, LimitsOf(departure_));
+                                                       .wire_bytes = now.wire_bytes + now.mirrored_wire_bytes,
+                                                       .took = now.took,
+                                                       .remaining_bytes = now.remaining_bytes + now.mirrored_bytes},
+                                                      trend_, LimitsOf(departure_));
   trend_ = mirror.trend;
   const bool may_turn = limits.mode != MoveMode::kPrecopy && limits.postcopy_possible;
   if (mirror.step == MirroredStep::kReady) {
@@ -137,7 +137,8 @@ absl::Status KeepingUp::Judge(const RoundFigures& now, const ConvergenceLimits& 
   } else if (mirror.step != MirroredStep::kRound && may_turn) {
     // By themselves they may fit.
     decision.step = NextStep::kPostcopy;
-  } else if (mirror.step == MirroredStep::kGiveUp || (mirror.step == MirroredStep::kBlock && !departure_.StartBlocking())) {
+  } else if (mirror.step == MirroredStep::kGiveUp ||
+             (mirror.step == MirroredStep::kBlock && !departure_.StartBlocking())) {
     return CannotKeepUp(departure_, trend_.rate, mirror.last_bytes);
   }
   return absl::OkStatus();

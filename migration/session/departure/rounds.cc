@@ -13,6 +13,7 @@
 #include "migration/sending/page_source.h"
 #include "migration/sending/send_figures.h"
 #include "migration/session/departure/mirroring.h"
+#include "migration/session/departure/switchover.h"
 
 namespace ferrite::migration {
 namespace {
@@ -74,6 +75,13 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
                       .throttle_percent = departure.progress.throttle_percent};
 }
 
+// Mirrored parts are ready for a switchover that leaves memory behind. What takes time without them comes before: they
+// are written meanwhile.
+absl::Status LeaveMemory(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(TellStaleEarly(departure));
+  return CatchUp(departure);
+}
+
 void Tell(Departure& departure, const RoundFigures& round, const Decision& decision) {
   MoveProgress& progress = departure.progress;
   progress.rate = RateOf(round);
@@ -131,8 +139,9 @@ absl::Status Rounds(Departure& departure) {
   FERRITE_RETURN_IF_ERROR(departure.pages().Start(WhichParts::kOthers));
   if (options.mode == MoveMode::kPostcopy) {
     departure.postcopy = true;
-    return SendRound(
-        departure, [] { return true; }, /*last=*/false);
+    FERRITE_RETURN_IF_ERROR(SendRound(
+        departure, [] { return true; }, /*last=*/false));
+    return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
   }
   const bool postcopy_possible = departure.shared.postcopy_possible;
   const ConvergenceLimits limits{.mode = options.mode,
@@ -160,7 +169,7 @@ absl::Status Rounds(Departure& departure) {
                           (is_over_time ? options.on_timeout == OnTimeout::kPostcopy && postcopy_possible
                                         : decision.step == NextStep::kPostcopy));
     if (departure.postcopy) {
-      return departure.mirrors ? CatchUp(departure) : absl::OkStatus();
+      return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
     }
     if (decision.step == NextStep::kSwitchover) {
       return AwaitArrival(departure);
