@@ -239,8 +239,8 @@ TEST_F(PageSenderTest, BrokenStreamIsTheErrorOfWhoSends) {
   EXPECT_TRUE(absl::IsUnavailable(sender_->SendRoundEnd(1)));
 }
 
-// As a disk is: what was read for it has left when the call returns, in units and with its zero pages told.
-TEST_F(PageSenderTest, WhatIsReadForItLeavesAtOnce) {
+// As a disk is, in units and with its zero pages told.
+TEST_F(PageSenderTest, WhatIsReadForIt) {
   Fill(3, 1);
   Fill(600, 600);
   uint64_t read_pages = 0;
@@ -250,11 +250,13 @@ TEST_F(PageSenderTest, WhatIsReadForItLeavesAtOnce) {
     return absl::OkStatus();
   };
   ASSERT_TRUE(sender_->SendRead({.first = 0, .count = 8}, 4, read).ok());
+  ASSERT_TRUE(sender_->Flush().ok());
   ExpectFrame(PageFrameType::kPages, 0, 4);
   ExpectFrame(PageFrameType::kZero, 4, 4);
   EXPECT_EQ(read_pages, 8u);
   Thread sending = StartOrDie("test-send", [&] {
     EXPECT_TRUE(sender_->SendRead({.first = 600, .count = 600}, 1, read).ok());
+    EXPECT_TRUE(sender_->Flush().ok());
     EXPECT_EQ(sender_->SendRead({.first = 0, .count = 1}, 1,
                                 [](uint64_t, std::span<uint8_t>) { return absl::DataLossError("bad block"); }),
               absl::DataLossError("bad block"));
@@ -263,6 +265,31 @@ TEST_F(PageSenderTest, WhatIsReadForItLeavesAtOnce) {
   ExpectFrame(PageFrameType::kPages, 600 + kMaxDataPages, 600 - kMaxDataPages);
   sending.Join();
   EXPECT_TRUE(Quiet());
+}
+
+// What is scattered over a disk leaves together, as it was when it was read.
+TEST_F(PageSenderTest, WhatIsReadForItGathersUntilItIsFlushedOrTheBufferIsFull) {
+  Fill(0, 1024);
+  const auto read = [&](uint64_t first, std::span<uint8_t> into) {
+    std::memcpy(into.data(), Page(first), into.size());
+    return absl::OkStatus();
+  };
+  Thread sending = StartOrDie("test-send", [&] {
+    for (const uint64_t page : {3, 7, 5}) {
+      EXPECT_TRUE(sender_->SendRead({.first = page, .count = 1}, 1, read).ok());
+    }
+    EXPECT_EQ(sender_->put_bytes(), 3 * (kPageHeaderBytes + sizeof(uint32_t) + kPageBytes));
+    EXPECT_EQ(sender_->sent_bytes(), 0u);
+    EXPECT_TRUE(Quiet());
+    // These do not find room beside them.
+    EXPECT_TRUE(sender_->SendRead({.first = 512, .count = kMaxDataPages - 2}, 1, read).ok());
+    EXPECT_TRUE(sender_->Flush().ok());
+    EXPECT_EQ(sender_->put_bytes(), sender_->sent_bytes());
+  });
+  for (const uint64_t page : {3, 7, 5}) {
+    ExpectFrame(PageFrameType::kPages, page, 1);
+  }
+  ExpectFrame(PageFrameType::kPages, 512, kMaxDataPages - 2);
 }
 
 // Of a unit that comes in pieces nobody knows whether all of it is zero: it goes whole, as data.
@@ -275,6 +302,7 @@ TEST_F(PageSenderTest, UnitThatIsReadInPiecesIsData) {
                                  return absl::OkStatus();
                                })
                     .ok());
+    EXPECT_TRUE(sender_->Flush().ok());
   });
   ExpectFrame(PageFrameType::kPages, 0, kMaxDataPages);
   ExpectFrame(PageFrameType::kPages, kMaxDataPages, kMaxDataPages);

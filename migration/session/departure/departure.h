@@ -113,7 +113,7 @@ struct Departure {
   UndoStack undo;
   std::vector<OutgoingPart*> tracked;   // whose writes are noted
   std::vector<OutgoingPart*> blocking;  // whose writers wait
-  double mirror_rate = 0;               // MirroredTrend::rate, so far
+  double mirror_rate = 0;               // MirroredTrend::rate, of the last rounds
 
   // Of the guest's memory, before the first round. A thread beside the departure's sets it.
   std::atomic<uint64_t> huge_bytes = 0;

@@ -35,12 +35,11 @@ std::string Rate(double bytes_per_second) {
 }
 
 absl::Status CannotKeepUp(Departure& departure, double rate, absl::Duration would_take) {
-  return absl::FailedPreconditionError(
-      absl::StrCat(Name(departure), " is written faster than it can be copied: at ",
-                   Rate(departure.progress.dirty_rate), ", and copied at ", Rate(rate), " at most; what is left, ",
-                   departure.pages().PendingBytes(WhichParts::kMirrored) >> 10, " KiB, would take ",
-                   absl::FormatDuration(would_take), ", and the downtime limit is ",
-                   absl::FormatDuration(departure.options.downtime_limit)));
+  return absl::FailedPreconditionError(absl::StrCat(
+      Name(departure), " is written faster than it can be copied: at ", Rate(departure.progress.dirty_rate),
+      ", and copied at ", Rate(rate), "; what is left, ", departure.pages().PendingBytes(WhichParts::kMirrored) >> 10,
+      " KiB, would take ", absl::FormatDuration(would_take), ", and the downtime limit is ",
+      absl::FormatDuration(departure.options.downtime_limit)));
 }
 
 bool IsOverTime(const Departure& departure) {
@@ -53,6 +52,11 @@ bool IsOverTime(const Departure& departure) {
 
 MirroredLimits LimitsOf(const Departure& departure) {
   return {.downtime_limit = departure.options.downtime_limit, .fixed_downtime = departure.load_estimate};
+}
+
+// Before a round, at the rate so far.
+MirroredTrend TrendOf(const Departure& departure) {
+  return {.rate = departure.mirror_rate, .last_rate = departure.mirror_rate, .blocking = !departure.blocking.empty()};
 }
 
 // One round over what is left, until the destination has it, and what was written meanwhile.
@@ -81,7 +85,7 @@ absl::StatusOr<MirroredRound> RunRound(Departure& departure) {
 absl::Status NotCopiedInTime(Departure& departure) {
   return absl::DeadlineExceededError(absl::StrCat(
       Name(departure), " was not copied in ", absl::FormatDuration(departure.options.timeout), ": it is written at ",
-      Rate(departure.progress.dirty_rate), ", and copied at ", Rate(departure.mirror_rate), " at most"));
+      Rate(departure.progress.dirty_rate), ", and copied at ", Rate(departure.mirror_rate)));
 }
 
 void TellDelivered(Departure& departure) {
@@ -93,7 +97,7 @@ void TellDelivered(Departure& departure) {
 }
 
 absl::Status CatchUp(Departure& departure) {
-  MirroredDecision last{.trend = {.rate = departure.mirror_rate, .blocking = !departure.blocking.empty()}};
+  MirroredDecision last{.trend = TrendOf(departure)};
   while (true) {
     FERRITE_ASSIGN_OR_RETURN(const MirroredRound now, RunRound(departure));
     last = DecideMirroredRound(now, last.trend, LimitsOf(departure));
@@ -123,7 +127,9 @@ absl::Status KeepingUp::Judge(const RoundFigures& now, const ConvergenceLimits& 
     trend_ = {};
     return absl::OkStatus();
   }
-  trend_.rate = std::max(trend_.rate, departure_.mirror_rate);
+  if (trend_.rate == 0) {
+    trend_ = TrendOf(departure_);
+  }
   trend_.blocking = !departure_.blocking.empty();
   const MirroredDecision mirror = DecideMirroredRound({.sent_bytes = now.sent_bytes + now.mirrored_sent_bytes,
                                                        .wire_bytes = now.wire_bytes + now.mirrored_wire_bytes,
@@ -131,6 +137,7 @@ absl::Status KeepingUp::Judge(const RoundFigures& now, const ConvergenceLimits& 
                                                        .remaining_bytes = now.remaining_bytes + now.mirrored_bytes},
                                                       trend_, LimitsOf(departure_));
   trend_ = mirror.trend;
+  departure_.mirror_rate = trend_.rate;
   const bool may_turn = limits.mode != MoveMode::kPrecopy && limits.postcopy_possible;
   if (mirror.step == MirroredStep::kReady) {
     decision.step = NextStep::kSwitchover;
