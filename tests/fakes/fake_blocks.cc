@@ -179,6 +179,7 @@ absl::StatusOr<std::span<uint8_t>> FakeBlocks::BlockPlacer::FillTarget(PageRun r
 absl::Status FakeBlocks::BlockPlacer::Put(PageRun run, const uint8_t*) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kFill));
   std::copy_n(&staged_[run.first], run.count, &blocks_.blocks_[run.first]);
+  blocks_.flushed_ = false;
   return absl::OkStatus();
 }
 
@@ -227,6 +228,7 @@ absl::Status FakeBlocks::Incoming::Check(std::span<const MachineSpec::Region> th
 
 absl::Status FakeBlocks::Incoming::Flush() {
   ++flushes;
+  blocks_.flushed_ = true;
   return blocks_.Fail(BlocksFailure::kFlush);
 }
 

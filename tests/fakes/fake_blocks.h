@@ -85,6 +85,8 @@ class FakeBlocks {
   // How often something was sent, it was flushed, and it heard that its guest does not come.
   int sends() const { return outgoing_.sends; }
   int flushes() const { return incoming_.flushes; }
+  // Whether all that came was flushed.
+  bool flushed() const { return flushed_; }
   int abandoned() const { return incoming_.abandoned; }
   // How often the user waited until what it wrote had arrived; and whether it would.
   uint64_t held() const { return held_; }
@@ -188,6 +190,7 @@ class FakeBlocks {
   std::atomic<uint64_t> waits_{0};
   std::atomic<uint64_t> held_{0};
   std::atomic<bool> blocking_{false};
+  std::atomic<bool> flushed_{true};
   std::atomic<uint64_t> looks_{0};                // for what was written
   std::atomic<uint64_t> delivered_{0};            // so many of these
   std::atomic<RequestQueue*> requests_{nullptr};  // while blocks may be missing

@@ -41,7 +41,8 @@ bool IsReady(const MoveProgress& progress) { return progress.parts.at(0).ready_a
 void ExpectMovedWhole(TwoParts& parts, const FakeMoveResult& result) {
   parts.ExpectMoved(result);
   EXPECT_EQ(parts.there().waits(), 0u) << "nothing of it was missing";
-  EXPECT_EQ(parts.there().flushes(), 1);
+  EXPECT_GE(parts.there().flushes(), 2) << "after each round, and at the end";
+  EXPECT_TRUE(parts.there().flushed()) << "nothing came behind the last one";
   EXPECT_EQ(parts.there().abandoned(), 0);
 }
 
@@ -409,7 +410,6 @@ TEST_P(EachPlaceTest, CancelLeavesBothAndASecondMoveWorks) {
     const FakeMoveResult result = parts->Move(options, [&](Source& moves, const MoveProgress&) { source = &moves; });
     EXPECT_EQ(result.source_state, MoveState::kCancelled) << result.source;
     ExpectStayedAndNothingIsLeft(*parts, result, "cancelled");
-    EXPECT_EQ(parts->there().flushes(), 0);
     parts->here().on_send = nullptr;
     ExpectMovedWhole(*parts, parts->Move(options));
   }
@@ -449,7 +449,6 @@ TEST(MirrorTest, BlocksThatAreMissingAtTheSwitchoverAreRefusedBeforeAnythingIsLo
   EXPECT_TRUE(absl::IsDataLoss(result.destination)) << result.destination;
   ExpectStayedAndNothingIsLeft(*parts, result, "blocks: 1000 units were never sent");
   EXPECT_FALSE(loaded);
-  EXPECT_EQ(parts->there().flushes(), 0);
 }
 
 // R4: what is lost behind GRANT is of memory.
