@@ -82,7 +82,8 @@ void FakeBlocks::Visit(uint64_t visit) {
 void FakeBlocks::AwaitDelivery() {
   // Behind that look at the latest.
   const uint64_t look = looks_ + 1;
-  const auto is_over = [&] { return end_ || !blocking_ || delivered_ >= look; };
+  const uint64_t let_go = let_go_;
+  const auto is_over = [&] { return end_ || !blocking_ || delivered_ >= look || let_go_ != let_go; };
   if (!is_over()) {
     ++held_;
     const TimedMutexLock lock(&mutex_);
@@ -145,6 +146,7 @@ absl::Status FakeBlocks::Outgoing::CollectDirty(size_t, PageBitmap& dirty) {
 
 bool FakeBlocks::Outgoing::SetBlocking(bool on) {
   blocks_.blocking_ = on && blocks_.can_block;
+  blocks_.let_go_ += on ? 0 : 1;
   blocks_.Wake();
   return blocks_.can_block;
 }
@@ -228,6 +230,9 @@ absl::Status FakeBlocks::Incoming::Check(std::span<const MachineSpec::Region> th
 
 absl::Status FakeBlocks::Incoming::Flush() {
   ++flushes;
+  if (blocks_.on_flush) {
+    blocks_.on_flush();
+  }
   blocks_.flushed_ = true;
   return blocks_.Fail(BlocksFailure::kFlush);
 }

@@ -81,6 +81,8 @@ class FakeBlocks {
   bool can_block = false;
   // Called before something is sent.
   std::function<void()> on_send;
+  // Called while what came is written out.
+  std::function<void()> on_flush;
 
   // How often something was sent, it was flushed, and it heard that its guest does not come.
   int sends() const { return outgoing_.sends; }
@@ -190,6 +192,7 @@ class FakeBlocks {
   std::atomic<uint64_t> waits_{0};
   std::atomic<uint64_t> held_{0};
   std::atomic<bool> blocking_{false};
+  std::atomic<uint64_t> let_go_{0};  // how often nobody was to wait any more
   std::atomic<bool> flushed_{true};
   std::atomic<uint64_t> looks_{0};                // for what was written
   std::atomic<uint64_t> delivered_{0};            // so many of these

@@ -348,6 +348,44 @@ TEST(MirrorTest, WritersWaitWhereBlocksAreNotKeptUpWith) {
   }
 }
 
+// Nor for all that a round has of memory.
+TEST(MirrorTest, WritersWaitForAPartOfARoundOfMemory) {
+  const auto parts = Mirrored();
+  parts->here().restless = true;
+  parts->here().can_block = true;
+  parts->move().source_guest().Pause();
+  std::optional<uint32_t> first;
+  int deliveries = 0;
+  const FakeMoveResult result =
+      parts->Move({.mode = kPre, .downtime_limit = kNotTheBlocks, .max_bandwidth = uint64_t{32} << 20},
+                  [&](Source&, const MoveProgress& progress) {
+                    if (parts->move().port().tracking && !first.has_value()) {
+                      first = progress.round;
+                      deliveries = parts->here().deliveries();
+                      EXPECT_TRUE(parts->here().blocking());
+                    }
+                  });
+  ExpectMovedWhole(*parts, result);
+  ASSERT_TRUE(first.has_value());
+  EXPECT_GT(parts->here().deliveries() - deliveries, static_cast<int>(result.report.rounds - *first) + 1);
+}
+
+// A disk there that stalls does not make the guest's here stall.
+TEST(MirrorTest, WritersDoNotWaitForStorageThatStalls) {
+  const auto parts = Mirrored();
+  parts->here().restless = true;
+  parts->here().can_block = true;
+  bool stalled = false;
+  parts->on_flush_there = [&] {
+    if (parts->here().blocking() && !std::exchange(stalled, true)) {
+      parts->here().AwaitVisits(3);
+    }
+  };
+  const FakeMoveResult result = parts->Move({.mode = kPre, .downtime_limit = kNotTheBlocks});
+  ExpectMovedWhole(*parts, result);
+  EXPECT_TRUE(stalled);
+}
+
 struct Failure {
   const char* name;
   FakeFailure machine = FakeFailure::kNone;

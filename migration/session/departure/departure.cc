@@ -101,7 +101,7 @@ void Departure::Decline(absl::FunctionRef<bool(const OutgoingPart&)> is_declined
 }
 
 void Departure::Publish(Rate rate) {
-  progress.round = round;
+  progress.round = round - cuts;
   if (rate != Rate::kAsBefore) {
     rate_from_ = rate == Rate::kFromHere ? Now() : MonotonicTime::InfiniteFuture();
   }
@@ -131,6 +131,7 @@ void Departure::StopTracking() {
 }
 
 bool Departure::StartBlocking() {
+  held_since = Now();
   for (size_t i = 1; i < parts.size(); ++i) {
     if (parts[i]->mirrored() && parts[i]->SetBlocking(true)) {
       blocking.push_back(parts[i]);
@@ -147,6 +148,24 @@ void Departure::EndBlocking() {
     (void)blocking.back()->SetBlocking(false);
     blocking.pop_back();
   }
+}
+
+void Departure::LetGoOfHeld() {
+  if (blocking.empty() || Now() - held_since < kMostHeld) {
+    return;
+  }
+  for (OutgoingPart* part : blocking) {
+    (void)part->SetBlocking(false);
+    (void)part->SetBlocking(true);
+  }
+  held_since = Now();
+}
+
+void Departure::TellHeld() {
+  for (OutgoingPart* part : blocking) {
+    part->Delivered();
+  }
+  held_since = Now();
 }
 
 void Departure::TellReady() {

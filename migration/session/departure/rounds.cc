@@ -1,6 +1,8 @@
 #include "migration/session/departure/rounds.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -17,6 +19,10 @@
 
 namespace ferrite::migration {
 namespace {
+
+// Of memory, while somebody waits for what is written to mirrored parts: for so long at once, but not less than that.
+constexpr absl::Duration kCut = absl::Milliseconds(20);
+constexpr int64_t kLeastCut = int64_t{2} << 20;
 
 bool IsOverTime(const Departure& departure) { return departure.Now() - departure.started > departure.options.timeout; }
 
@@ -41,21 +47,47 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
   const uint64_t mirrored_before = figures.mirrored_pages;
   const uint64_t mirrored_wire_before = figures.mirrored_bytes;
   const uint64_t part = FirstRound(limits).most_bytes;
-  // Who waits for a round to end does not wait for all of memory.
-  const uint64_t most_bytes = departure.blocking.empty() ? plan.most_bytes : std::min(plan.most_bytes, part);
-  FERRITE_RETURN_IF_ERROR(SendRound(
-      departure,
-      [&] {
-        const int64_t sent = SentBytes(departure) - sent_before;
-        return StopsRound(departure) || (sent >= 0 && static_cast<uint64_t>(sent) >= most_bytes);
-      },
-      /*last=*/false, plan.pages));
   PageSource& pages = departure.pages();
-  if (!departure.blocking.empty()) {
-    FERRITE_RETURN_IF_ERROR(AwaitArrival(departure));
-    TellDelivered(departure);
+  uint64_t mirrored_dirtied = 0;
+  // Who waits for what it wrote to arrive does not wait for all that the round has of memory: that is cut.
+  const bool blocks = !departure.blocking.empty();
+  while (true) {
+    std::atomic<bool> cut = false;
+    const MonotonicTime cut_start = departure.Now();
+    const int64_t sent_in_cuts = SentBytes(departure) - sent_before;
+    FERRITE_RETURN_IF_ERROR(SendRound(
+        departure,
+        [&] {
+          const int64_t sent = SentBytes(departure) - sent_before;
+          if (StopsRound(departure) || (sent >= 0 && static_cast<uint64_t>(sent) >= plan.most_bytes)) {
+            return true;
+          }
+          const absl::Duration most = sent - sent_in_cuts >= kLeastCut ? kCut : kMostHeld;
+          if (blocks && departure.Now() - cut_start >= most) {
+            cut = true;
+          }
+          return cut.load();
+        },
+        /*last=*/false, plan.pages));
+    if (blocks) {
+      FERRITE_RETURN_IF_ERROR(AwaitArrival(departure));
+      TellDelivered(departure);
+    }
+    if (!cut) {
+      break;
+    }
+    ++departure.cuts;
+    FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
+    if (pages.PendingBytes(WhichParts::kMirrored) != 0) {
+      // Memory has had no turn.
+      departure.LetGoOfHeld();
+      continue;
+    }
+    FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty written, pages.CollectDirty(WhichParts::kMirrored));
+    mirrored_dirtied += written.mirrored_bytes;
   }
   FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty dirty, pages.CollectDirty());
+  mirrored_dirtied += dirty.mirrored_bytes;
   const MonotonicTime start = std::exchange(collected, departure.Now());
   const auto sent = static_cast<uint64_t>(SentBytes(departure) - sent_before);
   const uint64_t mirrored_wire = figures.mirrored_bytes - mirrored_wire_before;
@@ -71,6 +103,7 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
                       .calm_bytes = pages.PendingBytes(RoundPages::kCalm, part),
                       .mirrored_sent_bytes = (figures.mirrored_pages - mirrored_before) * kPageBytes,
                       .mirrored_wire_bytes = mirrored_wire,
+                      .mirrored_dirtied_bytes = mirrored_dirtied,
                       .mirrored_bytes = pages.PendingBytes(WhichParts::kMirrored),
                       .throttle_percent = departure.progress.throttle_percent};
 }
@@ -97,7 +130,16 @@ void Tell(Departure& departure, const RoundFigures& round, const Decision& decis
 // answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
 absl::Status AwaitArrival(Departure& departure) {
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Discard{.ranges = {}, .last = true}));
-  return departure.Await<message::Discarded>().status();
+  absl::Duration left = departure.options.patience;
+  while (!departure.blocking.empty() && left > kMostHeld) {
+    const absl::Status arrived = departure.peer().Expect<message::Discarded>(kMostHeld).status();
+    if (!absl::IsDeadlineExceeded(arrived)) {
+      return arrived;
+    }
+    departure.LetGoOfHeld();
+    left -= kMostHeld;
+  }
+  return departure.peer().Expect<message::Discarded>(left).status();
 }
 
 absl::Status CheckGoingOn(Departure& departure) {
