@@ -149,7 +149,7 @@ absl::StatusOr<std::optional<uintptr_t>> PageSender::SendData(const PageRange& r
     return address;
   }
   FERRITE_RETURN_IF_ERROR(status);
-  figures_.data_pages.fetch_add(run.count, std::memory_order_relaxed);
+  figures_.data_pages.fetch_add(run.count, std::memory_order_release);
   data_pages_ += run.count;
   return std::nullopt;
 }
@@ -160,7 +160,7 @@ absl::Status PageSender::SendZero(const PageRange& run) {
     const uint64_t count = std::min(kMost, run.count - done);
     FERRITE_RETURN_IF_ERROR(
         Put([&] { return sink_.Zero({.region = run.region, .first = run.first + done, .count = count}); }));
-    figures_.zero_pages.fetch_add(count, std::memory_order_relaxed);
+    figures_.zero_pages.fetch_add(count, std::memory_order_release);
     zero_pages_ += count;
   }
   return absl::OkStatus();

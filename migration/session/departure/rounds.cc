@@ -30,11 +30,14 @@ bool StopsRound(Departure& departure) {
   return departure.link.broken().cancelled() || departure.shared.postcopy_wanted || IsOverTime(departure);
 }
 
-// Of memory, those that are zero among them. Mirrored pages count before they are sent.
+// Of memory, those that are zero among them. Mirrored pages count before they are sent, so that these are never more,
+// and may be less than none.
 int64_t SentBytes(Departure& departure) {
   const SendFigures& figures = departure.shared.figures();
-  const uint64_t mirrored = figures.mirrored_pages;
-  return static_cast<int64_t>((figures.data_pages + figures.zero_pages - mirrored) * kPageBytes);
+  const uint64_t sent =
+      figures.data_pages.load(std::memory_order_acquire) + figures.zero_pages.load(std::memory_order_acquire);
+  const uint64_t mirrored = figures.mirrored_pages.load(std::memory_order_relaxed);
+  return static_cast<int64_t>((sent - mirrored) * kPageBytes);
 }
 
 // One round while the guest runs, as it was decided, and what the guest has written meanwhile: since `collected`, which
@@ -202,14 +205,16 @@ absl::Status Rounds(Departure& departure) {
     now.futile = decision.futile;
     Tell(departure, now, decision);
     FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
-    if (departure.mirrors) {
-      FERRITE_RETURN_IF_ERROR(keeping_up.Judge(now, limits, decision));
-    }
     const bool is_over_time = IsOverTime(departure);
-    departure.postcopy = departure.shared.postcopy_wanted ||
-                         (decision.step != NextStep::kSwitchover &&
-                          (is_over_time ? options.on_timeout == OnTimeout::kPostcopy && postcopy_possible
-                                        : decision.step == NextStep::kPostcopy));
+    const bool turns_over_time = is_over_time && options.on_timeout == OnTimeout::kPostcopy && postcopy_possible;
+    if (departure.mirrors && !departure.shared.postcopy_wanted && !turns_over_time) {
+      const absl::Status kept_up = keeping_up.Judge(now, limits, decision);
+      // Else that the time is over says more.
+      FERRITE_RETURN_IF_ERROR(is_over_time ? absl::OkStatus() : kept_up);
+    }
+    departure.postcopy =
+        departure.shared.postcopy_wanted || (decision.step != NextStep::kSwitchover &&
+                                             (is_over_time ? turns_over_time : decision.step == NextStep::kPostcopy));
     if (departure.postcopy) {
       return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
     }
