@@ -50,9 +50,10 @@ class IncomingPart {
   // written by then. An error refuses the move, and the guest goes on at the source.
   virtual absl::Status Flush() { return absl::OkStatus(); }
 
-  // The move is over, and the guest never runs here: what was made for it is removed. From Check() on, at any time
-  // before the guest runs, also more than once; nobody places anything any more, and the machine is still there. Not
-  // when the guest runs here, whatever becomes of the move then.
+  // The move is over, and the guest never runs here: what was made for it is removed; a file of the user's that it
+  // was to be put in (receive --disk-copy ID=PATH,existing) stays. At any time before the guest runs, before any other
+  // call among it, also more than once; nobody places anything any more, and the machine is still there. Not when the
+  // guest runs here, whatever becomes of the move then.
   virtual void Abandoned() {}
 
   // --- With post-copy ---

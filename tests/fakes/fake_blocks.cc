@@ -124,7 +124,10 @@ std::vector<MachineSpec::Region> FakeBlocks::Outgoing::regions() const {
   if (declined) {
     return {};
   }
-  return {{.kind = RegionKind::kDisk, .name = "blocks", .bytes = kBlocks * kPageBytes, .page_bytes = kPageBytes}};
+  return {{.kind = RegionKind::kDisk,
+           .name = "blocks",
+           .bytes = kBlocks * kPageBytes + blocks_.odd_bytes,
+           .page_bytes = kPageBytes}};
 }
 
 absl::Status FakeBlocks::Outgoing::StartTracking() {

@@ -79,6 +79,7 @@ class FakeBlocks {
   std::atomic<bool> restless{false};
   bool mirrored = false;
   bool can_block = false;
+  uint64_t odd_bytes = 0;  // of a size that is wrong
   // Called before something is sent.
   std::function<void()> on_send;
   // Called while what came is written out.

@@ -94,6 +94,9 @@ TEST_P(EachMirrorTest, NoPageOfMemoryLeavesBeforeTheBlocksAreReady) {
     ready = IsReady(progress);
     ++before;
     EXPECT_FALSE(parts->move().port().tracking);
+    if (before > 1) {
+      EXPECT_GE(progress.remaining_bytes, parts->move().memory().total_bytes()) << "all of memory is still to come";
+    }
     const MoveReport report = source.report();
     const PartFigures& blocks = progress.parts.at(0);
     EXPECT_EQ((report.data_pages + report.zero_pages + report.skipped_pages) * 4096,
@@ -475,6 +478,34 @@ INSTANTIATE_TEST_SUITE_P(All, EachPlaceTest,
                          [](const auto& info) {
                            return absl::StrCat(ModeName(std::get<0>(info.param)), std::get<1>(info.param));
                          });
+
+// What slows memory's rounds down is what is copied of the blocks: the guest is not held back for that.
+TEST(MirrorTest, WritersWaitBeforeTheGuestIsHeldBack) {
+  const auto parts = Mirrored();
+  parts->here().can_block = true;
+  parts->here().Pause();
+  int throttled_before = 0;
+  bool waited = false;
+  const FakeMoveResult result =
+      parts->Move({.mode = kPre, .downtime_limit = absl::Milliseconds(2)}, [&](Source&, const MoveProgress& progress) {
+        if (IsReady(progress) && !parts->here().restless.exchange(true)) {
+          parts->here().Run();
+        }
+        waited = waited || progress.parts.at(0).write_blocking;
+        throttled_before += progress.throttle_percent > 0 && !waited ? 1 : 0;
+      });
+  ExpectMovedWhole(*parts, result);
+  EXPECT_TRUE(waited);
+  EXPECT_EQ(throttled_before, 0);
+}
+
+TEST(MirrorTest, RegionThatIsNotWholePagesIsRefusedByName) {
+  const auto parts = Mirrored();
+  parts->here().odd_bytes = 512;
+  const auto source = Source::Create(AnyHost(), parts->move().port(), {}, nullptr);
+  EXPECT_TRUE(absl::IsInvalidArgument(source.status())) << source.status();
+  EXPECT_EQ(source.status().message(), "blocks: blocks has 4096512 bytes, which are no whole pages");
+}
 
 // R1, R3: a source that knows nothing of that leaves blocks behind.
 TEST(MirrorTest, BlocksThatAreMissingAtTheSwitchoverAreRefusedBeforeAnythingIsLoaded) {

@@ -5,7 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "memory/guest_address.h"
 #include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
@@ -34,6 +36,14 @@ void DepartureLink::Close() {
 absl::StatusOr<std::unique_ptr<Departure>> Departure::Create(const Host& host, SourceMachine& machine,
                                                              const MoveOptions& options, DepartureShared& shared) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
+  for (const OutgoingPart* part : machine.further_parts()) {
+    for (const MachineSpec::Region& region : part->regions()) {
+      if (region.bytes % kPageBytes != 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(part->name(), ": ", region.name, " has ", region.bytes, " bytes, which are no whole pages"));
+      }
+    }
+  }
   MoveId id;
   if (getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size())) {
     return ErrnoStatus("make the move's id: getrandom");

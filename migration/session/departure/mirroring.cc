@@ -150,6 +150,14 @@ absl::Status Mirror(Departure& departure) {
 
 absl::Status KeepingUp::Judge(const RoundFigures& now, const ConvergenceLimits& limits, Decision& decision) {
   departure_.mirror_dirty_rate = PerSecond(now.mirrored_dirtied_bytes, now.took);
+  // What is copied for them slows memory's rounds down: who writes to them waits before the guest is held back.
+  const bool they_are_most = now.mirrored_wire_bytes > now.wire_bytes;
+  if (decision.step == NextStep::kThrottle && now.throttle_percent == 0 && they_are_most &&
+      departure_.blocking.empty() && departure_.StartBlocking()) {
+    decision.step = NextStep::kRound;
+    decision.throttle_percent = 0;
+    return absl::OkStatus();
+  }
   if (!decision.for_mirrored) {
     trend_ = {};
     return absl::OkStatus();

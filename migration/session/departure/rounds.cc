@@ -177,11 +177,17 @@ absl::Status Rounds(Departure& departure) {
     return absl::OkStatus();
   });
   if (departure.mirrors) {
+    // Storage there may stall for longer than a link does; whether that lives, the control channel tells.
+    departure.pages().SetPatience(std::max(options.silence, options.patience));
+    for (size_t i = 0; i < departure.regions.size(); ++i) {
+      departure.shared.not_begun_bytes += departure.region_is_mirrored[i] ? 0 : departure.regions[i].bytes;
+    }
     FERRITE_RETURN_IF_ERROR(Mirror(departure));
     // Until here the guest has not paid for its writes to memory.
     FERRITE_RETURN_IF_ERROR(departure.StartTracking(WhichParts::kOthers));
   }
   FERRITE_RETURN_IF_ERROR(departure.pages().Start(WhichParts::kOthers));
+  departure.shared.not_begun_bytes = 0;
   if (options.mode == MoveMode::kPostcopy) {
     departure.postcopy = true;
     FERRITE_RETURN_IF_ERROR(SendRound(

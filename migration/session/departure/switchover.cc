@@ -180,6 +180,9 @@ absl::Status TellStaleEarly(Departure& departure) {
 absl::Status SwitchOver(Departure& departure) {
   // What is left is little, and the guest waits for it.
   departure.pages().LiftLimit();
+  if (departure.mirrors) {
+    departure.pages().SetPatience(departure.options.silence);
+  }
   const absl::Duration limit =
       kStandstillLimit + kStandstillFactor * (departure.options.downtime_limit + departure.load_estimate);
   const absl::Status too_long =
