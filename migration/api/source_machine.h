@@ -28,7 +28,8 @@ class OutgoingPart;  // migration/sending/outgoing_part.h
 class GuestRun {
  public:
   virtual ~GuestRun() = default;
-  // After it returned nothing writes guest memory.
+  // After it returned nothing writes guest memory, nor any part of further_parts(); all writes that were begun are
+  // done, and noted.
   virtual absl::Status Pause() = 0;
   virtual absl::Status Resume() = 0;
   // The move is over, and the guest cannot run here now (its disks did not come back): undoes what Pause() did but for

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "memory/page_range.h"
 #include "migration/protocol/page_header.h"
 
@@ -56,6 +57,9 @@ class PageSink {
   // Then: waits until little of what has gone is still on its way, or waits to be placed.
   virtual absl::Status AwaitPlaced() = 0;
   virtual void Shutdown() = 0;
+  // How long the other end may make no progress, where the channel watches that: from the next Flush() on, or the one
+  // that is on. Any thread.
+  virtual void SetPatience(absl::Duration /*patience*/) {}
   // For messages.
   virtual const std::string& peer() const = 0;
 

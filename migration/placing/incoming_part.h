@@ -43,14 +43,17 @@ class IncomingPart {
   // Behind the last round: what came as lost is so for who touches it.
   virtual absl::Status ShowPoisoned() { return absl::OkStatus(); }
 
-  // All of one that is mirrored has come: it is on stable storage when this returns (fdatasync(2)). Before the state is
-  // loaded, while the guest stands still: who lands a disk sees to it that little is left to be written by then. An
-  // error refuses the move, and the guest goes on at the source.
+  // What has come of one that is mirrored is on stable storage when this returns (fdatasync(2)). A
+  // source that keeps to the order has nothing placed meanwhile; of one that does not, what is placed meanwhile may or
+  // may not be. After each round over it, so that the rounds' time, by which it is ready or not, is that of the
+  // storage; and when all has come, before the state is loaded: the guest stands still, and little is left to be
+  // written by then. An error refuses the move, and the guest goes on at the source.
   virtual absl::Status Flush() { return absl::OkStatus(); }
 
-  // The move is over, and the guest never runs here: what was made for it is removed. From Check() on, at any time
-  // before the guest runs, also more than once; nobody places anything any more, and the machine is still there. Not
-  // when the guest runs here, whatever becomes of the move then.
+  // The move is over, and the guest never runs here: what was made for it is removed; a file of the user's that it
+  // was to be put in (receive --disk-copy ID=PATH,existing) stays. At any time before the guest runs, before any other
+  // call among it, also more than once; nobody places anything any more, and the machine is still there. Not when the
+  // guest runs here, whatever becomes of the move then.
   virtual void Abandoned() {}
 
   // --- With post-copy ---

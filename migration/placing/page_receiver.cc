@@ -35,10 +35,7 @@ absl::StatusOr<PageHeader> PageReceiver::ReceiveOne(bool live) {
   // Whatever ends this before the pages are shown, exceptions among it.
   const absl::Cleanup abandon = [this] { AbandonClaimed(); };
   absl::StatusOr<PageHeader> header = feed_.Next(*this);
-  if (!header.ok() && placer_ != nullptr) {
-    return placer_->Explain(header.status());
-  }
-  return header;
+  return header.ok() || placer_ == nullptr ? header : placer_->Explain(header.status());
 }
 
 void PageReceiver::AbandonClaimed() {
@@ -64,6 +61,9 @@ absl::Status PageReceiver::Begin(const PageHeader& header) {
   if (!placer.Contains(run)) {
     return absl::InvalidArgumentError(absl::StrCat("page frame: pages ", run.first, " to ", run.first, "+", run.count,
                                                    " are outside of region ", header.region));
+  }
+  if (live_ && placement_.mirrored(header.region)) {
+    return absl::InvalidArgumentError(absl::StrCat("page frame: nothing is missing of region ", header.region));
   }
   const bool part = live_ && header.type == PageFrameType::kPages && placer.pages_per_unit() > kMaxDataPages;
   if (live_ && !part && !placer.IsWhole(run)) {

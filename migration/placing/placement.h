@@ -19,10 +19,13 @@ namespace ferrite::migration {
 class Placement {
  public:
   // The parts outlive it.
-  explicit Placement(std::span<IncomingPart* const> parts) : placers_(PlacersOf(parts)), doubtful_(PagesOf(placers_)) {}
+  explicit Placement(std::span<IncomingPart* const> parts)
+      : placers_(PlacersOf(parts)), mirrored_(MirroredOf(parts)), doubtful_(PagesOf(placers_)) {}
 
   size_t regions() const { return placers_.size(); }
   Placer& placer(size_t region) const { return *placers_[region]; }
+  // Whether its part is: nothing of it comes behind the switchover.
+  bool mirrored(size_t region) const { return mirrored_[region]; }
   DoubtfulPages& doubtful() { return doubtful_; }
   PageStates& states(size_t region) const { return placers_[region]->states(); }
   // Whether who touches that 4 KiB page does not wait for it.
@@ -64,6 +67,13 @@ class Placement {
     }
     return placers;
   }
+  static std::vector<bool> MirroredOf(std::span<IncomingPart* const> parts) {
+    std::vector<bool> mirrored;
+    for (const IncomingPart* part : parts) {
+      mirrored.resize(mirrored.size() + part->regions(), part->mirrored());
+    }
+    return mirrored;
+  }
   static std::vector<uint64_t> PagesOf(std::span<Placer* const> placers) {
     std::vector<uint64_t> pages;
     for (const Placer* placer : placers) {
@@ -73,6 +83,7 @@ class Placement {
   }
 
   const std::vector<Placer*> placers_;
+  const std::vector<bool> mirrored_;  // likewise
   DoubtfulPages doubtful_;
 };
 

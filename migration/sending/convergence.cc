@@ -39,13 +39,13 @@ bool IsFirstTime(RoundPages pages) { return pages == RoundPages::kUnsent || page
 
 // The rate at which the last pages would go, over the wire. A short round measures latency, not the channel: the faster
 // of two rounds is nearer to the truth. Pages that are zero take no time of the wire, and of what was sent again it is
-// known how many they are.
+// known how many they are; not of mirrored parts, where they are told in large runs.
 double RateOfLastPages(const RoundFigures& now, const RoundFigures* before) {
   double rate = RateOf(now);
   if (before != nullptr) {
     rate = std::max(rate, RateOf(*before));
   }
-  return IsFirstTime(now.pages) ? rate : std::max(rate, PerSecond(now.sent_bytes + now.mirrored_sent_bytes, now.took));
+  return IsFirstTime(now.pages) ? rate : std::max(rate, PerSecond(now.sent_bytes + now.mirrored_wire_bytes, now.took));
 }
 
 // What the round that could follow would send, and whether that is of use.

@@ -24,9 +24,11 @@ struct RoundFigures {
   // Of these, what RoundPages::kUnsent and kCalm would send; counted as far as FirstRound() goes.
   uint64_t unsent_bytes = 0;
   uint64_t calm_bytes = 0;
-  // Of mirrored parts: what went before memory in the round, and what is to be sent now.
+  // Of mirrored parts: what went before memory in the round, what was written to them during it, and what is to be sent
+  // now.
   uint64_t mirrored_sent_bytes = 0;
   uint64_t mirrored_wire_bytes = 0;
+  uint64_t mirrored_dirtied_bytes = 0;
   uint64_t mirrored_bytes = 0;
   int throttle_percent = 0;  // what the vCPUs were held back in it
   bool futile = false;       // Decision::futile of this round

@@ -161,6 +161,11 @@ TEST(ConvergenceTest, WhatIsLeftOfMirroredPartsCountsInTheDowntimeAlone) {
     round.took += absl::Milliseconds(10) * sent_mib;
     return round;
   };
+  const auto zeroes = [](RoundFigures round) {
+    round.mirrored_wire_bytes = kMiB;
+    round.took = absl::Seconds(1);
+    return round;
+  };
   struct {
     const char* name;
     RoundFigures now;
@@ -172,6 +177,7 @@ TEST(ConvergenceTest, WhatIsLeftOfMirroredPartsCountsInTheDowntimeAlone) {
       {"memory fits", with(Round(1000, 1), 50), NextStep::kRound, true},
       {"nothing is left of memory", with(Round(1000, 0), 50), NextStep::kRound, true},
       {"and the others fit", with(Round(1000, 0), 9), NextStep::kSwitchover},
+      {"zeroes of theirs are no measure of the wire", zeroes(with(Round(10, 5), 4, 990)), NextStep::kRound},
       {"memory does not fit", with(Round(1000, 50), 1), NextStep::kRound},
       {"the rate is that of all bytes", with(Round(10, 5), 4, 990), NextStep::kSwitchover},
       {"memory converges no more, whatever the others do", with(Round(200, 290, 280), 1), NextStep::kPostcopy},

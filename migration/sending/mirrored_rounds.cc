@@ -1,6 +1,7 @@
 #include "migration/sending/mirrored_rounds.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace ferrite::migration {
 namespace {
@@ -8,19 +9,22 @@ namespace {
 // A round must leave at most this part of the least that was left.
 constexpr double kConverging = 0.7;
 constexpr int kMostInVain = 3;
+// Of what was sent: a round of which less went over the wire was of zeroes.
+constexpr double kLeastData = 1.0 / 64;
 constexpr absl::Duration kLeastTime = absl::Microseconds(1);
 
 }  // namespace
 
-MirroredDecision DecideMirroredRound(const MirroredRound& now, const MirroredTrend& before, const MirroredLimits& limits) {
+MirroredDecision DecideMirroredRound(const MirroredRound& now, const MirroredTrend& before,
+                                     const MirroredLimits& limits) {
   MirroredDecision decision{.trend = before};
   MirroredTrend& trend = decision.trend;
-  // Holes and zeroes of the first pass are no data, and take no time of the wire; what was written is.
-  const bool first = trend.least_bytes == std::numeric_limits<uint64_t>::max();
-  const uint64_t went = first ? now.wire_bytes : std::max(now.wire_bytes, now.sent_bytes);
-  trend.rate =
-      std::max({trend.rate, static_cast<double>(went) / absl::ToDoubleSeconds(std::max(now.took, kLeastTime)), 1.0});
-  decision.last_bytes = absl::Seconds(static_cast<double>(now.remaining_bytes) / trend.rate);
+  const auto data = static_cast<double>(now.wire_bytes);
+  if (data > kLeastData * static_cast<double>(now.sent_bytes)) {
+    const double rate = data / absl::ToDoubleSeconds(std::max(now.took, kLeastTime));
+    trend.rate = std::max(rate, std::exchange(trend.last_rate, rate));
+  }
+  decision.last_bytes = absl::Seconds(static_cast<double>(now.remaining_bytes) / std::max(trend.rate, 1.0));
   if (now.remaining_bytes == 0 || decision.last_bytes <= limits.downtime_limit - limits.fixed_downtime) {
     decision.step = MirroredStep::kReady;
     return decision;
@@ -37,7 +41,9 @@ MirroredDecision DecideMirroredRound(const MirroredRound& now, const MirroredTre
     decision.step = MirroredStep::kGiveUp;
   } else {
     decision.step = MirroredStep::kBlock;
-    trend = {.rate = trend.rate, .least_bytes = now.remaining_bytes, .in_vain = 0, .blocking = true};
+    trend.least_bytes = now.remaining_bytes;
+    trend.in_vain = 0;
+    trend.blocking = true;
   }
   return decision;
 }

@@ -20,7 +20,8 @@ struct MirroredRound {
 
 // What one decision leaves for the next one.
 struct MirroredTrend {
-  double rate = 0;                                              // bytes/s, the best so far
+  double rate = 0;                                              // bytes/s, of the faster one of the last two rounds
+  double last_rate = 0;                                         // of the last one
   uint64_t least_bytes = std::numeric_limits<uint64_t>::max();  // that were left after a round
   int in_vain = 0;                                              // rounds in a row that did not help
   bool blocking = false;                                        // who writes waits (OutgoingPart::SetBlocking())
@@ -47,11 +48,14 @@ struct MirroredDecision {
 
 // The step after the round `now`.
 //
-// Ready is what fits the downtime limit beside what no round can lower, at the best rate that was measured: a short
-// round measures latency, not the channel. A round helps when it leaves at most 7/10 of the least that any round has
+// Ready is what fits the downtime limit beside what no round can lower, at the rate at which data went over the wire in
+// the faster one of the last two rounds: a short round measures latency, not the channel, and what was fast once need
+// not be so any more. Zeroes take no time of the wire and what is left may be data: a round of hardly anything else
+// measures nothing. A round helps when it leaves at most 7/10 of the least that any round has
 // left. After three in a row that do not, what fits the limit by itself is ready, too; else who writes is blocked, and
 // after three more nothing can be done. So the rounds have an end, whatever is written.
-MirroredDecision DecideMirroredRound(const MirroredRound& now, const MirroredTrend& before, const MirroredLimits& limits);
+MirroredDecision DecideMirroredRound(const MirroredRound& now, const MirroredTrend& before,
+                                     const MirroredLimits& limits);
 
 }  // namespace ferrite::migration
 

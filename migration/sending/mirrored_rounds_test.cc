@@ -21,7 +21,11 @@ MirroredRound Round(uint64_t sent_mib, uint64_t remaining_mib) {
 }
 
 MirroredTrend After(uint64_t least_mib, int in_vain = 0, bool blocking = false) {
-  return {.rate = 100.0 * kMiB, .least_bytes = least_mib * kMiB, .in_vain = in_vain, .blocking = blocking};
+  return {.rate = 100.0 * kMiB,
+          .last_rate = 100.0 * kMiB,
+          .least_bytes = least_mib * kMiB,
+          .in_vain = in_vain,
+          .blocking = blocking};
 }
 
 struct Case {
@@ -41,9 +45,11 @@ TEST(MirrorDecisionTest, DecidesByTable) {
   MirroredRound zeros = Round(1000, 9);
   zeros.wire_bytes = 1 * kMiB;
   zeros.took = absl::Milliseconds(10);
-  MirroredRound zeros_again = Round(30, 20);
-  zeros_again.wire_bytes = 1 * kMiB;
-  zeros_again.took = absl::Milliseconds(100);
+  MirroredRound trimmed = Round(1000, 20);
+  trimmed.wire_bytes = kMiB / 2;
+  trimmed.took = absl::Milliseconds(100);
+  MirroredRound few_zeros = Round(32, 8);
+  few_zeros.wire_bytes = 30 * kMiB;
   const Case cases[] = {
       {"nothing is left", {}, Round(1000, 0), MirroredStep::kReady},
       {"nothing was there", {}, {}, MirroredStep::kReady},
@@ -51,7 +57,8 @@ TEST(MirrorDecisionTest, DecidesByTable) {
       {"the rest fits, but not beside the load", {}, Round(1000, 9), MirroredStep::kRound},
       {"the first pass helps whatever it leaves", {}, Round(1000, 999), MirroredStep::kRound},
       {"zeroes are no measure of the wire", {}, zeros, MirroredStep::kRound},
-      {"what was written is, though it is zero", After(100), zeros_again, MirroredStep::kReady},
+      {"nor when what was written goes again", After(100), trimmed, MirroredStep::kRound},
+      {"a few among data do not matter", After(100), few_zeros, MirroredStep::kReady},
       {"a slow round does not make the channel slower", After(100), slow, MirroredStep::kReady},
       {"helps", After(100), Round(100, 70), MirroredStep::kRound},
       {"helps, behind one that did not", After(100, 2), Round(100, 70), MirroredStep::kRound},
@@ -72,15 +79,23 @@ TEST(MirrorDecisionTest, DecidesByTable) {
   }
 }
 
-TEST(MirrorDecisionTest, SaysHowLongTheRestTakesAtTheBestRate) {
-  const MirroredDecision first = DecideMirroredRound(Round(1000, 50), {}, {});
-  EXPECT_NEAR(absl::ToDoubleMilliseconds(first.last_bytes), 500, 1);
-  MirroredRound slow = Round(50, 50);
-  slow.took = absl::Seconds(5);
-  EXPECT_NEAR(absl::ToDoubleMilliseconds(DecideMirroredRound(slow, first.trend, {}).last_bytes), 500, 1);
-  MirroredRound fast = Round(50, 50);
-  fast.took = absl::Milliseconds(50);
-  EXPECT_NEAR(absl::ToDoubleMilliseconds(DecideMirroredRound(fast, first.trend, {}).last_bytes), 50, 1);
+TEST(MirrorDecisionTest, SaysHowLongTheRestTakesAtTheRateOfTheFasterOneOfTwoRounds) {
+  MirroredTrend trend;
+  const auto after = [&](absl::Duration took, uint64_t wire_mib = 50) {
+    MirroredRound round = Round(50, 50);
+    round.wire_bytes = wire_mib * kMiB;
+    round.took = took;
+    const MirroredDecision decision = DecideMirroredRound(round, trend, {});
+    trend = decision.trend;
+    return absl::ToDoubleMilliseconds(decision.last_bytes);
+  };
+  EXPECT_NEAR(after(absl::Milliseconds(500)), 500, 1);
+  EXPECT_NEAR(after(absl::Seconds(5)), 500, 1);
+  EXPECT_NEAR(after(absl::Seconds(4)), 4000, 1) << "what was fast once need not be so any more";
+  EXPECT_NEAR(after(absl::Milliseconds(50)), 50, 1);
+  EXPECT_NEAR(after(absl::Milliseconds(1), 0), 50, 1) << "zeroes alone say nothing of it";
+  EXPECT_NEAR(after(absl::Milliseconds(500)), 50, 1);
+  EXPECT_NEAR(after(absl::Milliseconds(500)), 500, 1);
 }
 
 // Whatever is written, and however it changes: the rounds have an end.

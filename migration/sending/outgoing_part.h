@@ -27,7 +27,8 @@ class OutgoingPart {
 
   // For messages: "memory".
   virtual absl::string_view name() const = 0;
-  // As MACHINE tells them; the same each time, but for Decline().
+  // As MACHINE tells them; the same each time, but for Decline(). Whole pages: the size of what is no multiple of them
+  // is rounded up, and what is behind its end is zero here, and is not written there.
   virtual std::vector<MachineSpec::Region> regions() const = 0;
 
   // Whether it is mirrored, as a disk is: copied until it is *ready* before memory's rounds begin, kept up with from
@@ -39,7 +40,7 @@ class OutgoingPart {
   // of it is asked for any more. Before StartTracking().
   virtual void Decline() {}
 
-  // From here on all that is written is found by CollectDirty().
+  // From here on all that is written is found by CollectDirty(), once it is done: also what was begun before.
   virtual absl::Status StartTracking() = 0;
   virtual void StopTracking() = 0;
   // Adds the pages written since the last call (or the start) to `dirty`, and forgets them.
@@ -51,9 +52,11 @@ class OutgoingPart {
 
   // It is written faster than it is copied. From `on` on, until off: who writes to it is answered when the other side
   // has what was written (Delivered()). Off, before the guest is stopped or when the move is over: all who wait are
-  // answered at once. Whether it does so; if none does, the move fails. Off does not fail.
+  // answered at once. It may go off and on again at once: who has waited for long is answered, and held again. Whether
+  // it does so; if none does, the move fails. Off does not fail.
   virtual bool SetBlocking(bool /*on*/) { return false; }
-  // The other side has all that CollectDirty() has told so far. Called while it is blocking.
+  // The other side has all that CollectDirty() has told so far: not what was noted since the last call of that, also
+  // before SetBlocking(). Called while it is blocking.
   virtual void Delivered() {}
 
   // ---

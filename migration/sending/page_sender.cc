@@ -62,12 +62,16 @@ absl::Status PageSender::SendRead(const PageRange& run, uint64_t pages_per_unit,
   }
   for (uint64_t done = 0; done < run.count;) {
     const uint64_t count = std::min<uint64_t>(run.count - done, kMaxDataPages / per_unit * per_unit);
+    if (count > kMaxDataPages - buffered_) {
+      FERRITE_RETURN_IF_ERROR(Flush());
+    }
     const PageRange piece{.region = run.region, .first = run.first + done, .count = count};
-    FERRITE_RETURN_IF_ERROR(read(piece.first, {buffer_[0].bytes, count * kPageBytes}));
+    uint8_t* const bytes = buffer_[buffered_].bytes;
+    FERRITE_RETURN_IF_ERROR(read(piece.first, {bytes, count * kPageBytes}));
+    buffered_ += count;
     // These bytes are our own: none of them is lost.
-    FERRITE_RETURN_IF_ERROR(is_data ? SendData(piece, buffer_[0].bytes).status()
-                                    : SendFrom(piece, buffer_[0].bytes, piece.first, per_unit).status());
-    FERRITE_RETURN_IF_ERROR(Flush());
+    FERRITE_RETURN_IF_ERROR(is_data ? SendData(piece, bytes).status()
+                                    : SendFrom(piece, bytes, piece.first, per_unit).status());
     done += count;
   }
   return absl::OkStatus();
@@ -145,7 +149,7 @@ absl::StatusOr<std::optional<uintptr_t>> PageSender::SendData(const PageRange& r
     return address;
   }
   FERRITE_RETURN_IF_ERROR(status);
-  figures_.data_pages.fetch_add(run.count, std::memory_order_relaxed);
+  figures_.data_pages.fetch_add(run.count, std::memory_order_release);
   data_pages_ += run.count;
   return std::nullopt;
 }
@@ -156,7 +160,7 @@ absl::Status PageSender::SendZero(const PageRange& run) {
     const uint64_t count = std::min(kMost, run.count - done);
     FERRITE_RETURN_IF_ERROR(
         Put([&] { return sink_.Zero({.region = run.region, .first = run.first + done, .count = count}); }));
-    figures_.zero_pages.fetch_add(count, std::memory_order_relaxed);
+    figures_.zero_pages.fetch_add(count, std::memory_order_release);
     zero_pages_ += count;
   }
   return absl::OkStatus();
@@ -199,6 +203,7 @@ absl::Status PageSender::Flush() {
 absl::Status PageSender::FlushGathered() {
   const uint64_t bytes = sink_.gathered_bytes();
   if (bytes == 0) {
+    buffered_ = 0;
     return absl::OkStatus();
   }
   if (limiter_ != nullptr) {
@@ -206,6 +211,7 @@ absl::Status PageSender::FlushGathered() {
     rest_(limiter_->Take(bytes, clock_.Now()));
   }
   const absl::Status status = sink_.Flush();
+  buffered_ = 0;
   figures_.bytes.fetch_add(bytes, std::memory_order_relaxed);
   sent_bytes_ += bytes;
   return status;

@@ -51,7 +51,7 @@ class PageSender {
   // where the unit behind them has a page that Losses::found was told of.
   absl::StatusOr<uint64_t> SendRun(const PageRange& run, std::span<const uint8_t> region, uint64_t pages_per_unit);
   // The same of what is nowhere in memory: `read` fetches the bytes of the pages [first, first + n) of the region, n
-  // being the size of `into`. They have left when this returns, and nothing is kept.
+  // being the size of `into`. They gather in a buffer of the sender's, until Flush() or until it is full.
   absl::Status SendRead(const PageRange& run, uint64_t pages_per_unit,
                         absl::FunctionRef<absl::Status(uint64_t first, std::span<uint8_t> into)> read);
   // Pages that are known to be zero, or that nobody needs: not read.
@@ -64,6 +64,8 @@ class PageSender {
 
   // Over this sender: bytes that have left, and pages.
   uint64_t sent_bytes() const { return sent_bytes_; }
+  // Those that gather among them.
+  uint64_t put_bytes() const { return sent_bytes_ + sink_.gathered_bytes(); }
   uint64_t data_pages() const { return data_pages_; }
   uint64_t zero_pages() const { return zero_pages_; }
 
@@ -101,7 +103,8 @@ class PageSender {
   uint64_t sent_bytes_ = 0;
   uint64_t data_pages_ = 0;
   uint64_t zero_pages_ = 0;
-  std::unique_ptr<Page[]> buffer_;  // of SendRead(); made when first needed
+  std::unique_ptr<Page[]> buffer_;  // of SendRead(), kMaxDataPages; made when first needed
+  uint64_t buffered_ = 0;           // pages of it that have not left
 };
 
 }  // namespace ferrite::migration

@@ -239,46 +239,5 @@ TEST_F(PageSenderTest, BrokenStreamIsTheErrorOfWhoSends) {
   EXPECT_TRUE(absl::IsUnavailable(sender_->SendRoundEnd(1)));
 }
 
-// As a disk is: what was read for it has left when the call returns, in units and with its zero pages told.
-TEST_F(PageSenderTest, WhatIsReadForItLeavesAtOnce) {
-  Fill(3, 1);
-  Fill(600, 600);
-  uint64_t read_pages = 0;
-  const auto read = [&](uint64_t first, std::span<uint8_t> into) {
-    read_pages += into.size() / kPageBytes;
-    std::memcpy(into.data(), Page(first), into.size());
-    return absl::OkStatus();
-  };
-  ASSERT_TRUE(sender_->SendRead({.first = 0, .count = 8}, 4, read).ok());
-  ExpectFrame(PageFrameType::kPages, 0, 4);
-  ExpectFrame(PageFrameType::kZero, 4, 4);
-  EXPECT_EQ(read_pages, 8u);
-  Thread sending = StartOrDie("test-send", [&] {
-    EXPECT_TRUE(sender_->SendRead({.first = 600, .count = 600}, 1, read).ok());
-    EXPECT_EQ(sender_->SendRead({.first = 0, .count = 1}, 1,
-                                [](uint64_t, std::span<uint8_t>) { return absl::DataLossError("bad block"); }),
-              absl::DataLossError("bad block"));
-  });
-  ExpectFrame(PageFrameType::kPages, 600, kMaxDataPages);
-  ExpectFrame(PageFrameType::kPages, 600 + kMaxDataPages, 600 - kMaxDataPages);
-  sending.Join();
-  EXPECT_TRUE(Quiet());
-}
-
-// Of a unit that comes in pieces nobody knows whether all of it is zero: it goes whole, as data.
-TEST_F(PageSenderTest, UnitThatIsReadInPiecesIsData) {
-  Thread sending = StartOrDie("test-send", [&] {
-    EXPECT_TRUE(sender_
-                    ->SendRead({.first = 0, .count = 1024}, 1024,
-                               [](uint64_t, std::span<uint8_t> into) {
-                                 std::memset(into.data(), 0, into.size());
-                                 return absl::OkStatus();
-                               })
-                    .ok());
-  });
-  ExpectFrame(PageFrameType::kPages, 0, kMaxDataPages);
-  ExpectFrame(PageFrameType::kPages, kMaxDataPages, kMaxDataPages);
-}
-
 }  // namespace
 }  // namespace ferrite::migration

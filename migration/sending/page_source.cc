@@ -171,13 +171,12 @@ absl::Status PageSource::Send(PageSender& sender, const PageRange& run, uint64_t
     // Before it is sent: who counts the others' meanwhile never finds more than these.
     figures_.mirrored_pages.fetch_add(run.count, std::memory_order_relaxed);
   }
-  const uint64_t bytes = sender.sent_bytes();
+  const uint64_t bytes = sender.put_bytes();
   const uint64_t data_pages = sender.data_pages();
   const uint64_t zero_pages = sender.zero_pages();
   FERRITE_RETURN_IF_ERROR(region.part->Send(sender, region.index, run, pages_per_unit));
   if (mirrored) {
-    FERRITE_RETURN_IF_ERROR(sender.Flush());
-    figures_.mirrored_bytes.fetch_add(sender.sent_bytes() - bytes, std::memory_order_relaxed);
+    figures_.mirrored_bytes.fetch_add(sender.put_bytes() - bytes, std::memory_order_relaxed);
   }
   if (region.sent != nullptr) {
     region.sent->data_pages.fetch_add(sender.data_pages() - data_pages, std::memory_order_relaxed);

@@ -82,6 +82,8 @@ class PageSource {
   // What is still to be sent, which may be counted by whoever wants to know.
   std::shared_ptr<const PendingPages> pending() const { return pending_; }
 
+  // Of the page channels: how long the destination may not read.
+  void SetPatience(absl::Duration patience);
   // What is sent from here on is not held back, until StartPostcopy().
   void LiftLimit();
   // The switchover is decided and nothing is collected any more: what is asked for is sent from here on.

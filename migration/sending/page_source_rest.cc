@@ -18,6 +18,12 @@ constexpr uint64_t kBulkPages = 128;
 
 }  // namespace
 
+void PageSource::SetPatience(absl::Duration patience) {
+  for (const auto& sink : channels_.page) {
+    sink->SetPatience(patience);
+  }
+}
+
 void PageSource::LiftLimit() { limiter_.SetRate(0); }
 
 void PageSource::StartPostcopy() {

@@ -26,6 +26,10 @@ absl::Status RequestServer::Check(const PageRange& request) const {
     return absl::InvalidArgumentError(absl::StrCat("urgent channel: a request for pages ", request.first, "+",
                                                    request.count, " outside of region ", request.region));
   }
+  if (pending_.mirrored(request.region)) {
+    return absl::InvalidArgumentError(absl::StrCat("urgent channel: a request for pages of region ", request.region,
+                                                   ", of which nothing is missing"));
+  }
   const uint64_t per_unit = pending_.pages_per_unit(request.region);
   if (request.first / per_unit != (request.first + request.count - 1) / per_unit) {
     // A destination asks for a host page of its own, which is no larger than a unit.
@@ -56,6 +60,9 @@ absl::Status RequestServer::Answer(const PageRange& request) {
     const PageRange near = pending_.ClaimRequested(request.region, next, extra - per_unit);
     limiter_.Correct((static_cast<int64_t>(near.count) - static_cast<int64_t>(extra)) *
                      static_cast<int64_t>(kPageBytes));
+    if (near.count == 0) {
+      return absl::OkStatus();
+    }
     FERRITE_RETURN_IF_ERROR(send_(sender_, near, per_unit));
     FERRITE_RETURN_IF_ERROR(sender_.Flush());
     figures_.prefetched_pages.fetch_add(near.count, std::memory_order_relaxed);

@@ -162,6 +162,35 @@ TEST_F(RequestServerTest, LimitHoldsBackOnlyWhatNobodyAskedFor) {
   EXPECT_EQ(figures_.prefetched_pages, 4u);
 }
 
+// R11: of a part that is mirrored nothing is missing.
+TEST_F(RequestServerTest, RequestForAPageThatIsMirroredEndsTheChannel) {
+  constexpr PendingPages::Shape kMirrored[] = {{.pages = 8}, {.pages = 8, .mirrored = true}};
+  PendingPages pending(kMirrored);
+  RequestServer server(*ends_.sink, pending, limiter_, clock_, figures_, {},
+                       [](PageSender&, const PageRange&, uint64_t) { return absl::InternalError("sent"); });
+  Ask({1, 3, 1});
+  const absl::Status status = server.Serve();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_TRUE(absl::StrContains(status.message(), "region 1, of which nothing is missing")) << status;
+}
+
+// Of what is near, but on its way, no word is sent.
+TEST_F(RequestServerTest, NothingIsSentWhereAllThatIsNearIsOnItsWay) {
+  ASSERT_EQ(pending_.ClaimRequested(0, 42, 21).count, 22u);
+  int sent = 0;
+  RequestServer server(*ends_.sink, pending_, limiter_, clock_, figures_, {},
+                       [&](PageSender&, const PageRange& run, uint64_t) {
+                         EXPECT_GT(run.count, 0u);
+                         ++sent;
+                         return absl::OkStatus();
+                       });
+  Ask({0, 40, 1});
+  Ask({0, 41, 1});
+  feed_.reset();
+  EXPECT_EQ(server.Serve(), absl::OkStatus());
+  EXPECT_EQ(sent, 2);
+}
+
 // R11.
 TEST_F(RequestServerTest, RequestForWhatIsNoHostPageEndsTheChannel) {
   constexpr uint64_t kMost = ~uint64_t{0};

@@ -64,7 +64,8 @@ struct SendFigures {
   std::atomic<uint64_t> prefetched_pages{0};
   std::atomic<uint64_t> prefetch_hits{0};
   SentLost lost;
-  // Of all that, what is of mirrored parts. Pages count from before they are sent.
+  // Of all that, what is of mirrored parts. Pages count from before they are sent: who reads the two above first, with
+  // acquire, and then this, never takes one of these for another.
   std::atomic<uint64_t> mirrored_pages{0};
   std::atomic<uint64_t> mirrored_bytes{0};
   // Of each part but the first one, or of none. Set before anything is sent.

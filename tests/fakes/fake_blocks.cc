@@ -82,7 +82,8 @@ void FakeBlocks::Visit(uint64_t visit) {
 void FakeBlocks::AwaitDelivery() {
   // Behind that look at the latest.
   const uint64_t look = looks_ + 1;
-  const auto is_over = [&] { return end_ || !blocking_ || delivered_ >= look; };
+  const uint64_t let_go = let_go_;
+  const auto is_over = [&] { return end_ || !blocking_ || delivered_ >= look || let_go_ != let_go; };
   if (!is_over()) {
     ++held_;
     const TimedMutexLock lock(&mutex_);
@@ -123,7 +124,10 @@ std::vector<MachineSpec::Region> FakeBlocks::Outgoing::regions() const {
   if (declined) {
     return {};
   }
-  return {{.kind = RegionKind::kDisk, .name = "blocks", .bytes = kBlocks * kPageBytes, .page_bytes = kPageBytes}};
+  return {{.kind = RegionKind::kDisk,
+           .name = "blocks",
+           .bytes = kBlocks * kPageBytes + blocks_.odd_bytes,
+           .page_bytes = kPageBytes}};
 }
 
 absl::Status FakeBlocks::Outgoing::StartTracking() {
@@ -145,6 +149,7 @@ absl::Status FakeBlocks::Outgoing::CollectDirty(size_t, PageBitmap& dirty) {
 
 bool FakeBlocks::Outgoing::SetBlocking(bool on) {
   blocks_.blocking_ = on && blocks_.can_block;
+  blocks_.let_go_ += on ? 0 : 1;
   blocks_.Wake();
   return blocks_.can_block;
 }
@@ -179,6 +184,7 @@ absl::StatusOr<std::span<uint8_t>> FakeBlocks::BlockPlacer::FillTarget(PageRun r
 absl::Status FakeBlocks::BlockPlacer::Put(PageRun run, const uint8_t*) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kFill));
   std::copy_n(&staged_[run.first], run.count, &blocks_.blocks_[run.first]);
+  blocks_.flushed_ = false;
   return absl::OkStatus();
 }
 
@@ -227,6 +233,10 @@ absl::Status FakeBlocks::Incoming::Check(std::span<const MachineSpec::Region> th
 
 absl::Status FakeBlocks::Incoming::Flush() {
   ++flushes;
+  if (blocks_.on_flush) {
+    blocks_.on_flush();
+  }
+  blocks_.flushed_ = true;
   return blocks_.Fail(BlocksFailure::kFlush);
 }
 

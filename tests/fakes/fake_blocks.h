@@ -79,12 +79,17 @@ class FakeBlocks {
   std::atomic<bool> restless{false};
   bool mirrored = false;
   bool can_block = false;
+  uint64_t odd_bytes = 0;  // of a size that is wrong
   // Called before something is sent.
   std::function<void()> on_send;
+  // Called while what came is written out.
+  std::function<void()> on_flush;
 
   // How often something was sent, it was flushed, and it heard that its guest does not come.
   int sends() const { return outgoing_.sends; }
   int flushes() const { return incoming_.flushes; }
+  // Whether all that came was flushed.
+  bool flushed() const { return flushed_; }
   int abandoned() const { return incoming_.abandoned; }
   // How often the user waited until what it wrote had arrived; and whether it would.
   uint64_t held() const { return held_; }
@@ -188,6 +193,8 @@ class FakeBlocks {
   std::atomic<uint64_t> waits_{0};
   std::atomic<uint64_t> held_{0};
   std::atomic<bool> blocking_{false};
+  std::atomic<uint64_t> let_go_{0};  // how often nobody was to wait any more
+  std::atomic<bool> flushed_{true};
   std::atomic<uint64_t> looks_{0};                // for what was written
   std::atomic<uint64_t> delivered_{0};            // so many of these
   std::atomic<RequestQueue*> requests_{nullptr};  // while blocks may be missing

@@ -57,6 +57,7 @@ class TwoParts {
     there_->Pause();
     auto there = std::make_unique<FakeBlocks>();
     there->failure = fails_there;
+    there->on_flush = on_flush_there;
     there->mirrored = mirrored_there.value_or(here_.mirrored);
     there_ = std::move(there);
     return move_.Move(options, during);
@@ -66,6 +67,7 @@ class TwoParts {
   FakeBlocks& there() { return *there_; }
 
   BlocksFailure fails_there = BlocksFailure::kNone;
+  std::function<void()> on_flush_there;
   // If not as the blocks here.
   std::optional<bool> mirrored_there;
   std::function<void()> on_run;

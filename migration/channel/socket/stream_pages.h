@@ -33,6 +33,7 @@ class StreamPageSink final : public UrgentSink {
   void PreferLatency() override { awaits_placed_ = true; }
   absl::Status AwaitPlaced() override;
   void Shutdown() override { stream_->Shutdown(); }
+  void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
   const std::string& peer() const override { return stream_->peer(); }
   absl::StatusOr<PageRange> NextRequest() override;
 

@@ -42,12 +42,7 @@ absl::Status KeepMirrored(Arrival& arrival) {
       return absl::DataLossError(absl::StrCat(part->name(), ": ", missing, " units were never sent"));
     }
   }
-  for (IncomingPart* part : arrival.parts) {
-    if (part->mirrored()) {
-      FERRITE_RETURN_IF_ERROR(part->Flush());
-    }
-  }
-  return absl::OkStatus();
+  return FlushMirrored(arrival);
 }
 
 absl::Status Load(Arrival& arrival, std::span<const uint8_t> blob) {
@@ -59,6 +54,15 @@ absl::Status Load(Arrival& arrival, std::span<const uint8_t> blob) {
 }
 
 }  // namespace
+
+absl::Status FlushMirrored(Arrival& arrival) {
+  for (IncomingPart* part : arrival.parts) {
+    if (part->mirrored()) {
+      FERRITE_RETURN_IF_ERROR(part->Flush());
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
   if (arrival.shared.state().get() != MoveState::kDevice || arrival.loaded) {

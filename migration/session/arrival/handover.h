@@ -8,6 +8,9 @@
 
 namespace ferrite::migration {
 
+// What has come of mirrored parts is on stable storage.
+absl::Status FlushMirrored(Arrival& arrival);
+
 // Loads the state, all of which is checked before any of it is applied (R7): LOADED. With post-copy, faults are served
 // from before that.
 absl::Status ApplyPackage(Arrival& arrival, const message::Package& package);

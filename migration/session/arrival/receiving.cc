@@ -66,7 +66,14 @@ absl::Status OnDiscard(Arrival& arrival, const message::Discard& discard) {
   for (const PageRange& range : discard.ranges) {
     FERRITE_RETURN_IF_ERROR(Discard(arrival, range, pages_left));
   }
-  return discard.last ? arrival.peer().Send(message::Discarded{}) : absl::OkStatus();
+  if (!discard.last) {
+    return absl::OkStatus();
+  }
+  if (discard.ranges.empty()) {
+    // The end of a round: its time is that of stable storage, and little is left to be written when the guest waits.
+    FERRITE_RETURN_IF_ERROR(FlushMirrored(arrival));
+  }
+  return arrival.peer().Send(message::Discarded{});
 }
 
 absl::Status OnMessage(Arrival& arrival, const Message& message) {

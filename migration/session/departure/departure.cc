@@ -5,7 +5,9 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "memory/guest_address.h"
 #include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
@@ -34,6 +36,14 @@ void DepartureLink::Close() {
 absl::StatusOr<std::unique_ptr<Departure>> Departure::Create(const Host& host, SourceMachine& machine,
                                                              const MoveOptions& options, DepartureShared& shared) {
   FERRITE_ASSIGN_OR_RETURN(CancelToken broken, CancelToken::Create());
+  for (const OutgoingPart* part : machine.further_parts()) {
+    for (const MachineSpec::Region& region : part->regions()) {
+      if (region.bytes % kPageBytes != 0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(part->name(), ": ", region.name, " has ", region.bytes, " bytes, which are no whole pages"));
+      }
+    }
+  }
   MoveId id;
   if (getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size())) {
     return ErrnoStatus("make the move's id: getrandom");
@@ -101,7 +111,7 @@ void Departure::Decline(absl::FunctionRef<bool(const OutgoingPart&)> is_declined
 }
 
 void Departure::Publish(Rate rate) {
-  progress.round = round;
+  progress.round = round - cuts;
   if (rate != Rate::kAsBefore) {
     rate_from_ = rate == Rate::kFromHere ? Now() : MonotonicTime::InfiniteFuture();
   }
@@ -131,6 +141,7 @@ void Departure::StopTracking() {
 }
 
 bool Departure::StartBlocking() {
+  held_since = Now();
   for (size_t i = 1; i < parts.size(); ++i) {
     if (parts[i]->mirrored() && parts[i]->SetBlocking(true)) {
       blocking.push_back(parts[i]);
@@ -147,6 +158,24 @@ void Departure::EndBlocking() {
     (void)blocking.back()->SetBlocking(false);
     blocking.pop_back();
   }
+}
+
+void Departure::LetGoOfHeld() {
+  if (blocking.empty() || Now() - held_since < kMostHeld) {
+    return;
+  }
+  for (OutgoingPart* part : blocking) {
+    (void)part->SetBlocking(false);
+    (void)part->SetBlocking(true);
+  }
+  held_since = Now();
+}
+
+void Departure::TellHeld() {
+  for (OutgoingPart* part : blocking) {
+    part->Delivered();
+  }
+  held_since = Now();
 }
 
 void Departure::TellReady() {

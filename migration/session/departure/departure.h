@@ -34,6 +34,8 @@ namespace ferrite::migration {
 
 // How long to wait for the destination's word of why a channel broke.
 inline constexpr absl::Duration kReasonGrace = absl::Seconds(1);
+// How long who writes to a part that is blocking waits for it to arrive.
+inline constexpr absl::Duration kMostHeld = absl::Seconds(1);
 
 // The connections of one try to reach the destination. What cancels `broken` ends whatever waits for them: the pages'
 // channels are shut down, and the control channel says no more than what has arrived.
@@ -103,6 +105,7 @@ struct Departure {
   MonotonicTime started;
   MonotonicTime switchover;
   uint32_t round = 0;
+  uint32_t cuts = 0;      // rounds among these that were parts of one, cut for who waits
   bool postcopy = false;  // pages flow behind the switchover
   bool serving = false;   // and do so by now
   uint64_t epoch = 1;     // of the last GRANT
@@ -113,7 +116,9 @@ struct Departure {
   UndoStack undo;
   std::vector<OutgoingPart*> tracked;   // whose writes are noted
   std::vector<OutgoingPart*> blocking;  // whose writers wait
-  double mirror_rate = 0;               // MirroredTrend::rate, so far
+  MonotonicTime held_since;             // not longer than since then
+  double mirror_rate = 0;               // MirroredTrend::rate, of the last rounds
+  double mirror_dirty_rate = 0;         // bytes/s, in the last one
 
   // Of the guest's memory, before the first round. A thread beside the departure's sets it.
   std::atomic<uint64_t> huge_bytes = 0;
@@ -149,6 +154,11 @@ struct Departure {
   // Whether some mirrored part has those wait that write to it.
   bool StartBlocking();
   void EndBlocking();
+  // Who waits since longer than a writer is to wait goes on, though what it wrote has not arrived. It is held again for
+  // what it writes next: so it writes no faster than that.
+  void LetGoOfHeld();
+  // What was noted has arrived: who wrote it goes on.
+  void TellHeld();
   // Mirrored parts are ready for the first time.
   void TellReady();
 

@@ -92,7 +92,7 @@ MoveProgress DepartureShared::progress() const {
   progress.faults = figures_.faults;
   figures_.AddTo(progress.parts);
   if (pending != nullptr && progress.state != MoveState::kCompleted) {
-    progress.remaining_bytes = pending->CountPending() * kPageBytes;
+    progress.remaining_bytes = pending->CountPending() * kPageBytes + not_begun_bytes;
   }
   const MonotonicTime now = clock_.Now();
   progress.granted_for = std::max(now - granted_at, absl::ZeroDuration());

@@ -42,6 +42,8 @@ class DepartureShared {
   CancelToken& abandon() { return abandon_; }
   std::atomic<bool> postcopy_wanted{false};
   std::atomic<bool> postcopy_possible{false};
+  // Of parts that have not begun to be sent: they are in no PendingPages yet.
+  std::atomic<uint64_t> not_begun_bytes{0};
   // The destination was heard to have taken the guest.
   std::atomic<bool> ran_there{false};
 

@@ -31,7 +31,8 @@ void TellDelivered(Departure& departure);
 class KeepingUp {
  public:
   explicit KeepingUp(Departure& departure) : departure_(departure) {}
-  // Changes `decision`, which was made of `now`. Errors as Mirror().
+  // Changes `decision`, which was made of `now`; also where the guest would be held back for what they take of the
+  // link. Errors as Mirror().
   absl::Status Judge(const RoundFigures& now, const ConvergenceLimits& limits, Decision& decision);
 
  private:

@@ -1,6 +1,8 @@
 #include "migration/session/departure/rounds.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <optional>
 #include <utility>
 
@@ -13,9 +15,14 @@
 #include "migration/sending/page_source.h"
 #include "migration/sending/send_figures.h"
 #include "migration/session/departure/mirroring.h"
+#include "migration/session/departure/switchover.h"
 
 namespace ferrite::migration {
 namespace {
+
+// Of memory, while somebody waits for what is written to mirrored parts: for so long at once, but not less than that.
+constexpr absl::Duration kCut = absl::Milliseconds(20);
+constexpr int64_t kLeastCut = int64_t{2} << 20;
 
 bool IsOverTime(const Departure& departure) { return departure.Now() - departure.started > departure.options.timeout; }
 
@@ -23,11 +30,14 @@ bool StopsRound(Departure& departure) {
   return departure.link.broken().cancelled() || departure.shared.postcopy_wanted || IsOverTime(departure);
 }
 
-// Of memory, those that are zero among them. Mirrored pages count before they are sent.
+// Of memory, those that are zero among them. Mirrored pages count before they are sent, so that these are never more,
+// and may be less than none.
 int64_t SentBytes(Departure& departure) {
   const SendFigures& figures = departure.shared.figures();
-  const uint64_t mirrored = figures.mirrored_pages;
-  return static_cast<int64_t>((figures.data_pages + figures.zero_pages - mirrored) * kPageBytes);
+  const uint64_t sent =
+      figures.data_pages.load(std::memory_order_acquire) + figures.zero_pages.load(std::memory_order_acquire);
+  const uint64_t mirrored = figures.mirrored_pages.load(std::memory_order_relaxed);
+  return static_cast<int64_t>((sent - mirrored) * kPageBytes);
 }
 
 // One round while the guest runs, as it was decided, and what the guest has written meanwhile: since `collected`, which
@@ -40,21 +50,47 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
   const uint64_t mirrored_before = figures.mirrored_pages;
   const uint64_t mirrored_wire_before = figures.mirrored_bytes;
   const uint64_t part = FirstRound(limits).most_bytes;
-  // Who waits for a round to end does not wait for all of memory.
-  const uint64_t most_bytes = departure.blocking.empty() ? plan.most_bytes : std::min(plan.most_bytes, part);
-  FERRITE_RETURN_IF_ERROR(SendRound(
-      departure,
-      [&] {
-        const int64_t sent = SentBytes(departure) - sent_before;
-        return StopsRound(departure) || (sent >= 0 && static_cast<uint64_t>(sent) >= most_bytes);
-      },
-      /*last=*/false, plan.pages));
   PageSource& pages = departure.pages();
-  if (!departure.blocking.empty()) {
-    FERRITE_RETURN_IF_ERROR(AwaitArrival(departure));
-    TellDelivered(departure);
+  uint64_t mirrored_dirtied = 0;
+  // Who waits for what it wrote to arrive does not wait for all that the round has of memory: that is cut.
+  const bool blocks = !departure.blocking.empty();
+  while (true) {
+    std::atomic<bool> cut = false;
+    const MonotonicTime cut_start = departure.Now();
+    const int64_t sent_in_cuts = SentBytes(departure) - sent_before;
+    FERRITE_RETURN_IF_ERROR(SendRound(
+        departure,
+        [&] {
+          const int64_t sent = SentBytes(departure) - sent_before;
+          if (StopsRound(departure) || (sent >= 0 && static_cast<uint64_t>(sent) >= plan.most_bytes)) {
+            return true;
+          }
+          const absl::Duration most = sent - sent_in_cuts >= kLeastCut ? kCut : kMostHeld;
+          if (blocks && departure.Now() - cut_start >= most) {
+            cut = true;
+          }
+          return cut.load();
+        },
+        /*last=*/false, plan.pages));
+    if (blocks) {
+      FERRITE_RETURN_IF_ERROR(AwaitArrival(departure));
+      TellDelivered(departure);
+    }
+    if (!cut) {
+      break;
+    }
+    ++departure.cuts;
+    FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
+    if (pages.PendingBytes(WhichParts::kMirrored) != 0) {
+      // Memory has had no turn.
+      departure.LetGoOfHeld();
+      continue;
+    }
+    FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty written, pages.CollectDirty(WhichParts::kMirrored));
+    mirrored_dirtied += written.mirrored_bytes;
   }
   FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty dirty, pages.CollectDirty());
+  mirrored_dirtied += dirty.mirrored_bytes;
   const MonotonicTime start = std::exchange(collected, departure.Now());
   const auto sent = static_cast<uint64_t>(SentBytes(departure) - sent_before);
   const uint64_t mirrored_wire = figures.mirrored_bytes - mirrored_wire_before;
@@ -70,8 +106,16 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
                       .calm_bytes = pages.PendingBytes(RoundPages::kCalm, part),
                       .mirrored_sent_bytes = (figures.mirrored_pages - mirrored_before) * kPageBytes,
                       .mirrored_wire_bytes = mirrored_wire,
+                      .mirrored_dirtied_bytes = mirrored_dirtied,
                       .mirrored_bytes = pages.PendingBytes(WhichParts::kMirrored),
                       .throttle_percent = departure.progress.throttle_percent};
+}
+
+// Mirrored parts are ready for a switchover that leaves memory behind. What takes time without them comes before: they
+// are written meanwhile.
+absl::Status LeaveMemory(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(TellStaleEarly(departure));
+  return CatchUp(departure);
 }
 
 void Tell(Departure& departure, const RoundFigures& round, const Decision& decision) {
@@ -89,7 +133,16 @@ void Tell(Departure& departure, const RoundFigures& round, const Decision& decis
 // answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
 absl::Status AwaitArrival(Departure& departure) {
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Discard{.ranges = {}, .last = true}));
-  return departure.Await<message::Discarded>().status();
+  absl::Duration left = departure.options.patience;
+  while (!departure.blocking.empty() && left > kMostHeld) {
+    const absl::Status arrived = departure.peer().Expect<message::Discarded>(kMostHeld).status();
+    if (!absl::IsDeadlineExceeded(arrived)) {
+      return arrived;
+    }
+    departure.LetGoOfHeld();
+    left -= kMostHeld;
+  }
+  return departure.peer().Expect<message::Discarded>(left).status();
 }
 
 absl::Status CheckGoingOn(Departure& departure) {
@@ -124,15 +177,22 @@ absl::Status Rounds(Departure& departure) {
     return absl::OkStatus();
   });
   if (departure.mirrors) {
+    // Storage there may stall for longer than a link does; whether that lives, the control channel tells.
+    departure.pages().SetPatience(std::max(options.silence, options.patience));
+    for (size_t i = 0; i < departure.regions.size(); ++i) {
+      departure.shared.not_begun_bytes += departure.region_is_mirrored[i] ? 0 : departure.regions[i].bytes;
+    }
     FERRITE_RETURN_IF_ERROR(Mirror(departure));
     // Until here the guest has not paid for its writes to memory.
     FERRITE_RETURN_IF_ERROR(departure.StartTracking(WhichParts::kOthers));
   }
   FERRITE_RETURN_IF_ERROR(departure.pages().Start(WhichParts::kOthers));
+  departure.shared.not_begun_bytes = 0;
   if (options.mode == MoveMode::kPostcopy) {
     departure.postcopy = true;
-    return SendRound(
-        departure, [] { return true; }, /*last=*/false);
+    FERRITE_RETURN_IF_ERROR(SendRound(
+        departure, [] { return true; }, /*last=*/false));
+    return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
   }
   const bool postcopy_possible = departure.shared.postcopy_possible;
   const ConvergenceLimits limits{.mode = options.mode,
@@ -151,16 +211,18 @@ absl::Status Rounds(Departure& departure) {
     now.futile = decision.futile;
     Tell(departure, now, decision);
     FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
-    if (departure.mirrors) {
-      FERRITE_RETURN_IF_ERROR(keeping_up.Judge(now, limits, decision));
-    }
     const bool is_over_time = IsOverTime(departure);
-    departure.postcopy = departure.shared.postcopy_wanted ||
-                         (decision.step != NextStep::kSwitchover &&
-                          (is_over_time ? options.on_timeout == OnTimeout::kPostcopy && postcopy_possible
-                                        : decision.step == NextStep::kPostcopy));
+    const bool turns_over_time = is_over_time && options.on_timeout == OnTimeout::kPostcopy && postcopy_possible;
+    if (departure.mirrors && !departure.shared.postcopy_wanted && !turns_over_time) {
+      const absl::Status kept_up = keeping_up.Judge(now, limits, decision);
+      // Else that the time is over says more.
+      FERRITE_RETURN_IF_ERROR(is_over_time ? absl::OkStatus() : kept_up);
+    }
+    departure.postcopy =
+        departure.shared.postcopy_wanted || (decision.step != NextStep::kSwitchover &&
+                                             (is_over_time ? turns_over_time : decision.step == NextStep::kPostcopy));
     if (departure.postcopy) {
-      return departure.mirrors ? CatchUp(departure) : absl::OkStatus();
+      return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
     }
     if (decision.step == NextStep::kSwitchover) {
       return AwaitArrival(departure);

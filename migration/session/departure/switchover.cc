@@ -124,16 +124,6 @@ absl::Status TellLastPages(Departure& departure) {
       WhichParts::kMirrored);
 }
 
-// While that was told of memory, mirrored parts were written.
-absl::Status SendMirrored(Departure& departure) {
-  FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty(WhichParts::kMirrored).status());
-  FERRITE_RETURN_IF_ERROR(SendRound(
-      departure, [&] { return departure.link.broken().cancelled(); }, /*last=*/false, RoundPages::kAll,
-      WhichParts::kMirrored));
-  FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
-  return AwaitArrival(departure);
-}
-
 absl::Status SendPackage(Departure& departure) {
   std::vector<uint8_t> blob;
   FERRITE_RETURN_IF_ERROR(Timed(departure.host.clock, departure.report.state, [&]() -> absl::Status {
@@ -162,14 +152,8 @@ absl::Status SendPackage(Departure& departure) {
 }
 
 absl::Status SendAll(Departure& departure) {
-  if (departure.postcopy) {
-    for (int i = 0; i < kEarlyDiscards; ++i) {
-      FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
-      FERRITE_RETURN_IF_ERROR(SendDiscards(departure, /*waits=*/true));
-    }
-    if (departure.mirrors) {
-      FERRITE_RETURN_IF_ERROR(SendMirrored(departure));
-    }
+  if (departure.postcopy && !departure.mirrors) {
+    FERRITE_RETURN_IF_ERROR(TellStaleEarly(departure));
   }
   // Who stops the guest waits for what it writes.
   departure.EndBlocking();
@@ -185,9 +169,20 @@ absl::Status SendAll(Departure& departure) {
 
 }  // namespace
 
+absl::Status TellStaleEarly(Departure& departure) {
+  for (int i = 0; i < kEarlyDiscards; ++i) {
+    FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
+    FERRITE_RETURN_IF_ERROR(SendDiscards(departure, /*waits=*/true));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SwitchOver(Departure& departure) {
   // What is left is little, and the guest waits for it.
   departure.pages().LiftLimit();
+  if (departure.mirrors) {
+    departure.pages().SetPatience(departure.options.silence);
+  }
   const absl::Duration limit =
       kStandstillLimit + kStandstillFactor * (departure.options.downtime_limit + departure.load_estimate);
   const absl::Status too_long =

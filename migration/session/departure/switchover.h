@@ -7,6 +7,10 @@
 
 namespace ferrite::migration {
 
+// What the destination holds and is out of date by now is told while the guest still runs, for a switchover that leaves
+// memory behind: only what it writes in the last instants is to be told while it stands still.
+absl::Status TellStaleEarly(Departure& departure);
+
 // Until the destination has loaded the state: DISCARD, ROUND, PACKAGE, LOADED. The guest stands still from here on,
 // which is watched: DEADLINE_EXCEEDED when it takes a multiple of what was to be expected.
 absl::Status SwitchOver(Departure& departure);
