@@ -270,6 +270,14 @@ absl::Status MirrorJob::Complete() {
 }
 
 absl::Status MirrorJob::Cancel(bool keep_copy) {
+  if (!keep_copy) {
+    // Of an end that is on, and that a target which does nothing holds up, nobody wants to know any more.
+    const auto my_turn = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return gone_ || (!asking_ && !wished_); };
+    const TimedMutexLock lock(&mutex_);
+    if (!mutex_.AwaitFor(absl::Condition(&my_turn), kLastOperations) && target_ != nullptr) {
+      target_->CutOff();
+    }
+  }
   return Ask([this, keep_copy] {
     if (keep_copy) {
       return KeepCopy();
@@ -466,7 +474,13 @@ void MirrorJob::EndCopying() {
 
 void MirrorJob::Finish(const absl::Status& result, MirrorEnd end) {
   EndCopying();
-  target_.reset();
+  std::unique_ptr<MirrorTarget> target;
+  {
+    // Who cancels may look for it.
+    const TimedMutexLock lock(&mutex_);
+    target = std::move(target_);
+  }
+  target.reset();
   const TimedMutexLock lock(&mutex_);
   status_.result = result;
   status_.end = end;

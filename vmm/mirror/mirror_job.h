@@ -114,7 +114,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   const Fd alarm_;  // timerfd(2)
 
   std::unique_ptr<EventLoop> loop_;
-  std::unique_ptr<MirrorTarget> target_;
+  std::unique_ptr<MirrorTarget> target_;  // goes with mutex_
   std::unique_ptr<migration::BlockIo> source_;
   // Made before anybody is told of it, and gone on the thread of the data, with mutex_, when nobody is any more.
   std::unique_ptr<migration::Mirror> mirror_;
