@@ -78,10 +78,6 @@ class Case {
         policy_(static_cast<ErrorPolicy>(Below(4))),
         instant_(Below(2) == 0 ? Uniform() : std::pow(1000, -Uniform())),
         stop_for_(absl::Seconds(1) * Uniform()) {
-    if (when_ == When::kKeeping && fault_ == Fault::kStoppedAndCancelled) {
-      // A disk that stands still for its end does so for 20 s: too long for a case.
-      fault_ = Fault::kStopped;
-    }
     // In memory: many writes in a short time.
     char name[] = "/dev/shm/ferrite-faults-XXXXXX";
     EXPECT_NE(mkdtemp(name), nullptr);
@@ -261,7 +257,7 @@ class Case {
   }
 
   std::mt19937_64 random_;
-  Fault fault_;
+  const Fault fault_;
   const When when_;
   const bool qemu_;
   const CopyMode mode_;

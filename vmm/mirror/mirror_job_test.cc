@@ -72,6 +72,43 @@ TEST_F(MirrorJobTest, TargetIsEqualAndAsSparse) {
   EXPECT_EQ(now.st_size, old.st_size);
 }
 
+// 64 MiB of data in 100 GiB of holes.
+TEST_F(MirrorJobTest, LargeSparseImageCostsWhatItsDataCosts) {
+  constexpr uint64_t kLarge = uint64_t{100} << 30;
+  constexpr uint64_t kPieces = 64;
+  constexpr uint64_t kPiece = 1 << 20;
+  const auto offset_of = [](uint64_t piece) { return piece * (kLarge / kPieces) + piece * (64 << 10); };
+  const auto content_of = [](uint64_t piece) { return std::string(kPiece, static_cast<char>('A' + piece)); };
+  const std::string large = directory_ / "large.img";
+  const Fd fd(open(large.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  ASSERT_EQ(ftruncate(fd.get(), kLarge), 0);
+  for (uint64_t piece = 0; piece < kPieces; ++piece) {
+    ASSERT_EQ(pwrite(fd.get(), content_of(piece).data(), kPiece, static_cast<off_t>(offset_of(piece))),
+              static_cast<ssize_t>(kPiece));
+  }
+  mirrors_.reset();
+  auto image = DiskImage::Create(large, /*read_only=*/false);
+  ASSERT_TRUE(image.ok()) << image.status();
+  disks_ = std::make_unique<FakeDisks>(*std::move(image));
+  mirrors_ = std::make_unique<Mirrors>(*disks_, told_.Listener());
+  ASSERT_TRUE(mirrors_->Start({.disk = "root", .target = target_, .auto_complete = true}).ok());
+  const MirrorStatus mirror = told_.AwaitOver();
+  ASSERT_EQ(mirror.result.ToString(), "OK");
+  EXPECT_EQ(mirror.figures.total_bytes, kLarge);
+  EXPECT_EQ(mirror.figures.copied_bytes, kPieces * kPiece);
+  struct stat made = {};
+  ASSERT_EQ(stat(target_.c_str(), &made), 0);
+  EXPECT_EQ(static_cast<uint64_t>(made.st_size), kLarge);
+  EXPECT_LE(static_cast<uint64_t>(made.st_blocks) * 512, kPieces * kPiece + (1 << 20)) << "holes were filled";
+  const Fd copy(open(target_.c_str(), O_RDONLY | O_CLOEXEC));
+  for (uint64_t piece = 0; piece < kPieces; ++piece) {
+    std::string there(kPiece, '?');
+    ASSERT_EQ(pread(copy.get(), there.data(), kPiece, static_cast<off_t>(offset_of(piece))),
+              static_cast<ssize_t>(kPiece));
+    EXPECT_TRUE(there == content_of(piece)) << piece;
+  }
+}
+
 TEST_F(MirrorJobTest, CopyIsThatOfAnInstant) {
   StartWriter();
   Begin(To(target_));
@@ -315,6 +352,35 @@ TEST_F(MirrorJobTest, ServerThatHangsIsCutOff) {
   server->process().Signal(SIGSTOP);
   AwaitWrites(100);
   ASSERT_EQ(mirrors_->Cancel("root", /*keep_copy=*/false).ToString(), "OK");
+  server->process().Signal(SIGCONT);
+}
+
+// Who waits for a copy that does not come can give it up.
+TEST_F(MirrorJobTest, ServerThatHangsWhileACopyIsKeptIsCutOff) {
+  auto server = NbdServer::Nbdkit(directory_, {"memory", absl::StrCat(kBytes)});
+  ASSERT_TRUE(server.ok()) << server.status();
+  StartWriter();
+  Begin(To(server->where()));
+  told_.AwaitState(MirrorState::kReady);
+  server->process().Signal(SIGSTOP);
+  absl::Status kept;
+  std::atomic<bool> asked = false;
+  Thread keeper = StartOrDie("keeper", [&] {
+    asked = true;
+    kept = mirrors_->Cancel("root", /*keep_copy=*/true);
+  });
+  while (!asked) {
+    std::this_thread::yield();
+  }
+  AwaitWrites(100);
+  (void)mirrors_->Cancel("root", /*keep_copy=*/false);
+  const auto status = mirrors_->Status("root");
+  ASSERT_TRUE(status.ok());
+  EXPECT_TRUE(status->over);
+  EXPECT_EQ(status->end, MirrorEnd::kLeft);
+  keeper.Join();
+  EXPECT_FALSE(kept.ok());
+  AwaitWrites(100);
   server->process().Signal(SIGCONT);
 }
 

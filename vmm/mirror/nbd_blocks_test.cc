@@ -368,14 +368,62 @@ TEST_F(NbdBlocksTest, TlsWhereTheUriSaysSo) {
   EXPECT_TRUE(absl::StrContains(status.message(), "TLS")) << status;
 }
 
-TEST_F(NbdBlocksTest, OverTcp) {
+// A socket that listens on the loopback, and its port.
+Fd ListenOnTcp(uint16_t& port) {
   Fd listening(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address = {.sin_family = AF_INET, .sin_port = 0, .sin_addr = {.s_addr = htonl(INADDR_LOOPBACK)}};
   socklen_t length = sizeof(address);
-  ASSERT_EQ(bind(listening.get(), reinterpret_cast<const sockaddr*>(&address), length), 0);
-  ASSERT_EQ(listen(listening.get(), 8), 0);
-  ASSERT_EQ(getsockname(listening.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
-  const std::string uri = absl::StrCat("nbd://127.0.0.1:", ntohs(address.sin_port), "/");
+  EXPECT_EQ(bind(listening.get(), reinterpret_cast<const sockaddr*>(&address), length), 0);
+  EXPECT_EQ(listen(listening.get(), 8), 0);
+  EXPECT_EQ(getsockname(listening.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  port = ntohs(address.sin_port);
+  return listening;
+}
+
+// A directory as nbdkit and libnbd want it: of an authority of its own, and of a server called localhost.
+void MakeCertificates(const std::string& directory) {
+  constexpr char kKey[] = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+  const std::string script = absl::StrCat(
+      "set -e; mkdir ", directory, "; cd ", directory, "; ", kKey,
+      " -x509 -days 2 -subj /CN=authority -keyout ca-key.pem -out ca-cert.pem; ", kKey,
+      " -subj /CN=server -keyout server-key.pem -out request; echo subjectAltName=DNS:localhost >names; "
+      "openssl x509 -req -days 2 -in request -CA ca-cert.pem -CAkey ca-key.pem -CAcreateserial -extfile names "
+      "-out server-cert.pem");
+  auto shell = ChildProcess::Start({"/bin/sh", "-c", script}, {});
+  ASSERT_TRUE(shell.ok()) << shell.status();
+  const auto end = shell->Wait();
+  ASSERT_TRUE(end.ok() && end->exited && end->number == 0);
+}
+
+// Who the server is its certificate says.
+TEST_F(NbdBlocksTest, TlsWithCertificates) {
+  const std::string good = directory_ / "good";
+  const std::string other = directory_ / "other";
+  ASSERT_NO_FATAL_FAILURE(MakeCertificates(good));
+  ASSERT_NO_FATAL_FAILURE(MakeCertificates(other));
+  uint16_t port = 0;
+  Fd listening = ListenOnTcp(port);
+  auto server = NbdServer::StartOn(
+      std::move(listening), "",
+      {"/usr/bin/nbdkit", "-f", "--exit-with-parent", "--tls=require", "--tls-certificates=" + good, "memory", "64M"});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto uri = [port](const std::string& host, const std::string& certificates) {
+    return absl::StrCat("nbds://", host, ":", port, "/?tls-certificates=", certificates);
+  };
+  EXPECT_FALSE(Connect(uri("localhost", other), {}).ok()) << "another authority";
+  EXPECT_FALSE(Connect(uri("127.0.0.1", good), {}).ok()) << "another name";
+  EXPECT_FALSE(Connect(absl::StrCat("nbd://localhost:", port, "/"), {}).ok()) << "without TLS";
+  ASSERT_NO_FATAL_FAILURE(Use(uri("localhost", good)));
+  EXPECT_TRUE(nbd_->facts().tls);
+  const std::string data(5 * kMiB, 'x');
+  EXPECT_TRUE(driver_->Write(0, data).ok());
+  EXPECT_TRUE(driver_->Read(0, data.size()) == data);
+}
+
+TEST_F(NbdBlocksTest, OverTcp) {
+  uint16_t port = 0;
+  Fd listening = ListenOnTcp(port);
+  const std::string uri = absl::StrCat("nbd://127.0.0.1:", port, "/");
   auto server = NbdServer::StartOn(std::move(listening), uri, {"/usr/bin/nbdkit", "-f", "memory", "64M"});
   ASSERT_TRUE(server.ok());
   ASSERT_NO_FATAL_FAILURE(Use(uri));
