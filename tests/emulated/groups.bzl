@@ -4,6 +4,7 @@
 GROUPS = {
     "machines": [
         "//bench:memory_test",
+        "//bench:mirror_bench_test",
         "//tests/integration:arrival_test",
         "//tests/integration:balloon_test",
         "//tests/integration:dirty_tracking_test",
