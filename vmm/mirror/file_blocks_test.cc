@@ -206,6 +206,11 @@ class DirectBlocksTest : public FileBlocksTest {
     blocks_ = *std::move(blocks);
     driver_ = std::make_unique<BlockDriver>(*loop_, *blocks_);
   }
+  bool GoesPastThePageCache() const {
+    struct statfs info = {};
+    return fstatfs(file_.get(), &info) == 0 && info.f_type != TMPFS_MAGIC && info.f_type != OVERLAYFS_SUPER_MAGIC &&
+           OpenDirect(file_).valid();
+  }
   // As the mirror's buffer is.
   absl::Status WriteAligned(uint64_t offset, uint64_t bytes, char byte, uint64_t misaligned_by = 0) {
     FERRITE_CHECK(bytes + misaligned_by <= kMost);
@@ -221,13 +226,10 @@ class DirectBlocksTest : public FileBlocksTest {
 };
 
 TEST_F(DirectBlocksTest, LargeWritesGoPastThePageCacheAndSmallOnesDoNot) {
-  struct statfs info = {};
-  ASSERT_EQ(fstatfs(file_.get(), &info), 0);
-  Fd direct = OpenDirect(file_);
-  if (!direct.valid() || info.f_type == TMPFS_MAGIC || info.f_type == OVERLAYFS_SUPER_MAGIC) {
+  if (!GoesPastThePageCache()) {
     GTEST_SKIP() << "what /tmp is on has no O_DIRECT of its own";
   }
-  ASSERT_NO_FATAL_FAILURE(Make(std::move(direct)));
+  ASSERT_NO_FATAL_FAILURE(Make(OpenDirect(file_)));
   ASSERT_EQ(WriteAligned(0, kLarge, 'a').ToString(), "OK");
   EXPECT_FALSE(IsCached(file_, 0));
   ASSERT_EQ(WriteAligned(kLarge, 4096, 'b').ToString(), "OK");
@@ -249,6 +251,9 @@ TEST_F(DirectBlocksTest, WhatIsNotAlignedIsWrittenAllTheSame) {
   EXPECT_EQ(Contents(0, kLarge + 512), std::string(kLarge + 512, 'b'));
   EXPECT_EQ(WriteAligned(0, kLarge, 'c', /*misaligned_by=*/1).ToString(), "OK");
   EXPECT_EQ(Contents(0, kLarge), std::string(kLarge, 'c'));
+  // And those that are go on as before.
+  EXPECT_EQ(WriteAligned(4 * kLarge, kLarge, 'd').ToString(), "OK");
+  EXPECT_TRUE(!GoesPastThePageCache() || !IsCached(file_, 4 * kLarge));
 }
 
 TEST_F(DirectBlocksTest, AFileSystemThatRefusesIsAskedOnce) {
