@@ -91,7 +91,7 @@ TEST(MirrorBenchTest, EveryFigureIsThere) {
   EXPECT_FALSE(json["goals"].empty());
   if (access("/usr/bin/qemu-system-x86_64", X_OK) == 0) {
     EXPECT_THAT(Names(json["rows"][2]),
-                testing::IsSupersetOf({"QEMU mirror write-blocking cache=writeback aio=io_uring"}));
+                testing::IsSupersetOf({"QEMU mirror write-blocking cache=writeback aio=io_uring without iothread"}));
     EXPECT_EQ(json["goals"].size(), 6u);
   }
 }
