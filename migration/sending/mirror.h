@@ -87,6 +87,9 @@ class Mirror {
 
   // Nothing of it is in flight. It is over (completed, cancelled, failed) and idle: may be destroyed.
   virtual bool idle() const = 0;
+  // What figures() says of them, for who looks after each turn: that one adds all of it up.
+  virtual MirrorState state() const = 0;
+  virtual CopyMode copy_mode() const = 0;
   virtual MirrorFigures figures(MonotonicTime now) const = 0;
   // Of kFailed: the first error that was not ignored.
   virtual absl::Status error() const = 0;

@@ -45,6 +45,8 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   absl::Status WithdrawDrain() override;
   absl::Status Cancel() override;
   bool idle() const override { return copier_->at_io() == 0; }
+  MirrorState state() const override { return state_; }
+  CopyMode copy_mode() const override { return copy_mode_; }
   MirrorFigures figures(MonotonicTime now) const override;
   absl::Status error() const override { return error_; }
 

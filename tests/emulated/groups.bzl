@@ -4,6 +4,7 @@
 GROUPS = {
     "machines": [
         "//bench:memory_test",
+        "//bench:mirror_bench_test",
         "//tests/faults:mirror_faults_test",
         "//tests/integration:arrival_test",
         "//tests/integration:balloon_test",

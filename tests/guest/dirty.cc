@@ -16,6 +16,7 @@
 // (writes that took longer than a page that is there could take) and how much was written; q check and power off.
 #include "tests/guest/runtime/clock.h"
 #include "tests/guest/runtime/console.h"
+#include "tests/guest/runtime/durations.h"
 #include "tests/guest/runtime/options.h"
 #include "tests/guest/runtime/pages.h"
 #include "tests/guest/runtime/planted.h"
@@ -61,39 +62,9 @@ struct alignas(128) Worker {
 };
 Worker workers[kMaxCpus];
 
-// How long writes took: 16 buckets for each power of two of nanoseconds.
-struct Waits {
-  static constexpr uint64_t kFromNs = 15'000;  // the host maps a page that is there in less
-  static constexpr int kSubBits = 4;
-  uint32_t buckets[64 << kSubBits];
-  uint64_t count;
-  uint64_t sum;
-  uint64_t longest;
-
-  void Add(uint64_t ns) {
-    if (ns < kFromNs) {
-      return;
-    }
-    const int shift = 63 - __builtin_clzll(ns) - kSubBits;
-    ++buckets[(shift << kSubBits) + static_cast<int>(ns >> shift)];
-    ++count;
-    sum += ns;
-    longest = ns > longest ? ns : longest;
-  }
-  // The upper bound of the bucket that holds the value.
-  uint64_t Quantile(uint64_t percent) const {
-    uint64_t seen = 0;
-    for (uint64_t bucket = 1 << kSubBits; bucket < sizeof(buckets) / sizeof(buckets[0]); ++bucket) {
-      seen += buckets[bucket];
-      if (seen * 100 >= count * percent && seen > 0) {
-        const uint64_t shift = (bucket >> kSubBits) - 1;
-        return ((1 << kSubBits | (bucket & ((1 << kSubBits) - 1))) + 1) << shift;
-      }
-    }
-    return 0;
-  }
-};
-Waits waits;
+// Writes that took longer than the host takes to map a page that is there.
+constexpr uint64_t kWaitFromNs = 15'000;
+Durations waits;
 
 Atomic<uint64_t> shared_writes;
 Atomic<bool> idle;
@@ -367,7 +338,9 @@ void Work() {
     } else if (config.time_writes && cpu.index == 0) {
       const uint64_t start = Tsc();
       WriteNext(worker, cpu.index);
-      waits.Add(TscToNs(Tsc() - start));
+      if (const uint64_t ns = TscToNs(Tsc() - start); ns >= kWaitFromNs) {
+        waits.Add(ns);
+      }
     } else {
       WriteNext(worker, cpu.index);
     }

@@ -2,9 +2,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -180,6 +185,115 @@ TEST_F(FileBlocksTest, ErrorsAreOfTheOperation) {
       driver.Run(BlockDriver::Make(Operation::Kind::kRead, 4096, 512, std::make_unique<std::string>(512, '?').get()))
           .message(),
       "read 512 bytes at 4096 of the-file: Input/output error");
+}
+
+// Whether the page cache has what is there.
+bool IsCached(const Fd& file, off_t offset) {
+  char byte = 0;
+  iovec buffer = {.iov_base = &byte, .iov_len = 1};
+  return preadv2(file.get(), &buffer, 1, offset, RWF_NOWAIT) == 1;
+}
+
+class DirectBlocksTest : public FileBlocksTest {
+ protected:
+  static constexpr uint64_t kLarge = 64 << 10;
+
+  void Make(Fd direct) {
+    driver_.reset();
+    auto blocks = MakeFileBlocks("the-file", *file_.Duplicate(), kBytes, *loop_, kDepth,
+                                 std::make_shared<FlushRecord>(), std::move(direct));
+    ASSERT_TRUE(blocks.ok()) << blocks.status();
+    blocks_ = *std::move(blocks);
+    driver_ = std::make_unique<BlockDriver>(*loop_, *blocks_);
+  }
+  bool GoesPastThePageCache() const {
+    struct statfs info = {};
+    return fstatfs(file_.get(), &info) == 0 && info.f_type != TMPFS_MAGIC && info.f_type != OVERLAYFS_SUPER_MAGIC &&
+           OpenDirect(file_).valid();
+  }
+  // As the mirror's buffer is.
+  absl::Status WriteAligned(uint64_t offset, uint64_t bytes, char byte, uint64_t misaligned_by = 0) {
+    FERRITE_CHECK(bytes + misaligned_by <= kMost);
+    memset(memory_, byte, kMost);
+    Operation operation = BlockDriver::Make(Operation::Kind::kWrite, offset, bytes);
+    operation.data = memory_ + misaligned_by;
+    return driver_->Run(operation);
+  }
+
+ private:
+  static constexpr uint64_t kMost = 4 * kLarge;
+  alignas(4096) uint8_t memory_[kMost];
+};
+
+TEST_F(DirectBlocksTest, LargeWritesGoPastThePageCacheAndSmallOnesDoNot) {
+  if (!GoesPastThePageCache()) {
+    GTEST_SKIP() << "what /tmp is on has no O_DIRECT of its own";
+  }
+  ASSERT_NO_FATAL_FAILURE(Make(OpenDirect(file_)));
+  ASSERT_EQ(WriteAligned(0, kLarge, 'a').ToString(), "OK");
+  EXPECT_FALSE(IsCached(file_, 0));
+  ASSERT_EQ(WriteAligned(kLarge, 4096, 'b').ToString(), "OK");
+  EXPECT_TRUE(IsCached(file_, kLarge));
+  // Over what the page cache has, too.
+  ASSERT_EQ(WriteAligned(0, 2 * kLarge, 'c').ToString(), "OK");
+  EXPECT_EQ(Contents(0, 2 * kLarge), std::string(2 * kLarge, 'c'));
+  // And back.
+  ASSERT_EQ(WriteAligned(4096, 4096, 'd').ToString(), "OK");
+  EXPECT_EQ(driver_->Read(0, 12288), std::string(4096, 'c') + std::string(4096, 'd') + std::string(4096, 'c'));
+  EXPECT_TRUE(driver_->Flush().ok());
+}
+
+TEST_F(DirectBlocksTest, WhatIsNotAlignedIsWrittenAllTheSame) {
+  ASSERT_NO_FATAL_FAILURE(Make(OpenDirect(file_)));
+  EXPECT_EQ(WriteAligned(512, kLarge, 'a').ToString(), "OK");
+  EXPECT_EQ(Contents(512, kLarge), std::string(kLarge, 'a'));
+  EXPECT_EQ(WriteAligned(0, kLarge + 512, 'b').ToString(), "OK");
+  EXPECT_EQ(Contents(0, kLarge + 512), std::string(kLarge + 512, 'b'));
+  EXPECT_EQ(WriteAligned(0, kLarge, 'c', /*misaligned_by=*/1).ToString(), "OK");
+  EXPECT_EQ(Contents(0, kLarge), std::string(kLarge, 'c'));
+  // And those that are go on as before.
+  EXPECT_EQ(WriteAligned(4 * kLarge, kLarge, 'd').ToString(), "OK");
+  EXPECT_TRUE(!GoesPastThePageCache() || !IsCached(file_, 4 * kLarge));
+}
+
+TEST_F(DirectBlocksTest, AFileSystemThatRefusesIsAskedOnce) {
+  // What answers every write with EINVAL.
+  Fd refuses(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+  ASSERT_TRUE(refuses.valid());
+  ASSERT_NO_FATAL_FAILURE(Make(std::move(refuses)));
+  for (const char byte : {'a', 'b'}) {
+    ASSERT_EQ(WriteAligned(0, 4 * kLarge, byte).ToString(), "OK");
+    EXPECT_EQ(Contents(0, 4 * kLarge), std::string(4 * kLarge, byte));
+  }
+}
+
+TEST_F(DirectBlocksTest, ManyThatAreRefusedTogetherAreAllWritten) {
+  Fd refuses(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC));
+  ASSERT_TRUE(refuses.valid());
+  ASSERT_NO_FATAL_FAILURE(Make(std::move(refuses)));
+  constexpr size_t kOperations = 2 * kDepth;
+  alignas(4096) static uint8_t data[kLarge];
+  memset(data, 'x', kLarge);
+  std::vector<Operation> operations(kOperations);
+  std::vector<Operation*> pointers;
+  for (size_t i = 0; i < kOperations; ++i) {
+    operations[i] = BlockDriver::Make(Operation::Kind::kWrite, i * kLarge, kLarge);
+    operations[i].data = data;
+    pointers.push_back(&operations[i]);
+  }
+  driver_->Start(pointers);
+  ASSERT_TRUE(driver_->Await());
+  for (const Operation& operation : operations) {
+    EXPECT_TRUE(operation.result.ok()) << operation.result;
+  }
+  EXPECT_EQ(Contents(0, kOperations * kLarge), std::string(kOperations * kLarge, 'x'));
+}
+
+TEST_F(DirectBlocksTest, OtherErrorsAreTold) {
+  auto reads = OpenFile(DescriptorPath(file_.get()), O_RDONLY);
+  ASSERT_TRUE(reads.ok());
+  ASSERT_NO_FATAL_FAILURE(Make(*std::move(reads)));
+  EXPECT_EQ(WriteAligned(0, kLarge, 'a').message(), "write 65536 bytes at 0 of the-file: Bad file descriptor");
 }
 
 TEST_F(FileBlocksTest, AfterAFlushThatFailedAllFail) {

@@ -228,8 +228,8 @@ absl::Status OpenedImage::Take(EventLoop& loop) {
 
 absl::Status OpenedImage::MakeBlocks(uint64_t bytes, EventLoop& loop) {
   FERRITE_ASSIGN_OR_RETURN(Fd own, fd_.Duplicate());
-  FERRITE_ASSIGN_OR_RETURN(blocks_,
-                           MakeFileBlocks(wanted_.where, std::move(own), bytes, loop, wanted_.depth, flushes_));
+  FERRITE_ASSIGN_OR_RETURN(
+      blocks_, MakeFileBlocks(wanted_.where, std::move(own), bytes, loop, wanted_.depth, flushes_, OpenDirect(fd_)));
   if (wanted_.bytes % blocks_->block_bytes() != 0) {
     return absl::FailedPreconditionError(absl::StrCat("the disk has ", wanted_.bytes,
                                                       " bytes, not a multiple of the block size of ", wanted_.where,

@@ -139,11 +139,10 @@ void MirrorJob::Turn() {
     return;
   }
   SetAlarm(mirror_->Turn(MonotonicTime::Now()));
-  const migration::MirrorFigures figures = mirror_->figures(MonotonicTime::Now());
-  const Seen seen = {.state = figures.state,
-                     .mode = figures.copy_mode,
-                     .ended = migration::IsFinal(figures.state) && mirror_->idle(),
-                     .fits = is_closing_ && figures.fits_downtime};
+  const Seen seen = {.state = mirror_->state(),
+                     .mode = mirror_->copy_mode(),
+                     .ended = migration::IsFinal(mirror_->state()) && mirror_->idle(),
+                     .fits = is_closing_ && mirror_->figures(MonotonicTime::Now()).fits_downtime};
   // Each time that the mutex is given up wakes who waits: that is for news alone.
   if (seen != published_) {
     published_ = seen;

@@ -7,16 +7,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/fd.h"
+#include "base/thread.h"
+#include "devices/block/disk_image.h"
+#include "tests/fakes/fake_disks.h"
 #include "tests/fakes/file_content.h"
+#include "tests/fakes/test_thread.h"
 #include "tests/fakes/waiting_mirrors.h"
 #include "vmm/mirror/mirror_job_rig.h"
 #include "vmm/mirror/nbd_server.h"
@@ -90,7 +96,7 @@ TEST_F(MirrorJobTest, LargeSparseImageCostsWhatItsDataCosts) {
   auto image = DiskImage::Create(large, /*read_only=*/false);
   ASSERT_TRUE(image.ok()) << image.status();
   disks_ = std::make_unique<FakeDisks>(*std::move(image));
-  mirrors_ = std::make_unique<Mirrors>(*disks_, told_.Listener());
+  mirrors_ = std::make_unique<WaitingMirrors>(*disks_, told_.Listener());
   ASSERT_TRUE(mirrors_->Start({.disk = "root", .target = target_, .auto_complete = true}).ok());
   const MirrorStatus mirror = told_.AwaitOver();
   ASSERT_EQ(mirror.result.ToString(), "OK");

@@ -2,6 +2,7 @@
 
 #include "tests/guest/runtime/console.h"
 #include "tests/guest/runtime/cpu.h"
+#include "tests/guest/runtime/options.h"
 
 extern "C" {
 extern const char guest_image_end[];
@@ -97,6 +98,19 @@ void FindVirtioMmio(uint64_t dsdt) {
   }
 }
 
+// Where no table says where they are, the option mmio= does: the first of so many register blocks (QEMU's microvm
+// machine, include/hw/i386/microvm.h).
+void FindVirtioMmioByOption() {
+  constexpr uint64_t kBlocks = 24;
+  constexpr uint64_t kBlockBytes = 512;
+  const uint64_t base = NumberOption("mmio", 0);
+  for (uint64_t i = 0; base != 0 && i < kBlocks; ++i) {
+    if (ReadMmio<uint32_t>(base + i * kBlockBytes) == kVirtioMagic && virtio_count < kMaxVirtio) {
+      virtio_bases[virtio_count++] = static_cast<uint32_t>(base + i * kBlockBytes);
+    }
+  }
+}
+
 void ReadTable(uint64_t table) {
   if (SignatureIs(table, "FACP")) {
     sleep_port = IoPortOf(table + kFadtSleepControl);
@@ -119,6 +133,7 @@ void ReadTable(uint64_t table) {
 
 void ReadAcpi(uint64_t rsdp) {
   if (rsdp == 0) {
+    FindVirtioMmioByOption();
     return;
   }
   const uint64_t xsdt = Load<uint64_t>(rsdp + kRsdpXsdtAddress);

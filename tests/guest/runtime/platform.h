@@ -30,7 +30,7 @@ const char* CommandLine();
 // The local APICs' ids, the first vCPU's first.
 List<const uint8_t> ApicIds();
 
-// The bases of the virtio-mmio devices' registers, as the DSDT lists them.
+// The bases of the virtio-mmio devices' registers, as the DSDT lists them; without ACPI from the option mmio= on.
 List<const uint32_t> VirtioMmioBases();
 
 // The RAM that no one uses, ascending, whole pages: all above the image.
