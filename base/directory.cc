@@ -5,6 +5,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <filesystem>
@@ -229,6 +230,18 @@ absl::StatusOr<Fd> FindFile(const std::string& path, const TrustedUsers& trusted
     return ErrnoStatus(path);
   }
   return file;
+}
+
+absl::StatusOr<Fd> FindDirectoryOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string name = slash == path.npos ? path : path.substr(slash + 1);
+  if (name.empty() || name == "." || name == "..") {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is a directory"));
+  }
+  const std::string directory = slash == path.npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
+  FERRITE_ASSIGN_OR_RETURN(const Fd found, FindFile(directory));
+  Fd opened(openat(found.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return opened.valid() ? absl::StatusOr<Fd>(std::move(opened)) : ErrnoStatus(absl::StrCat("open ", directory));
 }
 
 absl::StatusOr<Fd> OpenForAppending(const std::string& path, AppendTo what, const TrustedUsers& trusted) {

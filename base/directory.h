@@ -53,6 +53,10 @@ absl::StatusOr<Fd> WalkToDirectory(const std::string& path, const WalkOptions& o
 // that belongs to neither of `trusted` is not followed, wherever on the way it is: FAILED_PRECONDITION names it.
 absl::StatusOr<Fd> FindFile(const std::string& path, const TrustedUsers& trusted = TrustedHere());
 
+// The directory of `path`, which need not be there itself, open for reading. Links in its path are followed when root
+// or this process's user made them. INVALID_ARGUMENT for a path that ends as a directory's does.
+absl::StatusOr<Fd> FindDirectoryOf(const std::string& path);
+
 // Opens `path` to append to, or makes it, mode 0600. Never waits (O_NONBLOCK). Links as FindFile(). INVALID_ARGUMENT
 // for what is no regular file, if that is wanted: a FIFO waits for its reader, a device may do anything.
 enum class AppendTo { kAnything, kRegularFile };

@@ -542,7 +542,7 @@ absl::Status Block::CheckState(state::VirtioMmio::Reader in) const {
   }
   if (const uint64_t sectors = in.getBlock().getCapacitySectors(); sectors != image_->sectors()) {
     return absl::FailedPreconditionError(
-        absl::StrCat("the state is of a disk of ", sectors, " sectors, ", image_->path(), " has ", image_->sectors()));
+        absl::StrCat("the state is of a disk of ", sectors, " sectors, and this one has ", image_->sectors()));
   }
   return absl::OkStatus();
 }

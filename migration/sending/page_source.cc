@@ -14,6 +14,10 @@
 namespace ferrite::migration {
 namespace {
 
+// Of a mirrored part, what is skipped in a piece, 64 MiB: to have it zero may take storage as long as to write it, and
+// nothing else is read from the channel meanwhile.
+constexpr uint64_t kSkippedPages = uint64_t{1} << 14;
+
 std::vector<PendingPages::Shape> ShapesOf(std::span<OutgoingPart* const> parts,
                                           std::span<const uint64_t> pages_per_unit) {
   std::vector<PendingPages::Shape> shapes;
@@ -107,7 +111,10 @@ absl::Status PageSource::Start(WhichParts parts) {
     pending.SetRange(0, pages);
     uint64_t page = 0;
     while (const auto first = skip.FindSet(page)) {
-      const uint64_t end = skip.FindClear(*first).value_or(pages);
+      uint64_t end = skip.FindClear(*first).value_or(pages);
+      if (pending_->mirrored(i)) {
+        end = std::min(end, *first + kSkippedPages);
+      }
       const PageRange run{.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first};
       FERRITE_RETURN_IF_ERROR(senders_[0]->SendZero(run));
       pending_->Skip(run);

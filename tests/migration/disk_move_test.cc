@@ -65,11 +65,14 @@ class DiskMove {
     move_.destination().on_parts = [this] {
       auto target = OpenImageTarget({.where = there_, .bytes = kBytes, .exact = true, .depth = 1}, *loop_);
       EXPECT_TRUE(target.ok()) << target.status();
-      landing_ = std::make_unique<DiskLanding>("root", kBytes, *std::move(target));
+      landing_ = std::make_unique<DiskLanding>("root", kBytes);
+      landing_->Take(*std::move(target));
       return std::vector<IncomingPart*>{landing_.get()};
     };
     move_.destination().on_run = [this] {
-      EXPECT_EQ(landing_->Arrived().ToString(), "OK");
+      EXPECT_EQ(landing_->Unmark().ToString(), "OK");
+      landing_->Arrived();
+      EXPECT_EQ(landing_->Settled().ToString(), "OK");
       ran_there_ = true;
     };
   }

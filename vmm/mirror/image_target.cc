@@ -79,9 +79,8 @@ class OpenedImage final : public ImageTarget {
   int fd() const override { return fd_.get(); }
   std::shared_ptr<const PinnedFile> file() const override { return file_; }
   void Unlock() override { UnlockImage(fd_.get()); }
-  absl::Status RemoveUntouched() override {
-    return made_ || !mark_.has_value() || mark_->taken_over() ? Remove() : mark_->Remove();
-  }
+  absl::Status RemoveUntouched() override;
+  absl::Status Unmark() override { return mark_.has_value() ? mark_->Unlink() : absl::OkStatus(); }
   bool made_here() const override { return made_; }
   absl::Status Remove() override;
 
@@ -99,6 +98,7 @@ class OpenedImage final : public ImageTarget {
   bool made_ = false;  // the file, here
   bool is_device_ = false;
   bool is_zero_ = false;
+  bool was_empty_ = false;  // a file that was there: it has no bytes
   bool taken_ = false;
   std::shared_ptr<const PinnedFile> file_;
   Fd fd_;  // holds the lock, as its duplicates do
@@ -216,7 +216,8 @@ absl::Status OpenedImage::Take(EventLoop& loop) {
   }
   FERRITE_ASSIGN_OR_RETURN(mark_,
                            IncompleteMark::Put(place_.directory, place_.name, IncompleteMark::Found::kTakenOver));
-  if (bytes == 0 && ftruncate(fd_.get(), static_cast<off_t>(wanted_.bytes)) != 0) {
+  was_empty_ = bytes == 0;
+  if (was_empty_ && ftruncate(fd_.get(), static_cast<off_t>(wanted_.bytes)) != 0) {
     const absl::Status status = ErrnoStatus(absl::StrCat("make ", path, " of ", wanted_.bytes, " bytes"));
     if (!mark_->taken_over()) {
       (void)mark_->Remove();
@@ -275,6 +276,13 @@ absl::StatusOr<std::unique_ptr<DiskImage>> OpenedImage::TakeImage() {
   return image;
 }
 
+absl::Status OpenedImage::RemoveUntouched() {
+  if (was_empty_ && ftruncate(fd_.get(), 0) != 0) {
+    return ErrnoStatus(absl::StrCat("make ", wanted_.where, " empty again"));
+  }
+  return made_ || !mark_.has_value() || mark_->taken_over() ? Remove() : mark_->Remove();
+}
+
 absl::Status OpenedImage::Remove() {
   if (taken_) {
     return absl::FailedPreconditionError(absl::StrCat("the image ", wanted_.where, " is a machine's"));
@@ -288,18 +296,6 @@ absl::Status OpenedImage::Remove() {
 }
 
 }  // namespace
-
-absl::StatusOr<Fd> FindDirectoryOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string name = slash == path.npos ? path : path.substr(slash + 1);
-  if (name.empty() || name == "." || name == "..") {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is a directory"));
-  }
-  const std::string directory = slash == path.npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
-  FERRITE_ASSIGN_OR_RETURN(const Fd found, FindFile(directory));
-  Fd opened(openat(found.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  return opened.valid() ? absl::StatusOr<Fd>(std::move(opened)) : ErrnoStatus(absl::StrCat("open ", directory));
-}
 
 absl::StatusOr<std::unique_ptr<ImageTarget>> OpenImageTarget(const MirrorTarget::Wanted& wanted, EventLoop& loop,
                                                              ImagePlace place) {

@@ -20,13 +20,12 @@ class ImageTarget : public MirrorTarget {
   virtual std::shared_ptr<const PinnedFile> file() const = 0;
   // Somebody else in this process opens and locks file() next, in place of TakeImage().
   virtual void Unlock() = 0;
-  // Remove(), when nothing was written: the mark goes, too, beside what was there before.
+  // Remove(), when nothing was written: what was there before is as it was, without a mark that was put beside it.
   virtual absl::Status RemoveUntouched() = 0;
+  // All of it was written out (WriteOut()), and somebody is about to write more: the mark goes. MarkComplete() has that
+  // on the disk, too.
+  virtual absl::Status Unmark() = 0;
 };
-
-// The directory of `path`, which need not be there itself, open for reading. Links in its path are followed when root
-// or this process's user made them. INVALID_ARGUMENT for a path that ends as a directory's does.
-absl::StatusOr<Fd> FindDirectoryOf(const std::string& path);
 
 // Where it is looked for, found before.
 struct ImagePlace {

@@ -38,13 +38,18 @@ absl::StatusOr<IncompleteMark> IncompleteMark::Put(const Fd& directory, const st
   return mark;
 }
 
+absl::Status IncompleteMark::Unlink() {
+  if (file_.valid() && IsNamed(directory_.get(), name_, file_) && unlinkat(directory_.get(), name_.c_str(), 0) != 0) {
+    return ErrnoStatus(absl::StrCat("remove ", PathAt(directory_, name_)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status IncompleteMark::Remove() {
   if (!file_.valid()) {
     return absl::OkStatus();
   }
-  if (IsNamed(directory_.get(), name_, file_) && unlinkat(directory_.get(), name_.c_str(), 0) != 0) {
-    return ErrnoStatus(absl::StrCat("remove ", PathAt(directory_, name_)));
-  }
+  FERRITE_RETURN_IF_ERROR(Unlink());
   if (fsync(directory_.get()) != 0) {
     return ErrnoStatus(absl::StrCat("write out the directory of ", PathAt(directory_, name_)));
   }

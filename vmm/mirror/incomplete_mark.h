@@ -23,6 +23,8 @@ class IncompleteMark {
   static absl::StatusOr<IncompleteMark> Put(const Fd& directory, const std::string& image, Found found);
 
   bool taken_over() const { return taken_over_; }
+  // Not from the disk yet: Remove() does that, too.
+  absl::Status Unlink();
   // Also from the disk. One that somebody else has put in its place since stays. Removed already is OK.
   absl::Status Remove();
 

@@ -10,9 +10,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/directory.h"
 #include "base/status.h"
 #include "vmm/boot/byte_source.h"
-#include "vmm/mirror/image_target.h"
 
 namespace ferrite {
 namespace {

@@ -4,7 +4,6 @@
 #include <sys/uio.h>
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -32,13 +31,19 @@ int CarryOut(IoRequest& request) {
 
 }  // namespace
 
-DiskLanding::DiskLanding(std::string id, uint64_t bytes, std::unique_ptr<ImageTarget> target)
+DiskLanding::DiskLanding(std::string id, uint64_t bytes)
     : id_(std::move(id)),
       name_(absl::StrCat("disk ", id_)),
       bytes_(bytes),
-      target_(std::move(target)),
       states_(DiskRegion(id_, bytes).bytes / kDiskUnitBytes),
       placer_(*this, states_) {}
+
+void DiskLanding::Take(std::unique_ptr<ImageTarget> target) {
+  target_ = std::move(target);
+  if (!target_->is_zero()) {
+    placer_.SetWritten();
+  }
+}
 
 absl::Status DiskLanding::Check(std::span<const migration::MachineSpec::Region> theirs) const {
   if (theirs[0] == DiskRegion(id_, bytes_)) {
@@ -58,13 +63,8 @@ absl::Status DiskLanding::Flush() {
   return absl::Status(status.code(), absl::StrCat(name_, ": what has come cannot be written to its image here"));
 }
 
-absl::Status DiskLanding::Arrived() {
-  is_over_ = true;
-  return target_->MarkComplete();
-}
-
 void DiskLanding::Abandoned() {
-  if (is_over_) {
+  if (is_over_ || target_ == nullptr) {
     return;
   }
   if (const absl::Status status = placer_.touched() ? target_->Remove() : target_->RemoveUntouched(); !status.ok()) {
@@ -74,14 +74,10 @@ void DiskLanding::Abandoned() {
 }
 
 DiskLanding::ImagePlacer::ImagePlacer(const DiskLanding& landing, migration::PageStates& states)
-    : Placer(states, states.units() * kPagesPerUnit, kPagesPerUnit), landing_(landing), written_(states.units()) {
-  if (!landing.target_->is_zero()) {
-    written_.SetRange(0, states.units());
-  }
-}
+    : Placer(states, states.units() * kPagesPerUnit, kPagesPerUnit), landing_(landing), written_(states.units()) {}
 
 absl::Status DiskLanding::ImagePlacer::Explain(const absl::Status& error) const {
-  return absl::Status(error.code(), absl::StrCat(landing_.name_, ": ", error.message()));
+  return error;  // it has its name already, where it is of the disk
 }
 
 DiskLanding::ImagePlacer::Bytes DiskLanding::ImagePlacer::BytesOf(PageRun run) const {
@@ -119,13 +115,17 @@ absl::Status DiskLanding::ImagePlacer::Put(PageRun run, const uint8_t* buffer) {
 absl::Status DiskLanding::ImagePlacer::PutZero(PageRun run) {
   const PageRun units = Units(run);
   const uint64_t end_unit = units.first + units.count;
-  for (uint64_t unit = units.first; unit < end_unit;) {
-    const uint64_t first = written_.FindSet(unit).value_or(end_unit);
-    if (first >= end_unit) {
-      break;
+  // Others set bits meanwhile, of units that they write other pages of.
+  const auto find = [&](uint64_t unit, bool written) {
+    while (unit < end_unit && written_.Test(unit) != written) {
+      ++unit;
     }
-    unit = std::min(written_.FindClear(first).value_or(end_unit), end_unit);
+    return unit;
+  };
+  for (uint64_t first = find(units.first, true); first < end_unit;) {
+    const uint64_t unit = find(first, false);
     const uint64_t first_page = std::max(first * kPagesPerUnit, run.first);
+    first = find(unit, true);
     const uint64_t end_page = std::min(unit * kPagesPerUnit, run.first + run.count);
     const Bytes bytes = BytesOf({.first = first_page, .count = end_page - first_page});
     if (bytes.count == 0) {

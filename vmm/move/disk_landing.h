@@ -22,23 +22,32 @@
 
 namespace ferrite {
 
-// The image is locked from when it is opened, and beside a file stands FILE.incomplete until the guest runs here.
+// The image is locked from when it is opened until the machine takes it, and beside a file stands FILE.incomplete until
+// the guest is about to run here. One that goes without that is Abandoned().
 // Errors name the disk alone: a peer hears them. Its host's user finds the image's path in the log.
 //
 // Threads: as IncomingPart and Placer say.
 class DiskLanding final : public migration::IncomingPart {
  public:
-  // `target` has room for the disk `id` of `bytes` bytes.
-  DiskLanding(std::string id, uint64_t bytes, std::unique_ptr<ImageTarget> target);
+  // Of the disk `id` of `bytes` bytes. Takes all the memory that it needs: nothing is made yet that would have to be
+  // removed.
+  DiskLanding(std::string id, uint64_t bytes);
+  ~DiskLanding() override { Abandoned(); }
+
+  // Where it comes to be, which has room for it. Once, before the rest.
+  void Take(std::unique_ptr<ImageTarget> target);
 
   const std::string& id() const { return id_; }
-  const std::string& path() const { return target_->where(); }
   std::shared_ptr<const PinnedFile> file() const { return target_->file(); }
 
   // The machine takes the image next: nothing is written to it from here any more.
   void HandOver() { target_->Unlock(); }
-  // The guest runs here. Takes the mark away, which takes a while, and may fail. On any one thread.
-  absl::Status Arrived();
+  // The guest is about to run on it, which is whole: the mark goes.
+  absl::Status Unmark() { return target_->Unmark(); }
+  // The guest runs here: nothing is removed from here on.
+  void Arrived() { is_over_ = true; }
+  // That the mark is gone is on the disk, too. While the guest runs, on any one thread: it may take long.
+  absl::Status Settled() { return target_->MarkComplete(); }
 
   absl::string_view name() const override { return name_; }
   size_t regions() const override { return 1; }
@@ -67,6 +76,8 @@ class DiskLanding final : public migration::IncomingPart {
     }
     absl::Status Publish(migration::PageRun run, const uint8_t* buffer) override;
     absl::StatusOr<uint64_t> PublishZero(migration::PageRun, migration::Showing) override { return 0; }
+    // All of it may hold something else than zeroes.
+    void SetWritten() { written_.SetRange(0, states().units()); }
     // Whether the image is any other than it was.
     bool touched() const { return touched_; }
 
@@ -92,7 +103,7 @@ class DiskLanding final : public migration::IncomingPart {
   const std::string id_;
   const std::string name_;  // "disk root"
   const uint64_t bytes_;
-  const std::unique_ptr<ImageTarget> target_;
+  std::unique_ptr<ImageTarget> target_;
   bool is_over_ = false;  // abandoned, or arrived
   migration::PageStates states_;
   ImagePlacer placer_;

@@ -37,7 +37,8 @@ class DiskLandingTest : public testing::Test {
     auto target =
         OpenImageTarget({.where = path_, .existing = existing, .bytes = kBytes, .exact = true, .depth = 1}, *loop_);
     ASSERT_TRUE(target.ok()) << target.status();
-    landing_ = std::make_unique<DiskLanding>("root", kBytes, *std::move(target));
+    landing_ = std::make_unique<DiskLanding>("root", kBytes);
+    landing_->Take(*std::move(target));
   }
   void MakeFile(char content) const {
     const Fd fd(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
@@ -86,8 +87,10 @@ TEST_F(DiskLandingTest, BytesAreWhereTheyBelong) {
   landing_->HandOver();
   const auto image = DiskImage::Create(path_, false);
   EXPECT_TRUE(image.ok()) << image.status();
-  EXPECT_EQ(landing_->Arrived().ToString(), "OK");
+  EXPECT_EQ(landing_->Unmark().ToString(), "OK");
   EXPECT_FALSE(Exists(".incomplete"));
+  landing_->Arrived();
+  EXPECT_EQ(landing_->Settled().ToString(), "OK");
   landing_->Abandoned();
   landing_.reset();
   EXPECT_TRUE(Exists()) << "the guest runs on it";
@@ -124,6 +127,26 @@ TEST_F(DiskLandingTest, WhatWasThereIsAsItWasWhenNothingCame) {
   landing_.reset();
   EXPECT_FALSE(Exists(".incomplete"));
   EXPECT_EQ(FileContent(path_), std::string(kBytes, 'x'));
+}
+
+// GRANT came, and the machine could not take it: the guest is the source's.
+TEST_F(DiskLandingTest, OneThatWasUnmarkedAndDoesNotRunLeavesNothing) {
+  Open();
+  Fill({.first = 0, .count = 1}, 'a');
+  landing_->HandOver();
+  EXPECT_EQ(landing_->Unmark().ToString(), "OK");
+  landing_.reset();
+  EXPECT_FALSE(Exists());
+  EXPECT_FALSE(Exists(".incomplete"));
+}
+
+TEST_F(DiskLandingTest, EmptyFileIsEmptyAgainWhenNothingCame) {
+  ASSERT_EQ(close(creat(path_.c_str(), 0600)), 0);
+  Open(/*existing=*/true);
+  EXPECT_EQ(std::filesystem::file_size(path_), kBytes);
+  landing_.reset();
+  EXPECT_EQ(std::filesystem::file_size(path_), 0u);
+  EXPECT_FALSE(Exists(".incomplete"));
 }
 
 TEST_F(DiskLandingTest, AbandonedOneLeavesNothing) {

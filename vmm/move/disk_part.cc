@@ -34,7 +34,7 @@ DiskPart::DiskPart(MachineDisks& disks, const MachineDisks::Disk& disk)
       id_(disk.id),
       name_(absl::StrCat("disk ", disk.id)),
       bytes_(disk.bytes),
-      dirty_(RegionBytes(disk.bytes) / kPageBytes) {}
+      read_only_(disk.read_only) {}
 
 std::vector<migration::MachineSpec::Region> DiskPart::regions() const {
   return declined_ ? std::vector<migration::MachineSpec::Region>() : std::vector{DiskRegion(id_, bytes_)};
@@ -49,7 +49,7 @@ absl::Status DiskPart::StartTracking() {
   }));
   {
     const absl::MutexLock lock(&mutex_);
-    dirty_.ClearAll();
+    dirty_.emplace(RegionBytes(bytes_) / kPageBytes);
     // From here on, who is told of a write takes no memory, nor does who answers it.
     held_.reserve(kMostHeld);
     collected_.reserve(kMostHeld);
@@ -58,6 +58,13 @@ absl::Status DiskPart::StartTracking() {
   FERRITE_RETURN_IF_ERROR(disks_.SetWitness(id_, this));
   tracking_ = true;
   return absl::OkStatus();
+}
+
+absl::Status DiskPart::WriteOut() {
+  return disks_.WithImage(id_, [](const DiskImage& image) {
+    return image.read_only() || fdatasync(image.fd()) == 0 ? absl::OkStatus()
+                                                           : ErrnoStatus(absl::StrCat("write out ", image.path()));
+  });
 }
 
 void DiskPart::StopTracking() {
@@ -74,7 +81,7 @@ void DiskPart::StopTracking() {
 
 absl::Status DiskPart::CollectDirty(size_t /*region*/, PageBitmap& dirty) {
   const absl::MutexLock lock(&mutex_);
-  dirty_.TakeInto(dirty);
+  dirty_->TakeInto(dirty);
   collected_.insert(collected_.end(), held_.begin(), held_.end());
   held_.clear();
   return absl::OkStatus();
@@ -100,7 +107,7 @@ uint64_t DiskPart::Wrote(uint64_t offset, uint64_t bytes) {
   const uint64_t first = offset / kPageBytes;
   const uint64_t end = (offset + bytes + kPageBytes - 1) / kPageBytes;
   const absl::MutexLock lock(&mutex_);
-  dirty_.SetRange(first, end - first);
+  dirty_->SetRange(first, end - first);
   if (!blocking_ || held_.size() + collected_.size() >= kMostHeld) {
     return 0;
   }
@@ -109,6 +116,9 @@ uint64_t DiskPart::Wrote(uint64_t offset, uint64_t bytes) {
 }
 
 bool DiskPart::SetBlocking(bool on) {
+  if (read_only_) {
+    return false;
+  }
   {
     const absl::MutexLock lock(&mutex_);
     blocking_ = on;

@@ -2,9 +2,9 @@
 #ifndef FERRITE_VMM_MOVE_DISK_PART_H_
 #define FERRITE_VMM_MOVE_DISK_PART_H_
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,6 +41,8 @@ class DiskPart final : public migration::OutgoingPart, private WriteWitness {
   ~DiskPart() override { StopTracking(); }
 
   const std::string& id() const { return id_; }
+  // All that the guest wrote is on the disk here, too: what is left here is left for good. May take long.
+  absl::Status WriteOut();
 
   absl::string_view name() const override { return name_; }
   std::vector<migration::MachineSpec::Region> regions() const override;
@@ -63,6 +65,7 @@ class DiskPart final : public migration::OutgoingPart, private WriteWitness {
   const std::string id_;
   const std::string name_;  // "disk root"
   const uint64_t bytes_;
+  const bool read_only_;
   bool declined_ = false;
   bool tracking_ = false;
   std::string path_;  // for messages
@@ -71,7 +74,7 @@ class DiskPart final : public migration::OutgoingPart, private WriteWitness {
 
   absl::Mutex mutex_;
   // By pages of 4 KiB. With the tickets, so that each of these belongs to what was collected with it.
-  PageBitmap dirty_ ABSL_GUARDED_BY(mutex_);
+  std::optional<PageBitmap> dirty_ ABSL_GUARDED_BY(mutex_);  // from StartTracking() on
   bool blocking_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t last_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<uint64_t> held_ ABSL_GUARDED_BY(mutex_);       // of writes that are not collected

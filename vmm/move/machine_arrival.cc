@@ -109,20 +109,25 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   }
 
   absl::Status Run() override {
+    for (const auto& landing : landings_) {
+      Warn(*landing, CatchOutOfMemory([&] { return landing->Unmark(); }));
+    }
     const absl::Status status = CatchOutOfMemory([this] { return machine_.moving().Arrive(/*run=*/!stays_paused_); });
     if (!status.ok()) {
       GiveDisksBack();
       return status;
     }
+    for (const auto& landing : landings_) {
+      landing->Arrived();
+    }
     if (!landings_.empty()) {
       // Nobody waits for this: neither the guest nor the source, which is to hear that it runs.
-      const absl::Status started = CatchOutOfMemory([this]() -> absl::Status {
-        FERRITE_ASSIGN_OR_RETURN(marks_, Thread::Start("disk-marks", [this] { TakeMarksAway(); }));
-        return absl::OkStatus();
+      IfThereIsMemory([this] {
+        auto started = Thread::Start("disks-settle", [this] { SettleDisks(); });
+        if (started.ok()) {
+          settling_ = *std::move(started);
+        }
       });
-      if (!started.ok()) {
-        TakeMarksAway();
-      }
     }
     return absl::OkStatus();
   }
@@ -133,14 +138,17 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   absl::Duration EntryWait() override { return machine_.moving().EntryWait(); }
 
  private:
-  void TakeMarksAway() {
+  void SettleDisks() {
     for (const auto& landing : landings_) {
-      if (const absl::Status whole = CatchOutOfMemory([&] { return landing->Arrived(); }); !whole.ok()) {
-        IfThereIsMemory([&] {
-          Log().warn("receive: {} is whole, but for its mark: {}", std::string(landing->name()),
-                     std::string(whole.message()));
-        });
-      }
+      Warn(*landing, CatchOutOfMemory([&] { return landing->Settled(); }));
+    }
+  }
+  static void Warn(const DiskLanding& landing, const absl::Status& status) {
+    if (!status.ok()) {
+      IfThereIsMemory([&] {
+        Log().warn("receive: {} is whole, and its mark may stay: {}", std::string(landing.name()),
+                   std::string(status.message()));
+      });
     }
   }
   // The source takes them again as soon as it hears that the guest does not run here, whatever the reason.
@@ -157,7 +165,7 @@ class ArrivalPort final : public migration::WholeDestinationMachine {
   const std::vector<std::unique_ptr<DiskLanding>> landings_;
   const std::function<void(absl::string_view)> tell_;
   bool stays_paused_ = false;
-  Thread marks_;  // when the guest runs
+  Thread settling_;  // when the guest runs
   BalloonInhibitor::Token no_ballooning_;
 };
 
@@ -217,13 +225,14 @@ absl::StatusOr<std::unique_ptr<DiskLanding>> MachineArrival::OpenLanding(const s
   if (place.directory != nullptr) {
     FERRITE_ASSIGN_OR_RETURN(found.directory, place.directory->Duplicate());
   }
+  auto landing = std::make_unique<DiskLanding>(id, bytes);
   // It is written from the threads that receive; the blocks of the target, and their loop, are not used.
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ImageTarget> target,
       OpenImageTarget(
           {.where = place.path, .existing = place.file != nullptr, .bytes = bytes, .exact = true, .depth = 1},
           host_.loop, std::move(found)));
-  auto landing = std::make_unique<DiskLanding>(id, bytes, std::move(target));
+  landing->Take(std::move(target));
   Log().info("receive: disk {} is copied to {}", id, place.path);
   return landing;
 }

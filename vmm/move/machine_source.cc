@@ -95,6 +95,15 @@ std::vector<std::string> MachineSource::CopiedDisks() const {
   return ids;
 }
 
+void MachineSource::Moved(absl::string_view where) {
+  for (const auto& disk : disks_) {
+    if (const absl::Status status = disk->mirrored() ? disk->WriteOut() : absl::OkStatus(); !status.ok()) {
+      Log().warn("move: {}, which was copied: {}", std::string(disk->name()), std::string(status.message()));
+    }
+  }
+  machine_.moving().Leave(std::string(where));
+}
+
 absl::Status MachineSource::StartDirtyTracking() {
   FERRITE_RETURN_IF_ERROR(machine_.moving().StartDirtyTracking());
   absl::Cleanup stop = [this] { UntilThereIsMemory([this] { StopDirtyTracking(); }); };

@@ -54,7 +54,7 @@ class MachineSource final : public migration::WholeSourceMachine {
   absl::Status AcquireDisks() override;
   absl::Status PrepareGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
   absl::Status RecordGrant(const migration::MoveId& move_id, uint64_t epoch, absl::string_view where) override;
-  void Moved(absl::string_view where) override { machine_.moving().Leave(std::string(where)); }
+  void Moved(absl::string_view where) override;
 
   std::vector<migration::OutgoingPart*> further_parts() override;
 
