@@ -436,7 +436,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 class EachPlaceTest : public testing::TestWithParam<std::tuple<MoveMode, int>> {};
 
-// R3: a cancel, and a connection that breaks, before the first block, among them, and when they go again.
+// R3: a cancel, and a connection that breaks for good, before the first block, among them, and when they go again.
 TEST_P(EachPlaceTest, CancelLeavesBothAndASecondMoveWorks) {
   const auto& [mode, place] = GetParam();
   for (const bool pair : {false, true}) {
@@ -465,7 +465,7 @@ TEST_P(EachPlaceTest, ConnectionThatBreaksLeavesBothAndASecondMoveWorks) {
       parts->move().relay().Cut();
     }
   };
-  const MoveOptions options{.mode = mode, .downtime_limit = kAnyRest};
+  const MoveOptions options{.mode = mode, .downtime_limit = kAnyRest, .recover_for = absl::ZeroDuration()};
   const FakeMoveResult result = parts->Move(options);
   EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
   ExpectStayedAndNothingIsLeft(*parts, result, "");
