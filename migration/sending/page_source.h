@@ -62,7 +62,7 @@ class PageSource {
   absl::Status Start(WhichParts parts = WhichParts::kAll);
   // What was sent until now is asked for; the other side has what was asked for last, or all (PendingPages).
   void AskForArrival() { pending_->AskForArrival(); }
-  void Arrived() { pending_->Arrived(); }
+  bool Arrived() { return pending_->Arrived(); }
   void AllArrived() { pending_->AllArrived(); }
   // The source before this one has lost its connections: what may not have arrived goes again.
   absl::Status TakeBack();

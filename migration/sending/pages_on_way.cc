@@ -14,16 +14,19 @@ void PendingPages::AskForArrival() {
   stale_on_way_.clear();
 }
 
-void PendingPages::Arrived() {
+bool PendingPages::Arrived() {
+  bool something = false;
   for (const auto& region : regions_) {
+    something = something || region->asked_for.FindSet(0).has_value();
     region->asked_for.ClearAll();
   }
   stale_asked_for_.clear();
+  return something;
 }
 
 void PendingPages::AllArrived() {
   AskForArrival();
-  Arrived();
+  (void)Arrived();
 }
 
 void PendingPages::TakeBack() {

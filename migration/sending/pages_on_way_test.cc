@@ -53,7 +53,8 @@ TEST_F(PagesOnWayTest, WhatHasArrivedIsNot) {
   pages_.AskForArrival();
   pages_.pending(0).SetRange(55, 20);
   (void)Send();
-  pages_.Arrived();
+  EXPECT_TRUE(pages_.Arrived());
+  EXPECT_FALSE(pages_.Arrived()) << "nothing was asked for";
   pages_.TakeBack();
   EXPECT_EQ(Pending(), (std::vector<PageRange>{{0, 55, 20}})) << "of 55 to 60 a newer copy was on its way";
   pages_.AllArrived();
@@ -123,7 +124,7 @@ TEST_F(PagesOnWayTest, NothingIsKeptWhereNothingCanBeLost) {
   while (pages.ClaimNext(16).has_value()) {
   }
   pages.AskForArrival();
-  pages.Arrived();
+  EXPECT_FALSE(pages.Arrived());
   pages.TakeBack();
   EXPECT_EQ(pages.CountPending(), 0u);
 }

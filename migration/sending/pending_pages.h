@@ -58,8 +58,8 @@ class PendingPages {
   // All that was claimed, skipped and found to be stale until now is about to be asked for. Not before the last one has
   // arrived.
   void AskForArrival();
-  // The other side has what was asked for last; or all of it.
-  void Arrived();
+  // The other side has what was asked for last, whether or not that was something; or all of it.
+  bool Arrived();
   void AllArrived();
   // The connection is lost: what has not arrived is pending again, but for what was skipped and is so still; that is
   // told again (LostSkips()). What was to be discarded there may not be.

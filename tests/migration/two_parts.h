@@ -100,7 +100,7 @@ class TwoParts {
  private:
   static FakeMoveSetup Small(FakeMoveSetup setup) {
     setup.bytes = uint64_t{16} << 20;
-    if (setup.work.pages > 2048) {
+    if (setup.work.pages == FakeMoveSetup().work.pages) {
       setup.work = {.first_page = 256, .pages = 2048, .random = true};
     }
     return setup;

@@ -49,8 +49,8 @@ void Forget(Departure& departure) {
 
 // What was asked for may have been answered before the connection was lost.
 void HearAnswer(Departure& departure) {
-  if (departure.asked && departure.peer().Expect<message::Discarded>(absl::ZeroDuration()).ok()) {
-    departure.pages().Arrived();
+  if (departure.asked && departure.peer().Expect<message::Discarded>(absl::ZeroDuration()).ok() &&
+      departure.pages().Arrived()) {
     departure.lost_since.reset();
   }
 }
@@ -78,8 +78,16 @@ bool MayResume(Departure& departure, const absl::Status& failure) {
 absl::Status Resume(Departure& departure, const absl::Status& lost) {
   FERRITE_RETURN_IF_ERROR(LetGo(departure));
   HearAnswer(departure);
+  // It was found before, and lost again for nothing.
+  const bool in_vain = departure.lost_since.has_value();
   departure.lost_since = departure.lost_since.value_or(departure.Now());
   const MonotonicTime until = *departure.lost_since + departure.options.recover_for;
+  if (in_vain && departure.Now() >= until) {
+    return lost;
+  }
+  if (in_vain) {
+    (void)departure.shared.cancel().WaitFor(departure.host.clock, kPause);
+  }
   while (true) {
     Forget(departure);
     FERRITE_RETURN_IF_ERROR(departure.link.broken().reason());

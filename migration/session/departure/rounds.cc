@@ -53,8 +53,7 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
   const uint64_t part = FirstRound(limits).most_bytes;
   PageSource& pages = departure.pages();
   uint64_t mirrored_dirtied = 0;
-  // Who waits for what it wrote to arrive does not wait for all that the round has of memory: that is cut. So is what
-  // may have to go again when the connection is lost.
+  // It is cut for who waits for what it wrote to arrive, and so that less goes again when the connection is lost.
   const bool blocks = !departure.blocking.empty();
   while (true) {
     std::atomic<bool> cut = false;
@@ -168,8 +167,9 @@ absl::Status AwaitAnswer(Departure& departure) {
   }
   FERRITE_RETURN_IF_ERROR(AwaitDiscarded(departure));
   departure.asked = false;
-  departure.pages().Arrived();
-  departure.lost_since.reset();
+  if (departure.pages().Arrived()) {
+    departure.lost_since.reset();
+  }
   return absl::OkStatus();
 }
 
@@ -213,15 +213,16 @@ absl::Status RunRounds(Departure& departure) {
     FERRITE_ASSIGN_OR_RETURN(RoundFigures now, RunRound(departure, decision, before, limits, collected));
     decision = DecideNext(now, before, limits);
     now.futile = decision.futile;
-    Tell(departure, now, decision);
-    FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
     const bool is_over_time = IsOverTime(departure);
     const bool turns_over_time = is_over_time && options.on_timeout == OnTimeout::kPostcopy && postcopy_possible;
+    absl::Status kept_up;
     if (departure.mirrors && !departure.shared.postcopy_wanted && !turns_over_time) {
-      const absl::Status kept_up = keeping_up.Judge(now, limits, decision);
-      // Else that the time is over says more.
-      FERRITE_RETURN_IF_ERROR(is_over_time ? absl::OkStatus() : kept_up);
+      kept_up = keeping_up.Judge(now, limits, decision);
     }
+    Tell(departure, now, decision);
+    FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
+    // That the time is over says more.
+    FERRITE_RETURN_IF_ERROR(is_over_time ? absl::OkStatus() : kept_up);
     departure.postcopy =
         departure.shared.postcopy_wanted || (decision.step != NextStep::kSwitchover &&
                                              (is_over_time ? turns_over_time : decision.step == NextStep::kPostcopy));
