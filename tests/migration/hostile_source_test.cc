@@ -27,8 +27,8 @@
 namespace ferrite::migration {
 namespace {
 
-// Longer than a destination here waits for the rest of a frame.
-constexpr absl::Duration kStuck = absl::Seconds(3);
+// Longer than a destination here waits for the rest of a frame, and then for the word of why it does not come.
+constexpr absl::Duration kStuck = absl::Seconds(10);
 
 // In a round: a page with the sum of other bytes.
 void SendPageOfOtherBytes(ScriptedSource& source) {
