@@ -66,12 +66,14 @@ absl::Status PageSender::SendRead(const PageRange& run, uint64_t pages_per_unit,
       FERRITE_RETURN_IF_ERROR(Flush());
     }
     const PageRange piece{.region = run.region, .first = run.first + done, .count = count};
+    const uint64_t end = buffered_ + count;
     uint8_t* const bytes = buffer_[buffered_].bytes;
     FERRITE_RETURN_IF_ERROR(read(piece.first, {bytes, count * kPageBytes}));
-    buffered_ += count;
     // These bytes are our own: none of them is lost.
     FERRITE_RETURN_IF_ERROR(is_data ? SendData(piece, bytes).status()
                                     : SendFrom(piece, bytes, piece.first, per_unit).status());
+    // What was full on the way has left, and the rest of this piece has not.
+    buffered_ = sink_.gathered_bytes() > 0 ? end : 0;
     done += count;
   }
   return absl::OkStatus();
