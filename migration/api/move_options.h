@@ -36,8 +36,8 @@ struct MoveOptions {
   absl::Duration silence = absl::Seconds(10);  // after which the other side counts as gone
   // How long the destination may take for a step while it is greeted and builds the machine, and be silent meanwhile.
   absl::Duration patience = absl::Seconds(60);
-  // How long the source tries to find the destination again after a connection was lost behind GRANT. Zero: not at all,
-  // before somebody asks for it.
+  // How long the source tries to find the destination again after a connection was lost, while the guest is copied or
+  // behind GRANT. Zero: not at all, before somebody asks for it.
   absl::Duration recover_for = absl::Seconds(30);
 };
 

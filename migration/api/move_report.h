@@ -98,7 +98,7 @@ struct MoveReport {
   static constexpr size_t kMostLostAt = 64;
   uint64_t lost_pages = 0;
   std::vector<uint64_t> lost_at;
-  uint32_t recoveries = 0;  // how often the connection was lost after GRANT, and found again
+  uint32_t recoveries = 0;  // how often the connection was lost, and found again
   std::vector<WaitingFigures> waiting;
   std::vector<PartFigures> parts;  // what moves beside memory
 };

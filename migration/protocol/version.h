@@ -21,8 +21,10 @@ enum Features : uint64_t {
   kFeaturePoison = 1 << 1,
   kFeatureRecovery = 1 << 2,
   kFeatureMirror = 1 << 3,  // parts that are mirrored are offered, and may be declined
+  kFeatureResume = 1 << 4,  // the copy phases go on after a lost connection
 };
-inline constexpr uint64_t kOurFeatures = kFeaturePostcopy | kFeaturePoison | kFeatureRecovery | kFeatureMirror;
+inline constexpr uint64_t kOurFeatures =
+    kFeaturePostcopy | kFeaturePoison | kFeatureRecovery | kFeatureMirror | kFeatureResume;
 
 // The newest version that both speak; FAILED_PRECONDITION, with both ranges, when there is none.
 absl::StatusOr<uint16_t> ChooseVersion(VersionRange ours, VersionRange theirs);

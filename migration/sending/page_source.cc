@@ -41,20 +41,23 @@ absl::StatusOr<std::unique_ptr<PageSource>> PageSource::Create(const Host& host,
                                                                std::span<const uint64_t> pages_per_unit,
                                                                Channels channels, const MoveOptions& options,
                                                                SendFigures& figures,
-                                                               std::function<void(const absl::Status&)> on_failure) {
+                                                               std::function<void(const absl::Status&)> on_failure,
+                                                               Pending pending) {
   std::unique_ptr<PageSource> source(new PageSource(host, std::move(parts), pages_per_unit, std::move(channels),
-                                                    options, figures, std::move(on_failure)));
+                                                    options, figures, std::move(on_failure), std::move(pending)));
   FERRITE_RETURN_IF_ERROR(source->StartThreads());
   return source;
 }
 
 PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::span<const uint64_t> pages_per_unit,
                        Channels channels, const MoveOptions& options, SendFigures& figures,
-                       std::function<void(const absl::Status&)> on_failure)
+                       std::function<void(const absl::Status&)> on_failure, Pending pending)
     : host_(host),
       on_failure_(std::move(on_failure)),
       channels_(std::move(channels)),
-      pending_(std::make_shared<PendingPages>(ShapesOf(parts, pages_per_unit))),
+      pending_(pending.pages != nullptr
+                   ? std::move(pending.pages)
+                   : std::make_shared<PendingPages>(ShapesOf(parts, pages_per_unit), pending.can_be_lost)),
       limiter_(options.max_bandwidth),
       postcopy_rate_(options.max_postcopy_bandwidth),
       figures_(figures) {
@@ -100,6 +103,7 @@ absl::Status PageSource::StartThreads() {
 }
 
 absl::Status PageSource::Start(WhichParts parts) {
+  std::vector<PageRange> skipped;
   for (size_t i = 0; i < regions_.size(); ++i) {
     if (!Has(parts, pending_->mirrored(i))) {
       continue;
@@ -109,27 +113,31 @@ absl::Status PageSource::Start(WhichParts parts) {
     PageBitmap skip(pages);
     FERRITE_RETURN_IF_ERROR(regions_[i].part->AddSkipped(regions_[i].index, skip));
     pending.SetRange(0, pages);
-    uint64_t page = 0;
-    while (const auto first = skip.FindSet(page)) {
+    for (std::optional<uint64_t> first = skip.FindSet(0); first.has_value();) {
       uint64_t end = skip.FindClear(*first).value_or(pages);
       if (pending_->mirrored(i)) {
         end = std::min(end, *first + kSkippedPages);
       }
-      const PageRange run{.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first};
-      FERRITE_RETURN_IF_ERROR(senders_[0]->SendZero(run));
-      pending_->Skip(run);
-      figures_.skipped_pages += run.count;
-      figures_.mirrored_pages += pending_->mirrored(i) ? run.count : 0;
-      if (regions_[i].sent != nullptr) {
-        regions_[i].sent->zero_pages += run.count;
-      }
-      page = end;
-      if (page >= pages) {
-        break;
-      }
+      skipped.push_back({.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first});
+      pending_->Skip(skipped.back());
+      figures_.skipped_pages += skipped.back().count;
+      first = end < pages ? skip.FindSet(end) : std::nullopt;
     }
   }
+  // All are noted before any is told: what is lost is taken back.
+  for (const PageRange& run : skipped) {
+    FERRITE_RETURN_IF_ERROR(TellSkipped(run));
+  }
   return senders_[0]->Flush();
+}
+
+absl::Status PageSource::TellSkipped(const PageRange& run) {
+  const bool mirrored = pending_->mirrored(run.region);
+  figures_.mirrored_pages += mirrored ? run.count : 0;
+  if (regions_[run.region].sent != nullptr) {
+    regions_[run.region].sent->zero_pages += run.count;
+  }
+  return senders_[0]->SendZero(run);
 }
 
 absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages,
@@ -223,8 +231,8 @@ absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty(WhichParts parts) {
   return found;
 }
 
-std::vector<PageRange> PageSource::TakeStale() {
-  std::vector<PageRange> stale = pending_->TakeStale();
+std::vector<PageRange> PageSource::TakeStale(bool can_be_lost) {
+  std::vector<PageRange> stale = pending_->TakeStale(can_be_lost);
   for (const PageRange& run : stale) {
     figures_.resent_pages += run.count;
     if (PartSent* const sent = regions_[run.region].sent; sent != nullptr) {

@@ -42,19 +42,31 @@ class PageSource {
     std::vector<std::unique_ptr<UrgentSink>> urgent;
     bool know_lost = false;  // the other end knows pages that the hardware lost
   };
+  struct Pending {
+    bool can_be_lost;  // Arrived() and TakeBack() may be called
+    std::shared_ptr<PendingPages> pages;  // of a source before this one, of the same parts
+  };
   // `parts` are numbered one after the other; `pages_per_unit` has all their regions, as PendingPages wants it.
   // `host`, the parts and `figures` outlive this.
   // `on_failure` is called on the thread that failed, from StartPostcopy() on.
   static absl::StatusOr<std::unique_ptr<PageSource>> Create(const Host& host, std::vector<OutgoingPart*> parts,
                                                             std::span<const uint64_t> pages_per_unit, Channels channels,
                                                             const MoveOptions& options, SendFigures& figures,
-                                                            std::function<void(const absl::Status&)> on_failure);
+                                                            std::function<void(const absl::Status&)> on_failure,
+                                                            Pending pending = {});
   // Ends the threads.
   ~PageSource();
 
   // Makes all pages of these parts pending, but for those that were never touched or that nobody needs: these are told
   // to be zero.
   absl::Status Start(WhichParts parts = WhichParts::kAll);
+  // What was sent until now is asked for; the other side has what was asked for last, or all (PendingPages).
+  void AskForArrival() { pending_->AskForArrival(); }
+  void Arrived() { pending_->Arrived(); }
+  void AllArrived() { pending_->AllArrived(); }
+  // The source before this one has lost its connections: what may not have arrived goes again.
+  absl::Status TakeBack();
+
   // Sends what is pending of mirrored parts, and then, unless it is for these alone, of the others, all or some of it,
   // on all channels, until there is nothing, `stop` returns true, or a channel fails; then ends the round on every
   // channel.
@@ -75,12 +87,12 @@ class PageSource {
   // Of what a round of `pages` would send; counts no further than `most`.
   uint64_t PendingBytes(RoundPages pages, uint64_t most) const;
   // What the destination holds but is out of date: to be discarded there, and sent again.
-  std::vector<PageRange> TakeStale();
+  std::vector<PageRange> TakeStale(bool can_be_lost = false);
 
   // In place of all that: these, whole units, are what is still to be sent (recovery).
   void MakePending(const PageRange& run) { pending_->pending(run.region).SetRange(run.first, run.count); }
   // What is still to be sent, which may be counted by whoever wants to know.
-  std::shared_ptr<const PendingPages> pending() const { return pending_; }
+  std::shared_ptr<PendingPages> pending() const { return pending_; }
 
   // Of the page channels: how long the destination may not read.
   void SetPatience(absl::Duration patience);
@@ -107,10 +119,11 @@ class PageSource {
   };
   PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::span<const uint64_t> pages_per_unit,
              Channels channels, const MoveOptions& options, SendFigures& figures,
-             std::function<void(const absl::Status&)> on_failure);
+             std::function<void(const absl::Status&)> on_failure, Pending pending);
 
   absl::Status StartThreads();
   absl::Status SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop);
+  absl::Status TellSkipped(const PageRange& run);
   absl::Status SendRest(size_t channel);
   absl::Status ServeRequests(size_t channel);
   absl::Status Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit);

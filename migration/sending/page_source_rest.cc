@@ -1,4 +1,4 @@
-// What PageSource does behind the switchover.
+// What PageSource does behind the switchover, and when a connection was lost before it.
 #include <cstdint>
 #include <optional>
 
@@ -17,6 +17,18 @@ namespace {
 constexpr uint64_t kBulkPages = 128;
 
 }  // namespace
+
+absl::Status PageSource::TakeBack() {
+  pending_->TakeBack();
+  for (size_t i = 0; i < regions_.size(); ++i) {
+    uint64_t from = 0;
+    while (const auto run = pending_->LostSkips(static_cast<uint16_t>(i), from)) {
+      FERRITE_RETURN_IF_ERROR(TellSkipped(*run));
+      from = run->first + run->count;
+    }
+  }
+  return senders_[0]->Flush();
+}
 
 void PageSource::SetPatience(absl::Duration patience) {
   for (const auto& sink : channels_.page) {

@@ -27,11 +27,11 @@ constexpr uint64_t kBusyPart = 64;
 
 }  // namespace
 
-PendingPages::PendingPages(std::span<const Shape> regions) {
+PendingPages::PendingPages(std::span<const Shape> regions, bool can_be_lost) : can_be_lost_(can_be_lost) {
   for (const Shape& shape : regions) {
     const auto place = shape.mirrored ? claims_.begin() + static_cast<ptrdiff_t>(mirrored_++) : claims_.end();
     claims_.insert(place, static_cast<uint16_t>(regions_.size()));
-    regions_.push_back(std::make_unique<Region>(shape));
+    regions_.push_back(std::make_unique<Region>(shape, can_be_lost));
   }
   round_regions_ = regions_.size();
 }
@@ -49,6 +49,9 @@ void PendingPages::Skip(PageRange run) {
   region.pending.ClearRange(run.first, run.count);
   region.sent.SetRange(run.first, run.count);
   region.skipped.SetRange(run.first, run.count);
+  if (can_be_lost_) {
+    region.on_way.SetRange(run.first, run.count);
+  }
 }
 
 uint64_t PendingPages::Heat(size_t index, const PageBitmap& dirty) {
@@ -168,6 +171,9 @@ std::optional<PageRange> PendingPages::ClaimNext(uint64_t max_pages) {
     region.pending.ClearRange(*first, count);
     region.sent.SetRange(*first, count);
     region.skipped.ClearRange(*first, count);
+    if (can_be_lost_) {
+      region.on_way.SetRange(*first, count);
+    }
     return PageRange{.region = index, .first = *first, .count = count};
   }
 }

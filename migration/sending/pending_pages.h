@@ -41,8 +41,8 @@ class PendingPages {
     // Goes first in each round, all of it; has no heat, and never comes behind the switchover.
     bool mirrored = false;
   };
-  // Of all that moves, in the order of its numbers.
-  explicit PendingPages(std::span<const Shape> regions);
+  // Of all that moves, in the order of its numbers. `can_be_lost`: TakeBack() may be called.
+  explicit PendingPages(std::span<const Shape> regions, bool can_be_lost = false);
 
   size_t regions() const { return regions_.size(); }
   PageBitmap& pending(size_t region) { return regions_[region]->pending; }
@@ -52,6 +52,20 @@ class PendingPages {
   uint64_t CountPending(WhichParts parts = WhichParts::kAll) const;
   // `run` is told to be zero without being looked at (R8), and counts as sent.
   void Skip(PageRange run);
+
+  // --- What may be lost with a connection, in the rounds ---
+
+  // All that was claimed, skipped and found to be stale until now is about to be asked for. Not before the last one has
+  // arrived.
+  void AskForArrival();
+  // The other side has what was asked for last; or all of it.
+  void Arrived();
+  void AllArrived();
+  // The connection is lost: what has not arrived is pending again, but for what was skipped and is so still; that is
+  // told again (LostSkips()). What was to be discarded there may not be.
+  void TakeBack();
+  // The first run at or after `from` of what was skipped and has not arrived.
+  std::optional<PageRange> LostSkips(uint16_t region, uint64_t from) const;
 
   // How often, and how late, pages were found dirty: newer rounds weigh more. Feed it each round's dirty pages. Returns
   // how many of these had been dirty after one of the two rounds before, too. Not of mirrored regions.
@@ -89,17 +103,20 @@ class PendingPages {
 
   // Discard ranges of the switchover: units that were sent and are pending again; also what else was sent of a block of
   // which most is pending, which becomes pending, too: it comes whole. They count as not sent afterwards.
-  std::vector<PageRange> TakeStale();
+  // `can_be_lost`: what is told of them, with a connection.
+  std::vector<PageRange> TakeStale(bool can_be_lost = false);
 
  private:
   struct Region {
-    explicit Region(const Shape& shape)
+    Region(const Shape& shape, bool can_be_lost)
         : pending(shape.pages),
           sent(shape.pages),
           skipped(shape.pages),
           pages_per_unit(shape.pages_per_unit),
           pages_per_block(shape.pages_per_block),
           mirrored(shape.mirrored),
+          on_way(can_be_lost ? shape.pages : 0),
+          asked_for(can_be_lost ? shape.pages : 0),
           heat(shape.mirrored ? 0 : shape.pages / shape.pages_per_unit),
           busy(shape.mirrored ? 0 : (shape.pages + shape.pages_per_block - 1) / shape.pages_per_block) {}
     PageBitmap pending;
@@ -108,6 +125,9 @@ class PendingPages {
     const uint64_t pages_per_unit;
     const uint64_t pages_per_block;
     const bool mirrored;
+    // Where they can be lost: claimed since it was last asked for, and before.
+    PageBitmap on_way;
+    PageBitmap asked_for;
     std::vector<uint8_t> heat;  // per unit
     std::vector<bool> busy;     // per block: what RoundPages::kCalm leaves out
     std::atomic<uint64_t> resent{0};
@@ -134,6 +154,9 @@ class PendingPages {
   RoundPages round_pages_ = RoundPages::kAll;
   size_t round_regions_ = 0;  // the first ones of `claims_` that are claimed
   bool busy_is_old_ = false;
+  const bool can_be_lost_;
+  std::vector<PageRange> stale_on_way_;  // that the other side may not have discarded
+  std::vector<PageRange> stale_asked_for_;
   std::vector<PageRange> order_;  // what is leased: blocks, of small ones several; hottest first
   std::atomic<size_t> next_in_order_{0};
 };

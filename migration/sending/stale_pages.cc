@@ -29,7 +29,7 @@ void PendingPages::WidenStale(Region& region) {
   }
 }
 
-std::vector<PageRange> PendingPages::TakeStale() {
+std::vector<PageRange> PendingPages::TakeStale(bool can_be_lost) {
   std::vector<PageRange> stale;
   for (size_t index = 0; index < regions_.size(); ++index) {
     Region& region = *regions_[index];
@@ -68,6 +68,9 @@ std::vector<PageRange> PendingPages::TakeStale() {
       }
       page = first + per_unit;
     }
+  }
+  if (can_be_lost && can_be_lost_) {
+    stale_on_way_.insert(stale_on_way_.end(), stale.begin(), stale.end());
   }
   return stale;
 }

@@ -31,6 +31,10 @@ TakingBack DecideTakingBack(std::optional<bool> granted, bool ended, bool reache
 
 bool MaySearch(MoveState state, bool can_recover) { return state == MoveState::kPostcopyPaused && can_recover; }
 
+bool MaySearchToCopy(MoveState state, bool can_resume, bool said_why) {
+  return state == MoveState::kActive && can_resume && !said_why;
+}
+
 OnGrant DecideOnGrant(bool same_move, bool loaded) {
   if (!same_move) {
     return OnGrant::kOtherMove;
@@ -42,6 +46,9 @@ OnRecover DecideOnRecover(MoveState state, uint64_t granted_epoch, uint64_t epoc
   if (HasGuest(state)) {
     return epoch == granted_epoch ? OnRecover::kGranted : OnRecover::kWrongEpoch;
   }
+  if (state == MoveState::kActive) {
+    return epoch == 0 ? OnRecover::kCopying : OnRecover::kWrongEpoch;
+  }
   return state == MoveState::kDevice ? OnRecover::kNotGranted : OnRecover::kOver;
 }
 
@@ -50,6 +57,8 @@ bool DecideMayComeBack(MoveState state, const Ending& ending) {
     return false;
   }
   switch (state) {
+    case MoveState::kActive:
+      return ending.can_resume && ending.lost && !ending.said_why;
     case MoveState::kPostcopyActive:
       return true;
     case MoveState::kDevice:
@@ -60,7 +69,9 @@ bool DecideMayComeBack(MoveState state, const Ending& ending) {
   }
 }
 
-bool MissesPages(MoveState state, bool settled) { return !settled && state != MoveState::kDevice; }
+bool MissesPages(MoveState state, bool settled) {
+  return !settled && state != MoveState::kDevice && state != MoveState::kActive;
+}
 
 bool HasGuest(MoveState state) {
   return state == MoveState::kPostcopyActive || state == MoveState::kPostcopyPaused ||

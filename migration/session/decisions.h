@@ -54,28 +54,32 @@ TakingBack DecideTakingBack(std::optional<bool> granted, bool ended, bool reache
 
 // Whether the destination is looked for.
 bool MaySearch(MoveState state, bool can_recover);
+// The same of one that was lost while it was copied: who asked for an end, and who gave a reason, meant it.
+bool MaySearchToCopy(MoveState state, bool can_resume, bool said_why);
 
 // The destination.
 
 enum class OnGrant { kRun, kOtherMove, kNotLoaded };
 OnGrant DecideOnGrant(bool same_move, bool loaded);
 
-// RECOVER of the right move.
-enum class OnRecover { kGranted, kNotGranted, kWrongEpoch, kOver };
+// RECOVER of the right move. Of a source that is copying it is of epoch 0, which is that of no GRANT.
+enum class OnRecover { kGranted, kNotGranted, kCopying, kWrongEpoch, kOver };
 OnRecover DecideOnRecover(MoveState state, uint64_t granted_epoch, uint64_t epoch);
 
 // A connection ended: whether its source is waited for. `lost`: it did not end by a wait of ours; `said_why`: the
 // source gave a reason.
 struct Ending {
   bool can_recover = false;
-  bool ends_here = false;  // cancelled, or leaving
+  bool can_resume = false;  // while it is copied
+  bool ends_here = false;   // cancelled, or leaving
   bool loaded = false;
   bool lost = false;
   bool said_why = false;
 };
 bool DecideMayComeBack(MoveState state, const Ending& ending);
 
-// Whether it waits without an end, because the guest runs and misses pages. Else GRANT or HEARD is missing.
+// Whether it waits without an end, because the guest runs and misses pages. Else GRANT or HEARD is missing, or all that
+// is still to be copied.
 bool MissesPages(MoveState state, bool settled);
 
 // Whether the guest is this side's when it gives up: then that is all it gives up.

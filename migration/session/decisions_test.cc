@@ -69,7 +69,8 @@ TEST(DecisionsTest, RecoverIsAnsweredByWhetherTheGuestIsHere) {
       EXPECT_EQ(DecideOnRecover(state, 2, 1), OnRecover::kWrongEpoch) << MoveStateName(state);
       EXPECT_EQ(DecideOnRecover(state, 2, 3), OnRecover::kWrongEpoch) << MoveStateName(state);
     } else {
-      EXPECT_EQ(DecideOnRecover(state, 0, 1), state == MoveState::kDevice ? OnRecover::kNotGranted : OnRecover::kOver)
+      const OnRecover copying = state == MoveState::kActive ? OnRecover::kWrongEpoch : OnRecover::kOver;
+      EXPECT_EQ(DecideOnRecover(state, 0, 1), state == MoveState::kDevice ? OnRecover::kNotGranted : copying)
           << MoveStateName(state);
     }
   }
@@ -97,6 +98,32 @@ TEST(DecisionsTest, SourceIsWaitedForWhileGrantMayBeOnItsWay) {
   EXPECT_FALSE(DecideMayComeBack(MoveState::kDevice, other)) << "it gave up before GRANT";
 }
 
+// R2: who has granted is no source that copies, and who copies has granted nothing.
+TEST(DecisionsTest, SourceThatIsCopyingComesBackToWhomItWasCopying) {
+  EXPECT_EQ(DecideOnRecover(MoveState::kActive, 0, 0), OnRecover::kCopying);
+  const Ending lost = {.can_recover = true, .can_resume = true, .lost = true};
+  EXPECT_TRUE(DecideMayComeBack(MoveState::kActive, lost));
+  EXPECT_FALSE(DecideMayComeBack(MoveState::kSetup, lost));
+  EXPECT_FALSE(DecideMayComeBack(MoveState::kDevice, lost)) << "it may have given up, and will not copy again";
+  Ending other = lost;
+  other.said_why = true;
+  EXPECT_FALSE(DecideMayComeBack(MoveState::kActive, other)) << "it gave up";
+  other = lost;
+  other.ends_here = true;
+  EXPECT_FALSE(DecideMayComeBack(MoveState::kActive, other));
+  other = lost;
+  other.can_resume = false;
+  EXPECT_FALSE(DecideMayComeBack(MoveState::kActive, other)) << "as before";
+  other = lost;
+  other.lost = false;
+  EXPECT_FALSE(DecideMayComeBack(MoveState::kActive, other)) << "what is wrong is here";
+  for (const MoveState state : kStates) {
+    EXPECT_EQ(MaySearchToCopy(state, true, false), state == MoveState::kActive) << MoveStateName(state);
+    EXPECT_FALSE(MaySearchToCopy(state, false, false));
+    EXPECT_FALSE(MaySearchToCopy(state, true, true));
+  }
+}
+
 // R4.
 TEST(DecisionsTest, SourceIsWaitedForWhileTheGuestRunsHereAndMayNeedIt) {
   EXPECT_TRUE(DecideMayComeBack(MoveState::kPostcopyActive, {.can_recover = true}));
@@ -115,6 +142,7 @@ TEST(DecisionsTest, WaitHasNoEndWhilePagesAreMissing) {
   EXPECT_TRUE(MissesPages(MoveState::kPostcopyPaused, false));
   EXPECT_FALSE(MissesPages(MoveState::kPostcopyActive, true));
   EXPECT_FALSE(MissesPages(MoveState::kDevice, false));
+  EXPECT_FALSE(MissesPages(MoveState::kActive, false));
 }
 
 TEST(DecisionsTest, WhoHasLoadedRefuses) {

@@ -75,12 +75,13 @@ absl::Status Destination::RunPhases(ChannelAcceptor& acceptor) {
 
 absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doorman> doorman) {
   Arrival& arrival = *arrival_;
-  absl::Status status = CatchOutOfMemory([&] { return ReceiveUntilRunning(arrival); });
   while (true) {
+    // Also after a source that was copying has come back.
+    absl::Status status = CatchOutOfMemory([&] { return ReceiveUntilRunning(arrival); });
     if (status.ok()) {
       status = CatchOutOfMemory([&] { return ReceiveTheRest(arrival); });
     }
-    if (status.ok() || !MayComeBack(arrival)) {
+    if (status.ok() || !MayComeBack(arrival, status)) {
       return status;
     }
     doorman.reset();
@@ -95,7 +96,6 @@ absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doo
       // Why the connection was lost says more than that nobody came back.
       return arrival.revoked ? back : status;
     }
-    status = absl::OkStatus();
     // The move can do without.
     IfThereIsMemory([&] {
       if (auto another = Doorman::Create(arrival.host, acceptor, arrival.terms.id, arrival.credentials, arrival.drops);

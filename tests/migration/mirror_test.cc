@@ -356,6 +356,7 @@ TEST(MirrorTest, WritersWaitForAPartOfARoundOfMemory) {
   const auto parts = Mirrored();
   parts->here().restless = true;
   parts->here().can_block = true;
+  parts->move().source_guest().AwaitSteps(20000);
   parts->move().source_guest().Pause();
   std::optional<uint32_t> first;
   int deliveries = 0;
@@ -435,7 +436,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 class EachPlaceTest : public testing::TestWithParam<std::tuple<MoveMode, int>> {};
 
-// R3: a cancel, and a connection that breaks, before the first block, among them, and when they go again.
+// R3: a cancel, and a connection that breaks for good, before the first block, among them, and when they go again.
 TEST_P(EachPlaceTest, CancelLeavesBothAndASecondMoveWorks) {
   const auto& [mode, place] = GetParam();
   for (const bool pair : {false, true}) {
@@ -464,7 +465,7 @@ TEST_P(EachPlaceTest, ConnectionThatBreaksLeavesBothAndASecondMoveWorks) {
       parts->move().relay().Cut();
     }
   };
-  const MoveOptions options{.mode = mode, .downtime_limit = kAnyRest};
+  const MoveOptions options{.mode = mode, .downtime_limit = kAnyRest, .recover_for = absl::ZeroDuration()};
   const FakeMoveResult result = parts->Move(options);
   EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
   ExpectStayedAndNothingIsLeft(*parts, result, "");
@@ -481,19 +482,20 @@ INSTANTIATE_TEST_SUITE_P(All, EachPlaceTest,
 
 // What slows memory's rounds down is what is copied of the blocks: the guest is not held back for that.
 TEST(MirrorTest, WritersWaitBeforeTheGuestIsHeldBack) {
-  const auto parts = Mirrored();
+  const auto parts = Mirrored({.work = {.first_page = 256, .pages = 256, .random = true}});
   parts->here().can_block = true;
   parts->here().Pause();
   int throttled_before = 0;
   bool waited = false;
   const FakeMoveResult result =
-      parts->Move({.mode = kPre, .downtime_limit = absl::Milliseconds(2)}, [&](Source&, const MoveProgress& progress) {
-        if (IsReady(progress) && !parts->here().restless.exchange(true)) {
-          parts->here().Run();
-        }
-        waited = waited || progress.parts.at(0).write_blocking;
-        throttled_before += progress.throttle_percent > 0 && !waited ? 1 : 0;
-      });
+      parts->Move({.mode = kPre, .downtime_limit = absl::Milliseconds(10), .max_bandwidth = uint64_t{64} << 20},
+                  [&](Source&, const MoveProgress& progress) {
+                    if (IsReady(progress) && !parts->here().restless.exchange(true)) {
+                      parts->here().Run();
+                    }
+                    waited = waited || progress.parts.at(0).write_blocking;
+                    throttled_before += progress.throttle_percent > 0 && !waited ? 1 : 0;
+                  });
   ExpectMovedWhole(*parts, result);
   EXPECT_TRUE(waited);
   EXPECT_EQ(throttled_before, 0);

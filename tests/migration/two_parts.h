@@ -100,7 +100,9 @@ class TwoParts {
  private:
   static FakeMoveSetup Small(FakeMoveSetup setup) {
     setup.bytes = uint64_t{16} << 20;
-    setup.work = {.first_page = 256, .pages = 2048, .random = true};
+    if (setup.work.pages > 2048) {
+      setup.work = {.first_page = 256, .pages = 2048, .random = true};
+    }
     return setup;
   }
 

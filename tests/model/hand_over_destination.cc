@@ -23,6 +23,7 @@ void Step::DestinationGivesUp(bool connected, MoveState way) {
 
 void Step::DestinationLosesSource(bool lost, bool said_why) {
   const bool comes_back = DecideMayComeBack(destination_state(), {.can_recover = true,
+                                                                  .can_resume = true,
                                                                   .loaded = s.loaded != 0,
                                                                   .lost = lost && !Is(Mutant::kGivesUpWhenGrantMayCome),
                                                                   .said_why = said_why});
@@ -90,7 +91,9 @@ void Step::DestinationHears(uint8_t byte) {
   const uint8_t value = ValueOf(byte);
   switch (s.destination) {
     case kReceive:
-      if (word == kPackage) {
+      if (word == kLastRound) {
+        ChangeDestination(MoveState::kDevice);
+      } else if (word == kPackage) {
         s.loaded = 1;
         Up(Make(kLoaded));
       } else if (word == kGrant) {
@@ -126,7 +129,10 @@ void Step::DestinationHears(uint8_t byte) {
       if (standing == OnRecover::kWrongEpoch && Is(Mutant::kAnyEpochRecovers)) {
         standing = OnRecover::kGranted;
       }
-      if (standing == OnRecover::kNotGranted) {
+      if (standing == OnRecover::kCopying) {
+        Up(Make(kStanding));
+        s.destination = kReceive;
+      } else if (standing == OnRecover::kNotGranted) {
         Up(Make(kStanding, Is(Mutant::kSaysGranted) ? 1 : 0));
         s.destination = kAwaitGrantOrRevoke;
       } else if (standing == OnRecover::kGranted) {
@@ -185,7 +191,7 @@ void DestinationSteps(const HandOverModel::Options& options, const State& s, con
     emit("the destination lets go of the old connection", kCourse, late.s);
   }
   if (s.destination == kLook) {
-    bool expected = s.source == kPaused;
+    bool expected = s.source == kPaused || s.source == kCopyLost;
     for (int i = 0; i < HandOverModel::kConnections; ++i) {
       if (s.connections[i].at_door) {
         expected = true;
@@ -240,7 +246,7 @@ void DestinationSteps(const HandOverModel::Options& options, const State& s, con
     const uint8_t byte = Step::Pop(link.down_count, link.down);
     next.DestinationHears(byte);
     static constexpr const char* kWords[] = {"?", "PACKAGE", "?",       "GRANT", "?", "?",      "ERROR", "END",
-                                             "?", "HEARD",   "RECOVER", "?",     "?", "REVOKE", "?"};
+                                             "?", "HEARD",   "RECOVER", "?",     "?", "REVOKE", "?",     "LAST ROUND"};
     emit(kWords[WordOf(byte)], kCourse, next.s);
     if (WordOf(byte) == kGrant && s.faults > 0) {
       Step fails = step();

@@ -26,7 +26,7 @@ void FaultSteps(const HandOverModel::Options& options, const State& s, const Han
         }
       }
     }
-    if (s.source == kAwaitLoaded) {
+    if (s.source == kAwaitLoaded || s.source == kCopy || s.source == kCopyLost || s.source == kCopyAwaitStanding) {
       Step next = step();
       --next.s.faults;
       next.ChangeSource(MoveState::kCancelling);
@@ -36,7 +36,8 @@ void FaultSteps(const HandOverModel::Options& options, const State& s, const Han
       next.ChangeSource(MoveState::kCancelled);
       emit("the move is cancelled at the source", kFault, next.s);
     }
-    if (static_cast<MoveState>(s.destination_state) == MoveState::kDevice && s.destination_link != 0) {
+    const auto there = static_cast<MoveState>(s.destination_state);
+    if ((there == MoveState::kDevice || there == MoveState::kActive) && s.destination_link != 0) {
       Step next = step();
       --next.s.faults;
       if (next.Is(Mutant::kRefusesBeforeItDecides) && s.destination == kReceive && s.loaded) {
@@ -62,6 +63,7 @@ void FaultSteps(const HandOverModel::Options& options, const State& s, const Han
     Step next = step();
     --next.s.crashes;
     next.s.source = kSourceGone;
+    next.s.source_runs = 0;
     next.s.to_send = 0;
     next.s.force = 0;
     next.CloseSource();

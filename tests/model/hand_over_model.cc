@@ -33,6 +33,7 @@ const char* MutantName(Mutant mutant) {
       "GivesUpWhenGrantMayCome",
       "SaysGranted",
       "ForgetsMoveOnLoss",
+      "SearchesForEver",
       "AnyEpochRecovers",
       "AnyRunning",
       "ContradictionIsGranted",
@@ -44,9 +45,11 @@ const char* MutantName(Mutant mutant) {
 HandOverModel::State HandOverModel::Start() const {
   State s;
   std::memset(&s, 0, sizeof(s));
-  s.source = hand_over::kAwaitLoaded;
+  s.source = options_.copying ? hand_over::kCopy : hand_over::kAwaitLoaded;
+  s.source_runs = options_.copying ? 1 : 0;
   s.destination = hand_over::kReceive;
-  s.source_state = s.destination_state = static_cast<uint8_t>(MoveState::kDevice);
+  s.source_state = s.destination_state =
+      static_cast<uint8_t>(options_.copying ? MoveState::kActive : MoveState::kDevice);
   s.source_link = s.destination_link = 1;
   s.epoch = 1;
   s.missing = options_.pages;
@@ -55,7 +58,9 @@ HandOverModel::State HandOverModel::Start() const {
   s.here = options_.here;
   Connection& c = s.connections[0];
   c.source_open = c.destination_open = 1;
-  c.down[c.down_count++] = hand_over::Make(hand_over::kPackage);
+  if (!options_.copying) {
+    c.down[c.down_count++] = hand_over::Make(hand_over::kPackage);
+  }
   return s;
 }
 

@@ -1,7 +1,7 @@
 // The hand-over of a guest as a model small enough that all orders of its events can be tried: from the moment at which
-// the guest stands still and PACKAGE is on its way, to the end of the move at both sides, over as many connections as
-// the faults leave it. What the sides decide they decide by migration/session/decisions.h, as the sessions do; the
-// order of their acts is that of departure/ and arrival/, whose functions the steps name.
+// the guest stands still and PACKAGE is on its way, or from the rounds before it, to the end of the move at both sides,
+// over as many connections as the faults leave it. What the sides decide they decide by migration/session/decisions.h,
+// as the sessions do; the order of their acts is that of departure/ and arrival/, whose functions the steps name.
 //
 // A connection is two queues in order: words may be late as long as there is one, and are lost only with it. A cut
 // loses the end of either queue, as much of it as is not there yet. A side closes what it gave up, and the other one
@@ -40,6 +40,7 @@ enum class Mutant : uint8_t {
   kGivesUpWhenGrantMayCome,  // a destination that lost its source before GRANT does not wait
   kSaysGranted,              // STANDING(granted) of a destination that is not
   kForgetsMoveOnLoss,        // a destination whose guest runs does not wait for its source
+  kSearchesForEver,          // a source that was copying looks for its destination without an end
   // Against liars and strangers only: with two sides that keep to the protocol nothing comes of them.
   kAnyEpochRecovers,        // RECOVER of any epoch
   kAnyRunning,              // RUNNING of any epoch
@@ -55,6 +56,7 @@ class HandOverModel {
     uint8_t faults = 2;        // cuts, silences that are taken for an end, disks that fail, cancels
     uint8_t crashes = 1;       // of either side
     uint8_t here = 1;          // times that a person types `recover --here`
+    bool copying = false;      // the guest runs at the source, and is copied
     bool person_errs = false;  // says that a destination is gone which is not
     Mutant mutant = Mutant::kNone;
   };

@@ -39,6 +39,12 @@ TEST(HandOverModelTest, PrecopyHolds) { ExpectHolds({.pages = 0, .faults = 4, .c
 
 TEST(HandOverModelTest, PostcopyHolds) { ExpectHolds({.pages = 2, .faults = 4, .crashes = 2, .here = 2}); }
 
+// From the rounds on, whose connections are lost and made anew: never by a source that has granted.
+TEST(HandOverModelTest, CopyingHolds) {
+  ExpectHolds({.pages = 0, .faults = 4, .crashes = 1, .copying = true});
+  ExpectHolds({.pages = 1, .faults = 3, .crashes = 1, .copying = true});
+}
+
 // The rule that docs/move.md asks of a person: `--here` is for a destination that is gone for good.
 TEST(HandOverModelTest, PersonWhoIsWrongAboutTheDestinationRunsTheGuestTwice) {
   const Exploration result = Explore({.pages = 1, .person_errs = true});
@@ -65,6 +71,11 @@ struct RoundaboutModel {
 
 TEST(ExplorerTest, MoveThatMayGoOnForEverDoesNotEnd) {
   EXPECT_EQ(Explorer<RoundaboutModel>::Run({}, 100).violation, "a move that could end does not end by itself");
+}
+
+TEST(HandOverModelTest, SearchWithoutAnEndIsFound) {
+  const Exploration result = Explore({.faults = 2, .copying = true, .mutant = Mutant::kSearchesForEver});
+  EXPECT_EQ(result.violation, "no end can be reached, whatever a person types");
 }
 
 class MutantTest : public testing::TestWithParam<Mutant> {};

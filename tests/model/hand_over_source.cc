@@ -30,6 +30,8 @@ Word DueAt(uint8_t source) {
 
 bool Waits(uint8_t source) {
   switch (source) {
+    case kCopy:
+    case kCopyAwaitStanding:
     case kAwaitLoaded:
     case kAwaitRunning:
     case kAwaitShut:
@@ -141,6 +143,8 @@ void Step::SourceHears(uint8_t byte) {
       IsBack();
     } else if (s.source == kHereAwaitStanding) {
       TakeBack(std::nullopt, /*reached=*/true);
+    } else if (s.source == kCopy || s.source == kCopyAwaitStanding) {
+      LosesWhileCopying(/*said_why=*/true);
     } else {
       SourceFails();
     }
@@ -153,6 +157,13 @@ void Step::SourceHears(uint8_t byte) {
     return;
   }
   switch (s.source) {
+    case kCopyAwaitStanding:
+      if (value != 0) {
+        LosesWhileCopying(/*said_why=*/false);
+        return;
+      }
+      s.source = kCopy;
+      return;
     case kAwaitLoaded:
       s.source = kRecord;
       return;
@@ -211,6 +222,10 @@ void Step::SourceHears(uint8_t byte) {
 
 void Step::SourceHearsNothingMore() {
   switch (s.source) {
+    case kCopy:
+    case kCopyAwaitStanding:
+      LosesWhileCopying(/*said_why=*/false);
+      return;
     case kAwaitRunning:
     case kAwaitRunningAgain:
       GrantFails(/*refused=*/false);
@@ -234,14 +249,23 @@ void Step::SourceHearsNothingMore() {
   }
 }
 
-bool Step::Connect() {
+void Step::LosesWhileCopying(bool said_why) {
+  if (!MaySearchToCopy(source_state(), /*can_resume=*/true, said_why)) {
+    SourceFails();
+    return;
+  }
+  CloseSource();
+  s.source = kCopyLost;
+}
+
+bool Step::Connect(uint8_t epoch) {
   for (int i = 0; i < HandOverModel::kConnections; ++i) {
     if (s.connections[i] == Connection{}) {
       s.source_link = static_cast<uint8_t>(i + 1);
       Connection& c = SourceLink();
       c.source_open = 1;
       c.at_door = s.destination_gone == 2 ? 0 : 1;  // somebody else closes at once
-      Down(Make(kRecover, s.epoch));
+      Down(Make(kRecover, epoch));
       return true;
     }
   }
@@ -275,6 +299,32 @@ void SourceSteps(const HandOverModel::Options& options, const State& s, const Ha
     }
   }
   switch (s.source) {
+    case kCopy: {
+      Step next = step();
+      next.ChangeSource(MoveState::kDevice);
+      next.s.source_runs = 0;
+      next.Down(Make(kLastRound));
+      next.Down(Make(kPackage));
+      next.s.source = kAwaitLoaded;
+      emit("the guest stops, and its state goes", kCourse, next.s);
+      return;
+    }
+    case kCopyLost: {
+      Step next = step();
+      if (Listens(s) && next.Connect(/*epoch=*/0)) {
+        next.s.source = kCopyAwaitStanding;
+        emit("the source that was copying comes back: RECOVER", kCourse, next.s);
+      }
+      // The search has an end.
+      const bool is_there = Listens(s) && s.destination_gone == 0;
+      if ((!is_there || s.faults > 0) && !next.Is(Mutant::kSearchesForEver)) {
+        Step fails = step();
+        fails.s.faults -= is_there ? 1 : 0;
+        fails.SourceFails();
+        emit("the destination is not found", is_there ? kFault : kCourse, fails.s);
+      }
+      return;
+    }
     case kRecord: {
       Step next = step();
       next.ChangeSource(MoveState::kPostcopyActive);
@@ -353,7 +403,7 @@ void SourceSteps(const HandOverModel::Options& options, const State& s, const Ha
     }
     case kPaused: {
       Step next = step();
-      if (MaySearch(next.source_state(), /*can_recover=*/true) && Listens(s) && next.Connect()) {
+      if (MaySearch(next.source_state(), /*can_recover=*/true) && Listens(s) && next.Connect(s.epoch)) {
         next.ChangeSource(MoveState::kPostcopyRecover);
         next.s.source = kAwaitStanding;
         emit("the source comes back: RECOVER", kCourse, next.s);
@@ -373,7 +423,7 @@ void SourceSteps(const HandOverModel::Options& options, const State& s, const Ha
         }
         if (Listens(s)) {
           Step asks = here;
-          if (asks.Connect()) {
+          if (asks.Connect(s.epoch)) {
             asks.s.source = kHereAwaitStanding;
             emit(force != 0 ? "recover --here --force: RECOVER" : "recover --here: RECOVER", kPerson, asks.s);
           }

@@ -19,6 +19,9 @@ using enum StepKind;
 
 // Where a thread waits, or what it does next.
 enum Source : uint8_t {
+  kCopy,
+  kCopyLost,
+  kCopyAwaitStanding,
   kAwaitLoaded,
   kRecord,
   kRecorded,
@@ -63,6 +66,7 @@ enum Word : uint8_t {
   kMissing,
   kRevoke,
   kRevoked,
+  kLastRound,
 };
 constexpr uint8_t Make(Word word, uint8_t value = 0) { return static_cast<uint8_t>(word << 3 | value); }
 constexpr Word WordOf(uint8_t byte) { return static_cast<Word>(byte >> 3); }
@@ -176,7 +180,9 @@ class Step {
   // The connection ended, or was silent for too long.
   void SourceHearsNothingMore();
   // Opens a connection and says RECOVER. False: there is no room for one in the model now.
-  bool Connect();
+  bool Connect(uint8_t epoch);
+  // departure/resuming.cc: the connection is lost while the guest is copied.
+  void LosesWhileCopying(bool said_why);
 
   // The destination's: hand_over_destination.cc.
 

@@ -84,6 +84,12 @@ Arrival::~Arrival() {
   LetGoOfWaiters();
 }
 
+void Arrival::MakeGate() {
+  fail_gate.reset();
+  gate = std::make_unique<RoundGate>(terms.page_channels);
+  fail_gate.emplace(link.broken(), [gate = gate.get()](const absl::Status& why) { gate->Fail(why); });
+}
+
 void Arrival::LetGoOfWaiters() {
   if (armed && !settled) {
     for (IncomingPart* part : parts) {

@@ -127,6 +127,8 @@ struct Arrival {
   bool cancelled() const { return shared.cancel().cancelled(); }
   bool leaving() const { return shared.leave().cancelled(); }
   bool postcopy() const { return shared.postcopy; }
+  // Where the channels wait for one another, as many as there are: in place of the last one, at which nobody waits.
+  void MakeGate();
   // Whoever waits for what is missing goes on, and what it finds is not used. On any thread.
   void LetGoOfWaiters();
   // The guest never runs here: its parts remove what they made.

@@ -120,9 +120,7 @@ bool Accept(Arrival& arrival, Greeter::Chosen chosen) {
         [&arrival](pid_t thread) { return arrival.machine->guest().VcpuOfThread(thread); },
         [&arrival](size_t region, uint64_t page) { return arrival.placement->IsHere(region, page); });
     arrival.shared.TellWaits(arrival.waits);
-    arrival.gate = std::make_unique<RoundGate>(arrival.terms.page_channels);
-    arrival.fail_gate.emplace(arrival.link.broken(),
-                              [gate = arrival.gate.get()](const absl::Status& why) { gate->Fail(why); });
+    arrival.MakeGate();
     arrival.builder.Accepted();
     return true;
   }

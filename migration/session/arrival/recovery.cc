@@ -134,6 +134,14 @@ absl::Status AwaitGrantOrRevoke(Arrival& arrival) {
   return TakeOver(arrival, *grant);
 }
 
+// What is still to be copied comes over channels of its own, in rounds that are numbered anew.
+absl::Status ReceiveAgain(Arrival& arrival, ChannelAcceptor& acceptor) {
+  arrival.peer().SetMostBytes(kMaxControlBytes);
+  arrival.MakeGate();
+  FERRITE_RETURN_IF_ERROR(AcceptChannels(arrival, acceptor));
+  return StartReceivers(arrival, /*live=*/false);
+}
+
 // RECOVER, STANDING, MISSING with the source, which came over `channel`.
 absl::Status Resume(Arrival& arrival, IncomingChannel& channel, ChannelAcceptor& acceptor) {
   const ChannelProof proof = *channel.proof();
@@ -158,6 +166,9 @@ absl::Status Resume(Arrival& arrival, IncomingChannel& channel, ChannelAcceptor&
   FERRITE_ASSIGN_OR_RETURN(const Digest digest,
                            arrival.credentials.Prove(granted ? Claim::kGranted : Claim::kStanding, recover.epoch));
   FERRITE_RETURN_IF_ERROR(arrival.peer().Send(message::Standing{.granted = granted, .digest = digest}));
+  if (standing == OnRecover::kCopying) {
+    return ReceiveAgain(arrival, acceptor);
+  }
   if (!granted) {
     FERRITE_RETURN_IF_ERROR(AwaitGrantOrRevoke(arrival));
   }
@@ -180,6 +191,10 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, 
   const bool misses_pages = MissesPages(state.get(), arrival.settled);
   if (misses_pages) {
     (void)state.Change(MoveState::kPostcopyActive, MoveState::kPostcopyPaused);
+  }
+  if (state.get() == MoveState::kActive) {
+    // Who waits at the end of a round does not any more.
+    arrival.link.broken().Cancel(absl::UnavailableError("the connection was lost"));
   }
   // The threads have failed with the connection; what they had asked for, or were receiving, is asked for again.
   arrival.link.Close();
@@ -215,7 +230,7 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, 
     return resumed;
   }
   arrival.drops.Log(who, resumed.message());
-  if (arrival.link.peer() != nullptr && absl::IsResourceExhausted(resumed)) {
+  if (arrival.link.peer() != nullptr && absl::IsResourceExhausted(resumed) && state.get() != MoveState::kActive) {
     // What this side lacks: the source tries again.
     arrival.peer().SendLastWords(resumed);
   }
@@ -224,14 +239,24 @@ absl::StatusOr<bool> LookForSource(Arrival& arrival, ChannelAcceptor& acceptor, 
 
 }  // namespace
 
-bool MayComeBack(Arrival& arrival) {
+bool MayComeBack(Arrival& arrival, const absl::Status& failure) {
   const ControlPeer* const peer = arrival.link.peer();
-  return DecideMayComeBack(arrival.shared.state().get(),
-                           {.can_recover = (arrival.terms.features & kFeatureRecovery) != 0,
-                            .ends_here = arrival.cancelled() || arrival.leaving(),
-                            .loaded = arrival.loaded,
-                            .lost = peer != nullptr && !peer->failure().ok(),
-                            .said_why = peer != nullptr && peer->said_why()});
+  const MoveState state = arrival.shared.state().get();
+  bool lost = peer != nullptr && !peer->failure().ok();
+  if (state == MoveState::kActive && peer != nullptr) {
+    // What went wrong here is no matter of the connection. Where another channel broke, the source closes this one, or
+    // says why.
+    lost = absl::IsUnavailable(failure) || absl::IsOutOfRange(failure);
+    if (lost) {
+      peer->AwaitFailure(arrival.options.silence, &arrival.shared.cancel());
+    }
+  }
+  return DecideMayComeBack(state, {.can_recover = (arrival.terms.features & kFeatureRecovery) != 0,
+                                   .can_resume = (arrival.terms.features & kFeatureResume) != 0,
+                                   .ends_here = arrival.cancelled() || arrival.leaving(),
+                                   .loaded = arrival.loaded,
+                                   .lost = lost,
+                                   .said_why = peer != nullptr && peer->said_why()});
 }
 
 absl::Status Recover(Arrival& arrival, ChannelAcceptor& acceptor) {

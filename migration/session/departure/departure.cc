@@ -81,9 +81,13 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
     bases.push_back(region.base);
   }
   shared.TellBases(std::move(bases));
-  const auto end = [this](const absl::Status& why) { link.broken().Cancel(why); };
-  on_cancel.emplace(shared.cancel(), end);
-  on_abandon.emplace(shared.abandon(), end);
+  EndOnCancel();
+  on_abandon.emplace(shared.abandon(), [this](const absl::Status& why) { link.broken().Cancel(why); });
+}
+
+void Departure::EndOnCancel() {
+  on_cancel.reset();
+  on_cancel.emplace(shared.cancel(), [this](const absl::Status& why) { link.broken().Cancel(why); });
 }
 
 void Departure::NumberRegions() {
@@ -111,7 +115,7 @@ void Departure::Decline(absl::FunctionRef<bool(const OutgoingPart&)> is_declined
 }
 
 void Departure::Publish(Rate rate) {
-  progress.round = round - cuts;
+  progress.round = rounds_so_far();
   if (rate != Rate::kAsBefore) {
     rate_from_ = rate == Rate::kFromHere ? Now() : MonotonicTime::InfiniteFuture();
   }

@@ -22,6 +22,7 @@
 #include "migration/api/source_machine.h"
 #include "migration/channel/control_peer.h"
 #include "migration/channel/rendezvous.h"
+#include "migration/protocol/version.h"
 #include "migration/sending/memory_part.h"
 #include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_source.h"
@@ -89,6 +90,8 @@ struct Departure {
   DepartureLink link;
   std::shared_ptr<ChannelOpener> opener;  // leads to the destination
   bool reached = false;                   // somebody took a channel since the last StartAnew()
+  // What is still to be sent, which outlives the connections while it is copied.
+  std::shared_ptr<PendingPages> pending;
   // Whoever may end it, while they may.
   std::optional<CancelToken::Callback> on_cancel;
   std::optional<CancelToken::Callback> on_abandon;
@@ -104,8 +107,17 @@ struct Departure {
 
   MonotonicTime started;
   MonotonicTime switchover;
-  uint32_t round = 0;
-  uint32_t cuts = 0;      // rounds among these that were parts of one, cut for who waits
+  uint32_t round = 0;   // over these connections
+  uint32_t rounds = 0;  // over those before them
+  uint32_t cuts = 0;    // rounds among all these that were parts of one
+  bool asked = false;   // whether what was sent has arrived: the answer is due
+  // What has begun.
+  bool copies_mirrored = false;
+  bool mirrored_ready = false;
+  bool copies_memory = false;
+  uint64_t memory_bytes = 0;  // of memory, then
+  // Where the connection was lost, until something came of it.
+  std::optional<MonotonicTime> lost_since;
   bool postcopy = false;  // pages flow behind the switchover
   bool serving = false;   // and do so by now
   uint64_t epoch = 1;     // of the last GRANT
@@ -131,6 +143,8 @@ struct Departure {
   PageSource& pages() { return *link.pages(); }
   MonotonicTime Now() const { return host.clock.Now(); }
   bool cancelled() const { return shared.cancel().cancelled(); }
+  // The copy phases go on after a lost connection.
+  bool can_resume() const { return (features & kFeatureResume) != 0; }
   // The next step of the destination's, of which it has MoveOptions::patience. While the guest stands still,
   // SwitchOver() watches the time.
   template <typename T>
@@ -143,6 +157,8 @@ struct Departure {
     kFromHere,
     kIsKnown,  // it is in `progress`
   };
+  // Of a round that was decided.
+  uint32_t rounds_so_far() const { return rounds + round - cuts; }
   // Tells others of `progress`.
   void Publish(Rate rate = Rate::kAsBefore);
   // Leaves those out of the mirrored parts that are declined, before anything is done to any: the rest is all that
@@ -151,6 +167,8 @@ struct Departure {
   // What is written to any of these parts is noted; with an error, to none at all.
   absl::Status StartTracking(WhichParts which);
   void StopTracking();
+  // Who cancels ends the connections.
+  void EndOnCancel();
   // Whether some mirrored part has those wait that write to it.
   bool StartBlocking();
   void EndBlocking();

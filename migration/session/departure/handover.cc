@@ -72,7 +72,7 @@ absl::Status End(Departure& departure) {
   FERRITE_RETURN_IF_ERROR(peer.Send(message::End{}));
   FERRITE_ASSIGN_OR_RETURN(message::Shut shut, peer.Expect<message::Shut>(kShutFactor * departure.options.silence));
   MoveReport& report = departure.report;
-  report.rounds = departure.round - departure.cuts;
+  report.rounds = departure.rounds_so_far();
   report.faults = shut.figures.faults;
   report.minor_faults = shut.figures.minor_faults;
   report.duplicate_pages = shut.figures.duplicate_pages;

@@ -55,6 +55,11 @@ auto OpenChannel(Departure& departure, uint64_t epoch, absl::Duration limit, con
   return channel;
 }
 
+// A source that does not look for a destination does not have one wait for it.
+uint64_t FeaturesFor(const MoveOptions& options) {
+  return options.recover_for > absl::ZeroDuration() ? kOurFeatures : kOurFeatures & ~uint64_t{kFeatureResume};
+}
+
 // What can be mirrored is offered, where that is wanted and the destination knows what it means.
 absl::Status Offer(Departure& departure) {
   const bool knows = (departure.features & kFeatureMirror) != 0;
@@ -126,13 +131,13 @@ absl::Status CheckLostPages(Departure& departure) {
 
 }  // namespace
 
-absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRole role, absl::Duration silence,
-                         absl::Duration limit) {
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<ControlChannel> channel,
-                           OpenChannel(departure, departure.epoch, std::min(limit, departure.options.connect_limit),
-                                       [&](ChannelOpener::Terms& terms) {
-                                         return opener.OpenControl(PreambleOf(departure, role, 0), terms);
-                                       }));
+absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRole role, uint64_t epoch,
+                         absl::Duration silence, absl::Duration limit) {
+  FERRITE_ASSIGN_OR_RETURN(
+      std::unique_ptr<ControlChannel> channel,
+      OpenChannel(departure, epoch, std::min(limit, departure.options.connect_limit), [&](ChannelOpener::Terms& terms) {
+        return opener.OpenControl(PreambleOf(departure, role, 0), terms);
+      }));
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<ControlPeer> peer,
       ControlPeer::Create(departure.host, std::move(channel),
@@ -148,18 +153,18 @@ absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRol
 
 absl::Status Setup(Departure& departure) {
   const MoveOptions& options = departure.options;
-  FERRITE_RETURN_IF_ERROR(OpenControl(departure, *departure.opener, ChannelRole::kControl,
+  FERRITE_RETURN_IF_ERROR(OpenControl(departure, *departure.opener, ChannelRole::kControl, departure.epoch,
                                       std::max(options.silence, options.patience), options.connect_limit));
   FERRITE_ASSIGN_OR_RETURN(const KeyExchange exchange, KeyExchange::Create(KeyExchange::Side::kSource));
   FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Hello{.move_id = departure.id,
                                                                .versions = kOurVersions,
-                                                               .features = kOurFeatures,
+                                                               .features = FeaturesFor(options),
                                                                .page_channels = static_cast<uint16_t>(options.channels),
                                                                .urgent_channels = kUrgentChannels,
                                                                .key = exchange.key(),
                                                                .nonce = exchange.nonce()}));
   FERRITE_ASSIGN_OR_RETURN(const message::Welcome welcome, departure.Await<message::Welcome>());
-  departure.features = welcome.features & kOurFeatures;
+  departure.features = welcome.features & FeaturesFor(options);
   FERRITE_RETURN_IF_ERROR(ChooseVersion(kOurVersions, {.lowest = welcome.version, .newest = welcome.version}).status());
   FERRITE_RETURN_IF_ERROR(CheckLostPages(departure));
   FERRITE_RETURN_IF_ERROR(Offer(departure));
@@ -186,6 +191,23 @@ absl::Status Setup(Departure& departure) {
         accept.postcopy && !knows_lost ? "its ferrite knows no lost pages" : CleanText(accept.postcopy_reason)));
   }
   return OpenPages(departure, /*epoch=*/0, options.patience);
+}
+
+absl::StatusOr<bool> AskWhetherGranted(Departure& departure, ChannelOpener& opener, uint64_t epoch,
+                                       absl::Duration limit) {
+  FERRITE_RETURN_IF_ERROR(
+      OpenControl(departure, opener, ChannelRole::kRecover, epoch, departure.options.silence, limit));
+  FERRITE_RETURN_IF_ERROR(
+      departure.peer().Send(message::Recover{.move_id = departure.id,
+                                             .epoch = epoch,
+                                             .page_channels = static_cast<uint16_t>(departure.options.channels),
+                                             .urgent_channels = kUrgentChannels}));
+  FERRITE_ASSIGN_OR_RETURN(const message::Standing standing, departure.peer().Expect<message::Standing>(limit));
+  FERRITE_RETURN_IF_ERROR(Annotate(
+      departure.credentials.Check(standing.granted ? Claim::kGranted : Claim::kStanding, epoch, standing.digest),
+      message::Standing::kName));
+  departure.peer().SetMostBytes(kMaxControlBytes);
+  return standing.granted;
 }
 
 absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limit) {
@@ -215,8 +237,10 @@ absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limi
   FERRITE_ASSIGN_OR_RETURN(
       std::unique_ptr<PageSource> pages,
       PageSource::Create(departure.host, departure.parts, departure.pages_per_unit, std::move(channels),
-                         departure.options, departure.shared.figures(), on_failure));
+                         departure.options, departure.shared.figures(), on_failure,
+                         {.can_be_lost = epoch == 0 && departure.can_resume(), .pages = departure.pending}));
   departure.link.SetPages(std::move(pages));
+  departure.pending = epoch == 0 ? departure.pages().pending() : nullptr;
   departure.shared.TellPending(departure.pages().pending());
   return absl::OkStatus();
 }

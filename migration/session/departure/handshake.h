@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "migration/channel/rendezvous.h"
 #include "migration/protocol/preamble.h"
@@ -19,9 +20,13 @@ absl::Status Advise(Departure& departure);
 
 // The parts that recovery does again. The control channel takes no long messages before the destination has proved that
 // it is the move's.
-absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRole role, absl::Duration silence,
-                         absl::Duration limit);
-// `epoch`: of the last GRANT, 0 in setup. `limit`: for each of the destination's steps. Nothing is sent before it has
+absl::Status OpenControl(Departure& departure, ChannelOpener& opener, ChannelRole role, uint64_t epoch,
+                         absl::Duration silence, absl::Duration limit);
+// RECOVER, STANDING: whether GRANT has arrived there. Nobody but the destination of the move is believed. `epoch`: of
+// the last GRANT, 0 while the guest is copied.
+absl::StatusOr<bool> AskWhetherGranted(Departure& departure, ChannelOpener& opener, uint64_t epoch,
+                                       absl::Duration limit);
+// `epoch`: of the last GRANT, 0 before it. `limit`: for each of the destination's steps. Nothing is sent before it has
 // proved that all channels are at the place where the control channel is.
 absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limit);
 

@@ -142,8 +142,15 @@ absl::Status CatchUp(Departure& departure) {
 }
 
 absl::Status Mirror(Departure& departure) {
-  FERRITE_RETURN_IF_ERROR(departure.pages().Start(WhichParts::kMirrored));
+  if (departure.mirrored_ready) {
+    return absl::OkStatus();
+  }
+  if (!departure.copies_mirrored) {
+    departure.copies_mirrored = true;
+    FERRITE_RETURN_IF_ERROR(departure.pages().Start(WhichParts::kMirrored));
+  }
   FERRITE_RETURN_IF_ERROR(CatchUp(departure));
+  departure.mirrored_ready = true;
   departure.TellReady();
   return CheckGoingOn(departure);
 }

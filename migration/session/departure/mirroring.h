@@ -10,7 +10,8 @@
 
 namespace ferrite::migration {
 
-// Copies all of them until what is left fits the downtime limit (mirrored_rounds.h). Their writes are noted.
+// Copies all of them until what is left fits the downtime limit (mirrored_rounds.h), if that has not been so. Their
+// writes are noted.
 //
 // FAILED_PRECONDITION when they are written faster than they are copied, DEADLINE_EXCEEDED when that took longer than
 // the rounds may (and post-copy does not follow): with the name, and the rates.

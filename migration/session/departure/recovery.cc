@@ -57,28 +57,13 @@ absl::Status StartAnew(Departure& departure) {
         absl::StrCat("there is nothing to recover: the move is ", MoveStateName(state.get())));
   }
   departure.link.Close();
+  departure.pending = nullptr;
   departure.reached = false;
   // Who leaves from here on ends the try; who left before does so at once.
   departure.on_leave.reset();
   departure.on_leave.emplace(departure.shared.leave(),
                              [&departure](const absl::Status& why) { departure.link.broken().Cancel(why); });
   return departure.link.broken().reason();
-}
-
-// RECOVER, STANDING: whether GRANT has arrived there. Nobody but the destination of the move is believed.
-absl::StatusOr<bool> AskWhetherGranted(Departure& departure, ChannelOpener& opener, absl::Duration limit) {
-  FERRITE_RETURN_IF_ERROR(OpenControl(departure, opener, ChannelRole::kRecover, departure.options.silence, limit));
-  FERRITE_RETURN_IF_ERROR(
-      departure.peer().Send(message::Recover{.move_id = departure.id,
-                                             .epoch = departure.epoch,
-                                             .page_channels = static_cast<uint16_t>(departure.options.channels),
-                                             .urgent_channels = kUrgentChannels}));
-  FERRITE_ASSIGN_OR_RETURN(const message::Standing standing, departure.peer().Expect<message::Standing>(limit));
-  FERRITE_RETURN_IF_ERROR(Annotate(departure.credentials.Check(standing.granted ? Claim::kGranted : Claim::kStanding,
-                                                               departure.epoch, standing.digest),
-                                   message::Standing::kName));
-  departure.peer().SetMostBytes(kMaxControlBytes);
-  return standing.granted;
 }
 
 // Adds the pages of a MISSING to `runs`; `pages_left`: how many can still be missing.
@@ -130,7 +115,8 @@ absl::StatusOr<std::vector<PageRange>> AskWhatIsMissing(Departure& departure, ab
 
 // The destination has GRANT when this is OK: it had it, or gets it again.
 absl::Status MakeSureOfGrant(Departure& departure, const std::shared_ptr<ChannelOpener>& opener, Search& search) {
-  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(departure, *opener, search.Limit(departure)));
+  FERRITE_ASSIGN_OR_RETURN(const bool granted,
+                           AskWhetherGranted(departure, *opener, departure.epoch, search.Limit(departure)));
   // It answers for this move, so it is there.
   departure.opener = opener;
   departure.shared.TellWhere(opener->where());
@@ -200,7 +186,8 @@ absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpe
 
 absl::Status TryToTakeBack(Departure& departure, bool force) {
   FERRITE_RETURN_IF_ERROR(StartAnew(departure));
-  const absl::StatusOr<bool> granted = AskWhetherGranted(departure, *departure.opener, departure.options.patience);
+  const absl::StatusOr<bool> granted =
+      AskWhetherGranted(departure, *departure.opener, departure.epoch, departure.options.patience);
   const std::optional<bool> answer = granted.ok() ? std::optional(*granted) : std::nullopt;
   switch (DecideTakingBack(answer, departure.shared.leave().cancelled(), departure.reached, force)) {
     case TakingBack::kHasGuest:

@@ -15,6 +15,7 @@
 #include "migration/sending/page_source.h"
 #include "migration/sending/send_figures.h"
 #include "migration/session/departure/mirroring.h"
+#include "migration/session/departure/resuming.h"
 #include "migration/session/departure/switchover.h"
 
 namespace ferrite::migration {
@@ -52,7 +53,8 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
   const uint64_t part = FirstRound(limits).most_bytes;
   PageSource& pages = departure.pages();
   uint64_t mirrored_dirtied = 0;
-  // Who waits for what it wrote to arrive does not wait for all that the round has of memory: that is cut.
+  // Who waits for what it wrote to arrive does not wait for all that the round has of memory: that is cut. So is what
+  // may have to go again when the connection is lost.
   const bool blocks = !departure.blocking.empty();
   while (true) {
     std::atomic<bool> cut = false;
@@ -65,8 +67,8 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
           if (StopsRound(departure) || (sent >= 0 && static_cast<uint64_t>(sent) >= plan.most_bytes)) {
             return true;
           }
-          const absl::Duration most = sent - sent_in_cuts >= kLeastCut ? kCut : kMostHeld;
-          if (blocks && departure.Now() - cut_start >= most) {
+          const absl::Duration most = blocks && sent - sent_in_cuts >= kLeastCut ? kCut : kMostHeld;
+          if ((blocks || departure.can_resume()) && departure.Now() - cut_start >= most) {
             cut = true;
           }
           return cut.load();
@@ -75,14 +77,16 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
     if (blocks) {
       FERRITE_RETURN_IF_ERROR(AwaitArrival(departure));
       TellDelivered(departure);
+    } else if (departure.can_resume()) {
+      FERRITE_RETURN_IF_ERROR(AskForArrival(departure));
     }
     if (!cut) {
       break;
     }
     ++departure.cuts;
     FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
-    if (pages.PendingBytes(WhichParts::kMirrored) != 0) {
-      // Memory has had no turn.
+    if (!blocks || pages.PendingBytes(WhichParts::kMirrored) != 0) {
+      // Nobody waits, or memory has had no turn.
       departure.LetGoOfHeld();
       continue;
     }
@@ -114,6 +118,7 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
 // Mirrored parts are ready for a switchover that leaves memory behind. What takes time without them comes before: they
 // are written meanwhile.
 absl::Status LeaveMemory(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(AwaitAnswer(departure));
   FERRITE_RETURN_IF_ERROR(TellStaleEarly(departure));
   return CatchUp(departure);
 }
@@ -127,12 +132,8 @@ void Tell(Departure& departure, const RoundFigures& round, const Decision& decis
   departure.Publish(Departure::Rate::kIsKnown);
 }
 
-}  // namespace
-
-// Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still. The
-// answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
-absl::Status AwaitArrival(Departure& departure) {
-  FERRITE_RETURN_IF_ERROR(departure.peer().Send(message::Discard{.ranges = {}, .last = true}));
+// The answer to a DISCARD. Who waits for what it wrote does so no longer than for kMostHeld.
+absl::Status AwaitDiscarded(Departure& departure) {
   absl::Duration left = departure.options.patience;
   while (!departure.blocking.empty() && left > kMostHeld) {
     const absl::Status arrived = departure.peer().Expect<message::Discarded>(kMostHeld).status();
@@ -143,6 +144,33 @@ absl::Status AwaitArrival(Departure& departure) {
     left -= kMostHeld;
   }
   return departure.peer().Expect<message::Discarded>(left).status();
+}
+
+}  // namespace
+
+// Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still. The
+// answer to a DISCARD, here of nothing, comes when the rounds before it are in place.
+absl::Status AwaitArrival(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(AskForArrival(departure));
+  return AwaitAnswer(departure);
+}
+
+absl::Status AskForArrival(Departure& departure) {
+  FERRITE_RETURN_IF_ERROR(AwaitAnswer(departure));
+  departure.pages().AskForArrival();
+  departure.asked = true;
+  return departure.peer().Send(message::Discard{.ranges = {}, .last = true});
+}
+
+absl::Status AwaitAnswer(Departure& departure) {
+  if (!departure.asked) {
+    return absl::OkStatus();
+  }
+  FERRITE_RETURN_IF_ERROR(AwaitDiscarded(departure));
+  departure.asked = false;
+  departure.pages().Arrived();
+  departure.lost_since.reset();
+  return absl::OkStatus();
 }
 
 absl::Status CheckGoingOn(Departure& departure) {
@@ -165,41 +193,17 @@ absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, boo
   return departure.peer().Send(message::Round{.number = departure.round, .last = last});
 }
 
-absl::Status Rounds(Departure& departure) {
+namespace {
+
+// Rounds of memory, until it can be left or what is left of it fits.
+absl::Status RunRounds(Departure& departure) {
   const MoveOptions& options = departure.options;
-  SourceMachine& machine = departure.machine;
-  departure.peer().SetSilence(options.silence);
-  FERRITE_RETURN_IF_ERROR(departure.StartTracking(departure.mirrors ? WhichParts::kMirrored : WhichParts::kOthers));
-  departure.undo.Push([&departure](const absl::Status&) {
-    // Both do not fail.
-    (void)departure.machine.run().SetThrottle(0);
-    departure.StopTracking();
-    return absl::OkStatus();
-  });
-  if (departure.mirrors) {
-    // Storage there may stall for longer than a link does; whether that lives, the control channel tells.
-    departure.pages().SetPatience(std::max(options.silence, options.patience));
-    for (size_t i = 0; i < departure.regions.size(); ++i) {
-      departure.shared.not_begun_bytes += departure.region_is_mirrored[i] ? 0 : departure.regions[i].bytes;
-    }
-    FERRITE_RETURN_IF_ERROR(Mirror(departure));
-    // Until here the guest has not paid for its writes to memory.
-    FERRITE_RETURN_IF_ERROR(departure.StartTracking(WhichParts::kOthers));
-  }
-  FERRITE_RETURN_IF_ERROR(departure.pages().Start(WhichParts::kOthers));
-  departure.shared.not_begun_bytes = 0;
-  if (options.mode == MoveMode::kPostcopy) {
-    departure.postcopy = true;
-    FERRITE_RETURN_IF_ERROR(SendRound(
-        departure, [] { return true; }, /*last=*/false));
-    return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
-  }
   const bool postcopy_possible = departure.shared.postcopy_possible;
   const ConvergenceLimits limits{.mode = options.mode,
                                  .downtime_limit = options.downtime_limit,
                                  .fixed_downtime = departure.load_estimate,
                                  .postcopy_possible = postcopy_possible,
-                                 .memory_bytes = departure.pages().PendingBytes(WhichParts::kOthers)};
+                                 .memory_bytes = departure.memory_bytes};
   std::optional<RoundFigures> last;
   KeepingUp keeping_up(departure);
   MonotonicTime collected = departure.Now();
@@ -222,7 +226,7 @@ absl::Status Rounds(Departure& departure) {
         departure.shared.postcopy_wanted || (decision.step != NextStep::kSwitchover &&
                                              (is_over_time ? turns_over_time : decision.step == NextStep::kPostcopy));
     if (departure.postcopy) {
-      return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
+      return departure.mirrors ? LeaveMemory(departure) : AwaitAnswer(departure);
     }
     if (decision.step == NextStep::kSwitchover) {
       return AwaitArrival(departure);
@@ -235,10 +239,60 @@ absl::Status Rounds(Departure& departure) {
           "the guest dirties memory faster than it can be sent: not done in ", absl::FormatDuration(options.timeout)));
     }
     if (decision.throttle_percent != now.throttle_percent) {
-      FERRITE_RETURN_IF_ERROR(machine.run().SetThrottle(decision.throttle_percent));
+      FERRITE_RETURN_IF_ERROR(departure.machine.run().SetThrottle(decision.throttle_percent));
     }
     last = now;
   }
+}
+
+// From where it was. What has begun is not begun anew.
+absl::Status Copy(Departure& departure) {
+  const MoveOptions& options = departure.options;
+  if (departure.mirrors) {
+    // Storage there may stall for longer than a link does; whether that lives, the control channel tells.
+    departure.pages().SetPatience(std::max(options.silence, options.patience));
+    FERRITE_RETURN_IF_ERROR(Mirror(departure));
+  }
+  if (!departure.copies_memory) {
+    // Until here the guest has not paid for its writes to memory.
+    FERRITE_RETURN_IF_ERROR(departure.mirrors ? departure.StartTracking(WhichParts::kOthers) : absl::OkStatus());
+    departure.copies_memory = true;
+    const absl::Status started = departure.pages().Start(WhichParts::kOthers);
+    departure.memory_bytes = departure.pages().PendingBytes(WhichParts::kOthers);
+    departure.shared.not_begun_bytes = 0;
+    FERRITE_RETURN_IF_ERROR(started);
+  }
+  if (options.mode == MoveMode::kPostcopy || departure.postcopy) {
+    departure.postcopy = true;
+    FERRITE_RETURN_IF_ERROR(SendRound(
+        departure, [] { return true; }, /*last=*/false));
+    return departure.mirrors ? LeaveMemory(departure) : absl::OkStatus();
+  }
+  return RunRounds(departure);
+}
+
+}  // namespace
+
+absl::Status Rounds(Departure& departure) {
+  departure.peer().SetSilence(departure.options.silence);
+  FERRITE_RETURN_IF_ERROR(departure.StartTracking(departure.mirrors ? WhichParts::kMirrored : WhichParts::kOthers));
+  departure.undo.Push([&departure](const absl::Status&) {
+    // Both do not fail.
+    (void)departure.machine.run().SetThrottle(0);
+    departure.StopTracking();
+    return absl::OkStatus();
+  });
+  if (departure.mirrors) {
+    for (size_t i = 0; i < departure.regions.size(); ++i) {
+      departure.shared.not_begun_bytes += departure.region_is_mirrored[i] ? 0 : departure.regions[i].bytes;
+    }
+  }
+  absl::Status status = Copy(departure);
+  while (!status.ok() && MayResume(departure, status)) {
+    FERRITE_RETURN_IF_ERROR(Resume(departure, status));
+    status = Copy(departure);
+  }
+  return status;
 }
 
 }  // namespace ferrite::migration

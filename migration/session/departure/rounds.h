@@ -17,6 +17,10 @@ absl::Status SendRound(Departure& departure, absl::FunctionRef<bool()> stop, boo
                        RoundPages pages = RoundPages::kAll, WhichParts parts = WhichParts::kAll);
 // Until the destination has all that was sent.
 absl::Status AwaitArrival(Departure& departure);
+// The same without waiting for it, where a connection may be lost: the answer to what was asked before is awaited.
+absl::Status AskForArrival(Departure& departure);
+// Waits for an answer that is due.
+absl::Status AwaitAnswer(Departure& departure);
 // The error that ends the rounds, once they are to end.
 absl::Status CheckGoingOn(Departure& departure);
 

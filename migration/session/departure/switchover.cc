@@ -89,7 +89,7 @@ absl::Status StopGuest(Departure& departure) {
 
 // Tells what the destination holds but is out of date; with `waits` until it has dropped all of it.
 absl::Status SendDiscards(Departure& departure, bool waits) {
-  const std::vector<PageRange> stale = departure.pages().TakeStale();
+  const std::vector<PageRange> stale = departure.pages().TakeStale(/*can_be_lost=*/waits);
   const std::span<const PageRange> all(stale);
   uint64_t messages = 0;
   for (size_t at = 0; at < all.size() || (waits && messages == 0); at += kMaxRanges) {
@@ -173,6 +173,7 @@ absl::Status TellStaleEarly(Departure& departure) {
   for (int i = 0; i < kEarlyDiscards; ++i) {
     FERRITE_RETURN_IF_ERROR(departure.pages().CollectDirty().status());
     FERRITE_RETURN_IF_ERROR(SendDiscards(departure, /*waits=*/true));
+    departure.pages().AllArrived();
   }
   return absl::OkStatus();
 }

@@ -1,0 +1,110 @@
+#include "migration/session/departure/resuming.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/monotonic.h"
+#include "base/out_of_memory.h"
+#include "base/status.h"
+#include "migration/protocol/messages.h"
+#include "migration/session/decisions.h"
+#include "migration/session/departure/handshake.h"
+
+namespace ferrite::migration {
+namespace {
+
+// Between two tries.
+constexpr absl::Duration kPause = absl::Milliseconds(250);
+// What a destination that was found has to answer in, however little is left of MoveOptions::recover_for.
+constexpr absl::Duration kLeastToAnswer = absl::Seconds(1);
+// Of a source that is copying, and of its channels: that of no GRANT.
+constexpr uint64_t kNoGrant = 0;
+
+absl::Status TryToResume(Departure& departure, absl::Duration limit) {
+  FERRITE_ASSIGN_OR_RETURN(const bool granted, AskWhetherGranted(departure, *departure.opener, kNoGrant, limit));
+  if (granted) {
+    return absl::InvalidArgumentError("STANDING: the destination says that it has GRANT, which never went out");
+  }
+  FERRITE_RETURN_IF_ERROR(OpenPages(departure, kNoGrant, limit));
+  return departure.pages().TakeBack();
+}
+
+// Before what was taken back goes again: what was written meanwhile goes once.
+absl::Status CollectDirty(Departure& departure) {
+  if (!departure.copies_memory && !departure.copies_mirrored) {
+    return absl::OkStatus();
+  }
+  return departure.pages().CollectDirty(departure.copies_memory ? WhichParts::kAll : WhichParts::kMirrored).status();
+}
+
+// What the connections had is as if they had never been.
+void Forget(Departure& departure) {
+  departure.link.Close();
+  departure.EndOnCancel();
+  departure.rounds += departure.round;
+  departure.round = 0;
+  departure.asked = false;
+}
+
+// What was asked for may have been answered before the connection was lost.
+void HearAnswer(Departure& departure) {
+  if (departure.asked && departure.peer().Expect<message::Discarded>(absl::ZeroDuration()).ok()) {
+    departure.pages().Arrived();
+    departure.lost_since.reset();
+  }
+}
+
+// Nobody is held back while nothing goes.
+absl::Status LetGo(Departure& departure) {
+  departure.EndBlocking();
+  if (departure.progress.throttle_percent == 0) {
+    return absl::OkStatus();
+  }
+  departure.progress.throttle_percent = 0;
+  return departure.machine.run().SetThrottle(0);
+}
+
+}  // namespace
+
+bool MayResume(Departure& departure, const absl::Status& failure) {
+  if ((!absl::IsUnavailable(failure) && !absl::IsOutOfRange(failure)) || departure.cancelled()) {
+    return false;
+  }
+  departure.peer().AwaitFailure(kReasonGrace, &departure.shared.cancel());
+  return MaySearchToCopy(departure.shared.state().get(), departure.can_resume(), departure.peer().said_why());
+}
+
+absl::Status Resume(Departure& departure, const absl::Status& lost) {
+  FERRITE_RETURN_IF_ERROR(LetGo(departure));
+  HearAnswer(departure);
+  departure.lost_since = departure.lost_since.value_or(departure.Now());
+  const MonotonicTime until = *departure.lost_since + departure.options.recover_for;
+  while (true) {
+    Forget(departure);
+    FERRITE_RETURN_IF_ERROR(departure.link.broken().reason());
+    departure.Publish();
+    const absl::Duration limit =
+        std::min(departure.options.patience, std::max(until - departure.Now(), kLeastToAnswer));
+    const absl::Status now = CatchOutOfMemory([&] { return TryToResume(departure, limit); });
+    if (now.ok()) {
+      ++departure.report.recoveries;
+      return CollectDirty(departure);
+    }
+    if (departure.cancelled()) {
+      return absl::CancelledError("cancelled");
+    }
+    ControlPeer* const peer = departure.link.peer();
+    if (peer != nullptr && peer->said_why()) {
+      // It has given the move up, or is another one.
+      return absl::Status(lost.code(), absl::StrCat(lost.message(), ", and then: ", peer->failure().message()));
+    }
+    if (departure.Now() >= until) {
+      // Why it was lost says more than why it cannot be found.
+      return lost;
+    }
+    (void)departure.shared.cancel().WaitFor(departure.host.clock, kPause);
+  }
+}
+
+}  // namespace ferrite::migration
