@@ -84,7 +84,8 @@ TEST(ResumeMoveTest, ConnectionMayBeLostManyTimes) {
           }
         });
     ExpectArrived(move, result);
-    EXPECT_GE(result.report.recoveries, 3u);
+    // Auto may hand the guest over before.
+    EXPECT_GE(result.report.recoveries, mode == MoveMode::kPrecopy ? 3u : 1u);
   }
 }
 
