@@ -40,10 +40,13 @@ class JobMirroring final : public Mirroring {
                     .buffer_bytes = setup_.buffer_bytes,
                     .copy_mode = contender_.write_blocking ? migration::CopyMode::kWriteBlocking
                                                            : migration::CopyMode::kBackground}};
-    FERRITE_ASSIGN_OR_RETURN(job_, MirrorJob::Start(*disks_, request, 1, [](const MirrorStatus&) {}));
+    FERRITE_ASSIGN_OR_RETURN(job_, MirrorJob::Create(*disks_, request, 1, [](const MirrorStatus&) {}));
+    absl::Status begun;  // one that does not begin is over, too
+    FERRITE_RETURN_IF_ERROR(job_->Start([&begun](const absl::Status& status) { begun = status; }));
     if (!job_->AwaitOver(kLimit)) {
       return absl::DeadlineExceededError("the mirror does not end");
     }
+    FERRITE_RETURN_IF_ERROR(begun);
     const double end = Now();
     const MirrorStatus over = job_->status();
     FERRITE_RETURN_IF_ERROR(over.result);

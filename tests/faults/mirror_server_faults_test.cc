@@ -33,6 +33,7 @@
 #include "tests/fakes/journal_image.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/told_mirror.h"
+#include "tests/fakes/waiting_mirrors.h"
 #include "tests/faults/play_cases.h"
 #include "vmm/mirror/mirrors.h"
 #include "vmm/mirror/nbd_server.h"
@@ -158,7 +159,7 @@ class Case {
     auto image = DiskImage::Create(root_, /*read_only=*/false);
     ASSERT_TRUE(image.ok()) << image.status();
     disks_ = std::make_unique<FakeDisks>(*std::move(image));
-    mirrors_ = std::make_unique<Mirrors>(*disks_, told_.Listener());
+    mirrors_ = std::make_unique<WaitingMirrors>(*disks_, told_.Listener());
     writer_ = StartOrDie("writer", [this] { Write(); });
     // All of the journal is there.
     const MonotonicTime deadline = MonotonicTime::Now() + kPatience;
@@ -269,7 +270,7 @@ class Case {
   std::string root_;
   ToldMirror told_;
   std::unique_ptr<FakeDisks> disks_;
-  std::unique_ptr<Mirrors> mirrors_;
+  std::unique_ptr<WaitingMirrors> mirrors_;
   std::atomic<bool> stop_writer_ = false;
   std::atomic<uint64_t> flushed_ = 0;  // number
   bool struck_ = false;
