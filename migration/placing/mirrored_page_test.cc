@@ -8,10 +8,13 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "base/thread.h"
+#include "memory/guest_address.h"
 #include "migration/channel/page_sink.h"
 #include "migration/placing/page_receiver.h"
 #include "tests/fakes/fake_blocks.h"
 #include "tests/fakes/page_taker.h"
+#include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 namespace {
@@ -27,9 +30,16 @@ class MirroredPageTest : public testing::Test {
   }
   // One page comes.
   absl::Status Receive(uint16_t region, uint64_t page, bool live) {
-    EXPECT_TRUE(ends_.sink->Pages({.region = region, .first = page, .count = 1}, bytes_).ok());
-    EXPECT_TRUE(ends_.sink->Flush().ok());
-    return receiver_->ReceiveOne(live).status();
+    const Thread sends = StartOrDie("sends", [&] {
+      EXPECT_TRUE(ends_.sink->Pages({.region = region, .first = page, .count = 1}, bytes_).ok());
+      // It returns when all is read, or never will be.
+      (void)ends_.sink->Flush();
+    });
+    absl::Status status = receiver_->ReceiveOne(live).status();
+    if (!status.ok()) {
+      ends_.feed->Shutdown();
+    }
+    return status;
   }
 
   const std::vector<uint8_t> bytes_ = std::vector<uint8_t>(kPageBytes, 0xaa);

@@ -444,6 +444,9 @@ TEST_P(EachPlaceTest, CancelLeavesBothAndASecondMoveWorks) {
     const auto parts = Mirrored({.pair = pair});
     std::atomic<Source*> source = nullptr;
     parts->here().on_send = [&] {
+      if (parts->here().sends() == 2) {
+        parts->here().AwaitVisits(100);  // or there is no third one
+      }
       if (parts->here().sends() == std::get<1>(GetParam())) {
         EXPECT_TRUE(source.load()->Cancel().ok());
       }
@@ -461,6 +464,9 @@ TEST_P(EachPlaceTest, ConnectionThatBreaksLeavesBothAndASecondMoveWorks) {
   const auto& [mode, place] = GetParam();
   const auto parts = Mirrored({.relay = true});
   parts->here().on_send = [&] {
+    if (parts->here().sends() == 2) {
+      parts->here().AwaitVisits(100);
+    }
     if (parts->here().sends() == std::get<1>(GetParam())) {
       parts->move().relay().Cut();
     }

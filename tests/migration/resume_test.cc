@@ -80,12 +80,11 @@ TEST(ResumeMoveTest, ConnectionMayBeLostManyTimes) {
         {.mode = mode, .max_bandwidth = 64 * kMiB, .channels = 2}, [&](Source&, const MoveProgress& progress) {
           if (progress.state == MoveState::kActive && cuts < 5 && move.relay().cuts() == cuts) {
             ++cuts;
-            move.relay().CutAfter(3 * kMiB);
+            move.relay().CutAfter(3 * kMiB / 2);
           }
         });
     ExpectArrived(move, result);
-    // Auto may hand the guest over before.
-    EXPECT_GE(result.report.recoveries, mode == MoveMode::kPrecopy ? 3u : 1u);
+    EXPECT_GE(result.report.recoveries, 2u);
   }
 }
 
@@ -108,6 +107,9 @@ TEST(ResumeMoveTest, MirroredPartDoesNotStartAgain) {
       SCOPED_TRACE(ModeName(mode));
       TwoParts parts({.relay = true}, /*mirrored=*/true);
       parts.here().on_send = [&] {
+        if (parts.here().sends() == 2) {
+          parts.here().AwaitVisits(100);  // or there is no third one
+        }
         if (parts.here().sends() == place) {
           parts.move().relay().Cut();
         }
@@ -133,11 +135,16 @@ TEST(ResumeMoveTest, DiscardsThatAreLostAreToldAgain) {
     const FakeMoveResult result =
         parts.Move({.mode = MoveMode::kPrecopy, .downtime_limit = absl::Seconds(5), .max_bandwidth = 64 * kMiB},
                    [&](Source& source, const MoveProgress& progress) {
-                     if (parts.move().port().tracking && progress.round > 4 && !asked.exchange(true)) {
-                       EXPECT_TRUE(source.StartPostcopy().ok());
+                     if (parts.move().port().tracking && progress.round > 4 && !asked && source.StartPostcopy().ok()) {
+                       asked = true;
                        parts.move().relay().CutAfter(bytes);
                      }
                    });
+    if (bytes > 10000 && !result.source.ok()) {
+      // The guest stood still by then.
+      parts.ExpectStayed(result);
+      continue;
+    }
     parts.ExpectMoved(result);
     EXPECT_TRUE(result.report.postcopy || !asked);
   }
