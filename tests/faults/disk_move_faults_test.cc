@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -86,13 +87,13 @@ class Case {
         since_(Below(2) == 0 ? Since::kBegin : static_cast<Since>(Below(static_cast<uint64_t>(Since::kSinces)))),
         // As many short whiles as long ones, where most of it is decided in a few milliseconds.
         after_(since_ == Since::kBegin
-                   ? ForPlace(absl::Milliseconds(800), absl::Seconds(6)) * Uniform()
-                   : ForPlace(absl::Milliseconds(50), absl::Milliseconds(500)) * std::pow(1000, -Uniform())),
+                   ? ForPlace(absl::Milliseconds(500), absl::Seconds(6)) * Uniform()
+                   : ForPlace(absl::Milliseconds(20), absl::Milliseconds(400)) * std::pow(1000, -Uniform())),
         mode_(kModes[Below(std::size(kModes))]),
         channels_(Below(2) == 0 ? 1 : 3),
         recover_for_(Below(2) == 0 ? "0" : "1s"),
         existing_(Below(3) == 0),
-        kibibytes_a_second_(static_cast<uint64_t>(8 * 1024 * std::pow(8, Uniform()))),
+        kibibytes_a_second_(static_cast<uint64_t>(8 * 1024 * std::pow(4, Uniform()))),
         // Now and then for longer than a guest may stand still, or than a silence may last.
         stop_for_(Below(6) != 0   ? absl::Seconds(1) * Uniform()
                   : Below(4) != 0 ? absl::Seconds(4)
@@ -173,13 +174,22 @@ class Case {
   void MakeImages() {
     const Fd fd(open(root_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     ASSERT_EQ(ftruncate(fd.get(), kImageBytes), 0);
-    const std::string cold = Junk(2 * kMiB, 1);
+    const std::string& cold = Cold();
     ASSERT_EQ(pwrite(fd.get(), cold.data(), cold.size(), kJournalBytes + kMiB), static_cast<ssize_t>(cold.size()));
     if (existing_) {
-      const std::string other = Junk(kImageBytes, 2);
+      const std::string& other = Other();
       const Fd copy(open(copy_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
       ASSERT_EQ(pwrite(copy.get(), other.data(), other.size(), 0), static_cast<ssize_t>(other.size()));
     }
+  }
+  // What the guest does not touch, and what was in the file that is written over.
+  static const std::string& Cold() {
+    static const std::string* const kCold = new std::string(Junk(2 * kMiB, 1));
+    return *kCold;
+  }
+  static const std::string& Other() {
+    static const std::string* const kOther = new std::string(Junk(kImageBytes, 2));
+    return *kOther;
   }
   static std::string Junk(uint64_t bytes, uint64_t salt) {
     std::string junk(bytes, '\0');
@@ -198,11 +208,24 @@ class Case {
       absl::SleepFor(between);
     }
   }
+  static bool HasThread(pid_t pid, absl::string_view name) {
+    std::error_code ended;
+    for (const auto& task : fs::directory_iterator(absl::StrCat("/proc/", pid, "/task"), ended)) {
+      std::string its_name;
+      std::ifstream(task.path() / "comm") >> its_name;
+      if (its_name == name) {
+        return true;
+      }
+    }
+    return false;
+  }
   void AwaitInstant(const FerriteProcess& move) const {
     const auto has_come = [&] {
       switch (since_) {
         case Since::kDevice:
-          return absl::StrContains(move.OutputSoFar(), R"("state":"device")");
+          // The thread comes first, by milliseconds.
+          return HasThread(here_->monitor().pid(), "mig-src-watch") ||
+                 absl::StrContains(move.OutputSoFar(), R"("state":"device")");
         case Since::kGrant:
           return fs::exists(Path("a/web1/grant"));
         case Since::kWhole:
@@ -258,7 +281,7 @@ class Case {
 
   // The image at the destination is whole, so far as its name says.
   bool IsWhole() const {
-    return fs::exists(copy_) && !IsMarked(copy_) && (!existing_ || FileContent(copy_) != Junk(kImageBytes, 2));
+    return fs::exists(copy_) && !IsMarked(copy_) && (!existing_ || FileContent(copy_) != Other());
   }
   // The guest did not run there: nothing is left of its disk (R3), or of a monitor that was killed what has its mark.
   void ExpectNothingThere(bool killed) const {
@@ -273,7 +296,7 @@ class Case {
     const JournalImage image(path, JournalMachine::Slots());
     EXPECT_TRUE(image.IsOfOneInstant()) << path << ": " << image.Words();
     EXPECT_EQ(image.MissingUpTo(flushed), 0u) << path << " has not all up to " << flushed << ": " << image.Words();
-    EXPECT_TRUE(FileContent(path).substr(kJournalBytes + kMiB, 2 * kMiB) == Junk(2 * kMiB, 1)) << path;
+    EXPECT_TRUE(FileContent(path).substr(kJournalBytes + kMiB, 2 * kMiB) == Cold()) << path;
   }
   // The guest is there, or was: it goes on with the image there, and the one here is of the switchover.
   void ExpectWent() {
@@ -331,7 +354,8 @@ class Case {
       arrival = InfoOf(*there_)["arrival"];
       // It may wait long for GRANT; whatever it is then, it can be ended.
       return there_->monitor().HasEnded() || arrival.is_null() || arrival["over"] == true ||
-             arrival["state"] == "postcopy-paused" || MonotonicTime::Now() - begin > ForPlace(absl::Seconds(1), absl::Seconds(5));
+             arrival["state"] == "postcopy-paused" ||
+             MonotonicTime::Now() - begin > ForPlace(absl::Seconds(1), absl::Seconds(5));
     }));
     const bool lives = !there_->monitor().HasEnded();
     if (lives && arrival.is_object() && arrival["over"] == true && arrival["ok"] == true) {
@@ -340,9 +364,7 @@ class Case {
       ExpectWent();
     } else {
       // It has what came, and waits for the rest for ever.
-      if (lives && calmly_) {
-        (void)there_->Ferrite("stop web1");
-      } else if (lives && !arrival.is_null() && arrival["state"] == "postcopy-paused") {
+      if (!calmly_ && lives && arrival.is_object() && arrival["state"] == "postcopy-paused") {
         there_->monitor().Signal(SIGKILL);
       } else {
         (void)there_->Ferrite("stop web1");
