@@ -43,7 +43,7 @@ class PageSource {
     bool know_lost = false;  // the other end knows pages that the hardware lost
   };
   struct Pending {
-    bool can_be_lost;  // Arrived() and TakeBack() may be called
+    bool can_be_lost;                     // Arrived() and TakeBack() may be called
     std::shared_ptr<PendingPages> pages;  // of a source before this one, of the same parts
   };
   // `parts` are numbered one after the other; `pages_per_unit` has all their regions, as PendingPages wants it.
