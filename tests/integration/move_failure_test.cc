@@ -230,26 +230,28 @@ TEST_F(MoveFailureTest, CutConnectionLeavesTheGuestAndItMovesAgain) {
   for (const MoveMode mode : {MoveMode::kPrecopy, MoveMode::kPostcopy}) {
     for (const MoveState at : {MoveState::kSetup, MoveState::kActive, MoveState::kDevice}) {
       SCOPED_TRACE(absl::StrCat(MoveStateName(at), mode == MoveMode::kPrecopy ? ", pre-copy" : ", post-copy"));
-      const MoveResult result = moving_->Move({.options = {.mode = mode, .max_bandwidth = 64 * kMiB},
-                                               .relayed = true,
-                                               .during =
-                                                   [&](migration::Source&, const migration::MoveProgress& progress) {
-                                                     if (progress.state == at && at == MoveState::kActive) {
-                                                       Cut();
-                                                     }
-                                                   },
-                                               .built =
-                                                   [&](Machine&) {
-                                                     if (at == MoveState::kSetup) {
-                                                       Cut();
-                                                     }
-                                                   },
-                                               .on_save =
-                                                   [&](migration::Source&) {
-                                                     if (at == MoveState::kDevice) {
-                                                       Cut();
-                                                     }
-                                                   }});
+      const MoveResult result =
+          moving_->Move({.options = {.mode = mode, .max_bandwidth = 64 * kMiB, .recover_for = absl::Milliseconds(100)},
+                         .hold_for = absl::Milliseconds(100),
+                         .relayed = true,
+                         .during =
+                             [&](migration::Source&, const migration::MoveProgress& progress) {
+                               if (progress.state == at && at == MoveState::kActive) {
+                                 Cut();
+                               }
+                             },
+                         .built =
+                             [&](Machine&) {
+                               if (at == MoveState::kSetup) {
+                                 Cut();
+                               }
+                             },
+                         .on_save =
+                             [&](migration::Source&) {
+                               if (at == MoveState::kDevice) {
+                                 Cut();
+                               }
+                             }});
       EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
       EXPECT_FALSE(result.destination.ok());
       ExpectStayed(result);
@@ -419,19 +421,20 @@ TEST_F(MoveFailureTest, KilledDestinationLeavesTheGuestAndItMovesAgain) {
       SCOPED_TRACE(absl::StrCat(MoveStateName(at), mode == MoveMode::kPrecopy ? ", pre-copy" : ", post-copy"));
       Receiver receiver(moving_->directory());
       const MoveResult result = moving_->MoveTo(
-          receiver.address(), {.options = {.mode = mode, .max_bandwidth = 64 * kMiB},
-                               .during =
-                                   [&](migration::Source&, const migration::MoveProgress& progress) {
-                                     if (progress.state == at && at == MoveState::kActive && progress.round == 0) {
-                                       receiver.Kill();
-                                     }
-                                   },
-                               .on_save =
-                                   [&](migration::Source&) {
-                                     if (at == MoveState::kDevice) {
-                                       receiver.Kill();
-                                     }
-                                   }});
+          receiver.address(),
+          {.options = {.mode = mode, .max_bandwidth = 64 * kMiB, .recover_for = absl::Milliseconds(100)},
+           .during =
+               [&](migration::Source&, const migration::MoveProgress& progress) {
+                 if (progress.state == at && at == MoveState::kActive && progress.round == 0) {
+                   receiver.Kill();
+                 }
+               },
+           .on_save =
+               [&](migration::Source&) {
+                 if (at == MoveState::kDevice) {
+                   receiver.Kill();
+                 }
+               }});
       EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
       ExpectStayed(result);
     }

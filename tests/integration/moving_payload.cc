@@ -170,7 +170,8 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     target = relay_->address();
   }
   {
-    auto destination = migration::Destination::Create(EngineHost(), arrival, {.silence = attempt.options.silence});
+    auto destination = migration::Destination::Create(
+        EngineHost(), arrival, {.silence = attempt.options.silence, .hold_for = attempt.hold_for});
     if (!destination.ok()) {
       result.source = destination.status();
       return result;

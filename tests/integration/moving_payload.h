@@ -21,6 +21,7 @@ namespace ferrite {
 
 struct MoveTry {
   migration::MoveOptions options;
+  absl::Duration hold_for = migration::ArrivalOptions().hold_for;  // at the destination
   bool tcp = false;
   // Through a relay, relay() during the move.
   bool relayed = false;

@@ -236,18 +236,20 @@ TEST_F(MirrorDeviceTest, FullTarget) {
   ExpectHas(target, machine_->Flushed());
 }
 
-// Writes that the target's kernel took, and lost: in a file, and in a block device. Whether that is so a flush says,
-// and the machine never goes on with what is not there.
+// Writes that are lost below the target: in a file, and in a block device. Those that went past the host's page cache
+// fail, and are tried again or stop the mirror, as its policy says; what the kernel took and lost fails with the flush,
+// and so does the mirror. The machine never goes on with what is not there.
 TEST_F(MirrorDeviceTest, WritesThatAreLostBelowTheTarget) {
   ASSERT_NO_FATAL_FAILURE(FillDisk(Path("root.img")));
   ASSERT_NO_FATAL_FAILURE(Run(Path("root.img")));
   const auto expect_not_completed = [&] {
     const Finished completed = Mirror("--complete");
-    EXPECT_EQ(completed.exit_code, 1);
-    // ext4 may have given itself up before.
-    EXPECT_THAT(completed.err, testing::AnyOf(HasSubstr(kFailed), HasSubstr("Read-only file system")));
+    EXPECT_NE(completed.exit_code, 0);
     const Json status = Status();
-    EXPECT_EQ(status["state"], "failed") << status;
+    EXPECT_NE(status["state"], "completed") << status;
+    if (status["over"] == false) {
+      EXPECT_EQ(Mirror("--cancel").exit_code, 0);
+    }
     ASSERT_NO_FATAL_FAILURE(machine_->AwaitWrites());
   };
   auto below = Map("below", {Whole(2, 16)});
@@ -266,8 +268,10 @@ TEST_F(MirrorDeviceTest, WritesThatAreLostBelowTheTarget) {
 
   auto device = Map("target", Broken(3));
   ASSERT_TRUE(device.has_value());
-  ASSERT_EQ(machine_->Ferrite(MirrorWords(device->path(), "--existing --on-target-error stop")).exit_code, 0);
+  auto mirror = machine_->Start(MirrorWords(device->path(), "--existing --on-target-error stop"));
+  ASSERT_NO_FATAL_FAILURE(AwaitStopped(kFailed));
   ASSERT_NO_FATAL_FAILURE(expect_not_completed());
+  EXPECT_NE(mirror->Wait().exit_code, 0);
   ASSERT_EQ(device->Load({Whole(3, kDiskMiB)}).ToString(), "OK");
   const Finished again = machine_->Ferrite(MirrorWords(device->path(), "--existing --auto-complete"));
   ASSERT_EQ(again.exit_code, 0) << again.err;

@@ -355,7 +355,8 @@ TEST_F(FerriteMoveFailureTest, ReceiverThatIsStoppedOrKilledLeavesTheGuestAndItM
   for (const bool killed : {false, true}) {
     SCOPED_TRACE(killed);
     const std::string address = StartReceiver("there", "tcp:127.0.0.1:0");
-    FerriteProcess move(Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M")));
+    FerriteProcess move(
+        Words("here", absl::StrCat("move web1 ", address, " --mode precopy --max-bandwidth 1M --recover-for 500ms")));
     AwaitMemory("here");
     if (killed) {
       receiver_->Signal(SIGKILL);
