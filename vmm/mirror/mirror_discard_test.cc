@@ -70,8 +70,8 @@ TEST_F(MirrorDiscardTest, ServersFileDoes) {
   Try(To(server->where()), served);
 }
 
-// Its trim does nothing, and what it held would be read again: zeroes are written all the same.
-TEST_F(MirrorDiscardTest, ServerWhoseTrimDoesNothingReadsAsTheSource) {
+// It cannot zero, and what it held would be read again: zeroes are written as data.
+TEST_F(MirrorDiscardTest, ServerThatCannotZeroReadsAsTheSource) {
   const std::string served = directory_ / "served.img";
   const Fd file(open(served.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
   ASSERT_EQ(ftruncate(file.get(), kBytes), 0);
