@@ -56,8 +56,8 @@ class ResumeTest : public testing::TestWithParam<MoveMode> {};
 TEST_P(ResumeTest, MoveGoesOnWhereverTheRoundsAreCut) {
   for (const uint64_t bytes :
        {uint64_t{1}, uint64_t{100}, uint64_t{5000}, uint64_t{70000}, kMiB, 9 * kMiB, 20 * kMiB}) {
-    if (GetParam() == MoveMode::kPostcopy && bytes > 100) {
-      break;  // there are none then
+    if (GetParam() == MoveMode::kPostcopy && bytes > 1) {
+      break;  // there are none then: it may be in the standstill, which ends the move
     }
     SCOPED_TRACE(bytes);
     FakeMove move({.relay = true});
