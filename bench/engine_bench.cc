@@ -43,6 +43,7 @@
 #include "absl/time/time.h"
 #include "base/mapping.h"
 #include "base/status.h"
+#include "bench/arguments.h"
 #include "bench/engine_sides.h"
 #include "bench/host_load.h"
 #include "bench/monitor_process.h"
@@ -400,12 +401,7 @@ int Main(int argc, char** argv) {
   if (argc == 4 && absl::string_view(argv[1]) == "--side") {
     return RunSide(argv[2], argv[3]);
   }
-  // NAME=VALUE is --NAME=VALUE. CLI11 takes them from the last to the first.
-  std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) {
-    const std::string argument = argv[i];
-    arguments.push_back(argument[0] != '-' && argument.find('=') != std::string::npos ? "--" + argument : argument);
-  }
+  std::vector<std::string> arguments = ArgumentsOf(argc, argv);
   Inputs inputs;
   bool once = false;
   CLI::App app("The moving engine alone, two processes and a guest that is a thread, beside this host's limits");

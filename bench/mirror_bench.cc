@@ -21,6 +21,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "base/status.h"
+#include "bench/arguments.h"
 #include "bench/disk_copy.h"
 #include "bench/mirror_rows.h"
 #include "bench/monitor_process.h"
@@ -202,12 +203,7 @@ absl::Status Measure(const Inputs& inputs) {
 }
 
 int Main(int argc, char** argv) {
-  // NAME=VALUE is --NAME=VALUE. CLI11 takes them from the last to the first.
-  std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) {
-    const std::string argument = argv[i];
-    arguments.push_back(argument[0] != '-' && absl::StrContains(argument, "=") ? "--" + argument : argument);
-  }
+  std::vector<std::string> arguments = ArgumentsOf(argc, argv);
   Inputs inputs;
   CLI::App app("Copies of a disk: ferrite's mirror beside QEMU's, qemu-img's, and a bare loop's");
   app.add_option("--runs", inputs.runs, "Of each")->check(CLI::Range(1, 1000))->capture_default_str();

@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "base/mapping.h"
 #include "base/status.h"
+#include "bench/arguments.h"
 #include "bench/monitor_process.h"
 #include "bench/move_limits.h"
 #include "bench/move_rows.h"
@@ -304,12 +305,7 @@ absl::Status Measure(const Inputs& inputs) {
 }
 
 int Main(int argc, char** argv) {
-  // NAME=VALUE is --NAME=VALUE. CLI11 takes them from the last to the first.
-  std::vector<std::string> arguments;
-  for (int i = argc - 1; i > 0; --i) {
-    const std::string argument = argv[i];
-    arguments.push_back(argument[0] != '-' && absl::StrContains(argument, "=") ? "--" + argument : argument);
-  }
+  std::vector<std::string> arguments = ArgumentsOf(argc, argv);
   Inputs inputs;
   CLI::App app("Moves of a machine between two monitors: ferrite's beside QEMU's, and beside this host's limits");
   app.add_option("--runs", inputs.runs, "Of each")->check(CLI::Range(1, 1000))->capture_default_str();
