@@ -47,6 +47,12 @@ int64_t MakeCall(const IoCall& call) {
   return result < 0 ? -errno : result;
 }
 
+void IoRequest::CarryOut() {
+  Begin();
+  while (!Finish(MakeCall(NextCall()))) {
+  }
+}
+
 void IoRequest::Begin() {
   error = 0;
   mode_ = 0;

@@ -48,11 +48,12 @@ class IoRequest {
 
   // None of these takes memory: a request that was begun comes to its end.
   //
-  // For those who carry it out: the calls that it takes, one after the other. A short read or write goes on, EINTR and
-  // EAGAIN are tried again (not for ever), and there is another way where the file system cannot do what is asked.
-  //
-  //   request.Begin();
-  //   while (!request.Finish(MakeCall(request.NextCall()))) {}
+  // Makes all calls that it takes, and waits for them. `error` is set then.
+  void CarryOut();
+
+  // For those who make them otherwise: the calls, one after the other. A short read or write goes on, EINTR and EAGAIN
+  // are tried again (not for ever), and there is another way where the file system cannot do what is asked. Begin(),
+  // and then NextCall() and Finish() by turns until that returns true.
   void Begin();
   // Its buffers are valid until Finish().
   IoCall NextCall() const;

@@ -61,9 +61,7 @@ void ThreadIo::Work() {
     IoRequest* request = to_do_.Pop();
     ++working_;
     mutex_.Unlock();
-    request->Begin();
-    while (!request->Finish(MakeCall(request->NextCall()))) {
-    }
+    request->CarryOut();
     mutex_.Lock();
     --working_;
     done_.Push(*request);

@@ -21,14 +21,6 @@ namespace {
 
 constexpr uint64_t kPagesPerUnit = kDiskUnitBytes / kPageBytes;
 
-// The errno value, or 0.
-int CarryOut(IoRequest& request) {
-  request.Begin();
-  while (!request.Finish(MakeCall(request.NextCall()))) {
-  }
-  return request.error;
-}
-
 }  // namespace
 
 DiskLanding::DiskLanding(std::string id, uint64_t bytes)
@@ -103,8 +95,9 @@ absl::Status DiskLanding::ImagePlacer::Put(PageRun run, const uint8_t* buffer) {
   request.fd = landing_.target_->fd();
   request.offset = bytes.offset;
   request.buffers = {iovec{const_cast<uint8_t*>(buffer), bytes.count}};
-  if (const int error = CarryOut(request); error != 0) {
-    return Failed("write", bytes, error);
+  request.CarryOut();
+  if (request.error != 0) {
+    return Failed("write", bytes, request.error);
   }
   // On its way to the disk at once, so that little is left for Flush(), for which the guest waits.
   (void)sync_file_range(request.fd, static_cast<off64_t>(bytes.offset), static_cast<off64_t>(bytes.count),
@@ -138,8 +131,9 @@ absl::Status DiskLanding::ImagePlacer::PutZero(PageRun run) {
     request.offset = bytes.offset;
     request.bytes = bytes.count;
     request.unmap = true;
-    if (const int error = CarryOut(request); error != 0) {
-      return Failed("zero", bytes, error);
+    request.CarryOut();
+    if (request.error != 0) {
+      return Failed("zero", bytes, request.error);
     }
   }
   SetPresent(run);
