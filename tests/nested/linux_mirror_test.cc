@@ -1,6 +1,6 @@
 // The ext4 disk of a real Linux guest is mirrored while the guest writes numbered blocks and files to it and syncs them
-// (numbered.cc): from image to image, and as copies of an instant, in both copy modes. What each image has is looked at
-// from outside, as after a loss of power, and by the guest.
+// (numbered.cc): from image to image in both copy modes, as a copy of an instant, and with the machine when it moves to
+// another monitor. What each image has is looked at from outside, as after a loss of power, and by the guest.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,15 +50,14 @@ class LinuxMirrorTest : public ::testing::Test {
   static std::string Path(const std::string& name) { return absl::StrCat(getenv("TEST_TMPDIR"), "/", name, ".img"); }
 
   void Start() {
-    const std::string root = Path("root");
-    std::ofstream(root).close();
-    ASSERT_EQ(truncate(root.c_str(), kDiskBytes), 0);
-    fs::permissions(root, fs::perms::owner_read | fs::perms::owner_write);
-    ASSERT_NO_FATAL_FAILURE(RunHere({"tests/nested/mke2fs", "-q", "-t", "ext4", "-b", "4096", root}));
+    std::ofstream(disk_).close();
+    ASSERT_EQ(truncate(disk_.c_str(), kDiskBytes), 0);
+    fs::permissions(disk_, fs::perms::owner_read | fs::perms::owner_write);
+    ASSERT_NO_FATAL_FAILURE(RunHere({"tests/nested/mke2fs", "-q", "-t", "ext4", "-b", "4096", disk_}));
     LinuxGuest::Options options;
     options.name = "mirrored";
     options.memory = "128M";
-    options.more_arguments = {"--disk", absl::StrCat("id=data,path=", root)};
+    options.more_arguments = {"--disk", absl::StrCat("id=data,path=", disk_)};
     auto guest = LinuxGuest::Boot(options);
     ASSERT_TRUE(guest.ok()) << guest.status();
     guest_ = std::move(*guest);
@@ -161,33 +161,48 @@ class LinuxMirrorTest : public ::testing::Test {
     return content == whole;
   }
 
+  // The machine's disk is `target` now: the one before has all that the guest had synced by `before`, and the guest
+  // gets on.
+  void GoesOnWith(const std::string& target, const Synced& before) {
+    ASSERT_NO_FATAL_FAILURE(ExpectHas(disk_, before));
+    old_[disk_] = FileContent(disk_);
+    disk_ = target;
+    EXPECT_FALSE(fs::exists(target + ".incomplete"));
+    ASSERT_NO_FATAL_FAILURE(WorksOn());
+  }
+
   std::unique_ptr<LinuxGuest> guest_;
+  std::string disk_ = Path("root");
+  std::map<std::string, std::string> old_;  // what images that were left had then
 };
 
-TEST_F(LinuxMirrorTest, GuestGoesFromImageToImageAndCopiesAreWhole) {
+TEST_F(LinuxMirrorTest, GuestGoesFromImageToImageAndMovesWithItsDisk) {
   ASSERT_NO_FATAL_FAILURE(Start());
-  std::string disk = Path("root");
-  std::vector<std::string> old;
-  std::vector<std::string> content;
+  const std::string copy = Path("copy");
+  ASSERT_NO_FATAL_FAILURE(MirrorTo(copy, "background"));
+  const Synced copied = Status();
+  ASSERT_NO_FATAL_FAILURE(Mirror({"--cancel", "--keep-copy"}));
+  ASSERT_NO_FATAL_FAILURE(ExpectHas(copy, copied));
+  fs::remove(copy);
   for (const std::string mode : {"background", "write-blocking"}) {
     SCOPED_TRACE(mode);
-    // A copy.
-    const std::string copy = Path(absl::StrCat("copy-", mode));
-    ASSERT_NO_FATAL_FAILURE(MirrorTo(copy, mode));
-    Synced before = Status();
-    ASSERT_NO_FATAL_FAILURE(Mirror({"--cancel", "--keep-copy"}));
-    ASSERT_NO_FATAL_FAILURE(ExpectHas(copy, before));
-    fs::remove(copy);
     // The machine's new disk; the old one stays as it was.
     const std::string target = Path(absl::StrCat("disk-", mode));
     ASSERT_NO_FATAL_FAILURE(MirrorTo(target, mode));
-    before = Status();
+    const Synced before = Status();
     ASSERT_NO_FATAL_FAILURE(Mirror({"--complete"}));
-    ASSERT_NO_FATAL_FAILURE(ExpectHas(disk, before));
-    old.push_back(disk);
-    content.push_back(FileContent(disk));
-    disk = target;
-    ASSERT_NO_FATAL_FAILURE(WorksOn());
+    ASSERT_NO_FATAL_FAILURE(GoesOnWith(target, before));
+  }
+  // A disk moves with its machine, there and back: what is left behind is as it was at the switchover.
+  for (const std::string mode : {"precopy", "auto"}) {
+    SCOPED_TRACE(mode);
+    const std::string target = Path(absl::StrCat("moved-", mode));
+    const Synced before = Status();
+    const auto moved =
+        guest_->Move({"--mode", mode, "--downtime-limit", "2s"}, {"--disk-copy", absl::StrCat("data=", target)});
+    ASSERT_TRUE(moved.ok()) << moved.status();
+    EXPECT_THAT(*moved, HasSubstr("disk data"));
+    ASSERT_NO_FATAL_FAILURE(GoesOnWith(target, before));
   }
 
   // The guest reads all of it, past its cache, and goes on.
@@ -202,10 +217,10 @@ TEST_F(LinuxMirrorTest, GuestGoesFromImageToImageAndCopiesAreWhole) {
   const auto code = guest_->WaitForExit();
   ASSERT_TRUE(code.ok()) << code.status();
   EXPECT_EQ(*code, 0) << guest_->monitor().output();
-  ASSERT_NO_FATAL_FAILURE(ExpectClean(disk));
-  ExpectContent(disk, last);
-  for (size_t i = 0; i < old.size(); ++i) {
-    EXPECT_TRUE(FileContent(old[i]) == content[i]) << old[i] << " was written to";
+  ASSERT_NO_FATAL_FAILURE(ExpectClean(disk_));
+  ExpectContent(disk_, last);
+  for (const auto& [path, content] : old_) {
+    EXPECT_TRUE(FileContent(path) == content) << path << " was written to";
   }
 }
 

@@ -1,6 +1,6 @@
 // A disk is mirrored on devices that fail: reads of the source, writes below the target, and no room there, by the
 // kernel's device mapper. The policies do what docs/mirror.md says, and the guest, which keeps a journal on the disk
-// (tests/guest/journal.cc), sees none of it.
+// (tests/guest/journal.cc), sees none of it. And a machine moves with its disk, from device to device.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -279,6 +279,36 @@ TEST_F(MirrorDeviceTest, WritesThatAreLostBelowTheTarget) {
   machine_->Stop();
   ExpectHas(Path("root.img"), 0);
   ExpectHas(device->path(), machine_->Flushed());
+}
+
+// A machine whose disk is a block device moves to where it is another one, which had something else on it.
+TEST_F(MirrorDeviceTest, MachineMovesFromBlockDeviceToBlockDevice) {
+  ASSERT_NO_FATAL_FAILURE(FillDisk(RamDisk(4)));
+  auto disk = Map("here", {Whole(4, kDiskMiB)});
+  auto target = Map("there", {Whole(5, kDiskMiB)});
+  ASSERT_TRUE(disk.has_value() && target.has_value());
+  const std::string other(kDiskMiB * kMiB, '\xff');
+  ASSERT_EQ(pwrite(Fd(open(target->path().c_str(), O_WRONLY | O_CLOEXEC)).get(), other.data(), other.size(), 0),
+            static_cast<ssize_t>(other.size()));
+  ASSERT_NO_FATAL_FAILURE(Run(disk->path()));
+  {
+    JournalMachine there(directory_, "there");
+    ASSERT_NO_FATAL_FAILURE(there.Receive(absl::StrCat("--disk-copy root=", target->path(), ",existing")));
+    const Finished moved = machine_->Ferrite(absl::StrCat("move web1 ", there.address()));
+    ASSERT_EQ(moved.exit_code, 0) << moved.err;
+    EXPECT_THAT(moved.out, HasSubstr("disk root"));
+    ASSERT_NO_FATAL_FAILURE(there.AwaitWrites());
+    there.Stop();
+    ExpectHas(target->path(), there.Flushed());
+  }
+  ExpectHas(disk->path(), machine_->Flushed());
+  // Nothing of what was there shows through, also where this disk has zeroes.
+  const uint64_t behind = kDiskMiB - 1;
+  std::string zeroes(kMiB, 'x');
+  EXPECT_EQ(pread(Fd(open(target->path().c_str(), O_RDONLY | O_CLOEXEC)).get(), zeroes.data(), zeroes.size(),
+                  static_cast<off_t>(behind * kMiB)),
+            static_cast<ssize_t>(zeroes.size()));
+  EXPECT_TRUE(zeroes == std::string(kMiB, '\0'));
 }
 
 }  // namespace
