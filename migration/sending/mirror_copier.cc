@@ -49,7 +49,8 @@ MirrorCopier::MirrorCopier(BlockIo& source, BlockIo& target, DirtyChunks& chunks
       zero_unit_(std::max(least_bytes_, kLeastZeroes)),
       buffer_(std::move(buffer)),
       ended_(std::move(ended)),
-      operations_(shape.in_flight) {
+      operations_(shape.in_flight),
+      window_(most_bytes, buffer_.bytes()) {
   ends_.reserve(operations_.size());
   ends_taken_.reserve(operations_.size());
   for (Operation& operation : operations_) {
@@ -74,6 +75,9 @@ MirrorCopier::Operation* MirrorCopier::FindFree(uint32_t spare) {
 void MirrorCopier::Release(Operation& operation) {
   buffer_.Free(operation.memory);
   operation.memory = {};
+  if (std::exchange(operation.is_paced, false)) {
+    paced_bytes_ -= operation.bytes;
+  }
   operation.step = Step::kFree;
   --busy_;
 }
@@ -140,6 +144,10 @@ MirrorCopier::Started MirrorCopier::StartDirty(const Wish& wish) {
     data_from = hole_end;
     (void)HoleEnd(data_from);
   }
+  if (wish.is_paced && paced_bytes_ >= window_.bytes()) {
+    window_.WasFull();
+    return {Started::What::kNoRoom};
+  }
   // No further than the data goes, but for the chunk that has its end.
   uint64_t most = std::min(wish.most_bytes, most_bytes_);
   if (data_from >= data_begin_ && data_from < data_end_) {
@@ -161,6 +169,11 @@ MirrorCopier::Started MirrorCopier::StartDirty(const Wish& wish) {
   operation->ticket = wish.last_ticket;
   operation->is_alone = false;
   operation->is_charged = wish.is_charged;
+  operation->is_paced = wish.is_paced;
+  if (wish.is_paced) {
+    operation->started_at = wish.now;
+    paced_bytes_ += operation->bytes;
+  }
   Submit(source_, *operation, Step::kReading, BlockOperation::Kind::kRead, operation->offset, operation->bytes,
          memory.data());
   return {Started::What::kRead, operation->run.end(), operation->bytes};

@@ -11,9 +11,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "migration/api/block_io.h"
 #include "migration/sending/dirty_chunks.h"
 #include "migration/sending/mirror_buffer.h"
+#include "migration/sending/mirror_window.h"
 
 namespace ferrite::migration {
 
@@ -56,7 +58,7 @@ class MirrorCopier {
   struct Started {
     enum class What {
       kNothing,  // there is no dirty chunk, or all of them are in flight
-      kNoRoom,   // no operation is free, or not enough of the buffer
+      kNoRoom,   // no operation is free, not enough of the buffer, or enough is in flight
       kRead,
       kZeroes,  // a hole, to be written as zeroes
       kSpared,  // a hole, and the target is zero there
@@ -74,6 +76,8 @@ class MirrorCopier {
     uint32_t spare_operations = 0;
     uint64_t spare_bytes = 0;
     bool is_charged = false;  // what turns out to be zero is found in TakeUncharged()
+    bool is_paced = false;    // others use the disks, too: no more of it is in flight than they bear (MirrorWindow)
+    MonotonicTime now;        // of what is paced
   };
   Started StartDirty(const Wish& wish);
   // `run` was claimed. False without room.
@@ -84,7 +88,7 @@ class MirrorCopier {
   void Kick();
 
   // Each end once: where `owner` throws, those behind it are left to the next call.
-  void TakeEnds(Owner& owner);
+  void TakeEnds(Owner& owner, MonotonicTime now);
   // Since the last call.
   uint64_t TakeUncharged();
   // The source is looked at anew for what is data.
@@ -117,6 +121,8 @@ class MirrorCopier {
     uint64_t ticket = 0;
     bool is_alone = false;  // `ticket` alone
     bool is_charged = false;
+    bool is_paced = false;
+    MonotonicTime started_at;  // of what is paced
   };
   struct Piece {
     uint64_t bytes = 0;
@@ -133,7 +139,7 @@ class MirrorCopier {
   // Where the hole at `offset` ends, else 0.
   uint64_t HoleEnd(uint64_t offset);
   Started StartHole(Operation& operation, const Wish& wish, uint64_t first, uint64_t hole_end);
-  void TakeEnd(Operation& operation, Owner& owner);
+  void TakeEnd(Operation& operation, Owner& owner, MonotonicTime now);
   Piece NextPiece(const Operation& operation) const;
   // The next piece that has to be written; none is left: it is over.
   void WriteOn(Operation& operation, Owner& owner);
@@ -158,6 +164,8 @@ class MirrorCopier {
   uint64_t data_begin_ = 0;
   uint64_t data_end_ = 0;
   uint64_t uncharged_ = 0;
+  MirrorWindow window_;
+  uint64_t paced_bytes_ = 0;  // in flight
   Totals totals_;
 };
 

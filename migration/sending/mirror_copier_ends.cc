@@ -24,18 +24,18 @@ bool IsZero(std::span<const uint8_t> data) {
 
 uint64_t MirrorCopier::TakeUncharged() { return std::exchange(uncharged_, 0); }
 
-void MirrorCopier::TakeEnds(Owner& owner) {
+void MirrorCopier::TakeEnds(Owner& owner, MonotonicTime now) {
   // None of them ends anew while it is looked at. What a throw left comes first.
   ends_taken_.insert(ends_taken_.end(), ends_.begin(), ends_.end());
   ends_.clear();
   while (!ends_taken_.empty()) {
     Operation& operation = *ends_taken_.front();
     ends_taken_.erase(ends_taken_.begin());
-    TakeEnd(operation, owner);
+    TakeEnd(operation, owner, now);
   }
 }
 
-void MirrorCopier::TakeEnd(Operation& operation, Owner& owner) {
+void MirrorCopier::TakeEnd(Operation& operation, Owner& owner, MonotonicTime now) {
   const Side side = operation.step == Step::kReading ? Side::kSource : Side::kTarget;
   if (!operation.io.result.ok()) {
     const bool is_flush = operation.step == Step::kFlushing;
@@ -69,6 +69,9 @@ void MirrorCopier::TakeEnd(Operation& operation, Owner& owner) {
       }
       if (!operation.run.fresh && !operation.run.alone) {
         totals_.again += operation.io.bytes;
+      }
+      if (operation.is_paced && operation.at == operation.bytes) {
+        window_.Note(operation.bytes, now - operation.started_at);
       }
       break;
   }

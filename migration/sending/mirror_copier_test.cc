@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/monotonic.h"
 #include "migration/sending/dirty_chunks.h"
 #include "tests/fakes/fake_block_io.h"
 
@@ -69,18 +70,18 @@ TEST_F(MirrorCopierTest, TellsOfEachEndOnceThoughItsOwnerThrows) {
     source_.End(0);
   }
   owner_.throws_at = 2;
-  EXPECT_THROW(copier_->TakeEnds(owner_), std::bad_alloc);
+  EXPECT_THROW(copier_->TakeEnds(owner_, MonotonicTime()), std::bad_alloc);
   // More ends before the next look.
   source_.EndAll();
-  copier_->TakeEnds(owner_);
+  copier_->TakeEnds(owner_, MonotonicTime());
   EXPECT_EQ(owner_.failed, 3);
   EXPECT_EQ(copier_->busy(), 5u);
   EXPECT_EQ(chunks_->Count().dirty, 3 * kChunk);
-  copier_->TakeEnds(owner_);
+  copier_->TakeEnds(owner_, MonotonicTime());
   EXPECT_EQ(owner_.failed, 3);
   copier_->Kick();
   target_.EndAll();
-  copier_->TakeEnds(owner_);
+  copier_->TakeEnds(owner_, MonotonicTime());
   EXPECT_EQ(owner_.copied, (std::vector<uint64_t>{3, 4, 5, 6, 7})) << "in the order in which they came";
   EXPECT_EQ(copier_->busy(), 0u);
 }
@@ -90,7 +91,7 @@ TEST_F(MirrorCopierTest, AFlushThatFailsIsToldOfAsOne) {
   copier_->Kick();
   target_.fails = [](const BlockOperation&) { return absl::DataLossError("bad"); };
   target_.EndAll();
-  copier_->TakeEnds(owner_);
+  copier_->TakeEnds(owner_, MonotonicTime());
   EXPECT_EQ(owner_.flushes_failed, 1);
   EXPECT_EQ(owner_.failed, 0);
   EXPECT_EQ(copier_->busy(), 0u);

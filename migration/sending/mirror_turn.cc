@@ -33,7 +33,7 @@ MonotonicTime MirrorJob::Turn(MonotonicTime now) {
     busy_time_ += now - now_;
   }
   now_ = now;
-  copier_->TakeEnds(*this);
+  copier_->TakeEnds(*this, now_);
   limiter_.Correct(-static_cast<int64_t>(copier_->TakeUncharged()));
   Decide();
   JudgeHeld();
@@ -144,7 +144,9 @@ MonotonicTime MirrorJob::StartBackground() {
                                                    : copier_->most_bytes(),
                           .spare_operations = spares ? (options_.in_flight + kSparePart - 1) / kSparePart : 0,
                           .spare_bytes = spares ? copier_->buffer_bytes() / kSparePart : 0,
-                          .is_charged = is_limited};
+                          .is_charged = is_limited,
+                          .is_paced = !is_draining_,
+                          .now = now_};
   for (int step = 0; step < kMostSteps; ++step) {
     if (is_limited && limiter_.DelayAt(now_) > absl::ZeroDuration()) {
       return now_ + limiter_.DelayAt(now_);

@@ -1,0 +1,40 @@
+#include "migration/sending/mirror_window.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ferrite::migration {
+namespace {
+
+constexpr uint64_t kFirstPart = 4;
+constexpr double kOfBase = 1.5;
+// A queue of that time is no burden to who waits behind it.
+constexpr absl::Duration kQueue = absl::Milliseconds(1);
+constexpr absl::Duration kLeastTime = absl::Microseconds(1);
+constexpr double kMostChange = 2;
+
+}  // namespace
+
+MirrorWindow::MirrorWindow(uint64_t least, uint64_t most)
+    : least_(std::min(least, most)), most_(most), bytes_(std::max(most / kFirstPart, least_)) {}
+
+void MirrorWindow::Note(uint64_t bytes, absl::Duration took) {
+  noted_bytes_ += bytes;
+  noted_time_ += took;
+  ++noted_;
+  if (noted_bytes_ < bytes_) {
+    return;
+  }
+  const absl::Duration mean = std::max(std::exchange(noted_time_, {}) / std::exchange(noted_, 0), kLeastTime);
+  noted_bytes_ = 0;
+  // One by one nothing is before it: that is what it takes now.
+  base_ = bytes_ == least_ ? mean : std::min(base_, mean);
+  const double change = absl::FDivDuration(base_ * kOfBase + kQueue, mean);
+  if (change > 1 && !std::exchange(was_full_, false)) {
+    return;
+  }
+  const double wanted = static_cast<double>(bytes_) * std::clamp(change, 1 / kMostChange, kMostChange);
+  bytes_ = std::clamp(static_cast<uint64_t>(wanted), least_, most_);
+}
+
+}  // namespace ferrite::migration

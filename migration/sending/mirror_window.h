@@ -1,0 +1,43 @@
+// How much of a mirror is at its disks at a time.
+#ifndef FERRITE_MIGRATION_SENDING_MIRROR_WINDOW_H_
+#define FERRITE_MIGRATION_SENDING_MIRROR_WINDOW_H_
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+
+namespace ferrite::migration {
+
+// What a disk has been given waits there, and the guest's own writes wait behind it: more than keeps the disk busy
+// makes nothing faster but all others slower. So the bytes that are in flight follow the time that they take: as many
+// as make it half as much again, and a millisecond, as it is with hardly anything before it. (Brakmo and Peterson, "TCP
+// Vegas", 1995, of a path's queue.) What is measured is in rounds, of a window each; a round makes it twice as large at
+// the most, or half.
+//
+// Threads: one at a time.
+class MirrorWindow {
+ public:
+  // It stays between `least` bytes, which are one operation, and `most`.
+  MirrorWindow(uint64_t least, uint64_t most);
+
+  uint64_t bytes() const { return bytes_; }
+  // More would have been started: it may grow.
+  void WasFull() { was_full_ = true; }
+  // An operation of `bytes` took so long, from its start to its end.
+  void Note(uint64_t bytes, absl::Duration took);
+
+ private:
+  const uint64_t least_;
+  const uint64_t most_;
+  uint64_t bytes_;
+  bool was_full_ = false;
+  // Of this round.
+  uint64_t noted_bytes_ = 0;
+  absl::Duration noted_time_;
+  int64_t noted_ = 0;
+  absl::Duration base_ = absl::InfiniteDuration();  // with hardly anything before it
+};
+
+}  // namespace ferrite::migration
+
+#endif  // FERRITE_MIGRATION_SENDING_MIRROR_WINDOW_H_
