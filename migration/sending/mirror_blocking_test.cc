@@ -146,13 +146,16 @@ TEST(MirrorBlockingTest, TheBackgroundLeavesRoomForIt) {
   for (const uint64_t buffer : {16 * kMiB, 256 * kMiB}) {
     MirrorOptions options = Blocking();
     options.buffer_bytes = buffer;
-    MirrorRig rig(options, 64 * kMiB);
-    rig.Fill(0, 64 * kMiB);
+    MirrorRig rig(options, 128 * kMiB);
+    rig.Fill(0, 128 * kMiB);
     rig.Start();
-    EXPECT_EQ(rig.source.in_flight(), 12u);
+    const auto in_flight = [&] { return rig.source.in_flight() + rig.target.in_flight(); };
+    EXPECT_TRUE(rig.RunUntil([&] { return in_flight() == 12; }));
+    rig.Turn();
+    EXPECT_EQ(in_flight(), 12u);
     (void)rig.Write(50 * kMiB, 4 * kKiB);
     rig.Turn();
-    EXPECT_EQ(rig.source.in_flight(), 13u);
+    EXPECT_EQ(in_flight(), 13u);
     EXPECT_EQ(rig.source.log.back().offset, 50 * kMiB);
   }
 }

@@ -183,7 +183,7 @@ TEST_P(MirrorErrorsTest, WhileAnErrorIsIgnoredNoWriteIsHeld) {
 
 TEST_P(MirrorErrorsTest, WhatFailsWhilePausedFailsTheMirror) {
   MirrorRig rig(Policy(ErrorPolicy::kReport));
-  rig.Fill(0, 4 * kMiB);
+  rig.Fill(kMiB, kMiB);
   rig.Start();
   if (!of_source()) {
     rig.source.EndAll();

@@ -6,17 +6,18 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kFirstPart = 4;
 constexpr double kOfBase = 1.5;
 // A queue of that time is no burden to who waits behind it.
 constexpr absl::Duration kQueue = absl::Milliseconds(1);
 constexpr absl::Duration kLeastTime = absl::Microseconds(1);
 constexpr double kMostChange = 2;
+// Rounds between two looks at what an operation takes by itself: it may have become less.
+constexpr int kProbeEach = 128;
 
 }  // namespace
 
 MirrorWindow::MirrorWindow(uint64_t least, uint64_t most)
-    : least_(std::min(least, most)), most_(most), bytes_(std::max(most / kFirstPart, least_)) {}
+    : least_(std::min(least, most)), most_(most), bytes_(least_) {}
 
 void MirrorWindow::Note(uint64_t bytes, absl::Duration took) {
   noted_bytes_ += bytes;
@@ -27,8 +28,18 @@ void MirrorWindow::Note(uint64_t bytes, absl::Duration took) {
   }
   const absl::Duration mean = std::max(std::exchange(noted_time_, {}) / std::exchange(noted_, 0), kLeastTime);
   noted_bytes_ = 0;
-  // One by one nothing is before it: that is what it takes now.
-  base_ = bytes_ == least_ ? mean : std::min(base_, mean);
+  if (bytes_ == least_) {
+    // One by one: that is what it takes now.
+    base_ = mean;
+    if (probed_from_ != 0) {
+      bytes_ = std::exchange(probed_from_, 0);
+      return;
+    }
+  } else if (++rounds_ % kProbeEach == 0) {
+    probed_from_ = std::exchange(bytes_, least_);
+    return;
+  }
+  base_ = std::min(base_, mean);
   const double change = absl::FDivDuration(base_ * kOfBase + kQueue, mean);
   if (change > 1 && !std::exchange(was_full_, false)) {
     return;

@@ -17,7 +17,7 @@ namespace ferrite::migration {
 // Threads: one at a time.
 class MirrorWindow {
  public:
-  // It stays between `least` bytes, which are one operation, and `most`.
+  // Begins with `least` bytes, which are one operation, and has no less, and no more than `most`.
   MirrorWindow(uint64_t least, uint64_t most);
 
   uint64_t bytes() const { return bytes_; }
@@ -35,6 +35,8 @@ class MirrorWindow {
   uint64_t noted_bytes_ = 0;
   absl::Duration noted_time_;
   int64_t noted_ = 0;
+  int rounds_ = 0;
+  uint64_t probed_from_ = 0;                        // what this round with one operation interrupted, or 0
   absl::Duration base_ = absl::InfiniteDuration();  // with hardly anything before it
 };
 
