@@ -132,6 +132,7 @@ absl::Status PageSource::Start(WhichParts parts) {
 }
 
 absl::Status PageSource::TellSkipped(const PageRange& run) {
+  told_skipped_ = true;
   const bool mirrored = pending_->mirrored(run.region);
   figures_.mirrored_pages += mirrored ? run.count : 0;
   if (regions_[run.region].sent != nullptr) {
@@ -154,6 +155,7 @@ absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> st
   });
   const bool ok = crew_->Await().ok();
   CountResent();
+  told_skipped_ = told_skipped_ && !ok;
   return ok ? absl::OkStatus() : failure();
 }
 
@@ -215,6 +217,7 @@ absl::StatusOr<PageRange> PageSource::FoundLost(const uint8_t* address) {
 }
 
 absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty(WhichParts parts) {
+  FERRITE_CHECK(!told_skipped_);
   Dirty found;
   for (size_t i = 0; i < regions_.size(); ++i) {
     const bool mirrored = pending_->mirrored(i);

@@ -64,8 +64,9 @@ class PageSource {
   void AskForArrival() { pending_->AskForArrival(); }
   bool Arrived() { return pending_->Arrived(); }
   void AllArrived() { pending_->AllArrived(); }
-  // The source before this one has lost its connections: what may not have arrived goes again.
-  absl::Status TakeBack();
+  // The source before this one has lost its connections: what may not have arrived goes again, and what was written to
+  // `written`, all that was started, meanwhile. Before the first round.
+  absl::Status TakeBack(WhichParts written);
 
   // Sends what is pending of mirrored parts, and then, unless it is for these alone, of the others, all or some of it,
   // on all channels, until there is nothing, `stop` returns true, or a channel fails; then ends the round on every
@@ -78,7 +79,9 @@ class PageSource {
     uint64_t again_bytes = 0;  // that had been found by one of the two calls before, too
     uint64_t mirrored_bytes = 0;
   };
-  // Makes pending what was written to these parts since the last call.
+  // Makes pending what was written to these parts since the last call. Not between Start() or TakeBack() and the end of
+  // the round behind it: what they told to be zero went on one channel, and its data would go on any, in the same
+  // round.
   absl::StatusOr<Dirty> CollectDirty(WhichParts parts = WhichParts::kAll);
   uint64_t PendingBytes(WhichParts parts = WhichParts::kAll) const {
     return pending_->CountPending(parts) * kPageBytes;
@@ -149,6 +152,7 @@ class PageSource {
   const uint64_t postcopy_rate_;
   SendFigures& figures_;
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
+  bool told_skipped_ = false;                         // in the round that is to end next
   TimedMutex shut_down_mutex_;
   bool shut_down_ ABSL_GUARDED_BY(shut_down_mutex_) = false;
   mutable absl::Mutex mutex_;

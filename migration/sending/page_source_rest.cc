@@ -18,7 +18,9 @@ constexpr uint64_t kBulkPages = 128;
 
 }  // namespace
 
-absl::Status PageSource::TakeBack() {
+absl::Status PageSource::TakeBack(WhichParts written) {
+  // First: what was written since it was skipped is not told to be zero, but goes.
+  FERRITE_RETURN_IF_ERROR(CollectDirty(written).status());
   pending_->TakeBack();
   for (size_t i = 0; i < regions_.size(); ++i) {
     uint64_t from = 0;

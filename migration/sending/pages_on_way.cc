@@ -40,14 +40,18 @@ void PendingPages::TakeBack() {
   }
   for (const auto& region : regions_) {
     region->asked_for.TakeInto(region->on_way);
+    // What was written since it was skipped goes, and is not told: both would be in one round, on any two channels.
+    const auto is_skipped = [&region](uint64_t page) {
+      return region->skipped.Test(page) && !region->pending.Test(page);
+    };
     for (uint64_t page = 0; page < region->on_way.pages();) {
       const std::optional<uint64_t> first = region->on_way.FindSet(page);
       if (!first.has_value()) {
         break;
       }
-      const bool skipped = region->skipped.Test(*first);
+      const bool skipped = is_skipped(*first);
       page = *first + 1;
-      while (page < region->on_way.pages() && region->on_way.Test(page) && region->skipped.Test(page) == skipped) {
+      while (page < region->on_way.pages() && region->on_way.Test(page) && is_skipped(page) == skipped) {
         ++page;
       }
       if (!skipped) {

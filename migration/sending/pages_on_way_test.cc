@@ -102,6 +102,23 @@ TEST_F(PagesOnWayTest, WhatWasSkippedIsToldAgain) {
   EXPECT_EQ(pages_.LostSkips(0, 0), std::nullopt);
 }
 
+// R1: what is told and what goes would be in one round, on any two channels.
+TEST_F(PagesOnWayTest, WhatWasWrittenSinceItWasSkippedIsNotToldAgain) {
+  pages_.Skip({0, 20, 30});
+  pages_.Skip({1, 5, 1});
+  pages_.pending(0).SetRange(18, 4);
+  pages_.pending(0).Set(40);
+  pages_.pending(1).Set(5);
+  pages_.TakeBack();
+  EXPECT_EQ(pages_.LostSkips(0, 0), (PageRange{0, 22, 18}));
+  EXPECT_EQ(pages_.LostSkips(0, 40), (PageRange{0, 41, 9}));
+  EXPECT_EQ(pages_.LostSkips(1, 0), std::nullopt);
+  EXPECT_EQ(Pending(), (std::vector<PageRange>{{1, 5, 1}, {0, 18, 4}, {0, 40, 1}}));
+  pages_.TakeBack();
+  EXPECT_EQ(pages_.CountPending(), 6u);
+  EXPECT_EQ(pages_.LostSkips(0, 0), (PageRange{0, 22, 18}));
+}
+
 // R1: the other side may hold them.
 TEST_F(PagesOnWayTest, WhatWasToBeDiscardedIsStaleAgain) {
   pages_.pending(0).SetRange(0, 100);

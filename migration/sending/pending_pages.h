@@ -61,10 +61,11 @@ class PendingPages {
   // The other side has what was asked for last, whether or not that was something; or all of it.
   bool Arrived();
   void AllArrived();
-  // The connection is lost: what has not arrived is pending again, but for what was skipped and is so still; that is
-  // told again (LostSkips()). What was to be discarded there may not be.
+  // The connection is lost: what has not arrived is pending again, but for what was skipped and is so still, and is not
+  // pending since it was written; that is told again (LostSkips()). What was to be discarded there may not be.
   void TakeBack();
-  // The first run at or after `from` of what was skipped and has not arrived.
+  // The first run at or after `from` of what was skipped and has not arrived. Behind TakeBack(), and none of it is
+  // pending then.
   std::optional<PageRange> LostSkips(uint16_t region, uint64_t from) const;
 
   // How often, and how late, pages were found dirty: newer rounds weigh more. Feed it each round's dirty pages. Returns

@@ -42,6 +42,9 @@ void FakeBlocks::Run() {
   end_ = false;
   thread_ = StartOrDie("fake-blocks", [this] {
     for (uint64_t visit = visits_ + 1; !end_; ++visit) {
+      if (discarding_) {
+        Discard();
+      }
       Visit(visit);
       if (visit % 16 == 0) {
         sched_yield();
@@ -77,6 +80,16 @@ void FakeBlocks::Visit(uint64_t visit) {
   dirty_.Set(block);
   AwaitDelivery();
   visits_ = visit;
+}
+
+void FakeBlocks::Discard() {
+  for (uint64_t block = 0; block < discards; ++block) {
+    Store(&blocks_[block].first, 0);
+    Store(&blocks_[block].last, 0);
+    left_[block] = 0;
+  }
+  dirty_.SetRange(0, discards);
+  discarding_ = false;
 }
 
 void FakeBlocks::AwaitDelivery() {
@@ -147,6 +160,19 @@ absl::Status FakeBlocks::Outgoing::CollectDirty(size_t, PageBitmap& dirty) {
   return absl::OkStatus();
 }
 
+absl::Status FakeBlocks::Outgoing::AddSkipped(size_t, PageBitmap& skipped) {
+  if (blocks_.discards == 0) {
+    return absl::OkStatus();
+  }
+  blocks_.discarding_ = true;
+  while (blocks_.discarding_) {
+    sched_yield();
+  }
+  skipped.SetRange(0, blocks_.discards);
+  skipped.SetRange(kWorkedOn, kBlocks - kWorkedOn);
+  return absl::OkStatus();
+}
+
 bool FakeBlocks::Outgoing::SetBlocking(bool on) {
   blocks_.blocking_ = on && blocks_.can_block;
   blocks_.let_go_ += on ? 0 : 1;
@@ -184,11 +210,15 @@ absl::StatusOr<std::span<uint8_t>> FakeBlocks::BlockPlacer::FillTarget(PageRun r
 absl::Status FakeBlocks::BlockPlacer::Put(PageRun run, const uint8_t*) {
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kFill));
   std::copy_n(&staged_[run.first], run.count, &blocks_.blocks_[run.first]);
+  blocks_.filled_ += run.count;
   blocks_.flushed_ = false;
   return absl::OkStatus();
 }
 
 absl::Status FakeBlocks::BlockPlacer::PutZero(PageRun run) {
+  if (blocks_.on_zero) {
+    blocks_.on_zero();
+  }
   std::fill_n(&blocks_.blocks_[run.first], run.count, Block());
   SetPresent(run);
   return absl::OkStatus();

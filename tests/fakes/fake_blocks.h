@@ -80,14 +80,21 @@ class FakeBlocks {
   bool mirrored = false;
   bool can_block = false;
   uint64_t odd_bytes = 0;  // of a size that is wrong
+  // So many, from the first one, its user discards when it is asked what need not be read: these, and the last 100,
+  // which are zero, too.
+  uint64_t discards = 0;
   // Called before something is sent.
   std::function<void()> on_send;
+  // Called before blocks that came become zero, on the thread of their channel.
+  std::function<void()> on_zero;
   // Called while what came is written out.
   std::function<void()> on_flush;
 
   // How often something was sent, it was flushed, and it heard that its guest does not come.
   int sends() const { return outgoing_.sends; }
   int flushes() const { return incoming_.flushes; }
+  // How many blocks came with bytes, in the rounds.
+  uint64_t filled() const { return filled_; }
   // Whether all that came was flushed.
   bool flushed() const { return flushed_; }
   int abandoned() const { return incoming_.abandoned; }
@@ -118,7 +125,7 @@ class FakeBlocks {
     bool SetBlocking(bool on) override;
     void Delivered() override;
     absl::Status CollectDirty(size_t region, PageBitmap& dirty) override;
-    absl::Status AddSkipped(size_t, PageBitmap&) override { return absl::OkStatus(); }
+    absl::Status AddSkipped(size_t region, PageBitmap& skipped) override;
     absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) override;
 
     std::atomic<bool> tracking{false};
@@ -177,6 +184,7 @@ class FakeBlocks {
   absl::Status Fail(BlocksFailure where) const;
   std::span<uint8_t> At(PageRun run);
   void Visit(uint64_t visit);
+  void Discard();
   // Whether `block` is here, after a wait where it had not come; false at the end.
   bool Await(uint64_t block);
   // Where it is to wait for that: until what was just written has arrived.
@@ -195,6 +203,8 @@ class FakeBlocks {
   std::atomic<bool> blocking_{false};
   std::atomic<uint64_t> let_go_{0};  // how often nobody was to wait any more
   std::atomic<bool> flushed_{true};
+  std::atomic<uint64_t> filled_{0};
+  std::atomic<bool> discarding_{false};
   std::atomic<uint64_t> looks_{0};                // for what was written
   std::atomic<uint64_t> delivered_{0};            // so many of these
   std::atomic<RequestQueue*> requests_{nullptr};  // while blocks may be missing

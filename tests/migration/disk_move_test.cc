@@ -46,7 +46,13 @@ constexpr absl::Duration kAnyRest = absl::Seconds(5);
 // writes to all of it.
 class DiskMove {
  public:
-  explicit DiskMove(FakeMoveSetup setup = {}) : move_(Small(std::move(setup))) {
+  // `existing`: the image there is one that holds something else.
+  explicit DiskMove(FakeMoveSetup setup = {}, bool existing = false) : move_(Small(std::move(setup))) {
+    if (existing) {
+      const Fd fd(open(there_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+      const std::string other(kBytes, '\xee');
+      EXPECT_EQ(pwrite(fd.get(), other.data(), other.size(), 0), static_cast<ssize_t>(other.size()));
+    }
     const Fd fd(open(here_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     EXPECT_EQ(ftruncate(fd.get(), kBytes), 0);
     std::string data(kBytes / 4, '\0');
@@ -62,8 +68,9 @@ class DiskMove {
       StopWriter();
       StartWriter();
     };
-    move_.destination().on_parts = [this] {
-      auto target = OpenImageTarget({.where = there_, .bytes = kBytes, .exact = true, .depth = 1}, *loop_);
+    move_.destination().on_parts = [this, existing] {
+      auto target =
+          OpenImageTarget({.where = there_, .existing = existing, .bytes = kBytes, .exact = true, .depth = 1}, *loop_);
       EXPECT_TRUE(target.ok()) << target.status();
       landing_ = std::make_unique<DiskLanding>("root", kBytes);
       landing_->Take(*std::move(target));
@@ -187,6 +194,27 @@ INSTANTIATE_TEST_SUITE_P(All, EachDiskMoveTest,
                                                                             : "Postcopy",
                                                std::get<1>(info.param));
                          });
+
+// Holes that were told are written meanwhile, and told again where that may not have arrived.
+TEST(DiskMoveTest, ImageIsTheSameWhereverTheCopyIsCut) {
+  for (const bool existing : {false, true}) {
+    for (const uint64_t bytes : {1, 200, 4000, 60000, 500000, 2 << 20}) {
+      SCOPED_TRACE(absl::StrCat(bytes, existing ? " existing" : ""));
+      DiskMove disk({.relay = true}, existing);
+      disk.StartWriter();
+      bool begun = false;
+      const FakeMoveResult result =
+          disk.Move({.mode = MoveMode::kPrecopy, .downtime_limit = kAnyRest, .max_bandwidth = 64 << 20, .channels = 3},
+                    [&](Source&, const MoveProgress& progress) {
+                      if (progress.state == MoveState::kActive && !std::exchange(begun, true)) {
+                        disk.move().relay().CutAfter(bytes);
+                      }
+                    });
+      disk.ExpectMoved(result);
+      EXPECT_EQ(result.report.recoveries, 1u);
+    }
+  }
+}
 
 // It is written faster than it is copied, until who writes to it waits.
 TEST(DiskMoveTest, WritesWaitWhereCopyingDoesNotConverge) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -148,6 +149,51 @@ TEST(ResumeMoveTest, DiscardsThatAreLostAreToldAgain) {
     parts.ExpectMoved(result);
     EXPECT_TRUE(result.report.postcopy || !asked);
   }
+}
+
+void AwaitOver(const std::function<bool()>& over) {
+  for (const MonotonicTime start = MonotonicTime::Now(); !over();) {
+    ASSERT_LT(MonotonicTime::Now() - start, absl::Seconds(30));
+    std::this_thread::yield();
+  }
+}
+
+// R1: what was told to be zero, and written before that had arrived, is not told so again beside what was written. The
+// destination makes zeroes only when bytes have come that overtake them on another channel.
+TEST(ResumeMoveTest, ZeroesThatAreToldAgainDoNotComeBehindWhatWasWritten) {
+  constexpr uint64_t kNone = UINT64_MAX;
+  TwoParts parts({.relay = true}, /*mirrored=*/true);
+  parts.here().discards = 700;
+  std::atomic<int> zeroes = 0;  // the discarded blocks, and the last ones
+  std::atomic<bool> cut = false;
+  std::atomic<int> sends = 0;  // since then
+  std::atomic<uint64_t> filled_before = kNone;
+  parts.here().on_send = [&] {
+    if (!cut) {
+      AwaitOver([&] { return zeroes == 2; });
+      parts.here().AwaitVisits(20 * FakeBlocks::kWorkedOn);
+      // What is wrong there is not written over.
+      parts.here().Pause();
+      cut = true;
+      parts.move().relay().Cut();
+    } else if (sends < 2) {
+      // Two channels have a run each, of which one is not the first channel, before anything goes.
+      filled_before = parts.there().filled();
+      ++sends;
+      AwaitOver([&] { return sends >= 2; });
+    }
+  };
+  parts.on_zero_there = [&] {
+    if (++zeroes == 3) {
+      EXPECT_TRUE(cut);
+      AwaitOver([&] { return filled_before != kNone && parts.there().filled() >= filled_before + 300; });
+    }
+  };
+  const FakeMoveResult result =
+      parts.Move({.mode = MoveMode::kPrecopy, .downtime_limit = absl::Seconds(5), .channels = 3});
+  parts.ExpectMoved(result);
+  EXPECT_EQ(result.report.recoveries, 1u);
+  EXPECT_GE(zeroes, 3) << "those of the last blocks";
 }
 
 TEST(ResumeMoveTest, GuestStaysWhenTheDestinationIsNotFound) {

@@ -58,6 +58,7 @@ class TwoParts {
     auto there = std::make_unique<FakeBlocks>();
     there->failure = fails_there;
     there->on_flush = on_flush_there;
+    there->on_zero = on_zero_there;
     there->mirrored = mirrored_there.value_or(here_.mirrored);
     there_ = std::move(there);
     return move_.Move(options, during);
@@ -68,6 +69,7 @@ class TwoParts {
 
   BlocksFailure fails_there = BlocksFailure::kNone;
   std::function<void()> on_flush_there;
+  std::function<void()> on_zero_there;
   // If not as the blocks here.
   std::optional<bool> mirrored_there;
   std::function<void()> on_run;

@@ -26,16 +26,7 @@ absl::Status TryToResume(Departure& departure, absl::Duration limit) {
   if (granted) {
     return absl::InvalidArgumentError("STANDING: the destination says that it has GRANT, which never went out");
   }
-  FERRITE_RETURN_IF_ERROR(OpenPages(departure, kNoGrant, limit));
-  return departure.pages().TakeBack();
-}
-
-// Before what was taken back goes again: what was written meanwhile goes once.
-absl::Status CollectDirty(Departure& departure) {
-  if (!departure.copies_memory && !departure.copies_mirrored) {
-    return absl::OkStatus();
-  }
-  return departure.pages().CollectDirty(departure.copies_memory ? WhichParts::kAll : WhichParts::kMirrored).status();
+  return OpenPages(departure, kNoGrant, limit);
 }
 
 // What the connections had is as if they had never been.
@@ -97,7 +88,7 @@ absl::Status Resume(Departure& departure, const absl::Status& lost) {
     const absl::Status now = CatchOutOfMemory([&] { return TryToResume(departure, limit); });
     if (now.ok()) {
       ++departure.report.recoveries;
-      return CollectDirty(departure);
+      return absl::OkStatus();
     }
     if (departure.cancelled()) {
       return absl::CancelledError("cancelled");
@@ -113,6 +104,10 @@ absl::Status Resume(Departure& departure, const absl::Status& lost) {
     }
     (void)departure.shared.cancel().WaitFor(departure.host.clock, kPause);
   }
+}
+
+absl::Status TakeBackLost(Departure& departure) {
+  return departure.pages().TakeBack(departure.copies_memory ? WhichParts::kAll : WhichParts::kMirrored);
 }
 
 }  // namespace ferrite::migration

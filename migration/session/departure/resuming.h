@@ -12,9 +12,13 @@ namespace ferrite::migration {
 bool MayResume(Departure& departure, const absl::Status& failure);
 
 // Looks for the destination for MoveOptions::recover_for, since the connection was lost for the first time and nothing
-// has arrived since. Then what may not have arrived is pending again, and what was written meanwhile. The guest runs
-// on, and nobody waits. `lost`, or CANCELLED, when it was not found.
+// has arrived since. The guest runs on, and nobody waits. `lost`, or CANCELLED, when it was not found.
 absl::Status Resume(Departure& departure, const absl::Status& lost);
+
+// The first that goes over connections that were made again, which may be lost again: what may not have arrived over
+// those before is pending, and what was written meanwhile; what is zero, or needed by nobody, and was not written, is
+// told again.
+absl::Status TakeBackLost(Departure& departure);
 
 }  // namespace ferrite::migration
 

@@ -291,7 +291,8 @@ absl::Status Rounds(Departure& departure) {
   absl::Status status = Copy(departure);
   while (!status.ok() && MayResume(departure, status)) {
     FERRITE_RETURN_IF_ERROR(Resume(departure, status));
-    status = Copy(departure);
+    status = TakeBackLost(departure);
+    status = status.ok() ? Copy(departure) : status;
   }
   return status;
 }
