@@ -172,6 +172,13 @@ absl::Status MemoryPlacer::ShowCopy(PageRun run, const uint8_t* bytes) {
   return Shown(run, placed, status);
 }
 
+void MemoryPlacer::CutOff(PageRun run) {
+  // One by one: to a page that cannot be had nothing was read.
+  for (uint64_t page = run.first; page < run.first + run.count; ++page) {
+    (void)Clear({.first = page, .count = 1});
+  }
+}
+
 absl::Status MemoryPlacer::Lose(PageRun run) {
   // What came of it goes when all rounds are over: more of the same unit may still come, or this page after all.
   lost().Add(run.first, run.count);

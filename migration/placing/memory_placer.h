@@ -28,6 +28,7 @@ class MemoryPlacer : public Placer {
 
   absl::Status Explain(const absl::Status& error) const override;
 
+  void CutOff(PageRun run) override;
   absl::Status Lose(PageRun run) override;
 
   // --- The switchover: faults in the region are ours from here on ---

@@ -30,18 +30,22 @@ absl::StatusOr<PageHeader> PageReceiver::ReceiveOne(bool live) {
   live_ = live;
   placer_ = nullptr;
   claimed_ = {};
+  filling_ = {};
   wrong_.clear();
   gone_.clear();
   // Whatever ends this before the pages are shown, exceptions among it.
-  const absl::Cleanup abandon = [this] { AbandonClaimed(); };
+  const absl::Cleanup abandon = [this] { AbandonTarget(); };
   absl::StatusOr<PageHeader> header = feed_.Next(*this);
   return header.ok() || placer_ == nullptr ? header : placer_->Explain(header.status());
 }
 
-void PageReceiver::AbandonClaimed() {
+void PageReceiver::AbandonTarget() {
   if (claimed_.count > 0) {
     placer_->Abandon(claimed_);
     claimed_ = {};
+  }
+  if (filling_.count > 0) {
+    placer_->CutOff(std::exchange(filling_, {}));
   }
 }
 
@@ -110,6 +114,8 @@ absl::StatusOr<PageHandler::Target> PageReceiver::NextTarget(const PageRange& re
     FERRITE_ASSIGN_OR_RETURN(std::span<uint8_t> bytes, placer.FillTarget(part));
     if (bytes.empty()) {
       bytes = {Buffer(part.count), part.count * kPageBytes};
+    } else {
+      filling_ = part;
     }
     return Target{.pages = part.count, .bytes = bytes};
   }
@@ -161,6 +167,7 @@ absl::Status PageReceiver::Filled(const PageRange& range) {
   Placer& placer = *placer_;
   const PageRun run{.first = range.first, .count = range.count};
   if (!live_) {
+    filling_ = {};
     FERRITE_RETURN_IF_ERROR(placer.Filled(run, buffer_.get()));
     placement_.doubtful().Settle(range);
     for (const PageRange& page : std::exchange(wrong_, {})) {
@@ -217,42 +224,6 @@ absl::Status PageReceiver::FilledInParts(Placer& placer) {
   }
   gone_.clear();
   return absl::OkStatus();
-}
-
-absl::StatusOr<PageHandler::Target> PageReceiver::NextPart(Placer& placer, PageRun rest) {
-  OpenUnit& open = *open_;
-  if (open.next != rest.first || rest.count > open.unit.first + open.unit.count - open.next) {
-    return absl::InvalidArgumentError("page frame: a huge page is not sent in order");
-  }
-  if (!open.claimed) {
-    return Target{.pages = rest.count, .bytes = {}};
-  }
-  FERRITE_ASSIGN_OR_RETURN(const std::span<uint8_t> unit, placer.StageTarget(open.unit, Showing::kAtOnce));
-  if (unit.empty()) {
-    return absl::InternalError("a unit that is larger than a frame has no place to gather in");
-  }
-  return Target{.pages = rest.count,
-                .bytes = unit.subspan((open.next - open.unit.first) * kPageBytes, rest.count * kPageBytes)};
-}
-
-absl::Status PageReceiver::FilledPart(Placer& placer, PageRun run) {
-  open_->next += run.count;
-  open_->gone = open_->gone || IsGone(run);
-  gone_.clear();
-  if (open_->next < open_->unit.first + open_->unit.count) {
-    return absl::OkStatus();
-  }
-  const OpenUnit done = *open_;
-  open_.reset();
-  (done.claimed ? figures_.pages : figures_.duplicate_pages).fetch_add(done.unit.count, std::memory_order_relaxed);
-  if (!done.claimed) {
-    return absl::OkStatus();
-  }
-  if (done.gone) {
-    placer.Abandon(done.unit);
-    return placer.PublishPoison(done.unit).status();
-  }
-  return placer.Publish(done.unit, nullptr);
 }
 
 absl::StatusOr<uint64_t> PageReceiver::Zero(const PageRange& range) {

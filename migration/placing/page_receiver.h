@@ -69,8 +69,8 @@ class PageReceiver final : private PageHandler {
   // Pages of a unit that is larger than a frame: claimed with its first frame, shown with its last.
   absl::StatusOr<Target> NextPart(Placer& placer, PageRun rest);
   absl::Status FilledPart(Placer& placer, PageRun run);
-  // What this receiver has claimed, and did not come.
-  void AbandonClaimed();
+  // What this receiver has claimed, or was reading to its place, and did not come.
+  void AbandonTarget();
   // What follows is of the block of `page`, and from there on; `whole`: it is zero, and no block has to be made for it.
   absl::Status Gather(uint16_t region, uint64_t page, bool whole);
   // What has come of the last block is shown.
@@ -93,6 +93,7 @@ class PageReceiver final : private PageHandler {
   std::vector<uint64_t> gone_;    // likewise, at any time
   Placer* placer_ = nullptr;      // of the frame that comes; null for one of no region
   PageRun claimed_;               // the target that is being filled; of no pages where somebody else has them
+  PageRun filling_;               // the same in a round, where it is read to its place
   // Where bytes go that cannot be read to where they belong; made when first needed. Of kMaxDataPages, touched only as
   // far as it is used: a vCPU may wait for the first page.
   std::unique_ptr<uint8_t[]> buffer_;

@@ -50,6 +50,8 @@ absl::Status Placer::Filled(PageRun run, const uint8_t* buffer) {
   return absl::OkStatus();
 }
 
+void Placer::CutOff(PageRun) {}
+
 absl::Status Placer::FillZero(PageRun run) {
   FERRITE_RETURN_IF_ERROR(PutZero(run));
   lost_.Remove(run.first, run.count);

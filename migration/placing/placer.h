@@ -62,6 +62,10 @@ class Placer {
   // `run` was read to FillTarget(), or, when that is empty, to `buffer`, from which it is put in its place here. It
   // counts as present.
   absl::Status Filled(PageRun run, const uint8_t* buffer);
+  // Of `run`, whose place FillTarget() was, not all came: what is there is neither what it held nor what it was to
+  // hold. It becomes zero, as what did not come is: where it comes as zero, nothing is written. What counts as present
+  // does so still, and comes again or is discarded, as the rest of it does.
+  virtual void CutOff(PageRun run);
   // `run` is zero, whatever it held before.
   absl::Status FillZero(PageRun run);
   // `run` is lost at the source (R9), whatever came of it: until it comes after all (the source has healed it) or is
