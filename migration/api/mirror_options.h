@@ -26,7 +26,7 @@ enum class ErrorPolicy {
 
 enum class MirrorState {
   kRunning,     // the first pass, or what the guest wrote meanwhile
-  kReady,       // what is left fits the downtime limit; it goes on
+  kReady,       // what is left fits the downtime limit, and none of it failed the last time; it goes on
   kPaused,      // by Pause(), or by an error (MirrorFigures::cause)
   kCompleting,  // the guest's writes stand still, the rest is copied and flushed
   kCompleted,   // both are equal, and the target is flushed
@@ -71,18 +71,18 @@ struct MirrorFigures {
   uint64_t done_bytes = 0;                     // the same at both sides now: total less dirty less in flight
   uint64_t dirty_bytes = 0;                    // still to be copied
   uint64_t in_flight_bytes = 0;
-  uint64_t copied_bytes = 0;   // written to the target in all
-  uint64_t zero_bytes = 0;     // of these, as zeroes
-  uint64_t again_bytes = 0;    // copied more than once
-  double rate = 0;             // copied bytes/s, of the last second or so
-  double dirty_rate = 0;       // bytes/s that become dirty
-  absl::Duration drain_time;   // what is dirty or in flight is copied in that time, at measured rates
-  bool fits_downtime = false;  // within the downtime limit, and so much was copied before
+  uint64_t copied_bytes = 0;  // written to the target in all
+  uint64_t zero_bytes = 0;    // of these, as zeroes
+  uint64_t again_bytes = 0;   // copied more than once
+  double rate = 0;            // copied bytes/s, of the last second or so
+  double dirty_rate = 0;      // bytes/s that become dirty
+  absl::Duration drain_time;  // what is dirty or in flight is copied in that time, at measured rates; infinite: unknown
+  bool fits_downtime = false;  // within the downtime limit, and so much was copied before, and nothing of it fails
   uint64_t held_writes = 0;    // guest's writes whose answer waited for the target
   uint64_t errors = 0;         // of both sides, also those that were ignored
   absl::Duration took;         // since the start
   absl::Duration ready_after;  // from the start to ready; 0: not yet
-  std::string cause;           // why it is paused or failed; else ""
+  std::string cause;           // why it is paused or failed, or the ignored error of what is tried again; else ""
 };
 
 }  // namespace ferrite::migration

@@ -172,7 +172,8 @@ DirtyChunks::Bytes DirtyChunks::Count() const {
   const uint64_t both = ChunkBitmap::CountCommon(dirty_, in_flight_);
   return {.dirty = BytesIn(dirty_.count(), last_dirty),
           .in_flight = BytesIn(in_flight_.count() - both, last_in_flight && !last_dirty),
-          .dirtied = dirtied_};
+          .dirtied = dirtied_,
+          .failed = BytesIn(alone_.count(), alone_.Test(chunks_ - 1))};
 }
 
 }  // namespace ferrite::migration

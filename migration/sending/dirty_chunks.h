@@ -74,6 +74,7 @@ class DirtyChunks {
     uint64_t dirty = 0;
     uint64_t in_flight = 0;  // and not dirty again
     uint64_t dirtied = 0;    // that became dirty since the beginning, each time
+    uint64_t failed = 0;     // that could not be copied the last time
   };
   Bytes Count() const;
 

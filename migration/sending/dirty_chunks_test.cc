@@ -49,6 +49,8 @@ TEST(DirtyChunksTest, CountsTheEndThatIsNoMultiple) {
   EXPECT_TRUE(chunks->Mark(0, ~uint64_t{0}));
   EXPECT_FALSE(chunks->Mark(0, 0));
   EXPECT_EQ(chunks->Count().dirtied, kChunk + 512);
+  chunks->Failed(chunks->Take(9, 11, 100));
+  EXPECT_EQ(chunks->Count().failed, kChunk + 512);
 }
 
 TEST(DirtyChunksTest, MarksEachChunkThatAWriteTouches) {
@@ -121,8 +123,10 @@ TEST(DirtyChunksTest, WhatFailedGoesAloneUntilItWasCopied) {
   ChunkRun run = chunks->Take(2, 5, 10);
   chunks->Failed(run);
   EXPECT_EQ(chunks->Count().dirty, 10 * kChunk);
+  EXPECT_EQ(chunks->Count().failed, 3 * kChunk);
   EXPECT_EQ(chunks->Take(0, 10, 10).count, 2u) << "up to what failed";
   run = chunks->Take(2, 10, 10);
+  EXPECT_EQ(chunks->Count().failed, 3 * kChunk) << "in flight";
   EXPECT_EQ(run.count, 1u);
   EXPECT_TRUE(run.alone);
   EXPECT_FALSE(run.fresh);
@@ -130,6 +134,7 @@ TEST(DirtyChunksTest, WhatFailedGoesAloneUntilItWasCopied) {
   run = chunks->Take(2, 10, 10);
   EXPECT_TRUE(run.alone) << "nobody tried";
   chunks->Done(run);
+  EXPECT_EQ(chunks->Count().failed, 2 * kChunk);
   chunks->Mark(2 * kChunk, 1);
   EXPECT_FALSE(chunks->Take(2, 10, 10).alone);
 }
@@ -236,6 +241,7 @@ TEST(DirtyChunksTest, AgreesWithANaiveModel) {
       }
       ASSERT_EQ(chunks->Count().dirty, expected.dirty);
       ASSERT_EQ(chunks->Count().in_flight, expected.in_flight);
+      ASSERT_LE(chunks->Count().failed, expected.dirty + expected.in_flight) << "nobody copies it any more";
     }
   }
 }

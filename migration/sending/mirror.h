@@ -28,7 +28,8 @@ namespace ferrite::migration {
 // back-off after an error that is ignored: what is written then is dirty as in the background. Neither is a write that
 // comes while HeldWrites::kMost are held. Ready is for good, until it is paused: resumed it is running, and ready anew
 // when what is left fits. Who wants to drain it waits until MirrorFigures::fits_downtime says so of that time: it turns
-// to write-blocking in ready as before.
+// to write-blocking in ready as before. What could not be copied the last time, whatever its error's policy, does not
+// fit before it was.
 //
 // A held write waits for 2 s at most, from the turn that finds it: then all are let go, and their chunks stay dirty,
 // and none is held until an operation at the target has succeeded. The copy mode stays what it is.
@@ -77,10 +78,12 @@ class Mirror {
   virtual void SetCopyMode(CopyMode mode) = 0;
 
   // ready → completing: nobody writes to the source from here on (until the mirror is over or WithdrawDrain()). What is
-  // left is copied without regard to the rate limit, then the target is flushed → completed.
+  // left is copied without regard to the rate limit, then the target is flushed → completed. FAILED_PRECONDITION in
+  // other states, and while some of what is left could not be copied the last time. An error that is ignored withdraws
+  // it: nobody stands still for what is tried again later.
   virtual absl::Status Drain() = 0;
   // completing → ready: somebody writes again. An error's pause while completing is one of a mirror that is not, then.
-  // FAILED_PRECONDITION without Drain(), and when it has completed or failed.
+  // FAILED_PRECONDITION without Drain(), after one that an error has withdrawn, and when it has completed or failed.
   virtual absl::Status WithdrawDrain() = 0;
   // → cancelled; what is in flight ends. FAILED_PRECONDITION when it is over.
   virtual absl::Status Cancel() = 0;

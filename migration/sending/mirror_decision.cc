@@ -14,7 +14,7 @@ absl::Duration TimeToDrain(const MirrorMeasures& measures) {
   if (measures.remaining_bytes == 0) {
     return absl::ZeroDuration();
   }
-  if (measures.possible_rate <= 0) {
+  if (measures.possible_rate <= 0 || measures.failing) {
     return absl::InfiniteDuration();
   }
   return absl::Seconds(static_cast<double>(measures.remaining_bytes) / measures.possible_rate);
@@ -26,7 +26,7 @@ bool FitsDowntime(const MirrorMeasures& measures, absl::Duration downtime_limit)
 }
 
 bool IsFutile(const MirrorMeasures& measures, absl::Duration downtime_limit) {
-  if (measures.first_pass || FitsDowntime(measures, downtime_limit)) {
+  if (measures.first_pass || measures.failing || FitsDowntime(measures, downtime_limit)) {
     return false;
   }
   double rate = measures.possible_rate;

@@ -50,6 +50,8 @@ TEST(MirrorDecisionTest, DecidesByTable) {
        With(Left(500, 80), [](MirrorMeasures& m) { m.max_bandwidth = 500 * kMiB; }), false, true},
       {"a limit does not count when it is drained",
        With(Left(5, 30), [](MirrorMeasures& m) { m.max_bandwidth = kMiB; }), true},
+      {"some of what fits fails", With(Left(5, 30), [](MirrorMeasures& m) { m.failing = true; })},
+      {"is written faster, and some of it fails", With(Left(500, 500), [](MirrorMeasures& m) { m.failing = true; })},
   };
   for (const auto& one : cases) {
     EXPECT_EQ(FitsDowntime(one.measures, absl::Milliseconds(50)), one.fits) << one.name;
@@ -61,6 +63,7 @@ TEST(MirrorDecisionTest, TellsTheTimeToDrain) {
   EXPECT_EQ(TimeToDrain(Left(50)), absl::Milliseconds(500));
   EXPECT_EQ(TimeToDrain(Left(0)), absl::ZeroDuration());
   EXPECT_EQ(TimeToDrain({.remaining_bytes = 1}), absl::InfiniteDuration());
+  EXPECT_EQ(TimeToDrain(With(Left(50), [](MirrorMeasures& m) { m.failing = true; })), absl::InfiniteDuration());
 }
 
 }  // namespace

@@ -138,9 +138,10 @@ TEST(MirrorFlushTest, WhatElseFailsMeanwhileDoesNotEndIt) {
   rig.Turn();
   rig.target.fails = nullptr;
   rig.now = rig.next;
-  ASSERT_TRUE(rig.mirror->Drain().ok());
   rig.Turn();
   EndAllButFlush(rig);
+  ASSERT_TRUE(rig.mirror->Drain().ok());
+  rig.Turn();
   EXPECT_EQ(rig.figures().done_bytes, 4 * kMiB);
   EXPECT_EQ(rig.target.submitted[Kind::kFlush], 1u) << "two flushes at once";
   ASSERT_TRUE(rig.RunUntil(MirrorState::kCompleted));

@@ -132,6 +132,11 @@ absl::Status MirrorJob::Drain() {
   if (state_ != MirrorState::kReady) {
     return Refusal("complete");
   }
+  if (chunks_->Count().failed > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("complete: some of what is left could not be copied, and is tried again",
+                     ignored_.ok() ? "" : ": ", ignored_.message()));
+  }
   is_draining_ = true;
   SetState(MirrorState::kCompleting);
   return absl::OkStatus();
@@ -141,12 +146,16 @@ absl::Status MirrorJob::WithdrawDrain() {
   if (!is_draining_ || IsOver()) {
     return Refusal("go on");
   }
+  EndDrain();
+  return absl::OkStatus();
+}
+
+void MirrorJob::EndDrain() {
   is_draining_ = false;
   flush_counts_ = false;
   if (state_ == MirrorState::kCompleting) {
     SetState(MirrorState::kReady);
   }
-  return absl::OkStatus();
 }
 
 absl::Status MirrorJob::Cancel() {
@@ -165,6 +174,7 @@ void MirrorJob::Publish() {
   told_.totals = copier_->totals();
   told_.errors = errors_;
   told_.cause = cause_;
+  told_.ignored = ignored_;
   told_.has_begun = has_begun_;
   told_.started_at = started_at_;
   told_.ready_at = ready_at_;
@@ -184,7 +194,8 @@ MirrorFigures MirrorJob::figures(MonotonicTime now) const {
   const absl::MutexLock lock(&mutex_);
   const MirrorMeasures measures = {.remaining_bytes = bytes.dirty + bytes.in_flight,
                                    .copied_bytes = told_.totals.copied,
-                                   .possible_rate = rates_.possible()};
+                                   .possible_rate = rates_.possible(),
+                                   .failing = bytes.failed > 0};
   figures.drain_time = TimeToDrain(measures);
   figures.fits_downtime = FitsDowntime(measures, options_.downtime_limit);
   figures.state = told_.state;
@@ -193,7 +204,7 @@ MirrorFigures MirrorJob::figures(MonotonicTime now) const {
   figures.zero_bytes = told_.totals.zero;
   figures.again_bytes = told_.totals.again;
   figures.errors = told_.errors;
-  figures.cause = std::string(told_.cause.message());
+  figures.cause = std::string((told_.cause.ok() && measures.failing ? told_.ignored : told_.cause).message());
   if (told_.has_begun) {
     figures.rate = rates_.copied(now);
     figures.dirty_rate = rates_.dirtied(now);

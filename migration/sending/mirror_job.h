@@ -65,6 +65,8 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   absl::Status Refusal(absl::string_view what) const;
   void SetState(MirrorState state);
   void Fail(const absl::Status& error);
+  // completing → ready, and an error's pause is one of a mirror that is not completing.
+  void EndDrain();
   // Holds the guest's writes, or lets them go, by mode, state, back-off and a target that is late.
   void UpdateHolding();
   // Whether what is held waits for too long.
@@ -104,7 +106,9 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   bool is_late_ = false;       // held writes were let go for the time they took, and the target has done nothing since
   uint64_t errors_ = 0;
   absl::Status error_;
-  absl::Status cause_;  // its message is what is told; a copy of a status takes no memory
+  // Their messages are what is told; a copy of a status takes no memory.
+  absl::Status cause_;
+  absl::Status ignored_;  // the last one that was
   MirrorBackoff source_backoff_, target_backoff_;
   std::vector<uint64_t> answers_;
   bool has_begun_ = false;
@@ -126,6 +130,7 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
     MirrorCopier::Totals totals;
     uint64_t errors = 0;
     absl::Status cause;
+    absl::Status ignored;
     bool has_begun = false;
     MonotonicTime started_at;
     MonotonicTime ready_at = MonotonicTime::InfinitePast();

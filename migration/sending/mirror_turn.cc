@@ -56,7 +56,8 @@ void MirrorJob::Decide() {
   MirrorMeasures measures{.remaining_bytes = bytes.dirty + bytes.in_flight,
                           .copied_bytes = totals.copied,
                           .max_bandwidth = max_bandwidth_,
-                          .first_pass = is_first_pass_};
+                          .first_pass = is_first_pass_,
+                          .failing = bytes.failed > 0};
   {
     const absl::MutexLock lock(&mutex_);
     rates_.Note(
@@ -216,6 +217,9 @@ void MirrorJob::Failed(MirrorCopier::Side side, const absl::Status& error) {
                   : ActionFor(is_source ? options_.on_source_error : options_.on_target_error, error)) {
     case ErrorAction::kWait:
       (is_source ? source_backoff_ : target_backoff_).Failed(now_);
+      ignored_ = error;
+      // Nobody stands still for what is tried again later.
+      EndDrain();
       UpdateHolding();
       break;
     case ErrorAction::kStop:

@@ -91,9 +91,12 @@ class MirrorRig final : private Mirror::Listener {
     (void)RunUntil([] { return false; }, most_turns);
     EXPECT_TRUE(!turn_soon && next == MonotonicTime::InfiniteFuture()) << "it goes on and on";
   }
-  // ready → completed, and both are equal.
+  // ready → completed, and both are equal. What failed is copied before.
   void Complete() {
-    ASSERT_TRUE(RunUntil(MirrorState::kReady)) << MirrorStateName(figures().state) << " " << figures().cause;
+    ASSERT_TRUE(RunUntil([&] {
+      return figures().state == MirrorState::kReady && figures().drain_time < absl::InfiniteDuration();
+    })) << MirrorStateName(figures().state)
+        << " " << figures().cause;
     ASSERT_TRUE(mirror->Drain().ok());
     ASSERT_TRUE(RunUntil(MirrorState::kCompleted)) << MirrorStateName(figures().state) << " " << figures().cause;
     ExpectEqual();
