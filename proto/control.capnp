@@ -54,9 +54,11 @@ interface Control {
   startMirror @15 (disk :Text, target :Text, existing :Bool, autoComplete :Bool, options :MirrorOptions)
       -> (error :Error, number :UInt64);
   mirrorStatus @16 (disk :Text) -> (error :Error, mirror :Mirror); # of the disk's last one, or the one that is on
-  # Of a mirror that is ready: returns when the machine goes on with the target, or with why it stays.
+  # Of a mirror that is ready: returns when the machine goes on with the target, or with why it stays, however long that
+  # takes; `watch` tells how it goes meanwhile.
   completeMirror @17 (disk :Text) -> (error :Error);
-  # Returns when it is over. With keepCopy, of a mirror that is ready, the target is a whole copy of that instant.
+  # Returns when it is over. With keepCopy, of a mirror that is ready, the target is a whole copy of that instant, and that
+  # takes as long as completeMirror.
   cancelMirror @18 (disk :Text, keepCopy :Bool) -> (error :Error);
   pauseMirror @19 (disk :Text) -> (error :Error);
   resumeMirror @20 (disk :Text) -> (error :Error);  # also of one that waits because of an error
@@ -270,7 +272,7 @@ struct Mirror {
   errors @17 :UInt64;
   took @18 :Int64;
   readyAfter @19 :Int64;          # 0: not yet
-  cause @20 :Text;                # why it waits
+  cause @20 :Text;                # why it waits, or the error of what is tried again
 
   over @21 :Bool;
   # When it is over.

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_files.h"
@@ -26,6 +27,9 @@ namespace {
 using migration::CopyMode;
 using migration::ErrorPolicy;
 using migration::MirrorState;
+
+// An end that takes longer shows how the mirror goes meanwhile.
+constexpr absl::Duration kSoon = absl::Seconds(2);
 
 absl::Status ReadSize(absl::string_view option, const std::string& text, uint64_t& out) {
   if (text.empty()) {
@@ -171,6 +175,24 @@ int ShowEnd(const MirrorCommandOptions& options, ControlClient& client, const ab
   return kExitOk;
 }
 
+// Waits for an end that may take long.
+int AwaitEnd(const MirrorCommandOptions& options, ControlClient& client) {
+  const MonotonicTime began = MonotonicTime::Now();
+  ProgressPrinter printer(/*json=*/false);
+  const auto told = [&](const MirrorStatus& mirror) {
+    // JSON is one object, of the end.
+    if (!options.json && !mirror.over && MonotonicTime::Now() - began >= kSoon) {
+      printer.Show(mirror);
+    }
+  };
+  const std::string& disk = options.mirror.disk;
+  const absl::Status status = options.action == MirrorCommandOptions::Action::kComplete
+                                  ? client.CompleteMirror(disk, told)
+                                  : client.KeepMirrorCopy(disk, told);
+  printer.Finish();
+  return ShowEnd(options, client, status);
+}
+
 class MirrorCommand final : public CommandWith<MirrorCommandOptions> {
  public:
   MirrorCommand()
@@ -188,7 +210,8 @@ class MirrorCommand final : public CommandWith<MirrorCommandOptions> {
                    "What to copy it to: a path, nbd:unix:PATH[:EXPORT] or nbd://HOST[:PORT]/EXPORT")
         ->type_name("TARGET");
     app.add_flag("--existing", options_.mirror.existing,
-                 "The file or block device is there already: empty, or of the disk's size");
+                 "It is there already: a file that is empty or of the disk's size, or a block device that has it at "
+                 "least");
     app.add_option("--granularity", words_.granularity, "What is copied at least at a time, a power of two [64K]")
         ->type_name("SIZE");
     app.add_option("--buffer", words_.buffer, "Memory for what is being copied [16M]")->type_name("SIZE");
@@ -217,7 +240,8 @@ class MirrorCommand final : public CommandWith<MirrorCommandOptions> {
     app.add_flag("--auto-complete", options_.mirror.auto_complete,
                  "Let the machine go on with the target as soon as it is ready");
     app.add_flag("--status", words_.status, "Show the disk's mirror that is on, or the last one");
-    app.add_flag("--complete", words_.complete, "Let the machine go on with the target, which is ready");
+    app.add_flag("--complete", words_.complete,
+                 "Let the machine go on with the target, which is ready; returns when it does, or with why it stays");
     app.add_flag("--cancel", words_.cancel, "End it: the machine stays, what was made for it is removed");
     app.add_flag("--keep-copy", options_.keep_copy,
                  "With --cancel, when it is ready: the target stays, as a whole copy of that instant");
@@ -294,9 +318,9 @@ class MirrorCommand final : public CommandWith<MirrorCommandOptions> {
         case Action::kStatus:
           return ShowStatus(options_, client);
         case Action::kComplete:
-          return ShowEnd(options_, client, client.CompleteMirror(disk));
+          return AwaitEnd(options_, client);
         case Action::kCancel:
-          return ShowEnd(options_, client, client.CancelMirror(disk, options_.keep_copy));
+          return options_.keep_copy ? AwaitEnd(options_, client) : ShowEnd(options_, client, client.CancelMirror(disk));
         case Action::kPause:
           status = client.PauseMirror(disk);
           break;

@@ -186,15 +186,18 @@ class RpcControlClient final : public ControlClient {
     }));
     return mirror;
   }
-  absl::Status CompleteMirror(const std::string& disk) override {
-    return OfDisk(disk, [this] { return control_.completeMirrorRequest(); });
+  absl::Status CompleteMirror(const std::string& disk, const MirrorTold& told) override {
+    return EndOfDisk(disk, told, [this] { return control_.completeMirrorRequest(); });
   }
-  absl::Status CancelMirror(const std::string& disk, bool keep_copy) override {
-    return OfDisk(disk, [this, keep_copy] {
+  absl::Status KeepMirrorCopy(const std::string& disk, const MirrorTold& told) override {
+    return EndOfDisk(disk, told, [this] {
       auto request = control_.cancelMirrorRequest();
-      request.setKeepCopy(keep_copy);
+      request.setKeepCopy(true);
       return request;
     });
+  }
+  absl::Status CancelMirror(const std::string& disk) override {
+    return OfDisk(disk, [this] { return control_.cancelMirrorRequest(); });
   }
   absl::Status PauseMirror(const std::string& disk) override {
     return OfDisk(disk, [this] { return control_.pauseMirrorRequest(); });
@@ -284,6 +287,42 @@ class RpcControlClient final : public ControlClient {
     });
   }
 
+  // The same, of an end that takes as long as it takes.
+  template <typename Make>
+  absl::Status EndOfDisk(const std::string& disk, const MirrorTold& told, Make make) {
+    FERRITE_RETURN_IF_ERROR(StartWatching());
+    return Wait(absl::InfiniteDuration(), [&] {
+      auto request = make();
+      request.setDisk(ToKj(disk));
+      return ErrorOf(request.send()).exclusiveJoin(AwaitSilence(disk, told));
+    });
+  }
+
+  // DEADLINE_EXCEEDED when no event came for the timeout. Both outlive what is promised.
+  kj::Promise<absl::Status> AwaitSilence(const std::string& disk, const MirrorTold& told) {
+    while (!events_->empty()) {
+      const WatchedEvent event = events_->Pop();
+      if (told && event.event.kind == MachineEvent::Kind::kMirror && event.mirror.disk == disk) {
+        told(event.mirror);
+      }
+    }
+    return events_->Pushed()
+        .then([] { return absl::OkStatus(); })
+        .exclusiveJoin(Late(asked_.timeout))
+        .then([this, &disk, &told](absl::Status&& status) -> kj::Promise<absl::Status> {
+          return status.ok() ? AwaitSilence(disk, told) : kj::Promise<absl::Status>(kj::mv(status));
+        });
+  }
+
+  kj::Promise<absl::Status> Late(absl::Duration timeout) {
+    return context_->provider->getTimer()
+        .afterDelay(absl::ToInt64Milliseconds(timeout) * kj::MILLISECONDS)
+        .then([timeout] {
+          return absl::Status(absl::DeadlineExceededError(
+              absl::StrCat("the machine did not answer within ", absl::FormatDuration(timeout))));
+        });
+  }
+
   void Refuse(const kj::Exception& exception) {
     if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
       refused_ = Summary(exception);
@@ -307,13 +346,7 @@ class RpcControlClient final : public ControlClient {
     const kj::Maybe<kj::Exception> failure = kj::runCatchingExceptions([&] {
       kj::Promise<absl::Status> promise = start();
       if (timeout != absl::InfiniteDuration()) {
-        auto late = context_->provider->getTimer()
-                        .afterDelay(absl::ToInt64Milliseconds(timeout) * kj::MILLISECONDS)
-                        .then([timeout] {
-                          return absl::Status(absl::DeadlineExceededError(
-                              absl::StrCat("the machine did not answer within ", absl::FormatDuration(timeout))));
-                        });
-        promise = promise.exclusiveJoin(kj::mv(late));
+        promise = promise.exclusiveJoin(Late(timeout));
       }
       status = promise.wait(context_->waitScope);
     });

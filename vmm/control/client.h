@@ -3,6 +3,7 @@
 #define FERRITE_VMM_CONTROL_CLIENT_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -57,8 +58,13 @@ class ControlClient {
   // MirrorPort has the contract of these.
   virtual absl::StatusOr<uint64_t> StartMirror(const MirrorRequest& request) = 0;
   virtual absl::StatusOr<MirrorStatus> GetMirror(const std::string& disk) = 0;
-  virtual absl::Status CompleteMirror(const std::string& disk) = 0;
-  virtual absl::Status CancelMirror(const std::string& disk, bool keep_copy) = 0;
+  // An end with a standstill: it is waited for as long as it takes, and the machine tells its watchers of anything
+  // within each timeout, as it does of a mirror that is on. `told`, if any, is what it tells of the disk's. It
+  // subscribes, and takes what NextEvent() would return.
+  using MirrorTold = std::function<void(const MirrorStatus& mirror)>;
+  virtual absl::Status CompleteMirror(const std::string& disk, const MirrorTold& told) = 0;
+  virtual absl::Status KeepMirrorCopy(const std::string& disk, const MirrorTold& told) = 0;
+  virtual absl::Status CancelMirror(const std::string& disk) = 0;
   virtual absl::Status PauseMirror(const std::string& disk) = 0;
   virtual absl::Status ResumeMirror(const std::string& disk) = 0;
   virtual absl::Status SetMirror(const std::string& disk, uint64_t max_bandwidth) = 0;

@@ -25,8 +25,6 @@ namespace {
 constexpr absl::Duration kStatisticsPatience = absl::Milliseconds(300);
 // The part of the thread's time that may go into the question how much memory is in use on the host.
 constexpr int kHostMemoryPart = 10;
-// For what a mirror is asked for, a little less than a client waits for an answer (30 s).
-constexpr kj::Duration kMirrorPatience = 25 * kj::SECONDS;
 
 // The disk that a call about a mirror names.
 template <typename Context>
@@ -471,9 +469,10 @@ kj::Promise<void> ControlService::takeBack(TakeBackContext context) {
   return RunInTurn(context, WorkQueue::Turn::kLast, [mover, force] { return mover->TakeBack(force); });
 }
 
-bool ControlService::MayAskMirror(control::Error::Builder error) const {
+bool ControlService::MayAskMirror(MirrorWait wait, control::Error::Builder error) const {
   if (activity_->operations < ControlServer::kMaxOperations &&
-      shared_.mirror_waits < ControlServer::kMaxAllMirrorWaits) {
+      shared_.mirror_waits < ControlServer::kMaxAllMirrorWaits &&
+      (wait == MirrorWait::kSoon || shared_.mirror_ends < ControlServer::kMaxMirrorEnds)) {
     return true;
   }
   FillError(absl::ResourceExhaustedError("too many operations wait for this machine's mirrors; try again later"),
@@ -481,34 +480,41 @@ bool ControlService::MayAskMirror(control::Error::Builder error) const {
   return false;
 }
 
-kj::Own<void> ControlService::CountMirrorWait() {
+kj::Own<void> ControlService::CountMirrorWait(MirrorWait wait) {
+  const size_t ends = wait == MirrorWait::kEnd ? 1 : 0;
   ++activity_->operations;
   ++shared_.mirror_waits;
-  return kj::attachVal(kj::defer([&shared = shared_, activity = activity_] {
+  shared_.mirror_ends += ends;
+  return kj::attachVal(kj::defer([&shared = shared_, activity = activity_, ends] {
     --activity->operations;
     --shared.mirror_waits;
+    shared.mirror_ends -= ends;
   }));
 }
 
 template <typename Context>
-kj::Promise<void> ControlService::AskMirror(Context context, kj::Function<void(MirrorPort&, MirrorPort::Done)> ask) {
+kj::Promise<void> ControlService::AskMirror(Context context, MirrorWait wait,
+                                            kj::Function<void(MirrorPort&, MirrorPort::Done)> ask) {
   MirrorPort* const mirrors = PortOr(target_.mirrors, context.getResults().initError());
   if (mirrors == nullptr) {
     return kj::READY_NOW;
   }
-  if (!MayAskMirror(context.getResults().initError())) {
+  if (!MayAskMirror(wait, context.getResults().initError())) {
     return kj::READY_NOW;
   }
   context.allowCancellation();
   AwaitedResult result = MakeAwaitedResult();
-  auto counted = CountMirrorWait();
+  auto counted = CountMirrorWait(wait);
   ask(*mirrors, std::move(result.done));
-  return result.promise
-      .exclusiveJoin(timer_.afterDelay(kMirrorPatience).then([] {
-        return absl::Status(absl::DeadlineExceededError("that is not done yet; it goes on, and `--status` tells how"));
-      }))
-      .attach(kj::mv(counted))
-      .then([context](absl::Status&& status) mutable { FillError(status, context.getResults().initError()); });
+  if (wait == MirrorWait::kSoon) {
+    const auto patience = absl::ToInt64Milliseconds(target_.mirror_patience) * kj::MILLISECONDS;
+    result.promise = result.promise.exclusiveJoin(timer_.afterDelay(patience).then([] {
+      return absl::Status(absl::DeadlineExceededError("that is not done yet; it goes on, and `--status` tells how"));
+    }));
+  }
+  return result.promise.attach(kj::mv(counted)).then([context](absl::Status&& status) mutable {
+    FillError(status, context.getResults().initError());
+  });
 }
 
 kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
@@ -522,12 +528,12 @@ kj::Promise<void> ControlService::startMirror(StartMirrorContext context) {
                            .existing = params.getExisting(),
                            .auto_complete = params.getAutoComplete(),
                            .options = ReadMirrorOptions(params.getOptions())};
-  if (!MayAskMirror(context.getResults().initError())) {
+  if (!MayAskMirror(MirrorWait::kSoon, context.getResults().initError())) {
     return kj::READY_NOW;
   }
   context.allowCancellation();
   AwaitedResult result = MakeAwaitedResult();
-  auto counted = CountMirrorWait();
+  auto counted = CountMirrorWait(MirrorWait::kSoon);
   const auto number = std::make_shared<uint64_t>(0);
   // In its turn, so that neither it nor a move begins while the other is on; what takes long is not in that turn.
   auto turn = shared_.work.Run(WorkQueue::Turn::kLast,
@@ -569,34 +575,36 @@ kj::Promise<void> ControlService::mirrorStatus(MirrorStatusContext context) {
 }
 
 kj::Promise<void> ControlService::completeMirror(CompleteMirrorContext context) {
-  return AskMirror(context, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
+  return AskMirror(context, MirrorWait::kEnd, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
     mirrors.Complete(disk, std::move(done));
   });
 }
 
 kj::Promise<void> ControlService::cancelMirror(CancelMirrorContext context) {
-  return AskMirror(
-      context, [disk = DiskOf(context), keep_copy = context.getParams().getKeepCopy()](
-                   MirrorPort& mirrors, MirrorPort::Done done) { mirrors.Cancel(disk, keep_copy, std::move(done)); });
+  const bool keep_copy = context.getParams().getKeepCopy();
+  return AskMirror(context, keep_copy ? MirrorWait::kEnd : MirrorWait::kSoon,
+                   [disk = DiskOf(context), keep_copy](MirrorPort& mirrors, MirrorPort::Done done) {
+                     mirrors.Cancel(disk, keep_copy, std::move(done));
+                   });
 }
 
 kj::Promise<void> ControlService::pauseMirror(PauseMirrorContext context) {
-  return AskMirror(context, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
+  return AskMirror(context, MirrorWait::kSoon, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
     mirrors.Pause(disk, std::move(done));
   });
 }
 
 kj::Promise<void> ControlService::resumeMirror(ResumeMirrorContext context) {
-  return AskMirror(context, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
+  return AskMirror(context, MirrorWait::kSoon, [disk = DiskOf(context)](MirrorPort& mirrors, MirrorPort::Done done) {
     mirrors.Resume(disk, std::move(done));
   });
 }
 
 kj::Promise<void> ControlService::setMirror(SetMirrorContext context) {
-  return AskMirror(context, [disk = DiskOf(context), bandwidth = context.getParams().getMaxBandwidth()](
-                                MirrorPort& mirrors, MirrorPort::Done done) {
-    mirrors.SetMaxBandwidth(disk, bandwidth, std::move(done));
-  });
+  return AskMirror(
+      context, MirrorWait::kSoon,
+      [disk = DiskOf(context), bandwidth = context.getParams().getMaxBandwidth()](
+          MirrorPort& mirrors, MirrorPort::Done done) { mirrors.SetMaxBandwidth(disk, bandwidth, std::move(done)); });
 }
 
 }  // namespace ferrite

@@ -42,6 +42,7 @@ struct ControlShared {
   std::list<Watcher*> watchers = {};  // each removes itself
   BalloonWaits balloon_waits{target, timer};
   size_t mirror_waits = 0;  // calls that wait for what they asked of a mirror
+  size_t mirror_ends = 0;   // of these, for MirrorWait::kEnd
   HostMemory host_memory;
   MonotonicTime host_memory_until = MonotonicTime::InfinitePast();
 };
@@ -93,13 +94,18 @@ class ControlService final : public control::Control::Server {
   // `port`, which is one of target_'s; null with the reason why it is not there.
   template <typename Port>
   Port* PortOr(Port* port, control::Error::Builder error) const;
+  // For what a call about a mirror waits.
+  enum class MirrorWait {
+    kSoon,  // for ControlTarget::mirror_patience at the most
+    kEnd,   // an end with a standstill, however long it takes
+  };
   // Whether one more call may wait for a mirror; else `error` says why not.
-  bool MayAskMirror(control::Error::Builder error) const;
+  bool MayAskMirror(MirrorWait wait, control::Error::Builder error) const;
   // It waits as long as this lives.
-  kj::Own<void> CountMirrorWait();
+  kj::Own<void> CountMirrorWait(MirrorWait wait);
   // Asks the mirrors for something and answers when it is done: beside what waits for its turn, which goes on.
   template <typename Context>
-  kj::Promise<void> AskMirror(Context context, kj::Function<void(MirrorPort&, MirrorPort::Done)> ask);
+  kj::Promise<void> AskMirror(Context context, MirrorWait wait, kj::Function<void(MirrorPort&, MirrorPort::Done)> ask);
   absl::Status StartBalloon(uint64_t target_bytes);
   // Whether one more call may, of all clients' and of this one's.
   absl::Status MayWaitForBalloon() const;

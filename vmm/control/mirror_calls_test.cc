@@ -2,9 +2,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
 #include "base/thread.h"
 #include "tests/fakes/control_place.h"
 #include "tests/fakes/fake_machine.h"
@@ -106,13 +109,13 @@ class MirrorCallsTest : public ::testing::Test {
 
 TEST_F(MirrorCallsTest, OneThatWaitsHoldsNothingUp) {
   absl::Status completed;
-  Thread waiting = StartOrDie("waiting", [&] { completed = place_.Connect()->CompleteMirror("root"); });
+  Thread waiting = StartOrDie("waiting", [&] { completed = place_.Connect()->CompleteMirror("root", nullptr); });
   mirrors_.AwaitAsked(1);
   const auto other = place_.Connect();
   EXPECT_EQ(other->Pause().ToString(), "OK");
   EXPECT_EQ(other->Resume().ToString(), "OK");
-  Thread cancelling = StartOrDie(
-      "cancelling", [&] { EXPECT_EQ(place_.Connect()->CancelMirror("root", /*keep_copy=*/false).ToString(), "OK"); });
+  Thread cancelling =
+      StartOrDie("cancelling", [&] { EXPECT_EQ(place_.Connect()->CancelMirror("root").ToString(), "OK"); });
   mirrors_.AwaitAsked(2);
   mirrors_.Tell(1, absl::OkStatus());
   cancelling.Join();
@@ -150,7 +153,8 @@ TEST_F(MirrorCallsTest, TooManyAreRefused) {
   }
   mirrors_.AwaitAsked(waiting.size());
   const auto client = place_.Connect();
-  EXPECT_TRUE(absl::IsResourceExhausted(client->CompleteMirror("root"))) << client->CompleteMirror("root");
+  EXPECT_TRUE(absl::IsResourceExhausted(client->CompleteMirror("root", nullptr)))
+      << client->CompleteMirror("root", nullptr);
   for (size_t i = 0; i < waiting.size(); ++i) {
     mirrors_.Tell(i, absl::OkStatus());
   }
@@ -164,10 +168,79 @@ TEST_F(MirrorCallsTest, TooManyAreRefused) {
   more.Join();
 }
 
+// An end takes as long as it takes: who waits for it is told of the mirror meanwhile, and what else is asked for is not
+// waited for so long.
+TEST_F(MirrorCallsTest, AnEndIsWaitedForWhileTheMirrorGoesOn) {
+  constexpr absl::Duration kTimeout = absl::Milliseconds(600);
+  server_->SetTarget(
+      {.name = "vm", .machine = &machine_, .mirrors = &mirrors_, .mirror_patience = absl::Milliseconds(1)});
+  EXPECT_THAT(place_.Connect()->PauseMirror("root").ToString(), HasSubstr("that is not done yet; it goes on"));
+  EXPECT_THAT(place_.Connect()->CancelMirror("root").ToString(), HasSubstr("that is not done yet; it goes on"));
+  for (const bool keep_copy : {false, true}) {
+    const size_t before = mirrors_.asked().size();
+    std::atomic<uint64_t> told = 0;
+    absl::Status ended;
+    Thread waiting = StartOrDie("waiting", [&] {
+      const auto client = place_.Connect(kTimeout);
+      const auto tell = [&](const MirrorStatus& mirror) {
+        EXPECT_EQ(mirror.disk, "root");
+        told = mirror.figures.done_bytes;
+      };
+      ended = keep_copy ? client->KeepMirrorCopy("root", tell) : client->CompleteMirror("root", tell);
+    });
+    mirrors_.AwaitAsked(before + 1);
+    EXPECT_EQ(mirrors_.asked().back(), keep_copy ? "keep root" : "complete root");
+    const MonotonicTime began = MonotonicTime::Now();
+    for (uint64_t count = 1; MonotonicTime::Now() - began < 2 * kTimeout; ++count) {
+      server_->Publish(MirrorStatus{.number = 1, .disk = "data"});
+      MirrorStatus mirror{.number = 2, .disk = "root"};
+      mirror.figures.done_bytes = count;
+      server_->Publish(mirror);
+      while (told < count && MonotonicTime::Now() - began < kPatience) {
+        std::this_thread::yield();
+      }
+      ASSERT_EQ(told, count);
+    }
+    mirrors_.Tell(before, keep_copy ? absl::OkStatus() : absl::FailedPreconditionError("it stays"));
+    waiting.Join();
+    EXPECT_EQ(ended.ToString(), keep_copy ? "OK" : "FAILED_PRECONDITION: it stays");
+  }
+}
+
+TEST_F(MirrorCallsTest, AnEndOfWhichNothingIsHeardIsGivenUp) {
+  EXPECT_THAT(place_.Connect(absl::Milliseconds(300))->CompleteMirror("root", nullptr).ToString(),
+              HasSubstr("DEADLINE_EXCEEDED: the machine did not answer within 300ms"));
+}
+
+TEST_F(MirrorCallsTest, EndsLeaveRoomForWhatIsAskedMeanwhile) {
+  std::vector<Thread> waiting;
+  for (size_t i = 0; i < ControlServer::kMaxMirrorEnds; ++i) {
+    waiting.push_back(
+        StartOrDie("waiting", [&] { EXPECT_EQ(place_.Connect()->CompleteMirror("root", nullptr).ToString(), "OK"); }));
+  }
+  mirrors_.AwaitAsked(waiting.size());
+  EXPECT_TRUE(absl::IsResourceExhausted(place_.Connect()->KeepMirrorCopy("root", nullptr)));
+  Thread pausing = StartOrDie("pausing", [&] { EXPECT_EQ(place_.Connect()->PauseMirror("root").ToString(), "OK"); });
+  mirrors_.AwaitAsked(waiting.size() + 1);
+  for (size_t i = 0; i <= waiting.size(); ++i) {
+    mirrors_.Tell(i, absl::OkStatus());
+  }
+  pausing.Join();
+  for (Thread& thread : waiting) {
+    thread.Join();
+  }
+  // Those are over.
+  Thread more =
+      StartOrDie("more", [&] { EXPECT_EQ(place_.Connect()->KeepMirrorCopy("root", nullptr).ToString(), "OK"); });
+  mirrors_.AwaitAsked(waiting.size() + 2);
+  mirrors_.Tell(waiting.size() + 1, absl::OkStatus());
+  more.Join();
+}
+
 // Who asked is gone when the answer comes, and then the server.
 TEST_F(MirrorCallsTest, NobodyNeedsToHearTheAnswer) {
   Thread waiting = StartOrDie(
-      "waiting", [&] { EXPECT_FALSE(place_.Connect(absl::Milliseconds(300))->CompleteMirror("root").ok()); });
+      "waiting", [&] { EXPECT_FALSE(place_.Connect(absl::Milliseconds(300))->CompleteMirror("root", nullptr).ok()); });
   mirrors_.AwaitAsked(1);
   waiting.Join();
   mirrors_.Tell(0, absl::OkStatus());

@@ -32,6 +32,9 @@ struct ControlTarget {
   std::function<MoveStatus()> arrival;
   std::function<absl::Status(Operation operation)> arrival_allows;
   std::function<void()> idle;  // on the control thread, when the last client has gone; may be empty
+  // How long a call waits for what it asks of a mirror: a little less than a client does (30 s). An end that comes with
+  // a standstill has no such limit: it is known how it ended when the call returns.
+  absl::Duration mirror_patience = absl::Seconds(25);
 };
 
 // Answers clients of the same user, or root, on a thread of its own ("control"); what blocks in the machine (pause,
@@ -43,8 +46,8 @@ struct ControlTarget {
 // been idle (no call in flight, no subscription) for the longest time.
 //
 // Calls that wait are few: for the machine kMaxOperations of one client and kMaxAllOperations in all, for the balloon
-// kMaxBalloonWaits and kMaxAllBalloonWaits, none for longer than kMaxBalloonWait, for mirrors kMaxAllMirrorWaits; what
-// is beyond is refused at once.
+// kMaxBalloonWaits and kMaxAllBalloonWaits, none for longer than kMaxBalloonWait, for mirrors kMaxAllMirrorWaits,
+// kMaxMirrorEnds of them for ends, which may take long; what is beyond is refused at once.
 // Calls end with their connection, or when the client gives them up: what has not begun by then is not done. `stop`
 // waits for the operation that runs and for no other.
 class ControlServer {
@@ -60,6 +63,7 @@ class ControlServer {
   static constexpr size_t kMaxBalloonWaits = 4;
   static constexpr size_t kMaxAllBalloonWaits = 16;
   static constexpr size_t kMaxAllMirrorWaits = 6;
+  static constexpr size_t kMaxMirrorEnds = 4;  // of these: a pause or a cancel finds room
   // Whoever is at something for long is among these, and one more whose operation runs: a new client always finds one
   // whose place it takes.
   static_assert(kMaxWatchers + kMaxAllOperations + 1 + kMaxStops + kMaxAllBalloonWaits + kMaxAllMirrorWaits <
