@@ -121,6 +121,17 @@ TEST_F(DeviceTargetTest, ABlockDeviceIsUsed) {
   EXPECT_TRUE((*image)->Acquire().ok());
 }
 
+TEST_F(DeviceTargetTest, ALargerOneTakesTheDiskAndIsNone) {
+  const Fd file = MakeFile("file", 2 * kBytes);
+  const LoopDevice device(file);
+  auto target = Open(device.path());
+  ASSERT_TRUE(target.ok()) << target.status();
+  EXPECT_EQ((*target)->blocks().bytes(), 2 * kBytes);
+  const absl::Status refused = (*target)->CheckCanBeDisk();
+  EXPECT_TRUE(absl::StrContains(refused.message(), " has 8388608 bytes, and a machine's disk of 4194304 does not grow"))
+      << refused;
+}
+
 TEST_F(DeviceTargetTest, TheSourceByAnotherNameIsRefused) {
   const Fd file = MakeFile("file");
   const LoopDevice device(file);
@@ -160,6 +171,12 @@ TEST_F(DeviceTargetTest, DevicesThatCannotBeUsed) {
   const Fd small_file = MakeFile("small", kBytes / 2);
   const LoopDevice small(small_file);
   EXPECT_TRUE(absl::StrContains(Open(small.path()).status().message(), " has 2097152 bytes, and the disk has 4194304"));
+  const Fd large_file = MakeFile("large", 2 * kBytes);
+  const LoopDevice large(large_file);
+  const absl::Status exact =
+      MirrorTarget::Open({.where = large.path(), .existing = true, .bytes = kBytes, .exact = true}, *loop_).status();
+  EXPECT_TRUE(absl::StrContains(exact.message(), " has 8388608 bytes, the disk has 4194304, and does not grow"))
+      << exact;
   const Fd file = MakeFile("file");
   const LoopDevice device(file, 4096);
   EXPECT_TRUE(absl::StrContains(Open(device.path(), -1, false).status().message(), "is there already"));

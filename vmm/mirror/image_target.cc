@@ -183,6 +183,11 @@ absl::StatusOr<uint64_t> OpenedImage::SizeFound() const {
     return absl::FailedPreconditionError(
         absl::StrCat(wanted_.where, " has ", bytes, " bytes, and the disk has ", wanted_.bytes));
   }
+  if (!is_device_ && bytes != wanted_.bytes) {
+    return absl::FailedPreconditionError(absl::StrCat(wanted_.where, " has ", bytes, " bytes, and the disk has ",
+                                                      wanted_.bytes,
+                                                      "; a file that is written over is empty, or of the disk's size"));
+  }
   if (wanted_.exact && bytes > wanted_.bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat(wanted_.where, " has ", bytes, " bytes, the disk has ", wanted_.bytes, ", and does not grow"));

@@ -20,8 +20,6 @@ class ImageTarget : public MirrorTarget {
   virtual std::shared_ptr<const PinnedFile> file() const = 0;
   // Somebody else in this process opens and locks file() next, in place of TakeImage().
   virtual void Unlock() = 0;
-  // Remove(), when nothing was written: what was there before is as it was, without a mark that was put beside it.
-  virtual absl::Status RemoveUntouched() = 0;
   // All of it was written out (WriteOut()), and somebody is about to write more: the mark goes. MarkComplete() has that
   // on the disk, too.
   virtual absl::Status Unmark() = 0;

@@ -277,7 +277,8 @@ void MirrorJob::EndCopying() {
     return;
   }
   if (alarm_watch_ == nullptr) {
-    // Not begun.
+    // Not begun. Nobody looks at it on its thread any more.
+    turn_watch_.reset();
     const TimedMutexLock lock(&mutex_);
     mirror_.reset();
     return;
@@ -335,9 +336,15 @@ void MirrorJob::GiveUp(const absl::Status& why) {
     return;
   }
   EndCopying();
+  bool is_told = false;
+  {
+    const TimedMutexLock lock(&mutex_);
+    is_told = is_told_;
+  }
   MirrorEnd end = MirrorEnd::kRemoved;
   if (target_ != nullptr) {
-    const absl::Status removed = target_->Remove();
+    // Of one that did not begin nothing was written.
+    const absl::Status removed = is_told ? target_->Remove() : target_->RemoveUntouched();
     if (!removed.ok()) {
       IfThereIsMemory([&] { Log().warn("mirror: {}", std::string(removed.message())); });
     }

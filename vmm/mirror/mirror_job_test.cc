@@ -223,6 +223,39 @@ TEST_F(MirrorJobTest, RefusedOneLeavesNothing) {
   EXPECT_THAT(mirrors_->AllowsMove().ToString(), HasSubstr("cannot move: disk root is being mirrored"));
 }
 
+// After its target was opened.
+TEST_F(MirrorJobTest, OneThatDoesNotBeginLeavesItsTargetAsItWas) {
+  class Witness final : public WriteWitness {
+    uint64_t Wrote(uint64_t /*offset*/, uint64_t /*bytes*/) override { return 0; }
+  } other;
+  ASSERT_TRUE(disks_->SetWitness("root", &other).ok());
+  const std::string empty = directory_ / "empty.img";
+  const std::string full = directory_ / "full.img";
+  const std::string content(kBytes, 'x');
+  ASSERT_TRUE(Fd(open(empty.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600)).valid());
+  const Fd file(open(full.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_EQ(pwrite(file.get(), content.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+  for (const std::string& target : {empty, full, target_}) {
+    MirrorRequest request = To(target);
+    request.existing = target != target_;
+    EXPECT_THAT(mirrors_->Start(request).status().ToString(), HasSubstr("there is another one"));
+    EXPECT_FALSE(std::filesystem::exists(target + ".incomplete")) << target;
+  }
+  EXPECT_EQ(std::filesystem::file_size(empty), 0u);
+  EXPECT_TRUE(FileContent(full) == content);
+  ExpectFree(full);
+  ExpectGone(target_);
+  ASSERT_TRUE(disks_->SetWitness("root", nullptr).ok());
+
+  // One that began leaves the mark.
+  MirrorRequest begun = To(full);
+  begun.existing = true;
+  Begin(begun);
+  told_.AwaitState(MirrorState::kReady);
+  EXPECT_EQ(mirrors_->Cancel("root", /*keep_copy=*/false).ToString(), "OK");
+  EXPECT_TRUE(std::filesystem::exists(full + ".incomplete"));
+}
+
 // A server that says nothing: what else is asked for does not wait for it.
 TEST_F(MirrorJobTest, StartWaitsForItsServerBesideAllElse) {
   const std::string socket = directory_ / "silent";

@@ -45,6 +45,7 @@ class NbdTarget : public MirrorTarget {
   }
   bool made_here() const override { return false; }
   absl::Status Remove() override { return absl::OkStatus(); }
+  absl::Status RemoveUntouched() override { return absl::OkStatus(); }
 
  private:
   const std::string where_;

@@ -19,20 +19,22 @@ namespace ferrite {
 class MirrorTarget {
  public:
   struct Wanted {
-    std::string where;      // a path, "nbd:unix:PATH[:EXPORT]", "nbd://HOST[:PORT]/EXPORT" and libnbd's other URIs
-    bool existing = false;  // the file or device is there already: empty, or of the disk's size at least
-    uint64_t bytes = 0;     // the disk's
-    bool exact = false;     // what is there already and not empty has the disk's size, and no larger one
-    uint32_t depth = 16;    // operations at a time
+    std::string where;  // a path, "nbd:unix:PATH[:EXPORT]", "nbd://HOST[:PORT]/EXPORT" and libnbd's other URIs
+    // It is there already: a file that is empty or of the disk's size, or a block device that has it at least. A larger
+    // file is another thing than this disk: nobody means its first part to be written over.
+    bool existing = false;
+    uint64_t bytes = 0;   // the disk's
+    bool exact = false;   // a block device, too, has the disk's size, and no larger one
+    uint32_t depth = 16;  // operations at a time
     // The disk itself: an open descriptor of it, so that it is not copied onto itself.
     int source_fd = -1;
   };
 
   // A file that is made here is new (O_EXCL), sparse, of the disk's size, locked as a writer, and beside it stands
   // PATH.incomplete until MarkComplete(); beside one that was there, too: beside the file itself, where a link leads to
-  // it. Refused in one line, with nothing left behind: the source itself, what is in use, too small, read-only, of a
-  // size that is no multiple of its block size, no file and no block device, there already (without `existing`), not
-  // there (with it), a server that does not answer or has no such export.
+  // it. Refused in one line, with nothing left behind: the source itself, what is in use, too small, a file that is
+  // larger, what is read-only, of a size that is no multiple of its block size, no file and no block device, there
+  // already (without `existing`), not there (with it), a server that does not answer or has no such export.
   static absl::StatusOr<std::unique_ptr<MirrorTarget>> Open(const Wanted& wanted, EventLoop& loop);
   virtual ~MirrorTarget() = default;
 
@@ -65,6 +67,8 @@ class MirrorTarget {
   // What was made here is removed (a file of that name that is another one by now is left), with its mark; what was
   // there before keeps its mark beside it, and what was written. Nothing is in flight.
   virtual absl::Status Remove() = 0;
+  // The same when nothing was written: what was there before is as it was, without a mark that was put beside it.
+  virtual absl::Status RemoveUntouched() = 0;
 };
 
 }  // namespace ferrite

@@ -198,12 +198,47 @@ TEST_F(MirrorTargetTest, AnExistingFileThatIsEmptyGetsTheDisksSize) {
   EXPECT_EQ(StatOf(Path("disk")).st_size, static_cast<off_t>(kBytes));
 }
 
-TEST_F(MirrorTargetTest, AnExistingFileMayBeLarger) {
-  MakeFile("disk", 2 * kBytes);
+TEST_F(MirrorTargetTest, AnExistingFileThatIsOneHoleIsZero) {
+  MakeFile("disk", kBytes);
   auto target = Open(Path("disk"), true);
   ASSERT_TRUE(target.ok()) << target.status();
-  EXPECT_TRUE((*target)->is_zero()) << "one hole";
-  EXPECT_EQ((*target)->blocks().bytes(), 2 * kBytes);
+  EXPECT_TRUE((*target)->is_zero());
+  EXPECT_EQ((*target)->blocks().bytes(), kBytes);
+}
+
+// Somebody's file, whose first part would be written over.
+TEST_F(MirrorTargetTest, AnExistingFileThatIsLargerIsAnotherThing) {
+  MakeFile("disk", 2 * kBytes);
+  ASSERT_EQ(symlink("disk", Path("link").c_str()), 0);
+  for (const char* name : {"disk", "link"}) {
+    EXPECT_EQ(Refusal(Path(name), true),
+              absl::StrCat(Path(name),
+                           " has 8388608 bytes, and the disk has 4194304; a file that is written over is "
+                           "empty, or of the disk's size"));
+  }
+  EXPECT_EQ(Names(), (NameSet{"disk", "link"})) << "no mark";
+  EXPECT_FALSE(IsLocked(Path("disk")));
+}
+
+TEST_F(MirrorTargetTest, AnExistingFileThatNothingWasWrittenToIsAsItWas) {
+  MakeFile("disk", kBytes);
+  MakeFile("empty", 0);
+  MakeFile("left", 0);
+  MakeFile("left.incomplete", 0);
+  for (const char* name : {"disk", "empty", "left"}) {
+    auto target = Open(Path(name), true);
+    ASSERT_TRUE(target.ok()) << target.status();
+    EXPECT_TRUE((*target)->RemoveUntouched().ok());
+  }
+  EXPECT_EQ(Names(), (NameSet{"disk", "empty", "left", "left.incomplete"}));
+  EXPECT_EQ(StatOf(Path("disk")).st_size, static_cast<off_t>(kBytes));
+  EXPECT_EQ(StatOf(Path("empty")).st_size, 0);
+  EXPECT_EQ(StatOf(Path("left")).st_size, 0);
+  auto target = Open(Path("made"));
+  ASSERT_TRUE(target.ok()) << target.status();
+  EXPECT_TRUE((*target)->RemoveUntouched().ok());
+  EXPECT_FALSE(std::filesystem::exists(Path("made")));
+  EXPECT_FALSE(std::filesystem::exists(Path("made.incomplete")));
 }
 
 TEST_F(MirrorTargetTest, AnExistingFileThatCannotBeUsedStaysAsItIs) {
@@ -212,7 +247,9 @@ TEST_F(MirrorTargetTest, AnExistingFileThatCannotBeUsedStaysAsItIs) {
   EXPECT_EQ(Refusal(Path("small"), true), absl::StrCat(Path("small"), " has 4193792 bytes, and the disk has 4194304"));
   MakeFile("odd", kBytes + 100);
   EXPECT_EQ(Refusal(Path("odd"), true),
-            absl::StrCat(Path("odd"), " has 4194404 bytes, not a multiple of its block size, 512"));
+            absl::StrCat(Path("odd"),
+                         " has 4194404 bytes, and the disk has 4194304; a file that is written over is "
+                         "empty, or of the disk's size"));
   ASSERT_EQ(mkdir(Path("directory").c_str(), 0700), 0);
   EXPECT_TRUE(absl::StrContains(Refusal(Path("directory"), true), "is a directory"));
   ASSERT_EQ(mkfifo(Path("fifo").c_str(), 0600), 0);
