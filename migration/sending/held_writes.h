@@ -20,8 +20,9 @@ namespace ferrite::migration {
 // Threads: Wrote() and holds() on any; the rest on the mirror's.
 class HeldWrites {
  public:
-  // More than any device of ours has in flight (4 queues of 256). When all are held, a write is answered at once: it is
-  // dirty as in the background, and the guest has one write that only the source has.
+  // As many as any device of ours has writes in flight (4 queues of 256). A discard is told of once for each of its
+  // ranges, and so may be more. When all are held, the next one is answered at once: it is dirty as in the background,
+  // and the guest has one write that only the source has.
   static constexpr size_t kMost = 1024;
 
   // `chunks` outlives it. Where all chunks of a write were clean, what was written is copied alone, rounded to

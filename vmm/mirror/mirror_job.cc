@@ -139,10 +139,14 @@ void MirrorJob::Turn() {
     return;
   }
   SetAlarm(mirror_->Turn(MonotonicTime::Now()));
+  Publish(is_closing_ && mirror_->figures(MonotonicTime::Now()).fits_downtime);
+}
+
+void MirrorJob::Publish(bool fits) {
   const Seen seen = {.state = mirror_->state(),
                      .mode = mirror_->copy_mode(),
                      .ended = migration::IsFinal(mirror_->state()) && mirror_->idle(),
-                     .fits = is_closing_ && mirror_->figures(MonotonicTime::Now()).fits_downtime};
+                     .fits = fits};
   // Each time that the mutex is given up wakes who waits: that is for news alone.
   if (seen != published_) {
     published_ = seen;
@@ -163,7 +167,12 @@ void MirrorJob::SetAlarm(MonotonicTime at) const {
 
 absl::Status MirrorJob::OnMirror(absl::FunctionRef<absl::Status(Mirror&)> call) {
   absl::Status result;
-  UntilThereIsMemory([&] { loop_->RunAndWait([&] { result = call(*mirror_); }); });
+  UntilThereIsMemory([&] {
+    loop_->RunAndWait([&] {
+      result = call(*mirror_);
+      Publish(published_.fits);
+    });
+  });
   TurnSoon();
   return result;
 }

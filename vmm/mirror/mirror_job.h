@@ -50,8 +50,9 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   static constexpr absl::Duration kMostStandstill = absl::Seconds(20);
   // How long a server may take to end what is in flight, when nobody needs it any more.
   static constexpr absl::Duration kLastOperations = absl::Seconds(5);
-  // Between two tries to complete by itself.
+  // Between two tries to complete by itself: at the least, and as a multiple of the standstill that one cost in vain.
   static constexpr absl::Duration kNextTry = absl::Seconds(1);
+  static constexpr int kNextTryParts = 20;
   // Who wants to complete it gives up when what is left does not fit, and gets no less for so long: within 3 s writes
   // are blocked where that may be.
   static constexpr absl::Duration kMostInVain = absl::Seconds(5);
@@ -109,6 +110,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
     bool is_written_out = false;         // what came since the last one began is little
     uint64_t least_left = ~uint64_t{0};  // bytes
     MonotonicTime least_at;
+    absl::Duration stood_still;
   };
 
   MirrorJob(MachineDisks& disks, const MirrorRequest& request, uint64_t number, Listener listener, EventFd turn,
@@ -125,8 +127,10 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
 
   // On the thread of the data.
   void Turn();
+  // What the job's thread is to look at, when that is news. Takes no memory.
+  void Publish(bool fits);
   void SetAlarm(MonotonicTime at) const;
-  // Runs `call` there, with the mirror, and waits for it. On the job's thread.
+  // Runs `call` there, with the mirror, and waits for it: what it leads to is seen then. On the job's thread.
   absl::Status OnMirror(absl::FunctionRef<absl::Status(migration::Mirror&)> call);
 
   // On the job's thread.
@@ -150,6 +154,7 @@ class MirrorJob final : private WriteWitness, private migration::Mirror::Listene
   // With the disk standing still: copies the rest and flushes, then `whole`, and no write comes before that is over.
   // Sets `fitted` to false, and does nothing, when what is left does not fit by then.
   absl::Status Equalize(bool& fitted, absl::FunctionRef<absl::Status()> whole);
+  // Ends as soon as the mirror does not drain any more.
   absl::Status AwaitCopied();
   absl::Status Pivot(bool& fitted);
   absl::Status KeepCopy(bool& fitted);

@@ -99,9 +99,10 @@ void MirrorJob::EndClosing(const absl::Status& result) {
     return;
   }
   const Done done = std::move(closing_->done);
+  const absl::Duration stood_still = closing_->stood_still;
   closing_.reset();
   is_closing_ = false;
-  next_try_ = MonotonicTime::Now() + kNextTry;
+  next_try_ = MonotonicTime::Now() + std::max(kNextTry, kNextTryParts * stood_still);
   if (done) {
     done(result);
   } else if (!result.ok()) {
@@ -159,6 +160,11 @@ void MirrorJob::Close() {
     }
   }
   if (now - closing.least_at > kMostInVain) {
+    if (!figures.cause.empty()) {
+      EndClosing(absl::FailedPreconditionError(
+          absl::StrCat("what is left cannot be copied: ", left, " bytes; ", figures.cause, "; the mirror goes on")));
+      return;
+    }
     EndClosing(absl::DeadlineExceededError(
         absl::StrCat("what is left does not fit the downtime limit, and gets no less: ", left, " bytes, ",
                      static_cast<uint64_t>(figures.rate), " bytes/s are copied and ",
@@ -168,9 +174,9 @@ void MirrorJob::Close() {
 
 absl::Status MirrorJob::AwaitCopied() {
   const auto copied = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return ending_ || (seen_.state != MirrorState::kReady && seen_.state != MirrorState::kCompleting);
+    return ending_ || seen_.state != MirrorState::kCompleting;
   };
-  MirrorState state = MirrorState::kReady;
+  MirrorState state = MirrorState::kCompleting;
   {
     const TimedMutexLock lock(&mutex_);
     mutex_.AwaitFor(absl::Condition(&copied), kMostStandstill);
@@ -196,7 +202,9 @@ absl::Status MirrorJob::AwaitCopied() {
     return absl::FailedPreconditionError(absl::StrCat("the rest could not be copied: ", cause));
   }
   if (!withdrawn.ok()) {
-    return withdrawn;
+    return state == MirrorState::kReady
+               ? absl::FailedPreconditionError("an error came while the rest was copied, and was ignored")
+               : withdrawn;
   }
   return absl::DeadlineExceededError(
       absl::StrCat("the rest was not copied within ", absl::FormatDuration(kMostStandstill), " of standstill"));
@@ -217,8 +225,10 @@ absl::Status MirrorJob::Equalize(bool& fitted, absl::FunctionRef<absl::Status()>
     FERRITE_RETURN_IF_ERROR(AwaitCopied());
     return whole();
   });
+  const absl::Duration stood_still = MonotonicTime::Now() - begin;
+  closing_->stood_still += stood_still;
   const TimedMutexLock lock(&mutex_);
-  status_.standstill = MonotonicTime::Now() - begin;
+  status_.standstill = stood_still;
   return result;
 }
 
