@@ -56,6 +56,18 @@ TEST(StatusTest, ErrnoBecomesCodeAndText) {
   EXPECT_TRUE(Annotate(absl::OkStatus(), "disk").ok());
 }
 
+// A move takes these two for a lost connection, which is looked for again.
+TEST(StatusTest, NoErrnoButAConnectionsSaysThatAConnectionIsLost) {
+  for (int error = 1; error < 134; ++error) {
+    const absl::Status status = ErrnoStatus(error, "write /a");
+    EXPECT_FALSE(status.ok() || absl::IsUnavailable(status) || absl::IsOutOfRange(status)) << status;
+    EXPECT_EQ(status.message(), ConnectStatus(error, "write /a").message());
+  }
+  EXPECT_TRUE(absl::IsUnavailable(ConnectStatus(ECONNREFUSED, "connect to /a")));
+  EXPECT_TRUE(absl::IsNotFound(ConnectStatus(ENOENT, "connect to /a")));
+  EXPECT_FALSE(ConnectStatus(0, "connect to /a").ok());
+}
+
 // A StatusOr that is made of an OK status ends the program.
 TEST(StatusTest, ErrnoOfNoErrorIsAnErrorAllTheSame) {
   EXPECT_EQ(ErrnoStatus(0, "read /a").message(), "read /a: failed for no known reason");

@@ -106,7 +106,7 @@ absl::StatusOr<Fd> ConnectAt(const Fd& directory, const std::string& name, absl:
     const std::string path = PathAt(directory, name);
     return errno == EAGAIN ? absl::DeadlineExceededError(absl::StrCat("connect to ", path, ": nobody accepted within ",
                                                                       absl::FormatDuration(patience)))
-                           : ErrnoStatus(absl::StrCat("connect to ", path));
+                           : ConnectStatus(errno, absl::StrCat("connect to ", path));
   }
   if (!set_limit({})) {
     return ErrnoStatus("limit the time of a connection");

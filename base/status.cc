@@ -25,6 +25,13 @@ absl::string_view RemedyFor(int error) {
 }  // namespace
 
 absl::Status ErrnoStatus(int error, absl::string_view what) {
+  const absl::Status status = ConnectStatus(error, what);
+  return absl::IsUnavailable(status) || absl::IsOutOfRange(status) ? absl::UnknownError(status.message()) : status;
+}
+
+absl::Status ErrnoStatus(absl::string_view what) { return ErrnoStatus(errno, what); }
+
+absl::Status ConnectStatus(int error, absl::string_view what) {
   if (error == 0) {
     // What failed set none, as streams of the C++ library may. An error it is all the same.
     return absl::UnknownError(absl::StrCat(what, ": failed for no known reason"));
@@ -32,8 +39,6 @@ absl::Status ErrnoStatus(int error, absl::string_view what) {
   const absl::Status status = absl::ErrnoToStatus(error, what);
   return absl::Status(status.code(), absl::StrCat(status.message(), RemedyFor(error)));
 }
-
-absl::Status ErrnoStatus(absl::string_view what) { return ErrnoStatus(errno, what); }
 
 absl::Status Reworded(const absl::Status& status, absl::string_view message) {
   absl::Status reworded(status.code(), message);

@@ -13,11 +13,16 @@
 namespace ferrite {
 
 // The Status for `error` (an errno value) of the operation `what`: "<what>: <text of the errno>", and what to do about
-// it where that is the same whatever was tried (a limit of this process). Never OK.
+// it where that is the same whatever was tried (a limit of this process). Never OK, and never UNAVAILABLE or
+// OUT_OF_RANGE (UNKNOWN instead): of these a move takes it that its connection was lost, and looks for the other side
+// again; a disk's EFBIG or ENOLINK does not come back with a connection.
 absl::Status ErrnoStatus(int error, absl::string_view what);
 
 // The same for the calling thread's errno; call it before anything that may change errno.
 absl::Status ErrnoStatus(absl::string_view what);
+
+// The same of a connection that was tried: UNAVAILABLE where nobody takes it (ECONNREFUSED, EHOSTUNREACH).
+absl::Status ConnectStatus(int error, absl::string_view what);
 
 // `status` with another message: its code and its payloads stay. It is no OK.
 absl::Status Reworded(const absl::Status& status, absl::string_view message);

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <cerrno>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -38,7 +39,7 @@ absl::StatusOr<Fd> ConnectToUnixSocket(const std::string& path) {
     return ErrnoStatus("make a unix socket");
   }
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return ErrnoStatus(absl::StrCat("connect to ", path));
+    return ConnectStatus(errno, absl::StrCat("connect to ", path));
   }
   return fd;
 }

@@ -15,7 +15,9 @@
 
 namespace ferrite::migration {
 
-// The twin of OutgoingPart. `region` counts its own regions from 0. Threads: the move's, but for the placers.
+// The twin of OutgoingPart. `region` counts its own regions from 0. Errors, also of the placers, are never UNAVAILABLE
+// or OUT_OF_RANGE: those say that the connection is lost, and the source is waited for. Threads: the move's, but for
+// the placers.
 class IncomingPart {
  public:
   virtual ~IncomingPart() = default;

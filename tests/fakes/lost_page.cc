@@ -60,6 +60,11 @@ struct Victim {
   uint64_t bytes;
 };
 
+absl::Status NotLost(int error, absl::string_view what) {
+  const absl::Status status = ErrnoStatus(error, what);
+  return error == EAGAIN ? absl::UnavailableError(status.message()) : status;
+}
+
 int Break(void* of) {
   struct sigaction action = {};
   action.sa_handler = [](int) {};
@@ -81,7 +86,7 @@ absl::Status BreakForGood(uint8_t* page, uint64_t bytes) {
     return ErrnoStatus("a process that breaks a page");
   }
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    return ErrnoStatus(WIFEXITED(status) ? WEXITSTATUS(status) : EINTR, "MADV_HWPOISON");
+    return NotLost(WIFEXITED(status) ? WEXITSTATUS(status) : EINTR, "MADV_HWPOISON");
   }
   return ExpectLost(page, bytes);
 }
@@ -150,7 +155,7 @@ absl::Status PageLoser::Mark(MemoryRegion& region, uint8_t* page) {
     return ErrnoStatus("madvise");
   }
   Poison poison = {.range = range.range, .mode = 0, .updated = 0};
-  return ioctl(fd_.get(), kPoison, &poison) == 0 ? absl::OkStatus() : ErrnoStatus("UFFDIO_POISON");
+  return ioctl(fd_.get(), kPoison, &poison) == 0 ? absl::OkStatus() : NotLost(errno, "UFFDIO_POISON");
 }
 
 }  // namespace ferrite

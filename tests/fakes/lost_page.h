@@ -24,7 +24,7 @@ class PageLoser {
   // be real.
   static absl::Status Supported();
 
-  // The host page at `offset`; its content is gone.
+  // The host page at `offset`; its content is gone. UNAVAILABLE where the kernel wants it to be tried again.
   absl::Status Lose(MemoryRegion& region, uint64_t offset);
   // The same, and the kernel says so, to the thread that listens (ListenForLostPages()), before anybody has touched it.
   absl::Status LoseTold(MemoryRegion& region, uint64_t offset);

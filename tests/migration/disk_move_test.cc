@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -26,7 +28,6 @@
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "tests/fakes/fake_disks.h"
-#include "tests/fakes/file_content.h"
 #include "tests/fakes/short_directory.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/migration/move_harness.h"
@@ -42,19 +43,29 @@ using ::testing::HasSubstr;
 constexpr uint64_t kBytes = (uint64_t{24} << 20) + 512;  // no whole pages
 constexpr absl::Duration kAnyRest = absl::Seconds(5);
 
-// A machine with memory and the disk "root", a part of which has data, and a part zeroes that were written. Its guest
-// writes to all of it.
+struct DiskSetup {
+  uint64_t bytes = kBytes;
+  bool existing = false;  // a file of that size is there already, with something else in it
+};
+
+void MakeSparse(const std::string& path, uint64_t bytes) {
+  const Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  EXPECT_EQ(ftruncate(fd.get(), static_cast<off_t>(bytes)), 0);
+}
+
+// A machine with memory and the disk "root". In the first kBytes of it a part has data, and a part zeroes that were
+// written; the guest writes to all of these.
 class DiskMove {
  public:
-  // `existing`: the image there is one that holds something else.
-  explicit DiskMove(FakeMoveSetup setup = {}, bool existing = false) : move_(Small(std::move(setup))) {
-    if (existing) {
-      const Fd fd(open(there_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  explicit DiskMove(FakeMoveSetup setup = {}, DiskSetup disk = {}) : move_(Small(std::move(setup))) {
+    MakeSparse(here_, disk.bytes);
+    if (disk.existing) {
+      MakeSparse(there_, disk.bytes);
+      const Fd fd(open(there_.c_str(), O_RDWR | O_CLOEXEC));
       const std::string other(kBytes, '\xee');
       EXPECT_EQ(pwrite(fd.get(), other.data(), other.size(), 0), static_cast<ssize_t>(other.size()));
     }
-    const Fd fd(open(here_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    EXPECT_EQ(ftruncate(fd.get(), kBytes), 0);
+    const Fd fd(open(here_.c_str(), O_RDWR | O_CLOEXEC));
     std::string data(kBytes / 4, '\0');
     for (size_t i = 0; i < data.size() / 2; ++i) {
       data[i] = static_cast<char>(1 + i % 251);
@@ -68,11 +79,13 @@ class DiskMove {
       StopWriter();
       StartWriter();
     };
-    move_.destination().on_parts = [this, existing] {
-      auto target =
-          OpenImageTarget({.where = there_, .existing = existing, .bytes = kBytes, .exact = true, .depth = 1}, *loop_);
+    move_.destination().on_parts = [this, disk] {
+      // That of the move before has its image still.
+      landing_.reset();
+      auto target = OpenImageTarget(
+          {.where = there_, .existing = disk.existing, .bytes = disk.bytes, .exact = true, .depth = 1}, *loop_);
       EXPECT_TRUE(target.ok()) << target.status();
-      landing_ = std::make_unique<DiskLanding>("root", kBytes);
+      landing_ = std::make_unique<DiskLanding>("root", disk.bytes);
       landing_->Take(*std::move(target));
       return std::vector<IncomingPart*>{landing_.get()};
     };
@@ -109,11 +122,12 @@ class DiskMove {
     move_.EndSession();
     return move_.Move(options, during);
   }
-  void ExpectMoved(const FakeMoveResult& result) {
+  // The first `bytes` of its disk are there.
+  void ExpectMoved(const FakeMoveResult& result, uint64_t bytes = kBytes) {
     ASSERT_TRUE(result.source.ok()) << result.source;
     ASSERT_TRUE(result.destination.ok()) << result.destination;
     EXPECT_TRUE(ran_there_);
-    EXPECT_TRUE(FileContent(here_) == FileContent(there_)) << "R1";
+    EXPECT_TRUE(Content(here_, bytes) == Content(there_, bytes)) << "R1";
     EXPECT_FALSE(std::filesystem::exists(there_ + ".incomplete"));
     EXPECT_FALSE(disks_->has_witness());
     ExpectGuestGoesOn(*move_.destination().guest(), 100);
@@ -138,6 +152,12 @@ class DiskMove {
   std::atomic<bool> rests{true};
 
  private:
+  static std::string Content(const std::string& path, uint64_t bytes) {
+    const Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    std::string content(bytes, '\0');
+    EXPECT_EQ(pread(fd.get(), content.data(), bytes, 0), static_cast<ssize_t>(bytes)) << path;
+    return content;
+  }
   static FakeMoveSetup Small(FakeMoveSetup setup) {
     setup.bytes = uint64_t{16} << 20;
     setup.work = {.first_page = 256, .pages = 1024, .random = true};
@@ -200,7 +220,7 @@ TEST(DiskMoveTest, ImageIsTheSameWhereverTheCopyIsCut) {
   for (const bool existing : {false, true}) {
     for (const uint64_t bytes : {1, 200, 4000, 60000, 500000, 2 << 20}) {
       SCOPED_TRACE(absl::StrCat(bytes, existing ? " existing" : ""));
-      DiskMove disk({.relay = true}, existing);
+      DiskMove disk({.relay = true}, {.existing = existing});
       disk.StartWriter();
       bool begun = false;
       const FakeMoveResult result =
@@ -251,6 +271,33 @@ TEST(DiskMoveTest, ImageThatEndsEarlyFailsTheMoveAlone) {
   ASSERT_EQ(truncate(disk.here().c_str(), kBytes), 0);
   disk.StartWriter();
   disk.ExpectStayed(result);
+}
+
+// What a disk has to say is no lost connection, whose other side is looked for: whatever the errno is, the move ends at
+// once, with the disk's name.
+TEST(DiskMoveTest, WriteThatFailsThereEndsTheMoveAtOnce) {
+  constexpr uint64_t kMost = uint64_t{20} << 20;
+  DiskMove disk({}, {.existing = true});
+  ASSERT_EQ(disk.disks().Write(kMost + 65536, std::string(4096, 'x')).ToString(), "OK");
+  // Files of this process end there: memory is less than that.
+  rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small = {.rlim_cur = kMost, .rlim_max = before.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const FakeMoveResult result = disk.Move({.recover_for = absl::Minutes(1)});
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  for (const absl::Status& status : {result.source, result.destination}) {
+    EXPECT_THAT(status.ToString(), HasSubstr("disk root: write "));
+    EXPECT_THAT(status.ToString(), HasSubstr("of its image at the destination: File too large"));
+  }
+  EXPECT_EQ(result.report.recoveries, 0u);
+  EXPECT_LT(result.report.total, absl::Seconds(30));
+  EXPECT_TRUE(std::filesystem::exists(disk.there() + ".incomplete"));
+  ASSERT_TRUE(std::filesystem::remove(disk.there() + ".incomplete"));
+  disk.StartWriter();
+  disk.ExpectMoved(disk.Move({.downtime_limit = kAnyRest}));
 }
 
 }  // namespace

@@ -45,7 +45,7 @@ absl::Status BlockResult(const migration::BlockOperation& operation, absl::strin
   IfThereIsMemory([&] {
     status = ErrnoStatus(error, BlockWords(operation, name));
     const bool no_room = error == ENOSPC || error == EDQUOT;
-    if ((absl::IsResourceExhausted(status) && !no_room) || absl::IsUnavailable(status)) {
+    if (absl::IsResourceExhausted(status) && !no_room) {
       status = absl::UnknownError(status.message());
     }
   });

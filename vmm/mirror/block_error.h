@@ -14,7 +14,7 @@ namespace ferrite {
 std::string BlockWords(const migration::BlockOperation& operation, absl::string_view name);
 
 // The result of `operation` on `name` for an errno value; OK for 0. RESOURCE_EXHAUSTED means here that there is no room
-// (ENOSPC, EDQUOT), and nothing else. Never UNAVAILABLE, which says that a connection is lost (NbdResult()): that one
+// (ENOSPC, EDQUOT), and nothing else. Never UNAVAILABLE (ErrnoStatus()), which says that a connection is lost: that one
 // does not come back, and so nothing is worth another try. Throws nothing.
 absl::Status BlockResult(const migration::BlockOperation& operation, absl::string_view name, int error);
 

@@ -112,7 +112,7 @@ absl::Status WhyNone(std::span<Attempt> attempts, const std::string& what, const
   for (Attempt& attempt : attempts) {
     const bool waits = attempt.fd().valid();
     silent |= waits;
-    last = ErrnoStatus(attempt.error(), "");
+    last = ConnectStatus(attempt.error(), "");
     absl::StrAppend(&words, words.empty() ? "" : ", ",
                     attempts.size() > 1 ? absl::StrCat(NameOf(attempt.endpoint(), name), " ") : "",
                     waits ? "no answer in time" : strerror(attempt.error()));
@@ -121,7 +121,7 @@ absl::Status WhyNone(std::span<Attempt> attempts, const std::string& what, const
   if (silent) {
     return absl::DeadlineExceededError(words);
   }
-  return attempts.size() == 1 ? ErrnoStatus(attempts.front().error(), what) : absl::Status(last.code(), words);
+  return attempts.size() == 1 ? ConnectStatus(attempts.front().error(), what) : absl::Status(last.code(), words);
 }
 
 absl::StatusOr<Fd> ListenOn(const Address& address, const Endpoint& endpoint) {
