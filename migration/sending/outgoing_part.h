@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "base/monotonic.h"
 #include "memory/page_bitmap.h"
 #include "memory/page_range.h"
 #include "migration/api/machine_spec.h"
@@ -20,7 +21,9 @@ namespace ferrite::migration {
 // which order, is decided for all parts of a move together (PageSource); a part says what was written, and sends what
 // it is told to. `region` counts its own regions from 0.
 //
-// Threads: Send() from any, for pages that do not overlap; the rest from the move's.
+// Errors are never UNAVAILABLE or OUT_OF_RANGE: those say that the connection is lost, and it is looked for again.
+//
+// Threads: Send() from any, for pages that do not overlap; LetGo() from one of its own; the rest from the move's.
 class OutgoingPart {
  public:
   virtual ~OutgoingPart() = default;
@@ -52,12 +55,16 @@ class OutgoingPart {
 
   // It is written faster than it is copied. From `on` on, until off: who writes to it is answered when the other side
   // has what was written (Delivered()). Off, before the guest is stopped or when the move is over: all who wait are
-  // answered at once. It may go off and on again at once: who has waited for long is answered, and held again. Whether
-  // it does so; if none does, the move fails. Off does not fail.
+  // answered at once. Whether it does so; if none does, the move fails. Off does not fail.
   virtual bool SetBlocking(bool /*on*/) { return false; }
   // The other side has all that CollectDirty() has told so far: not what was noted since the last call of that, also
   // before SetBlocking(). Called while it is blocking.
   virtual void Delivered() {}
+  // Who waits since `since` or before has waited for long, and is answered though it has not arrived; what is written
+  // next is held again. Since when the first of the others waits; InfiniteFuture when nobody does. Called while it is
+  // blocking, beside all but SetBlocking() and Delivered(): waits for none of it, and throws nothing. By the clock of
+  // Host.
+  virtual MonotonicTime LetGo(MonotonicTime /*since*/) { return MonotonicTime::InfiniteFuture(); }
 
   // ---
 

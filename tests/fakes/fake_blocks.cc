@@ -100,7 +100,9 @@ void FakeBlocks::AwaitDelivery() {
   if (!is_over()) {
     ++held_;
     const TimedMutexLock lock(&mutex_);
+    held_since_ = MonotonicTime::Now();
     mutex_.Await(absl::Condition(&is_over));
+    held_since_ = MonotonicTime::InfiniteFuture();
   }
 }
 
@@ -186,6 +188,15 @@ void FakeBlocks::Outgoing::Delivered() {
   blocks_.Wake();
 }
 
+MonotonicTime FakeBlocks::Outgoing::LetGo(MonotonicTime since) {
+  const TimedMutexLock lock(&blocks_.mutex_);
+  if (blocks_.held_since_ > since) {
+    return blocks_.held_since_;
+  }
+  ++blocks_.let_go_;
+  return MonotonicTime::InfiniteFuture();
+}
+
 absl::Status FakeBlocks::Outgoing::Send(PageSender& sender, size_t, const PageRange& run, uint64_t pages_per_unit) {
   ++sends;
   if (blocks_.on_send) {
@@ -208,6 +219,9 @@ absl::StatusOr<std::span<uint8_t>> FakeBlocks::BlockPlacer::FillTarget(PageRun r
 }
 
 absl::Status FakeBlocks::BlockPlacer::Put(PageRun run, const uint8_t*) {
+  if (blocks_.on_fill) {
+    blocks_.on_fill();
+  }
   FERRITE_RETURN_IF_ERROR(blocks_.Fail(BlocksFailure::kFill));
   std::copy_n(&staged_[run.first], run.count, &blocks_.blocks_[run.first]);
   blocks_.filled_ += run.count;

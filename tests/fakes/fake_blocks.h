@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/monotonic.h"
 #include "base/thread.h"
 #include "base/timed_mutex.h"
 #include "memory/page_bitmap.h"
@@ -87,7 +88,8 @@ class FakeBlocks {
   std::function<void()> on_send;
   // Called before blocks that came become zero, on the thread of their channel.
   std::function<void()> on_zero;
-  // Called while what came is written out.
+  // Called while what came is put into place, and while it is written out.
+  std::function<void()> on_fill;
   std::function<void()> on_flush;
 
   // How often something was sent, it was flushed, and it heard that its guest does not come.
@@ -124,6 +126,7 @@ class FakeBlocks {
     void Decline() override { declined = true; }
     bool SetBlocking(bool on) override;
     void Delivered() override;
+    MonotonicTime LetGo(MonotonicTime since) override;
     absl::Status CollectDirty(size_t region, PageBitmap& dirty) override;
     absl::Status AddSkipped(size_t region, PageBitmap& skipped) override;
     absl::Status Send(PageSender& sender, size_t region, const PageRange& run, uint64_t pages_per_unit) override;
@@ -210,6 +213,8 @@ class FakeBlocks {
   std::atomic<RequestQueue*> requests_{nullptr};  // while blocks may be missing
   std::atomic<uint16_t> region_{0};
   TimedMutex mutex_;
+  // Since when its user waits until what it wrote has arrived.
+  MonotonicTime held_since_ ABSL_GUARDED_BY(mutex_) = MonotonicTime::InfiniteFuture();
   std::atomic<bool> end_{false};
   Outgoing outgoing_{*this};
   Incoming incoming_{*this};

@@ -374,21 +374,41 @@ TEST(MirrorTest, WritersWaitForAPartOfARoundOfMemory) {
   EXPECT_GT(parts->here().deliveries() - deliveries, static_cast<int>(result.report.rounds - *first));
 }
 
-// A disk there that stalls does not make the guest's here stall.
-TEST(MirrorTest, WritersDoNotWaitForStorageThatStalls) {
-  const auto parts = Mirrored();
+enum class Stall { kRead, kFill, kFlush };
+
+class EachStallTest : public testing::TestWithParam<std::tuple<Stall, bool>> {};
+
+// A disk at either end that stalls does not make the guest's stall: not where the source waits for an answer, nor where
+// it reads, or writes to a connection that nobody reads from meanwhile.
+TEST_P(EachStallTest, WritersDoNotWaitForStorage) {
+  const auto& [where, pair] = GetParam();
+  const auto parts = Mirrored({.pair = pair});
   parts->here().restless = true;
   parts->here().can_block = true;
-  bool stalled = false;
-  parts->on_flush_there = [&] {
-    if (parts->here().blocking() && !std::exchange(stalled, true)) {
-      parts->here().AwaitVisits(3);
+  std::atomic<bool> stalled = false;
+  const auto stall = [&] {
+    if (parts->here().blocking() && !stalled.exchange(true)) {
+      // The first one may be over already.
+      parts->here().AwaitVisits(2);
     }
   };
+  (where == Stall::kRead   ? parts->here().on_send
+   : where == Stall::kFill ? parts->on_fill_there
+                           : parts->on_flush_there) = stall;
   const FakeMoveResult result = parts->Move({.mode = kPre, .downtime_limit = kNotTheBlocks});
   ExpectMovedWhole(*parts, result);
   EXPECT_TRUE(stalled);
 }
+
+INSTANTIATE_TEST_SUITE_P(All, EachStallTest,
+                         testing::Combine(testing::Values(Stall::kRead, Stall::kFill, Stall::kFlush), testing::Bool()),
+                         [](const auto& info) {
+                           const Stall where = std::get<0>(info.param);
+                           return absl::StrCat(where == Stall::kRead   ? "Read"
+                                               : where == Stall::kFill ? "Fill"
+                                                                       : "Flush",
+                                               std::get<1>(info.param) ? "Pair" : "Unix");
+                         });
 
 struct Failure {
   const char* name;

@@ -57,6 +57,7 @@ class TwoParts {
     there_->Pause();
     auto there = std::make_unique<FakeBlocks>();
     there->failure = fails_there;
+    there->on_fill = on_fill_there;
     there->on_flush = on_flush_there;
     there->on_zero = on_zero_there;
     there->mirrored = mirrored_there.value_or(here_.mirrored);
@@ -68,6 +69,7 @@ class TwoParts {
   FakeBlocks& there() { return *there_; }
 
   BlocksFailure fails_there = BlocksFailure::kNone;
+  std::function<void()> on_fill_there;
   std::function<void()> on_flush_there;
   std::function<void()> on_zero_there;
   // If not as the blocks here.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -29,8 +30,9 @@ migration::MachineSpec::Region DiskRegion(const std::string& id, uint64_t bytes)
   return {.kind = migration::RegionKind::kDisk, .name = id, .bytes = RegionBytes(bytes), .page_bytes = kDiskUnitBytes};
 }
 
-DiskPart::DiskPart(MachineDisks& disks, const MachineDisks::Disk& disk)
+DiskPart::DiskPart(MachineDisks& disks, const MachineDisks::Disk& disk, const Clock& clock)
     : disks_(disks),
+      clock_(clock),
       id_(disk.id),
       name_(absl::StrCat("disk ", disk.id)),
       bytes_(disk.bytes),
@@ -52,8 +54,6 @@ absl::Status DiskPart::StartTracking() {
     dirty_.emplace(RegionBytes(bytes_) / kPageBytes);
     // From here on, who is told of a write takes no memory, nor does who answers it.
     held_.reserve(kMostHeld);
-    collected_.reserve(kMostHeld);
-    answers_.reserve(kMostHeld);
   }
   FERRITE_RETURN_IF_ERROR(disks_.SetWitness(id_, this));
   tracking_ = true;
@@ -82,8 +82,7 @@ void DiskPart::StopTracking() {
 absl::Status DiskPart::CollectDirty(size_t /*region*/, PageBitmap& dirty) {
   const absl::MutexLock lock(&mutex_);
   dirty_->TakeInto(dirty);
-  collected_.insert(collected_.end(), held_.begin(), held_.end());
-  held_.clear();
+  collected_ticket_ = last_ticket_;
   return absl::OkStatus();
 }
 
@@ -108,10 +107,10 @@ uint64_t DiskPart::Wrote(uint64_t offset, uint64_t bytes) {
   const uint64_t end = (offset + bytes + kPageBytes - 1) / kPageBytes;
   const absl::MutexLock lock(&mutex_);
   dirty_->SetRange(first, end - first);
-  if (!blocking_ || held_.size() + collected_.size() >= kMostHeld) {
+  if (!blocking_ || held_.size() >= kMostHeld) {
     return 0;
   }
-  held_.push_back(++last_ticket_);
+  held_.push_back({.ticket = ++last_ticket_, .since = clock_.Now()});
   return last_ticket_;
 }
 
@@ -119,28 +118,61 @@ bool DiskPart::SetBlocking(bool on) {
   if (read_only_) {
     return false;
   }
+  uint64_t last = 0;
   {
     const absl::MutexLock lock(&mutex_);
     blocking_ = on;
-    if (!on) {
-      collected_.insert(collected_.end(), held_.begin(), held_.end());
-      held_.clear();
-    }
+    last = last_ticket_;
   }
   if (!on) {
-    Delivered();
+    AnswerUpTo(last);
   }
   return true;
 }
 
 void DiskPart::Delivered() {
+  uint64_t collected = 0;
   {
     const absl::MutexLock lock(&mutex_);
-    answers_.assign(collected_.begin(), collected_.end());
-    collected_.clear();
+    collected = collected_ticket_;
   }
-  for (const uint64_t ticket : answers_) {
-    disks_.AnswerHeld(id_, ticket);
+  AnswerUpTo(collected);
+}
+
+MonotonicTime DiskPart::LetGo(MonotonicTime since) {
+  uint64_t due = 0;
+  MonotonicTime next = MonotonicTime::InfiniteFuture();
+  {
+    const absl::MutexLock lock(&mutex_);
+    for (const Held& held : held_) {
+      if (held.since > since) {
+        next = held.since;
+        break;
+      }
+      due = held.ticket;
+    }
+  }
+  AnswerUpTo(due);
+  return next;
+}
+
+void DiskPart::AnswerUpTo(uint64_t ticket) {
+  // By parts, of which each has room here: others answer at the same time.
+  std::array<uint64_t, 64> answers;
+  size_t count = answers.size();
+  while (count == answers.size()) {
+    count = 0;
+    {
+      const absl::MutexLock lock(&mutex_);
+      while (count < std::min(answers.size(), held_.size()) && held_[count].ticket <= ticket) {
+        answers[count] = held_[count].ticket;
+        ++count;
+      }
+      held_.erase(held_.begin(), held_.begin() + static_cast<ptrdiff_t>(count));
+    }
+    for (size_t i = 0; i < count; ++i) {
+      disks_.AnswerHeld(id_, answers[i]);
+    }
   }
 }
 

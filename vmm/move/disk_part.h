@@ -13,7 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "base/clock.h"
 #include "base/fd.h"
+#include "base/monotonic.h"
 #include "devices/block/write_witness.h"
 #include "memory/page_bitmap.h"
 #include "migration/api/machine_spec.h"
@@ -36,8 +38,8 @@ class DiskPart final : public migration::OutgoingPart, private WriteWitness {
   // Writes whose answers wait, at most; more are answered at once, and are followed all the same.
   static constexpr size_t kMostHeld = 1024;
 
-  // `disks` outlives it.
-  DiskPart(MachineDisks& disks, const MachineDisks::Disk& disk);
+  // `disks` and `clock`, the move's (migration::Host), outlive it.
+  DiskPart(MachineDisks& disks, const MachineDisks::Disk& disk, const Clock& clock = RealClock());
   ~DiskPart() override { StopTracking(); }
 
   const std::string& id() const { return id_; }
@@ -54,14 +56,23 @@ class DiskPart final : public migration::OutgoingPart, private WriteWitness {
   absl::Status AddSkipped(size_t region, PageBitmap& skipped) override;
   bool SetBlocking(bool on) override;
   void Delivered() override;
+  MonotonicTime LetGo(MonotonicTime since) override;
   absl::Status Send(migration::PageSender& sender, size_t region, const PageRange& run,
                     uint64_t pages_per_unit) override;
 
  private:
+  struct Held {
+    uint64_t ticket = 0;
+    MonotonicTime since;
+  };
+
   uint64_t Wrote(uint64_t offset, uint64_t bytes) override;
+  // All that are held up to this one.
+  void AnswerUpTo(uint64_t ticket);
   absl::Status Read(uint64_t first_page, std::span<uint8_t> into) const;
 
   MachineDisks& disks_;
+  const Clock& clock_;
   const std::string id_;
   const std::string name_;  // "disk root"
   const uint64_t bytes_;
@@ -70,15 +81,14 @@ class DiskPart final : public migration::OutgoingPart, private WriteWitness {
   bool tracking_ = false;
   std::string path_;  // for messages
   Fd image_;
-  std::vector<uint64_t> answers_;  // scratch
 
   absl::Mutex mutex_;
-  // By pages of 4 KiB. With the tickets, so that each of these belongs to what was collected with it.
+  // By pages of 4 KiB. With the tickets, so that it is known which were collected with it.
   std::optional<PageBitmap> dirty_ ABSL_GUARDED_BY(mutex_);  // from StartTracking() on
   bool blocking_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t last_ticket_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::vector<uint64_t> held_ ABSL_GUARDED_BY(mutex_);       // of writes that are not collected
-  std::vector<uint64_t> collected_ ABSL_GUARDED_BY(mutex_);  // that are, and have not arrived
+  uint64_t collected_ticket_ ABSL_GUARDED_BY(mutex_) = 0;  // up to which they are collected
+  std::vector<Held> held_ ABSL_GUARDED_BY(mutex_);         // in the order of tickets and time
 };
 
 }  // namespace ferrite

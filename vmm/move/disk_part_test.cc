@@ -6,16 +6,21 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "absl/time/time.h"
 #include "base/fd.h"
+#include "base/monotonic.h"
 #include "base/thread.h"
 #include "devices/block/disk_image.h"
 #include "memory/page_bitmap.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_disks.h"
 #include "tests/fakes/short_directory.h"
 #include "tests/fakes/test_thread.h"
@@ -38,7 +43,7 @@ class DiskPartTest : public testing::Test {
     auto image = DiskImage::Create(path_, /*read_only=*/false);
     ASSERT_TRUE(image.ok()) << image.status();
     disks_ = std::make_unique<FakeDisks>(*std::move(image));
-    part_ = std::make_unique<DiskPart>(*disks_, disks_->List()[0]);
+    part_ = std::make_unique<DiskPart>(*disks_, disks_->List()[0], clock_);
   }
   void TearDown() override {
     part_.reset();
@@ -71,6 +76,7 @@ class DiskPartTest : public testing::Test {
     return thread;
   }
 
+  FakeClock clock_;
   ShortDirectory directory_;
   const std::string path_ = directory_ / "root.img";
   std::unique_ptr<FakeDisks> disks_;
@@ -156,6 +162,64 @@ TEST_F(DiskPartTest, AllAreAnsweredWhenItBlocksNoMore) {
   Thread third = WriteThatWaits(0);
   part_->StopTracking();
   third.Join();
+}
+
+TEST_F(DiskPartTest, WriterThatHasWaitedForLongIsLetGoAlone) {
+  constexpr absl::Duration kLong = absl::Seconds(1);
+  ASSERT_EQ(part_->StartTracking().ToString(), "OK");
+  EXPECT_EQ(part_->LetGo(clock_.Now()), MonotonicTime::InfiniteFuture());
+  EXPECT_TRUE(part_->SetBlocking(true));
+  const MonotonicTime start = clock_.Now();
+  Thread first = WriteThatWaits(0);
+  EXPECT_EQ(Dirty(), "0") << "it is on its way";
+  clock_.Advance(kLong / 2);
+  Thread second = WriteThatWaits(4096);
+  EXPECT_EQ(part_->LetGo(start - absl::Nanoseconds(1)), start);
+  EXPECT_EQ(part_->LetGo(start), start + kLong / 2);
+  first.Join();  // or this never ends
+  Thread third = WriteThatWaits(8192);
+  EXPECT_EQ(Dirty(), "1 2") << "it is followed all the same";
+  part_->Delivered();
+  second.Join();
+  third.Join();
+  EXPECT_EQ(part_->LetGo(clock_.Now()), MonotonicTime::InfiniteFuture());
+}
+
+// More than are answered at once.
+TEST_F(DiskPartTest, ManyAreLetGo) {
+  ASSERT_EQ(part_->StartTracking().ToString(), "OK");
+  EXPECT_TRUE(part_->SetBlocking(true));
+  std::vector<Thread> writers;
+  for (uint64_t i = 0; i < 200; ++i) {
+    writers.push_back(WriteThatWaits(4096));
+  }
+  EXPECT_EQ(part_->LetGo(clock_.Now()), MonotonicTime::InfiniteFuture());
+  for (Thread& writer : writers) {
+    writer.Join();
+  }
+}
+
+// As in a move: one thread lets go while another one collects, and what arrived is told.
+TEST_F(DiskPartTest, WritersAreLetGoWhileTheyAreCollected) {
+  ASSERT_EQ(part_->StartTracking().ToString(), "OK");
+  EXPECT_TRUE(part_->SetBlocking(true));
+  std::atomic<bool> over = false;
+  Thread watch = StartOrDie("watch", [&] {
+    while (!over) {
+      (void)part_->LetGo(clock_.Now());
+    }
+  });
+  Thread writer = StartOrDie("writer", [&] {
+    for (int i = 0; i < 2000; ++i) {
+      Write(4096, 512);
+    }
+  });
+  for (int i = 0; i < 200; ++i) {
+    (void)Dirty();
+  }
+  writer.Join();
+  over = true;
+  watch.Join();
 }
 
 }  // namespace

@@ -20,6 +20,7 @@
 #include "vmm/machine/movable_machine.h"
 #include "vmm/move/boot_files.h"
 #include "vmm/move/described_machine.h"
+#include "vmm/move/engine_host.h"
 #include "vmm/move/state_blob.h"
 
 namespace ferrite {
@@ -45,7 +46,7 @@ MachineSource::MachineSource(Machine& machine, const Fd& directory) : machine_(m
   const MachineConfig config = machine.config();
   if (!config.all<DiskConfig>().empty()) {
     for (const MachineDisks::Disk& disk : machine.disks().List()) {
-      disks_.push_back(std::make_unique<DiskPart>(machine.disks(), disk));
+      disks_.push_back(std::make_unique<DiskPart>(machine.disks(), disk, EngineHost().clock));
     }
   }
 }

@@ -75,7 +75,6 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
   shared.figures().further = std::vector<PartSent>(parts.size() - 1);
   // Who stops them needs no memory for that.
   tracked.reserve(parts.size());
-  blocking.reserve(parts.size());
   std::vector<uint64_t> bases;
   for (const MachineSpec::Region& region : regions) {
     bases.push_back(region.base);
@@ -137,7 +136,7 @@ absl::Status Departure::StartTracking(WhichParts which) {
 }
 
 void Departure::StopTracking() {
-  EndBlocking();
+  blocking.Stop();
   while (!tracked.empty()) {
     tracked.back()->StopTracking();
     tracked.pop_back();
@@ -145,41 +144,14 @@ void Departure::StopTracking() {
 }
 
 bool Departure::StartBlocking() {
-  held_since = Now();
   for (size_t i = 1; i < parts.size(); ++i) {
-    if (parts[i]->mirrored() && parts[i]->SetBlocking(true)) {
-      blocking.push_back(parts[i]);
+    if (parts[i]->mirrored() && blocking.Add(*parts[i])) {
       if (i <= progress.parts.size()) {
         progress.parts[i - 1].write_blocking = true;
       }
     }
   }
   return !blocking.empty();
-}
-
-void Departure::EndBlocking() {
-  while (!blocking.empty()) {
-    (void)blocking.back()->SetBlocking(false);
-    blocking.pop_back();
-  }
-}
-
-void Departure::LetGoOfHeld() {
-  if (blocking.empty() || Now() - held_since < kMostHeld) {
-    return;
-  }
-  for (OutgoingPart* part : blocking) {
-    (void)part->SetBlocking(false);
-    (void)part->SetBlocking(true);
-  }
-  held_since = Now();
-}
-
-void Departure::TellHeld() {
-  for (OutgoingPart* part : blocking) {
-    part->Delivered();
-  }
-  held_since = Now();
 }
 
 void Departure::TellReady() {

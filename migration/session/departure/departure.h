@@ -23,6 +23,7 @@
 #include "migration/channel/control_peer.h"
 #include "migration/channel/rendezvous.h"
 #include "migration/protocol/version.h"
+#include "migration/sending/blocking_parts.h"
 #include "migration/sending/memory_part.h"
 #include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_source.h"
@@ -35,8 +36,6 @@ namespace ferrite::migration {
 
 // How long to wait for the destination's word of why a channel broke.
 inline constexpr absl::Duration kReasonGrace = absl::Seconds(1);
-// How long who writes to a part that is blocking waits for it to arrive.
-inline constexpr absl::Duration kMostHeld = absl::Seconds(1);
 
 // The connections of one try to reach the destination. What cancels `broken` ends whatever waits for them: the pages'
 // channels are shut down, and the control channel says no more than what has arrived.
@@ -126,11 +125,10 @@ struct Departure {
 
   // Makes the machine as it was.
   UndoStack undo;
-  std::vector<OutgoingPart*> tracked;   // whose writes are noted
-  std::vector<OutgoingPart*> blocking;  // whose writers wait
-  MonotonicTime held_since;             // not longer than since then
-  double mirror_rate = 0;               // MirroredTrend::rate, of the last rounds
-  double mirror_dirty_rate = 0;         // bytes/s, in the last one
+  std::vector<OutgoingPart*> tracked;  // whose writes are noted
+  BlockingParts blocking{host};        // whose writers wait; its thread lives while they may
+  double mirror_rate = 0;              // MirroredTrend::rate, of the last rounds
+  double mirror_dirty_rate = 0;        // bytes/s, in the last one
 
   // Of the guest's memory, before the first round. A thread beside the departure's sets it.
   std::atomic<uint64_t> huge_bytes = 0;
@@ -171,12 +169,6 @@ struct Departure {
   void EndOnCancel();
   // Whether some mirrored part has those wait that write to it.
   bool StartBlocking();
-  void EndBlocking();
-  // Who waits since longer than a writer is to wait goes on, though what it wrote has not arrived. It is held again for
-  // what it writes next: so it writes no faster than that.
-  void LetGoOfHeld();
-  // What was noted has arrived: who wrote it goes on.
-  void TellHeld();
   // Mirrored parts are ready for the first time.
   void TellReady();
 

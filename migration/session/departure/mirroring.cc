@@ -95,7 +95,6 @@ absl::StatusOr<MirroredRound> RunRound(Departure& departure) {
       break;
     }
     ++departure.cuts;
-    departure.LetGoOfHeld();
   }
   TellDelivered(departure);
   const absl::Duration took = departure.Now() - start;
@@ -118,7 +117,7 @@ absl::Status NotCopiedInTime(Departure& departure) {
 
 void TellDelivered(Departure& departure) {
   if (!departure.blocking.empty() && departure.pages().PendingBytes(WhichParts::kMirrored) == 0) {
-    departure.TellHeld();
+    departure.blocking.Delivered();
   }
 }
 

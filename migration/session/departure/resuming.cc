@@ -48,7 +48,7 @@ void HearAnswer(Departure& departure) {
 
 // Nobody is held back while nothing goes.
 absl::Status LetGo(Departure& departure) {
-  departure.EndBlocking();
+  departure.blocking.End();
   if (departure.progress.throttle_percent == 0) {
     return absl::OkStatus();
   }

@@ -66,7 +66,7 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
           if (StopsRound(departure) || (sent >= 0 && static_cast<uint64_t>(sent) >= plan.most_bytes)) {
             return true;
           }
-          const absl::Duration most = blocks && sent - sent_in_cuts >= kLeastCut ? kCut : kMostHeld;
+          const absl::Duration most = blocks && sent - sent_in_cuts >= kLeastCut ? kCut : BlockingParts::kMostHeld;
           if ((blocks || departure.can_resume()) && departure.Now() - cut_start >= most) {
             cut = true;
           }
@@ -86,7 +86,6 @@ absl::StatusOr<RoundFigures> RunRound(Departure& departure, const Decision& plan
     FERRITE_RETURN_IF_ERROR(CheckGoingOn(departure));
     if (!blocks || pages.PendingBytes(WhichParts::kMirrored) != 0) {
       // Nobody waits, or memory has had no turn.
-      departure.LetGoOfHeld();
       continue;
     }
     FERRITE_ASSIGN_OR_RETURN(const PageSource::Dirty written, pages.CollectDirty(WhichParts::kMirrored));
@@ -131,20 +130,6 @@ void Tell(Departure& departure, const RoundFigures& round, const Decision& decis
   departure.Publish(Departure::Rate::kIsKnown);
 }
 
-// The answer to a DISCARD. Who waits for what it wrote does so no longer than for kMostHeld.
-absl::Status AwaitDiscarded(Departure& departure) {
-  absl::Duration left = departure.options.patience;
-  while (!departure.blocking.empty() && left > kMostHeld) {
-    const absl::Status arrived = departure.peer().Expect<message::Discarded>(kMostHeld).status();
-    if (!absl::IsDeadlineExceeded(arrived)) {
-      return arrived;
-    }
-    departure.LetGoOfHeld();
-    left -= kMostHeld;
-  }
-  return departure.peer().Expect<message::Discarded>(left).status();
-}
-
 }  // namespace
 
 // Megabytes may wait in the connections, and the package would have to wait for them while the guest stands still. The
@@ -165,7 +150,7 @@ absl::Status AwaitAnswer(Departure& departure) {
   if (!departure.asked) {
     return absl::OkStatus();
   }
-  FERRITE_RETURN_IF_ERROR(AwaitDiscarded(departure));
+  FERRITE_RETURN_IF_ERROR(departure.Await<message::Discarded>().status());
   departure.asked = false;
   if (departure.pages().Arrived()) {
     departure.lost_since.reset();
@@ -276,6 +261,8 @@ absl::Status Copy(Departure& departure) {
 
 absl::Status Rounds(Departure& departure) {
   departure.peer().SetSilence(departure.options.silence);
+  // Where its thread cannot be made, nothing has begun.
+  FERRITE_RETURN_IF_ERROR(departure.mirrors ? departure.blocking.Start() : absl::OkStatus());
   FERRITE_RETURN_IF_ERROR(departure.StartTracking(departure.mirrors ? WhichParts::kMirrored : WhichParts::kOthers));
   departure.undo.Push([&departure](const absl::Status&) {
     // Both do not fail.

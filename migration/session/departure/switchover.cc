@@ -156,7 +156,7 @@ absl::Status SendAll(Departure& departure) {
     FERRITE_RETURN_IF_ERROR(TellStaleEarly(departure));
   }
   // Who stops the guest waits for what it writes.
-  departure.EndBlocking();
+  departure.blocking.Stop();
   departure.report.downtime_limit = departure.options.downtime_limit;
   departure.delays.emplace(gettid(), departure.machine.run().VcpuThreads());
   FERRITE_RETURN_IF_ERROR(StopGuest(departure));
