@@ -113,14 +113,15 @@ absl::Status PageSource::Start(WhichParts parts) {
     PageBitmap skip(pages);
     FERRITE_RETURN_IF_ERROR(regions_[i].part->AddSkipped(regions_[i].index, skip));
     pending.SetRange(0, pages);
+    const uint64_t most = pending_->mirrored(i) ? kSkippedPages : pages;
     for (std::optional<uint64_t> first = skip.FindSet(0); first.has_value();) {
-      uint64_t end = skip.FindClear(*first).value_or(pages);
-      if (pending_->mirrored(i)) {
-        end = std::min(end, *first + kSkippedPages);
+      // Once for all its pieces: a hole may be most of a large disk.
+      const uint64_t end = skip.FindClear(*first).value_or(pages);
+      for (uint64_t at = *first; at < end; at += skipped.back().count) {
+        skipped.push_back({.region = static_cast<uint16_t>(i), .first = at, .count = std::min(most, end - at)});
+        pending_->Skip(skipped.back());
+        figures_.skipped_pages += skipped.back().count;
       }
-      skipped.push_back({.region = static_cast<uint16_t>(i), .first = *first, .count = end - *first});
-      pending_->Skip(skipped.back());
-      figures_.skipped_pages += skipped.back().count;
       first = end < pages ? skip.FindSet(end) : std::nullopt;
     }
   }

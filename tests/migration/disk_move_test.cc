@@ -300,5 +300,28 @@ TEST(DiskMoveTest, WriteThatFailsThereEndsTheMoveAtOnce) {
   disk.ExpectMoved(disk.Move({.downtime_limit = kAnyRest}));
 }
 
+// What a disk costs is its data, and what is written to it meanwhile: of its size no more than a look at its pages'
+// bits, some seconds without optimization. Were it a look for each of the pieces in which a hole is told, the time
+// would be over.
+TEST(DiskMoveTest, HolesOfALargeImageCostNothing) {
+  constexpr uint64_t kLarge = uint64_t{200} << 30;
+  DiskMove disk({}, {.bytes = kLarge});
+  disk.StartWriter();
+  const FakeMoveResult result =
+      disk.Move({.mode = MoveMode::kPrecopy, .downtime_limit = kAnyRest, .channels = 2, .timeout = absl::Seconds(60)});
+  disk.StopWriter();
+  disk.ExpectMoved(result);
+  const PartFigures& root = result.report.parts.at(0);
+  EXPECT_EQ(root.bytes, kLarge);
+  EXPECT_LE(root.data_bytes, kBytes + root.again_bytes);
+  EXPECT_GE(root.zero_bytes, kLarge - kBytes);
+  // Memory has 16 MiB, and is written, too.
+  EXPECT_LE(result.report.bytes, kBytes + 2 * root.again_bytes + (uint64_t{128} << 20));
+  struct stat info = {};
+  ASSERT_EQ(stat(disk.there().c_str(), &info), 0);
+  EXPECT_EQ(static_cast<uint64_t>(info.st_size), kLarge);
+  EXPECT_LE(static_cast<uint64_t>(info.st_blocks) * 512, kBytes + (1 << 20));
+}
+
 }  // namespace
 }  // namespace ferrite::migration
