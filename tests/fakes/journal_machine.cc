@@ -31,11 +31,11 @@ std::vector<std::string> JournalMachine::Words(absl::string_view words) const {
   return list;
 }
 
-void JournalMachine::Run(const std::string& image) {
+void JournalMachine::Run(const std::string& image, absl::string_view options) {
   console_ = absl::StrCat(directory_, "/", name_, ".console", ++runs_);
   std::vector<std::string> words =
       Words(absl::StrCat("run --name web1 --kernel tests/guest/journal --mem 32M --disk id=root,path=", image,
-                         " --console file:", console_));
+                         " --console file:", console_, " ", options));
   words.insert(words.end(), {"--cmdline", absl::StrCat("slots=", Slots(), " report_ms=", ForPlace(2, 20),
                                                        " pause_us=", ForPlace(200, 5000))});
   monitor_ = std::make_unique<FerriteProcess>(words);

@@ -26,8 +26,8 @@ class JournalMachine {
   explicit JournalMachine(std::string directory, std::string name = "run")
       : directory_(std::move(directory)), name_(std::move(name)) {}
 
-  // A monitor on the disk at `image`.
-  void Run(const std::string& image);
+  // A monitor on the disk at `image`, with `options` beside that.
+  void Run(const std::string& image, absl::string_view options = "");
   // A monitor to which one comes, at address(), which names the kernel and has `options` beside that.
   void Receive(absl::string_view options);
   std::string address() const { return "unix:" + directory_ + "/" + name_ + ".listen"; }

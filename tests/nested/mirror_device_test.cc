@@ -197,6 +197,37 @@ TEST_F(MirrorDeviceTest, ReadErrorsOfTheSource) {
   ExpectHas(target, machine_->Flushed());
 }
 
+// The same where the disk moves with its machine: the move ends at once, and not as one whose connection is lost.
+TEST_F(MirrorDeviceTest, ReadErrorOfTheSourceEndsAMove) {
+  ASSERT_NO_FATAL_FAILURE(FillDisk(RamDisk(0)));
+  auto disk = Map("source", Broken(0));
+  ASSERT_TRUE(disk.has_value());
+  ASSERT_NO_FATAL_FAILURE(Run(disk->path()));
+  const std::string copy = Path("copy.img");
+  JournalMachine there(directory_, "there");
+  const auto receive = [&] { there.Receive("--disk-copy root=" + copy); };
+  const std::string move = absl::StrCat("move web1 ", there.address(), " --recover-for 10m");
+  receive();
+  const Finished failed = machine_->Ferrite(move);
+  EXPECT_EQ(failed.exit_code, 1);
+  EXPECT_THAT(failed.err, HasSubstr("disk root: read "));
+  EXPECT_THAT(failed.err, HasSubstr(kFailed));
+  EXPECT_THAT(failed.err, HasSubstr("web1 runs on here"));
+  EXPECT_NE(there.monitor().Wait().exit_code, 0);
+  EXPECT_FALSE(fs::exists(copy) || fs::exists(copy + ".incomplete"));
+  ASSERT_NO_FATAL_FAILURE(machine_->AwaitWrites());
+
+  ASSERT_EQ(disk->Load({Whole(0, kDiskMiB)}).ToString(), "OK");
+  receive();
+  const Finished moved = machine_->Ferrite(move);
+  ASSERT_EQ(moved.exit_code, 0) << moved.err;
+  EXPECT_EQ(machine_->monitor().Wait().exit_code, 0);
+  ASSERT_NO_FATAL_FAILURE(there.AwaitWrites());
+  const uint64_t flushed = there.Flushed();
+  there.Stop();
+  ExpectHas(copy, flushed);
+}
+
 // A file system that is full, until somebody makes room.
 TEST_F(MirrorDeviceTest, FullTarget) {
   ASSERT_NO_FATAL_FAILURE(FillDisk(Path("root.img")));

@@ -3,11 +3,14 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <memory>
@@ -15,6 +18,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "tests/fakes/ferrite_process.h"
@@ -29,16 +33,21 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr uint64_t kImageBytes = uint64_t{64} << 20;
 
 class FerriteDiskMoveTest : public testing::Test {
  protected:
-  void SetUp() override {
-    ASSERT_EQ(close(creat(Image(0).c_str(), 0600)), 0);
-    fs::resize_file(Image(0), kImageBytes);
-    here_->Run(Image(0));
+  void SetUp() override { ASSERT_NO_FATAL_FAILURE(Boot("")); }
+  void Boot(absl::string_view options) {
+    MakeFile(Image(0), kImageBytes);
+    here_->Run(Image(0), options);
     ASSERT_NO_FATAL_FAILURE(here_->AwaitFlushed(1));
+  }
+  static void MakeFile(const std::string& path, uint64_t bytes) {
+    ASSERT_EQ(close(creat(path.c_str(), 0600)), 0);
+    fs::resize_file(path, bytes);
   }
   // Where the disk is after so many moves.
   std::string Image(int moves) const { return directory_ / absl::StrCat("root", moves, ".img"); }
@@ -159,6 +168,75 @@ TEST_F(FerriteDiskMoveTest, CancelAndADestinationThatIsKilledLeaveTheDiskHere) {
   here_->Stop();
   const JournalImage here(Image(0), JournalMachine::Slots());
   EXPECT_TRUE(here.IsOfOneInstant()) << here.Words();
+}
+
+// R3
+TEST_F(FerriteDiskMoveTest, FullDestinationEndsTheMoveAtOnceAndASecondOneWorks) {
+  const std::string full = directory_ / "full";
+  ASSERT_TRUE(fs::create_directory(full));
+  if (mount("none", full.c_str(), "tmpfs", 0, "size=64k") != 0) {
+    GTEST_SKIP() << "A FULL DESTINATION IS NOT TESTED: mounting a small tmpfs needs root: " << std::strerror(errno);
+  }
+  const absl::Cleanup unmount = [&] { EXPECT_EQ(umount2(full.c_str(), MNT_DETACH), 0); };
+  // More than there is room for.
+  ASSERT_NO_FATAL_FAILURE(here_->AwaitFlushed(64));
+  const std::string image = full + "/root.img";
+  there_->Receive(absl::StrCat("--disk-copy root=", image));
+  const Finished moved = Move("--recover-for 60s");
+  ExpectStayed(moved, "disk root: write ");
+  EXPECT_THAT(moved.err, HasSubstr("of its image at the destination: No space left on device"));
+  EXPECT_EQ(there_->monitor().Wait().exit_code, kExitFailure);
+  EXPECT_FALSE(fs::exists(image));
+  EXPECT_FALSE(fs::exists(image + ".incomplete"));
+  there_->Receive(absl::StrCat("--disk-copy root=", Image(1)));
+  ASSERT_NO_FATAL_FAILURE(ExpectMoved(Move(""), Image(0), Image(1)));
+}
+
+class FerriteTwoDisksMoveTest : public FerriteDiskMoveTest {
+ protected:
+  void SetUp() override {
+    MakeFile(data_, kDataBytes);
+    ASSERT_NO_FATAL_FAILURE(Boot("--disk id=data,path=" + data_));
+  }
+
+  static constexpr uint64_t kDataBytes = uint64_t{1} << 20;
+  const std::string data_ = directory_ / "data.img";
+};
+
+// A disk that went on with its copy is where that is, whoever asks; and of two disks one is copied, and one is not.
+TEST_F(FerriteTwoDisksMoveTest, MovesKnowWhereEachDiskIs) {
+  const Finished mirrored = here_->Ferrite(absl::StrCat("mirror web1 root ", Image(1), " --auto-complete"));
+  ASSERT_EQ(mirrored.exit_code, 0) << mirrored.err;
+  ASSERT_NO_FATAL_FAILURE(here_->AwaitWrites());
+  const JournalImage before(Image(0), JournalMachine::Slots());
+  EXPECT_TRUE(before.IsOfOneInstant()) << before.Words();
+
+  // The destination opens what it is told.
+  there_->Receive(absl::StrCat("--disk-from ", directory_.path()));
+  const Finished shared = Move("");
+  ASSERT_EQ(shared.exit_code, 0) << shared.err;
+  EXPECT_THAT(shared.out, HasSubstr("disk root      64 MiB: not copied, both sides reach it\n"));
+  EXPECT_THAT(shared.out, HasSubstr("disk data      1 MiB: not copied, both sides reach it\n"));
+  EXPECT_EQ(here_->monitor().Wait().exit_code, 0);
+  std::swap(here_, there_);
+  ASSERT_NO_FATAL_FAILURE(here_->AwaitWrites());
+
+  there_->Receive(absl::StrCat("--disk-copy root=", Image(2)));
+  ExpectStayed(Move(""), "disk data");
+  EXPECT_FALSE(fs::exists(Image(2)));
+  there_->Receive(absl::StrCat("--disk-copy root=", Image(2), " --disk-from ", directory_.path()));
+  const Finished copied = Move("--disks auto");
+  ASSERT_NO_FATAL_FAILURE(ExpectMoved(copied, Image(1), Image(2)));
+  EXPECT_THAT(copied.out, HasSubstr("disk root      64 MiB: "));
+  EXPECT_THAT(copied.out, Not(HasSubstr("disk root      64 MiB: not copied")));
+  EXPECT_THAT(copied.out, HasSubstr("disk data      1 MiB: not copied, both sides reach it\n"));
+  EXPECT_FALSE(fs::exists(data_ + ".incomplete"));
+  const uint64_t flushed = here_->Flushed();
+  here_->Stop();
+  const JournalImage last(Image(2), JournalMachine::Slots());
+  EXPECT_TRUE(last.IsOfOneInstant()) << last.Words();
+  EXPECT_EQ(last.MissingUpTo(flushed), 0u) << last.Words();
+  EXPECT_EQ(JournalImage(Image(0), JournalMachine::Slots()).last(), before.last()) << "it is left as it was";
 }
 
 }  // namespace

@@ -18,11 +18,13 @@
 #include "absl/time/time.h"
 #include "base/monotonic.h"
 #include "base/thread.h"
+#include "migration/api/move_options.h"
 #include "tests/fakes/control_place.h"
 #include "tests/fakes/fake_machine.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/control/client.h"
 #include "vmm/control/mirror_port.h"
+#include "vmm/control/move_port.h"
 #include "vmm/control/server.h"
 
 namespace ferrite {
@@ -36,6 +38,10 @@ constexpr absl::Duration kPatience = absl::Seconds(60);
 // Does nothing until a test says so.
 class ScriptedMirrors final : public MirrorPort {
  public:
+  void AllowMove(const absl::Status& allows) {
+    const absl::MutexLock lock(&mutex_);
+    allows_move_ = allows;
+  }
   // Waits for `count` to be asked for, in all.
   void AwaitAsked(size_t count) {
     const absl::MutexLock lock(&mutex_);
@@ -74,7 +80,10 @@ class ScriptedMirrors final : public MirrorPort {
   void SetMaxBandwidth(absl::string_view disk, uint64_t bytes_per_second, Done done) override {
     Note(absl::StrCat(disk, " at ", bytes_per_second), std::move(done));
   }
-  absl::Status AllowsMove() const override { return absl::OkStatus(); }
+  absl::Status AllowsMove() const override {
+    const absl::MutexLock lock(&mutex_);
+    return allows_move_;
+  }
   void BeginEnd() override {}
 
  private:
@@ -85,12 +94,49 @@ class ScriptedMirrors final : public MirrorPort {
 
   mutable absl::Mutex mutex_;
   std::vector<std::pair<std::string, Done>> asked_ ABSL_GUARDED_BY(mutex_);
+  absl::Status allows_move_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Notes where it is to move. Threads: any.
+class ScriptedMover final : public MovePort {
+ public:
+  void Allow(const absl::Status& allows) {
+    const absl::MutexLock lock(&mutex_);
+    allows_ = allows;
+  }
+  std::vector<std::string> moves() const {
+    const absl::MutexLock lock(&mutex_);
+    return moves_;
+  }
+
+  absl::Status Start(const std::string& where, const migration::MoveOptions& /*options*/) override {
+    const absl::MutexLock lock(&mutex_);
+    moves_.push_back(where);
+    return absl::OkStatus();
+  }
+  MoveStatus status() const override { return {}; }
+  MoveStatus arrival() const override { return {}; }
+  absl::Status Cancel() override { return absl::OkStatus(); }
+  absl::Status StartPostcopy() override { return absl::OkStatus(); }
+  absl::Status Recover(const std::string& /*where*/) override { return absl::OkStatus(); }
+  absl::Status TakeBack(bool /*force*/) override { return absl::OkStatus(); }
+  absl::Status Allows(Operation operation, bool /*force*/) const override {
+    const absl::MutexLock lock(&mutex_);
+    return operation == Operation::kMirror ? allows_ : absl::OkStatus();
+  }
+  void GiveUp() override {}
+
+ private:
+  mutable absl::Mutex mutex_;
+  absl::Status allows_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> moves_ ABSL_GUARDED_BY(mutex_);
 };
 
 class MirrorCallsTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto server = ControlServer::Create(place_.Listen(), {.name = "vm", .machine = &machine_, .mirrors = &mirrors_});
+    auto server = ControlServer::Create(place_.Listen(),
+                                        {.name = "vm", .machine = &machine_, .mover = &mover_, .mirrors = &mirrors_});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
@@ -104,6 +150,7 @@ class MirrorCallsTest : public ::testing::Test {
   ControlPlace place_;
   FakeMachine machine_{Config()};
   ScriptedMirrors mirrors_;
+  ScriptedMover mover_;
   std::unique_ptr<ControlServer> server_;
 };
 
@@ -143,6 +190,32 @@ TEST_F(MirrorCallsTest, OneThatOpensItsTargetHoldsNothingUp) {
   place_.Connect()->Stop(/*force=*/false).IgnoreError();
   EXPECT_THAT(place_.Connect()->StartMirror({.disk = "root", .target = "t"}).status().ToString(),
               HasSubstr("cannot mirror a disk: the machine is stopped"));
+}
+
+TEST_F(MirrorCallsTest, MachineThatMovesIsNotMirrored) {
+  const auto client = place_.Connect();
+  const absl::Status moves = absl::FailedPreconditionError("cannot mirror a disk: the machine is moving to tcp:b:1");
+  mover_.Allow(moves);
+  EXPECT_EQ(client->StartMirror({.disk = "root", .target = "t"}).status(), moves);
+  EXPECT_THAT(mirrors_.asked(), ElementsAre());
+  mover_.Allow(absl::OkStatus());
+  Thread waiting = StartOrDie("waiting", [&] {
+    EXPECT_EQ(place_.Connect()->StartMirror({.disk = "root", .target = "t"}).status(), absl::OkStatus());
+  });
+  mirrors_.AwaitAsked(1);
+  mirrors_.Tell(0, absl::OkStatus());
+  waiting.Join();
+}
+
+TEST_F(MirrorCallsTest, MachineThatIsMirroredDoesNotMove) {
+  const auto client = place_.Connect();
+  const absl::Status mirrored = absl::FailedPreconditionError("disk root is mirrored to /t");
+  mirrors_.AllowMove(mirrored);
+  EXPECT_EQ(client->StartMove("tcp:b:1", {}).status(), mirrored);
+  EXPECT_THAT(mover_.moves(), ElementsAre());
+  mirrors_.AllowMove(absl::OkStatus());
+  EXPECT_EQ(client->StartMove("tcp:b:1", {}).status(), absl::OkStatus());
+  EXPECT_THAT(mover_.moves(), ElementsAre("tcp:b:1"));
 }
 
 TEST_F(MirrorCallsTest, TooManyAreRefused) {

@@ -64,6 +64,28 @@ TEST(MoverTest, BalloonMayBeSetWhileNothingIsLostByIt) {
   EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok());
 }
 
+// A disk that is copied with its machine is not copied elsewhere at the same time: both follow its writes.
+TEST(MoverTest, NoMirrorBeginsWhileTheMachineMoves) {
+  FakeMovableMachine moving;
+  FakeMachine machine({.name = "vm", .memory_bytes = 1 << 20}, &moving);
+  auto directory = OpenFile(testing::TempDir(), O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  // The move is on until who listens was told of its end.
+  TimedNotification go_on;
+  Mover mover(machine, *std::move(directory), "",
+              [&](const MoveStatus&) { EXPECT_TRUE(go_on.WaitFor(absl::Minutes(1))); });
+  EXPECT_EQ(mover.Allows(Operation::kMirror, /*force=*/false), absl::OkStatus());
+  ASSERT_EQ(mover.Start("unix:/nowhere", {.connect_limit = absl::Milliseconds(1)}), absl::OkStatus());
+  for (const bool force : {false, true}) {
+    EXPECT_EQ(mover.Allows(Operation::kMirror, force),
+              absl::FailedPreconditionError("cannot mirror a disk: the machine is moving to unix:/nowhere; `ferrite "
+                                            "move NAME --cancel` ends that"));
+  }
+  go_on.Notify();
+  mover.Wait();
+  EXPECT_EQ(mover.Allows(Operation::kMirror, /*force=*/false), absl::OkStatus());
+}
+
 // R3: who listens may be as slow as they like. They hear of each change nevertheless, in its order, and at last once
 // that the move is over.
 TEST(MoverTest, ListenerThatBlocksDoesNotHoldTheMoveUp) {
