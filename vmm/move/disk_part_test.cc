@@ -177,6 +177,7 @@ TEST_F(DiskPartTest, WriterThatHasWaitedForLongIsLetGoAlone) {
   EXPECT_EQ(part_->LetGo(start - absl::Nanoseconds(1)), start);
   EXPECT_EQ(part_->LetGo(start), start + kLong / 2);
   first.Join();  // or this never ends
+  EXPECT_EQ(part_->LetGo(start), start + kLong / 2) << "the second one waits";
   Thread third = WriteThatWaits(8192);
   EXPECT_EQ(Dirty(), "1 2") << "it is followed all the same";
   part_->Delivered();
