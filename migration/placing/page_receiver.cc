@@ -36,6 +36,10 @@ absl::StatusOr<PageHeader> PageReceiver::ReceiveOne(bool live) {
   // Whatever ends this before the pages are shown, exceptions among it.
   const absl::Cleanup abandon = [this] { AbandonTarget(); };
   absl::StatusOr<PageHeader> header = feed_.Next(*this);
+  if (!absl::IsUnavailable(header.status()) && !absl::IsOutOfRange(header.status())) {
+    // Only behind a connection that is lost something is received again. Memory that cannot be had is not touched.
+    filling_ = {};
+  }
   return header.ok() || placer_ == nullptr ? header : placer_->Explain(header.status());
 }
 

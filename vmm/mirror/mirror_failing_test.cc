@@ -73,6 +73,10 @@ TEST_F(MirrorFailingTest, ErrorDuringTheStandstillEndsIt) {
   // What is written is copied in the standstill only.
   ASSERT_EQ(mirrors_->SetMaxBandwidth("root", 1).ToString(), "OK");
   ASSERT_EQ(disks_->Write(0, std::string(kLast, 'a')).ToString(), "OK");
+  // But for the first operation, which the limit has to let go.
+  told_.Await([](const MirrorStatus& mirror) {
+    return mirror.figures.dirty_bytes > 0 && mirror.figures.dirty_bytes < kLast && mirror.figures.in_flight_bytes == 0;
+  });
   WriteLastAgain();
   Break();
   EXPECT_THAT(
