@@ -69,7 +69,10 @@ class MirrorFailingTest : public MirrorJobRig {
 
 TEST_F(MirrorFailingTest, ErrorDuringTheStandstillEndsIt) {
   Begin(Ignoring());
-  told_.AwaitState(MirrorState::kReady);
+  told_.Await([](const MirrorStatus& mirror) {
+    return mirror.figures.state == MirrorState::kReady &&
+           mirror.figures.dirty_bytes + mirror.figures.in_flight_bytes == 0;
+  });
   // What is written is copied in the standstill only.
   ASSERT_EQ(mirrors_->SetMaxBandwidth("root", 1).ToString(), "OK");
   ASSERT_EQ(disks_->Write(0, std::string(kLast, 'a')).ToString(), "OK");
