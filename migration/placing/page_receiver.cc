@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "memory/guest_address.h"
+#include "migration/channel/connection_lost.h"
 
 namespace ferrite::migration {
 namespace {
@@ -36,7 +37,7 @@ absl::StatusOr<PageHeader> PageReceiver::ReceiveOne(bool live) {
   // Whatever ends this before the pages are shown, exceptions among it.
   const absl::Cleanup abandon = [this] { AbandonTarget(); };
   absl::StatusOr<PageHeader> header = feed_.Next(*this);
-  if (!absl::IsUnavailable(header.status()) && !absl::IsOutOfRange(header.status())) {
+  if (!IsConnectionLost(header.status())) {
     // Only behind a connection that is lost something is received again. Memory that cannot be had is not touched.
     filling_ = {};
   }

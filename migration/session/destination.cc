@@ -11,6 +11,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
+#include "migration/channel/connection_lost.h"
 #include "migration/session/arrival/channels.h"
 #include "migration/session/arrival/giving_up.h"
 #include "migration/session/arrival/handshake.h"
@@ -88,7 +89,7 @@ absl::Status Destination::Receive(ChannelAcceptor& acceptor, std::unique_ptr<Doo
     IfThereIsMemory([&] {
       arrival.host.log.Warn(absl::StrCat("receive: ", status.message(), "; waiting for the source to come back"));
     });
-    if (!absl::IsUnavailable(status) && !absl::IsOutOfRange(status)) {
+    if (!IsConnectionLost(status)) {
       // What went wrong is not the connection: a person at the source is to read it.
       arrival.peer().SendLastWords(status);
     }

@@ -4,6 +4,7 @@
 #include "absl/time/time.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "migration/channel/connection_lost.h"
 #include "migration/session/arrival/handover.h"
 #include "migration/session/decisions.h"
 
@@ -16,7 +17,7 @@ constexpr absl::Duration kReasonGrace = absl::Milliseconds(100);
 // What the source said of a failure comes before what was noticed of it here.
 absl::Status WordsFor(Arrival& arrival, const absl::Status& reason) {
   ControlPeer* const peer = arrival.link.peer();
-  if (peer == nullptr || (!absl::IsUnavailable(reason) && !absl::IsOutOfRange(reason))) {
+  if (peer == nullptr || !IsConnectionLost(reason)) {
     return reason;
   }
   // A source that gives up closes the page channels first, then takes its guest back, disks and all, and says why after

@@ -16,6 +16,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "memory/page_range.h"
+#include "migration/channel/connection_lost.h"
 #include "migration/placing/page_states.h"
 #include "migration/placing/placer.h"
 #include "migration/protocol/messages.h"
@@ -246,7 +247,7 @@ bool MayComeBack(Arrival& arrival, const absl::Status& failure) {
   if (state == MoveState::kActive && peer != nullptr) {
     // What went wrong here is no matter of the connection. Where another channel broke, the source closes this one, or
     // says why.
-    lost = absl::IsUnavailable(failure) || absl::IsOutOfRange(failure);
+    lost = IsConnectionLost(failure);
     if (lost) {
       peer->AwaitFailure(arrival.options.silence, &arrival.shared.cancel());
     }

@@ -7,6 +7,7 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "migration/channel/connection_lost.h"
 #include "migration/protocol/messages.h"
 #include "migration/session/decisions.h"
 #include "migration/session/departure/handshake.h"
@@ -59,7 +60,7 @@ absl::Status LetGo(Departure& departure) {
 }  // namespace
 
 bool MayResume(Departure& departure, const absl::Status& failure) {
-  if ((!absl::IsUnavailable(failure) && !absl::IsOutOfRange(failure)) || departure.cancelled()) {
+  if (!IsConnectionLost(failure) || departure.cancelled()) {
     return false;
   }
   departure.peer().AwaitFailure(kReasonGrace, &departure.shared.cancel());
