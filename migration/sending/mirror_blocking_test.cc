@@ -18,10 +18,6 @@ namespace {
 
 using Kind = BlockOperation::Kind;
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kChunk = 64 * kKiB;
-
 MirrorOptions Blocking() { return {.copy_mode = CopyMode::kWriteBlocking}; }
 
 // Has copied all of a disk of data.

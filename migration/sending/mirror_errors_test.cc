@@ -17,10 +17,6 @@ namespace {
 
 using Kind = BlockOperation::Kind;
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kChunk = 64 * kKiB;
-
 absl::Status Covers(const BlockOperation& operation, uint64_t offset, absl::Status status) {
   return operation.offset <= offset && offset < operation.offset + operation.bytes ? status : absl::OkStatus();
 }

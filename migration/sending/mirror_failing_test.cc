@@ -19,9 +19,6 @@ namespace {
 
 using Kind = BlockOperation::Kind;
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kChunk = 64 * kKiB;
 constexpr uint64_t kBytes = 4 * kMiB;
 constexpr char kWords[] = "bad sector";
 

@@ -12,10 +12,6 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kChunk = 64 * kKiB;
-
 // After ready what is left may be more than fits: a burst is copied, and for one that does not end writes are blocked.
 TEST(MirrorFitsTest, FitsAgainSomeTimeAfterABurst) {
   MirrorRig rig({.downtime_limit = absl::Milliseconds(4)}, 48 * kMiB);

@@ -15,9 +15,6 @@ namespace {
 
 using Kind = BlockOperation::Kind;
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-
 // Has a flush of the target in flight, and nothing else.
 void StartFlush(MirrorRig& rig) {
   rig.Fill(0, 4 * kMiB);

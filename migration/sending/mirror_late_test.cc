@@ -11,9 +11,6 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kChunk = 64 * kKiB;
 constexpr absl::Duration kMost = absl::Seconds(2);
 
 class MirrorLateTest : public testing::Test {

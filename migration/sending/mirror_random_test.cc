@@ -18,8 +18,6 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr uint32_t kMiB = 1 << 20;
-
 class Play {
  public:
   explicit Play(uint32_t seed) : random_(seed), rig_(MakeShape()) {}

@@ -15,10 +15,6 @@ namespace {
 
 using Kind = BlockOperation::Kind;
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kChunk = 64 * kKiB;
-
 TEST(MirrorStatesTest, IsReadyOnceWhatIsLeftFits) {
   MirrorRig rig({.downtime_limit = absl::Milliseconds(4)}, 96 * kMiB);
   rig.Fill(0, 96 * kMiB);

@@ -19,10 +19,6 @@ namespace {
 
 using Kind = BlockOperation::Kind;
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kChunk = 64 * kKiB;
-
 TEST(MirrorTest, MakesTheTargetEqualAndFlushesIt) {
   MirrorRig rig({}, 4 * kMiB);
   rig.Fill(0, 4 * kMiB);

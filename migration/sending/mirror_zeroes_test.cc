@@ -16,10 +16,7 @@ namespace {
 
 using Kind = BlockOperation::Kind;
 
-constexpr uint64_t kKiB = 1024;
-constexpr uint64_t kMiB = 1024 * kKiB;
 constexpr uint64_t kGiB = 1024 * kMiB;
-constexpr uint64_t kChunk = 64 * kKiB;
 
 TEST(MirrorZeroesTest, HolesCostNothingAtATargetThatIsZero) {
   MirrorRig rig({.target_is_zero = true}, kGiB);

@@ -21,6 +21,11 @@
 
 namespace ferrite::migration {
 
+inline constexpr uint64_t kKiB = 1024;
+inline constexpr uint64_t kMiB = 1024 * kKiB;
+// The granularity as it comes.
+inline constexpr uint64_t kChunk = 64 * kKiB;
+
 // The test's thread is the mirror's, and the guest's.
 class MirrorRig final : private Mirror::Listener {
  public:
