@@ -144,8 +144,7 @@ MirrorCopier::Started MirrorCopier::StartDirty(const Wish& wish) {
     data_from = hole_end;
     (void)HoleEnd(data_from);
   }
-  if (wish.is_paced && paced_bytes_ >= window_.bytes()) {
-    window_.WasFull();
+  if (wish.is_paced && !window_.TakesMore(paced_bytes_, wish.guest_writes)) {
     return {Started::What::kNoRoom};
   }
   // No further than the data goes, but for the chunk that has its end.
@@ -173,6 +172,7 @@ MirrorCopier::Started MirrorCopier::StartDirty(const Wish& wish) {
   if (wish.is_paced) {
     operation->started_at = wish.now;
     paced_bytes_ += operation->bytes;
+    window_.Began(operation->bytes);
   }
   Submit(source_, *operation, Step::kReading, BlockOperation::Kind::kRead, operation->offset, operation->bytes,
          memory.data());

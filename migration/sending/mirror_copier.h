@@ -77,7 +77,9 @@ class MirrorCopier {
     uint64_t spare_bytes = 0;
     bool is_charged = false;  // what turns out to be zero is found in TakeUncharged()
     bool is_paced = false;    // others use the disks, too: no more of it is in flight than they bear (MirrorWindow)
-    MonotonicTime now;        // of what is paced
+    // Of what is paced.
+    uint64_t guest_writes = 0;  // that there were so far
+    MonotonicTime now;
   };
   Started StartDirty(const Wish& wish);
   // `run` was claimed. False without room.

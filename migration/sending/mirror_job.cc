@@ -45,6 +45,7 @@ uint64_t MirrorJob::Wrote(uint64_t offset, uint64_t bytes) {
   if (is_over_.load(std::memory_order_relaxed)) {
     return 0;
   }
+  guest_writes_.fetch_add(1, std::memory_order_relaxed);
   const HeldWrites::Outcome outcome = held_.Wrote(offset, bytes);
   if (outcome.is_news) {
     AskTurn();

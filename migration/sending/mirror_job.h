@@ -93,6 +93,7 @@ class MirrorJob final : public Mirror, private MirrorCopier::Owner {
   RateLimiter limiter_;
   std::atomic<bool> turn_asked_{false};
   std::atomic<bool> is_over_{false};
+  std::atomic<uint64_t> guest_writes_{0};
 
   // Of the mirror's thread.
   MirrorState state_ = MirrorState::kRunning;

@@ -1,4 +1,4 @@
-// States, and what may be asked for in which; limits of the rate, and figures.
+// States, and what may be asked for in which; limits of the rate, what is left to the guest, and figures.
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -257,6 +257,33 @@ TEST(MirrorStatesTest, AsksForOneTurnOnly) {
   EXPECT_EQ(rig.asks, 1);
   rig.Settle();
   rig.Complete();
+}
+
+// How often the disks have nothing of a mirror's, of so many operations, while there is still something to copy.
+int TimesEmptied(bool guest_writes) {
+  MirrorRig rig({}, 128 * kMiB);
+  rig.Fill(0, 128 * kMiB);
+  rig.Start();
+  int emptied = 0;
+  while (rig.figures().dirty_bytes > 8 * kMiB) {
+    rig.now += absl::Milliseconds(1);
+    // One after the other.
+    FakeBlockIo& side = rig.target.ready() > 0 ? rig.target : rig.source;
+    side.End(0);
+    if (guest_writes) {
+      (void)rig.Write(0, 4 * kKiB);
+    }
+    emptied += rig.source.in_flight() + rig.target.in_flight() == 0 ? 1 : 0;
+    rig.Turn();
+  }
+  rig.Complete();
+  return emptied;
+}
+
+// A scheduler that serves what follows on itself lets the guest's writes wait until then.
+TEST(MirrorStatesTest, LeavesTheDisksToTheGuestNowAndThen) {
+  EXPECT_GE(TimesEmptied(true), 128 / 16);
+  EXPECT_LE(TimesEmptied(false), 2);
 }
 
 }  // namespace

@@ -147,6 +147,7 @@ MonotonicTime MirrorJob::StartBackground() {
                           .spare_bytes = spares ? copier_->buffer_bytes() / kSparePart : 0,
                           .is_charged = is_limited,
                           .is_paced = !is_draining_,
+                          .guest_writes = guest_writes_.load(std::memory_order_relaxed),
                           .now = now_};
   for (int step = 0; step < kMostSteps; ++step) {
     if (is_limited && limiter_.DelayAt(now_) > absl::ZeroDuration()) {

@@ -13,11 +13,24 @@ constexpr absl::Duration kLeastTime = absl::Microseconds(1);
 constexpr double kMostChange = 2;
 // Rounds between two looks at what an operation takes by itself: it may have become less.
 constexpr int kProbeEach = 128;
+constexpr uint64_t kWindowsPerBurst = 2;
 
 }  // namespace
 
 MirrorWindow::MirrorWindow(uint64_t least, uint64_t most)
     : least_(std::min(least, most)), most_(most), bytes_(least_) {}
+
+bool MirrorWindow::TakesMore(uint64_t in_flight, uint64_t guest_writes) {
+  if (burst_bytes_ >= kWindowsPerBurst * bytes_) {
+    if (in_flight > 0 && guest_writes != guest_writes_) {
+      return false;
+    }
+    burst_bytes_ = 0;
+    guest_writes_ = guest_writes;
+  }
+  was_full_ |= in_flight >= bytes_;
+  return in_flight < bytes_;
+}
 
 void MirrorWindow::Note(uint64_t bytes, absl::Duration took) {
   noted_bytes_ += bytes;

@@ -14,6 +14,11 @@ namespace ferrite::migration {
 // Vegas", 1995, of a path's queue.) What is measured is in rounds, of a window each; a round makes it twice as large at
 // the most, or half.
 //
+// However little is in flight, a disk's scheduler may serve what follows on itself first, for as long as there is
+// always some of it (Linux' mq-deadline: in the order of sectors, until a request is 5 s old): then a guest's write
+// waits for all of the mirror's data that lies in one piece. So while the guest writes, the disks are let empty each
+// two windows.
+//
 // Threads: one at a time.
 class MirrorWindow {
  public:
@@ -21,8 +26,10 @@ class MirrorWindow {
   MirrorWindow(uint64_t least, uint64_t most);
 
   uint64_t bytes() const { return bytes_; }
-  // More would have been started: it may grow.
-  void WasFull() { was_full_ = true; }
+  // Whether more may be started beside the bytes that are `in_flight`. The guest has made `guest_writes` so far.
+  bool TakesMore(uint64_t in_flight, uint64_t guest_writes);
+  // So much was started.
+  void Began(uint64_t bytes) { burst_bytes_ += bytes; }
   // An operation of `bytes` took so long, from its start to its end.
   void Note(uint64_t bytes, absl::Duration took);
 
@@ -30,7 +37,9 @@ class MirrorWindow {
   const uint64_t least_;
   const uint64_t most_;
   uint64_t bytes_;
-  bool was_full_ = false;
+  bool was_full_ = false;      // more would have been started: it may grow
+  uint64_t burst_bytes_ = 0;   // since the disks were empty, or nobody waited
+  uint64_t guest_writes_ = 0;  // until then
   // Of this round.
   uint64_t noted_bytes_ = 0;
   absl::Duration noted_time_;

@@ -22,7 +22,7 @@ struct Disk {
   void Serve(MirrorWindow& window, int operations) const {
     for (int i = 0; i < operations; ++i) {
       const uint64_t before = std::max<uint64_t>(window.bytes() / kMiB, 1);
-      window.WasFull();
+      EXPECT_FALSE(window.TakesMore(window.bytes(), 0));
       window.Note(kMiB, std::max(each * before, each + latency));
     }
   }
@@ -65,7 +65,7 @@ TEST(MirrorWindowTest, OneThatIsNotFullDoesNotGrow) {
     window.Note(kMiB, absl::Milliseconds(1));
   }
   EXPECT_EQ(window.bytes(), first);
-  window.WasFull();
+  EXPECT_FALSE(window.TakesMore(window.bytes(), 0));
   for (int i = 0; i < 100; ++i) {
     window.Note(kMiB, absl::Milliseconds(1));
   }
@@ -76,7 +76,7 @@ TEST(MirrorWindowTest, OneThatIsNotFullDoesNotGrow) {
 TEST(MirrorWindowTest, StaysWithinItsBounds) {
   MirrorWindow window(kMiB, kMost);
   for (int i = 0; i < 1000; ++i) {
-    window.WasFull();
+    EXPECT_FALSE(window.TakesMore(window.bytes(), 0));
     window.Note(kMiB, absl::ZeroDuration());
   }
   EXPECT_EQ(window.bytes(), kMost);
@@ -86,6 +86,46 @@ TEST(MirrorWindowTest, StaysWithinItsBounds) {
   }
   EXPECT_EQ(window.bytes(), kMiB);
   EXPECT_EQ(MirrorWindow(8 * kMiB, kMiB).bytes(), kMiB);
+}
+
+// What the guest writes waits until the disk has none of the mirror's: so that comes to be, each two windows.
+TEST(MirrorWindowTest, LetsTheDiskEmptyWhileTheGuestWrites) {
+  MirrorWindow window(2 * kMiB, kMost);
+  uint64_t in_flight = 0;
+  uint64_t guest_writes = 0;
+  uint64_t since_empty = 0;
+  int emptied = 0;
+  for (int i = 0; i < 1000; ++i, ++guest_writes) {
+    while (window.TakesMore(in_flight, guest_writes)) {
+      window.Began(kMiB);
+      in_flight += kMiB;
+      since_empty += kMiB;
+      ASSERT_LE(since_empty, 2 * window.bytes() + kMiB);
+    }
+    ASSERT_GT(in_flight, 0u) << "nothing comes that would start more";
+    in_flight -= kMiB;
+    if (in_flight == 0) {
+      ++emptied;
+      since_empty = 0;
+    }
+  }
+  EXPECT_GE(emptied, 1000 / 5);
+}
+
+TEST(MirrorWindowTest, KeepsTheDiskBusyWhileTheGuestDoesNotWrite) {
+  MirrorWindow window(2 * kMiB, kMost);
+  uint64_t in_flight = 0;
+  for (int i = 0; i < 1000; ++i) {
+    while (window.TakesMore(in_flight, 7)) {
+      window.Began(kMiB);
+      in_flight += kMiB;
+    }
+    // Once: the writes before it began are news.
+    if (i > 10) {
+      ASSERT_EQ(in_flight, window.bytes());
+    }
+    in_flight -= kMiB;
+  }
 }
 
 }  // namespace
