@@ -92,7 +92,7 @@ class PageSource {
   // What the destination holds but is out of date: to be discarded there, and sent again.
   std::vector<PageRange> TakeStale(bool can_be_lost = false);
 
-  // In place of all that: these, whole units, are what is still to be sent (recovery).
+  // In place of all that: these are what is still to be sent (recovery), in whole units by StartPostcopy().
   void MakePending(const PageRange& run) { pending_->pending(run.region).SetRange(run.first, run.count); }
   // What is still to be sent, which may be counted by whoever wants to know.
   std::shared_ptr<PendingPages> pending() const { return pending_; }

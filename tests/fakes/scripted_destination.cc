@@ -117,7 +117,7 @@ void SendOpened(MeetingPlace& place, Stream& control, uint64_t epoch) {
 
 ScriptedDestination::ScriptedDestination(MeetingPlace& place, Stream& control, const Options& options)
     : control_(control) {
-  Accept(place, control, 4096, true, options.features);
+  Accept(place, control, options.host_page, true, options.features);
   ScriptedChannels channels = AcceptChannels(place);
   page = std::move(channels.page);
   urgent = std::move(channels.urgent);

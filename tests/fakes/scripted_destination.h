@@ -40,6 +40,7 @@ class ScriptedDestination {
   struct Options {
     uint64_t load_nanoseconds = 0;  // what READY says
     uint64_t features = kFeaturePostcopy | kFeaturePoison;
+    uint64_t host_page = 4096;  // bytes
   };
   // Over a control connection that has said what it is; the others come to `place`.
   ScriptedDestination(MeetingPlace& place, Stream& control, const Options& options);

@@ -18,6 +18,7 @@
 #include "migration/api/move_options.h"
 #include "migration/api/move_state.h"
 #include "migration/protocol/messages.h"
+#include "migration/protocol/page_header.h"
 #include "migration/protocol/version.h"
 #include "migration/secret/move_secret.h"
 #include "tests/fakes/arrival_rig.h"
@@ -125,9 +126,9 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
 }
 
 // Gets GRANT, says RUNNING or not, and hangs up.
-DestinationScript TakesTheGuestAndHangsUp(bool says_running) {
-  return [says_running](MeetingPlace& place, Stream& control) {
-    ScriptedDestination there(place, control, {.features = kFeatures});
+DestinationScript TakesTheGuestAndHangsUp(bool says_running, uint64_t host_page = kPageBytes) {
+  return [says_running, host_page](MeetingPlace& place, Stream& control) {
+    ScriptedDestination there(place, control, {.features = kFeatures, .host_page = host_page});
     ASSERT_TRUE(there.AwaitGrant());
     if (says_running) {
       (void)SendControl(control, message::Running{.epoch = 1});
@@ -221,6 +222,39 @@ INSTANTIATE_TEST_SUITE_P(
                                 EXPECT_FALSE(channels.page->ReadAll(byte).ok()) << "no page";
                               }}),
     [](const testing::TestParamInfo<ComesBack>& info) { return info.param.name; });
+
+// R4: where the source has larger host pages than the destination, a connection that breaks in one of them leaves a
+// part of it missing. It is sent whole. (Here the two say together that they have pages of 64 KiB.)
+TEST(PartOfAUnitTest, IsSentWhole) {
+  constexpr uint64_t kUnit = 64 << 10;
+  constexpr uint64_t kUnitPages = kUnit / kPageBytes;
+  FakeClock clock;
+  DepartureRig rig({.pages = 100}, &clock);
+  std::optional<PageHeader> sent;
+  const absl::Status status =
+      rig.MoveTo(TakesTheGuestAndHangsUp(true, kUnit),
+                 [&](MeetingPlace& place, Stream& control) {
+                   const auto epoch = HearRecover(control);
+                   if (!epoch.has_value()) {
+                     return;
+                   }
+                   SayStanding(place, control, *epoch, true);
+                   (void)SendControl(
+                       control, message::Missing{.ranges = {{.first = 2 * kUnitPages + 3, .count = 1}}, .last = true});
+                   const ScriptedChannels channels = AcceptChannels(place);
+                   SendOpened(place, control, *epoch);
+                   std::array<uint8_t, kPageHeaderBytes> head;
+                   ASSERT_TRUE(channels.page != nullptr && channels.page->ReadAll(head).ok());
+                   const auto header = DecodePageHeader(head);
+                   ASSERT_TRUE(header.ok()) << header.status();
+                   sent = *header;
+                 },
+                 {.mode = MoveMode::kPostcopy, .silence = absl::Minutes(1), .recover_for = kRecoverFor});
+  EXPECT_FALSE(status.ok());
+  ASSERT_TRUE(sent.has_value()) << status;
+  EXPECT_EQ(sent->first_page, 2 * kUnitPages);
+  EXPECT_EQ(sent->count, kUnitPages);
+}
 
 // R4: a destination that is found again and tells what is missing without an end, alive all the while, takes no more
 // time than there is to look for one.

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/monotonic.h"
 #include "base/thread.h"
@@ -210,6 +211,34 @@ TEST_P(LandingTest, BalloonedPages) {
     EXPECT_GE(result.report.skipped_pages, 1024u);
   }
 }
+
+// A source on hugetlbfs sends whole pages of it, and the destination has smaller ones.
+class SmallerPagesTest : public LandingTest {};
+
+// R4: what is missing there may be a part of one.
+TEST_P(SmallerPagesTest, RecoversWhereverTheStreamIsCut) {
+  const LandingHost host(GetParam(), kBytes);
+  for (const uint64_t bytes : {uint64_t{5000}, uint64_t{1} << 20, (uint64_t{5} << 20) + 12345}) {
+    for (const char* landing : {"Memfd", "Small"}) {
+      SCOPED_TRACE(absl::StrCat(landing, ", cut after ", bytes));
+      FakeMove move({.bytes = kBytes,
+                     .source_backing = GetParam().backing,
+                     .landing = &LandingNamed(landing),
+                     .work = kWork,
+                     .relay = true});
+      move.destination().on_run = [&] { move.relay().CutAfter(bytes); };
+      const FakeMoveResult result = move.Move({.mode = MoveMode::kPostcopy, .channels = 2});
+      ASSERT_TRUE(result.source.ok()) << result.source;
+      ASSERT_TRUE(result.destination.ok()) << result.destination;
+      EXPECT_EQ(result.report.recoveries, 1u);
+      EXPECT_FALSE(move.source_guest().running()) << "R2";
+      ExpectGuestGoesOn(*move.destination().guest(), 1000);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Source, SmallerPagesTest, testing::Values(LandingNamed("Hugetlb")),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(Kinds, LandingTest, testing::ValuesIn(AllLandings().begin(), AllLandings().end()),
                          [](const auto& info) { return std::string(info.param.name); });

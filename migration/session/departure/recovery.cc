@@ -75,16 +75,15 @@ absl::Status TakeMissing(Departure& departure, const message::Missing& missing, 
   }
   for (const PageRange& run : missing.ranges) {
     const uint64_t pages = run.region < regions.size() ? regions[run.region].bytes / kPageBytes : 0;
-    const bool is_whole = run.first < pages && run.count > 0 && run.count <= pages - run.first &&
-                          run.first % departure.pages_per_unit[run.region] == 0 &&
-                          run.count % departure.pages_per_unit[run.region] == 0;
-    if (is_whole && departure.region_is_mirrored[run.region]) {
+    // Its host's pages may be smaller than those of this one: a part of one is missing where a connection broke in it.
+    const bool is_there = run.first < pages && run.count > 0 && run.count <= pages - run.first;
+    if (is_there && departure.region_is_mirrored[run.region]) {
       return absl::InvalidArgumentError(absl::StrCat("MISSING: pages of ", regions[run.region].name,
                                                      ", of which none was missing when the guest was handed over"));
     }
-    if (!is_whole || run.count > pages_left) {
+    if (!is_there || run.count > pages_left) {
       return absl::InvalidArgumentError(absl::StrCat("MISSING: pages ", run.first, "+", run.count, " of region ",
-                                                     run.region, " are no whole pages of it, or told twice"));
+                                                     run.region, " are not in it, or told twice"));
     }
     pages_left -= run.count;
     runs.push_back(run);
