@@ -39,6 +39,7 @@ struct MoveReport {
   compactedBlocks @30 :UInt64;
   lostPages @31 :UInt64;        # host pages that went as lost
   lostAt @32 :List(UInt64);     # the first of them, as guest-physical addresses
+  brokenChannels @33 :UInt32;   # page connections that broke alone, and the others went on
 }
 
 # How long threads of the destination waited for pages.

@@ -78,7 +78,7 @@ struct MoveReport {
   uint64_t data_pages = 0;
   uint64_t zero_pages = 0;
   uint64_t skipped_pages = 0;  // never touched, or in the balloon: not read
-  uint64_t resent_pages = 0;   // sent again because they were dirtied
+  uint64_t resent_pages = 0;   // sent again because they were dirtied, or lost with a channel that broke alone
   uint64_t bytes = 0;
   uint64_t faults = 0;        // demand faults that went to the source
   uint64_t minor_faults = 0;  // on pages that had arrived
@@ -98,7 +98,8 @@ struct MoveReport {
   static constexpr size_t kMostLostAt = 64;
   uint64_t lost_pages = 0;
   std::vector<uint64_t> lost_at;
-  uint32_t recoveries = 0;  // how often the connection was lost, and found again
+  uint32_t recoveries = 0;       // how often the connection was lost, and found again
+  uint32_t broken_channels = 0;  // page channels that broke behind GRANT while others lived, which went on
   std::vector<WaitingFigures> waiting;
   std::vector<PartFigures> parts;  // what moves beside memory
 };

@@ -120,6 +120,11 @@ absl::Status ControlPeer::Misplaced(const Message& message, absl::string_view du
       absl::StrCat(options_.peer_name, " sent ", MessageName(message), " where ", due, " was due"));
 }
 
+void ControlPeer::SetOnBroken(OnBroken on_broken) {
+  const absl::MutexLock lock(&broken_mutex_);
+  on_broken_.swap(on_broken);
+}
+
 void ControlPeer::Shutdown(const absl::Status& reason) {
   Fail(reason);
   channel_->Shutdown();
@@ -247,6 +252,12 @@ absl::Status ControlPeer::Dispatch(Arrival arrival) {
     if (const auto* const error = std::get_if<message::Error>(&message); error != nullptr) {
       said_why_.store(true, std::memory_order_release);
       return absl::AbortedError(absl::StrCat(options_.peer_name, " says: ", CleanText(error->message)));
+    }
+  }
+  if (const auto* const broken = arrival.message.ok() ? std::get_if<message::Broken>(&*arrival.message) : nullptr) {
+    const absl::MutexLock lock(&broken_mutex_);
+    if (on_broken_) {
+      return on_broken_(*broken);
     }
   }
   {

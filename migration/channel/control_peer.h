@@ -74,6 +74,11 @@ class ControlPeer {
     return Misplaced(*next, T::kName);
   }
 
+  // Called on the reading thread with each BROKEN, which Next() does not return then; an error ends the connection.
+  // Waits for a call that is on. May be empty.
+  using OnBroken = std::function<absl::Status(const message::Broken& broken)>;
+  void SetOnBroken(OnBroken on_broken);
+
   // From the next message on.
   void SetSilence(absl::Duration silence) { silence_ms_.store(absl::ToInt64Milliseconds(silence)); }
   void SetMostBytes(uint32_t bytes) {
@@ -121,6 +126,8 @@ class ControlPeer {
   const std::unique_ptr<ControlChannel> channel_;
   const std::function<void(const absl::Status&)> on_failure_;
   absl::Mutex send_mutex_;
+  absl::Mutex broken_mutex_;
+  OnBroken on_broken_ ABSL_GUARDED_BY(broken_mutex_);
   mutable TimedMutex mutex_;
   std::deque<Arrival> queue_ ABSL_GUARDED_BY(mutex_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

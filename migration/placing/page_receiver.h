@@ -28,8 +28,9 @@ struct ReceiveFigures {
   std::atomic<uint64_t> compacted_blocks{0};
   std::atomic<uint64_t> huge_bytes{0};
   std::atomic<uint64_t> bytes{0};
-  std::atomic<uint64_t> faults{0};        // demand faults that went to the source
-  std::atomic<uint64_t> minor_faults{0};  // on pages that had arrived
+  std::atomic<uint64_t> faults{0};           // demand faults that went to the source
+  std::atomic<uint64_t> minor_faults{0};     // on pages that had arrived
+  std::atomic<uint32_t> broken_channels{0};  // page channels that ended alone
 };
 
 // Threads: one.

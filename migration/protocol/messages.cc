@@ -169,6 +169,12 @@ class Writer {
     out.setLast(missing.last);
   }
   void operator()(const message::Opened& opened) { out_.initOpened().setDigest(BytesOf(opened.digest)); }
+  void operator()(const message::Broken& broken) {
+    auto out = out_.initBroken();
+    out.setChannel(broken.channel);
+    PutRanges(broken.missing, out);
+    out.setLast(broken.last);
+  }
 
  private:
   stream::Control::Builder out_;
@@ -319,6 +325,12 @@ absl::StatusOr<Message> Read(stream::Missing::Reader in) {
   return missing;
 }
 
+absl::StatusOr<Message> Read(stream::Broken::Reader in) {
+  message::Broken broken{.channel = in.getChannel(), .missing = {}, .last = in.getLast()};
+  FERRITE_ASSIGN_OR_RETURN(broken.missing, RangesOf(message::Broken::kName, in.getRanges()));
+  return broken;
+}
+
 absl::StatusOr<Message> Read(stream::Package::Reader in) {
   const capnp::Data::Reader blob = in.getBlob();
   if (in.getLength() != blob.size() || in.getCrc32c() != Crc32c({blob.begin(), blob.size()})) {
@@ -421,6 +433,8 @@ absl::StatusOr<Message> Read(stream::Control::Reader in) {
       return Read(in.getMissing());
     case stream::Control::OPENED:
       return WithDigest(message::Opened{}, in.getOpened());
+    case stream::Control::BROKEN:
+      return Read(in.getBroken());
   }
   return absl::InvalidArgumentError(
       absl::StrCat("control frame: an unknown message (", static_cast<uint16_t>(in.which()), ")"));

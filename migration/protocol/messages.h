@@ -24,7 +24,7 @@
 
 namespace ferrite::migration {
 
-// Ranges in one DISCARD or MISSING.
+// Ranges in one DISCARD, MISSING or BROKEN.
 inline constexpr size_t kMaxRanges = 4096;
 // Memory regions of a machine.
 inline constexpr size_t kMaxRegions = 64;
@@ -256,6 +256,17 @@ struct Opened {
   bool operator==(const Opened&) const = default;
 };
 
+// ↔ Behind GRANT a page channel has ended, and the others go on. From the destination, always, and when nothing comes
+// over it any more: with what is not here, in as many messages as it takes. From the source of no ranges, with `last`,
+// where it is the first to notice.
+struct Broken {
+  static constexpr absl::string_view kName = "BROKEN";
+  uint16_t channel = 0;
+  std::vector<PageRange> missing;
+  bool last = false;
+  bool operator==(const Broken&) const = default;
+};
+
 }  // namespace message
 
 using Message =
@@ -263,7 +274,7 @@ using Message =
                  message::Ready, message::Round, message::Discard, message::Discarded, message::Package,
                  message::Loaded, message::Grant, message::Running, message::End, message::Shut, message::Ping,
                  message::Pong, message::Error, message::Cancel, message::Heard, message::Recover, message::Standing,
-                 message::Revoke, message::Revoked, message::Missing, message::Opened>;
+                 message::Revoke, message::Revoked, message::Missing, message::Opened, message::Broken>;
 
 // "HELLO"
 absl::string_view MessageName(const Message& message);

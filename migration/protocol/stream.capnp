@@ -35,6 +35,7 @@ struct Control {
     revoked @25 :Void;            # ←
     missing @26 :Missing;         # ←
     opened @27 :Opened;           # ←  all page and urgent connections are here
+    broken @28 :Broken;           # ↔  behind GRANT one page connection has ended, and the others go on
   }
 }
 
@@ -183,4 +184,10 @@ struct Missing {
 
 struct Opened {
   digest @0 :Data;                # 32 bytes: whoever says so has the secret
+}
+
+struct Broken {
+  channel @0 :UInt16;             # its index, as in its preamble
+  ranges @1 :List(Range);         # at most 4096; ← what is not there, → none
+  last @2 :Bool;
 }

@@ -22,9 +22,10 @@ enum Features : uint64_t {
   kFeatureRecovery = 1 << 2,
   kFeatureMirror = 1 << 3,  // parts that are mirrored are offered, and may be declined
   kFeatureResume = 1 << 4,  // the copy phases go on after a lost connection
+  kFeatureFewer = 1 << 5,   // behind GRANT a page channel that breaks ends alone
 };
 inline constexpr uint64_t kOurFeatures =
-    kFeaturePostcopy | kFeaturePoison | kFeatureRecovery | kFeatureMirror | kFeatureResume;
+    kFeaturePostcopy | kFeaturePoison | kFeatureRecovery | kFeatureMirror | kFeatureResume | kFeatureFewer;
 
 // The newest version that both speak; FAILED_PRECONDITION, with both ranges, when there is none.
 absl::StatusOr<uint16_t> ChooseVersion(VersionRange ours, VersionRange theirs);

@@ -60,7 +60,11 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
                    : std::make_shared<PendingPages>(ShapesOf(parts, pages_per_unit), pending.can_be_lost)),
       limiter_(options.max_bandwidth),
       postcopy_rate_(options.max_postcopy_bandwidth),
-      figures_(figures) {
+      figures_(figures),
+      broken_(channels_.page.size()),
+      live_(channels_.page.size(), pending_->pages(), [this](size_t channel, std::span<const PageRange> missing) {
+        figures_.resent_pages += pending_->TakeBackFrom(channel, missing);
+      }) {
   size_t number = 0;
   for (OutgoingPart* part : parts) {
     const size_t count = part->regions().size();
@@ -275,16 +279,6 @@ absl::Status PageSource::failure() const {
   return failure_;
 }
 
-void PageSource::Note(const absl::Status& status) {
-  if (status.ok()) {
-    return;
-  }
-  NoteFirst(status);
-  // What fails after that fails because of it.
-  Shutdown();
-  on_failure_(failure());
-}
-
 void PageSource::Shutdown() {
   for (const auto& sink : channels_.page) {
     sink->Shutdown();
@@ -292,6 +286,7 @@ void PageSource::Shutdown() {
   for (const auto& sink : channels_.urgent) {
     sink->Shutdown();
   }
+  live_.End();
   // Last: who is held back until then would send unhindered.
   const TimedMutexLock lock(&shut_down_mutex_);
   shut_down_ = true;

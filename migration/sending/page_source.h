@@ -24,6 +24,7 @@
 #include "migration/api/move_options.h"
 #include "migration/channel/page_sink.h"
 #include "migration/sending/crew.h"
+#include "migration/sending/live_channels.h"
 #include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_sender.h"
 #include "migration/sending/pending_pages.h"
@@ -34,13 +35,18 @@ namespace ferrite::migration {
 
 // A thread for each channel, from the beginning to the end: when the guest stands still, none has to be made.
 //
-// Threads: the session's thread calls; Shutdown() is for any.
+// Threads: the session's thread calls; Shutdown() and OnBroken() are for any.
 class PageSource {
  public:
   struct Channels {
     std::vector<std::unique_ptr<PageSink>> page;
     std::vector<std::unique_ptr<UrgentSink>> urgent;
     bool know_lost = false;  // the other end knows pages that the hardware lost
+    // Behind the switchover a page channel breaks alone while others live. That is told to the other end, where this
+    // one is the first to notice. Empty: that end does not know it, and one is all. On any thread, as the next one.
+    std::function<void(size_t channel)> tell_broken = nullptr;
+    // The move goes on without it, over those that are `living`.
+    std::function<void(size_t channel, size_t living, const absl::Status& why)> on_fewer = nullptr;
   };
   struct Pending {
     bool can_be_lost;                     // Arrived() and TakeBack() may be called
@@ -106,8 +112,12 @@ class PageSource {
   // And the rest, by heat. That is for when the guest runs again: while it stands still, the processors and the link
   // are for what it waits for.
   void StartRest();
-  // Until everything was sent, or a channel failed.
+  // Until everything was sent, or the last channel failed. What breaks from here on goes again all the same, until
+  // Shutdown().
   absl::Status FinishRest();
+  // The other end says that a page channel has ended, and, in pieces, what it misses. INVALID_ARGUMENT for what it
+  // cannot say. Any thread, until the channels' end.
+  absl::Status OnBroken(size_t channel, std::span<const PageRange> missing, bool last);
 
   // Makes everything that blocks fail.
   void Shutdown();
@@ -128,6 +138,12 @@ class PageSource {
   absl::Status SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop);
   absl::Status TellSkipped(const PageRange& run);
   absl::Status SendRest(size_t channel);
+  // Its channel is of no use any more: the others go on, if there are any.
+  void EndRest(size_t channel, const absl::Status& status);
+  // A page channel ends alone; false where it is the last one, or the connection is over.
+  bool BreaksAlone(size_t channel, const absl::Status& why, bool told);
+  // What it lost is pending again.
+  void GoOnWithout(size_t channel);
   absl::Status ServeRequests(size_t channel);
   absl::Status Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit);
   // What was claimed in a round, and had been sent before.
@@ -159,6 +175,8 @@ class PageSource {
   bool serving_ ABSL_GUARDED_BY(mutex_) = false;  // requests are answered
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  std::vector<absl::Status> broken_ ABSL_GUARDED_BY(mutex_);  // why, by page channel
+  LiveChannels live_;
   std::unique_ptr<Crew> crew_;  // of the page channels
   std::vector<Thread> urgent_threads_;
 };

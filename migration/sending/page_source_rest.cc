@@ -1,7 +1,9 @@
 // What PageSource does behind the switchover, and when a connection was lost before it.
 #include <cstdint>
 #include <optional>
+#include <span>
 
+#include "absl/strings/str_cat.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "memory/guest_address.h"
@@ -54,28 +56,41 @@ void PageSource::StartRest() {
   for (const auto& sink : channels_.page) {
     sink->PreferLatency();
   }
+  live_.Begin();
   crew_->Begin([this](size_t channel) {
-    Note(CatchOutOfMemory([&] { return SendRest(channel); }));
+    EndRest(channel, CatchOutOfMemory([&] { return SendRest(channel); }));
     return absl::OkStatus();
   });
 }
 
 absl::Status PageSource::FinishRest() {
-  FERRITE_RETURN_IF_ERROR(crew_->Await());
+  live_.AwaitAll();
+  if (live_.ended()) {
+    // Nobody sends behind this.
+    FERRITE_RETURN_IF_ERROR(crew_->Await());
+  }
   return failure();
 }
 
 absl::Status PageSource::SendRest(size_t channel) {
   PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_, losses());
-  PendingPages::Lease lease;
+  PendingPages::Lease lease{.owner = channel, .rest = {}};
   while (true) {
+    const uint64_t seen = live_.returns();
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
     Rest(limiter_.Take(kMost, host_.clock.Now()));
     FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced());
     const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
     if (!run.has_value()) {
-      return sender.SendRoundEnd(kLastRound);
+      if (live_.AwaitSettled(channel, seen)) {
+        continue;
+      }
+      FERRITE_RETURN_IF_ERROR(sender.SendRoundEnd(kLastRound));
+      if (!live_.AwaitMore(channel, seen)) {
+        return absl::OkStatus();
+      }
+      continue;
     }
     const uint64_t sent_before = sender.sent_bytes();
     FERRITE_RETURN_IF_ERROR(Send(sender, *run, pending_->pages_per_unit(run->region)));
@@ -83,6 +98,95 @@ absl::Status PageSource::SendRest(size_t channel) {
     // Huge pages are more than was taken, zero pages hardly anything.
     limiter_.Correct(static_cast<int64_t>(sender.sent_bytes() - sent_before) - static_cast<int64_t>(kMost));
   }
+}
+
+void PageSource::EndRest(size_t channel, const absl::Status& status) {
+  if (!status.ok()) {
+    const bool is_lost = absl::IsUnavailable(status) || absl::IsOutOfRange(status);
+    if (!is_lost || channels_.tell_broken == nullptr || !BreaksAlone(channel, status, /*told=*/false)) {
+      Note(status);
+    }
+  }
+  if (live_.EndThread(channel)) {
+    GoOnWithout(channel);
+  }
+}
+
+bool PageSource::BreaksAlone(size_t channel, const absl::Status& why, bool told) {
+  if (live_.ended()) {
+    return false;
+  }
+  const LiveChannels::Break broke = live_.Lose(channel);
+  if (broke == LiveChannels::Break::kFirst) {
+    channels_.page[channel]->Shutdown();
+    {
+      const absl::MutexLock lock(&mutex_);
+      broken_[channel] = why;
+    }
+    if (!told) {
+      channels_.tell_broken(channel);
+    }
+  }
+  return broke != LiveChannels::Break::kLast;
+}
+
+void PageSource::GoOnWithout(size_t channel) {
+  absl::Status why;
+  {
+    const absl::MutexLock lock(&mutex_);
+    why = broken_[channel];
+  }
+  ++figures_.broken_channels;
+  channels_.on_fewer(channel, live_.living(), why);
+}
+
+absl::Status PageSource::OnBroken(size_t channel, std::span<const PageRange> missing, bool last) {
+  const auto wrong = [channel](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat("BROKEN: page channel ", channel, what));
+  };
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (!serving_ || channels_.tell_broken == nullptr) {
+      return wrong(", before the guest was handed over");
+    }
+  }
+  if (channel >= channels_.page.size()) {
+    return wrong(", which there is not");
+  }
+  for (const PageRange& run : missing) {
+    if (run.region >= pending_->regions() || pending_->mirrored(run.region) || run.count == 0 ||
+        run.first >= pending_->pending(run.region).pages() ||
+        run.count > pending_->pending(run.region).pages() - run.first) {
+      return wrong(" misses what is no memory");
+    }
+  }
+  if (!last && missing.empty()) {
+    return wrong(": nothing in it, and not the last one");
+  }
+  if (!BreaksAlone(channel, absl::UnavailableError("the destination lost it"), /*told=*/true)) {
+    Note(absl::UnavailableError("the destination has lost the last page channel"));
+    return absl::OkStatus();
+  }
+  switch (live_.AddMissing(channel, missing, last)) {
+    case LiveChannels::Told::kTaken:
+      break;
+    case LiveChannels::Told::kSettled:
+      GoOnWithout(channel);
+      break;
+    case LiveChannels::Told::kWrong:
+      return wrong(" is told of twice");
+  }
+  return absl::OkStatus();
+}
+
+void PageSource::Note(const absl::Status& status) {
+  if (status.ok()) {
+    return;
+  }
+  NoteFirst(status);
+  // What fails after that fails because of it.
+  Shutdown();
+  on_failure_(failure());
 }
 
 absl::Status PageSource::ServeRequests(size_t channel) {

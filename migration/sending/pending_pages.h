@@ -9,6 +9,8 @@
 #include <span>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "memory/page_bitmap.h"
 #include "memory/page_range.h"
 
@@ -45,6 +47,13 @@ class PendingPages {
   explicit PendingPages(std::span<const Shape> regions, bool can_be_lost = false);
 
   size_t regions() const { return regions_.size(); }
+  uint64_t pages() const {
+    uint64_t pages = 0;
+    for (const auto& region : regions_) {
+      pages += region->pending.pages();
+    }
+    return pages;
+  }
   PageBitmap& pending(size_t region) { return regions_[region]->pending; }
   uint64_t pages_per_unit(size_t region) const { return regions_[region]->pages_per_unit; }
   PageBitmap& sent(size_t region) { return regions_[region]->sent; }
@@ -96,11 +105,16 @@ class PendingPages {
   PageRange ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
   // What one claimer has to itself, but for what is requested: a block, or neighbours of one heat as large as that.
   struct Lease {
+    size_t owner = 0;  // below kMaxOwners, another one for each claimer
     PageRange rest;
   };
+  static constexpr size_t kMaxOwners = 254;
   // Claims the next run of what `lease` has, or of what is next in order of heat, then of address. A block is as hot as
   // its hottest unit.
   std::optional<PageRange> ClaimHottest(Lease& lease, uint64_t max_pages);
+  // The claimer `owner` claims no more. What it had leased is leased anew, before all else: of what it had claimed,
+  // that which is among `missing`, in whole units. Others may claim meanwhile. How many pages are pending again.
+  uint64_t TakeBackFrom(size_t owner, std::span<const PageRange> missing);
 
   // Discard ranges of the switchover: units that were sent and are pending again; also what else was sent of a block of
   // which most is pending, which becomes pending, too: it comes whole. They count as not sent afterwards.
@@ -119,7 +133,9 @@ class PendingPages {
           on_way(can_be_lost ? shape.pages : 0),
           asked_for(can_be_lost ? shape.pages : 0),
           heat(shape.mirrored ? 0 : shape.pages / shape.pages_per_unit),
-          busy(shape.mirrored ? 0 : (shape.pages + shape.pages_per_block - 1) / shape.pages_per_block) {}
+          busy(shape.mirrored ? 0 : (shape.pages + shape.pages_per_block - 1) / shape.pages_per_block),
+          requested(shape.mirrored ? 0 : shape.pages),
+          owners(std::make_unique<std::atomic<uint8_t>[]>(busy.size())) {}
     PageBitmap pending;
     PageBitmap sent;
     PageBitmap skipped;  // and never sent since
@@ -131,6 +147,9 @@ class PendingPages {
     PageBitmap asked_for;
     std::vector<uint8_t> heat;  // per unit
     std::vector<bool> busy;     // per block: what RoundPages::kCalm leaves out
+    PageBitmap requested;       // claimed by ClaimRequested()
+    // Per block: who has leased it, counted from 1.
+    const std::unique_ptr<std::atomic<uint8_t>[]> owners;
     std::atomic<uint64_t> resent{0};
   };
 
@@ -146,6 +165,8 @@ class PendingPages {
   // Claims one unit; true for one caller only.
   bool ClaimUnit(Region& region, uint64_t unit);
   PageRange ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
+  // What is leased next; of no pages when there is nothing.
+  PageRange NextInOrder();
 
   std::vector<std::unique_ptr<Region>> regions_;
   std::vector<uint16_t> claims_;  // regions in the order of ClaimNext(): the mirrored ones first
@@ -160,6 +181,9 @@ class PendingPages {
   std::vector<PageRange> stale_asked_for_;
   std::vector<PageRange> order_;  // what is leased: blocks, of small ones several; hottest first
   std::atomic<size_t> next_in_order_{0};
+  absl::Mutex mutex_;                                        // shared by ClaimRequested(), for what is requested
+  std::vector<PageRange> returned_ ABSL_GUARDED_BY(mutex_);  // what is leased before it
+  std::atomic<bool> has_returned_{false};
 };
 
 }  // namespace ferrite::migration

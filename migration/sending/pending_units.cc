@@ -90,7 +90,11 @@ PageRange PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t m
 
 PageRange PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t extra) {
   const uint64_t per_unit = regions_[region]->pages_per_unit;
-  return ClaimUnitsFrom(region, page / per_unit, 1 + extra / per_unit);
+  // What is claimed here is nobody else's to take back, from one instant on.
+  const absl::ReaderMutexLock lock(&mutex_);
+  const PageRange run = ClaimUnitsFrom(region, page / per_unit, 1 + extra / per_unit);
+  regions_[region]->requested.SetRange(run.first, run.count);
+  return run;
 }
 
 std::optional<PageRange> PendingPages::ClaimHottest(Lease& lease, uint64_t max_pages) {
@@ -114,14 +118,87 @@ std::optional<PageRange> PendingPages::ClaimHottest(Lease& lease, uint64_t max_p
         return run;
       }
     }
-    const size_t next = next_in_order_.fetch_add(1, std::memory_order_acq_rel);
-    if (next >= order_.size()) {
-      // Many ask, and none ever wraps it.
-      next_in_order_.store(order_.size(), std::memory_order_release);
+    lease.rest = NextInOrder();
+    if (lease.rest.count == 0) {
       return std::nullopt;
     }
-    lease.rest = order_[next];
+    Region& region = *regions_[lease.rest.region];
+    const uint64_t end = lease.rest.first + lease.rest.count;
+    for (uint64_t block = lease.rest.first / region.pages_per_block; block * region.pages_per_block < end; ++block) {
+      region.owners[block].store(static_cast<uint8_t>(lease.owner + 1), std::memory_order_relaxed);
+    }
   }
+}
+
+PageRange PendingPages::NextInOrder() {
+  if (has_returned_.load(std::memory_order_acquire)) {
+    const absl::MutexLock lock(&mutex_);
+    if (!returned_.empty()) {
+      const PageRange next = returned_.back();
+      returned_.pop_back();
+      has_returned_.store(!returned_.empty(), std::memory_order_release);
+      return next;
+    }
+  }
+  const size_t next = next_in_order_.fetch_add(1, std::memory_order_acq_rel);
+  if (next < order_.size()) {
+    return order_[next];
+  }
+  // Many ask, and none ever wraps it.
+  next_in_order_.store(order_.size(), std::memory_order_release);
+  return {};
+}
+
+uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> missing) {
+  const auto mark = static_cast<uint8_t>(owner + 1);
+  const absl::MutexLock lock(&mutex_);
+  uint64_t pages = 0;
+  for (const PageRange& run : missing) {
+    Region& region = *regions_[run.region];
+    const uint64_t per_unit = region.pages_per_unit;
+    const uint64_t end = run.first + run.count;
+    for (uint64_t first = run.first / per_unit * per_unit; first < end;) {
+      const uint64_t block = first / region.pages_per_block;
+      if (region.owners[block].load(std::memory_order_relaxed) != mark) {
+        first = (block + 1) * region.pages_per_block;
+        continue;
+      }
+      if (!region.pending.Test(first) && !region.requested.Test(first)) {
+        // The first page of a unit is what it is claimed by: last.
+        region.pending.SetRange(first + 1, per_unit - 1);
+        region.pending.Set(first);
+        pages += per_unit;
+      }
+      first += per_unit;
+    }
+  }
+  for (size_t index = regions_.size(); index-- > 0;) {
+    Region& region = *regions_[index];
+    for (uint64_t block = region.busy.size(); block-- > 0;) {
+      if (region.owners[block].load(std::memory_order_relaxed) != mark) {
+        continue;
+      }
+      region.owners[block].store(0, std::memory_order_relaxed);
+      const uint64_t first = block * region.pages_per_block;
+      const uint64_t end = std::min(first + region.pages_per_block, region.pending.pages());
+      bool is_pending = false;
+      for (uint64_t word = first / 64; word * 64 < end; ++word) {
+        is_pending = is_pending || region.pending.Word(word) != 0;
+      }
+      if (!is_pending) {
+        continue;
+      }
+      // From the back of this they are leased, of small blocks several at once.
+      PageRange* const behind = returned_.empty() ? nullptr : &returned_.back();
+      if (behind != nullptr && behind->region == index && behind->first == end && behind->count < kBlockPages) {
+        *behind = {.region = behind->region, .first = first, .count = behind->count + end - first};
+      } else {
+        returned_.push_back({.region = static_cast<uint16_t>(index), .first = first, .count = end - first});
+      }
+    }
+  }
+  has_returned_.store(!returned_.empty(), std::memory_order_release);
+  return pages;
 }
 
 }  // namespace ferrite::migration

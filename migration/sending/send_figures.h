@@ -63,6 +63,7 @@ struct SendFigures {
   std::atomic<uint64_t> requested_pages{0};
   std::atomic<uint64_t> prefetched_pages{0};
   std::atomic<uint64_t> prefetch_hits{0};
+  std::atomic<uint32_t> broken_channels{0};  // that ended alone
   SentLost lost;
   // Of all that, what is of mirrored parts. Pages count from before they are sent: who reads the two above first, with
   // acquire, and then this, never takes one of these for another.
@@ -80,6 +81,7 @@ struct SendFigures {
     report.requested_pages = requested_pages;
     report.prefetched_pages = prefetched_pages;
     report.prefetch_hits = prefetch_hits;
+    report.broken_channels = broken_channels;
     AddTo(report.parts);
   }
   // `parts`: those of `further`, or the first ones of them.

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -35,7 +36,7 @@ class CutControl final : public ControlChannel {
       Shutdown();
       return CutHere();
     }
-    const absl::Status status = channel_->Send(message);
+    const absl::Status status = channel_->Send(Altered(message));
     if (plan_.Cuts(at_source_, name, /*after=*/true)) {
       Shutdown();
     }
@@ -65,6 +66,13 @@ class CutControl final : public ControlChannel {
   const std::string& peer() const override { return channel_->peer(); }
 
  private:
+  Message Altered(Message message) const {
+    if (auto* const hello = std::get_if<message::Hello>(&message); hello != nullptr) {
+      hello->features &= plan_.features;
+    }
+    return message;
+  }
+
   const std::unique_ptr<ControlChannel> channel_;
   CutPlan& plan_;
   const bool at_source_;

@@ -3,6 +3,7 @@
 #define FERRITE_TESTS_FAKES_CUT_CHANNELS_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <ostream>
@@ -44,6 +45,13 @@ class CutPlan {
     const absl::MutexLock lock(&mutex_);
     return cuts_.size();
   }
+  // One more, behind those.
+  void Add(Cut cut) {
+    const absl::MutexLock lock(&mutex_);
+    cuts_.push_back(std::move(cut));
+  }
+  // What the source says of its features; set before the move.
+  uint64_t features = ~uint64_t{0};
   // Called at the source's end before a frame is put in, by the thread that does; set before the move.
   std::function<void(const PageHeader&)> on_frame;
 

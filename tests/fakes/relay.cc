@@ -215,16 +215,39 @@ bool Relay::MayCutConnection(const Link& link, bool to_destination, uint64_t pas
   return true;
 }
 
+void Relay::Break(Link& link) {
+  for (const SocketStream* stream : {link.source.get(), link.destination.get()}) {
+    // A reset, where the kind of socket has one; an end otherwise.
+    const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
+    // The thread sanitizer takes connect(2) beside read(2) for a race of ours.
+    (void)syscall(SYS_connect, stream->fd(), &nobody, sizeof(nobody));
+  }
+  link.source->Shutdown();
+  link.destination->Shutdown();
+}
+
 void Relay::BreakAll() {
   for (Link& link : links_) {
-    for (const SocketStream* stream : {link.source.get(), link.destination.get()}) {
-      // A reset, where the kind of socket has one; an end otherwise.
-      const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
-      // The thread sanitizer takes connect(2) beside read(2) for a race of ours.
-      (void)syscall(SYS_connect, stream->fd(), &nobody, sizeof(nobody));
+    Break(link);
+  }
+}
+
+void Relay::CutConnection(uint64_t number) {
+  const absl::MutexLock lock(&mutex_);
+  for (Link& link : links_) {
+    if (link.number == number) {
+      ++cuts_;
+      Break(link);
     }
-    link.source->Shutdown();
-    link.destination->Shutdown();
+  }
+}
+
+void Relay::LoseConnection(uint64_t number) {
+  const absl::MutexLock lock(&mutex_);
+  for (Link& link : links_) {
+    if (link.number == number) {
+      link.loses_there = link.loses_back = true;
+    }
   }
 }
 

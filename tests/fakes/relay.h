@@ -45,6 +45,8 @@ class Relay {
     kFlip,            // a bit is changed, whatever it is of
     kLoss,            // up to seven bytes are missing, whatever they are of
   };
+  // The one of that number breaks now, of all that came, from 0.
+  void CutConnection(uint64_t number);
   // That, of what goes to the destination, when so many more bytes have passed that way.
   void DamageAfter(uint64_t bytes, Damage damage);
   // `act` is called once, on a thread of the relay, when that many more bytes have passed, of all connections together,
@@ -52,6 +54,8 @@ class Relay {
   void ActAfter(uint64_t bytes, std::function<void()> act);
   // What the connections that there are now carry one way is lost from here on, and nobody is told.
   void Lose(bool to_destination);
+  // The same of one of them, both ways.
+  void LoseConnection(uint64_t number);
   // Each piece that passes is late by up to `most`, each connection for itself.
   void DelayBy(absl::Duration most);
   // From here on each connection takes so many bytes a second at most, each way, and little at a time: a slow peer.
@@ -101,6 +105,7 @@ class Relay {
   uint64_t Allow(uint64_t wanted);
   // Of those, and of `link` alone, of which that many have passed this way; whether it breaks then.
   bool MayCutConnection(const Link& link, bool to_destination, uint64_t passed, uint64_t& allowed);
+  static void Break(Link& link);
   void BreakAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::unique_ptr<Listener> listener_;

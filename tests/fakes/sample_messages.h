@@ -79,6 +79,7 @@ inline std::vector<Message> SampleMessages() {
       message::Revoked{},
       message::Missing{.ranges = {{.region = 0, .first = 1, .count = 2}}, .last = true},
       message::Opened{.digest = SampleBytes(0xc0)},
+      message::Broken{.channel = 6, .missing = {{.region = 7, .first = 8, .count = 9}}, .last = true},
   };
 }
 

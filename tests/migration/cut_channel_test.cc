@@ -7,6 +7,7 @@
 //   - in a recovery, which is cut again where the message is said again, those from RECOVER to HEARD,
 //   - in a move that ends early, REFUSE, ERROR and CANCEL, from either side that has a reason to say them,
 //   - where a person takes the guest back, those from RECOVER to REVOKED,
+//   - where one of several page channels breaks, BROKEN, whichever side says it first,
 //   - and over sockets what stands before the messages: preamble, challenge and proof.
 #include <gtest/gtest.h>
 
@@ -47,6 +48,7 @@ constexpr uint64_t kSteps = 200;
 const std::set<std::string> kOfARecovery = {"RECOVER", "STANDING", "MISSING"};
 const std::set<std::string> kOfAnEarlyEnd = {"REFUSE", "ERROR", "CANCEL"};
 const std::set<std::string> kOfATakingBack = {"REVOKE", "REVOKED"};
+const std::set<std::string> kOfABrokenChannel = {"BROKEN"};
 // They come when they like.
 const std::set<std::string> kOfNothing = {"PING", "PONG"};
 
@@ -202,7 +204,7 @@ TEST(CutChannelTest, EveryMessageOfTheProtocolIsInThisTable) {
   for (const Cut& cut : SeenInAnOrderlyMove(MoveMode::kPrecopy)) {
     seen_in_rounds.insert(cut.what);
   }
-  for (const auto& others : {kOfARecovery, kOfAnEarlyEnd, kOfATakingBack, kOfNothing}) {
+  for (const auto& others : {kOfARecovery, kOfAnEarlyEnd, kOfATakingBack, kOfABrokenChannel, kOfNothing}) {
     seen.insert(others.begin(), others.end());
   }
   for (const std::string& name : AllMessages()) {
@@ -450,6 +452,31 @@ TEST(CutTakingBackTest, GuestIsBackWhereverItIsCut) {
         });
     EXPECT_EQ(result.source_state, MoveState::kFailed) << result.source;
     EXPECT_FALSE(result.destination.ok());
+    move.ExpectOneRunner(result);
+    EXPECT_EQ(plan.left(), 0u);
+  });
+}
+
+// One of three page channels breaks, and then the control channel, at the word of it: what was lost with the first one
+// is missing in the recovery (R4).
+TEST(CutBrokenChannelTest, MoveIsRecoveredWhereverTheWordOfItIsCut) {
+  const std::vector<Cut> cases = CutsOf("BROKEN");
+  ForEachAtOnce(2 * cases.size(), [&](uint64_t index) {
+    const Cut& cut = cases[index / 2];
+    const bool source_first = index % 2 == 0;
+    SCOPED_TRACE(testing::Message() << cut << (source_first ? ", the source notices first" : ""));
+    CutPlan plan;
+    CutMove move(plan);
+    const auto on_run = std::move(move->destination().on_run);
+    move->destination().on_run = [&] {
+      plan.Add({.at_source = source_first, .what = "page PAGES"});
+      plan.Add(cut);
+      on_run();
+    };
+    MoveOptions options = Options(MoveMode::kPostcopy);
+    options.channels = 3;
+    const FakeMoveResult result = move->Move(options);
+    EXPECT_TRUE(result.source.ok()) << "R4: " << result.source;
     move.ExpectOneRunner(result);
     EXPECT_EQ(plan.left(), 0u);
   });

@@ -87,6 +87,14 @@ std::string FormatLost(const migration::MoveReport& report) {
   return text + (report.lost_at.size() < report.lost_pages ? ", and others\n" : "\n");
 }
 
+// Of the page channels that broke alone.
+std::string FormatBroken(const migration::MoveReport& report) {
+  return report.broken_channels == 0
+             ? ""
+             : fmt::format("channels       {} broke behind the switchover; the others went on\n",
+                           report.broken_channels);
+}
+
 // Of each disk.
 std::string FormatParts(const migration::MoveReport& report) {
   std::string text;
@@ -235,6 +243,7 @@ std::string FormatMoveAccount(const migration::MoveReport& report) {
   if (report.recoveries > 0) {
     text += fmt::format("recovered      {} times from a lost connection\n", report.recoveries);
   }
+  text += FormatBroken(report);
   return text + FormatWaiting(report);
 }
 
@@ -254,6 +263,7 @@ std::string FormatArrival(const migration::MoveReport& report) {
                       Ms(report.destination_wait), Ms(report.entry_wait));
   text += fmt::format("faults         {} demand, {} on pages that had arrived\n", report.faults, report.minor_faults);
   text += FormatLost(report);
+  text += FormatBroken(report);
   return text + FormatWaiting(report);
 }
 

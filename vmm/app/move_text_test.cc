@@ -174,6 +174,7 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   report.huge_bytes = 28;
   report.compacted_blocks = 29;
   report.recoveries = 22;
+  report.broken_channels = 31;
   report.lost_pages = 30;
   report.lost_at = {4096, 8192};
   report.downtime_limit = absl::Seconds(23);
@@ -187,14 +188,14 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
       R"("last_pages_seconds":4.0,"state_seconds":5.0,"send_seconds":6.0,"load_seconds":7.0,"run_seconds":8.0},)"
       R"("too_long":"waiting for a processor","rounds":9,"data_pages":10,"zero_pages":11,"skipped_pages":12,"twice_pages":13,"bytes":14,"faults":15,)"
       R"("minor_faults":16,"requested_pages":17,"prefetched_pages":18,"prefetch_hits":19,"duplicate_pages":20,)"
-      R"("huge_bytes":28,"lost_pages":30,"recoveries":22,"lost_at":[4096,8192],"waiting":[]})");
+      R"("huge_bytes":28,"lost_pages":30,"recoveries":22,"broken_channels":31,"lost_at":[4096,8192],"waiting":[]})");
   EXPECT_EQ(
       ArrivalJson(move).dump(),
       R"({"over":true,"state":"completed","ok":true,"message":"","postcopy":true,"destination_wait_seconds":25.0,)"
       R"("entry_wait_seconds":26.0,"load_seconds":7.0,)"
       R"("run_seconds":8.0,"data_pages":10,"zero_pages":11,"bytes":14,"faults":15,"minor_faults":16,)"
       R"("duplicate_pages":20,"copied_pages":21,"moved_pages":27,"huge_bytes":28,"compacted_blocks":29,)"
-      R"("lost_pages":30,"lost_at":[4096,8192],"waiting":[]})");
+      R"("lost_pages":30,"broken_channels":31,"lost_at":[4096,8192],"waiting":[]})");
 }
 
 TEST(MoveTextTest, AccountNamesTheWaitForProcessorsAndWhatTookTooLong) {
@@ -232,6 +233,11 @@ TEST(MoveTextTest, AccountNamesTheWaitForProcessorsAndWhatTookTooLong) {
   EXPECT_TRUE(absl::StrContains(FormatMoveAccount(report), "lost pages     2: 0x1000000 0x1003000\n"));
   report.lost_pages = 3;
   EXPECT_TRUE(absl::StrContains(FormatArrival(report), "lost pages     3: 0x1000000 0x1003000, and others\n"));
+  EXPECT_FALSE(absl::StrContains(FormatMoveAccount(report), "channels"));
+  report.broken_channels = 2;
+  for (const std::string& told : {FormatMoveAccount(report), FormatArrival(report)}) {
+    EXPECT_TRUE(absl::StrContains(told, "channels       2 broke behind the switchover; the others went on\n")) << told;
+  }
   report.downtime_limit = report.downtime + report.entry_wait;
   EXPECT_FALSE(absl::StrContains(FormatMoveAccount(report), "too long"));
 }

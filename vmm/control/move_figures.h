@@ -72,6 +72,7 @@ void ForEachCount(Row row) {
   row("compacted_blocks", kArrival, &MoveReport::compacted_blocks, &Out::setCompactedBlocks, &In::getCompactedBlocks);
   row("lost_pages", kBoth, &MoveReport::lost_pages, &Out::setLostPages, &In::getLostPages);
   row("recoveries", kDeparture, &MoveReport::recoveries, &Out::setRecoveries, &In::getRecoveries);
+  row("broken_channels", kBoth, &MoveReport::broken_channels, &Out::setBrokenChannels, &In::getBrokenChannels);
 }
 
 template <typename Row>

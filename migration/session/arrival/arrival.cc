@@ -1,5 +1,6 @@
 #include "migration/session/arrival/arrival.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/out_of_memory.h"
@@ -21,10 +22,41 @@ void ArrivalLink::SetPeer(std::unique_ptr<ControlPeer> peer) {
 void ArrivalLink::SetChannels(PageFeeds page, UrgentFeeds urgent) {
   page_ = std::move(page);
   urgent_ = std::move(urgent);
+  {
+    const absl::MutexLock lock(&mutex_);
+    is_shut_down_ = false;
+    channels_.assign(page_.size(), {});
+  }
   shut_channels_down_.emplace(broken_, [this](const absl::Status&) { ShutChannelsDown(); });
 }
 
+bool ArrivalLink::LoseOne(size_t channel) {
+  const absl::MutexLock lock(&mutex_);
+  const auto lives = [](const PageChannel& one) { return !one.lost; };
+  if (is_shut_down_ || std::count_if(channels_.begin(), channels_.end(), lives) == 1) {
+    return false;
+  }
+  channels_[channel].lost = true;
+  return true;
+}
+
+bool ArrivalLink::EndOne(size_t channel) {
+  const absl::MutexLock lock(&mutex_);
+  channels_[channel].ended = true;
+  return channels_[channel].asked;
+}
+
+bool ArrivalLink::AskOne(size_t channel) {
+  const absl::MutexLock lock(&mutex_);
+  channels_[channel].asked = true;
+  return channels_[channel].ended;
+}
+
 void ArrivalLink::ShutChannelsDown() {
+  {
+    const absl::MutexLock lock(&mutex_);
+    is_shut_down_ = true;
+  }
   for (const auto& feed : page_) {
     feed->Shutdown();
   }

@@ -7,8 +7,10 @@
 #include <optional>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "base/cancel_token.h"
 #include "base/run_delay.h"
 #include "base/thread.h"
@@ -55,6 +57,12 @@ class ArrivalLink {
   void SetChannels(PageFeeds page, UrgentFeeds urgent);
   const PageFeeds& page() const { return page_; }
   const UrgentFeeds& urgent() const { return urgent_; }
+  // A page channel ends alone, and the source is told what is missing. False, and nothing was done, where no other one
+  // lives, or all were shut down here. This and the next two: any thread.
+  bool LoseOne(size_t channel);
+  // Its thread ends without that, or the source asks for it. Whether both are so.
+  bool EndOne(size_t channel);
+  bool AskOne(size_t channel);
 
   // Threads that use the channels: the receivers of the pages', and those that serve faults.
   std::vector<Thread> receivers;
@@ -79,6 +87,14 @@ class ArrivalLink {
   PageFeeds page_;
   UrgentFeeds urgent_;
   std::optional<CancelToken::Callback> shut_channels_down_;
+  absl::Mutex mutex_;
+  bool is_shut_down_ ABSL_GUARDED_BY(mutex_) = false;
+  struct PageChannel {
+    bool lost = false;
+    bool ended = false;
+    bool asked = false;
+  };
+  std::vector<PageChannel> channels_ ABSL_GUARDED_BY(mutex_);  // of `page_`
 };
 
 // The phases are functions (handshake.h, receiving.h, handover.h, settling.h, recovery.h), which a list in

@@ -77,6 +77,7 @@ MoveReport ArrivalShared::report() const {
   report.compacted_blocks = figures_.compacted_blocks;
   report.huge_bytes = figures_.huge_bytes;
   report.bytes = figures_.bytes;
+  report.broken_channels = figures_.broken_channels;
   report.faults = figures_.faults;
   report.minor_faults = figures_.minor_faults;
   if (waits != nullptr) {

@@ -21,11 +21,13 @@ class ReceiveWatch {
 
   // No channel has ended so far.
   void Begin() { ended_channels_ = 0; }
-  // The pages of one more channel have all come.
+  // The pages of one more channel have all come, or it broke, and the others go on.
   void EndChannel() {
     ++ended_channels_;
     Wake();
   }
+  // One of those goes on.
+  void ReopenChannel() { --ended_channels_; }
   size_t ended_channels() const { return ended_channels_; }
 
   // Waits until `over`, not longer than `limit`; whether it is. It is asked again at each Wake(), so it depends on

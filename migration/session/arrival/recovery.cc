@@ -36,33 +36,11 @@ namespace {
 // Before what this host had no room for is tried again.
 constexpr absl::Duration kRetryPause = absl::Milliseconds(250);
 
-// Says which pages are not here. Nothing is received at the moment: the states stand still, but for pages that faults
-// ask for.
+// Nothing is received at the moment: the states stand still, but for pages that faults ask for.
 absl::Status SendMissing(Arrival& arrival) {
-  message::Missing missing;
-  for (size_t index = 0; index < arrival.placement->regions(); ++index) {
-    const PageStates& states = arrival.placement->states(index);
-    const uint64_t per_unit = arrival.placement->placer(index).pages_per_unit();
-    for (uint64_t unit = 0; unit < states.units(); ++unit) {
-      const PageState state = states.Get(unit);
-      if (state == PageState::kPresent || state == PageState::kPoisoned) {
-        continue;
-      }
-      const uint64_t page = unit * per_unit;
-      std::vector<PageRange>& ranges = missing.ranges;
-      if (!ranges.empty() && ranges.back().region == index && ranges.back().first + ranges.back().count == page) {
-        ranges.back().count += per_unit;
-        continue;
-      }
-      if (ranges.size() == kMaxRanges) {
-        FERRITE_RETURN_IF_ERROR(arrival.peer().Send(missing));
-        ranges.clear();
-      }
-      ranges.push_back({.region = static_cast<uint16_t>(index), .first = page, .count = per_unit});
-    }
-  }
-  missing.last = true;
-  return arrival.peer().Send(missing);
+  return TellMissing(arrival, [&arrival](std::vector<PageRange> missing, bool last) {
+    return arrival.peer().Send(message::Missing{.ranges = std::move(missing), .last = last});
+  });
 }
 
 // Whether `channel` is of the source, of a GRANT that may have come here. Nobody waits for the answer, and who is not

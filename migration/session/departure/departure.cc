@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "memory/guest_address.h"
 #include "migration/sending/send_figures.h"
@@ -28,8 +29,13 @@ void DepartureLink::Close() {
   // Their threads may cancel until they are joined.
   interrupt_peer_.reset();
   shut_pages_down_.reset();
-  peer_.reset();
+  if (peer_ != nullptr) {
+    // Each of the two may call the other one.
+    UntilThereIsMemory([this] { peer_->Shutdown(absl::CancelledError("the move's connection was closed here")); });
+    peer_->SetOnBroken(nullptr);
+  }
   pages_.reset();
+  peer_.reset();
   broken_.Renew();
 }
 

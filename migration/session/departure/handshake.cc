@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clean_text.h"
+#include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/api/remedy.h"
 #include "migration/channel/control_peer.h"
@@ -228,6 +229,20 @@ absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limi
   FERRITE_ASSIGN_OR_RETURN(const message::Opened opened, departure.peer().Expect<message::Opened>(limit));
   FERRITE_RETURN_IF_ERROR(
       Annotate(departure.credentials.Check(Claim::kOpened, epoch, opened.digest), message::Opened::kName));
+  ControlPeer& peer = departure.peer();
+  const bool can_break = (departure.features & kFeatureFewer) != 0;
+  if (can_break) {
+    channels.tell_broken = [&peer](size_t channel) {
+      // Where that does not go, more is lost than a channel.
+      (void)peer.Send(message::Broken{.channel = static_cast<uint16_t>(channel), .missing = {}, .last = true});
+    };
+    channels.on_fewer = [&log = departure.host.log](size_t channel, size_t living, const absl::Status& why) {
+      IfThereIsMemory([&] {
+        log.Warn(absl::StrCat("move: page channel ", channel, " broke (", why.message(), "); the move goes on over ",
+                              living, living == 1 ? " other" : " others"));
+      });
+    };
+  }
   const auto on_failure = [&shared = departure.shared, &broken = departure.link.broken()](const absl::Status& failure) {
     if (shared.state().get() == MoveState::kDevice) {
       // The guest stands still, and nobody but the departure's thread can end that.
@@ -239,6 +254,11 @@ absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limi
       PageSource::Create(departure.host, departure.parts, departure.pages_per_unit, std::move(channels),
                          departure.options, departure.shared.figures(), on_failure,
                          {.can_be_lost = epoch == 0 && departure.can_resume(), .pages = departure.pending}));
+  if (can_break) {
+    peer.SetOnBroken([pages = pages.get()](const message::Broken& broken) {
+      return pages->OnBroken(broken.channel, broken.missing, broken.last);
+    });
+  }
   departure.link.SetPages(std::move(pages));
   departure.pending = epoch == 0 ? departure.pages().pending() : nullptr;
   departure.shared.TellPending(departure.pages().pending());

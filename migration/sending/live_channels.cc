@@ -1,0 +1,117 @@
+#include "migration/sending/live_channels.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ferrite::migration {
+
+void LiveChannels::Begin() {
+  const absl::MutexLock lock(&mutex_);
+  begun_ = true;
+  for (Channel& channel : channels_) {
+    channel.has_thread = true;
+  }
+}
+
+LiveChannels::Break LiveChannels::Lose(size_t index) {
+  const absl::MutexLock lock(&mutex_);
+  if (channels_[index].broken) {
+    return Break::kKnown;
+  }
+  if (std::count_if(channels_.begin(), channels_.end(), [](const Channel& one) { return !one.broken; }) == 1) {
+    return Break::kLast;
+  }
+  channels_[index].broken = true;
+  return Break::kFirst;
+}
+
+LiveChannels::Told LiveChannels::AddMissing(size_t index, std::span<const PageRange> missing, bool last) {
+  const absl::MutexLock lock(&mutex_);
+  Channel& channel = channels_[index];
+  if (channel.told) {
+    return Told::kWrong;
+  }
+  for (const PageRange& run : missing) {
+    if (run.count > most_pages_ - channel.missing_pages) {
+      return Told::kWrong;
+    }
+    channel.missing_pages += run.count;
+  }
+  channel.missing.insert(channel.missing.end(), missing.begin(), missing.end());
+  channel.told = last;
+  return MaySettle(index) ? Told::kSettled : Told::kTaken;
+}
+
+bool LiveChannels::EndThread(size_t index) {
+  const absl::MutexLock lock(&mutex_);
+  channels_[index].has_thread = false;
+  return MaySettle(index);
+}
+
+bool LiveChannels::MaySettle(size_t index) {
+  Channel& channel = channels_[index];
+  if (!begun_ || !channel.broken || channel.has_thread || !channel.told || channel.settled) {
+    return false;
+  }
+  channel.settled = true;
+  take_back_(index, std::exchange(channel.missing, {}));
+  ++returns_;
+  return true;
+}
+
+bool LiveChannels::AllSettled() const {
+  return std::all_of(channels_.begin(), channels_.end(), [](const Channel& one) { return !one.broken || one.settled; });
+}
+
+size_t LiveChannels::living() const {
+  const absl::MutexLock lock(&mutex_);
+  return static_cast<size_t>(
+      std::count_if(channels_.begin(), channels_.end(), [](const Channel& one) { return !one.broken; }));
+}
+
+uint64_t LiveChannels::returns() const {
+  const absl::MutexLock lock(&mutex_);
+  return returns_;
+}
+
+bool LiveChannels::AwaitSettled(size_t index, uint64_t seen) {
+  const absl::MutexLock lock(&mutex_);
+  const auto has_news = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ended_ || channels_[index].broken || returns_ != seen || AllSettled();
+  };
+  mutex_.Await(absl::Condition(&has_news));
+  return !ended_ && !channels_[index].broken && returns_ != seen;
+}
+
+bool LiveChannels::AwaitMore(size_t index, uint64_t seen) {
+  const absl::MutexLock lock(&mutex_);
+  channels_[index].done_at = seen;
+  const auto has_news = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ended_ || channels_[index].broken || returns_ != seen;
+  };
+  mutex_.Await(absl::Condition(&has_news));
+  return !ended_ && !channels_[index].broken;
+}
+
+void LiveChannels::AwaitAll() const {
+  const absl::MutexLock lock(&mutex_);
+  const auto all_done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const uint64_t returns = returns_;
+    return ended_ || !begun_ ||
+           (AllSettled() && std::all_of(channels_.begin(), channels_.end(),
+                                        [&](const Channel& one) { return one.broken || one.done_at == returns; }));
+  };
+  mutex_.Await(absl::Condition(&all_done));
+}
+
+void LiveChannels::End() {
+  const absl::MutexLock lock(&mutex_);
+  ended_ = true;
+}
+
+bool LiveChannels::ended() const {
+  const absl::MutexLock lock(&mutex_);
+  return ended_;
+}
+
+}  // namespace ferrite::migration
