@@ -99,8 +99,26 @@ TEST_F(ReturnedUnitsTest, UnitGoesAgainAsAWhole) {
   // Where host pages are smaller there, some of a unit may have come.
   const std::vector<PageRange> missing = {{0, 13, 2}, {0, 31, 1}};
   EXPECT_EQ(pages_.TakeBackFrom(0, missing), 16u);
+  EXPECT_EQ(pages_.CountPending(), 16u + 224 + 256);
   EXPECT_EQ(Claim(third_), (PageRange{0, 8, 8}));
   EXPECT_EQ(Claim(third_), (PageRange{0, 24, 232}));
+}
+
+// So that several share what one has lost.
+TEST(ReturnedLeasesTest, AreNoLargerThanOthers) {
+  constexpr uint64_t kPages = 32 * kBlock;
+  const std::vector<PendingPages::Shape> shapes = {{.pages = kPages, .pages_per_unit = 1, .pages_per_block = kBlock}};
+  PendingPages pages(shapes);
+  pages.pending(0).SetRange(0, kPages);
+  pages.OrderByHeat();
+  PendingPages::Lease broken{.owner = 0, .rest = {}}, lease{.owner = 1, .rest = {}};
+  while (pages.ClaimHottest(broken, kPages).has_value()) {
+  }
+  const PageRange all = {0, 0, kPages};
+  EXPECT_EQ(pages.TakeBackFrom(0, {&all, 1}), kPages);
+  for (uint64_t first = 0; first < kPages; first += 512) {
+    EXPECT_EQ(pages.ClaimHottest(lease, kPages), (PageRange{0, first, 512}));
+  }
 }
 
 // Who is asked and who claims meanwhile: each page goes once over a channel that lives, whatever was lost.
