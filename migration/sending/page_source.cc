@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -61,6 +62,7 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
       limiter_(options.max_bandwidth),
       postcopy_rate_(options.max_postcopy_bandwidth),
       figures_(figures),
+      claim_sizes_(channels_.page.size()),
       broken_(channels_.page.size()),
       live_(channels_.page.size(), pending_->pages(), [this](size_t channel, std::span<const PageRange> missing) {
         figures_.resent_pages += pending_->TakeBackFrom(channel, missing);
@@ -176,12 +178,18 @@ void PageSource::CountResent() {
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop) {
   PageSender& sender = *senders_[channel];
+  ClaimSize& size = claim_sizes_[channel];
   while (!stop()) {
-    const std::optional<PageRange> run = pending_->ClaimNext(kMaxDataPages);
+    const std::optional<PageRange> run = pending_->ClaimNext(size.pages());
     if (!run.has_value()) {
       break;
     }
+    const MonotonicTime start = host_.clock.Now();
     FERRITE_RETURN_IF_ERROR(Send(sender, *run, 1));
+    if (size.goes_at_once()) {
+      FERRITE_RETURN_IF_ERROR(sender.Flush());
+    }
+    size.Sent(run->count, host_.clock.Now() - start);
   }
   return sender.SendRoundEnd(round);
 }
@@ -267,16 +275,6 @@ void PageSource::Rest(absl::Duration time) {
     const TimedMutexLock lock(&shut_down_mutex_);
     shut_down_mutex_.AwaitFor(host_.clock, absl::Condition(&shut_down_), time);
   }
-}
-
-void PageSource::NoteFirst(const absl::Status& status) {
-  const absl::MutexLock lock(&mutex_);
-  failure_.Update(status);
-}
-
-absl::Status PageSource::failure() const {
-  const absl::MutexLock lock(&mutex_);
-  return failure_;
 }
 
 void PageSource::Shutdown() {

@@ -23,6 +23,7 @@
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/channel/page_sink.h"
+#include "migration/sending/claim_size.h"
 #include "migration/sending/crew.h"
 #include "migration/sending/live_channels.h"
 #include "migration/sending/outgoing_part.h"
@@ -168,6 +169,7 @@ class PageSource {
   const uint64_t postcopy_rate_;
   SendFigures& figures_;
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
+  std::vector<ClaimSize> claim_sizes_;                // likewise, of the rounds
   bool told_skipped_ = false;                         // in the round that is to end next
   TimedMutex shut_down_mutex_;
   bool shut_down_ ABSL_GUARDED_BY(shut_down_mutex_) = false;

@@ -179,6 +179,16 @@ absl::Status PageSource::OnBroken(size_t channel, std::span<const PageRange> mis
   return absl::OkStatus();
 }
 
+void PageSource::NoteFirst(const absl::Status& status) {
+  const absl::MutexLock lock(&mutex_);
+  failure_.Update(status);
+}
+
+absl::Status PageSource::failure() const {
+  const absl::MutexLock lock(&mutex_);
+  return failure_;
+}
+
 void PageSource::Note(const absl::Status& status) {
   if (status.ok()) {
     return;
