@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/clean_text.h"
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
@@ -15,9 +14,6 @@
 namespace ferrite::migration {
 namespace {
 
-// A peer that sends what nobody waits for is stopped before it fills our memory.
-constexpr size_t kMaxQueued = 256;
-constexpr size_t kMaxQueuedMessages = 2;  // of the largest size
 // A message that is written for longer when the move is to end is one that the peer does not read.
 constexpr absl::Duration kWriteGrace = absl::Milliseconds(100);
 // The same where the kernel has room for it.
@@ -120,11 +116,6 @@ absl::Status ControlPeer::Misplaced(const Message& message, absl::string_view du
       absl::StrCat(options_.peer_name, " sent ", MessageName(message), " where ", due, " was due"));
 }
 
-void ControlPeer::SetOnBroken(OnBroken on_broken) {
-  const absl::MutexLock lock(&broken_mutex_);
-  on_broken_.swap(on_broken);
-}
-
 void ControlPeer::Shutdown(const absl::Status& reason) {
   Fail(reason);
   channel_->Shutdown();
@@ -184,6 +175,13 @@ bool ControlPeer::Fail(const absl::Status& reason) {
   return true;
 }
 
+void ControlPeer::Break(const absl::Status& reason) {
+  if (Fail(reason)) {
+    IfThereIsMemory([&] { on_failure_(reason); });
+  }
+  channel_->Shutdown();
+}
+
 void ControlPeer::ReadLoop() {
   while (true) {
     const absl::Status status = CatchOutOfMemory([this]() -> absl::Status {
@@ -191,10 +189,7 @@ void ControlPeer::ReadLoop() {
       return Dispatch(std::move(arrival));
     });
     if (!status.ok()) {
-      if (Fail(status)) {
-        IfThereIsMemory([&] { on_failure_(status); });
-      }
-      channel_->Shutdown();
+      Break(status);
       return;
     }
   }
@@ -229,46 +224,6 @@ absl::Status ControlPeer::SendPing() {
       CatchOutOfMemory([&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(send_mutex_) { return Write(message::Ping{}); });
   send_mutex_.Unlock();
   return status;
-}
-
-absl::Status ControlPeer::Dispatch(Arrival arrival) {
-  if (arrival.message.ok()) {
-    const Message& message = *arrival.message;
-    if (const auto* const ping = std::get_if<message::Ping>(&message); ping != nullptr) {
-      return Send(message::Pong{.token = ping->token});
-    }
-    if (std::holds_alternative<message::Pong>(message)) {
-      return absl::OkStatus();
-    }
-    if (const auto* const refuse = std::get_if<message::Refuse>(&message); refuse != nullptr) {
-      refused_.store(true, std::memory_order_release);
-      said_why_.store(true, std::memory_order_release);
-      return absl::FailedPreconditionError(absl::StrCat(options_.peer_name, " refuses: ", CleanText(refuse->reason)));
-    }
-    if (const auto* const cancel = std::get_if<message::Cancel>(&message); cancel != nullptr) {
-      said_why_.store(true, std::memory_order_release);
-      return absl::CancelledError(absl::StrCat(options_.peer_name, " says: ", CleanText(cancel->message)));
-    }
-    if (const auto* const error = std::get_if<message::Error>(&message); error != nullptr) {
-      said_why_.store(true, std::memory_order_release);
-      return absl::AbortedError(absl::StrCat(options_.peer_name, " says: ", CleanText(error->message)));
-    }
-  }
-  if (const auto* const broken = arrival.message.ok() ? std::get_if<message::Broken>(&*arrival.message) : nullptr) {
-    const absl::MutexLock lock(&broken_mutex_);
-    if (on_broken_) {
-      return on_broken_(*broken);
-    }
-  }
-  {
-    const TimedMutexLock lock(&mutex_);
-    queued_bytes_ += arrival.bytes;
-    if (queue_.size() >= kMaxQueued || queued_bytes_ > kMaxQueuedMessages * most_bytes_.load()) {
-      return absl::ResourceExhaustedError(absl::StrCat(options_.peer_name, " sends messages that nobody waits for"));
-    }
-    queue_.push_back(std::move(arrival));
-  }
-  return options_.on_message ? options_.on_message() : absl::OkStatus();
 }
 
 }  // namespace ferrite::migration

@@ -7,6 +7,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -40,8 +41,9 @@ class ControlPeer {
     std::function<absl::Status()> on_message;
   };
 
-  // `on_failure` is called at most once, on the reading thread, when the connection is lost, the peer is silent, or it
-  // sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so. `host` outlives it.
+  // `on_failure` is called at most once, on the reading thread (or in SetOnBroken()), when the connection is lost, the
+  // peer is silent, or it sent ERROR, REFUSE or nonsense. Where the thread cannot be made the peer is told so. `host`
+  // outlives it.
   static absl::StatusOr<std::unique_ptr<ControlPeer>> Create(const Host& host, std::unique_ptr<ControlChannel> channel,
                                                              Options options,
                                                              std::function<void(const absl::Status&)> on_failure);
@@ -74,8 +76,8 @@ class ControlPeer {
     return Misplaced(*next, T::kName);
   }
 
-  // Called on the reading thread with each BROKEN, which Next() does not return then; an error ends the connection.
-  // Waits for a call that is on. May be empty.
+  // Called with each BROKEN, which Next() does not return then: on the reading thread, or here with those that nobody
+  // has taken so far. An error ends the connection. Waits for a call that is on. May be empty.
   using OnBroken = std::function<absl::Status(const message::Broken& broken)>;
   void SetOnBroken(OnBroken on_broken);
 
@@ -111,6 +113,11 @@ class ControlPeer {
   absl::StatusOr<Arrival> ReadOne();
   // Handles `arrival` or queues it; an error ends the loop.
   absl::Status Dispatch(Arrival arrival);
+  absl::Status Queue(Arrival arrival);
+  // The first BROKEN that waits for somebody to take it.
+  std::optional<message::Broken> TakeBroken();
+  // Ends the connection.
+  void Break(const absl::Status& reason);
   absl::Status Misplaced(const Message& message, absl::string_view due) const;
   // A message that is being written is as good as a PING, and is not waited for.
   absl::Status SendPing();

@@ -16,11 +16,14 @@
 #include "absl/time/time.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
+#include "migration/protocol/preamble.h"
+#include "migration/protocol/proof.h"
 #include "migration/protocol/version.h"
 #include "tests/fakes/at_once.h"
 #include "tests/fakes/cut_channels.h"
 #include "tests/fakes/test_host.h"
 #include "tests/migration/move_harness.h"
+#include "tests/migration/two_parts.h"
 
 namespace ferrite::migration {
 namespace {
@@ -179,6 +182,67 @@ TEST(FewerChannelsTest, ChannelOfARecoveryMayBreak) {
   ExpectArrived(move, result);
   EXPECT_EQ(result.report.recoveries, 1u);
   EXPECT_EQ(result.report.broken_channels, 1u);
+}
+
+// It is dead when the source hears that all connections of the recovery are here: the word of it is right behind.
+TEST(FewerChannelsTest, ChannelOfARecoveryMayBreakBeforeItIsUsed) {
+  FakeMove move({.relay = true});
+  move.destination().on_run = [&] {
+    move.relay().ActAfter(kMiB, [&move] {
+      move.relay().CutConnectionAfter(kFirstPages + 1, /*to_destination=*/true, kPreambleBytes + kProofBytes);
+      move.relay().Cut();
+    });
+  };
+  const FakeMoveResult result = move.Move(Options(3));
+  ExpectArrived(move, result);
+  EXPECT_EQ(result.report.recoveries, 1u);
+  EXPECT_EQ(result.report.broken_channels, 1u);
+  EXPECT_EQ(move.session().report().broken_channels, 1u);
+}
+
+// SHUT was lost, and then a channel over which nothing is to come: the source hears that nothing is missing.
+TEST(FewerChannelsTest, ChannelMayBreakWhenAllHasCome) {
+  CutPlan plan;
+  FakeMove move({.pair = true, .wrap = [&plan](PairRendezvous place) { return WithCuts(std::move(place), plan); }});
+  plan.Add({.at_source = false, .what = "SHUT"});
+  plan.Add({.at_source = true, .what = "page ROUND"});
+  const FakeMoveResult result = move.Move(Options(3));
+  ExpectArrived(move, result);
+  EXPECT_EQ(plan.left(), 0u);
+  EXPECT_EQ(result.report.recoveries, 1u);
+  EXPECT_EQ(result.report.broken_channels, 1u);
+}
+
+// Channels that are lost with the connection did not break alone, even where they are noticed first.
+TEST(FewerChannelsTest, LossOfAllIsTheLossOfNone) {
+  FakeMove move({.relay = true});
+  move.destination().on_run = [&] {
+    move.relay().ActAfter(kMiB, [&move] {
+      move.relay().CutConnection(kFirstPages);
+      move.relay().CutConnection(kFirstPages + 1);
+      move.relay().Cut();
+    });
+  };
+  const FakeMoveResult result = move.Move(Options(3));
+  ExpectArrived(move, result);
+  EXPECT_EQ(result.report.recoveries, 1u);
+  EXPECT_EQ(move.session().report().broken_channels, 0u);
+}
+
+// What is mirrored was all here before GRANT; what of another part is missing is as memory.
+TEST(FewerChannelsTest, OtherPartsAreWholeToo) {
+  for (const bool mirrored : {false, true}) {
+    SCOPED_TRACE(mirrored);
+    TwoParts parts({.relay = true}, mirrored);
+    parts.on_run = [&] {
+      parts.move().relay().ActAfter(70000, [&] { parts.move().relay().CutConnection(kFirstPages + 1); });
+    };
+    const FakeMoveResult result = parts.Move(Options(3));
+    parts.ExpectMoved(result);
+    EXPECT_EQ(result.report.recoveries, 0u);
+    EXPECT_EQ(result.report.broken_channels, 1u);
+    EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
+  }
 }
 
 // One that knows no BROKEN loses all with one, and recovers.

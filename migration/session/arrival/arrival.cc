@@ -23,7 +23,7 @@ void ArrivalLink::SetChannels(PageFeeds page, UrgentFeeds urgent) {
   page_ = std::move(page);
   urgent_ = std::move(urgent);
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     is_shut_down_ = false;
     channels_.assign(page_.size(), {});
   }
@@ -31,7 +31,7 @@ void ArrivalLink::SetChannels(PageFeeds page, UrgentFeeds urgent) {
 }
 
 bool ArrivalLink::LoseOne(size_t channel) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto lives = [](const PageChannel& one) { return !one.lost; };
   if (is_shut_down_ || std::count_if(channels_.begin(), channels_.end(), lives) == 1) {
     return false;
@@ -41,20 +41,26 @@ bool ArrivalLink::LoseOne(size_t channel) {
 }
 
 bool ArrivalLink::EndOne(size_t channel) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   channels_[channel].ended = true;
   return channels_[channel].asked;
 }
 
 bool ArrivalLink::AskOne(size_t channel) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   channels_[channel].asked = true;
   return channels_[channel].ended;
 }
 
+bool ArrivalLink::BreaksWithin(const Clock& clock, absl::Duration limit) {
+  const TimedMutexLock lock(&mutex_);
+  mutex_.AwaitFor(clock, absl::Condition(&is_shut_down_), limit);
+  return broken_.cancelled();
+}
+
 void ArrivalLink::ShutChannelsDown() {
   {
-    const absl::MutexLock lock(&mutex_);
+    const TimedMutexLock lock(&mutex_);
     is_shut_down_ = true;
   }
   for (const auto& feed : page_) {

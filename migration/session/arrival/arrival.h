@@ -10,10 +10,12 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "base/cancel_token.h"
+#include "base/clock.h"
 #include "base/run_delay.h"
 #include "base/thread.h"
+#include "base/timed_mutex.h"
 #include "migration/api/destination_machine.h"
 #include "migration/api/host.h"
 #include "migration/channel/control_peer.h"
@@ -63,6 +65,8 @@ class ArrivalLink {
   // Its thread ends without that, or the source asks for it. Whether both are so.
   bool EndOne(size_t channel);
   bool AskOne(size_t channel);
+  // Whether the others are lost, too, within `limit`. Waits for that, or until they are shut down here. Any thread.
+  bool BreaksWithin(const Clock& clock, absl::Duration limit);
 
   // Threads that use the channels: the receivers of the pages', and those that serve faults.
   std::vector<Thread> receivers;
@@ -87,7 +91,7 @@ class ArrivalLink {
   PageFeeds page_;
   UrgentFeeds urgent_;
   std::optional<CancelToken::Callback> shut_channels_down_;
-  absl::Mutex mutex_;
+  TimedMutex mutex_;
   bool is_shut_down_ ABSL_GUARDED_BY(mutex_) = false;
   struct PageChannel {
     bool lost = false;

@@ -8,6 +8,7 @@
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
+#include "migration/channel/connection_lost.h"
 #include "migration/placing/page_states.h"
 #include "migration/placing/placer.h"
 #include "migration/protocol/messages.h"
@@ -60,6 +61,9 @@ absl::Status ReceivePages(Arrival& arrival, PageFeed& feed, bool live, bool& end
   }
 }
 
+// Channels that are lost within this time are lost together: a source that ended is no channel that broke.
+constexpr absl::Duration kTogether = absl::Seconds(1);
+
 // A channel was lost that nothing comes over any more, and no other one: the source sends again what was on its way.
 absl::Status GoOnWithout(Arrival& arrival, size_t channel, const absl::Status& why) {
   arrival.link.page()[channel]->Shutdown();
@@ -67,6 +71,9 @@ absl::Status GoOnWithout(Arrival& arrival, size_t channel, const absl::Status& w
     return arrival.peer().Send(
         message::Broken{.channel = static_cast<uint16_t>(channel), .missing = std::move(missing), .last = last});
   }));
+  if (arrival.link.BreaksWithin(arrival.host.clock, kTogether)) {
+    return absl::OkStatus();
+  }
   ++arrival.shared.figures().broken_channels;
   IfThereIsMemory([&] {
     arrival.host.log.Warn(
@@ -87,7 +94,7 @@ void Receive(Arrival& arrival, size_t channel, bool live) {
   ArrivalLink& link = arrival.link;
   bool ended = false;
   absl::Status status = CatchOutOfMemory([&] { return ReceivePages(arrival, *link.page()[channel], live, ended); });
-  const bool is_lost = absl::IsUnavailable(status) || absl::IsOutOfRange(status);
+  const bool is_lost = IsConnectionLost(status);
   if (is_lost && GoesOnWithFewer(arrival) && arrival.shared.state().get() == MoveState::kPostcopyActive &&
       !link.broken().cancelled() && link.LoseOne(channel)) {
     if (!ended) {
@@ -116,6 +123,12 @@ absl::Status OnBroken(Arrival& arrival, const message::Broken& broken) {
   return absl::OkStatus();
 }
 
+void HearOfBroken(Arrival& arrival) {
+  if (GoesOnWithFewer(arrival)) {
+    arrival.peer().SetOnBroken([&arrival](const message::Broken& broken) { return OnBroken(arrival, broken); });
+  }
+}
+
 }  // namespace
 
 absl::Status StartReceivers(Arrival& arrival, bool live) {
@@ -123,9 +136,7 @@ absl::Status StartReceivers(Arrival& arrival, bool live) {
   ArrivalLink& link = arrival.link;
   // One that started is never the one that there is no room for.
   link.receivers.reserve(link.page().size());
-  if (GoesOnWithFewer(arrival)) {
-    arrival.peer().SetOnBroken([&arrival](const message::Broken& broken) { return OnBroken(arrival, broken); });
-  }
+  HearOfBroken(arrival);
   for (size_t channel = 0; channel < link.page().size(); ++channel) {
     FERRITE_ASSIGN_OR_RETURN(
         Thread thread, arrival.host.threads.Start(absl::StrCat("mig-recv-", channel), ThreadClass::kBulk,
@@ -133,6 +144,13 @@ absl::Status StartReceivers(Arrival& arrival, bool live) {
     link.receivers.push_back(std::move(thread));
   }
   return absl::OkStatus();
+}
+
+void ReceiveNothing(Arrival& arrival) {
+  for (size_t channel = 0; channel < arrival.link.page().size(); ++channel) {
+    (void)arrival.link.EndOne(channel);
+  }
+  HearOfBroken(arrival);
 }
 
 absl::Status TellMissing(const Arrival& arrival,

@@ -15,6 +15,10 @@ namespace ferrite::migration {
 // and others live: the source hears what is missing. `live`: the guest may run by now.
 absl::Status StartReceivers(Arrival& arrival, bool live);
 
+// All is here, and nothing comes over the page channels of a source that came back. It may lose one all the same, and
+// waits for the word of what is missing.
+void ReceiveNothing(Arrival& arrival);
+
 // Serves the guest's faults over the urgent channels, or without the source where there are none; in place of who did.
 // `asks_again`: what was asked for over a connection that is gone, too.
 absl::Status ServeFaults(Arrival& arrival, bool asks_again);

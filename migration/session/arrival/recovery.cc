@@ -160,6 +160,8 @@ absl::Status Resume(Arrival& arrival, IncomingChannel& channel, ChannelAcceptor&
   if (arrival.armed && !arrival.settled) {
     FERRITE_RETURN_IF_ERROR(ServeFaults(arrival, /*asks_again=*/true));
     FERRITE_RETURN_IF_ERROR(StartReceivers(arrival, /*live=*/true));
+  } else {
+    ReceiveNothing(arrival);
   }
   return absl::OkStatus();
 }

@@ -25,6 +25,12 @@ void DepartureLink::SetPages(std::unique_ptr<PageSource> pages) {
   shut_pages_down_.emplace(broken_, [pages = pages_.get()](const absl::Status&) { pages->Shutdown(); });
 }
 
+void DepartureLink::HearOfBroken() {
+  peer_->SetOnBroken([pages = pages_.get()](const message::Broken& broken) {
+    return pages->OnBroken(broken.channel, broken.missing, broken.last);
+  });
+}
+
 void DepartureLink::Close() {
   // Their threads may cancel until they are joined.
   interrupt_peer_.reset();

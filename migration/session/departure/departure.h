@@ -52,6 +52,8 @@ class DepartureLink {
   PageSource* pages() { return pages_.get(); }
   void SetPeer(std::unique_ptr<ControlPeer> peer);
   void SetPages(std::unique_ptr<PageSource> pages);
+  // From here on the pages' sender hears of page channels that the destination lost, and of those that it has told of.
+  void HearOfBroken();
   // Joins their threads, and is ready for others.
   void Close();
 
@@ -143,6 +145,8 @@ struct Departure {
   bool cancelled() const { return shared.cancel().cancelled(); }
   // The copy phases go on after a lost connection.
   bool can_resume() const { return (features & kFeatureResume) != 0; }
+  // Behind GRANT the move goes on over the page channels that live.
+  bool can_have_fewer() const { return (features & kFeatureFewer) != 0; }
   // The next step of the destination's, of which it has MoveOptions::patience. While the guest stands still,
   // SwitchOver() watches the time.
   template <typename T>

@@ -31,6 +31,9 @@ absl::Status HandOver(Departure& departure) {
   }
   departure.may_run_there = true;
   departure.shared.TellGranted();
+  if (departure.serving && departure.can_have_fewer()) {
+    departure.link.HearOfBroken();
+  }
   FERRITE_RETURN_IF_ERROR(SendGrant(departure, start, departure.options.patience));
   if (departure.serving) {
     departure.pages().StartRest();

@@ -229,10 +229,8 @@ absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limi
   FERRITE_ASSIGN_OR_RETURN(const message::Opened opened, departure.peer().Expect<message::Opened>(limit));
   FERRITE_RETURN_IF_ERROR(
       Annotate(departure.credentials.Check(Claim::kOpened, epoch, opened.digest), message::Opened::kName));
-  ControlPeer& peer = departure.peer();
-  const bool can_break = (departure.features & kFeatureFewer) != 0;
-  if (can_break) {
-    channels.tell_broken = [&peer](size_t channel) {
+  if (departure.can_have_fewer()) {
+    channels.tell_broken = [&peer = departure.peer()](size_t channel) {
       // Where that does not go, more is lost than a channel.
       (void)peer.Send(message::Broken{.channel = static_cast<uint16_t>(channel), .missing = {}, .last = true});
     };
@@ -254,11 +252,6 @@ absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limi
       PageSource::Create(departure.host, departure.parts, departure.pages_per_unit, std::move(channels),
                          departure.options, departure.shared.figures(), on_failure,
                          {.can_be_lost = epoch == 0 && departure.can_resume(), .pages = departure.pending}));
-  if (can_break) {
-    peer.SetOnBroken([pages = pages.get()](const message::Broken& broken) {
-      return pages->OnBroken(broken.channel, broken.missing, broken.last);
-    });
-  }
   departure.link.SetPages(std::move(pages));
   departure.pending = epoch == 0 ? departure.pages().pending() : nullptr;
   departure.shared.TellPending(departure.pages().pending());

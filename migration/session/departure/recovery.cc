@@ -171,6 +171,9 @@ absl::Status TryToRecover(Departure& departure, const std::shared_ptr<ChannelOpe
   ++departure.report.recoveries;
   departure.serving = true;
   departure.pages().StartPostcopy();
+  if (departure.can_have_fewer()) {
+    departure.link.HearOfBroken();
+  }
   departure.pages().StartRest();
   departure.Publish(Departure::Rate::kFromHere);
   const MonotonicTime served_from = departure.Now();
