@@ -6,7 +6,7 @@
 namespace ferrite::migration {
 
 void LiveChannels::Begin() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   begun_ = true;
   for (Channel& channel : channels_) {
     channel.has_thread = true;
@@ -14,7 +14,7 @@ void LiveChannels::Begin() {
 }
 
 LiveChannels::Break LiveChannels::Lose(size_t index) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   if (channels_[index].broken) {
     return Break::kKnown;
   }
@@ -26,7 +26,7 @@ LiveChannels::Break LiveChannels::Lose(size_t index) {
 }
 
 LiveChannels::Told LiveChannels::AddMissing(size_t index, std::span<const PageRange> missing, bool last) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   Channel& channel = channels_[index];
   if (channel.told) {
     return Told::kWrong;
@@ -43,7 +43,7 @@ LiveChannels::Told LiveChannels::AddMissing(size_t index, std::span<const PageRa
 }
 
 bool LiveChannels::EndThread(size_t index) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   channels_[index].has_thread = false;
   return MaySettle(index);
 }
@@ -64,18 +64,26 @@ bool LiveChannels::AllSettled() const {
 }
 
 size_t LiveChannels::living() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   return static_cast<size_t>(
       std::count_if(channels_.begin(), channels_.end(), [](const Channel& one) { return !one.broken; }));
 }
 
-uint64_t LiveChannels::returns() const {
-  const absl::MutexLock lock(&mutex_);
-  return returns_;
+bool LiveChannels::RestUntil(size_t index, uint64_t seen, const Clock& clock, MonotonicTime until) {
+  if (until <= clock.Now()) {
+    // Nobody is woken for each claim.
+    return returns_ != seen;
+  }
+  const TimedMutexLock lock(&mutex_);
+  const auto has_news = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return ended_ || channels_[index].broken || returns_ != seen;
+  };
+  mutex_.AwaitUntil(clock, absl::Condition(&has_news), until);
+  return !ended_ && !channels_[index].broken && returns_ != seen;
 }
 
 bool LiveChannels::AwaitSettled(size_t index, uint64_t seen) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto has_news = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return ended_ || channels_[index].broken || returns_ != seen || AllSettled();
   };
@@ -84,7 +92,7 @@ bool LiveChannels::AwaitSettled(size_t index, uint64_t seen) {
 }
 
 bool LiveChannels::AwaitMore(size_t index, uint64_t seen) {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   channels_[index].done_at = seen;
   const auto has_news = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return ended_ || channels_[index].broken || returns_ != seen;
@@ -94,7 +102,7 @@ bool LiveChannels::AwaitMore(size_t index, uint64_t seen) {
 }
 
 void LiveChannels::AwaitAll() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   const auto all_done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const uint64_t returns = returns_;
     return ended_ || !begun_ ||
@@ -105,12 +113,12 @@ void LiveChannels::AwaitAll() const {
 }
 
 void LiveChannels::End() {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   ended_ = true;
 }
 
 bool LiveChannels::ended() const {
-  const absl::MutexLock lock(&mutex_);
+  const TimedMutexLock lock(&mutex_);
   return ended_;
 }
 

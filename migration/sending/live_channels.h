@@ -2,6 +2,7 @@
 #ifndef FERRITE_MIGRATION_SENDING_LIVE_CHANNELS_H_
 #define FERRITE_MIGRATION_SENDING_LIVE_CHANNELS_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -11,7 +12,9 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/clock.h"
+#include "base/monotonic.h"
+#include "base/timed_mutex.h"
 #include "memory/page_range.h"
 
 namespace ferrite::migration {
@@ -45,10 +48,16 @@ class LiveChannels {
   bool EndThread(size_t channel);
   size_t living() const;
 
-  // --- A thread that finds nothing to claim ---
+  // --- A thread that claims ---
 
   // Of the times that something became pending again. Before it looks.
-  uint64_t returns() const;
+  uint64_t returns() const { return returns_; }
+  // Waits until the time has come, or something has happened. Whether to look again: something has become pending since
+  // `seen`.
+  bool RestUntil(size_t channel, uint64_t seen, const Clock& clock, MonotonicTime until);
+
+  // --- One that finds nothing to claim ---
+
   // Waits for those to be settled that broke. Whether to look again; false: nothing has become pending since `seen`,
   // and nothing will because of them.
   bool AwaitSettled(size_t channel, uint64_t seen);
@@ -74,13 +83,13 @@ class LiveChannels {
   bool MaySettle(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool AllSettled() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  mutable absl::Mutex mutex_;
+  mutable TimedMutex mutex_;
   std::vector<Channel> channels_ ABSL_GUARDED_BY(mutex_);
   const uint64_t most_pages_;
   const TakeBack take_back_;
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  uint64_t returns_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<uint64_t> returns_ = 0;  // changed under the lock
 };
 
 }  // namespace ferrite::migration

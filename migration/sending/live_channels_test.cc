@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/monotonic.h"
 #include "base/thread.h"
 #include "memory/page_range.h"
 #include "tests/fakes/test_thread.h"
@@ -89,6 +92,27 @@ TEST_F(LiveChannelsTest, NoMoreIsMissingThanThereIs) {
   EXPECT_EQ(channels_.AddMissing(0, {&one, 1}, /*last=*/false), Told::kWrong);
   const PageRange many = {.region = 0, .first = 0, .count = ~uint64_t{0}};
   EXPECT_EQ(channels_.AddMissing(0, {&many, 1}, /*last=*/false), Told::kWrong);
+}
+
+TEST_F(LiveChannelsTest, RestEndsWhenSomethingIsPendingAgain) {
+  channels_.Begin();
+  const MonotonicTime now = RealClock().Now();
+  const MonotonicTime never = MonotonicTime::InfiniteFuture();
+  const uint64_t seen = channels_.returns();
+  EXPECT_FALSE(channels_.RestUntil(1, seen, RealClock(), now)) << "its time has come";
+  EXPECT_FALSE(channels_.RestUntil(1, seen, RealClock(), now + absl::Milliseconds(1)));
+  EXPECT_EQ(channels_.Lose(0), Break::kFirst);
+  EXPECT_FALSE(channels_.RestUntil(0, seen, RealClock(), never)) << "it broke";
+  {
+    const Thread teller = StartOrDie("test-teller", [this] {
+      EXPECT_NE(channels_.AddMissing(0, {&kRun, 1}, /*last=*/true), Told::kWrong);
+      channels_.EndThread(0);
+    });
+    EXPECT_TRUE(channels_.RestUntil(1, seen, RealClock(), never));
+  }
+  EXPECT_TRUE(channels_.RestUntil(1, seen, RealClock(), now)) << "that comes first";
+  channels_.End();
+  EXPECT_FALSE(channels_.RestUntil(1, channels_.returns(), RealClock(), never));
 }
 
 TEST_F(LiveChannelsTest, NobodyIsDoneBeforeWhatBrokeIsSettled) {

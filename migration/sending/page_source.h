@@ -139,8 +139,8 @@ class PageSource {
   absl::Status SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop);
   absl::Status TellSkipped(const PageRange& run);
   absl::Status SendRest(size_t channel);
-  // Its channel is of no use any more: the others go on, if there are any.
-  void EndRest(size_t channel, const absl::Status& status);
+  // Its channel is of no use any more: the others go on, if there are any. If not, why.
+  absl::Status EndRest(size_t channel, const absl::Status& status);
   // A page channel ends alone; false where it is the last one, or the connection is over.
   bool BreaksAlone(size_t channel, const absl::Status& why, bool told);
   // What it lost is pending again.

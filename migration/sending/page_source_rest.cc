@@ -4,9 +4,11 @@
 #include <span>
 
 #include "absl/strings/str_cat.h"
+#include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "memory/guest_address.h"
+#include "migration/channel/connection_lost.h"
 #include "migration/protocol/page_header.h"
 #include "migration/sending/page_source.h"
 #include "migration/sending/request_server.h"
@@ -58,7 +60,8 @@ void PageSource::StartRest() {
   }
   live_.Begin();
   crew_->Begin([this](size_t channel) {
-    EndRest(channel, CatchOutOfMemory([&] { return SendRest(channel); }));
+    const absl::Status sent = CatchOutOfMemory([&] { return SendRest(channel); });
+    Note(CatchOutOfMemory([&] { return EndRest(channel, sent); }));
     return absl::OkStatus();
   });
 }
@@ -75,14 +78,28 @@ absl::Status PageSource::FinishRest() {
 absl::Status PageSource::SendRest(size_t channel) {
   PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_, losses());
   PendingPages::Lease lease{.owner = channel, .rest = {}};
+  std::optional<MonotonicTime> from;  // when what the limit allows next may go
   while (true) {
     const uint64_t seen = live_.returns();
+    // What was lost with another channel, and somebody waits for (R5).
+    while (const std::optional<PageRange> unit = pending_->ClaimAwaited(channel)) {
+      FERRITE_RETURN_IF_ERROR(Send(sender, *unit, unit->count));
+      FERRITE_RETURN_IF_ERROR(sender.Flush());
+    }
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
     constexpr uint64_t kMost = kBulkPages * kPageBytes;
-    Rest(limiter_.Take(kMost, host_.clock.Now()));
+    if (!from.has_value()) {
+      const MonotonicTime now = host_.clock.Now();
+      from = now + limiter_.Take(kMost, now);
+    }
+    if (live_.RestUntil(channel, seen, host_.clock, *from)) {
+      continue;
+    }
+    from.reset();
     FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced());
     const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
     if (!run.has_value()) {
+      limiter_.Correct(-static_cast<int64_t>(kMost));
       if (live_.AwaitSettled(channel, seen)) {
         continue;
       }
@@ -100,16 +117,15 @@ absl::Status PageSource::SendRest(size_t channel) {
   }
 }
 
-void PageSource::EndRest(size_t channel, const absl::Status& status) {
-  if (!status.ok()) {
-    const bool is_lost = absl::IsUnavailable(status) || absl::IsOutOfRange(status);
-    if (!is_lost || channels_.tell_broken == nullptr || !BreaksAlone(channel, status, /*told=*/false)) {
-      Note(status);
-    }
+absl::Status PageSource::EndRest(size_t channel, const absl::Status& status) {
+  const bool may_break = IsConnectionLost(status) && channels_.tell_broken != nullptr;
+  if (!status.ok() && !(may_break && BreaksAlone(channel, status, /*told=*/false))) {
+    return status;
   }
   if (live_.EndThread(channel)) {
     GoOnWithout(channel);
   }
+  return absl::OkStatus();
 }
 
 bool PageSource::BreaksAlone(size_t channel, const absl::Status& why, bool told) {

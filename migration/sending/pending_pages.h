@@ -100,9 +100,11 @@ class PendingPages {
   void StartUnits();
   // Prepares the order of ClaimHottest(). Others may claim what was requested meanwhile.
   void OrderByHeat();
-  // Claims the unit that holds `page` and, behind it, as many pending pages as `extra` allows. Count 0: it was claimed
-  // before (then it is on its way), or is not pending.
+  // Claims the unit that holds `page`, for which somebody waits, and, behind it, as many pending pages as `extra`
+  // allows. Count 0: it was claimed before (then it is on its way, and waited for), or is not pending.
   PageRange ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
+  // The same of pages that nobody waits for.
+  PageRange ClaimNear(uint16_t region, uint64_t page, uint64_t extra);
   // What one claimer has to itself, but for what is requested: a block, or neighbours of one heat as large as that.
   struct Lease {
     size_t owner = 0;  // below kMaxOwners, another one for each claimer
@@ -115,6 +117,8 @@ class PendingPages {
   // The claimer `owner` claims no more. What it had leased is leased anew, before all else: of what it had claimed,
   // that which is among `missing`, in whole units. Others may claim meanwhile. How many pages are pending again.
   uint64_t TakeBackFrom(size_t owner, std::span<const PageRange> missing);
+  // Claims a unit of what was taken back for which somebody waits (R5).
+  std::optional<PageRange> ClaimAwaited(size_t owner);
 
   // Discard ranges of the switchover: units that were sent and are pending again; also what else was sent of a block of
   // which most is pending, which becomes pending, too: it comes whole. They count as not sent afterwards.
@@ -135,6 +139,7 @@ class PendingPages {
           heat(shape.mirrored ? 0 : shape.pages / shape.pages_per_unit),
           busy(shape.mirrored ? 0 : (shape.pages + shape.pages_per_block - 1) / shape.pages_per_block),
           requested(shape.mirrored ? 0 : shape.pages),
+          awaited(shape.mirrored ? 0 : shape.pages),
           owners(std::make_unique<std::atomic<uint8_t>[]>(busy.size())) {}
     PageBitmap pending;
     PageBitmap sent;
@@ -147,7 +152,8 @@ class PendingPages {
     PageBitmap asked_for;
     std::vector<uint8_t> heat;  // per unit
     std::vector<bool> busy;     // per block: what RoundPages::kCalm leaves out
-    PageBitmap requested;       // claimed by ClaimRequested()
+    PageBitmap requested;       // claimed for a request, and not as part of a lease
+    PageBitmap awaited;         // requested when it was on its way: the first pages of units
     // Per block: who has leased it, counted from 1.
     const std::unique_ptr<std::atomic<uint8_t>[]> owners;
     std::atomic<uint64_t> resent{0};
@@ -167,6 +173,10 @@ class PendingPages {
   PageRange ClaimUnitsFrom(uint16_t region, uint64_t unit, uint64_t max_units);
   // What is leased next; of no pages when there is nothing.
   PageRange NextInOrder();
+  // Makes a unit pending that nobody else claims. The pages of it.
+  uint64_t Return(uint16_t region, uint64_t first) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What TakeBackFrom() says of what was claimed by ClaimAwaited().
+  uint64_t TakeBackAwaitedFrom(size_t owner, std::span<const PageRange> missing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::vector<std::unique_ptr<Region>> regions_;
   std::vector<uint16_t> claims_;  // regions in the order of ClaimNext(): the mirrored ones first
@@ -181,9 +191,16 @@ class PendingPages {
   std::vector<PageRange> stale_asked_for_;
   std::vector<PageRange> order_;  // what is leased: blocks, of small ones several; hottest first
   std::atomic<size_t> next_in_order_{0};
-  absl::Mutex mutex_;                                        // shared by ClaimRequested(), for what is requested
+  absl::Mutex mutex_;                                        // shared by who claims what is requested
   std::vector<PageRange> returned_ ABSL_GUARDED_BY(mutex_);  // what is leased before it
   std::atomic<bool> has_returned_{false};
+  std::vector<PageRange> awaited_ ABSL_GUARDED_BY(mutex_);  // units, for ClaimAwaited()
+  std::atomic<bool> has_awaited_{false};
+  struct Claimed {
+    size_t owner;
+    PageRange unit;
+  };
+  std::vector<Claimed> claimed_awaited_ ABSL_GUARDED_BY(mutex_);  // by that
 };
 
 }  // namespace ferrite::migration

@@ -89,6 +89,13 @@ PageRange PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t m
 }
 
 PageRange PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t extra) {
+  // Before the claim: who takes it back meanwhile sees it.
+  const uint64_t per_unit = regions_[region]->pages_per_unit;
+  regions_[region]->awaited.Set(page / per_unit * per_unit);
+  return ClaimNear(region, page, extra);
+}
+
+PageRange PendingPages::ClaimNear(uint16_t region, uint64_t page, uint64_t extra) {
   const uint64_t per_unit = regions_[region]->pages_per_unit;
   // What is claimed here is nobody else's to take back, from one instant on.
   const absl::ReaderMutexLock lock(&mutex_);
@@ -152,7 +159,7 @@ PageRange PendingPages::NextInOrder() {
 uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> missing) {
   const auto mark = static_cast<uint8_t>(owner + 1);
   const absl::MutexLock lock(&mutex_);
-  uint64_t pages = 0;
+  uint64_t pages = TakeBackAwaitedFrom(owner, missing);
   for (const PageRange& run : missing) {
     Region& region = *regions_[run.region];
     const uint64_t per_unit = region.pages_per_unit;
@@ -164,10 +171,7 @@ uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> mis
         continue;
       }
       if (!region.pending.Test(first) && !region.requested.Test(first)) {
-        // The first page of a unit is what it is claimed by: last.
-        region.pending.SetRange(first + 1, per_unit - 1);
-        region.pending.Set(first);
-        pages += per_unit;
+        pages += Return(run.region, first);
       }
       first += per_unit;
     }
@@ -198,7 +202,55 @@ uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> mis
     }
   }
   has_returned_.store(!returned_.empty(), std::memory_order_release);
+  has_awaited_.store(!awaited_.empty(), std::memory_order_release);
   return pages;
+}
+
+uint64_t PendingPages::TakeBackAwaitedFrom(size_t owner, std::span<const PageRange> missing) {
+  uint64_t pages = 0;
+  std::erase_if(claimed_awaited_, [&](const Claimed& claimed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const PageRange& unit = claimed.unit;
+    if (claimed.owner == owner && std::any_of(missing.begin(), missing.end(), [&unit](const PageRange& run) {
+          return run.region == unit.region && run.first < unit.first + unit.count && unit.first < run.first + run.count;
+        })) {
+      // From here on who has leased its block may claim it, too.
+      regions_[unit.region]->requested.ClearRange(unit.first, unit.count);
+      pages += Return(unit.region, unit.first);
+    }
+    return claimed.owner == owner;
+  });
+  return pages;
+}
+
+uint64_t PendingPages::Return(uint16_t index, uint64_t first) {
+  Region& region = *regions_[index];
+  const uint64_t per_unit = region.pages_per_unit;
+  if (region.awaited.Test(first)) {
+    awaited_.push_back({.region = index, .first = first, .count = per_unit});
+  }
+  // The first page of a unit is what it is claimed by: last.
+  region.pending.SetRange(first + 1, per_unit - 1);
+  region.pending.Set(first);
+  return per_unit;
+}
+
+std::optional<PageRange> PendingPages::ClaimAwaited(size_t owner) {
+  if (!has_awaited_.load(std::memory_order_acquire)) {
+    return std::nullopt;
+  }
+  const absl::MutexLock lock(&mutex_);
+  std::optional<PageRange> claimed;
+  while (!claimed.has_value() && !awaited_.empty()) {
+    const PageRange unit = awaited_.back();
+    awaited_.pop_back();
+    if (ClaimUnitsFrom(unit.region, unit.first / unit.count, 1).count > 0) {
+      regions_[unit.region]->requested.SetRange(unit.first, unit.count);
+      claimed_awaited_.push_back({.owner = owner, .unit = unit});
+      claimed = unit;
+    }
+  }
+  has_awaited_.store(!awaited_.empty(), std::memory_order_release);
+  return claimed;
 }
 
 }  // namespace ferrite::migration

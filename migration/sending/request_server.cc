@@ -57,7 +57,7 @@ absl::Status RequestServer::Answer(const PageRange& request) {
   const uint64_t next = request.first + per_unit;
   if (extra >= per_unit && next < pending_.pending(request.region).pages() &&
       limiter_.TryTake(extra * kPageBytes, clock_.Now())) {
-    const PageRange near = pending_.ClaimRequested(request.region, next, extra - per_unit);
+    const PageRange near = pending_.ClaimNear(request.region, next, extra - per_unit);
     limiter_.Correct((static_cast<int64_t>(near.count) - static_cast<int64_t>(extra)) *
                      static_cast<int64_t>(kPageBytes));
     if (near.count == 0) {

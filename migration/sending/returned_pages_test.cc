@@ -67,6 +67,47 @@ TEST_F(ReturnedPagesTest, WhatWasAskedForDoesNotGoAgain) {
   EXPECT_EQ(Claim(third_), (PageRange{0, 24, 232}));
 }
 
+// R5: a vCPU waits for it.
+TEST_F(ReturnedPagesTest, WhatWasAskedForOnItsWayGoesFirst) {
+  EXPECT_EQ(Claim(first_, 20), (PageRange{0, 0, 20}));
+  EXPECT_EQ(pages_.ClaimRequested(0, 5, 0).count, 0u);
+  EXPECT_EQ(pages_.ClaimRequested(0, 9, 0).count, 0u);
+  EXPECT_EQ(pages_.ClaimNear(0, 12, 0).count, 0u) << "nobody waits for it";
+  EXPECT_EQ(pages_.ClaimAwaited(1), std::nullopt) << "it may still come";
+  // The other one came.
+  const PageRange missing = {0, 0, 9};
+  EXPECT_EQ(pages_.TakeBackFrom(0, {&missing, 1}), 9u);
+  EXPECT_EQ(pages_.ClaimAwaited(1), (PageRange{0, 5, 1}));
+  EXPECT_EQ(pages_.ClaimAwaited(1), std::nullopt);
+  EXPECT_EQ(pages_.ClaimRequested(0, 5, 0).count, 0u) << "it is on its way";
+  EXPECT_EQ(Claim(third_), (PageRange{0, 0, 5}));
+  EXPECT_EQ(Claim(third_), (PageRange{0, 6, 3}));
+}
+
+// It is lost with the channel that it went over then, and with no other one, whoever has leased what is around it.
+TEST_F(ReturnedPagesTest, WhatWentFirstIsLostWithItsOwnChannel) {
+  EXPECT_EQ(Claim(first_, 20), (PageRange{0, 0, 20}));
+  EXPECT_EQ(pages_.ClaimRequested(0, 5, 0).count, 0u);
+  const PageRange all = {0, 0, 256};
+  EXPECT_EQ(pages_.TakeBackFrom(0, {&all, 1}), 20u);
+  EXPECT_EQ(pages_.ClaimAwaited(1), (PageRange{0, 5, 1}));
+  EXPECT_EQ(Claim(third_, 5), (PageRange{0, 0, 5}));
+  EXPECT_EQ(Claim(third_, 3), (PageRange{0, 6, 3}));
+  EXPECT_EQ(pages_.TakeBackFrom(2, {&all, 1}), 8u) << "all but that one";
+  EXPECT_EQ(pages_.ClaimAwaited(3), std::nullopt);
+  const PageRange it = {0, 5, 1};
+  EXPECT_EQ(pages_.TakeBackFrom(1, {&it, 1}), 1u);
+  // Whoever comes first: it is as any other one again.
+  PendingPages::Lease fourth{.owner = 3, .rest = {}};
+  EXPECT_EQ(Claim(fourth), (PageRange{0, 0, 256}));
+  EXPECT_EQ(pages_.ClaimAwaited(4), std::nullopt) << "it was claimed";
+  EXPECT_EQ(pages_.TakeBackFrom(3, {&it, 1}), 1u);
+  EXPECT_EQ(pages_.ClaimAwaited(4), (PageRange{0, 5, 1}));
+  // It came.
+  EXPECT_EQ(pages_.TakeBackFrom(4, {}), 0u);
+  EXPECT_EQ(pages_.TakeBackFrom(4, {&it, 1}), 0u);
+}
+
 TEST_F(ReturnedPagesTest, NothingOfAnEndedClaimerIsTakenBackTwice) {
   EXPECT_EQ(Claim(first_), (PageRange{0, 0, 256}));
   const PageRange all = {0, 0, 256};
@@ -93,6 +134,18 @@ class ReturnedUnitsTest : public ReturnedPagesTest {
  protected:
   ReturnedUnitsTest() : ReturnedPagesTest(/*pages_per_unit=*/8) {}
 };
+
+TEST_F(ReturnedUnitsTest, UnitThatWasAskedForGoesFirstAsAWhole) {
+  EXPECT_EQ(Claim(first_, 32), (PageRange{0, 0, 32}));
+  EXPECT_EQ(pages_.ClaimRequested(0, 13, 0).count, 0u);
+  const std::vector<PageRange> missing = {{0, 0, 32}};
+  EXPECT_EQ(pages_.TakeBackFrom(0, missing), 32u);
+  EXPECT_EQ(pages_.ClaimAwaited(1), (PageRange{0, 8, 8}));
+  // Any page of it says that it is missing.
+  const PageRange last = {0, 15, 1};
+  EXPECT_EQ(pages_.TakeBackFrom(1, {&last, 1}), 8u);
+  EXPECT_EQ(Claim(third_), (PageRange{0, 0, 256}));
+}
 
 TEST_F(ReturnedUnitsTest, UnitGoesAgainAsAWhole) {
   EXPECT_EQ(Claim(first_, 32), (PageRange{0, 0, 32}));
@@ -145,6 +198,9 @@ TEST(ReturnedPagesRaceTest, EachPageGoesOnceOverChannelsThatLive) {
       const PageRange all = {0, 0, kPages};
       (void)pages.TakeBackFrom(0, {&all, 1});
       PendingPages::Lease lease{.owner = 1, .rest = {}};
+      while (const auto unit = pages.ClaimAwaited(1)) {
+        send(*unit);
+      }
       while (const auto run = pages.ClaimHottest(lease, 16)) {
         send(*run);
       }
@@ -158,6 +214,9 @@ TEST(ReturnedPagesRaceTest, EachPageGoesOnceOverChannelsThatLive) {
       PendingPages::Lease lease{.owner = 2, .rest = {}};
       while (const auto run = pages.ClaimHottest(lease, 16)) {
         send(*run);
+        if (const auto unit = pages.ClaimAwaited(2)) {
+          send(*unit);
+        }
       }
     });
     for (std::thread& thread : threads) {

@@ -104,6 +104,22 @@ class PageTaker {
     const TimedMutexLock lock(&mutex_);
     return Find(number) != frames_.end();
   }
+  // The first one of them, which comes soon.
+  PageHeader AwaitFrame() {
+    const TimedMutexLock lock(&mutex_);
+    const auto came = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !frames_.empty(); };
+    if (!mutex_.AwaitFor(absl::Condition(&came), kSoon)) {
+      ADD_FAILURE() << "no frame came";
+      return {};
+    }
+    const PageHeader first = frames_.front();
+    frames_.erase(frames_.begin());
+    return first;
+  }
+  bool HasFrame() const {
+    const TimedMutexLock lock(&mutex_);
+    return !frames_.empty();
+  }
   // All that was not asked for before, when the source has closed the channel, which it does soon.
   std::vector<PageHeader> AwaitEnd() {
     const TimedMutexLock lock(&mutex_);
