@@ -168,14 +168,18 @@ TEST(ResumeMoveTest, ZeroesThatAreToldAgainDoNotComeBehindWhatWasWritten) {
   std::atomic<bool> cut = false;
   std::atomic<int> sends = 0;  // since then
   std::atomic<uint64_t> filled_before = kNone;
+  std::atomic<bool> begun = false;
   parts.here().on_send = [&] {
-    if (!cut) {
+    if (!begun.exchange(true)) {
       AwaitOver([&] { return zeroes == 2; });
       parts.here().AwaitVisits(20 * FakeBlocks::kWorkedOn);
       // What is wrong there is not written over.
       parts.here().Pause();
       cut = true;
       parts.move().relay().Cut();
+    } else if (!cut) {
+      // Another channel's, that is lost, too.
+      AwaitOver([&] { return cut.load(); });
     } else if (sends < 2) {
       // Two channels have a run each, of which one is not the first channel, before anything goes.
       filled_before = parts.there().filled();
