@@ -249,6 +249,8 @@ TEST_F(NoLostPagesThereTest, PageThatIsLostOnTheWayEndsTheMove) {
       [](MeetingPlace& place, Stream& control) {
         ScriptedDestination there(place, control, {.features = kFeaturePostcopy});
         there.AwaitSwitchover();
+        // What of the last pages comes before that one.
+        there.LosePages();
         KeepAlive(control);
       },
       {.mode = MoveMode::kPrecopy}));
