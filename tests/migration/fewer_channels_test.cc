@@ -3,6 +3,7 @@
 // each of its steps checks a page.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -98,8 +99,10 @@ TEST(FewerChannelsTest, MoveGoesOnWhereverAFrameIsCut) {
     const FakeMoveResult result = move.Move(Options(3));
     ExpectArrived(move, result);
     EXPECT_EQ(result.report.recoveries, 0u);
-    EXPECT_LE(result.report.broken_channels, 1u);
-    broken += result.report.broken_channels;
+    // One that says at the end once more that it has sent all may find that the destination, which has it, takes no
+    // more.
+    EXPECT_LT(result.report.broken_channels, 3u);
+    broken += std::min<uint64_t>(result.report.broken_channels, 1);
   });
   // Which frames there are differs from move to move, and behind the last one nobody looks.
   EXPECT_GE(broken, 4u);
@@ -210,7 +213,7 @@ TEST(FewerChannelsTest, ChannelMayBreakWhenAllHasCome) {
   ExpectArrived(move, result);
   EXPECT_EQ(plan.left(), 0u);
   EXPECT_EQ(result.report.recoveries, 1u);
-  EXPECT_EQ(result.report.broken_channels, 1u);
+  EXPECT_GE(result.report.broken_channels, 1u);
 }
 
 // Channels that are lost with the connection did not break alone, even where they are noticed first.
