@@ -178,18 +178,21 @@ void PageSource::CountResent() {
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop) {
   PageSender& sender = *senders_[channel];
-  ClaimSize& size = claim_sizes_[channel];
+  // One alone holds up nobody; small claims would only make it wait for processors the more often.
+  ClaimSize* const size = senders_.size() > 1 ? &claim_sizes_[channel] : nullptr;
   while (!stop()) {
-    const std::optional<PageRange> run = pending_->ClaimNext(size.pages());
+    const std::optional<PageRange> run = pending_->ClaimNext(size != nullptr ? size->pages() : kMaxDataPages);
     if (!run.has_value()) {
       break;
     }
     const MonotonicTime start = host_.clock.Now();
     FERRITE_RETURN_IF_ERROR(Send(sender, *run, 1));
-    if (size.goes_at_once()) {
-      FERRITE_RETURN_IF_ERROR(sender.Flush());
+    if (size != nullptr) {
+      if (size->goes_at_once()) {
+        FERRITE_RETURN_IF_ERROR(sender.Flush());
+      }
+      size->Sent(run->count, host_.clock.Now() - start);
     }
-    size.Sent(run->count, host_.clock.Now() - start);
   }
   return sender.SendRoundEnd(round);
 }
