@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
@@ -79,10 +80,12 @@ absl::Status PageSource::SendRest(size_t channel) {
   PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_, losses());
   PendingPages::Lease lease{.owner = channel, .rest = {}};
   std::optional<MonotonicTime> from;  // when what the limit allows next may go
+  bool has_ended = false;             // nothing went since ROUND
   while (true) {
     const uint64_t seen = live_.returns();
     // What was lost with another channel, and somebody waits for (R5).
     while (const std::optional<PageRange> unit = pending_->ClaimAwaited(channel)) {
+      has_ended = false;
       FERRITE_RETURN_IF_ERROR(Send(sender, *unit, unit->count));
       FERRITE_RETURN_IF_ERROR(sender.Flush());
     }
@@ -103,12 +106,16 @@ absl::Status PageSource::SendRest(size_t channel) {
       if (live_.AwaitSettled(channel, seen)) {
         continue;
       }
-      FERRITE_RETURN_IF_ERROR(sender.SendRoundEnd(kLastRound));
+      // Once behind what went: a destination that has all reads no more than that.
+      if (!std::exchange(has_ended, true)) {
+        FERRITE_RETURN_IF_ERROR(sender.SendRoundEnd(kLastRound));
+      }
       if (!live_.AwaitMore(channel, seen)) {
         return absl::OkStatus();
       }
       continue;
     }
+    has_ended = false;
     const uint64_t sent_before = sender.sent_bytes();
     FERRITE_RETURN_IF_ERROR(Send(sender, *run, pending_->pages_per_unit(run->region)));
     FERRITE_RETURN_IF_ERROR(sender.Flush());
@@ -170,9 +177,7 @@ absl::Status PageSource::OnBroken(size_t channel, std::span<const PageRange> mis
     return wrong(", which there is not");
   }
   for (const PageRange& run : missing) {
-    if (run.region >= pending_->regions() || pending_->mirrored(run.region) || run.count == 0 ||
-        run.first >= pending_->pending(run.region).pages() ||
-        run.count > pending_->pending(run.region).pages() - run.first) {
+    if (!pending_->Contains(run) || pending_->mirrored(run.region)) {
       return wrong(" misses what is no memory");
     }
   }

@@ -54,6 +54,11 @@ class PendingPages {
     }
     return pages;
   }
+  // Whether there are such pages, and one at least: what the other side names may be none.
+  bool Contains(const PageRange& run) const {
+    const uint64_t pages = run.region < regions_.size() ? regions_[run.region]->pending.pages() : 0;
+    return run.first < pages && run.count > 0 && run.count <= pages - run.first;
+  }
   PageBitmap& pending(size_t region) { return regions_[region]->pending; }
   uint64_t pages_per_unit(size_t region) const { return regions_[region]->pages_per_unit; }
   PageBitmap& sent(size_t region) { return regions_[region]->sent; }

@@ -21,8 +21,7 @@ absl::Status RequestServer::Check(const PageRange& request) const {
   if (request.region >= pending_.regions()) {
     return absl::InvalidArgumentError("urgent channel: the destination sent what is no request");
   }
-  const uint64_t pages = pending_.pending(request.region).pages();
-  if (request.first >= pages || request.count > pages - request.first) {
+  if (!pending_.Contains(request)) {
     return absl::InvalidArgumentError(absl::StrCat("urgent channel: a request for pages ", request.first, "+",
                                                    request.count, " outside of region ", request.region));
   }

@@ -3,7 +3,6 @@
 // each of its steps checks a page.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -38,9 +37,7 @@ constexpr uint64_t kFirstPages = 1;
 constexpr uint64_t kUrgent = 2;  // how many urgent ones
 
 void ExpectArrived(FakeMove& move, const FakeMoveResult& result) {
-  ASSERT_TRUE(result.source.ok()) << result.source;
-  ASSERT_TRUE(result.destination.ok()) << result.destination;
-  ASSERT_NO_FATAL_FAILURE(ExpectOneRunner(move, result, kSteps));
+  ASSERT_NO_FATAL_FAILURE(migration::ExpectArrived(move, result, kSteps));
   EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
 }
 
@@ -99,10 +96,8 @@ TEST(FewerChannelsTest, MoveGoesOnWhereverAFrameIsCut) {
     const FakeMoveResult result = move.Move(Options(3));
     ExpectArrived(move, result);
     EXPECT_EQ(result.report.recoveries, 0u);
-    // One that says at the end once more that it has sent all may find that the destination, which has it, takes no
-    // more.
-    EXPECT_LT(result.report.broken_channels, 3u);
-    broken += std::min<uint64_t>(result.report.broken_channels, 1);
+    EXPECT_LE(result.report.broken_channels, 1u);
+    broken += result.report.broken_channels;
   });
   // Which frames there are differs from move to move, and behind the last one nobody looks.
   EXPECT_GE(broken, 4u);
@@ -213,7 +208,7 @@ TEST(FewerChannelsTest, ChannelMayBreakWhenAllHasCome) {
   ExpectArrived(move, result);
   EXPECT_EQ(plan.left(), 0u);
   EXPECT_EQ(result.report.recoveries, 1u);
-  EXPECT_GE(result.report.broken_channels, 1u);
+  EXPECT_EQ(result.report.broken_channels, 1u);
 }
 
 // Channels that are lost with the connection did not break alone, even where they are noticed first.

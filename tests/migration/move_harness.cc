@@ -143,6 +143,15 @@ void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result, uint64_t step
   ExpectGuestGoesOn(runs_there ? *there : move.source_guest(), steps);
 }
 
+void ExpectArrived(FakeMove& move, const FakeMoveResult& result, uint64_t steps) {
+  ASSERT_TRUE(result.source.ok()) << result.source;
+  ASSERT_TRUE(result.destination.ok()) << result.destination;
+  ASSERT_EQ(result.source_state, MoveState::kCompleted);
+  EXPECT_FALSE(move.port().moved_to.empty()) << "R10";
+  EXPECT_EQ(move.destination().inhibited, 0) << "R8";
+  ExpectOneRunner(move, result, steps);
+}
+
 void ExpectGuestGoesOn(FakeGuest& guest, uint64_t steps) {
   ASSERT_TRUE(guest.running());
   guest.AwaitSteps(steps);

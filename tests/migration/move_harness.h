@@ -85,6 +85,8 @@ class FakeMove {
 
 // R2, R3: after a move the guest runs in one place, of which both sides know. It is paused then, as below.
 void ExpectOneRunner(FakeMove& move, const FakeMoveResult& result, uint64_t steps);
+// The same of a move that succeeded: at the destination.
+void ExpectArrived(FakeMove& move, const FakeMoveResult& result, uint64_t steps);
 // R1: the guest runs, makes so many more steps, each of which checks a page, and has all its memory. It is paused then.
 void ExpectGuestGoesOn(FakeGuest& guest, uint64_t steps);
 

@@ -33,15 +33,8 @@ namespace {
 constexpr uint64_t kSteps = 1000;
 
 void ExpectArrived(FakeMove& move, const FakeMoveResult& result) {
-  ASSERT_TRUE(result.source.ok()) << result.source;
-  ASSERT_TRUE(result.destination.ok()) << result.destination;
-  EXPECT_EQ(result.source_state, MoveState::kCompleted);
-  EXPECT_EQ(result.destination_state, MoveState::kCompleted);
-  EXPECT_FALSE(move.source_guest().running()) << "R2";
-  EXPECT_FALSE(move.port().moved_to.empty()) << "R10";
-  EXPECT_EQ(move.destination().inhibited, 0) << "R8";
+  ASSERT_NO_FATAL_FAILURE(migration::ExpectArrived(move, result, kSteps));
   EXPECT_TRUE(move.destination().locked) << "R8";
-  ExpectGuestGoesOn(*move.destination().guest(), kSteps);
 }
 
 void ExpectIsBack(FakeMove& move, const FakeMoveResult& result) {

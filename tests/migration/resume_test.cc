@@ -27,10 +27,7 @@ constexpr uint64_t kMiB = 1 << 20;
 constexpr absl::Duration kSoon = absl::Milliseconds(300);
 
 void ExpectArrived(FakeMove& move, const FakeMoveResult& result) {
-  ASSERT_TRUE(result.source.ok()) << result.source;
-  ASSERT_TRUE(result.destination.ok()) << result.destination;
-  ASSERT_NO_FATAL_FAILURE(ExpectOneRunner(move, result, kSteps));
-  EXPECT_EQ(result.source_state, MoveState::kCompleted);
+  ASSERT_NO_FATAL_FAILURE(migration::ExpectArrived(move, result, kSteps));
   EXPECT_FALSE(move.port().tracking);
 }
 
