@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "migration/protocol/messages.h"
+#include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
 
@@ -48,6 +49,11 @@ class ControlChannel {
   virtual void Shutdown() = 0;
   // For messages: "tcp:192.0.2.7:41234".
   virtual const std::string& peer() const = 0;
+
+  // What `nonce` is on this channel, in a proof: the same at both ends and, where it is encrypted, on no other one.
+  virtual absl::StatusOr<Nonce> Bind(const Nonce& nonce) const { return nonce; }
+  // As whom the two ends know each other, the same at both; empty where they do not.
+  virtual std::string parties() const { return ""; }
 };
 
 }  // namespace ferrite::migration

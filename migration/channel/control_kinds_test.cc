@@ -27,12 +27,12 @@ namespace {
 using ControlKindsTest = ChannelKindsTest;
 
 TEST_P(ControlKindsTest, ChannelsSayWhoTheyAre) {
-  auto terms = Terms();
-  const auto control = place_.opener->OpenControl(Of(ChannelRole::kControl), terms);
-  ASSERT_TRUE(control.ok()) << control.status();
+  std::unique_ptr<ControlChannel> control;
   std::unique_ptr<PageSink> page;
   std::vector<std::unique_ptr<IncomingChannel>> came;
-  came.push_back(Come());
+  came.push_back(ComeOf([&](ChannelOpener::Terms& of_control) {
+    return Keep(control, place_.opener->OpenControl(Of(ChannelRole::kControl), of_control));
+  }));
   came.push_back(ComeOf([&](ChannelOpener::Terms& of_page) {
     return Keep(page, place_.opener->OpenPages(Of(ChannelRole::kPage, 3), of_page));
   }));
@@ -49,10 +49,11 @@ TEST_P(ControlKindsTest, ChannelsSayWhoTheyAre) {
 
 // Who opens a channel answers a challenge that nobody has seen before; only the first control channel is met with none.
 TEST_P(ControlKindsTest, FurtherChannelsAnswerAFreshChallenge) {
-  auto terms = Terms();
-  const auto first = place_.opener->OpenControl(Of(ChannelRole::kControl), terms);
-  ASSERT_TRUE(first.ok()) << first.status();
-  EXPECT_EQ(Come()->proof(), std::nullopt);
+  std::unique_ptr<ControlChannel> first;
+  EXPECT_EQ(ComeOf([&](ChannelOpener::Terms& of) {
+              return Keep(first, place_.opener->OpenControl(Of(ChannelRole::kControl), of));
+            })->proof(),
+            std::nullopt);
   std::unique_ptr<ControlChannel> recover;
   std::unique_ptr<PageSink> page;
   std::unique_ptr<UrgentSink> urgent;
@@ -69,9 +70,11 @@ TEST_P(ControlKindsTest, FurtherChannelsAnswerAFreshChallenge) {
   for (uint16_t index = 0; index < 3; ++index) {
     const auto proof = came[index]->proof();
     ASSERT_TRUE(proof.has_value());
-    EXPECT_EQ(
-        *proof,
-        (ChannelProof{.epoch = index + 5u, .source = {3}, .destination = proof->digest, .digest = proof->destination}));
+    EXPECT_EQ(*proof, (ChannelProof{.epoch = index + 5u,
+                                    .source = {3},
+                                    .destination = proof->digest,
+                                    .digest = proof->destination,
+                                    .parties = proof->parties}));
     challenges.insert(proof->destination);
   }
   EXPECT_EQ(challenges.size(), 3u);

@@ -25,6 +25,7 @@
 #include "migration/channel/control_channel.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/messages.h"
+#include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
 
@@ -59,6 +60,9 @@ class ControlPeer {
   void HangUp(const absl::Status& error);
   // The channel's, which is short after something was sent briefly.
   void SetPatience(absl::Duration patience) { channel_->SetPatience(patience); }
+  // The channel's, as well.
+  absl::StatusOr<Nonce> Bind(const Nonce& nonce) const { return channel_->Bind(nonce); }
+  std::string parties() const { return channel_->parties(); }
 
   // The next message but PING and PONG; blocks. Messages that arrived before a failure still come first. In place of
   // one that could not be decoded its error comes: the connection lasts, and the peer can be told why.

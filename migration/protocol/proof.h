@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "migration/secret/proof_bytes.h"
 
@@ -21,6 +22,8 @@ struct ChannelProof {
   Nonce source{};       // fresh
   Nonce destination{};  // the challenge
   Digest digest{};      // over these, the role and the index: Claim::kChannel
+  // As whom the connection's ends know each other (Stream::parties()): no part of the bytes, for who took it.
+  std::string parties;
 
   bool operator==(const ChannelProof&) const = default;
 };

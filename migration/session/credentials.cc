@@ -25,6 +25,7 @@ Statement OfChannel(const Preamble& preamble, const ChannelProof& proof) {
 void Credentials::SetControl(const ChannelProof& proof) {
   control_ = {
       .role = static_cast<uint8_t>(ChannelRole::kRecover), .source = proof.source, .destination = proof.destination};
+  parties_ = proof.parties;
 }
 
 absl::StatusOr<Digest> Credentials::Prove(Claim claim, uint64_t epoch) const {
@@ -47,7 +48,14 @@ absl::Status Credentials::CheckChannel(const Preamble& preamble, const std::opti
   const absl::Status status = proof.has_value()
                                   ? secret_.Check(OfChannel(preamble, *proof), proof->digest)
                                   : absl::PermissionDeniedError("it was not asked whether it is of this move");
-  return absl::IsPermissionDenied(status) ? absl::PermissionDeniedError("it does not belong to this move") : status;
+  if (absl::IsPermissionDenied(status)) {
+    return absl::PermissionDeniedError("it does not belong to this move");
+  }
+  FERRITE_RETURN_IF_ERROR(status);
+  // A certificate may be renewed before a recovery.
+  return preamble.role == ChannelRole::kRecover || proof->parties == parties_
+             ? absl::OkStatus()
+             : absl::PermissionDeniedError("it has another certificate or key than the control connection of its move");
 }
 
 }  // namespace ferrite::migration

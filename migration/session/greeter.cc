@@ -152,7 +152,8 @@ class Greeter::Caller : public std::enable_shared_from_this<Caller> {
     }
     FERRITE_ASSIGN_OR_RETURN(const KeyExchange exchange, KeyExchange::Create(KeyExchange::Side::kDestination));
     FERRITE_ASSIGN_OR_RETURN(MoveSecret secret, exchange.Agree(hello.key, hello.nonce, terms_.id));
-    credentials_ = Credentials(std::move(secret), hello.nonce, exchange.nonce());
+    FERRITE_ASSIGN_OR_RETURN(const Nonce bound, peer.Bind(exchange.nonce()));
+    credentials_ = Credentials(std::move(secret), hello.nonce, bound, peer.parties());
     return peer.Send(message::Welcome{
         .version = version, .features = terms_.features, .key = exchange.key(), .nonce = exchange.nonce()});
   }

@@ -21,12 +21,14 @@
 #include "migration/channel/rendezvous.h"
 #include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream_security.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/proof.h"
 #include "migration/protocol/version.h"
 #include "migration/secret/proof_bytes.h"
 #include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/test_thread.h"
+#include "tests/fakes/tls_place.h"
 
 namespace ferrite::migration {
 
@@ -34,9 +36,10 @@ inline constexpr absl::Duration kSoon = absl::Seconds(30);
 
 inline PairRendezvous MeetInProcess() { return *MakePair(RealClock()); }
 
-// Over sockets that somebody else has connected.
-inline PairRendezvous MeetOverSockets() {
-  std::unique_ptr<SocketAcceptor> acceptor = AcceptorOf(nullptr);
+// Over sockets that somebody else has connected, and what they are wrapped in.
+inline PairRendezvous MeetOverSocketsIn(std::shared_ptr<StreamSecurity> source,
+                                        std::shared_ptr<StreamSecurity> destination) {
+  std::unique_ptr<SocketAcceptor> acceptor = AcceptorOf(nullptr, {.security = std::move(destination)});
   auto opener = std::make_shared<SocketOpener>(
       [acceptor = acceptor.get()](const Preamble&, absl::Duration,
                                   const EventFd&) -> absl::StatusOr<std::unique_ptr<SocketStream>> {
@@ -44,8 +47,15 @@ inline PairRendezvous MeetOverSockets() {
         acceptor->HandIn(std::move(ends.second));
         return std::move(ends.first);
       },
-      "handed in", RealClock());
+      "handed in", RealClock(), std::move(source));
   return {.opener = std::move(opener), .acceptor = std::move(acceptor)};
+}
+
+inline PairRendezvous MeetOverSockets() { return MeetOverSocketsIn(nullptr, nullptr); }
+
+inline PairRendezvous MeetOverTls() {
+  const TlsPlace place;
+  return MeetOverSocketsIn(place.source(), place.destination());
 }
 
 struct Kind {
@@ -78,14 +88,13 @@ class ChannelKindsTest : public testing::TestWithParam<Kind> {
     return *std::move(channel);
   }
   void OpenControl() {
-    auto terms = Terms();
-    auto opened = place_.opener->OpenControl(Of(ChannelRole::kControl), terms);
-    ASSERT_TRUE(opened.ok()) << opened.status();
-    EXPECT_TRUE(terms.reached);
-    source_ = *std::move(opened);
-    destination_ = Come()->TakeControl(kSoon);
+    const std::unique_ptr<IncomingChannel> came = ComeOf([&](ChannelOpener::Terms& terms) {
+      return Keep(source_, place_.opener->OpenControl(Of(ChannelRole::kControl), terms));
+    });
+    ASSERT_NE(came, nullptr);
+    destination_ = came->TakeControl(kSoon);
   }
-  // Who opens one that has to prove something waits until it is asked to.
+  // Who opens one that has to prove something, or is wrapped in something, waits until it is asked to.
   template <typename Open>
   std::unique_ptr<IncomingChannel> ComeOf(const Open& open) {
     const Thread opener = StartOrDie("test-open", [&] {
@@ -117,7 +126,9 @@ class ChannelKindsTest : public testing::TestWithParam<Kind> {
   std::unique_ptr<UrgentFeed> feed_;
 };
 
-inline auto EveryKind() { return testing::Values(Kind{"Sockets", MeetOverSockets}, Kind{"Pair", MeetInProcess}); }
+inline auto EveryKind() {
+  return testing::Values(Kind{"Sockets", MeetOverSockets}, Kind{"Tls", MeetOverTls}, Kind{"Pair", MeetInProcess});
+}
 inline std::string KindName(const testing::TestParamInfo<Kind>& info) { return info.param.name; }
 
 }  // namespace ferrite::migration

@@ -38,7 +38,7 @@ bool LoseFrame(Stream& page) {
   if (header->type != PageFrameType::kRound) {
     // Before the switchover nobody listens.
     const uint8_t word = kPlaced;
-    page.WriteSome({&word, 1});
+    (void)page.WriteSome({&word, 1});
   }
   return true;
 }

@@ -20,7 +20,8 @@ class WrappedStream : public Stream {
   absl::Status ReadAll(std::span<uint8_t> out) override { return stream_->ReadAll(out); }
   using Stream::WriteAll;
   absl::Status WriteAll(std::span<iovec> buffers) override { return stream_->WriteAll(buffers); }
-  void WriteSome(std::span<const uint8_t> bytes) override { stream_->WriteSome(bytes); }
+  size_t WriteSome(std::span<const uint8_t> bytes) override { return stream_->WriteSome(bytes); }
+  absl::StatusOr<size_t> ReadSome(std::span<uint8_t> out) override { return stream_->ReadSome(out); }
   void Shutdown() override { stream_->Shutdown(); }
   bool shut_down() const override { return stream_->shut_down(); }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
@@ -29,6 +30,9 @@ class WrappedStream : public Stream {
   bool IsWritable() const override { return stream_->IsWritable(); }
   absl::Status Join(WaitSet& set, uint32_t tag) override { return stream_->Join(set, tag); }
   const std::string& peer() const override { return stream_->peer(); }
+  int fd() const override { return stream_->fd(); }
+  absl::StatusOr<Nonce> Bind(const Nonce& nonce) const override { return stream_->Bind(nonce); }
+  std::string parties() const override { return stream_->parties(); }
 
  private:
   const std::unique_ptr<Stream> stream_;

@@ -66,8 +66,10 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
   }
   while (true) {
     while (!waiting_.empty() && waiting_.front().deadline <= host_.clock.Now()) {
-      Drop(waiting_.begin(), waiting_.front().arrival.challenge.has_value() ? "it did not answer its challenge"
-                                                                            : "it did not say who it is");
+      const Waiting& late = waiting_.front();
+      Drop(waiting_.begin(), late.handshake != nullptr            ? "its TLS handshake did not come to an end"
+                             : late.arrival.challenge.has_value() ? "it did not answer its challenge"
+                                                                  : "it did not say who it is");
     }
     MonotonicTime until = waiting_.empty() ? deadline : std::min(deadline, waiting_.front().deadline);
     const bool accepts = host_.clock.Now() >= accept_again_;
@@ -80,7 +82,10 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
         {.fd = accepts && listener_ != nullptr ? listener_->fd() : -1, .events = POLLIN, .revents = 0},
         {.fd = news_.fd(), .events = POLLIN, .revents = 0}};
     for (const Waiting& one : waiting_) {
-      polled.push_back({.fd = one.arrival.stream->fd(), .events = POLLIN, .revents = 0});
+      const bool shakes = one.handshake != nullptr;
+      polled.push_back({.fd = shakes ? one.handshake->fd() : one.arrival.stream->fd(),
+                        .events = shakes ? one.handshake->events() : static_cast<short>(POLLIN),  // NOLINT: poll(2)'s
+                        .revents = 0});
     }
     // A guest may depend on the wait.
     (void)host_.clock.PollFor(polled, until - host_.clock.Now());
@@ -91,7 +96,7 @@ absl::StatusOr<Lobby::Arrival> Lobby::Next(const EventFd& cancel, MonotonicTime 
     size_t index = 3;
     for (Place place = waiting_.begin(); place != waiting_.end() && !arrival.has_value(); ++index) {
       const Place now = place++;
-      if (polled[index].revents != 0 && Read(now)) {
+      if (polled[index].revents != 0 && Shake(now) && Read(now)) {
         arrival = std::move(now->arrival);
         waiting_.erase(now);
       }
@@ -173,11 +178,24 @@ void Lobby::Admit(std::unique_ptr<SocketStream> stream) {
     (void)MakeRoom(origin, room == options_.most ? "too many others wait"
                                                  : "the files that can still be open here are for a machine");
   }
+  std::unique_ptr<Handshake> handshake;
+  if (options_.security != nullptr) {
+    const std::string peer = stream->peer();
+    absl::StatusOr<std::unique_ptr<Handshake>> started = options_.security->Start(std::move(stream));
+    if (!started.ok()) {
+      if (on_dropped_) {
+        on_dropped_(peer, started.status().message());
+      }
+      return;
+    }
+    handshake = *std::move(started);
+  }
   waiting_.push_back({.arrival = {.stream = std::move(stream),
                                   .first_bytes = std::vector<uint8_t>(options_.first_bytes),
                                   .origin = std::move(origin),
                                   .challenge = std::nullopt,
                                   .answer = {}},
+                      .handshake = std::move(handshake),
                       .have = 0,
                       .deadline = host_.clock.Now() + options_.patience});
 }
@@ -207,48 +225,71 @@ void Lobby::OnNotAccepted(const absl::Status& why) {
 
 void Lobby::Drop(Place place, absl::string_view why) {
   if (on_dropped_) {
-    on_dropped_(place->arrival.stream->peer(), why);
+    on_dropped_(place->peer(), why);
   }
   waiting_.erase(place);
 }
 
-bool Lobby::Read(Place place) {
-  Arrival& arrival = place->arrival;
-  std::vector<uint8_t>& bytes = arrival.challenge.has_value() ? arrival.answer : arrival.first_bytes;
-  const ssize_t n = recv(arrival.stream->fd(), bytes.data() + place->have, bytes.size() - place->have, MSG_DONTWAIT);
-  if (n <= 0) {
-    if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-      Drop(place, n == 0 ? "it closed before it said who it is" : ErrnoStatus("receive").message());
-    }
-    return false;
-  }
-  place->have += static_cast<size_t>(n);
-  if (place->have < bytes.size()) {
-    return false;
-  }
-  if (arrival.challenge.has_value() || !options_.challenges || !options_.challenges(arrival.first_bytes)) {
+bool Lobby::Shake(Place place) {
+  if (place->handshake == nullptr) {
     return true;
   }
-  Challenge(place);
-  return false;
+  absl::StatusOr<std::unique_ptr<Stream>> stream = place->handshake->Step();
+  if (!stream.ok()) {
+    Drop(place, stream.status().message());
+    return false;
+  }
+  if (*stream == nullptr) {
+    return false;
+  }
+  place->arrival.stream = *std::move(stream);
+  place->handshake = nullptr;
+  return true;
 }
 
-void Lobby::Challenge(Place place) {
+bool Lobby::Read(Place place) {
+  Arrival& arrival = place->arrival;
+  // More may be here already than shows at the descriptor.
+  while (true) {
+    std::vector<uint8_t>& bytes = arrival.challenge.has_value() ? arrival.answer : arrival.first_bytes;
+    const absl::StatusOr<size_t> n = arrival.stream->ReadSome(std::span(bytes).subspan(place->have));
+    if (!n.ok()) {
+      Drop(place, absl::IsOutOfRange(n.status()) ? "it closed before it said who it is" : n.status().message());
+      return false;
+    }
+    place->have += *n;
+    if (place->have < bytes.size()) {
+      if (*n == 0) {
+        return false;
+      }
+      continue;
+    }
+    if (arrival.challenge.has_value() || !options_.challenges || !options_.challenges(arrival.first_bytes)) {
+      return true;
+    }
+    if (!Challenge(place)) {
+      return false;
+    }
+  }
+}
+
+bool Lobby::Challenge(Place place) {
   Arrival& arrival = place->arrival;
   const absl::StatusOr<Nonce> challenge = MakeNonce();
-  if (!challenge.ok()) {
-    Drop(place, challenge.status().message());
-    return;
+  const absl::StatusOr<Nonce> bound = challenge.ok() ? arrival.stream->Bind(*challenge) : challenge;
+  if (!bound.ok()) {
+    Drop(place, bound.status().message());
+    return false;
   }
   arrival.answer.resize(options_.answer_bytes);
   // Nothing was sent to it before, so that there is room for this.
-  const ssize_t sent = send(arrival.stream->fd(), challenge->data(), challenge->size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-  if (sent != static_cast<ssize_t>(challenge->size())) {
-    Drop(place, sent < 0 ? ErrnoStatus("send").message() : "it does not read");
-    return;
+  if (arrival.stream->WriteSome(*challenge) != challenge->size()) {
+    Drop(place, "it does not read, or is gone");
+    return false;
   }
-  arrival.challenge = *challenge;
+  arrival.challenge = *bound;
   place->have = 0;
+  return true;
 }
 
 }  // namespace ferrite::migration

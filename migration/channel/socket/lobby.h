@@ -26,12 +26,15 @@
 #include "migration/channel/socket/address_range.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream.h"
+#include "migration/channel/socket/stream_security.h"
 #include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
 
-// Accepts connections and waits for the first bytes of all of them at once, and for the answer to the challenge that
-// some of these are met with: one that is silent, or slow, keeps no other waiting. It is dropped when its time is up,
+// Accepts connections and waits for the first bytes of all of them at once (before them, for the handshake of what they
+// are wrapped in), and for the answer to the challenge that some of these are met with: one that is silent, or slow,
+// keeps no other waiting. It is dropped when its time is up,
 // or when too many are here and it makes room (crowd.h). For want of descriptors one makes room, too, as long as there
 // are any; then, and for want of memory, what cannot be accepted is tried again until it can, with a line in the log
 // now and then. Threads: one, but for HandIn().
@@ -39,7 +42,7 @@ class Lobby {
  public:
   struct Options {
     size_t first_bytes = 0;   // that each connection begins with
-    absl::Duration patience;  // how long it has for them, and for its answer
+    absl::Duration patience;  // how long it has for its handshake, for them, and for its answer
     size_t most = 64;         // connections that wait at a time
     // Descriptors of this process that are for others than those who wait: while fewer are left, some of them wait and
     // no more.
@@ -49,12 +52,14 @@ class Lobby {
     // Which first bytes are met with a challenge, and how many bytes answer it. Null: none are.
     std::function<bool(std::span<const uint8_t> first_bytes)> challenges = nullptr;
     size_t answer_bytes = 0;
+    // What connections are wrapped in; null: nothing. All of them are.
+    std::shared_ptr<StreamSecurity> security = nullptr;
   };
   struct Arrival {
-    std::unique_ptr<SocketStream> stream;
+    std::unique_ptr<Stream> stream;
     std::vector<uint8_t> first_bytes;
     std::string origin;              // OriginOf() the stream
-    std::optional<Nonce> challenge;  // fresh, if there was one
+    std::optional<Nonce> challenge;  // fresh, if there was one, as it is bound to the stream
     std::vector<uint8_t> answer;     // to that
   };
 
@@ -80,9 +85,12 @@ class Lobby {
 
  private:
   struct Waiting {
-    Arrival arrival;
+    Arrival arrival;  // has its stream when the handshake is over
+    std::unique_ptr<Handshake> handshake;
     size_t have = 0;  // of the first bytes, or of the answer
     MonotonicTime deadline;
+
+    const std::string& peer() const { return handshake != nullptr ? handshake->peer() : arrival.stream->peer(); }
   };
   using Place = std::list<Waiting>::iterator;
 
@@ -100,10 +108,12 @@ class Lobby {
   // Leaves the listener alone for a while.
   void OnNotAccepted(const absl::Status& why);
   void Drop(Place place, absl::string_view why);
+  // Whether its handshake is over. Drops one with which there is none to be had.
+  bool Shake(Place place);
   // Whether all that it has to say is here. Drops one that ended.
   bool Read(Place place);
-  // Waits for its answer from here on. Drops one that cannot be told.
-  void Challenge(Place place);
+  // Whether its answer is waited for from here on. Drops one that cannot be told.
+  bool Challenge(Place place);
 
   Listener* const listener_;
   const std::string what_;  // is done here, for messages

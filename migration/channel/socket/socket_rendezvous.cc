@@ -1,11 +1,9 @@
 #include "migration/channel/socket/socket_rendezvous.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <optional>
 #include <span>
 
@@ -34,7 +32,9 @@ class SocketIncoming final : public IncomingChannel {
     if (!arrival_.challenge.has_value()) {
       return std::nullopt;
     }
-    return DecodeProof(std::span(arrival_.answer).first<kProofBytes>(), *arrival_.challenge);
+    ChannelProof proof = DecodeProof(std::span(arrival_.answer).first<kProofBytes>(), *arrival_.challenge);
+    proof.parties = arrival_.stream->parties();
+    return proof;
   }
   const std::string& peer() const override { return peer_; }
   const std::string& origin() const override { return arrival_.origin; }
@@ -68,48 +68,75 @@ bool IsChallenged(std::span<const uint8_t> first_bytes) {
   return preamble.ok() && HasProof(preamble->role);
 }
 
+// `socket`, wrapped in `security`.
+absl::StatusOr<std::unique_ptr<Stream>> Secure(std::unique_ptr<SocketStream> socket, StreamSecurity& security,
+                                               MonotonicTime deadline, const EventFd& cancel, const Clock& clock) {
+  FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<Handshake> handshake, security.Start(std::move(socket)));
+  while (true) {
+    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, handshake->Step());
+    if (stream != nullptr) {
+      return stream;
+    }
+    pollfd polled[] = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
+                       {.fd = handshake->fd(), .events = handshake->events(), .revents = 0}};
+    (void)clock.PollFor(polled, deadline - clock.Now());
+    if (polled[0].revents != 0) {
+      return absl::CancelledError(absl::StrCat(handshake->peer(), ": cancelled"));
+    }
+    if (clock.Now() >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat(handshake->peer(), " took a connection, but no TLS handshake came to an end in time"));
+    }
+  }
+}
+
 // The destination's, to a connection that has said who it is.
-absl::StatusOr<Nonce> AwaitChallenge(const SocketStream& stream, MonotonicTime deadline, const EventFd& cancel,
+absl::StatusOr<Nonce> AwaitChallenge(Stream& stream, MonotonicTime deadline, const EventFd& cancel,
                                      const Clock& clock) {
   Nonce challenge;
   size_t have = 0;
   while (have < challenge.size()) {
+    // What is here already need not show at the descriptor.
+    const absl::StatusOr<size_t> n = stream.ReadSome(std::span(challenge).subspan(have));
+    if (!n.ok()) {
+      return absl::UnavailableError(n.status().message());
+    }
+    have += *n;
+    if (*n > 0) {
+      continue;
+    }
     pollfd polled[] = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},
                        {.fd = stream.fd(), .events = POLLIN, .revents = 0}};
     (void)clock.PollFor(polled, deadline - clock.Now());
     if (polled[0].revents != 0) {
       return absl::CancelledError(absl::StrCat(stream.peer(), ": cancelled"));
     }
-    if (polled[1].revents == 0) {
-      if (clock.Now() >= deadline) {
-        return absl::DeadlineExceededError(
-            absl::StrCat(stream.peer(), " took a connection of the move, but sent no challenge in time"));
-      }
-      continue;
+    if (polled[1].revents == 0 && clock.Now() >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat(stream.peer(), " took a connection of the move, but sent no challenge in time"));
     }
-    const ssize_t n = recv(stream.fd(), challenge.data() + have, challenge.size() - have, MSG_DONTWAIT);
-    if (n == 0) {
-      return absl::UnavailableError(absl::StrCat(stream.peer(), " closed the connection"));
-    }
-    if (n < 0 && errno != EAGAIN && errno != EINTR) {
-      return absl::UnavailableError(ErrnoStatus(absl::StrCat("receive from ", stream.peer())).message());
-    }
-    have += n > 0 ? static_cast<size_t>(n) : 0;
   }
   return challenge;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SocketStream>> SocketOpener::Open(const Preamble& preamble, Terms& terms) {
+absl::StatusOr<std::unique_ptr<Stream>> SocketOpener::Open(const Preamble& preamble, Terms& terms) {
   const MonotonicTime deadline = clock_.Now() + terms.limit;
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<SocketStream> stream, connect_(preamble, terms.limit, terms.cancel));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<SocketStream> socket, connect_(preamble, terms.limit, terms.cancel));
   terms.reached = true;
+  std::unique_ptr<Stream> stream;
+  if (security_ != nullptr) {
+    FERRITE_ASSIGN_OR_RETURN(stream, Secure(std::move(socket), *security_, deadline, terms.cancel, clock_));
+  } else {
+    stream = std::move(socket);
+  }
   stream->SetPatience(terms.patience);
   FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodePreamble(preamble)));
   if (HasProof(preamble.role)) {
     FERRITE_ASSIGN_OR_RETURN(const Nonce challenge, AwaitChallenge(*stream, deadline, terms.cancel, clock_));
-    FERRITE_ASSIGN_OR_RETURN(const ChannelProof proof, terms.prove(preamble, challenge));
+    FERRITE_ASSIGN_OR_RETURN(const Nonce bound, stream->Bind(challenge));
+    FERRITE_ASSIGN_OR_RETURN(const ChannelProof proof, terms.prove(preamble, bound));
     FERRITE_RETURN_IF_ERROR(stream->WriteAll(EncodeProof(proof)));
   }
   return stream;
@@ -129,11 +156,12 @@ absl::StatusOr<std::unique_ptr<UrgentSink>> SocketOpener::OpenUrgent(const Pream
   return std::make_unique<StreamPageSink>(std::move(stream));
 }
 
-std::shared_ptr<ChannelOpener> OpenAt(const Address& address, const Clock& clock) {
+std::shared_ptr<ChannelOpener> OpenAt(const Address& address, const Clock& clock,
+                                      std::shared_ptr<StreamSecurity> security) {
   return std::make_shared<SocketOpener>([address, dialer = std::make_shared<Dialer>(clock)](
                                             const Preamble&, absl::Duration limit,
                                             const EventFd& cancel) { return dialer->Connect(address, limit, cancel); },
-                                        address.ToString(), clock);
+                                        address.ToString(), clock, std::move(security));
 }
 
 absl::StatusOr<std::unique_ptr<SocketAcceptor>> SocketAcceptor::Create(std::unique_ptr<Listener> listener,
@@ -144,7 +172,8 @@ absl::StatusOr<std::unique_ptr<SocketAcceptor>> SocketAcceptor::Create(std::uniq
                                                                         .keep_free = options.machine_descriptors,
                                                                         .from = std::move(options.from),
                                                                         .challenges = IsChallenged,
-                                                                        .answer_bytes = kProofBytes},
+                                                                        .answer_bytes = kProofBytes,
+                                                                        .security = std::move(options.security)},
                                                                        host));
   return std::unique_ptr<SocketAcceptor>(new SocketAcceptor(std::move(listener), std::move(lobby), host.clock));
 }

@@ -20,6 +20,8 @@
 #include "migration/channel/socket/lobby.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_stream.h"
+#include "migration/channel/socket/stream.h"
+#include "migration/channel/socket/stream_security.h"
 
 namespace ferrite::migration {
 
@@ -32,8 +34,10 @@ using Connector = std::function<absl::StatusOr<std::unique_ptr<SocketStream>>(
 class SocketOpener final : public ChannelOpener {
  public:
   // `connect` is asked for each channel. `where`: what it leads to, for people. `clock` outlives it and the channels.
-  SocketOpener(Connector connect, std::string where, const Clock& clock)
-      : connect_(std::move(connect)), where_(std::move(where)), clock_(clock) {}
+  // All connections are wrapped in `security`; null: in nothing.
+  SocketOpener(Connector connect, std::string where, const Clock& clock,
+               std::shared_ptr<StreamSecurity> security = nullptr)
+      : connect_(std::move(connect)), where_(std::move(where)), clock_(clock), security_(std::move(security)) {}
 
   absl::StatusOr<std::unique_ptr<ControlChannel>> OpenControl(const Preamble& preamble, Terms& terms) override;
   absl::StatusOr<std::unique_ptr<PageSink>> OpenPages(const Preamble& preamble, Terms& terms) override;
@@ -41,15 +45,17 @@ class SocketOpener final : public ChannelOpener {
   std::string where() const override { return where_; }
 
  private:
-  absl::StatusOr<std::unique_ptr<SocketStream>> Open(const Preamble& preamble, Terms& terms);
+  absl::StatusOr<std::unique_ptr<Stream>> Open(const Preamble& preamble, Terms& terms);
 
   const Connector connect_;
   const std::string where_;
   const Clock& clock_;
+  const std::shared_ptr<StreamSecurity> security_;
 };
 
 // Connects to `address` for each channel, as Dialer does. `clock` is that of the source's host.
-std::shared_ptr<ChannelOpener> OpenAt(const Address& address, const Clock& clock = RealClock());
+std::shared_ptr<ChannelOpener> OpenAt(const Address& address, const Clock& clock = RealClock(),
+                                      std::shared_ptr<StreamSecurity> security = nullptr);
 
 // Threads: as ChannelAcceptor; HandIn() from any.
 class SocketAcceptor final : public ChannelAcceptor {
@@ -60,6 +66,8 @@ class SocketAcceptor final : public ChannelAcceptor {
     std::vector<AddressRange> from;
     // Descriptors that a machine and its move may need, which strangers do not get: until KeepNothing().
     size_t machine_descriptors = 0;
+    // What all connections are wrapped in: who speaks plain is not let in. Null: nothing.
+    std::shared_ptr<StreamSecurity> security = nullptr;
   };
   // Without a listener (null) there are the connections that are handed in. `host` outlives it and the channels.
   static absl::StatusOr<std::unique_ptr<SocketAcceptor>> Create(std::unique_ptr<Listener> listener, Options options,

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "migration/channel/socket/buffers.h"
 
 namespace ferrite::migration {
 namespace {
@@ -40,19 +41,6 @@ void LimitTcpSilence(int fd, absl::Duration patience) {
   (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
   (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
   (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-}
-
-// Takes `bytes` off the front of `buffers` and returns what is left of them.
-std::span<iovec> Advance(std::span<iovec> buffers, size_t bytes) {
-  while (!buffers.empty() && bytes >= buffers.front().iov_len) {
-    bytes -= std::exchange(buffers.front().iov_len, 0);
-    buffers = buffers.subspan(1);
-  }
-  if (!buffers.empty()) {
-    buffers.front().iov_base = static_cast<uint8_t*>(buffers.front().iov_base) + bytes;
-    buffers.front().iov_len -= bytes;
-  }
-  return buffers;
 }
 
 // Of a call that failed: the connection's affair, or that of our own memory.
@@ -103,8 +91,23 @@ absl::Status SocketStream::WriteAll(std::span<iovec> buffers) {
   return absl::OkStatus();
 }
 
-void SocketStream::WriteSome(std::span<const uint8_t> bytes) {
-  (void)send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+size_t SocketStream::WriteSome(std::span<const uint8_t> bytes) {
+  const ssize_t n = send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  return n > 0 ? static_cast<size_t>(n) : 0;
+}
+
+absl::StatusOr<size_t> SocketStream::ReadSome(std::span<uint8_t> out) {
+  const ssize_t n = shut_down_ ? 0 : recv(fd_.get(), out.data(), out.size(), MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+    return 0;
+  }
+  if (n < 0) {
+    return Failed(errno, absl::StrCat("receive from ", peer_));
+  }
+  if (n == 0) {
+    return absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"));
+  }
+  return static_cast<size_t>(n);
 }
 
 void SocketStream::Shutdown() {

@@ -29,7 +29,8 @@ class SocketStream final : public Stream {
   absl::Status ReadRest(std::span<uint8_t> out) override { return Read(out, /*in_frame=*/true); }
   using Stream::WriteAll;
   absl::Status WriteAll(std::span<iovec> buffers) override;
-  void WriteSome(std::span<const uint8_t> bytes) override;
+  size_t WriteSome(std::span<const uint8_t> bytes) override;
+  absl::StatusOr<size_t> ReadSome(std::span<uint8_t> out) override;
   void Shutdown() override;
   bool shut_down() const override { return shut_down_; }
   void SetPatience(absl::Duration patience) override;
@@ -38,9 +39,7 @@ class SocketStream final : public Stream {
   bool IsWritable() const override;
   absl::Status Join(WaitSet& set, uint32_t tag) override { return set.Add(fd_.get(), tag); }
   const std::string& peer() const override { return peer_; }
-
-  // For those who connect and accept.
-  int fd() const { return fd_.get(); }
+  int fd() const override { return fd_.get(); }
 
  private:
   absl::Status Read(std::span<uint8_t> out, bool in_frame);

@@ -5,18 +5,50 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "base/thread.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/test_thread.h"
+#include "tests/fakes/tls_pair.h"
+#include "tests/fakes/tls_place.h"
 
 namespace ferrite::migration {
 namespace {
 
-TEST(StreamTest, GathersManyPieces) {
-  auto pair = MakeStreamPair();
+using Ends = std::pair<std::unique_ptr<Stream>, std::unique_ptr<Stream>>;
+
+Ends OverSockets() {
+  auto ends = *MakeStreamPair();
+  return {std::move(ends.first), std::move(ends.second)};
+}
+
+Ends OverTls() {
+  const TlsPlace place;
+  TlsPair pair = ShakeHands(*place.source(), *place.destination());
+  return {*std::move(pair.source), *std::move(pair.destination)};
+}
+
+struct StreamKind {
+  const char* name;
+  Ends (*make)();
+};
+
+// What every kind of stream does.
+class StreamTest : public testing::TestWithParam<StreamKind> {
+ protected:
+  static absl::StatusOr<Ends> Make() { return GetParam().make(); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Kinds, StreamTest,
+                         testing::Values(StreamKind{"Socket", OverSockets}, StreamKind{"Tls", OverTls}),
+                         [](const testing::TestParamInfo<StreamKind>& info) { return info.param.name; });
+
+TEST_P(StreamTest, GathersManyPieces) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok());
   std::vector<uint8_t> sent(100'000);
   for (size_t i = 0; i < sent.size(); ++i) {
@@ -35,8 +67,8 @@ TEST(StreamTest, GathersManyPieces) {
   EXPECT_EQ(got, sent);
 }
 
-TEST(StreamTest, TellsACloseFromABreak) {
-  auto pair = MakeStreamPair();
+TEST_P(StreamTest, TellsACloseFromABreak) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok());
   std::array<uint8_t, 8> bytes{};
   ASSERT_TRUE(pair->first->WriteAll(bytes).ok());
@@ -44,15 +76,15 @@ TEST(StreamTest, TellsACloseFromABreak) {
   EXPECT_TRUE(pair->second->ReadAll(bytes).ok());
   EXPECT_EQ(pair->second->ReadAll(bytes).code(), absl::StatusCode::kOutOfRange);
 
-  auto broken = MakeStreamPair();
+  auto broken = Make();
   ASSERT_TRUE(broken.ok());
   ASSERT_TRUE(broken->first->WriteAll(std::span<const uint8_t>(bytes).first(3)).ok());
   broken->first.reset();
   EXPECT_EQ(broken->second->ReadAll(bytes).code(), absl::StatusCode::kUnavailable);
 }
 
-TEST(StreamTest, GivesUpAPeerThatStopsInTheMiddle) {
-  auto pair = MakeStreamPair();
+TEST_P(StreamTest, GivesUpAPeerThatStopsInTheMiddle) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok());
   pair->second->SetPatience(absl::Milliseconds(20));
   std::array<uint8_t, 8> bytes{};
@@ -66,8 +98,8 @@ TEST(StreamTest, GivesUpAPeerThatStopsInTheMiddle) {
 }
 
 // Also when nothing came of the rest yet: between a frame's head and what follows it.
-TEST(StreamTest, WriteThatWaitsIsHurried) {
-  auto pair = MakeStreamPair();
+TEST_P(StreamTest, WriteThatWaitsIsHurried) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok());
   pair->second->SetPatience(absl::Minutes(5));
   absl::Status written;
@@ -82,8 +114,8 @@ TEST(StreamTest, WriteThatWaitsIsHurried) {
   EXPECT_NE(written.message().find("stopped reading"), absl::string_view::npos) << written;
 }
 
-TEST(StreamTest, GivesUpAPeerThatStopsBehindAHead) {
-  auto pair = MakeStreamPair();
+TEST_P(StreamTest, GivesUpAPeerThatStopsBehindAHead) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok()) << pair.status();
   ASSERT_TRUE(pair->first->WriteAll(std::vector<uint8_t>(32)).ok());
   std::array<uint8_t, 32> bytes;
@@ -95,7 +127,7 @@ TEST(StreamTest, GivesUpAPeerThatStopsBehindAHead) {
 }
 
 // Whoever reads it off as a lost connection would try again for ever.
-TEST(StreamTest, TellsMemoryThatCannotBeHadFromABrokenConnection) {
+TEST(SocketStreamTest, TellsMemoryThatCannotBeHadFromABrokenConnection) {
   auto pair = MakeStreamPair();
   ASSERT_TRUE(pair.ok());
   void* const closed = mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -112,8 +144,8 @@ TEST(StreamTest, TellsMemoryThatCannotBeHadFromABrokenConnection) {
   munmap(closed, 4096);
 }
 
-TEST(StreamTest, ShutdownEndsAReadThatWaits) {
-  auto pair = MakeStreamPair();
+TEST_P(StreamTest, ShutdownEndsAReadThatWaits) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok());
   Thread reader = StartOrDie("reader", [&] {
     std::array<uint8_t, 8> bytes{};
@@ -123,8 +155,8 @@ TEST(StreamTest, ShutdownEndsAReadThatWaits) {
 }
 
 // A peer can have filled the kernel's buffer before: what is in there is nobody's any more.
-TEST(StreamTest, ShutdownEndsReadsOfWhatCameBefore) {
-  auto pair = MakeStreamPair();
+TEST_P(StreamTest, ShutdownEndsReadsOfWhatCameBefore) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok()) << pair.status();
   ASSERT_TRUE(pair->first->WriteAll(std::vector<uint8_t>(64)).ok());
   std::array<uint8_t, 32> bytes;
@@ -133,8 +165,8 @@ TEST(StreamTest, ShutdownEndsReadsOfWhatCameBefore) {
   EXPECT_TRUE(absl::IsOutOfRange(pair->second->ReadAll(bytes)));
 }
 
-TEST(StreamTest, TimeEndsAWaitForBytesAndSoDoesAShutdown) {
-  auto pair = MakeStreamPair();
+TEST_P(StreamTest, TimeEndsAWaitForBytesAndSoDoesAShutdown) {
+  auto pair = Make();
   ASSERT_TRUE(pair.ok());
   FakeClock clock;
   Thread waiter = StartOrDie("waiter", [&] {

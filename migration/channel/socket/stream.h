@@ -10,9 +10,11 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "migration/channel/wait_set.h"
+#include "migration/secret/proof_bytes.h"
 
 namespace ferrite::migration {
 
@@ -37,8 +39,10 @@ class Stream {
   // Writes all of `buffers` (gather); the elements are used up. After RESOURCE_EXHAUSTED they are what did not go.
   virtual absl::Status WriteAll(std::span<iovec> buffers) = 0;
   absl::Status WriteAll(std::span<const uint8_t> bytes);
-  // As much of `bytes` as goes without waiting.
-  virtual void WriteSome(std::span<const uint8_t> bytes) = 0;
+  // As much of `bytes` as goes without waiting: how many of them.
+  virtual size_t WriteSome(std::span<const uint8_t> bytes) = 0;
+  // As many bytes of `out` as are there without waiting; 0 when there are none yet. OUT_OF_RANGE at the end.
+  virtual absl::StatusOr<size_t> ReadSome(std::span<uint8_t> out) = 0;
 
   // Also of what came before it nothing is read any more.
   virtual void Shutdown() = 0;
@@ -60,6 +64,14 @@ class Stream {
 
   // For messages: "tcp:192.0.2.7:41234".
   virtual const std::string& peer() const = 0;
+  // For those who connect and accept: readable when ReadSome() may have something, after it had nothing.
+  virtual int fd() const = 0;
+
+  // Where the stream is encrypted: what `nonce` becomes on this connection, the same at both ends and on no other one
+  // (so a proof over it is worth nothing elsewhere); else `nonce` itself.
+  virtual absl::StatusOr<Nonce> Bind(const Nonce& nonce) const { return nonce; }
+  // As whom the two ends know each other, the same at both; empty where they do not.
+  virtual std::string parties() const { return ""; }
 };
 
 inline absl::Status Stream::WriteAll(std::span<const uint8_t> bytes) {

@@ -19,7 +19,7 @@ constexpr size_t kReadAhead = 64 << 10;
 
 absl::Status StreamControlChannel::Send(const Message& message) { return stream_->WriteAll(Encode(message)); }
 
-void StreamControlChannel::SendAtOnce(const Message& message) { stream_->WriteSome(Encode(message)); }
+void StreamControlChannel::SendAtOnce(const Message& message) { (void)stream_->WriteSome(Encode(message)); }
 
 absl::StatusOr<ControlChannel::Received> StreamControlChannel::Next(absl::Duration limit) {
   if (!stream_->AwaitReadable(clock_, limit)) {

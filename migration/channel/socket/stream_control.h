@@ -30,6 +30,8 @@ class StreamControlChannel final : public ControlChannel {
   void SetSendPatience(absl::Duration patience) override { stream_->SetWritePatience(patience); }
   void Shutdown() override { stream_->Shutdown(); }
   const std::string& peer() const override { return stream_->peer(); }
+  absl::StatusOr<Nonce> Bind(const Nonce& nonce) const override { return stream_->Bind(nonce); }
+  std::string parties() const override { return stream_->parties(); }
 
  private:
   const std::unique_ptr<Stream> stream_;

@@ -171,7 +171,8 @@ absl::Status Setup(Departure& departure) {
   FERRITE_RETURN_IF_ERROR(Offer(departure));
 
   FERRITE_ASSIGN_OR_RETURN(MoveSecret secret, exchange.Agree(welcome.key, welcome.nonce, departure.id));
-  departure.credentials = Credentials(std::move(secret), exchange.nonce(), welcome.nonce);
+  FERRITE_ASSIGN_OR_RETURN(const Nonce bound, departure.peer().Bind(welcome.nonce));
+  departure.credentials = Credentials(std::move(secret), exchange.nonce(), bound, departure.peer().parties());
 
   FERRITE_ASSIGN_OR_RETURN(MachineSpec spec, departure.machine.state().Describe());
   spec.regions = departure.regions;

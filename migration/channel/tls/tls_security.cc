@@ -1,0 +1,161 @@
+#include "migration/channel/tls/tls_security.h"
+
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+#include <poll.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/clean_text.h"
+#include "base/status.h"
+#include "migration/channel/tls/psk_callbacks.h"
+#include "migration/channel/tls/tls_errors.h"
+#include "migration/channel/tls/tls_socket_bio.h"
+#include "migration/channel/tls/tls_stream.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr size_t kMostNameBytes = 200;
+
+struct FreeCertificate {
+  void operator()(X509* certificate) const { X509_free(certificate); }
+};
+using Certificate = std::unique_ptr<X509, FreeCertificate>;
+
+absl::StatusOr<std::string> FingerprintOf(const X509* certificate) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int length = 0;
+  if (certificate == nullptr || X509_digest(certificate, EVP_sha256(), digest, &length) != 1) {
+    return LibraryError("TLS: the fingerprint of a certificate");
+  }
+  return absl::BytesToHexString({reinterpret_cast<const char*>(digest), length});
+}
+
+// RFC 2253, as the other side's words: not longer than is shown.
+std::string SubjectOf(const X509* certificate) {
+  BIO* const text = BIO_new(BIO_s_mem());
+  std::string name;
+  if (text != nullptr && X509_NAME_print_ex(text, X509_get_subject_name(certificate), 0, XN_FLAG_RFC2253) >= 0) {
+    char* bytes = nullptr;
+    const long length = BIO_get_mem_data(text, &bytes);  // NOLINT(google-runtime-int): the library's
+    name = CleanText(std::string(bytes, static_cast<size_t>(length)).substr(0, kMostNameBytes));
+  }
+  BIO_free(text);
+  ERR_clear_error();
+  return name;
+}
+
+}  // namespace
+
+std::string DescribeTls(const TlsFacts& facts) {
+  return absl::StrCat(facts.name, " (", facts.peer, ") over TLS 1.3, ", facts.cipher, ", ",
+                      facts.kernel_send && facts.kernel_receive ? "with kTLS"
+                      : facts.kernel_send                       ? "with kTLS for what is sent"
+                      : facts.kernel_receive                    ? "with kTLS for what is received"
+                                                                : "without kTLS");
+}
+
+class TlsHandshake final : public Handshake {
+ public:
+  TlsHandshake(std::unique_ptr<SocketStream> socket, SslPtr ssl, const TlsSecurity& security)
+      : credentials_(security.credentials_),
+        on_secured_(security.on_secured_),
+        peer_(socket->peer()),
+        fd_(socket->fd()),
+        socket_(std::move(socket)),
+        ssl_(std::move(ssl)) {}
+
+  absl::StatusOr<std::unique_ptr<Stream>> Step() override {
+    ERR_clear_error();
+    errno = 0;
+    const int result = SSL_do_handshake(ssl_.get());
+    const int error = errno;
+    if (result != 1) {
+      switch (SSL_get_error(ssl_.get(), result)) {
+        case SSL_ERROR_WANT_READ:
+          events_ = POLLIN;
+          return nullptr;
+        case SSL_ERROR_WANT_WRITE:
+          events_ = POLLOUT;
+          return nullptr;
+        default:
+          return absl::UnavailableError(absl::StrCat(peer_, ": ", WhyTlsFailed(ssl_.get(), error, true)));
+      }
+    }
+    TlsFacts facts{.peer = peer_};
+    FERRITE_ASSIGN_OR_RETURN(std::string parties, Parties(facts));
+    if (on_secured_) {
+      facts.cipher = SSL_get_cipher_name(ssl_.get());
+      facts.kernel_send = BIO_get_ktls_send(SSL_get_wbio(ssl_.get()));
+      facts.kernel_receive = BIO_get_ktls_recv(SSL_get_rbio(ssl_.get()));
+      on_secured_(facts);
+    }
+    return std::make_unique<TlsStream>(std::move(socket_), std::move(ssl_), std::move(parties));
+  }
+  int fd() const override { return fd_; }
+  short events() const override { return events_; }  // NOLINT(google-runtime-int)
+  const std::string& peer() const override { return peer_; }
+
+ private:
+  // As whom the two ends know each other. What the library was told to ask for is looked at again.
+  absl::StatusOr<std::string> Parties(TlsFacts& facts) const {
+    if (!credentials_->has_certificate()) {
+      facts.name = IdentityOf(ssl_.get());
+      return facts.name.empty() ? absl::StatusOr<std::string>(absl::UnavailableError(
+                                      absl::StrCat(peer_, ": it did not prove that it has a pre-shared key")))
+                                : absl::StrCat("key:", facts.name);
+    }
+    const Certificate theirs(SSL_get1_peer_certificate(ssl_.get()));
+    if (theirs == nullptr || SSL_get_verify_result(ssl_.get()) != X509_V_OK || SSL_session_reused(ssl_.get()) == 1) {
+      return absl::UnavailableError(absl::StrCat(peer_, ": it has no certificate that is believed"));
+    }
+    facts.name = SubjectOf(theirs.get());
+    FERRITE_ASSIGN_OR_RETURN(const std::string their_print, FingerprintOf(theirs.get()));
+    FERRITE_ASSIGN_OR_RETURN(const std::string our_print, FingerprintOf(SSL_get_certificate(ssl_.get())));
+    const bool is_source = credentials_->side() == TlsSide::kSource;
+    return absl::StrCat(is_source ? our_print : their_print, " ", is_source ? their_print : our_print);
+  }
+
+  // The connection's are gone before it.
+  const std::shared_ptr<const TlsCredentials> credentials_;
+  const TlsSecurity::OnSecured on_secured_;
+  const std::string peer_;
+  const int fd_;
+  short events_ = POLLIN | POLLOUT;  // NOLINT(google-runtime-int)
+  std::unique_ptr<SocketStream> socket_;
+  SslPtr ssl_;
+};
+
+absl::StatusOr<std::shared_ptr<TlsSecurity>> TlsSecurity::Create(const TlsOptions& options, TlsSide side,
+                                                                 const Address& address, OnSecured on_secured) {
+  FERRITE_ASSIGN_OR_RETURN(std::shared_ptr<const TlsCredentials> credentials, TlsCredentials::Load(options, side));
+  std::string hostname = options.hostname;
+  if (hostname.empty() && side == TlsSide::kSource && credentials->has_certificate()) {
+    if (address.kind != Address::Kind::kTcp) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("TLS to ", address.ToString(),
+                       ": a unix socket has no host's name; say by --tls-hostname which the destination's "
+                       "certificate has"));
+    }
+    hostname = address.host;
+  }
+  return std::shared_ptr<TlsSecurity>(
+      new TlsSecurity(std::move(credentials), std::move(hostname), std::move(on_secured)));
+}
+
+absl::StatusOr<std::unique_ptr<Handshake>> TlsSecurity::Start(std::unique_ptr<SocketStream> socket) {
+  FERRITE_ASSIGN_OR_RETURN(ssl_st* const made, credentials_->NewConnection(hostname_));
+  SslPtr ssl(made);
+  FERRITE_ASSIGN_OR_RETURN(bio_st* const bio, NewTlsSocketBio(socket->fd()));
+  SSL_set_bio(ssl.get(), bio, bio);
+  return std::make_unique<TlsHandshake>(std::move(socket), std::move(ssl), *this);
+}
+
+}  // namespace ferrite::migration

@@ -1,0 +1,330 @@
+// What is TLS's own; what every kind of stream does is in channel/socket's socket_stream_test.
+#include "migration/channel/tls/tls_stream.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/thread.h"
+#include "memory/bus_fault.h"
+#include "migration/channel/wait_set.h"
+#include "tests/fakes/fake_clock.h"
+#include "tests/fakes/test_thread.h"
+#include "tests/fakes/tls_pair.h"
+#include "tests/fakes/tls_place.h"
+
+namespace ferrite::migration {
+namespace {
+
+using testing::HasSubstr;
+
+class TlsStreamTest : public testing::Test {
+ protected:
+  using Raw = std::pair<std::unique_ptr<SocketStream>, std::unique_ptr<SocketStream>>;
+  void Open(Raw ends = *MakeStreamPair()) {
+    TlsPair pair = ShakeHands(*place_.source(), *place_.destination(), std::move(ends));
+    ASSERT_TRUE(pair.source.ok()) << pair.source.status();
+    ASSERT_TRUE(pair.destination.ok()) << pair.destination.status();
+    source_ = *std::move(pair.source);
+    destination_ = *std::move(pair.destination);
+  }
+
+  const TlsPlace place_;
+  std::unique_ptr<Stream> source_;
+  std::unique_ptr<Stream> destination_;
+};
+
+uint8_t ByteAt(size_t at, uint8_t seed) { return static_cast<uint8_t>(at * 31 + at / 251 + seed); }
+
+// All of it, in pieces of random sizes, gathered from several places at once.
+void Send(Stream& stream, size_t bytes, uint8_t seed) {
+  std::minstd_rand random(seed);
+  std::vector<uint8_t> piece(100'000);
+  for (size_t at = 0; at < bytes;) {
+    const size_t now = std::min<size_t>(1 + random() % piece.size(), bytes - at);
+    for (size_t i = 0; i < now; ++i) {
+      piece[i] = ByteAt(at + i, seed);
+    }
+    const size_t first = random() % (now + 1);
+    iovec pieces[] = {{.iov_base = piece.data(), .iov_len = first},
+                      {.iov_base = piece.data() + first, .iov_len = now - first}};
+    ASSERT_EQ(stream.WriteAll(pieces), absl::OkStatus());
+    at += now;
+  }
+}
+
+void Receive(Stream& stream, size_t bytes, uint8_t seed) {
+  std::minstd_rand random(seed + 1);
+  std::vector<uint8_t> piece(50'000);
+  for (size_t at = 0; at < bytes;) {
+    const size_t now = std::min<size_t>(1 + random() % piece.size(), bytes - at);
+    ASSERT_EQ(stream.ReadRest(std::span(piece).first(now)), absl::OkStatus());
+    for (size_t i = 0; i < now; ++i) {
+      ASSERT_EQ(piece[i], ByteAt(at + i, seed)) << at + i;
+    }
+    at += now;
+  }
+}
+
+TEST_F(TlsStreamTest, BothWaysAtOnceUnderLoad) {
+  Open();
+  constexpr size_t kBytes = 32 << 20;
+  const Thread one = StartOrDie("test-one", [&] { Send(*source_, kBytes, 1); });
+  const Thread two = StartOrDie("test-two", [&] { Receive(*destination_, kBytes, 1); });
+  const Thread three = StartOrDie("test-three", [&] { Send(*destination_, kBytes, 2); });
+  Receive(*source_, kBytes, 2);
+}
+
+TEST_F(TlsStreamTest, NothingGoesInPlain) {
+  auto ends = *MakeStreamPair();
+  auto line = *MakeStreamPair();
+  // The destination's answers come by hand, and what the source says is looked at.
+  Open(std::move(ends));
+  ASSERT_TRUE(source_->WriteAll(std::vector<uint8_t>(200, 'A')).ok());
+  std::array<uint8_t, 512> bytes;
+  const ssize_t n = recv(destination_->fd(), bytes.data(), bytes.size(), MSG_PEEK | MSG_DONTWAIT);
+  ASSERT_GT(n, 200);
+  EXPECT_EQ(bytes[0], 23) << "application data";
+  const std::array<uint8_t, 4> plain = {'A', 'A', 'A', 'A'};
+  EXPECT_EQ(std::search(bytes.begin(), bytes.begin() + n, plain.begin(), plain.end()), bytes.begin() + n);
+}
+
+// Wherever the line is cut, what has not come whole is a connection that broke: an end is said.
+TEST_F(TlsStreamTest, CutAtEachByteIsTold) {
+  // As many bytes as two records of 8 have on the line.
+  constexpr size_t kLine = 2 * (5 + 8 + 1 + 16);
+  for (size_t cut = 0; cut <= kLine; ++cut) {
+    Raw front = *MakeStreamPair();
+    Raw back = *MakeStreamPair();
+    // A line in between, which is the test's.
+    const auto source = *place_.source()->Start(std::move(front.first));
+    const auto destination = *place_.destination()->Start(std::move(back.second));
+    std::unique_ptr<Stream> one, two;
+    const auto pass = [](SocketStream& from, SocketStream& to) {
+      std::array<uint8_t, 8192> bytes;
+      if (const auto n = from.ReadSome(bytes); n.ok() && *n > 0) {
+        ASSERT_TRUE(to.WriteAll(std::span<const uint8_t>(bytes).first(*n)).ok());
+      }
+    };
+    while (one == nullptr || two == nullptr) {
+      if (one == nullptr) {
+        one = *source->Step();
+      }
+      pass(*front.second, *back.first);
+      if (two == nullptr) {
+        two = *destination->Step();
+      }
+      pass(*back.first, *front.second);
+    }
+    ASSERT_TRUE(one->WriteAll(std::vector<uint8_t>(8, 1)).ok());
+    ASSERT_TRUE(one->WriteAll(std::vector<uint8_t>(8, 2)).ok());
+    std::array<uint8_t, 256> bytes;
+    const size_t n = *front.second->ReadSome(bytes);
+    ASSERT_EQ(n, kLine);
+    ASSERT_TRUE(back.first->WriteAll(std::span<const uint8_t>(bytes).first(cut)).ok());
+    back.first.reset();
+    std::array<uint8_t, 8> got;
+    absl::Status status = two->ReadAll(got);
+    if (cut >= kLine / 2) {
+      ASSERT_TRUE(status.ok()) << status;
+      EXPECT_EQ(got[0], 1);
+      status = two->ReadAll(got);
+    }
+    if (cut == kLine) {
+      ASSERT_TRUE(status.ok()) << status;
+      status = two->ReadAll(got);
+    }
+    EXPECT_TRUE(absl::IsUnavailable(status)) << cut << ": " << status;
+    EXPECT_TRUE(absl::IsUnavailable(two->ReadAll(got))) << "and stays so";
+  }
+}
+
+TEST_F(TlsStreamTest, ByteThatWasChangedEndsTheConnection) {
+  Raw ends = *MakeStreamPair();
+  const int raw = dup(ends.first->fd());
+  Open(std::move(ends));
+  // As the source's: no record of this connection.
+  const std::vector<uint8_t> forged = {23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0};
+  ASSERT_EQ(send(raw, forged.data(), forged.size(), 0), static_cast<ssize_t>(forged.size()));
+  close(raw);
+  std::array<uint8_t, 4> bytes;
+  const absl::Status status = destination_->ReadAll(bytes);
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_FALSE(source_->ReadAll(bytes).ok()) << "which is told";
+}
+
+TEST_F(TlsStreamTest, CloseIsHeardBehindWhatWasSent) {
+  Open();
+  ASSERT_TRUE(source_->WriteAll(std::vector<uint8_t>(40'000, 5)).ok());
+  source_.reset();
+  std::vector<uint8_t> bytes(40'000);
+  ASSERT_TRUE(destination_->ReadAll(bytes).ok());
+  EXPECT_TRUE(absl::IsOutOfRange(destination_->ReadAll(std::span(bytes).first(1))));
+  EXPECT_TRUE(absl::IsOutOfRange(destination_->ReadAll(std::span(bytes).first(1))));
+}
+
+TEST_F(TlsStreamTest, WhoSaidThatItEndsMayStillBeWrittenTo) {
+  Open();
+  destination_->Shutdown();
+  std::array<uint8_t, 4> bytes;
+  EXPECT_TRUE(absl::IsOutOfRange(source_->ReadAll(bytes)));
+  EXPECT_FALSE(destination_->WriteAll(bytes).ok());
+  EXPECT_FALSE(destination_->ReadAll(bytes).ok());
+}
+
+// A record that is not whole is in the middle of a frame: its rest has no more time than any other.
+TEST_F(TlsStreamTest, PeerThatStopsWithinARecordIsGivenUp) {
+  Raw ends = *MakeStreamPair();
+  const int raw = dup(ends.first->fd());
+  Open(std::move(ends));
+  destination_->SetPatience(absl::Milliseconds(20));
+  const std::vector<uint8_t> begun = {23, 3, 3, 0, 100, 1, 2};
+  ASSERT_EQ(send(raw, begun.data(), begun.size(), 0), static_cast<ssize_t>(begun.size()));
+  std::array<uint8_t, 4> bytes;
+  EXPECT_THAT(std::string(destination_->ReadAll(bytes).message()), HasSubstr("in the middle of a frame"));
+  // Nor is it something to read.
+  FakeClock clock;
+  const Thread waiter =
+      StartOrDie("test-waiter", [&] { EXPECT_FALSE(destination_->AwaitReadable(clock, absl::Seconds(1))); });
+  ASSERT_TRUE(clock.AwaitWaiting(1));
+  clock.Advance(absl::Seconds(1));
+  close(raw);
+}
+
+TEST_F(TlsStreamTest, WhatIsLeftOfARecordIsToBeReadWithoutWaiting) {
+  Open();
+  constexpr uint32_t kTag = 4;
+  WaitSet set = *WaitSet::Create();
+  const EventFd other = *EventFd::Create();
+  ASSERT_TRUE(set.Add(other.fd(), 1).ok());
+  ASSERT_TRUE(destination_->Join(set, kTag).ok());
+  ASSERT_TRUE(source_->WriteAll(std::vector<uint8_t>(100, 9)).ok());
+  ASSERT_EQ(*set.Wait(), kTag);
+  std::array<uint8_t, 60> bytes;
+  ASSERT_TRUE(destination_->ReadAll(bytes).ok());
+  EXPECT_EQ(*set.Wait(), kTag) << "nothing more comes over the line";
+  EXPECT_TRUE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration()));
+  ASSERT_TRUE(destination_->ReadAll(std::span(bytes).first(40)).ok());
+  EXPECT_FALSE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration()));
+  other.Signal();
+  EXPECT_EQ(*set.Wait(), 1u) << "and nothing is left";
+}
+
+// The header of a record may have come with the one before.
+TEST_F(TlsStreamTest, RecordsThatWaitTogetherAreAllSeen) {
+  Open();
+  constexpr uint32_t kTag = 4;
+  WaitSet set = *WaitSet::Create();
+  ASSERT_TRUE(destination_->Join(set, kTag).ok());
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(source_->WriteAll(std::vector<uint8_t>(32, 9)).ok());
+  }
+  std::array<uint8_t, 32> bytes;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_EQ(*set.Wait(), kTag);
+    ASSERT_TRUE(destination_->ReadAll(bytes).ok());
+  }
+  EXPECT_FALSE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration()));
+}
+
+TEST_F(TlsStreamTest, WhatGoesAtOnceIsCounted) {
+  Open();
+  EXPECT_EQ(source_->WriteSome(std::vector<uint8_t>(100, 3)), 100u);
+  const std::vector<uint8_t> much(64 << 20);
+  const size_t went = source_->WriteSome(much);
+  EXPECT_LT(went, much.size());
+  std::vector<uint8_t> got(100 + went);
+  EXPECT_TRUE(destination_->ReadAll(got).ok());
+  EXPECT_EQ(std::count(got.begin(), got.end(), 3), 100);
+}
+
+TEST_F(TlsStreamTest, PeerThatStopsReadingIsGivenUpAndWrittenToNoMore) {
+  Open();
+  source_->SetPatience(absl::Milliseconds(20));
+  const std::vector<uint8_t> much(64 << 20);
+  EXPECT_THAT(std::string(source_->WriteAll(much).message()), HasSubstr("stopped reading"));
+  EXPECT_THAT(std::string(source_->WriteAll(std::vector<uint8_t>(1)).message()), HasSubstr("stopped reading before"));
+}
+
+// Memory behind the end of its file: SIGBUS for who touches it, as of a page that the hardware lost.
+class LostMemory {
+ public:
+  LostMemory() {
+    CatchBusFaults();
+    const Fd file(memfd_create("test-lost", MFD_CLOEXEC));
+    EXPECT_EQ(ftruncate(file.get(), kPage), 0);
+    base_ = static_cast<uint8_t*>(mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0));
+    EXPECT_NE(base_, MAP_FAILED);
+  }
+  ~LostMemory() { munmap(base_, 2 * kPage); }
+  std::span<uint8_t> good() const { return {base_, kPage}; }
+  std::span<uint8_t> lost() const { return {base_ + kPage, kPage}; }
+
+ private:
+  static constexpr size_t kPage = 4096;
+  uint8_t* base_ = nullptr;
+};
+
+TEST_F(TlsStreamTest, PageThatIsLostEndsNoRecordAndOthersMayGoInItsPlace) {
+  Open();
+  const LostMemory memory;
+  std::fill(memory.good().begin(), memory.good().end(), 7);
+  std::vector<uint8_t> head(20'000, 1);
+  iovec pieces[] = {{.iov_base = head.data(), .iov_len = head.size()},
+                    {.iov_base = memory.good().data(), .iov_len = 4096},
+                    {.iov_base = memory.lost().data(), .iov_len = 4096}};
+  const absl::Status status = source_->WriteAll(pieces);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  // What is left of them is what did not go.
+  std::vector<uint8_t> filler(4096, 9);
+  pieces[2].iov_base = filler.data();
+  ASSERT_TRUE(source_->WriteAll(pieces).ok());
+  std::vector<uint8_t> got(20'000 + 2 * 4096);
+  ASSERT_TRUE(destination_->ReadAll(got).ok());
+  EXPECT_EQ(std::count(got.begin(), got.end(), 1), 20'000);
+  EXPECT_EQ(std::count(got.begin(), got.end(), 7), 4096);
+  EXPECT_EQ(std::count(got.begin(), got.end(), 9), 4096);
+}
+
+TEST_F(TlsStreamTest, MemoryThatCannotBeReadToIsToldFromABrokenConnection) {
+  Open();
+  const LostMemory memory;
+  ASSERT_TRUE(source_->WriteAll(std::vector<uint8_t>(100)).ok());
+  const absl::Status status = destination_->ReadAll(memory.lost().first(100));
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  std::array<uint8_t, 4> bytes;
+  EXPECT_FALSE(destination_->ReadAll(bytes).ok()) << "it is of no more use";
+}
+
+TEST_F(TlsStreamTest, ShutdownOnAnotherThreadEndsBothWaits) {
+  Open();
+  Thread reader = StartOrDie("test-reader", [&] {
+    std::array<uint8_t, 8> bytes;
+    EXPECT_FALSE(source_->ReadAll(bytes).ok());
+  });
+  Thread writer = StartOrDie("test-writer", [&] {
+    const std::vector<uint8_t> much(64 << 20);
+    EXPECT_FALSE(source_->WriteAll(much).ok());
+  });
+  std::array<uint8_t, 8> first;
+  ASSERT_TRUE(destination_->ReadAll(first).ok()) << "it is on";
+  source_->Shutdown();
+  reader.Join();
+  writer.Join();
+  EXPECT_TRUE(source_->shut_down());
+}
+
+}  // namespace
+}  // namespace ferrite::migration
