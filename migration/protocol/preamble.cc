@@ -31,7 +31,9 @@ std::array<uint8_t, kPreambleBytes> EncodePreamble(const Preamble& preamble) {
 
 absl::StatusOr<Preamble> DecodePreamble(std::span<const uint8_t, kPreambleBytes> bytes) {
   if (!std::equal(kMagic.begin(), kMagic.end(), bytes.begin())) {
-    return absl::InvalidArgumentError("the peer does not speak ferrite's move protocol");
+    const bool is_tls = bytes[0] == 0x16 && bytes[1] == 3;  // a record of a handshake: RFC 8446, 5.1
+    return absl::InvalidArgumentError(is_tls ? "the peer speaks TLS, and this side plain"
+                                             : "the peer does not speak ferrite's move protocol");
   }
   if (bytes[kRole] > static_cast<uint8_t>(ChannelRole::kRecover) || bytes[kReserved] != 0) {
     return absl::InvalidArgumentError(absl::StrCat("preamble: unknown channel role ", bytes[kRole]));

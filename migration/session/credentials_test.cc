@@ -55,6 +55,31 @@ TEST(CredentialsTest, ProofIsForOneConnection) {
   EXPECT_EQ(sides.destination.CheckChannel(kPage, wrong), stranger);
 }
 
+// The secret alone is not enough where the sides have certificates: nor is a certificate, with another one's secret.
+TEST(CredentialsTest, PageConnectionIsBetweenThoseOfTheControlConnection) {
+  const KeyExchange source = *KeyExchange::Create(KeyExchange::Side::kSource);
+  const KeyExchange destination = *KeyExchange::Create(KeyExchange::Side::kDestination);
+  const Credentials ours(*source.Agree(destination.key(), destination.nonce(), kId), source.nonce(),
+                         destination.nonce(), "one two");
+  Credentials theirs(*destination.Agree(source.key(), source.nonce(), kId), source.nonce(), destination.nonce(),
+                     "one two");
+  std::optional<ChannelProof> proof = *ours.ProveChannel(kPage, 3, Nonce{9});
+  EXPECT_TRUE(absl::IsPermissionDenied(theirs.CheckChannel(kPage, proof)));
+  proof->parties = "one three";
+  EXPECT_TRUE(absl::IsPermissionDenied(theirs.CheckChannel(kPage, proof)));
+  proof->parties = "one two";
+  EXPECT_EQ(theirs.CheckChannel(kPage, proof), absl::OkStatus());
+  // A renewed certificate may come with a recovery, and is that of all connections from there on.
+  const Preamble recover{.lowest_version = 2, .version = 2, .role = ChannelRole::kRecover, .move_id = kId};
+  ChannelProof again = *ours.ProveChannel(recover, 3, Nonce{1});
+  again.parties = "one three";
+  ASSERT_EQ(theirs.CheckChannel(recover, again), absl::OkStatus());
+  theirs.SetControl(again);
+  EXPECT_TRUE(absl::IsPermissionDenied(theirs.CheckChannel(kPage, proof)));
+  proof->parties = "one three";
+  EXPECT_EQ(theirs.CheckChannel(kPage, proof), absl::OkStatus());
+}
+
 TEST(CredentialsTest, NoncesOfAProofAreFresh) {
   const Sides sides = Agree();
   EXPECT_NE(sides.source.ProveChannel(kPage, 3, Nonce{9})->source,

@@ -15,6 +15,10 @@ namespace {
 // announces one costs nothing.
 constexpr size_t kReadAhead = 64 << 10;
 
+// The first bytes of a TLS record (RFC 8446, 5.1).
+constexpr uint8_t kTlsAlert = 21;
+constexpr uint8_t kTlsMajor = 3;
+
 }  // namespace
 
 absl::Status StreamControlChannel::Send(const Message& message) { return stream_->WriteAll(Encode(message)); }
@@ -25,9 +29,12 @@ absl::StatusOr<ControlChannel::Received> StreamControlChannel::Next(absl::Durati
   if (!stream_->AwaitReadable(clock_, limit)) {
     return absl::DeadlineExceededError(absl::StrCat(stream_->peer(), " says nothing"));
   }
-  std::array<uint8_t, kControlHeaderBytes> head;
+  std::array<uint8_t, kControlHeaderBytes> head{};
   if (const absl::Status status = stream_->ReadAll(head); !status.ok()) {
-    return absl::UnavailableError(status.message());
+    // An alert is shorter than a header, and the last word of who is not spoken to in TLS.
+    return absl::UnavailableError(head[0] == kTlsAlert && head[1] == kTlsMajor
+                                      ? absl::StrCat(stream_->peer(), " speaks TLS alone, and this side plain")
+                                      : std::string(status.message()));
   }
   FERRITE_ASSIGN_OR_RETURN(const ControlHeader header, DecodeControlHeader(head, most_bytes_.load()));
   std::vector<uint64_t> payload;

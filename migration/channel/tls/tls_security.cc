@@ -10,8 +10,10 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "base/clean_text.h"
 #include "base/status.h"
 #include "migration/channel/tls/psk_callbacks.h"
@@ -55,11 +57,29 @@ std::string SubjectOf(const X509* certificate) {
 }  // namespace
 
 std::string DescribeTls(const TlsFacts& facts) {
-  return absl::StrCat(facts.name, " (", facts.peer, ") over TLS 1.3, ", facts.cipher, ", ",
+  return absl::StrCat(facts.name, " over TLS 1.3, ", facts.cipher, ", ",
                       facts.kernel_send && facts.kernel_receive ? "with kTLS"
                       : facts.kernel_send                       ? "with kTLS for what is sent"
                       : facts.kernel_receive                    ? "with kTLS for what is received"
                                                                 : "without kTLS");
+}
+
+std::function<void(const TlsFacts&)> OnEachNewTls(std::function<void(const std::string& words)> tell) {
+  struct Last {
+    absl::Mutex mutex;
+    std::string words ABSL_GUARDED_BY(mutex);
+  };
+  return [tell = std::move(tell), last = std::make_shared<Last>()](const TlsFacts& facts) {
+    const std::string words = DescribeTls(facts);
+    {
+      const absl::MutexLock lock(&last->mutex);
+      if (words == last->words) {
+        return;
+      }
+      last->words = words;
+    }
+    tell(words);
+  };
 }
 
 class TlsHandshake final : public Handshake {

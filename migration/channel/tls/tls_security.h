@@ -23,8 +23,10 @@ struct TlsFacts {
   bool kernel_receive = false;
 };
 
-// "CN=source (tcp:192.0.2.7:41234) over TLS 1.3, TLS_AES_128_GCM_SHA256, without kTLS"
+// "CN=source over TLS 1.3, TLS_AES_128_GCM_SHA256, without kTLS"
 std::string DescribeTls(const TlsFacts& facts);
+// For TlsSecurity: `tell` hears that of the first connection, and of each that differs in it from the one before.
+std::function<void(const TlsFacts&)> OnEachNewTls(std::function<void(const std::string& words)> tell);
 
 // A handshake that fails says why in one line to the other end (an alert), and to its caller. Threads: as
 // StreamSecurity; `on_secured` is called on those of who steps.

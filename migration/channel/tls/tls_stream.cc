@@ -27,6 +27,9 @@ namespace {
 constexpr absl::Duration kDefaultPatience = absl::Seconds(10);
 // A wait looks at its patience so often.
 constexpr absl::Duration kStep = absl::Milliseconds(100);
+// A key of AES-GCM is for some ten million records (RFC 8446, 5.5), less than a large machine has. A new one costs
+// little.
+constexpr uint64_t kMostRecords = 1 << 12;
 constexpr absl::string_view kBindLabel = "EXPORTER-ferrite-move-1";
 
 int PollMs(absl::Duration time) {
@@ -175,6 +178,11 @@ absl::StatusOr<TlsStream::Step> TlsStream::WriteStep(std::span<const uint8_t> re
     return absl::UnavailableError(absl::StrCat(peer(), " stopped reading before"));
   }
   ERR_clear_error();
+  // The kernel, where it encrypts, has but one key.
+  if (!write_pending_ && ++records_ >= kMostRecords && !BIO_get_ktls_send(SSL_get_wbio(ssl_.get()))) {
+    records_ = 0;
+    (void)SSL_key_update(ssl_.get(), SSL_KEY_UPDATE_NOT_REQUESTED);
+  }
   errno = 0;
   size_t bytes = 0;
   const int result = SSL_write_ex(ssl_.get(), record.data(), record.size(), &bytes);

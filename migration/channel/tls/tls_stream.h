@@ -94,6 +94,7 @@ class TlsStream final : public Stream {
   bool write_pending_ ABSL_GUARDED_BY(mutex_) = false;
   // Likewise, but that rest is not known any more.
   bool abandoned_ ABSL_GUARDED_BY(mutex_) = false;
+  uint64_t records_ ABSL_GUARDED_BY(mutex_) = 0;  // that went under the key there is
   // Of who writes.
   std::array<uint8_t, kMostRecordBytes> record_;
 };

@@ -80,7 +80,7 @@ void Receive(Stream& stream, size_t bytes, uint8_t seed) {
 
 TEST_F(TlsStreamTest, BothWaysAtOnceUnderLoad) {
   Open();
-  constexpr size_t kBytes = 32 << 20;
+  constexpr size_t kBytes = 96 << 20;  // which is more than one key is for
   const Thread one = StartOrDie("test-one", [&] { Send(*source_, kBytes, 1); });
   const Thread two = StartOrDie("test-two", [&] { Receive(*destination_, kBytes, 1); });
   const Thread three = StartOrDie("test-three", [&] { Send(*destination_, kBytes, 2); });
