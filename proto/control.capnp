@@ -39,13 +39,14 @@ interface Control {
 
   # Begins to move the machine to another monitor's `ferrite receive`, and returns. The move goes on when the client goes
   # away; `watch` tells how it goes, until an event whose `move` is over.
-  startMove @9 (destination :Text, options :MoveOptions) -> (error :Error, number :UInt64);
+  startMove @9 (destination :Text, options :MoveOptions, tls :TlsOptions) -> (error :Error, number :UInt64);
   moveStatus @10 () -> (error :Error, move :Move);   # of the last one, or the one that is on
   cancelMove @11 () -> (error :Error);    # returns when it has taken note; the guest then stays here
   startPostcopy @12 () -> (error :Error); # likewise; ends the rounds of pre-copy
   # Of a guest that was handed over and whose connection was lost: looks for the destination again (an empty text: where
-  # it was) and goes on, as startMove; or runs the guest here again, and returns when it does.
-  recoverMove @13 (destination :Text) -> (error :Error, number :UInt64);
+  # it was) and goes on, as startMove (without `tls`: over what it went); or runs the guest here again, and returns when it
+  # does.
+  recoverMove @13 (destination :Text, tls :TlsOptions) -> (error :Error, number :UInt64);
   takeBack @14 (force :Bool) -> (error :Error);
 
   # Copies disk `disk` to `target` while the guest writes to it, and returns when that has begun. It goes on when the client
@@ -186,6 +187,13 @@ struct MoveOptions {
     precopy @1;
     postcopy @2;
   }
+}
+
+# Files of the monitor's host; all empty: the move goes in plain.
+struct TlsOptions {
+  directory @0 :Text;             # ca-cert.pem, client-cert.pem, client-key.pem
+  pskFile @1 :Text;               # in place of those
+  hostname @2 :Text;              # that the destination's certificate has to have
 }
 
 # Durations are in nanoseconds, rates in bytes a second.

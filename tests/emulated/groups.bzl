@@ -34,6 +34,7 @@ GROUPS = {
         "//vmm/app:ferrite_disk_move_test",
         "//vmm/app:ferrite_move_failure_test",
         "//vmm/app:ferrite_move_test",
+        "//vmm/app:ferrite_tls_move_test",
         "//vmm/app:other_user_test",
     ],
 }

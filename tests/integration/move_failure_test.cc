@@ -359,7 +359,7 @@ TEST_F(DiskTakeBackTest, DiskThatSomebodyElseKeepsCostsNoMoreThanAPause) {
   auto directory = OpenFile(moving_->directory(), O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine(), *std::move(directory), /*console_socket=*/"", nullptr);
-  for (const absl::Status& refused : {machine().Resume(), mover.Start("unix:/nobody", {})}) {
+  for (const absl::Status& refused : {machine().Resume(), mover.Start("unix:/nobody", {}, {})}) {
     EXPECT_TRUE(absl::StrContains(refused.message(), "is in use by")) << refused;
   }
   EXPECT_EQ(machine().state(), MachineState::kPaused);

@@ -139,10 +139,10 @@ move() {
   ferrite receive --name demo --listen tcp:127.0.0.1:0 --disk-from . --boot-from . $there <"keyboard$number" >screen 2>>monitor.log &
   monitors="$monitors $!"
   exec 4>"keyboard$number"
-  wait_for "$number" 'demo waits at'
-  grep 'demo waits at' console.log | tail -n 1
+  wait_for "$number" 'demo.* waits at'
+  grep 'demo.* waits at' console.log | tail -n 1
   # shellcheck disable=SC2046,SC2086
-  show_plain ferrite move demo $(grep 'demo waits at' console.log | tail -n 1 | grep -o 'tcp:.*') "$@" $here
+  show_plain ferrite move demo $(grep 'demo.* waits at' console.log | tail -n 1 | grep -o 'tcp:.*') "$@" $here
   exec 3>&4 4>&-
   here=$there
   wait_for $(($(ticks) + 3)) '^tick'

@@ -1,6 +1,8 @@
 #include "vmm/app/command_options.h"
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
@@ -42,6 +44,44 @@ void AddLogAndDebuggable(CLI::App& app, MonitorOptions& monitor) {
       ->type_name("FILE");
   app.add_flag("--debuggable", monitor.debuggable,
                "Let other processes of this user look into the monitor and the guest's memory: debuggers, and cores");
+}
+
+void AddTls(CLI::App& app, migration::TlsOptions& tls, TlsOf side) {
+  const bool is_source = side == TlsOf::kSource;
+  app.add_option("--tls-dir", tls.directory,
+                 is_source ? "Move over TLS 1.3 with ca-cert.pem, client-cert.pem and client-key.pem of DIR [in plain]"
+                           : "Take TLS 1.3 alone, with ca-cert.pem, server-cert.pem and server-key.pem of DIR [plain]")
+      ->type_name("DIR");
+  app.add_option("--tls-psk", tls.psk_file,
+                 is_source ? "In place of --tls-dir: the first key of FILE, lines of IDENTITY:HEX"
+                           : "In place of --tls-dir: keys that sources have, too; lines of IDENTITY:HEX")
+      ->type_name("FILE");
+  if (is_source) {
+    app.add_option("--tls-hostname", tls.hostname,
+                   "The name that the destination's certificate has to have [the host of ADDRESS]")
+        ->type_name("NAME");
+  }
+}
+
+absl::Status FinishTls(migration::TlsOptions& tls) {
+  if (!tls.directory.empty() && !tls.psk_file.empty()) {
+    return absl::InvalidArgumentError("give one of --tls-dir and --tls-psk");
+  }
+  if (!tls.hostname.empty() && tls.directory.empty()) {
+    return absl::InvalidArgumentError("--tls-hostname: it is looked for in a certificate; give --tls-dir, too");
+  }
+  // They are opened by a monitor, which is in another directory.
+  for (std::string* const path : {&tls.directory, &tls.psk_file}) {
+    if (!path->empty()) {
+      std::error_code error;
+      const std::filesystem::path absolute = std::filesystem::absolute(*path, error);
+      if (error) {
+        return ErrnoStatus(error.value(), absl::StrCat("resolve ", *path));
+      }
+      *path = absolute.string();
+    }
+  }
+  return absl::OkStatus();
 }
 
 CLI::Option* Repeatable(CLI::Option* option) {

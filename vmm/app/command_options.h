@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "migration/api/tls_options.h"
 #include "vmm/app/monitor_options.h"
 
 namespace CLI {
@@ -33,6 +34,12 @@ void AddTimeout(CLI::App& app, MachineOptions& machine);
 void AddJson(CLI::App& app, bool& json);
 // --log and --debuggable.
 void AddLogAndDebuggable(CLI::App& app, MonitorOptions& monitor);
+
+// --tls-dir and --tls-psk; of a source --tls-hostname, too.
+enum class TlsOf { kSource, kDestination };
+void AddTls(CLI::App& app, migration::TlsOptions& tls, TlsOf side);
+// What was said by them goes together; files are found from here (INVALID_ARGUMENT).
+absl::Status FinishTls(migration::TlsOptions& tls);
 
 // One value each time.
 CLI::Option* Repeatable(CLI::Option* option);

@@ -10,6 +10,7 @@
 
 #include "vmm/app/host_probe.h"
 #include "vmm/app/kvm_probe.h"
+#include "vmm/app/tls_probe.h"
 
 namespace ferrite {
 namespace {
@@ -50,6 +51,15 @@ TEST(DoctorTest, TextNamesAreaStateCostAndRemedy) {
             "             to get it: reserve some\n"
             "\n"
             "Linux runs here\n");
+}
+
+TEST(DoctorTest, TlsOfTheKernelIsToldWithWhatItsLackCosts) {
+  EXPECT_EQ(KernelTlsFinding(0).state, FindingState::kOk);
+  const Finding none = KernelTlsFinding(ENOENT);
+  EXPECT_EQ(none.state, FindingState::kLimited);
+  EXPECT_EQ(none.value, "not there");
+  EXPECT_THAT(none.remedy, HasSubstr("modprobe tls"));
+  ASSERT_EQ(ProbeTls().size(), 1u);
 }
 
 TEST(DoctorTest, JsonHoldsTheSame) {

@@ -98,6 +98,7 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
     app.add_option("--patience", words_.patience,
                    "How long the destination may take for each step until memory goes, as to build the machine [60s]")
         ->type_name("TIME");
+    AddTls(app, options_.tls, TlsOf::kSource);
     app.add_flag("--status", words_.status, "Show the move that is on, or the last one");
     app.add_flag("--cancel", words_.cancel, "Cancel the move that is on: the guest stays");
     app.add_flag("--start-postcopy", words_.start_postcopy, "Hand the guest over now, its memory follows");
@@ -118,6 +119,7 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
           "say where to: tcp:HOST:PORT or unix:PATH, as the other monitor's `ferrite receive` prints it");
     }
     FERRITE_RETURN_IF_ERROR(migration::ParseAddress(options_.address).status());
+    FERRITE_RETURN_IF_ERROR(FinishTls(options_.tls));
     if (!words_.on_timeout.empty() && words_.timeout.empty()) {
       return absl::InvalidArgumentError("--on-timeout: after which time? Give --timeout, too");
     }
@@ -149,8 +151,9 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
       absl::Status status;
       switch (options_.action) {
         case Action::kMove:
-          return FollowMove(options_.machine.name, options_.json, client,
-                            [&](ControlClient& machine) { return machine.StartMove(*destination, options_.move); });
+          return FollowMove(options_.machine.name, options_.json, client, [&](ControlClient& machine) {
+            return machine.StartMove(*destination, options_.move, options_.tls);
+          });
         case Action::kStatus:
           return ShowStatus(options_, client);
         case Action::kCancel:

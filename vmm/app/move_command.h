@@ -6,6 +6,7 @@
 #include <string>
 
 #include "migration/api/move_options.h"
+#include "migration/api/tls_options.h"
 #include "vmm/app/command.h"
 #include "vmm/app/command_options.h"
 
@@ -18,6 +19,7 @@ struct MoveCommandOptions {
   Action action = Action::kMove;
   std::string address;
   migration::MoveOptions move;
+  migration::TlsOptions tls;
   bool json = false;
 };
 

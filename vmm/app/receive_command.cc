@@ -27,6 +27,8 @@
 #include "base/timed_mutex.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
+#include "migration/channel/socket/stream_security.h"
+#include "migration/channel/tls/tls_security.h"
 #include "vmm/app/command_options.h"
 #include "vmm/app/commands.h"
 #include "vmm/app/machine_files.h"
@@ -54,7 +56,8 @@ constexpr size_t MachineDescriptors(uint32_t cpus) {
 }
 
 absl::Status TellReady(const ReceiveCommandOptions& options, const migration::Address& address) {
-  fmt::print("{} waits at {}\n", options.name, address.ToString());
+  fmt::print("{} ({}) waits at {}\n", options.name, options.tls.on() ? "TLS" : "plain, without TLS",
+             address.ToString());
   (void)fflush(stdout);
   if (options.ready_fd < 0) {
     return absl::OkStatus();
@@ -105,6 +108,14 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
   }
   // The address is told to people, who may be in another directory.
   FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(options.listen));
+  std::shared_ptr<migration::StreamSecurity> security;
+  if (options.tls.on()) {
+    FERRITE_ASSIGN_OR_RETURN(security,
+                             migration::TlsSecurity::Create(options.tls, migration::TlsSide::kDestination, listen,
+                                                            migration::OnEachNewTls([](const std::string& words) {
+                                                              IfThereIsMemory([&] { Log().info("from {}", words); });
+                                                            })));
+  }
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(options.name, options.monitor));
   for (const auto& [id, path] : options.disk_paths) {
     WarnOfOthersDisk(path, /*read_only=*/false);  // the source will say whether it is
@@ -147,7 +158,8 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
       auto acceptor, migration::SocketAcceptor::Create(std::move(listener),
                                                        {.patience = options.patience,
                                                         .from = options.from,
-                                                        .machine_descriptors = MachineDescriptors(options.max_cpus)},
+                                                        .machine_descriptors = MachineDescriptors(options.max_cpus),
+                                                        .security = std::move(security)},
                                                        EngineHost()));
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   // Clients go before a machine that did not arrive.
@@ -267,6 +279,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
     Repeatable(app.add_option("--from", words_.from,
                               "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]"))
         ->type_name("ADDRESS/BITS");
+    AddTls(app, options_.tls, TlsOf::kDestination);
     app.add_option("--max-mem", words_.max_memory, "Refuse a machine with more memory [what this host has]")
         ->type_name("SIZE");
     app.add_option("--max-disk", words_.max_disk, "Refuse to copy a larger disk [4T]")->type_name("SIZE");
@@ -323,6 +336,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
       return absl::InvalidArgumentError("--initrd: of which kernel? Give --kernel, too");
     }
     FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.patience));
+    FERRITE_RETURN_IF_ERROR(FinishTls(options_.tls));
     auto console = ParseConsoleSink(words_.console.empty() ? "stdio" : words_.console);
     FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));
     options_.monitor.console = *std::move(console);

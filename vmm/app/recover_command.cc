@@ -30,6 +30,7 @@ class RecoverCommand final : public CommandWith<RecoverCommandOptions> {
     AddJson(app, options_.json);
     app.add_option("address", options_.address, "Where the destination listens now [where it did]")
         ->type_name("ADDRESS");
+    AddTls(app, options_.tls, TlsOf::kSource);
     app.add_flag("--here", options_.here,
                  "Run the machine here again, as it was when it was handed over: only when the destination is gone for "
                  "good. What it did there since is lost. A destination that answers and has it keeps it");
@@ -39,6 +40,10 @@ class RecoverCommand final : public CommandWith<RecoverCommandOptions> {
 
   absl::Status Finish() override {
     FERRITE_RETURN_IF_ERROR(CheckMachineName(options_.machine.name));
+    if (options_.tls.on() && options_.here) {
+      return absl::InvalidArgumentError("--tls-dir, --tls-psk: over what a move goes on; not with --here");
+    }
+    FERRITE_RETURN_IF_ERROR(FinishTls(options_.tls));
     if (options_.address.empty()) {
       return absl::OkStatus();
     }
@@ -55,7 +60,7 @@ class RecoverCommand final : public CommandWith<RecoverCommandOptions> {
     return WithMachine(options_.machine, [&](ControlClient& client) -> int {
       if (!options_.here) {
         return FollowMove(name, options_.json, client,
-                          [&](ControlClient& machine) { return machine.RecoverMove(*destination); });
+                          [&](ControlClient& machine) { return machine.RecoverMove(*destination, options_.tls); });
       }
       if (const absl::Status status = client.TakeBack(options_.force); !status.ok()) {
         return Fail(status);

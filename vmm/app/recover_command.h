@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "migration/api/tls_options.h"
 #include "vmm/app/command.h"
 #include "vmm/app/command_options.h"
 
@@ -13,6 +14,7 @@ namespace ferrite {
 struct RecoverCommandOptions {
   MachineOptions machine;
   std::string address;  // empty: where the destination was
+  migration::TlsOptions tls;
   bool here = false;
   bool force = false;  // with `here`
   bool json = false;

@@ -109,12 +109,14 @@ class RpcControlClient final : public ControlClient {
     return figures;
   }
 
-  absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options) override {
+  absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options,
+                                     const migration::TlsOptions& tls) override {
     uint64_t number = 0;
     FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
       auto request = control_.startMoveRequest();
       request.setDestination(ToKj(where));
       FillMoveOptions(options, request.initOptions());
+      FillTlsOptions(tls, request.initTls());
       return request.send().then([&](auto&& response) {
         number = response.getNumber();
         return ReadError(response.getError());
@@ -138,11 +140,12 @@ class RpcControlClient final : public ControlClient {
   absl::Status StartPostcopy() override {
     return Wait(asked_.timeout, [&] { return ErrorOf(control_.startPostcopyRequest().send()); });
   }
-  absl::StatusOr<uint64_t> RecoverMove(const std::string& where) override {
+  absl::StatusOr<uint64_t> RecoverMove(const std::string& where, const migration::TlsOptions& tls) override {
     uint64_t number = 0;
     FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
       auto request = control_.recoverMoveRequest();
       request.setDestination(ToKj(where));
+      FillTlsOptions(tls, request.initTls());
       return request.send().then([&](auto&& response) {
         number = response.getNumber();
         return ReadError(response.getError());

@@ -48,12 +48,13 @@ class ControlClient {
   // Returns when the guest has reached the target if `wait` is not zero, else at once.
   virtual absl::StatusOr<BalloonFigures> SetBalloon(uint64_t target_bytes, absl::Duration wait) = 0;
   // Returns the move's number when it has begun.
-  virtual absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options) = 0;
+  virtual absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options,
+                                             const migration::TlsOptions& tls) = 0;
   virtual absl::StatusOr<MoveStatus> GetMove() = 0;
   virtual absl::Status CancelMove() = 0;
   virtual absl::Status StartPostcopy() = 0;
   // MovePort has the contract; the number of the move is returned.
-  virtual absl::StatusOr<uint64_t> RecoverMove(const std::string& where) = 0;
+  virtual absl::StatusOr<uint64_t> RecoverMove(const std::string& where, const migration::TlsOptions& tls) = 0;
   virtual absl::Status TakeBack(bool force) = 0;
   // MirrorPort has the contract of these.
   virtual absl::StatusOr<uint64_t> StartMirror(const MirrorRequest& request) = 0;

@@ -417,12 +417,13 @@ kj::Promise<void> ControlService::startMove(StartMoveContext context) {
   // A move takes the machine's turn, and opens its disks.
   return RunInTurn(context, WorkQueue::Turn::kLast,
                    [mover, mirrors = target_.mirrors, where = std::string(FromKj(context.getParams().getDestination())),
-                    options = ReadMoveOptions(context.getParams().getOptions())]() -> absl::Status {
+                    options = ReadMoveOptions(context.getParams().getOptions()),
+                    tls = ReadTlsOptions(context.getParams().getTls())]() -> absl::Status {
                      // Mirrors begin in a turn, too: neither begins while the other is on.
                      if (mirrors != nullptr) {
                        FERRITE_RETURN_IF_ERROR(mirrors->AllowsMove());
                      }
-                     return mover->Start(where, options);
+                     return mover->Start(where, options, tls);
                    })
       .then([mover, context]() mutable { context.getResults().setNumber(mover->status().number); });
 }
@@ -454,9 +455,8 @@ kj::Promise<void> ControlService::recoverMove(RecoverMoveContext context) {
     return kj::READY_NOW;
   }
   return RunInTurn(context, WorkQueue::Turn::kLast,
-                   [mover, where = std::string(FromKj(context.getParams().getDestination()))] {
-                     return mover->Recover(where);
-                   })
+                   [mover, where = std::string(FromKj(context.getParams().getDestination())),
+                    tls = ReadTlsOptions(context.getParams().getTls())] { return mover->Recover(where, tls); })
       .then([mover, context]() mutable { context.getResults().setNumber(mover->status().number); });
 }
 

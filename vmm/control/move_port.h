@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
+#include "migration/api/tls_options.h"
 
 namespace ferrite {
 
@@ -49,8 +50,10 @@ class MovePort {
  public:
   virtual ~MovePort() = default;
 
-  // FAILED_PRECONDITION when a move is on, or the machine is not here any more.
-  virtual absl::Status Start(const std::string& where, const migration::MoveOptions& options) = 0;
+  // FAILED_PRECONDITION when a move is on, or the machine is not here any more. `tls` is read now, with its files; one
+  // that says nothing: the move goes in plain.
+  virtual absl::Status Start(const std::string& where, const migration::MoveOptions& options,
+                             const migration::TlsOptions& tls) = 0;
   // The last move's.
   virtual MoveStatus status() const = 0;
   // The move by which the machine came here, as far as it was measured here; number 0 when it did not.
@@ -59,10 +62,11 @@ class MovePort {
   virtual absl::Status Cancel() = 0;
   virtual absl::Status StartPostcopy() = 0;
   // Both are for a move whose guest was handed over and whose connection is lost. Recover() looks for the destination
-  // again, at `where` or, when that is empty, where it was; it is Start() for the rest of the move, under the same
-  // number. TakeBack() makes the guest run here again, as it was when it was handed over, and waits until it does.
-  // FAILED_PRECONDITION when there is no such move, or when the guest is known to be the destination's.
-  virtual absl::Status Recover(const std::string& where) = 0;
+  // again, at `where` or, when that is empty, where it was, by `tls` or, when that says nothing, over what it went; it
+  // is Start() for the rest of the move, under the same number. TakeBack() makes the guest run here again, as it was
+  // when it was handed over, and waits until it does. FAILED_PRECONDITION when there is no such move, or when the guest
+  // is known to be the destination's.
+  virtual absl::Status Recover(const std::string& where, const migration::TlsOptions& tls) = 0;
   // `force`: also when somebody listens there who does not answer.
   virtual absl::Status TakeBack(bool force) = 0;
   // Whether `operation` may be done to the machine now; FAILED_PRECONDITION that says why not. `force`: memory that a

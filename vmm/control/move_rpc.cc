@@ -272,4 +272,16 @@ migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
   return options;
 }
 
+void FillTlsOptions(const migration::TlsOptions& options, control::TlsOptions::Builder out) {
+  out.setDirectory(ToKj(options.directory));
+  out.setPskFile(ToKj(options.psk_file));
+  out.setHostname(ToKj(options.hostname));
+}
+
+migration::TlsOptions ReadTlsOptions(control::TlsOptions::Reader in) {
+  return {.directory = std::string(FromKj(in.getDirectory())),
+          .psk_file = std::string(FromKj(in.getPskFile())),
+          .hostname = std::string(FromKj(in.getHostname()))};
+}
+
 }  // namespace ferrite

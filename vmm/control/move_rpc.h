@@ -16,6 +16,8 @@ MoveStatus ReadMove(control::Move::Reader in);
 void FillMoveOptions(const migration::MoveOptions& options, control::MoveOptions::Builder out);
 // Not checked: the move does it.
 migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in);
+void FillTlsOptions(const migration::TlsOptions& options, control::TlsOptions::Builder out);
+migration::TlsOptions ReadTlsOptions(control::TlsOptions::Reader in);
 
 }  // namespace ferrite
 

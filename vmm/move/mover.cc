@@ -9,10 +9,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "migration/channel/socket/socket_rendezvous.h"
+#include "migration/channel/socket/stream_security.h"
+#include "migration/channel/tls/tls_security.h"
 #include "vmm/machine/movable_machine.h"
 #include "vmm/move/engine_host.h"
 #include "vmm/move/remedy_text.h"
@@ -26,6 +29,18 @@ bool IsFile(const std::string& path, int directory, const std::string& name) {
   struct stat second = {};
   return stat(path.c_str(), &first) == 0 && fstatat(directory, name.c_str(), &second, 0) == 0 &&
          first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+// Null where `tls` says nothing.
+absl::StatusOr<std::shared_ptr<migration::StreamSecurity>> SecurityOf(const migration::TlsOptions& tls,
+                                                                      const migration::Address& address) {
+  if (!tls.on()) {
+    return nullptr;
+  }
+  return migration::TlsSecurity::Create(tls, migration::TlsSide::kSource, address,
+                                        migration::OnEachNewTls([](const std::string& words) {
+                                          IfThereIsMemory([&] { Log().info("move: to {}", words); });
+                                        }));
 }
 
 absl::Status Ending() { return absl::UnavailableError("this machine is ending"); }
@@ -59,8 +74,10 @@ absl::StatusOr<migration::Address> Mover::ReadAddress(const std::string& where) 
   return address;
 }
 
-absl::Status Mover::Start(const std::string& where, const migration::MoveOptions& options) {
+absl::Status Mover::Start(const std::string& where, const migration::MoveOptions& options,
+                          const migration::TlsOptions& tls) {
   FERRITE_ASSIGN_OR_RETURN(const migration::Address address, ReadAddress(where));
+  FERRITE_ASSIGN_OR_RETURN(const auto security, SecurityOf(tls, address));
   const absl::MutexLock start_lock(&start_mutex_);
   {
     const TimedMutexLock lock(&mutex_);
@@ -89,9 +106,11 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     MoveStatus status;
     status.number = status_.number + 1;
     status.where = address.ToString();
-    FERRITE_RETURN_IF_ERROR(
-        Annotate(StartThread([address](migration::Source& session) { return session.Run(migration::OpenAt(address)); }),
-                 "cannot move"));
+    tls_ = tls;
+    FERRITE_RETURN_IF_ERROR(Annotate(StartThread([address, security](migration::Source& session) {
+                                       return session.Run(migration::OpenAt(address, RealClock(), security));
+                                     }),
+                                     "cannot move"));
     // The move has begun: nothing takes memory from here on.
     // The session before the port that it uses.
     source_ = std::move(source);
@@ -114,7 +133,7 @@ absl::Status Mover::CheckHandedOver() const {
   return absl::OkStatus();
 }
 
-absl::Status Mover::Recover(const std::string& where) {
+absl::Status Mover::Recover(const std::string& where, const migration::TlsOptions& tls) {
   const absl::MutexLock start_lock(&start_mutex_);
   FERRITE_RETURN_IF_ERROR(CheckHandedOver());
   std::string to = where;
@@ -125,15 +144,20 @@ absl::Status Mover::Recover(const std::string& where) {
     }
   }
   FERRITE_ASSIGN_OR_RETURN(const migration::Address address, ReadAddress(to));
+  // The files are read again: a certificate may have been renewed.
+  const migration::TlsOptions& over = tls.on() ? tls : tls_;
+  FERRITE_ASSIGN_OR_RETURN(const auto security, SecurityOf(over, address));
   thread_.Join();
   {
     const TimedMutexLock lock(&mutex_);
     if (ending_) {
       return Ending();
     }
-    FERRITE_RETURN_IF_ERROR(Annotate(
-        StartThread([address](migration::Source& source) { return source.Recover(migration::OpenAt(address)); }),
-        "cannot look for the destination"));
+    tls_ = over;
+    FERRITE_RETURN_IF_ERROR(Annotate(StartThread([address, security](migration::Source& source) {
+                                       return source.Recover(migration::OpenAt(address, RealClock(), security));
+                                     }),
+                                     "cannot look for the destination"));
     on_ = true;
     status_.over = false;
     status_.result = absl::OkStatus();

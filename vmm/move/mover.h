@@ -44,12 +44,13 @@ class Mover final : public MovePort {
   // Cancels a move that can be cancelled, and waits for it.
   ~Mover() override;
 
-  absl::Status Start(const std::string& where, const migration::MoveOptions& options) override;
+  absl::Status Start(const std::string& where, const migration::MoveOptions& options,
+                     const migration::TlsOptions& tls) override;
   MoveStatus status() const override;
   MoveStatus arrival() const override;
   absl::Status Cancel() override;
   absl::Status StartPostcopy() override;
-  absl::Status Recover(const std::string& where) override;
+  absl::Status Recover(const std::string& where, const migration::TlsOptions& tls) override;
   absl::Status TakeBack(bool force) override;
   // A destination that was lost is not looked for any more.
   void Leave();
@@ -104,6 +105,7 @@ class Mover final : public MovePort {
   // The last move's, kept for what is left to ask of it.
   std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
+  migration::TlsOptions tls_ ABSL_GUARDED_BY(start_mutex_);  // of the last move
 };
 
 }  // namespace ferrite

@@ -46,7 +46,7 @@ TEST(MoverTest, NoMoveBeginsAtTheEnd) {
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
   mover.BeginEnd();
-  EXPECT_EQ(mover.Start("unix:/nowhere", {}), absl::UnavailableError("this machine is ending"));
+  EXPECT_EQ(mover.Start("unix:/nowhere", {}, {}), absl::UnavailableError("this machine is ending"));
   EXPECT_EQ(mover.status().number, 0u);
   mover.Wait();
 }
@@ -58,7 +58,7 @@ TEST(MoverTest, BalloonMayBeSetWhileNothingIsLostByIt) {
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
   EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok());
-  ASSERT_TRUE(mover.Start("unix:/nowhere", {}).ok());
+  ASSERT_TRUE(mover.Start("unix:/nowhere", {}, {}).ok());
   EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok()) << "the target goes with the machine";
   mover.Wait();
   EXPECT_TRUE(mover.Allows(Operation::kSetBalloon, /*force=*/false).ok());
@@ -120,7 +120,7 @@ TEST(MoverTest, ListenerThatBlocksDoesNotHoldTheMoveUp) {
       EXPECT_TRUE(go_on.WaitFor(absl::Minutes(1)));
       heard.push_back(status);
     });
-    ASSERT_EQ(mover.Start(where, {.patience = absl::Hours(1)}), absl::OkStatus());
+    ASSERT_EQ(mover.Start(where, {.patience = absl::Hours(1)}, {}), absl::OkStatus());
     EXPECT_TRUE(listening.WaitFor(absl::Seconds(30)));
     EXPECT_TRUE(asked.WaitFor(absl::Seconds(30))) << "the move waits for its listener";
     for (const MonotonicTime deadline = MonotonicTime::Now() + absl::Seconds(30);
@@ -196,7 +196,7 @@ TEST(MoverTest, CancelEndsTheReadingOfAKernel) {
   auto directory = OpenFile(directory_name, O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(directory.ok()) << directory.status();
   Mover mover(machine, *std::move(directory), "", nullptr);
-  ASSERT_EQ(mover.Start(where, {.patience = absl::Hours(1)}), absl::OkStatus());
+  ASSERT_EQ(mover.Start(where, {.patience = absl::Hours(1)}, {}), absl::OkStatus());
   pollfd polled = {opened.get(), POLLIN, 0};
   ASSERT_EQ(poll(&polled, 1, 30'000), 1) << "it is not read: what is this test about?";
   const MonotonicTime start = MonotonicTime::Now();
@@ -218,7 +218,7 @@ TEST(MoverTest, MoveWhoseThreadCannotBeMadeChangesNothing) {
   Mover mover(machine, *std::move(directory), "", [&](const MoveStatus& status) { heard.push_back(status); });
   {
     const Scarcity scarcity(Scarce::kThreads, 1);
-    const absl::Status status = mover.Start("unix:/nowhere", {});
+    const absl::Status status = mover.Start("unix:/nowhere", {}, {});
     EXPECT_TRUE(absl::StartsWith(status.message(), "cannot move: make the thread move: ")) << status;
   }
   EXPECT_EQ(mover.status().number, 0u);
@@ -228,7 +228,7 @@ TEST(MoverTest, MoveWhoseThreadCannotBeMadeChangesNothing) {
   EXPECT_TRUE(heard.empty());
   // Without the thread that tells of its progress it goes on, and all of it is told at its end.
   const Scarcity scarcity(Scarce::kThreads, 2);
-  EXPECT_TRUE(mover.Start("unix:/nowhere", {.connect_limit = absl::Milliseconds(1)}).ok());
+  EXPECT_TRUE(mover.Start("unix:/nowhere", {.connect_limit = absl::Milliseconds(1)}, {}).ok());
   mover.Wait();
   EXPECT_EQ(scarcity.refused(), 1u);
   EXPECT_EQ(mover.status().number, 1u);
