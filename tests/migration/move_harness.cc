@@ -30,6 +30,8 @@ T OrDie(absl::StatusOr<T> value) {
 
 }  // namespace
 
+bool IsTlsWanted() { return std::getenv("FERRITE_TLS") != nullptr; }
+
 FakeMove::FakeMove(const FakeMoveSetup& setup)
     : setup_(setup),
       landing_(setup.landing != nullptr ? *setup.landing : LandingOfTest()),
@@ -38,6 +40,9 @@ FakeMove::FakeMove(const FakeMoveSetup& setup)
   char name[] = "/tmp/ferrite-move-XXXXXX";
   FERRITE_CHECK(mkdtemp(name) != nullptr);
   directory_ = name;
+  if (setup.tls && !setup.pair) {
+    tls_ = std::make_unique<TlsPlace>();
+  }
   memory_ = OrDie(GuestMemory::Create(setup.bytes, setup.source_backing));
   guest_ = std::make_unique<FakeGuest>(*memory_, setup.work);
   port_ = std::make_unique<FakeSourcePort>(*memory_, *guest_);
@@ -61,7 +66,7 @@ PairRendezvous FakeMove::Meet() {
     return OrDie(MakePair(setup_.host.clock));
   }
   if (setup_.handed_in) {
-    return MeetOverSockets();
+    return tls_ != nullptr ? MeetOverSocketsIn(tls_->source(), tls_->destination()) : MeetOverSockets();
   }
   Address address;
   if (setup_.tcp) {
@@ -75,7 +80,13 @@ PairRendezvous FakeMove::Meet() {
     relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), there));
     there = relay_->address();
   }
-  return {.opener = OpenAt(there, setup_.host.clock), .acceptor = AcceptorOf(std::move(listener), {}, setup_.host)};
+  return {.opener = OpenerAt(there, setup_.host.clock),
+          .acceptor = AcceptorOf(std::move(listener), {.security = tls_ != nullptr ? tls_->destination() : nullptr},
+                                 setup_.host)};
+}
+
+std::shared_ptr<ChannelOpener> FakeMove::OpenerAt(const Address& address, const Clock& clock) const {
+  return OpenAt(address, clock, tls_ != nullptr ? tls_->source() : nullptr);
 }
 
 FakeMoveResult FakeMove::Move(const MoveOptions& options,

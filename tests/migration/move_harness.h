@@ -8,8 +8,10 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "base/clock.h"
 #include "migration/api/move_options.h"
 #include "migration/channel/pair/pair_rendezvous.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
@@ -18,9 +20,13 @@
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/relay.h"
 #include "tests/fakes/test_host.h"
+#include "tests/fakes/tls_place.h"
 #include "tests/migration/landing.h"
 
 namespace ferrite::migration {
+
+// Whether FERRITE_TLS is set: then all moves over sockets are over TLS, so that a suite runs on both.
+bool IsTlsWanted();
 
 struct FakeMoveSetup {
   uint64_t bytes = uint64_t{64} << 20;
@@ -31,6 +37,7 @@ struct FakeMoveSetup {
   bool tcp = false;
   bool pair = false;             // no socket: within the process
   bool handed_in = false;        // over sockets that somebody else connects; for moves that go well
+  bool tls = IsTlsWanted();      // over the sockets
   bool relay = false;            // the move goes through FakeMove::relay()
   const Host& host = AnyHost();  // of both sides
   std::function<PairRendezvous(PairRendezvous)> wrap = nullptr;  // decorates where they meet
@@ -57,6 +64,8 @@ class FakeMove {
   GuestMemory& memory() { return *memory_; }
   // While a move is on.
   Relay& relay() { return *relay_; }
+  // Of the source, over what the move goes.
+  std::shared_ptr<ChannelOpener> OpenerAt(const Address& address, const Clock& clock = RealClock()) const;
   Destination& session() { return *session_; }
 
   // The end of the destination's session, which may hold a guest that misses pages.
@@ -75,6 +84,7 @@ class FakeMove {
   const Landing& landing_;
   const LandingHost landing_host_;
   std::string directory_;
+  std::unique_ptr<TlsPlace> tls_;  // if it is over that
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<FakeGuest> guest_;
   std::unique_ptr<FakeSourcePort> port_;

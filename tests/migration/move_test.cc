@@ -76,7 +76,7 @@ struct Kind {
   MoveMode mode;
   MemoryBacking source;
   const char* landing;
-  enum { kUnix, kTcp, kPair, kHandedIn } over;
+  enum { kUnix, kTcp, kPair, kHandedIn, kTls } over;
   int channels;
   bool random;
 };
@@ -88,9 +88,10 @@ TEST_P(WholeMoveTest, GuestFindsAllItsMemory) {
   FakeMove move({.source_backing = kind.source,
                  .landing = &LandingNamed(kind.landing),
                  .work = {.first_page = 256, .pages = 8192, .random = kind.random},
-                 .tcp = kind.over == Kind::kTcp,
+                 .tcp = kind.over == Kind::kTcp || kind.over == Kind::kTls,
                  .pair = kind.over == Kind::kPair,
-                 .handed_in = kind.over == Kind::kHandedIn});
+                 .handed_in = kind.over == Kind::kHandedIn,
+                 .tls = kind.over == Kind::kTls || IsTlsWanted()});
   const FakeMoveResult result = move.Move({.mode = kind.mode, .channels = kind.channels});
   ExpectMoved(move, result);
   EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
@@ -127,6 +128,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{"AutoUnix", MoveMode::kAuto, kMemfd, "Memfd", Kind::kUnix, 1, true},
                     Kind{"AutoTcp", MoveMode::kAuto, kMemfd, "Huge", Kind::kTcp, 1, true},
                     Kind{"AutoAnonymous", MoveMode::kAuto, kAnon, "Memfd", Kind::kTcp, 2, true},
+                    Kind{"PrecopyTls", MoveMode::kPrecopy, kMemfd, "Memfd", Kind::kTls, 4, true},
+                    Kind{"PostcopyTls", MoveMode::kPostcopy, kMemfd, "Small", Kind::kTls, 1, true},
+                    Kind{"PostcopyTlsHuge", MoveMode::kPostcopy, kAnon, "Huge", Kind::kTls, 2, true},
+                    Kind{"AutoTls", MoveMode::kAuto, kAnon, "Memfd", Kind::kTls, 2, true},
                     Kind{"PrecopyPair", MoveMode::kPrecopy, kMemfd, "Memfd", Kind::kPair, 2, true},
                     Kind{"PostcopyPair", MoveMode::kPostcopy, kMemfd, "Memfd", Kind::kPair, 2, true},
                     Kind{"PostcopyPairHuge", MoveMode::kPostcopy, kAnon, "Huge", Kind::kPair, 1, true},

@@ -196,7 +196,7 @@ TEST(NoSearchTest, IsLeftToTheUser) {
                                             EXPECT_EQ(source.report().recoveries, 0u);
                                             EXPECT_GT(source.progress().granted_for, absl::ZeroDuration());
                                             EXPECT_FALSE(move.source_guest().running()) << "R2";
-                                            return source.Recover(OpenAt(move.relay().address()));
+                                            return source.Recover(move.OpenerAt(move.relay().address()));
                                           });
   ExpectArrived(move, result);
   EXPECT_EQ(result.report.recoveries, 1u);
@@ -285,7 +285,7 @@ TEST_F(SearchTest, DestinationThatHasTheGuestKeepsIt) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
     EXPECT_FALSE(move_.source_guest().running()) << "R2";
     EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
-    return source.Recover(OpenAt(move_.relay().address(), clock_));
+    return source.Recover(move_.OpenerAt(move_.relay().address(), clock_));
   });
   ExpectArrived(move_, result);
 }
@@ -302,7 +302,7 @@ TEST_F(SearchTest, AtAWrongAddressChangesNothing) {
     EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
     move_.relay().Open();
     EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kFailedPrecondition) << "R2";
-    return source.Recover(OpenAt(move_.relay().address(), clock_));
+    return source.Recover(move_.OpenerAt(move_.relay().address(), clock_));
   });
   ExpectArrived(move_, result);
 }
@@ -368,7 +368,7 @@ TEST(LocalErrorTest, EndsTheMoveAfterAWhileAndCanBeMended) {
         // A try that brought something gives more time, so on a busy host they are more; it used to be tried for ever.
         EXPECT_LE(source.report().recoveries, 100u);
         closed.Open();
-        return source.Recover(OpenAt({.kind = Address::Kind::kUnix, .path = source.where().substr(5)}));
+        return source.Recover(move.OpenerAt({.kind = Address::Kind::kUnix, .path = source.where().substr(5)}));
       });
   ExpectArrived(move, result);
   const auto arrived = move.destination().memory()->regions()[0]->guest_mapping().subspan(
