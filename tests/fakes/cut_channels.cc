@@ -64,6 +64,8 @@ class CutControl final : public ControlChannel {
   void SetSendPatience(absl::Duration patience) override { channel_->SetSendPatience(patience); }
   void Shutdown() override { channel_->Shutdown(); }
   const std::string& peer() const override { return channel_->peer(); }
+  absl::StatusOr<Nonce> Bind(const Nonce& nonce) const override { return channel_->Bind(nonce); }
+  std::string parties() const override { return channel_->parties(); }
 
  private:
   Message Altered(Message message) const {
