@@ -111,18 +111,12 @@ class RpcControlClient final : public ControlClient {
 
   absl::StatusOr<uint64_t> StartMove(const std::string& where, const migration::MoveOptions& options,
                                      const migration::TlsOptions& tls) override {
-    uint64_t number = 0;
-    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
-      auto request = control_.startMoveRequest();
-      request.setDestination(ToKj(where));
-      FillMoveOptions(options, request.initOptions());
-      FillTlsOptions(tls, request.initTls());
-      return request.send().then([&](auto&& response) {
-        number = response.getNumber();
-        return ReadError(response.getError());
-      });
-    }));
-    return number;
+    if (tls == migration::TlsOptions()) {
+      return BeginMove(control_.startMoveRequest(), where, options);
+    }
+    auto request = control_.startMoveOverTlsRequest();
+    FillTlsOptions(tls, request.initTls());
+    return OverTls(BeginMove(std::move(request), where, options));
   }
   absl::StatusOr<MoveStatus> GetMove() override {
     MoveStatus move;
@@ -141,17 +135,12 @@ class RpcControlClient final : public ControlClient {
     return Wait(asked_.timeout, [&] { return ErrorOf(control_.startPostcopyRequest().send()); });
   }
   absl::StatusOr<uint64_t> RecoverMove(const std::string& where, const migration::TlsOptions& tls) override {
-    uint64_t number = 0;
-    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
-      auto request = control_.recoverMoveRequest();
-      request.setDestination(ToKj(where));
-      FillTlsOptions(tls, request.initTls());
-      return request.send().then([&](auto&& response) {
-        number = response.getNumber();
-        return ReadError(response.getError());
-      });
-    }));
-    return number;
+    if (tls == migration::TlsOptions()) {
+      return BeginMove(control_.recoverMoveRequest(), where);
+    }
+    auto request = control_.recoverMoveOverTlsRequest();
+    FillTlsOptions(tls, request.initTls());
+    return OverTls(BeginMove(std::move(request), where));
   }
   absl::Status TakeBack(bool force) override {
     return Wait(asked_.timeout, [&] {
@@ -330,6 +319,32 @@ class RpcControlClient final : public ControlClient {
     if (exception.getType() != kj::Exception::Type::DISCONNECTED) {
       refused_ = Summary(exception);
     }
+  }
+
+  template <typename Request>
+  absl::StatusOr<uint64_t> BeginMove(Request request, const std::string& where, const migration::MoveOptions& options) {
+    FillMoveOptions(options, request.initOptions());
+    return BeginMove(std::move(request), where);
+  }
+  template <typename Request>
+  absl::StatusOr<uint64_t> BeginMove(Request request, const std::string& where) {
+    uint64_t number = 0;
+    request.setDestination(ToKj(where));
+    FERRITE_RETURN_IF_ERROR(Wait(asked_.timeout, [&] {
+      return request.send().then([&](auto&& response) {
+        number = response.getNumber();
+        return ReadError(response.getError());
+      });
+    }));
+    return number;
+  }
+  // A monitor that has no TLS has no such method: it has done nothing.
+  absl::StatusOr<uint64_t> OverTls(absl::StatusOr<uint64_t> number) const {
+    if (!absl::IsUnimplemented(number.status())) {
+      return number;
+    }
+    return absl::UnimplementedError(absl::StrCat("the monitor of ", asked_.name,
+                                                 " is of an older version and has no TLS: nothing was sent in plain"));
   }
 
   // Why the connection ended.

@@ -32,6 +32,9 @@ std::string DiskOf(Context& context) {
   return std::string(FromKj(context.getParams().getDisk()));
 }
 
+// Whoever calls for TLS gets nothing else.
+absl::Status NoTlsSaid() { return absl::InvalidArgumentError("TLS with neither certificates nor a key"); }
+
 control::State ToRpc(MachineState state) {
   switch (state) {
     case MachineState::kCreated:
@@ -409,23 +412,35 @@ Port* ControlService::PortOr(Port* port, control::Error::Builder error) const {
   return port;
 }
 
-kj::Promise<void> ControlService::startMove(StartMoveContext context) {
+template <typename Context>
+kj::Promise<void> ControlService::StartMove(Context context, migration::TlsOptions tls) {
   MovePort* const mover = PortOr(target_.mover, context.getResults().initError());
   if (mover == nullptr) {
     return kj::READY_NOW;
   }
   // A move takes the machine's turn, and opens its disks.
-  return RunInTurn(context, WorkQueue::Turn::kLast,
-                   [mover, mirrors = target_.mirrors, where = std::string(FromKj(context.getParams().getDestination())),
-                    options = ReadMoveOptions(context.getParams().getOptions()),
-                    tls = ReadTlsOptions(context.getParams().getTls())]() -> absl::Status {
-                     // Mirrors begin in a turn, too: neither begins while the other is on.
-                     if (mirrors != nullptr) {
-                       FERRITE_RETURN_IF_ERROR(mirrors->AllowsMove());
-                     }
-                     return mover->Start(where, options, tls);
-                   })
+  return RunInTurn(
+             context, WorkQueue::Turn::kLast,
+             [mover, mirrors = target_.mirrors, where = std::string(FromKj(context.getParams().getDestination())),
+              options = ReadMoveOptions(context.getParams().getOptions()), tls = std::move(tls)]() -> absl::Status {
+               // Mirrors begin in a turn, too: neither begins while the other is on.
+               if (mirrors != nullptr) {
+                 FERRITE_RETURN_IF_ERROR(mirrors->AllowsMove());
+               }
+               return mover->Start(where, options, tls);
+             })
       .then([mover, context]() mutable { context.getResults().setNumber(mover->status().number); });
+}
+
+kj::Promise<void> ControlService::startMove(StartMoveContext context) { return StartMove(context, {}); }
+
+kj::Promise<void> ControlService::startMoveOverTls(StartMoveOverTlsContext context) {
+  migration::TlsOptions tls = ReadTlsOptions(context.getParams().getTls());
+  if (!tls.on()) {
+    FillError(NoTlsSaid(), context.getResults().initError());
+    return kj::READY_NOW;
+  }
+  return StartMove(context, std::move(tls));
 }
 
 kj::Promise<void> ControlService::moveStatus(MoveStatusContext context) {
@@ -449,15 +464,28 @@ kj::Promise<void> ControlService::startPostcopy(StartPostcopyContext context) {
   return kj::READY_NOW;
 }
 
-kj::Promise<void> ControlService::recoverMove(RecoverMoveContext context) {
+template <typename Context>
+kj::Promise<void> ControlService::RecoverMove(Context context, migration::TlsOptions tls) {
   MovePort* const mover = PortOr(target_.mover, context.getResults().initError());
   if (mover == nullptr) {
     return kj::READY_NOW;
   }
   return RunInTurn(context, WorkQueue::Turn::kLast,
-                   [mover, where = std::string(FromKj(context.getParams().getDestination())),
-                    tls = ReadTlsOptions(context.getParams().getTls())] { return mover->Recover(where, tls); })
+                   [mover, where = std::string(FromKj(context.getParams().getDestination())), tls = std::move(tls)] {
+                     return mover->Recover(where, tls);
+                   })
       .then([mover, context]() mutable { context.getResults().setNumber(mover->status().number); });
+}
+
+kj::Promise<void> ControlService::recoverMove(RecoverMoveContext context) { return RecoverMove(context, {}); }
+
+kj::Promise<void> ControlService::recoverMoveOverTls(RecoverMoveOverTlsContext context) {
+  migration::TlsOptions tls = ReadTlsOptions(context.getParams().getTls());
+  if (!tls.on()) {
+    FillError(NoTlsSaid(), context.getResults().initError());
+    return kj::READY_NOW;
+  }
+  return RecoverMove(context, std::move(tls));
 }
 
 kj::Promise<void> ControlService::takeBack(TakeBackContext context) {

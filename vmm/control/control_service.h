@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "base/monotonic.h"
+#include "migration/api/tls_options.h"
 #include "proto/control.capnp.h"
 #include "vmm/control/balloon_waits.h"
 #include "vmm/control/client_activity.h"
@@ -72,6 +73,8 @@ class ControlService final : public control::Control::Server {
   kj::Promise<void> startPostcopy(StartPostcopyContext context) override;
   kj::Promise<void> recoverMove(RecoverMoveContext context) override;
   kj::Promise<void> takeBack(TakeBackContext context) override;
+  kj::Promise<void> startMoveOverTls(StartMoveOverTlsContext context) override;
+  kj::Promise<void> recoverMoveOverTls(RecoverMoveOverTlsContext context) override;
   kj::Promise<void> startMirror(StartMirrorContext context) override;
   kj::Promise<void> mirrorStatus(MirrorStatusContext context) override;
   kj::Promise<void> completeMirror(CompleteMirrorContext context) override;
@@ -91,6 +94,11 @@ class ControlService final : public control::Control::Server {
                                  absl::Status (*work)(Machine&), bool force = false);
   // Whether a move away from here, or to here, allows `operation` now.
   absl::Status Allows(Operation operation) const;
+  // Over TLS when `tls` says so.
+  template <typename Context>
+  kj::Promise<void> StartMove(Context context, migration::TlsOptions tls);
+  template <typename Context>
+  kj::Promise<void> RecoverMove(Context context, migration::TlsOptions tls);
   // `port`, which is one of target_'s; null with the reason why it is not there.
   template <typename Port>
   Port* PortOr(Port* port, control::Error::Builder error) const;

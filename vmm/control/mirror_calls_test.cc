@@ -18,13 +18,12 @@
 #include "absl/time/time.h"
 #include "base/monotonic.h"
 #include "base/thread.h"
-#include "migration/api/move_options.h"
 #include "tests/fakes/control_place.h"
 #include "tests/fakes/fake_machine.h"
+#include "tests/fakes/scripted_mover.h"
 #include "tests/fakes/test_thread.h"
 #include "vmm/control/client.h"
 #include "vmm/control/mirror_port.h"
-#include "vmm/control/move_port.h"
 #include "vmm/control/server.h"
 
 namespace ferrite {
@@ -95,41 +94,6 @@ class ScriptedMirrors final : public MirrorPort {
   mutable absl::Mutex mutex_;
   std::vector<std::pair<std::string, Done>> asked_ ABSL_GUARDED_BY(mutex_);
   absl::Status allows_move_ ABSL_GUARDED_BY(mutex_);
-};
-
-// Notes where it is to move. Threads: any.
-class ScriptedMover final : public MovePort {
- public:
-  void Allow(const absl::Status& allows) {
-    const absl::MutexLock lock(&mutex_);
-    allows_ = allows;
-  }
-  std::vector<std::string> moves() const {
-    const absl::MutexLock lock(&mutex_);
-    return moves_;
-  }
-
-  absl::Status Start(const std::string& where, const migration::MoveOptions& /*options*/) override {
-    const absl::MutexLock lock(&mutex_);
-    moves_.push_back(where);
-    return absl::OkStatus();
-  }
-  MoveStatus status() const override { return {}; }
-  MoveStatus arrival() const override { return {}; }
-  absl::Status Cancel() override { return absl::OkStatus(); }
-  absl::Status StartPostcopy() override { return absl::OkStatus(); }
-  absl::Status Recover(const std::string& /*where*/) override { return absl::OkStatus(); }
-  absl::Status TakeBack(bool /*force*/) override { return absl::OkStatus(); }
-  absl::Status Allows(Operation operation, bool /*force*/) const override {
-    const absl::MutexLock lock(&mutex_);
-    return operation == Operation::kMirror ? allows_ : absl::OkStatus();
-  }
-  void GiveUp() override {}
-
- private:
-  mutable absl::Mutex mutex_;
-  absl::Status allows_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> moves_ ABSL_GUARDED_BY(mutex_);
 };
 
 class MirrorCallsTest : public ::testing::Test {
@@ -211,10 +175,10 @@ TEST_F(MirrorCallsTest, MachineThatIsMirroredDoesNotMove) {
   const auto client = place_.Connect();
   const absl::Status mirrored = absl::FailedPreconditionError("disk root is mirrored to /t");
   mirrors_.AllowMove(mirrored);
-  EXPECT_EQ(client->StartMove("tcp:b:1", {}).status(), mirrored);
+  EXPECT_EQ(client->StartMove("tcp:b:1", {}, {}).status(), mirrored);
   EXPECT_THAT(mover_.moves(), ElementsAre());
   mirrors_.AllowMove(absl::OkStatus());
-  EXPECT_EQ(client->StartMove("tcp:b:1", {}).status(), absl::OkStatus());
+  EXPECT_EQ(client->StartMove("tcp:b:1", {}, {}).status(), absl::OkStatus());
   EXPECT_THAT(mover_.moves(), ElementsAre("tcp:b:1"));
 }
 
