@@ -2,13 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
+#include <algorithm>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "tests/fakes/ferrite_process.h"
 #include "tests/fakes/tls_place.h"
 #include "vmm/app/exit_codes.h"
@@ -17,10 +17,10 @@
 namespace ferrite {
 namespace {
 
-using testing::AllOf;
 using testing::HasSubstr;
 
 constexpr char kListen[] = "tcp:127.0.0.1:0";
+constexpr char kKeys[] = "web:00112233445566778899aabbccddeeff\n";
 
 class FerriteTlsMoveTest : public FerriteMoveRig {
  protected:
@@ -47,8 +47,7 @@ TEST_F(FerriteTlsMoveTest, GuestMovesOverTls) {
 }
 
 TEST_F(FerriteTlsMoveTest, GuestMovesWithAKeyOfBoth) {
-  const std::string path = place_.Write("keys.psk", "web:00112233445566778899aabbccddeeff\n");
-  const std::string option = absl::StrCat(" --tls-psk ", path);
+  const std::string option = absl::StrCat(" --tls-psk ", place_.Write("keys.psk", kKeys));
   ExpectMoved("auto", option, option);
 }
 
@@ -58,21 +57,42 @@ TEST_F(FerriteTlsMoveTest, WhoIsNotBelievedMovesNothing) {
   const std::string address = StartReceiver("there", absl::StrCat(kListen, Dir()));
   const auto refused = [&](const std::string& options) {
     const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address, options));
-    EXPECT_NE(moved.exit_code, kExitOk);
+    EXPECT_EQ(moved.exit_code, kExitFailure);
+    EXPECT_EQ(std::count(moved.err.begin(), moved.err.end(), '\n'), 1) << moved.err;
     EXPECT_EQ(Info("here")["state"], "running");
     return moved.err;
   };
-  EXPECT_NE(refused(""), "") << "in plain";
-  EXPECT_THAT(refused(absl::StrCat(Dir(), " --tls-hostname other.example")), HasSubstr("hostname mismatch"));
+  EXPECT_THAT(refused(""), HasSubstr("speaks TLS alone, and this side plain; web1 runs on here"));
+  EXPECT_THAT(refused(absl::StrCat(Dir(), " --tls-hostname other.example")),
+              HasSubstr("its certificate is not for other.example: hostname mismatch; web1 runs on here"));
   const migration::TlsPlace stranger;
-  EXPECT_THAT(refused(absl::StrCat(" --tls-dir ", stranger.directory())), HasSubstr("is not believed"));
-  ASSERT_EQ(chmod(absl::StrCat(place_.directory(), "/client-key.pem").c_str(), 0644), 0);
-  EXPECT_THAT(refused(Dir()), AllOf(HasSubstr("client-key.pem"), HasSubstr("chmod 0600")));
-  ASSERT_EQ(chmod(absl::StrCat(place_.directory(), "/client-key.pem").c_str(), 0600), 0);
+  EXPECT_THAT(refused(absl::StrCat(" --tls-dir ", stranger.directory())), HasSubstr("is not believed: "));
+  EXPECT_THAT(refused(absl::StrCat(" --tls-psk ", place_.Write("keys.psk", kKeys))),
+              HasSubstr("it does not know our pre-shared key, and shows a certificate"));
+  const std::string key = absl::StrCat(place_.directory(), "/client-key.pem");
+  ASSERT_EQ(chmod(key.c_str(), 0644), 0);
+  EXPECT_THAT(refused(Dir()),
+              HasSubstr(absl::StrCat(key, " can be read or written by others (mode 0644): chmod 0600")));
+  ASSERT_EQ(unlink(key.c_str()), 0);
+  EXPECT_THAT(refused(Dir()), HasSubstr(absl::StrCat(key, ": No such file or directory")));
+  place_.ca().Issue(place_.directory(), "client", {.begins = -absl::Hours(2), .ends = -absl::Hours(1)});
+  EXPECT_THAT(refused(Dir()), HasSubstr("client-cert.pem is expired"));
+  place_.ca().Issue(place_.directory(), "client", {.self_signed = true});
+  EXPECT_THAT(refused(Dir()), HasSubstr("ca-cert.pem: self-signed certificate"));
   // And none of it was the end of the wait.
+  place_.ca().Issue(place_.directory(), "client");
   const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address, Dir()));
   EXPECT_EQ(moved.exit_code, kExitOk) << moved.err;
   EXPECT_EQ(Ferrite("there", "stop web1").exit_code, kExitOk);
+}
+
+TEST_F(FerriteTlsMoveTest, PlainReceiverGetsNothingOfAMoveOverTls) {
+  RunGuest("here", "mode=step set=8M report_ms=10 rate=20000");
+  const std::string address = StartReceiver("there", kListen);
+  const Finished moved = Ferrite("here", absl::StrCat("move web1 ", address, Dir()));
+  EXPECT_EQ(moved.exit_code, kExitFailure);
+  EXPECT_THAT(moved.err, HasSubstr("closed the connection in the TLS handshake; is it one that takes TLS?"));
+  EXPECT_EQ(Info("here")["state"], "running");
 }
 
 TEST_F(FerriteTlsMoveTest, ReceiverWithoutItsFilesDoesNotWait) {

@@ -73,8 +73,11 @@ absl::StatusOr<std::unique_ptr<Stream>> Secure(std::unique_ptr<SocketStream> soc
                                                MonotonicTime deadline, const EventFd& cancel, const Clock& clock) {
   FERRITE_ASSIGN_OR_RETURN(const std::unique_ptr<Handshake> handshake, security.Start(std::move(socket)));
   while (true) {
-    FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, handshake->Step());
-    if (stream != nullptr) {
+    absl::StatusOr<std::unique_ptr<Stream>> stream = handshake->Step();
+    if (!stream.ok()) {
+      return Annotate(stream.status(), handshake->peer());
+    }
+    if (*stream != nullptr) {
       return stream;
     }
     pollfd polled[] = {{.fd = cancel.fd(), .events = POLLIN, .revents = 0},

@@ -18,7 +18,8 @@ class Handshake {
   virtual ~Handshake() = default;
 
   // As far as it goes without waiting: the stream when it is done, after which it is of no more use; null when it goes
-  // on once fd() has events(). An error says in one line why the other end is not let in, or does not let this one in.
+  // on once fd() has events(). An error says in one line why the other end, which is "it", is not let in, or does not
+  // let this one in.
   virtual absl::StatusOr<std::unique_ptr<Stream>> Step() = 0;
   virtual int fd() const = 0;
   virtual short events() const = 0;  // NOLINT(google-runtime-int): poll(2)'s

@@ -12,7 +12,9 @@
 namespace ferrite::migration {
 namespace {
 
-std::string ReasonOf(unsigned long error) {  // NOLINT(google-runtime-int): the library's
+using Code = unsigned long;  // NOLINT(google-runtime-int): the library's
+
+std::string ReasonOf(Code error) {
   if (ERR_SYSTEM_ERROR(error)) {
     return std::string(ErrnoStatus(static_cast<int>(ERR_GET_REASON(error)), "TLS").message());
   }
@@ -20,26 +22,58 @@ std::string ReasonOf(unsigned long error) {  // NOLINT(google-runtime-int): the 
   return reason != nullptr ? reason : "OpenSSL gives no reason";
 }
 
+// What TLS itself says comes before what led to it, which was said first.
+Code TakeError() {
+  Code taken = 0;
+  while (const Code error = ERR_get_error()) {
+    if (taken == 0 || (ERR_GET_LIB(taken) != ERR_LIB_SSL && ERR_GET_LIB(error) == ERR_LIB_SSL)) {
+      taken = error;
+    }
+  }
+  return taken;
+}
+
+// Whether this side goes by pre-shared keys (psk_callbacks.cc).
+bool HasKeys(const ssl_st* ssl) { return SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl)) != nullptr; }
+
+// Of an alert that came.
+std::string AlertOf(int reason) { return SSL_alert_desc_string_long(reason - SSL_AD_REASON_OFFSET); }
+
+std::string WhyNotBelieved(const ssl_st* ssl, absl::string_view wanted) {
+  const long why = SSL_get_verify_result(ssl);  // NOLINT(google-runtime-int): the library's
+  const char* const words = X509_verify_cert_error_string(why);
+  if (HasKeys(ssl)) {
+    return "it does not know our pre-shared key, and shows a certificate";
+  }
+  return why == X509_V_ERR_HOSTNAME_MISMATCH || why == X509_V_ERR_IP_ADDRESS_MISMATCH
+             ? absl::StrCat("its certificate is not for ", wanted, ": ", words)
+             : absl::StrCat("its certificate is not believed: ", words);
+}
+
 }  // namespace
 
 absl::Status LibraryError(absl::string_view what, absl::StatusCode code) {
-  const unsigned long error = ERR_peek_error();  // NOLINT(google-runtime-int)
+  const Code error = ERR_peek_error();
   const bool no_memory = ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE;
   const std::string words = absl::StrCat(what, ": ", ReasonOf(error));
   ERR_clear_error();
   return {no_memory ? absl::StatusCode::kResourceExhausted : code, words};
 }
 
-std::string WhyTlsFailed(const ssl_st* ssl, int error, bool in_handshake) {
-  const unsigned long first = ERR_peek_error();  // NOLINT(google-runtime-int)
-  ERR_clear_error();
+bool IsNoTls() {
+  const Code error = ERR_peek_error();
+  return ERR_GET_LIB(error) == ERR_LIB_SSL && ERR_GET_REASON(error) == SSL_R_WRONG_VERSION_NUMBER;
+}
+
+std::string WhyTlsFailed(const ssl_st* ssl, int error, bool in_handshake, absl::string_view wanted) {
+  const Code first = TakeError();
   const int reason = ERR_GET_LIB(first) == ERR_LIB_SSL ? ERR_GET_REASON(first) : 0;
   if (first == 0 || reason == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
     const bool gone = error == 0 || error == ECONNRESET || error == EPIPE;
     if (first == 0 && !(in_handshake && gone) && error != 0) {
       return std::string(ErrnoStatus(error, "TLS").message());
     }
-    return in_handshake ? "it closed the connection in the TLS handshake; does it use TLS, with what we believe?"
+    return in_handshake ? "it closed the connection in the TLS handshake; is it one that takes TLS?"
                         : "the connection was cut off: it ended without TLS's close_notify";
   }
   // What the other end told in an alert (RFC 8446, 6.2).
@@ -56,18 +90,25 @@ std::string WhyTlsFailed(const ssl_st* ssl, int error, bool in_handshake) {
       case SSL_AD_CERTIFICATE_REVOKED:
       case SSL_AD_CERTIFICATE_UNKNOWN:
       case SSL_AD_ACCESS_DENIED:
-        return absl::StrCat("it does not take our certificate (", ReasonOf(first), ")");
+        return absl::StrCat("it does not take our certificate (alert: ", AlertOf(reason), ")");
+      case SSL_AD_HANDSHAKE_FAILURE:
+        return absl::StrCat(HasKeys(ssl) ? "it does not know our pre-shared key" : "it wants a pre-shared key",
+                            ", or goes by other ciphers (alert: ", AlertOf(reason), ")");
+      case SSL_AD_ILLEGAL_PARAMETER:  // the library's answer to a key that is not the one of that name
+        if (!in_handshake || !HasKeys(ssl)) {
+          return absl::StrCat("it ended the TLS connection (alert: ", AlertOf(reason), ")");
+        }
+        [[fallthrough]];
       case SSL_AD_DECRYPT_ERROR:
       case SSL_AD_UNKNOWN_PSK_IDENTITY:
-        return absl::StrCat("it has another key than ours (", ReasonOf(first), ")");
+        return absl::StrCat("it has another key than ours (alert: ", AlertOf(reason), ")");
       default:
-        return absl::StrCat("it ended the TLS connection (", ReasonOf(first), ")");
+        return absl::StrCat("it ended the TLS connection (alert: ", AlertOf(reason), ")");
     }
   }
   switch (reason) {
     case SSL_R_CERTIFICATE_VERIFY_FAILED:
-      return absl::StrCat("its certificate is not believed: ",
-                          X509_verify_cert_error_string(SSL_get_verify_result(ssl)));
+      return WhyNotBelieved(ssl, wanted);
     case SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
       return "it has no certificate";
     case SSL_R_WRONG_VERSION_NUMBER:

@@ -1,6 +1,7 @@
 // Who gets in, and what is said to who does not.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <array>
 #include <fstream>
@@ -12,7 +13,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
 #include "migration/channel/socket/address.h"
+#include "migration/channel/socket/stream_control.h"
 #include "migration/channel/tls/tls_security.h"
 #include "tests/fakes/tls_pair.h"
 #include "tests/fakes/tls_place.h"
@@ -111,11 +115,11 @@ TEST_F(TlsHandshakeTest, AnotherCertificateIsAnotherParty) {
 
 TEST_F(TlsHandshakeTest, NameIsLookedAt) {
   TlsPair wrong = ShakeHands(*Source("other.example"), *place_.destination());
-  EXPECT_THAT(Message(wrong.source.status()), HasSubstr("its certificate is not believed: hostname mismatch"));
+  EXPECT_THAT(Message(wrong.source.status()), HasSubstr("its certificate is not for other.example: hostname mismatch"));
   EXPECT_FALSE(wrong.destination.ok());
   EXPECT_TRUE(ShakeHands(*Source("127.0.0.1"), *place_.destination()).source.ok());
   EXPECT_THAT(Message(ShakeHands(*Source("127.0.0.2"), *place_.destination()).source.status()),
-              HasSubstr("IP address mismatch"));
+              HasSubstr("not for 127.0.0.2: IP address mismatch"));
 }
 
 TEST_F(TlsHandshakeTest, NameIsTheHostsWhereNoneIsGiven) {
@@ -143,6 +147,14 @@ TEST_F(TlsHandshakeTest, SourceOfAnotherCaIsNotLetIn) {
   EXPECT_FALSE(pair.source.ok()) << "neither believes the other";
   EXPECT_THAT(Message(pair.source.status()), HasSubstr("is not believed: "));
   EXPECT_THAT(Message(pair.destination.status()), HasSubstr("it does not know the CA of our certificate"));
+}
+
+TEST_F(TlsHandshakeTest, CaOfTheSameNameIsAnotherOne) {
+  const TlsPlace place;  // whose CA is as if made anew
+  TlsPair pair = ShakeHands(*place.source(), *place_.destination());
+  EXPECT_THAT(Message(pair.source.status()),
+              HasSubstr("its certificate is not believed: certificate signature failure"));
+  EXPECT_FALSE(pair.destination.ok());
 }
 
 TEST_F(TlsHandshakeTest, CertificateThatExpiresMeanwhileIsNotBelieved) {
@@ -197,28 +209,44 @@ TEST_F(TlsHandshakeTest, DestinationWithoutOurKeyHasNoConnection) {
 
   TlsPair wrong = ShakeHands(*source, *SecurityOf(other_key, TlsSide::kDestination));
   EXPECT_THAT(Message(wrong.destination.status()), HasSubstr("another key of that name"));
-  EXPECT_FALSE(SourceHears(wrong).ok());
+  EXPECT_THAT(Message(SourceHears(wrong)), HasSubstr("another key than ours"));
   TlsPair unknown = ShakeHands(*source, *SecurityOf(other_name, TlsSide::kDestination));
   EXPECT_THAT(Message(unknown.destination.status()), HasSubstr("no pre-shared key that we know"));
-  EXPECT_FALSE(SourceHears(unknown).ok());
+  EXPECT_THAT(Message(SourceHears(unknown)), HasSubstr("it does not know our pre-shared key"));
 }
 
 TEST_F(TlsHandshakeTest, KeysAndCertificatesDoNotMix) {
   const TlsOptions keys{.directory = "", .psk_file = place_.Write("a.psk", absl::StrCat("web:", kHex)), .hostname = ""};
   TlsPair one = ShakeHands(*SecurityOf(keys, TlsSide::kSource), *place_.destination());
   EXPECT_FALSE(one.destination.ok());
-  EXPECT_FALSE(SourceHears(one).ok());
+  EXPECT_THAT(Message(SourceHears(one)), HasSubstr("it does not know our pre-shared key, and shows a certificate"));
   TlsPair two = ShakeHands(*Source(), *SecurityOf(keys, TlsSide::kDestination));
   EXPECT_FALSE(two.destination.ok());
-  EXPECT_FALSE(SourceHears(two).ok());
+  EXPECT_THAT(Message(SourceHears(two)), HasSubstr("it wants a pre-shared key"));
 }
 
 TEST_F(TlsHandshakeTest, PlainPeerIsTold) {
   auto ends = *MakeStreamPair();
   const auto handshake = *place_.destination()->Start(std::move(ends.second));
-  ASSERT_TRUE(ends.first->WriteAll(std::vector<uint8_t>{'F', 'E', 'R', 'R', 'I', 'T', 'E', '\n'}).ok());
-  const auto step = handshake->Step();
-  EXPECT_THAT(Message(step.status()), HasSubstr("it does not speak TLS"));
+  const std::vector<uint8_t> words = {'F', 'E', 'R', 'R', 'I', 'T', 'E', '\n'};
+  ASSERT_TRUE(ends.first->WriteAll(words).ok());
+  auto step = handshake->Step();
+  ASSERT_TRUE(step.ok()) << step.status();
+  // It says all that it has to say, however much, and is told nevertheless.
+  const std::vector<uint8_t> more(10'000);
+  ASSERT_TRUE(ends.first->WriteAll(more).ok());
+  for (int i = 0; i < 5; ++i) {
+    step = handshake->Step();
+    ASSERT_TRUE(step.ok()) << step.status();
+    EXPECT_EQ(*step, nullptr);
+    EXPECT_EQ(handshake->events(), POLLIN);
+  }
+  {
+    StreamControlChannel control(std::move(ends.first), RealClock());
+    EXPECT_THAT(Message(control.Next(absl::ZeroDuration()).status()),
+                HasSubstr(" speaks TLS alone, and this side plain"));
+  }
+  EXPECT_EQ(Message(handshake->Step().status()), "it does not speak TLS");
 }
 
 TEST_F(TlsHandshakeTest, PeerThatGoesOrIsSilentIsNotWaitedFor) {

@@ -6,7 +6,9 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <poll.h>
+#include <sys/socket.h>
 
+#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -25,6 +27,8 @@ namespace ferrite::migration {
 namespace {
 
 constexpr size_t kMostNameBytes = 200;
+// A record of a fatal protocol_version (RFC 8446, 5.1 and 6).
+constexpr uint8_t kNoTlsAlert[] = {21, 3, 3, 0, 2, 2, 70};
 
 struct FreeCertificate {
   void operator()(X509* certificate) const { X509_free(certificate); }
@@ -87,12 +91,16 @@ class TlsHandshake final : public Handshake {
   TlsHandshake(std::unique_ptr<SocketStream> socket, SslPtr ssl, const TlsSecurity& security)
       : credentials_(security.credentials_),
         on_secured_(security.on_secured_),
+        hostname_(security.hostname_),
         peer_(socket->peer()),
         fd_(socket->fd()),
         socket_(std::move(socket)),
         ssl_(std::move(ssl)) {}
 
   absl::StatusOr<std::unique_ptr<Stream>> Step() override {
+    if (!failure_.ok()) {
+      return AwaitEnd();
+    }
     ERR_clear_error();
     errno = 0;
     const int result = SSL_do_handshake(ssl_.get());
@@ -106,7 +114,9 @@ class TlsHandshake final : public Handshake {
           events_ = POLLOUT;
           return nullptr;
         default:
-          return absl::UnavailableError(absl::StrCat(peer_, ": ", WhyTlsFailed(ssl_.get(), error, true)));
+          const bool is_plain = IsNoTls() && credentials_->side() == TlsSide::kDestination;
+          failure_ = absl::UnavailableError(WhyTlsFailed(ssl_.get(), error, /*in_handshake=*/true, hostname_));
+          return is_plain ? TellPlain() : failure_;
       }
     }
     TlsFacts facts{.peer = peer_};
@@ -124,17 +134,33 @@ class TlsHandshake final : public Handshake {
   const std::string& peer() const override { return peer_; }
 
  private:
+  // A source in plain takes the alert for what it is. It reads it when it has said what it has to say: were the
+  // connection closed before, the kernel would reset it, and a broken one is all that the source would see.
+  absl::StatusOr<std::unique_ptr<Stream>> TellPlain() {
+    (void)socket_->WriteSome(kNoTlsAlert);
+    (void)shutdown(fd_, SHUT_WR);
+    return AwaitEnd();
+  }
+  // A piece a step: who goes on talking has no more time than a handshake.
+  absl::StatusOr<std::unique_ptr<Stream>> AwaitEnd() {
+    std::array<uint8_t, 4096> unread;
+    if (const absl::StatusOr<size_t> n = socket_->ReadSome(unread); !n.ok()) {
+      return failure_;
+    }
+    events_ = POLLIN;
+    return nullptr;
+  }
   // As whom the two ends know each other. What the library was told to ask for is looked at again.
   absl::StatusOr<std::string> Parties(TlsFacts& facts) const {
     if (!credentials_->has_certificate()) {
       facts.name = IdentityOf(ssl_.get());
-      return facts.name.empty() ? absl::StatusOr<std::string>(absl::UnavailableError(
-                                      absl::StrCat(peer_, ": it did not prove that it has a pre-shared key")))
-                                : absl::StrCat("key:", facts.name);
+      return facts.name.empty()
+                 ? absl::StatusOr<std::string>(absl::UnavailableError("it did not prove that it has a pre-shared key"))
+                 : absl::StrCat("key:", facts.name);
     }
     const Certificate theirs(SSL_get1_peer_certificate(ssl_.get()));
     if (theirs == nullptr || SSL_get_verify_result(ssl_.get()) != X509_V_OK || SSL_session_reused(ssl_.get()) == 1) {
-      return absl::UnavailableError(absl::StrCat(peer_, ": it has no certificate that is believed"));
+      return absl::UnavailableError("it has no certificate that is believed");
     }
     facts.name = SubjectOf(theirs.get());
     FERRITE_ASSIGN_OR_RETURN(const std::string their_print, FingerprintOf(theirs.get()));
@@ -146,9 +172,11 @@ class TlsHandshake final : public Handshake {
   // The connection's are gone before it.
   const std::shared_ptr<const TlsCredentials> credentials_;
   const TlsSecurity::OnSecured on_secured_;
+  const std::string hostname_;
   const std::string peer_;
   const int fd_;
   short events_ = POLLIN | POLLOUT;  // NOLINT(google-runtime-int)
+  absl::Status failure_;             // of which a plain source is told
   std::unique_ptr<SocketStream> socket_;
   SslPtr ssl_;
 };
