@@ -44,7 +44,7 @@ interface Control {
   cancelMove @11 () -> (error :Error);    # returns when it has taken note; the guest then stays here
   startPostcopy @12 () -> (error :Error); # likewise; ends the rounds of pre-copy
   # Of a guest that was handed over and whose connection was lost: looks for the destination again (an empty text: where
-  # it was) and goes on, as startMove, over what it went; or runs the guest here again, and returns when it does.
+  # it was) and goes on, as startMove, by what the move began by; or runs the guest here again, and returns when it does.
   recoverMove @13 (destination :Text) -> (error :Error, number :UInt64);
   takeBack @14 (force :Bool) -> (error :Error);
 

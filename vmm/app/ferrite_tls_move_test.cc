@@ -5,11 +5,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "base/monotonic.h"
+#include "migration/channel/socket/address.h"
 #include "tests/fakes/ferrite_process.h"
+#include "tests/fakes/relay.h"
 #include "tests/fakes/tls_place.h"
 #include "vmm/app/exit_codes.h"
 #include "vmm/app/ferrite_move_rig.h"
@@ -93,6 +98,37 @@ TEST_F(FerriteTlsMoveTest, PlainReceiverGetsNothingOfAMoveOverTls) {
   EXPECT_EQ(moved.exit_code, kExitFailure);
   EXPECT_THAT(moved.err, HasSubstr("closed the connection in the TLS handshake; is it one that takes TLS?"));
   EXPECT_EQ(Info("here")["state"], "running");
+}
+
+// It goes on over TLS whether or not that is said again, with the files that there are then.
+TEST_F(FerriteTlsMoveTest, LostConnectionIsFoundAgainOverTls) {
+  RunSlowGuest("here");
+  auto relay = migration::Relay::Create(directory_ + "/relay",
+                                        *migration::ParseAddress(StartReceiver("there", absl::StrCat(kListen, Dir()))));
+  ASSERT_TRUE(relay.ok()) << relay.status();
+  (*relay)->Record();
+  FerriteProcess move(Words(
+      "here", absl::StrCat("move web1 ", (*relay)->address().ToString(), Dir(),
+                           " --tls-hostname localhost --mode postcopy --max-postcopy-bandwidth 4M --recover-for 0")));
+  for (const MonotonicTime deadline = MonotonicTime::Now() + absl::Seconds(60);
+       Info("here")["move"]["state"] != "postcopy-active" && MonotonicTime::Now() < deadline;) {
+  }
+  (*relay)->Cut();
+  EXPECT_EQ(move.Wait().exit_code, kExitFailure);
+  const migration::TlsPlace stranger;
+  EXPECT_THAT(
+      Ferrite("here", absl::StrCat("recover web1 --tls-hostname localhost --tls-dir ", stranger.directory())).err,
+      HasSubstr("is not believed: "));
+  place_.ca().Issue(place_.directory(), "client", {.name = "renewed"});
+  const Finished found = Ferrite("here", "recover web1");
+  EXPECT_EQ(found.exit_code, kExitOk) << found.err;
+  EXPECT_THAT(NextReport("there"), HasSubstr("errors=0 ")) << "R4";
+  const std::vector<std::vector<uint8_t>> said = (*relay)->recorded();
+  EXPECT_GE(said.size(), 6u);
+  for (const std::vector<uint8_t>& connection : said) {
+    ASSERT_FALSE(connection.empty());
+    EXPECT_EQ(connection[0], 0x16) << "a hello of TLS, and nothing before it";
+  }
 }
 
 TEST_F(FerriteTlsMoveTest, ReceiverWithoutItsFilesDoesNotWait) {

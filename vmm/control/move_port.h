@@ -62,10 +62,10 @@ class MovePort {
   virtual absl::Status Cancel() = 0;
   virtual absl::Status StartPostcopy() = 0;
   // Both are for a move whose guest was handed over and whose connection is lost. Recover() looks for the destination
-  // again, at `where` or, when that is empty, where it was, by `tls` or, when that says nothing, over what it went; it
-  // is Start() for the rest of the move, under the same number. TakeBack() makes the guest run here again, as it was
-  // when it was handed over, and waits until it does. FAILED_PRECONDITION when there is no such move, or when the guest
-  // is known to be the destination's.
+  // again, at `where` or, when that is empty, where it was, by `tls` or, when that says nothing, by what the move began
+  // by; it is Start() for the rest of the move, under the same number. TakeBack() makes the guest run here again, as it
+  // was when it was handed over, and waits until it does. FAILED_PRECONDITION when there is no such move, or when the
+  // guest is known to be the destination's.
   virtual absl::Status Recover(const std::string& where, const migration::TlsOptions& tls) = 0;
   // `force`: also when somebody listens there who does not answer.
   virtual absl::Status TakeBack(bool force) = 0;

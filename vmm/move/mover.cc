@@ -153,7 +153,6 @@ absl::Status Mover::Recover(const std::string& where, const migration::TlsOption
     if (ending_) {
       return Ending();
     }
-    tls_ = over;
     FERRITE_RETURN_IF_ERROR(Annotate(StartThread([address, security](migration::Source& source) {
                                        return source.Recover(migration::OpenAt(address, RealClock(), security));
                                      }),

@@ -105,7 +105,7 @@ class Mover final : public MovePort {
   // The last move's, kept for what is left to ask of it.
   std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
-  migration::TlsOptions tls_ ABSL_GUARDED_BY(start_mutex_);  // of the last move
+  migration::TlsOptions tls_ ABSL_GUARDED_BY(start_mutex_);  // that the last move began by
 };
 
 }  // namespace ferrite
