@@ -100,7 +100,7 @@ TEST(DoctorTest, RunsOnAnyHostAndSaysWhatEachMissingThingCosts) {
     EXPECT_EQ(finding.cost.empty(), ok) << finding.name;
     EXPECT_EQ(finding.remedy.empty(), ok) << finding.name;
   }
-  EXPECT_EQ(areas, (std::set<std::string>{"KVM", "userfaultfd", "memory", "I/O and fences", "limits"}));
+  EXPECT_EQ(areas, (std::set<std::string>{"KVM", "userfaultfd", "memory", "I/O and fences", "TLS", "limits"}));
 }
 
 // As AsyncIo::Create() has it.

@@ -75,7 +75,7 @@ TEST(MoverTest, NoMirrorBeginsWhileTheMachineMoves) {
   Mover mover(machine, *std::move(directory), "",
               [&](const MoveStatus&) { EXPECT_TRUE(go_on.WaitFor(absl::Minutes(1))); });
   EXPECT_EQ(mover.Allows(Operation::kMirror, /*force=*/false), absl::OkStatus());
-  ASSERT_EQ(mover.Start("unix:/nowhere", {.connect_limit = absl::Milliseconds(1)}), absl::OkStatus());
+  ASSERT_EQ(mover.Start("unix:/nowhere", {.connect_limit = absl::Milliseconds(1)}, {}), absl::OkStatus());
   for (const bool force : {false, true}) {
     EXPECT_EQ(mover.Allows(Operation::kMirror, force),
               absl::FailedPreconditionError("cannot mirror a disk: the machine is moving to unix:/nowhere; `ferrite "
