@@ -184,6 +184,10 @@ TEST(FewerChannelsTest, ChannelOfARecoveryMayBreak) {
 
 // It is dead when the source hears that all connections of the recovery are here: the word of it is right behind.
 TEST(FewerChannelsTest, ChannelOfARecoveryMayBreakBeforeItIsUsed) {
+  if (IsTlsWanted()) {
+    GTEST_SKIP()
+        << "it counts the bytes before the first frame, as they are in plain: over TLS that is in the handshake";
+  }
   FakeMove move({.relay = true});
   move.destination().on_run = [&] {
     move.relay().ActAfter(kMiB, [&move] {
