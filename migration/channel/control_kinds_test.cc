@@ -130,6 +130,23 @@ TEST_P(ControlKindsTest, LastWordsAreHeard) {
   EXPECT_TRUE(absl::IsUnavailable(source_->Send(message::Heard{})));
 }
 
+// A write may find first that the peer went.
+TEST_P(ControlKindsTest, LastWordsAreHeardAfterAFailedWrite) {
+  ASSERT_NO_FATAL_FAILURE(OpenControl());
+  ASSERT_TRUE(source_->Send(message::Cancel{.message = "last"}).ok());
+  source_->Shutdown();
+  absl::Status status;
+  for (int i = 0; i < 1000 && status.ok(); ++i) {
+    status = destination_->Send(message::Discarded{});
+  }
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  const auto last = destination_->Next(kSoon);
+  ASSERT_TRUE(last.ok()) << last.status();
+  EXPECT_EQ(*last->message, Message(message::Cancel{.message = "last"}));
+  EXPECT_TRUE(absl::IsUnavailable(destination_->Next(kSoon).status()));
+  EXPECT_TRUE(absl::IsUnavailable(destination_->Send(message::Discarded{})));
+}
+
 TEST_P(ControlKindsTest, WhoReadsNothingIsGivenUp) {
   ASSERT_NO_FATAL_FAILURE(OpenControl());
   source_->SetPatience(absl::Milliseconds(20));

@@ -209,7 +209,9 @@ absl::StatusOr<ControlPeer::Arrival> ControlPeer::ReadOne() {
     if (const int64_t waited = absl::ToInt64Milliseconds(host_.clock.Now() - start); waited > 0) {
       quiet += waited;
       quiet_ = quiet > step;
-      FERRITE_RETURN_IF_ERROR(SendPing());
+      if (const absl::Status sent = SendPing(); !sent.ok()) {
+        return HearLastWords(sent);
+      }
     }
   }
   return absl::UnavailableError(

@@ -125,6 +125,8 @@ class ControlPeer {
   absl::Status Misplaced(const Message& message, absl::string_view due) const;
   // A message that is being written is as good as a PING, and is not waited for.
   absl::Status SendPing();
+  // A write of the reading thread failed with `why`: an error, the peer's own word of why it went if that is here.
+  absl::Status HearLastWords(const absl::Status& why);
   bool Fail(const absl::Status& reason);
   // Whether no message is being written, after `limit` at most.
   bool AwaitWritten(absl::Duration limit) ABSL_LOCKS_EXCLUDED(mutex_);

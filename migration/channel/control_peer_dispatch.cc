@@ -57,7 +57,8 @@ absl::Status ControlPeer::Dispatch(Arrival arrival) {
   if (arrival.message.ok()) {
     const Message& message = *arrival.message;
     if (const auto* const ping = std::get_if<message::Ping>(&message); ping != nullptr) {
-      return Send(message::Pong{.token = ping->token});
+      const absl::Status answered = Send(message::Pong{.token = ping->token});
+      return answered.ok() ? answered : HearLastWords(answered);
     }
     if (std::holds_alternative<message::Pong>(message)) {
       return absl::OkStatus();
@@ -86,6 +87,19 @@ absl::Status ControlPeer::Dispatch(Arrival arrival) {
     FERRITE_RETURN_IF_ERROR(Queue(std::move(arrival)));
   }
   return options_.on_message ? options_.on_message() : absl::OkStatus();
+}
+
+absl::Status ControlPeer::HearLastWords(const absl::Status& why) {
+  for (size_t i = 0; i < kMaxQueued; ++i) {
+    absl::StatusOr<Arrival> arrival = channel_->Next(absl::ZeroDuration());
+    if (!arrival.ok()) {
+      break;
+    }
+    if (!arrival->message.ok() || !std::holds_alternative<message::Ping>(*arrival->message)) {
+      FERRITE_RETURN_IF_ERROR(Dispatch(*std::move(arrival)));
+    }
+  }
+  return why;
 }
 
 absl::Status ControlPeer::Queue(Arrival arrival) {

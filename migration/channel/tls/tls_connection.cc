@@ -75,9 +75,10 @@ absl::StatusOr<TlsConnection::Step> TlsConnection::AfterCall(int result, int err
 absl::StatusOr<TlsConnection::Step> TlsConnection::Write(std::span<const uint8_t> record, Part part) {
   const absl::MutexLock lock(&mutex_);
   if (!writable()) {
+    const absl::Status& failed = failure_.ok() || absl::IsOutOfRange(failure_) ? write_failure_ : failure_;
     return absl::UnavailableError(closed_      ? absl::StrCat(peer_, ": the connection was closed here")
                                   : abandoned_ ? absl::StrCat(peer_, " stopped reading before")
-                                               : std::string(failure_.message()));
+                                               : std::string(failed.message()));
   }
   if (part == Part::kBegin && write_pending_) {
     return absl::UnavailableError(absl::StrCat(peer_, ": something else is being written"));
@@ -105,8 +106,9 @@ absl::StatusOr<TlsConnection::Step> TlsConnection::Write(std::span<const uint8_t
   if (short events = 0; failure_.ok() && Look(events) && absl::IsUnavailable(failure_)) {  // NOLINT
     return failure_;
   }
-  failure_ = absl::UnavailableError(absl::StrCat("send to ", peer_, ": ", why));
-  return failure_;
+  // Its last words may be here: reads find the end, or what else there is, by themselves.
+  write_failure_ = absl::UnavailableError(absl::StrCat("send to ", peer_, ": ", why));
+  return write_failure_;
 }
 
 void TlsConnection::Abandon() {

@@ -25,7 +25,8 @@ struct FreeSsl {
 using SslPtr = std::unique_ptr<ssl_st, FreeSsl>;
 
 // One whose handshake is over. Its state is one for both directions, so that a lock is around each record; nobody waits
-// with it. What it failed with once it fails with always.
+// with it. What a direction failed with once it fails with always. What the peer said before it went away is still read
+// when a write has found that it went.
 //
 // Errors: UNAVAILABLE when it broke, with the peer's word of why if there was one; OUT_OF_RANGE of a read when the peer
 // has said that it ends (it may still be written to), or this side did; RESOURCE_EXHAUSTED as Stream's.
@@ -67,13 +68,14 @@ class TlsConnection {
   // Of a call that has returned `result`: what it waits for, else failure_.
   absl::StatusOr<Step> AfterCall(int result, int error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool writable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return !closed_ && !abandoned_ && (failure_.ok() || absl::IsOutOfRange(failure_));
+    return !closed_ && !abandoned_ && write_failure_.ok() && (failure_.ok() || absl::IsOutOfRange(failure_));
   }
 
   const std::string peer_;
   mutable absl::Mutex mutex_;
   const SslPtr ssl_ ABSL_PT_GUARDED_BY(mutex_);
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // of reading, or of both
+  absl::Status write_failure_ ABSL_GUARDED_BY(mutex_);
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   // A record has gone in part: nothing but its rest may follow.
   bool write_pending_ ABSL_GUARDED_BY(mutex_) = false;
