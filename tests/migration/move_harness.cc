@@ -9,15 +9,26 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/thread.h"
 #include "tests/fakes/acceptor_of.h"
+#include "tests/fakes/at_once.h"
 #include "tests/fakes/channel_kinds.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 namespace {
+
+// Of three thirds, the one whose first case is played first.
+#if defined(__SANITIZE_THREAD__)
+constexpr uint64_t kThird = 2;
+#elif defined(__clang__)  // the address sanitizer's
+constexpr uint64_t kThird = 1;
+#else
+constexpr uint64_t kThird = 0;
+#endif
 
 template <typename T>
 T OrDie(absl::StatusOr<T> value) {
@@ -31,6 +42,16 @@ T OrDie(absl::StatusOr<T> value) {
 }  // namespace
 
 bool IsTlsWanted() { return std::getenv("FERRITE_TLS") != nullptr; }
+
+bool IsEachCasePlayed() { return std::getenv("FERRITE_EVERY") == nullptr; }
+
+void ForEachCase(uint64_t count, const std::function<void(uint64_t)>& play) {
+  uint64_t every = 1;
+  FERRITE_CHECK(IsEachCasePlayed() || (absl::SimpleAtoi(std::getenv("FERRITE_EVERY"), &every) && every > 0));
+  const uint64_t first = every * kThird / 3;
+  ForEachAtOnce(count > first ? (count - first + every - 1) / every : 0,
+                [&](uint64_t index) { play(first + index * every); });
+}
 
 FakeMove::FakeMove(const FakeMoveSetup& setup)
     : setup_(setup),
