@@ -18,7 +18,10 @@ namespace ferrite::migration {
 namespace {
 
 // What a fault thread waits for.
-enum Wakeup : uint32_t { kFault = 1, kAnswer = 2, kStop = 4, kRequest = 8 };
+enum Wakeup : uint32_t { kAnswer = 1, kStop = 2, kRequest = 4 };
+// And one for each descriptor of the userfaultfd.
+constexpr uint32_t FaultAt(size_t descriptor) { return uint32_t{8} << descriptor; }
+static_assert(FaultAt(Userfault::kMostDescriptors - 1) != 0);
 
 PageRange UnitOf(const Placement& placement, size_t region, uint64_t unit) {
   const uint64_t per_unit = placement.placer(region).pages_per_unit();
@@ -91,7 +94,9 @@ absl::Status FaultServer::AskAgain(UrgentFeed& feed) {
 absl::StatusOr<WaitSet> FaultServer::WatchAll(UrgentFeed* feed, bool takes_requests) const {
   FERRITE_ASSIGN_OR_RETURN(WaitSet set, WaitSet::Create());
   // A fault wakes one of the threads, not all of them: the others would take the vCPUs' time to find nothing.
-  FERRITE_RETURN_IF_ERROR(set.Add(memory_.userfault().fd(), kFault, /*shared=*/true));
+  for (size_t i = 0; i < memory_.userfault().descriptors(); ++i) {
+    FERRITE_RETURN_IF_ERROR(set.Add(memory_.userfault().fd(i), FaultAt(i), /*shared=*/true));
+  }
   FERRITE_RETURN_IF_ERROR(set.Add(stop_.fd(), kStop));
   if (takes_requests) {
     FERRITE_RETURN_IF_ERROR(set.Add(requests_.event().fd(), kRequest));
@@ -113,8 +118,10 @@ absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
       return absl::OkStatus();
     }
     // The fault was given to this thread alone, and an answer may be long.
-    if ((wakeups & kFault) != 0) {
-      FERRITE_RETURN_IF_ERROR(TakeFaults(feed));
+    for (size_t i = 0; i < memory_.userfault().descriptors(); ++i) {
+      if ((wakeups & FaultAt(i)) != 0) {
+        FERRITE_RETURN_IF_ERROR(TakeFaults(feed, i));
+      }
     }
     if ((wakeups & kRequest) != 0) {
       const std::vector<PageRange> requests = requests_.TakeAll();
@@ -135,9 +142,9 @@ absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
   }
 }
 
-absl::Status FaultServer::TakeFaults(UrgentFeed* feed) {
+absl::Status FaultServer::TakeFaults(UrgentFeed* feed, size_t descriptor) {
   std::array<Fault, 16> faults;
-  FERRITE_ASSIGN_OR_RETURN(const size_t count, memory_.userfault().Read(faults));
+  FERRITE_ASSIGN_OR_RETURN(const size_t count, memory_.userfault().Read(faults, descriptor));
   std::vector<PageRange> requests;
   for (size_t i = 0; i < count; ++i) {
     const absl::Status status = CatchOutOfMemory([&] { return Handle(faults[i], requests); });

@@ -26,9 +26,9 @@
 namespace ferrite::migration {
 
 // One thread for each urgent channel. A thread waits for faults and for answers at once, so that a fault costs two
-// wake-ups here (its own, and its answer's) and one at the source. All threads read the same userfaultfd, each asks
-// over its own channel, and PageStates sees to it that a page is asked for once (R5). The first thread sends what other
-// parts ask for, too.
+// wake-ups here (its own, and its answer's) and one at the source. All threads read the same userfaultfd's
+// descriptors, each asks over its own channel, and PageStates sees to it that a page is asked for once (R5). The first
+// thread sends what other parts ask for, too.
 //
 // Without a channel (the connection is lost) one thread resolves what is here, and notes what is not.
 class FaultServer {
@@ -58,7 +58,7 @@ class FaultServer {
   // What a thread waits for. `feed` may be null, here and below.
   absl::StatusOr<WaitSet> WatchAll(UrgentFeed* feed, bool takes_requests) const;
   absl::Status Serve(WaitSet& set, UrgentFeed* feed);
-  absl::Status TakeFaults(UrgentFeed* feed);
+  absl::Status TakeFaults(UrgentFeed* feed, size_t descriptor);
   absl::Status Handle(const Fault& fault, std::vector<PageRange>& requests);
 
   const Host& host_;

@@ -135,6 +135,21 @@ TEST_F(FaultServerTest, PageIsAskedForOnceAndItsAnswerWakesWhoWaits) {
   EXPECT_GE(waits_.Figures()[0].count, 2u);
 }
 
+// The userfaultfd's descriptors have shares of it.
+TEST_F(FaultServerTest, PagesOfEachShareAreAskedFor) {
+  ASSERT_GT(landing_->userfault().descriptors(), 1u);
+  Serve(/*connected=*/true);
+  constexpr uint64_t kPages = kBytes / kPageBytes;
+  for (const uint64_t page : {uint64_t{0}, kPages / 4, kPages / 2, kPages - 1}) {
+    uint8_t got = 0;
+    Thread guest = StartOrDie("guest", [&] { got = At(page); });
+    EXPECT_EQ(NextRequest(), page);
+    Answer(page, 0x21);
+    guest.Join();
+    EXPECT_EQ(got, 0x21);
+  }
+}
+
 // R4: what the guest waits for while the connection is lost is the first thing that the next one carries.
 TEST_F(FaultServerTest, FaultsWithoutAConnectionAreAskedForByTheNextOne) {
   Serve(/*connected=*/false);

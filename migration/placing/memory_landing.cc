@@ -6,6 +6,12 @@
 #include "base/status.h"
 
 namespace ferrite::migration {
+namespace {
+
+// With 64 threads that wait for pages (docs/performance.md); with as few as 8 it makes no difference.
+constexpr size_t kDescriptors = 4;
+
+}  // namespace
 
 MemoryLanding::MemoryLanding(GuestMemory& memory, const Clock& clock) : memory_(memory) {
   for (const auto& region : memory.regions()) {
@@ -31,9 +37,11 @@ absl::Status MemoryLanding::Check(std::span<const MachineSpec::Region> theirs) c
 }
 
 absl::Status MemoryLanding::OfferFaults(const UserfaultOpener& open_userfault) {
-  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Userfault> userfault, Userfault::Create(open_userfault));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Userfault> userfault,
+                           Userfault::Create(open_userfault, Userfault::WantedFeatures(), kDescriptors));
   for (const auto& region : memory_.regions()) {
     FERRITE_RETURN_IF_ERROR(MemoryPlacer::CanArm(region->backing(), userfault->features()));
+    userfault->Divide(region->guest_mapping(), region->host_page_bytes());
   }
   userfault_ = std::move(userfault);
   return absl::OkStatus();

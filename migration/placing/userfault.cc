@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status.h"
+#include "memory/guest_address.h"
 
 // Newer than Debian 12's headers (Linux 6.6).
 #ifndef UFFD_FEATURE_POISON
@@ -75,7 +76,8 @@ uint64_t Userfault::WantedFeatures() {
          UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_POISON | kMoveFeature | UFFD_FEATURE_THREAD_ID;
 }
 
-absl::StatusOr<std::unique_ptr<Userfault>> Userfault::Create(const UserfaultOpener& opener, uint64_t wanted) {
+absl::StatusOr<std::unique_ptr<Userfault>> Userfault::Create(const UserfaultOpener& opener, uint64_t wanted,
+                                                             size_t descriptors) {
   FERRITE_ASSIGN_OR_RETURN(Fd fd, opener());
   absl::StatusOr<uint64_t> available = Handshake(fd.get(), wanted);
   if (absl::IsInvalidArgument(available.status())) {
@@ -86,32 +88,77 @@ absl::StatusOr<std::unique_ptr<Userfault>> Userfault::Create(const UserfaultOpen
     available = Handshake(fd.get(), offered & wanted);
   }
   FERRITE_RETURN_IF_ERROR(available.status());
-  return std::unique_ptr<Userfault>(new Userfault(std::move(fd), FromBits(*available & wanted)));
+  std::vector<Fd> fds;
+  fds.push_back(std::move(fd));
+  // With fewer of them it is slower, and nothing else.
+  while (fds.size() < std::min(descriptors, kMostDescriptors)) {
+    absl::StatusOr<Fd> next = opener();
+    if (!next.ok() || !Handshake(next->get(), *available & wanted).ok()) {
+      break;
+    }
+    fds.push_back(*std::move(next));
+  }
+  return std::unique_ptr<Userfault>(new Userfault(std::move(fds), FromBits(*available & wanted)));
+}
+
+void Userfault::Divide(std::span<uint8_t> range, uint64_t host_page) {
+  // Huge pages of other kinds stay whole, too.
+  const size_t alignment = std::max(host_page, kBlockPages * kPageBytes);
+  divided_.push_back(
+      {.range = range, .share = std::max(range.size() / fds_.size() / alignment, size_t{1}) * alignment});
+}
+
+Userfault::Piece Userfault::FrontOf(std::span<uint8_t> range) const {
+  for (const Divided& all : divided_) {
+    const uint8_t* const begin = all.range.data();
+    if (range.data() >= begin && range.data() < begin + all.range.size()) {
+      const auto offset = static_cast<size_t>(range.data() - begin);
+      const size_t index = std::min(offset / all.share, fds_.size() - 1);
+      const size_t end = index + 1 < fds_.size() ? (index + 1) * all.share : all.range.size();
+      return {.fd = fds_[index].get(), .range = range.first(std::min(range.size(), end - offset))};
+    }
+  }
+  return {.fd = fds_[0].get(), .range = range};
+}
+
+absl::Status Userfault::ForEachShare(absl::string_view what, std::span<uint8_t> range,
+                                     absl::FunctionRef<int(int fd, std::span<uint8_t> piece)> step) const {
+  absl::Status status;
+  while (!range.empty()) {
+    const Piece piece = FrontOf(range);
+    if (step(piece.fd, piece.range) < 0) {
+      status.Update(Failed(what, piece.range, errno));
+    }
+    range = range.subspan(piece.range.size());
+  }
+  return status;
 }
 
 absl::Status Userfault::Register(std::span<uint8_t> range, bool minor) {
-  uffdio_register request{};
-  request.range = ToRange(range);
-  request.mode = UFFDIO_REGISTER_MODE_MISSING | (minor ? UFFDIO_REGISTER_MODE_MINOR : 0);
-  return ioctl(fd_.get(), UFFDIO_REGISTER, &request) < 0 ? Failed("UFFDIO_REGISTER", range, errno) : absl::OkStatus();
+  return ForEachShare("UFFDIO_REGISTER", range, [minor](int fd, std::span<uint8_t> piece) {
+    uffdio_register request{};
+    request.range = ToRange(piece);
+    request.mode = UFFDIO_REGISTER_MODE_MISSING | (minor ? UFFDIO_REGISTER_MODE_MINOR : 0);
+    return ioctl(fd, UFFDIO_REGISTER, &request);
+  });
 }
 
 absl::Status Userfault::Unregister(std::span<uint8_t> range) {
-  uffdio_range request = ToRange(range);
-  if (ioctl(fd_.get(), UFFDIO_UNREGISTER, &request) < 0) {
-    return Failed("UFFDIO_UNREGISTER", range, errno);
-  }
+  FERRITE_RETURN_IF_ERROR(ForEachShare("UFFDIO_UNREGISTER", range, [](int fd, std::span<uint8_t> piece) {
+    uffdio_range request = ToRange(piece);
+    return ioctl(fd, UFFDIO_UNREGISTER, &request);
+  }));
   // The kernel wakes who waits, and takes the range away from us after that: who faults in between (without the lock of
   // the whole address space, Linux 6.4 and later) is woken by nobody.
   return Wake(range);
 }
 
-absl::StatusOr<size_t> Userfault::Read(std::span<Fault> out) {
+absl::StatusOr<size_t> Userfault::Read(std::span<Fault> out, size_t descriptor) {
   std::array<uffd_msg, 32> messages;
   const size_t room = std::min(out.size(), messages.size());
   ssize_t n = 0;
   do {
-    n = read(fd_.get(), messages.data(), room * sizeof(uffd_msg));
+    n = read(fds_[descriptor].get(), messages.data(), room * sizeof(uffd_msg));
   } while (n < 0 && errno == EINTR);
   if (n < 0) {
     if (errno == EAGAIN) {
@@ -168,8 +215,9 @@ int64_t Outcome(int result, int64_t placed) {
 absl::Status Userfault::Continue(std::span<uint8_t> range, uint64_t host_page, uint64_t& placed) {
   return PlaceAll(*this, "UFFDIO_CONTINUE", range, host_page, placed, [this](std::span<uint8_t> rest) {
     uffdio_continue request{};
-    request.range = ToRange(rest);
-    const int result = ioctl(fd_.get(), UFFDIO_CONTINUE, &request);
+    const Piece piece = FrontOf(rest);
+    request.range = ToRange(piece.range);
+    const int result = ioctl(piece.fd, UFFDIO_CONTINUE, &request);
     return Outcome(result, request.mapped);
   });
 }
@@ -179,11 +227,12 @@ uint64_t Userfault::Move(std::span<uint8_t> range, uint8_t* source) {
   constexpr int kMostTries = 16;
   uint64_t moved = 0;
   for (int i = 0; i < kMostTries && moved < range.size(); ++i) {
+    const Piece piece = FrontOf(range.subspan(moved));
     uffdio_move request{};
     request.dst = reinterpret_cast<uint64_t>(range.data() + moved);
     request.src = reinterpret_cast<uint64_t>(source + moved);
-    request.len = range.size() - moved;
-    const int result = ioctl(fd_.get(), UFFDIO_MOVE, &request);
+    request.len = piece.range.size();
+    const int result = ioctl(piece.fd, UFFDIO_MOVE, &request);
     moved += request.move > 0 ? static_cast<uint64_t>(request.move) : 0;
     if (result != 0 && errno != EAGAIN) {
       break;
@@ -208,11 +257,12 @@ absl::Status Userfault::CopyNew(std::span<uint8_t> range, const uint8_t* source,
 }
 
 int64_t Userfault::CopyOnce(std::span<uint8_t> range, const uint8_t* source) {
+  const Piece piece = FrontOf(range);
   uffdio_copy request{};
   request.dst = reinterpret_cast<uint64_t>(range.data());
   request.src = reinterpret_cast<uint64_t>(source);
-  request.len = range.size();
-  const int result = ioctl(fd_.get(), UFFDIO_COPY, &request);
+  request.len = piece.range.size();
+  const int result = ioctl(piece.fd, UFFDIO_COPY, &request);
   return Outcome(result, request.copy);
 }
 
@@ -220,8 +270,9 @@ absl::Status Userfault::ZeroPage(std::span<uint8_t> range, uint64_t host_page) {
   uint64_t placed = 0;
   return PlaceAll(*this, "UFFDIO_ZEROPAGE", range, host_page, placed, [this](std::span<uint8_t> rest) {
     uffdio_zeropage request{};
-    request.range = ToRange(rest);
-    const int result = ioctl(fd_.get(), UFFDIO_ZEROPAGE, &request);
+    const Piece piece = FrontOf(rest);
+    request.range = ToRange(piece.range);
+    const int result = ioctl(piece.fd, UFFDIO_ZEROPAGE, &request);
     return Outcome(result, request.zeropage);
   });
 }
@@ -230,15 +281,18 @@ absl::Status Userfault::Poison(std::span<uint8_t> range, uint64_t host_page) {
   uint64_t placed = 0;
   return PlaceAll(*this, "UFFDIO_POISON", range, host_page, placed, [this](std::span<uint8_t> rest) {
     uffdio_poison request{};
-    request.range = ToRange(rest);
-    const int result = ioctl(fd_.get(), UFFDIO_POISON, &request);
+    const Piece piece = FrontOf(rest);
+    request.range = ToRange(piece.range);
+    const int result = ioctl(piece.fd, UFFDIO_POISON, &request);
     return Outcome(result, request.updated);
   });
 }
 
 absl::Status Userfault::Wake(std::span<uint8_t> range) {
-  uffdio_range request = ToRange(range);
-  return ioctl(fd_.get(), UFFDIO_WAKE, &request) < 0 ? Failed("UFFDIO_WAKE", range, errno) : absl::OkStatus();
+  return ForEachShare("UFFDIO_WAKE", range, [](int fd, std::span<uint8_t> piece) {
+    uffdio_range request = ToRange(piece);
+    return ioctl(fd, UFFDIO_WAKE, &request);
+  });
 }
 
 }  // namespace ferrite::migration

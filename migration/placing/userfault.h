@@ -8,9 +8,12 @@
 #include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "base/fd.h"
 #include "base/open_userfault.h"
 
@@ -33,28 +36,37 @@ struct Fault {
   bool minor = false;    // the page is in the page cache, only not mapped
 };
 
-// Threads: any, all methods.
+// Has one descriptor or several, over which ranges are divided by address: the kernel keeps who waits for pages in a
+// list for each, under a lock of that, and goes through the list for each page that is placed (fs/userfaultfd.c).
+//
+// Threads: any, all methods but Divide().
 class Userfault {
  public:
   // UFFD_FEATURE_… bits; of these, the one that Move() needs.
   static uint64_t WantedFeatures();
   static constexpr uint64_t kMoveFeature = uint64_t{1} << 16;
-  // Has those of the `wanted` features that the kernel has. `opener` is asked once, and again only by a kernel that
-  // lacks one of them; its error is the result.
+  static constexpr size_t kMostDescriptors = 16;
+  // Has those of the `wanted` features that the kernel has, and up to `descriptors`, as many as there are. `opener` is
+  // asked once for each, and again for the first one by a kernel that lacks one of the features; its error then is the
+  // result.
   static absl::StatusOr<std::unique_ptr<Userfault>> Create(const UserfaultOpener& opener,
-                                                           uint64_t wanted = WantedFeatures());
+                                                           uint64_t wanted = WantedFeatures(), size_t descriptors = 1);
 
   const UserfaultFeatures& features() const { return features_; }
+  size_t descriptors() const { return fds_.size(); }
   // Non-blocking; readable when a fault waits. To be polled.
-  int fd() const { return fd_.get(); }
+  int fd(size_t descriptor = 0) const { return fds_[descriptor].get(); }
 
+  // Equal shares of `range`, which are whole pages of `host_page` bytes, are the descriptors' from now on: before it is
+  // registered. What was not divided is the first one's.
+  void Divide(std::span<uint8_t> range, uint64_t host_page);
   // Faults in `range` come here from now on: missing pages and, with `minor`, pages that are only not mapped.
   absl::Status Register(std::span<uint8_t> range, bool minor);
   // Faults are the kernel's again, and whoever waits in the range is woken.
   absl::Status Unregister(std::span<uint8_t> range);
 
-  // Takes faults that wait, up to the size of `out`; returns how many, 0 when there are none.
-  absl::StatusOr<size_t> Read(std::span<Fault> out);
+  // Takes faults that wait at a descriptor, up to the size of `out`; returns how many, 0 when there are none.
+  absl::StatusOr<size_t> Read(std::span<Fault> out, size_t descriptor = 0);
 
   // Each makes the pages of `range` visible to the guest at once and wakes who waits for them. A page that is there
   // already is left alone and its waiters are woken. `range` is whole host pages of `host_page` bytes; `placed` of
@@ -80,10 +92,25 @@ class Userfault {
   // UFFDIO_COPY, in the terms of PlaceAll(): bytes placed, or a negative errno.
   int64_t CopyOnce(std::span<uint8_t> range, const uint8_t* source);
 
-  Userfault(Fd fd, UserfaultFeatures features) : fd_(std::move(fd)), features_(features) {}
+  Userfault(std::vector<Fd> fds, UserfaultFeatures features) : fds_(std::move(fds)), features_(features) {}
 
-  const Fd fd_;
+  // The front of a range, up to where another descriptor begins.
+  struct Piece {
+    int fd;
+    std::span<uint8_t> range;
+  };
+  Piece FrontOf(std::span<uint8_t> range) const;
+  // The first error, after all were tried.
+  absl::Status ForEachShare(absl::string_view what, std::span<uint8_t> range,
+                            absl::FunctionRef<int(int fd, std::span<uint8_t> piece)> step) const;
+
+  const std::vector<Fd> fds_;
   const UserfaultFeatures features_;
+  struct Divided {
+    std::span<uint8_t> range;
+    size_t share;  // bytes; the last one has the rest, too
+  };
+  std::vector<Divided> divided_;
 };
 
 }  // namespace ferrite::migration

@@ -311,12 +311,12 @@ TEST_F(SearchTest, AtAWrongAddressChangesNothing) {
 // are closed.
 class ClosedMemory {
  public:
-  // For the host of the move: keeps the userfaultfd, to close memory by.
+  // For the host of the move: keeps the userfaultfds, to close memory by the one that has it.
   UserfaultOpener Opener() {
     return [this]() -> absl::StatusOr<Fd> {
       absl::StatusOr<Fd> fd = OpenUserfault();
       if (fd.ok()) {
-        userfault_.Reset(fcntl(fd->get(), F_DUPFD_CLOEXEC, 0));
+        userfaults_.emplace_back(fcntl(fd->get(), F_DUPFD_CLOEXEC, 0));
       }
       return fd;
     };
@@ -324,18 +324,22 @@ class ClosedMemory {
   void Close(GuestMemory& memory) {
     const std::span<uint8_t> all = memory.regions()[0]->guest_mapping();
     range_ = {.start = reinterpret_cast<uint64_t>(all.data()) + kFirst * kPageBytes, .len = kCount * kPageBytes};
-    EXPECT_EQ(ioctl(userfault_.get(), UFFDIO_UNREGISTER, &range_), 0);
+    closed_by_ = std::find_if(userfaults_.begin(), userfaults_.end(), [this](const Fd& userfault) {
+      return ioctl(userfault.get(), UFFDIO_UNREGISTER, &range_) == 0;
+    });
+    EXPECT_NE(closed_by_, userfaults_.end());
   }
   void Open() {
     uffdio_register request{.range = range_, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
-    EXPECT_EQ(ioctl(userfault_.get(), UFFDIO_REGISTER, &request), 0);
+    EXPECT_EQ(ioctl(closed_by_->get(), UFFDIO_REGISTER, &request), 0);
   }
 
   static constexpr uint64_t kFirst = 12'000;
   static constexpr uint64_t kCount = 64;
 
  private:
-  Fd userfault_;
+  std::vector<Fd> userfaults_;
+  std::vector<Fd>::iterator closed_by_;
   uffdio_range range_{};
 };
 
