@@ -21,15 +21,6 @@
 namespace ferrite::migration {
 namespace {
 
-// Of three thirds, the one whose first case is played first.
-#if defined(__SANITIZE_THREAD__)
-constexpr uint64_t kThird = 2;
-#elif defined(__clang__)  // the address sanitizer's
-constexpr uint64_t kThird = 1;
-#else
-constexpr uint64_t kThird = 0;
-#endif
-
 template <typename T>
 T OrDie(absl::StatusOr<T> value) {
   if (!value.ok()) {
@@ -48,9 +39,7 @@ bool IsEachCasePlayed() { return std::getenv("FERRITE_EVERY") == nullptr; }
 void ForEachCase(uint64_t count, const std::function<void(uint64_t)>& play) {
   uint64_t every = 1;
   FERRITE_CHECK(IsEachCasePlayed() || (absl::SimpleAtoi(std::getenv("FERRITE_EVERY"), &every) && every > 0));
-  const uint64_t first = every * kThird / 3;
-  ForEachAtOnce(count > first ? (count - first + every - 1) / every : 0,
-                [&](uint64_t index) { play(first + index * every); });
+  ForEachAtOnce((count + every - 1) / every, [&](uint64_t index) { play(index * every); });
 }
 
 FakeMove::FakeMove(const FakeMoveSetup& setup)

@@ -28,8 +28,7 @@ namespace ferrite::migration {
 // Whether FERRITE_TLS is set: then all moves over sockets are over TLS, so that a suite runs on both.
 bool IsTlsWanted();
 
-// ForEachAtOnce(); where FERRITE_EVERY is set, of one case in so many. A build with a sanitizer plays others, so that
-// CI's steps play three in so many.
+// ForEachAtOnce(); where FERRITE_EVERY is set, of one case in so many.
 void ForEachCase(uint64_t count, const std::function<void(uint64_t)>& play);
 bool IsEachCasePlayed();
 
