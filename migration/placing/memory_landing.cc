@@ -8,7 +8,7 @@
 namespace ferrite::migration {
 namespace {
 
-// With 64 threads that wait for pages (docs/performance.md); with as few as 8 it makes no difference.
+// The more threads wait for pages, the more it is to go through at each page that is placed.
 constexpr size_t kDescriptors = 4;
 
 }  // namespace

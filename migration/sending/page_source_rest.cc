@@ -11,11 +11,17 @@
 #include "memory/guest_address.h"
 #include "migration/channel/connection_lost.h"
 #include "migration/protocol/page_header.h"
-#include "migration/sending/bulk_size.h"
 #include "migration/sending/page_source.h"
 #include "migration/sending/request_server.h"
 
 namespace ferrite::migration {
+namespace {
+
+// After the switchover bulk data goes in pieces that an asked-for page need not wait for, and few of them at a time
+// (PageSink::AwaitPlaced()). Smaller ones cost more: each wakes a thread at either end (docs/performance.md).
+constexpr uint64_t kBulkPages = 128;
+
+}  // namespace
 
 absl::Status PageSource::TakeBack(WhichParts written) {
   // First: what was written since it was skipped is not told to be zero, but goes.
@@ -73,7 +79,6 @@ absl::Status PageSource::FinishRest() {
 absl::Status PageSource::SendRest(size_t channel) {
   PageSender sender(*channels_.page[channel], /*limiter=*/nullptr, /*rest=*/nullptr, host_.clock, figures_, losses());
   PendingPages::Lease lease{.owner = channel, .rest = {}};
-  BulkSize size;
   std::optional<MonotonicTime> from;  // when what the limit allows next may go
   bool has_ended = false;             // nothing went since ROUND
   while (true) {
@@ -85,7 +90,7 @@ absl::Status PageSource::SendRest(size_t channel) {
       FERRITE_RETURN_IF_ERROR(sender.Flush());
     }
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
-    constexpr uint64_t kMost = BulkSize::kMost * kPageBytes;
+    constexpr uint64_t kMost = kBulkPages * kPageBytes;
     if (!from.has_value()) {
       const MonotonicTime now = host_.clock.Now();
       from = now + limiter_.Take(kMost, now);
@@ -93,12 +98,9 @@ absl::Status PageSource::SendRest(size_t channel) {
     if (live_.RestUntil(channel, seen, host_.clock, *from)) {
       continue;
     }
-    if (!live_.lives(channel)) {
-      return absl::UnavailableError("the channel broke");
-    }
     from.reset();
-    FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced(size.pages() * kPageBytes));
-    const std::optional<PageRange> run = pending_->ClaimHottest(lease, size.pages());
+    FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced());
+    const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
     if (!run.has_value()) {
       limiter_.Correct(-static_cast<int64_t>(kMost));
       if (live_.AwaitSettled(channel, seen)) {
@@ -117,7 +119,6 @@ absl::Status PageSource::SendRest(size_t channel) {
     const uint64_t sent_before = sender.sent_bytes();
     FERRITE_RETURN_IF_ERROR(Send(sender, *run, pending_->pages_per_unit(run->region)));
     FERRITE_RETURN_IF_ERROR(sender.Flush());
-    size.Note(channels_.page[channel]->QueueDelay());
     // Huge pages are more than was taken, zero pages hardly anything.
     limiter_.Correct(static_cast<int64_t>(sender.sent_bytes() - sent_before) - static_cast<int64_t>(kMost));
   }
