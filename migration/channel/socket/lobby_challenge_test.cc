@@ -1,7 +1,6 @@
 // Connections that have to answer a challenge before anybody else sees them.
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,43 +8,33 @@
 #include <utility>
 #include <vector>
 
-#include "base/fd.h"
 #include "base/thread.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/lobby.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/stream.h"
 #include "migration/secret/proof_bytes.h"
-#include "tests/fakes/fake_clock.h"
-#include "tests/fakes/test_host.h"
+#include "tests/fakes/lobby_rig.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 namespace {
 
-class LobbyChallengeTest : public testing::Test {
+class LobbyChallengeTest : public LobbyRig {
  protected:
   // Of first bytes that begin with "a".
   std::unique_ptr<Lobby> Make(absl::Duration patience, size_t most = 64) {
-    auto lobby = Lobby::Create(listener_.get(),
-                               {.first_bytes = 4,
-                                .patience = patience,
-                                .most = most,
-                                .challenges = [](std::span<const uint8_t> first) { return first[0] == 'a'; },
-                                .answer_bytes = 6},
-                               host_.get());
-    EXPECT_TRUE(lobby.ok()) << lobby.status();
-    (*lobby)->SetOnDropped([this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
-    return *std::move(lobby);
+    return LobbyRig::Make({.first_bytes = 4,
+                           .patience = patience,
+                           .most = most,
+                           .challenges = [](std::span<const uint8_t> first) { return first[0] == 'a'; },
+                           .answer_bytes = 6},
+                          listener_.get());
   }
   std::unique_ptr<Stream> Come(const std::string& words = "") {
-    auto stream = Connect(listener_->address(), absl::Seconds(10), cancel_);
-    EXPECT_TRUE(stream.ok()) << stream.status();
-    Say(**stream, words);
-    return *std::move(stream);
-  }
-  void Say(Stream& stream, const std::string& words) {
-    ASSERT_TRUE(stream.WriteAll({reinterpret_cast<const uint8_t*>(words.data()), words.size()}).ok());
+    auto stream = LobbyRig::Come();
+    Say(*stream, words);
+    return stream;
   }
   Nonce ChallengeTo(Stream& stream) {
     Nonce challenge;
@@ -62,22 +51,6 @@ class LobbyChallengeTest : public testing::Test {
     EXPECT_TRUE(arrival.ok()) << arrival.status();
     return *std::move(arrival);
   }
-  // In a minute.
-  void ExpectNobody(Lobby& lobby) {
-    std::atomic<bool> over{false};
-    const Thread waiter = StartOrDie("test-wait", [&] {
-      EXPECT_EQ(lobby.Next(cancel_, clock_.Now() + absl::Minutes(1)).status().code(),
-                absl::StatusCode::kDeadlineExceeded);
-      over = true;
-    });
-    EXPECT_TRUE(clock_.PassUntil([&] { return over.load(); })) << "it does not wait";
-  }
-
-  const EventFd cancel_ = *EventFd::Create();
-  const std::unique_ptr<Listener> listener_ = *Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
-  std::vector<std::string> dropped_;
-  FakeClock clock_;
-  const TestHost host_{clock_};
 };
 
 TEST_F(LobbyChallengeTest, AnswersToChallengesAreWaitedForSideBySide) {

@@ -6,7 +6,6 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -19,64 +18,24 @@
 #include "migration/channel/socket/address_range.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_stream.h"
-#include "tests/fakes/fake_clock.h"
+#include "tests/fakes/lobby_rig.h"
 #include "tests/fakes/no_descriptors.h"
-#include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 namespace {
 
-class LobbyTest : public testing::Test {
+class LobbyTest : public LobbyRig {
  protected:
-  void SetUp() override {
-    auto cancel = EventFd::Create();
-    ASSERT_TRUE(cancel.ok());
-    cancel_ = std::make_unique<EventFd>(*std::move(cancel));
-    auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
-    ASSERT_TRUE(listener.ok()) << listener.status();
-    listener_ = *std::move(listener);
-  }
-
+  using LobbyRig::Make;
   std::unique_ptr<Lobby> Make(absl::Duration patience, size_t most, std::vector<AddressRange> from = {}) {
     return Make({.first_bytes = 4, .patience = patience, .most = most, .from = std::move(from)}, listener_.get());
   }
-  std::unique_ptr<Lobby> Make(Lobby::Options options, Listener* listener) {
-    auto lobby = Lobby::Create(listener, std::move(options), host_.get());
-    EXPECT_TRUE(lobby.ok()) << lobby.status();
-    (*lobby)->SetOnDropped([this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
-    return *std::move(lobby);
-  }
-  std::unique_ptr<Stream> Come() {
-    auto stream = Connect(listener_->address(), absl::Seconds(10), *cancel_);
-    EXPECT_TRUE(stream.ok()) << stream.status();
-    return *std::move(stream);
-  }
-  void Say(Stream& stream, const std::string& words) {
-    ASSERT_TRUE(stream.WriteAll({reinterpret_cast<const uint8_t*>(words.data()), words.size()}).ok());
-  }
   std::string Next(Lobby& lobby) {
-    auto arrival = lobby.Next(*cancel_, clock_.Now() + absl::Seconds(30));
+    auto arrival = lobby.Next(cancel_, clock_.Now() + absl::Seconds(30));
     EXPECT_TRUE(arrival.ok()) << arrival.status();
     return arrival.ok() ? std::string(arrival->first_bytes.begin(), arrival->first_bytes.end()) : "";
   }
-
-  // In a minute.
-  void ExpectNobody(Lobby& lobby) {
-    std::atomic<bool> over{false};
-    Thread waiter = StartOrDie("test-wait", [&] {
-      EXPECT_EQ(lobby.Next(*cancel_, clock_.Now() + absl::Minutes(1)).status().code(),
-                absl::StatusCode::kDeadlineExceeded);
-      over = true;
-    });
-    EXPECT_TRUE(clock_.PassUntil([&] { return over.load(); })) << "it does not wait";
-  }
-
-  std::unique_ptr<EventFd> cancel_;
-  std::unique_ptr<Listener> listener_;
-  std::vector<std::string> dropped_;
-  FakeClock clock_;
-  const TestHost host_{clock_};
 };
 
 TEST_F(LobbyTest, SilentAndSlowOnesKeepNobodyWaiting) {
@@ -116,7 +75,7 @@ TEST_F(LobbyTest, WhatFollowsTheFirstBytesIsLeftInTheConnection) {
   const auto lobby = Make(absl::Hours(1), 64);
   const auto peer = Come();
   Say(*peer, "1234rest");
-  auto arrival = lobby->Next(*cancel_);
+  auto arrival = lobby->Next(cancel_);
   ASSERT_TRUE(arrival.ok());
   std::vector<uint8_t> rest(4);
   ASSERT_TRUE(arrival->stream->ReadAll(rest).ok());
@@ -160,9 +119,9 @@ TEST_F(LobbyTest, WhoCannotBeAcceptedForWantOfDescriptorsIsAcceptedLater) {
     const absl::Duration before = CpuTime();
     ExpectNobody(*lobby);
     EXPECT_LT(CpuTime() - before, absl::Milliseconds(200)) << "and does not spin";
-    cancel_->Signal();
-    EXPECT_EQ(lobby->Next(*cancel_).status().code(), absl::StatusCode::kCancelled);
-    cancel_->Drain();
+    cancel_.Signal();
+    EXPECT_EQ(lobby->Next(cancel_).status().code(), absl::StatusCode::kCancelled);
+    cancel_.Drain();
   }
   EXPECT_TRUE(absl::StrContains(host_.log().text(), "open files (ulimit -n); it is tried again\n"))
       << host_.log().text();
@@ -188,12 +147,12 @@ TEST_F(LobbyTest, WhoWaitsMakesRoomForWantOfDescriptors) {
   Say(*first, "1111");
   Say(*second, "2222");
   const NoDescriptors none;
-  auto one = lobby->Next(*cancel_, clock_.Now() + absl::Seconds(30));
+  auto one = lobby->Next(cancel_, clock_.Now() + absl::Seconds(30));
   ASSERT_TRUE(one.ok()) << one.status();
   EXPECT_EQ(one->first_bytes[0], '1');
   EXPECT_EQ(dropped_, std::vector<std::string>{"no more files can be open here, and another one came"});
   EXPECT_NE(kept, nullptr);
-  auto two = lobby->Next(*cancel_, clock_.Now() + absl::Seconds(30));
+  auto two = lobby->Next(cancel_, clock_.Now() + absl::Seconds(30));
   ASSERT_TRUE(two.ok()) << two.status();
   EXPECT_EQ(two->first_bytes[0], '2');
   EXPECT_EQ(kept, nullptr);
@@ -261,8 +220,8 @@ TEST_F(LobbyTest, OthersThanThoseWhoMayComeAreClosedWithoutAWord) {
 
 TEST_F(LobbyTest, ACancelEndsTheWait) {
   const auto lobby = Make(absl::Hours(1), 2);
-  cancel_->Signal();
-  EXPECT_EQ(lobby->Next(*cancel_).status().code(), absl::StatusCode::kCancelled);
+  cancel_.Signal();
+  EXPECT_EQ(lobby->Next(cancel_).status().code(), absl::StatusCode::kCancelled);
 }
 
 // Who opens connections in another way has no listener; one that is silent keeps no other waiting there either.

@@ -25,8 +25,7 @@
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/version.h"
 #include "migration/secret/proof_bytes.h"
-#include "tests/fakes/fake_clock.h"
-#include "tests/fakes/test_host.h"
+#include "tests/fakes/lobby_rig.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/tls_place.h"
 
@@ -36,25 +35,16 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-class TlsLobbyTest : public testing::Test {
+class TlsLobbyTest : public LobbyRig {
  protected:
   std::unique_ptr<Lobby> Make(absl::Duration patience, size_t most = 64) {
-    auto lobby = Lobby::Create(listener_.get(),
-                               {.first_bytes = 4,
-                                .patience = patience,
-                                .most = most,
-                                .challenges = [](std::span<const uint8_t> first) { return first[0] == 'a'; },
-                                .answer_bytes = 6,
-                                .security = place_.destination()},
-                               host_.get());
-    EXPECT_TRUE(lobby.ok()) << lobby.status();
-    (*lobby)->SetOnDropped([this](const std::string&, absl::string_view why) { dropped_.emplace_back(why); });
-    return *std::move(lobby);
-  }
-  std::unique_ptr<SocketStream> Come() {
-    auto stream = Connect(listener_->address(), absl::Seconds(10), cancel_);
-    EXPECT_TRUE(stream.ok()) << stream.status();
-    return *std::move(stream);
+    return LobbyRig::Make({.first_bytes = 4,
+                           .patience = patience,
+                           .most = most,
+                           .challenges = [](std::span<const uint8_t> first) { return first[0] == 'a'; },
+                           .answer_bytes = 6,
+                           .security = place_.destination()},
+                          listener_.get());
   }
   // Its handshake, and then those words. Waits for the lobby, which is another thread's.
   std::unique_ptr<Stream> ComeWith(const std::string& words) {
@@ -70,23 +60,8 @@ class TlsLobbyTest : public testing::Test {
       (void)RealClock().PollFor({&polled, 1}, absl::Seconds(30));
     }
   }
-  // In a minute.
-  void ExpectNobody(Lobby& lobby) {
-    std::atomic<bool> over{false};
-    const Thread waiter = StartOrDie("test-wait", [&] {
-      EXPECT_EQ(lobby.Next(cancel_, clock_.Now() + absl::Minutes(1)).status().code(),
-                absl::StatusCode::kDeadlineExceeded);
-      over = true;
-    });
-    EXPECT_TRUE(clock_.PassUntil([&] { return over.load(); })) << "it does not wait";
-  }
 
   const TlsPlace place_;
-  const EventFd cancel_ = *EventFd::Create();
-  const std::unique_ptr<Listener> listener_ = *Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
-  std::vector<std::string> dropped_;
-  FakeClock clock_;
-  const TestHost host_{clock_};
 };
 
 TEST_F(TlsLobbyTest, StrangersKeepNobodyWaiting) {
