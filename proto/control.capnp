@@ -173,7 +173,7 @@ struct MoveOptions {
   downtimeLimitNs @1 :UInt64 = 50000000;
   maxBandwidth @2 :UInt64;        # bytes/s; 0: no limit
   maxPostcopyBandwidth @3 :UInt64;
-  channels @4 :UInt16 = 1;        # page connections, 1 to 16
+  channels @4 :UInt16 = 1;        # page connections, 1 to 16; 0: as many as help
   timeoutNs @5 :UInt64;           # of the rounds; 0: none
   postcopyOnTimeout @6 :Bool;     # else it is cancelled
   recoverForNs @7 :UInt64 = 30000000000; # how long a destination that was lost is looked for

@@ -40,6 +40,10 @@ struct MoveReport {
   lostPages @31 :UInt64;        # host pages that went as lost
   lostAt @32 :List(UInt64);     # the first of them, as guest-physical addresses
   brokenChannels @33 :UInt32;   # page connections that broke alone, and the others went on
+  channels @34 :UInt32;         # page connections that memory went over before the guest did
+  openChannels @35 :UInt32;     # of so many
+  countedChannels @36 :Bool;    # they are as many as helped
+  channelRates @37 :List(UInt64); # bytes/s that were measured over one, two, and so on
 }
 
 # How long threads of the destination waited for pages.

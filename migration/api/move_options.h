@@ -2,6 +2,7 @@
 #ifndef FERRITE_MIGRATION_API_MOVE_OPTIONS_H_
 #define FERRITE_MIGRATION_API_MOVE_OPTIONS_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "absl/time/time.h"
@@ -23,12 +24,18 @@ enum class DiskMoves {
   kMirror,  // "mirror": all are, or the move fails
 };
 
+// More page channels have never helped (docs/performance.md).
+inline constexpr int kMostCountedChannels = 8;
+// How many are opened where those are used that help: each takes a processor, of those that the source has.
+constexpr int MostChannelsFor(int processors) { return std::clamp(processors, 1, kMostCountedChannels); }
+
 struct MoveOptions {
   MoveMode mode = MoveMode::kAuto;
   absl::Duration downtime_limit = absl::Milliseconds(50);
   uint64_t max_bandwidth = 0;                         // bytes/s, 0: no limit
   uint64_t max_postcopy_bandwidth = 0;                // likewise; never holds back a page that was asked for
   int channels = 1;                                   // page connections, 1 to 16
+  bool count_channels = false;                        // the rounds go over as many of them as help, by what is measured
   absl::Duration timeout = absl::InfiniteDuration();  // of the rounds
   OnTimeout on_timeout = OnTimeout::kCancel;
   DiskMoves disks = DiskMoves::kAuto;

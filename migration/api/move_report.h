@@ -98,7 +98,13 @@ struct MoveReport {
   static constexpr size_t kMostLostAt = 64;
   uint64_t lost_pages = 0;
   std::vector<uint64_t> lost_at;
-  uint32_t recoveries = 0;       // how often the connection was lost, and found again
+  uint32_t recoveries = 0;  // how often the connection was lost, and found again
+  // Of the source: page channels that the rounds of memory went over, of those that were open; MoveOptions::
+  // count_channels, and the bytes/s that were measured then, over one, two, and so on.
+  uint32_t channels = 0;
+  uint32_t open_channels = 0;
+  bool counted_channels = false;
+  std::vector<uint64_t> channel_rates;
   uint32_t broken_channels = 0;  // page channels that broke behind GRANT while others lived, which went on
   std::vector<WaitingFigures> waiting;
   std::vector<PartFigures> parts;  // what moves beside memory

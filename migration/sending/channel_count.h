@@ -2,7 +2,9 @@
 #ifndef FERRITE_MIGRATION_SENDING_CHANNEL_COUNT_H_
 #define FERRITE_MIGRATION_SENDING_CHANNEL_COUNT_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "absl/time/time.h"
 
@@ -16,27 +18,26 @@ namespace ferrite::migration {
 // A function of what was measured: no I/O, no time. Threads: one.
 class ChannelCount {
  public:
-  // More have never helped (docs/performance.md).
-  static constexpr int kMost = 8;
   // What is sent in less time is mostly what the kernel takes at once.
   static constexpr absl::Duration kLeastTime = absl::Milliseconds(100);
   static constexpr double kLeastGain = 1.1;
 
-  // On this side, of which each channel takes one.
-  static int Most(int processors);
-
   // `most`: how many are open.
-  explicit ChannelCount(int most) : most_(most) {}
+  explicit ChannelCount(size_t most) : most_(most) {}
 
-  int now() const { return now_; }
+  size_t now() const { return now_; }
+  // It stays at that.
+  bool is_found() const { return is_found_; }
+  // Bytes/s that were measured: over one, two, and so on.
+  const std::vector<double>& rates() const { return rates_; }
   // So many bytes went over now() channels, in a round or a part of one that nothing held back.
   void Sent(uint64_t bytes, absl::Duration took);
 
  private:
-  const int most_;
-  int now_ = 1;
+  const size_t most_;
+  size_t now_ = 1;
   bool is_found_ = false;
-  double rate_before_ = 0;  // bytes/s, over one less
+  std::vector<double> rates_;
 };
 
 }  // namespace ferrite::migration

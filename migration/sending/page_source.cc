@@ -62,6 +62,9 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
       limiter_(options.max_bandwidth),
       postcopy_rate_(options.max_postcopy_bandwidth),
       figures_(figures),
+      turns_(channels_.turns != nullptr
+                 ? channels_.turns
+                 : std::make_shared<ChannelTurns>(host.clock, channels_.page.size(), /*counted=*/false)),
       claim_sizes_(channels_.page.size()),
       broken_(channels_.page.size()),
       live_(channels_.page.size(), pending_->pages(), [this](size_t channel, std::span<const PageRange> missing) {
@@ -151,12 +154,14 @@ absl::Status PageSource::TellSkipped(const PageRange& run) {
 absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages,
                                    WhichParts parts) {
   pending_->Rewind(pages, parts);
+  turns_->Begin(/*counts=*/parts != WhichParts::kMirrored);
   crew_->Begin([&](size_t channel) {
     absl::Status status = CatchOutOfMemory([&] { return SendShare(channel, number, stop); });
     if (!status.ok()) {
       // The others need not end their round; what they say of that is not why.
       NoteFirst(status);
       Shutdown();
+      turns_->End();
     }
     return status;
   });
@@ -178,14 +183,16 @@ void PageSource::CountResent() {
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop) {
   PageSender& sender = *senders_[channel];
-  // One alone holds up nobody; small claims would only make it wait for processors the more often.
-  ClaimSize* const size = senders_.size() > 1 ? &claim_sizes_[channel] : nullptr;
-  while (!stop()) {
+  while (turns_->Await(channel) && !stop()) {
+    // One alone holds up nobody; small claims would only make it wait for processors the more often.
+    ClaimSize* const size = turns_->in_round() > 1 ? &claim_sizes_[channel] : nullptr;
     const std::optional<PageRange> run = pending_->ClaimNext(size != nullptr ? size->pages() : kMaxDataPages);
     if (!run.has_value()) {
       break;
     }
     const MonotonicTime start = host_.clock.Now();
+    const uint64_t data_pages = sender.data_pages();
+    const uint64_t bytes = sender.put_bytes();
     FERRITE_RETURN_IF_ERROR(Send(sender, *run, 1));
     if (size != nullptr) {
       if (size->goes_at_once()) {
@@ -193,7 +200,9 @@ absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::Functio
       }
       size->Sent(run->count, host_.clock.Now() - start);
     }
+    turns_->Sent(run->count, sender.data_pages() - data_pages, sender.put_bytes() - bytes);
   }
+  turns_->End();
   return sender.SendRoundEnd(round);
 }
 
@@ -278,19 +287,6 @@ void PageSource::Rest(absl::Duration time) {
     const TimedMutexLock lock(&shut_down_mutex_);
     shut_down_mutex_.AwaitFor(host_.clock, absl::Condition(&shut_down_), time);
   }
-}
-
-void PageSource::Shutdown() {
-  for (const auto& sink : channels_.page) {
-    sink->Shutdown();
-  }
-  for (const auto& sink : channels_.urgent) {
-    sink->Shutdown();
-  }
-  live_.End();
-  // Last: who is held back until then would send unhindered.
-  const TimedMutexLock lock(&shut_down_mutex_);
-  shut_down_ = true;
 }
 
 }  // namespace ferrite::migration

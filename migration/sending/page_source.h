@@ -23,6 +23,7 @@
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/channel/page_sink.h"
+#include "migration/sending/channel_turns.h"
 #include "migration/sending/claim_size.h"
 #include "migration/sending/crew.h"
 #include "migration/sending/live_channels.h"
@@ -42,7 +43,8 @@ class PageSource {
   struct Channels {
     std::vector<std::unique_ptr<PageSink>> page;
     std::vector<std::unique_ptr<UrgentSink>> urgent;
-    bool know_lost = false;  // the other end knows pages that the hardware lost
+    bool know_lost = false;                         // the other end knows pages that the hardware lost
+    std::shared_ptr<ChannelTurns> turns = nullptr;  // of the page channels; none: all are used
     // Behind the switchover a page channel breaks alone while others live. That is told to the other end, where this
     // one is the first to notice. Empty: that end does not know it, and one is all. On any thread, as the next one.
     std::function<void(size_t channel)> tell_broken = nullptr;
@@ -169,8 +171,9 @@ class PageSource {
   const uint64_t postcopy_rate_;
   SendFigures& figures_;
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
-  std::vector<ClaimSize> claim_sizes_;                // likewise, of the rounds
-  bool told_skipped_ = false;                         // in the round that is to end next
+  const std::shared_ptr<ChannelTurns> turns_;
+  std::vector<ClaimSize> claim_sizes_;  // likewise, of the rounds
+  bool told_skipped_ = false;           // in the round that is to end next
   TimedMutex shut_down_mutex_;
   bool shut_down_ ABSL_GUARDED_BY(shut_down_mutex_) = false;
   mutable absl::Mutex mutex_;

@@ -1,4 +1,4 @@
-// What PageSource does behind the switchover, and when a connection was lost before it.
+// What PageSource does behind the switchover, when a connection was lost before it, and at its end.
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -81,6 +81,15 @@ absl::Status PageSource::SendRest(size_t channel) {
   PendingPages::Lease lease{.owner = channel, .rest = {}};
   std::optional<MonotonicTime> from;  // when what the limit allows next may go
   bool has_ended = false;             // nothing went since ROUND
+  if (channel >= turns_->used()) {
+    // One more brings nothing but longer queues. It is there for what another one loses.
+    const uint64_t seen = live_.returns();
+    FERRITE_RETURN_IF_ERROR(sender.SendRoundEnd(kLastRound));
+    has_ended = true;
+    if (!live_.AwaitMore(channel, seen)) {
+      return absl::OkStatus();
+    }
+  }
   while (true) {
     const uint64_t seen = live_.returns();
     // What was lost with another channel, and somebody waits for (R5).
@@ -218,6 +227,19 @@ void PageSource::Note(const absl::Status& status) {
   // What fails after that fails because of it.
   Shutdown();
   on_failure_(failure());
+}
+
+void PageSource::Shutdown() {
+  for (const auto& sink : channels_.page) {
+    sink->Shutdown();
+  }
+  for (const auto& sink : channels_.urgent) {
+    sink->Shutdown();
+  }
+  live_.End();
+  // Last: who is held back until then would send unhindered.
+  const TimedMutexLock lock(&shut_down_mutex_);
+  shut_down_ = true;
 }
 
 absl::Status PageSource::ServeRequests(size_t channel) {

@@ -103,8 +103,9 @@ TEST_F(ReturnedPagesTest, WhatWentFirstIsLostWithItsOwnChannel) {
   EXPECT_EQ(pages_.ClaimAwaited(4), std::nullopt) << "it was claimed";
   EXPECT_EQ(pages_.TakeBackFrom(3, {&it, 1}), 1u);
   EXPECT_EQ(pages_.ClaimAwaited(4), (PageRange{0, 5, 1}));
-  // It came.
-  EXPECT_EQ(pages_.TakeBackFrom(4, {}), 0u);
+  // It came, and those before and behind it did not.
+  const std::vector<PageRange> others = {{0, 0, 5}, {0, 6, 1}, {1, 5, 1}};
+  EXPECT_EQ(pages_.TakeBackFrom(4, others), 0u);
   EXPECT_EQ(pages_.TakeBackFrom(4, {&it, 1}), 0u);
 }
 

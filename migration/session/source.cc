@@ -75,11 +75,22 @@ absl::Status Source::RunPhases() {
              [&] { return End(departure); });
 }
 
+void Source::TellChannels() {
+  const ChannelTurns& turns = *departure_->turns;
+  MoveReport& report = departure_->report;
+  report.channels = static_cast<uint32_t>(turns.used());
+  report.open_channels = static_cast<uint32_t>(departure_->options.channels);
+  report.counted_channels = turns.counted();
+  const std::vector<double> rates = turns.rates();
+  report.channel_rates.assign(rates.begin(), rates.end());
+}
+
 absl::Status Source::Finished(const absl::Status& status) {
   // The guest does not wait for this any more, wherever it is.
   departure_->beside.Join();
   departure_->report.huge_bytes = departure_->huge_bytes;
   IfThereIsMemory([this] { departure_->report.parts = departure_->progress.parts; });
+  IfThereIsMemory([this] { TellChannels(); });
   departure_->report.total = departure_->Now() - departure_->started;
   // Nobody learns how it went when there is no memory for it.
   IfThereIsMemory([this] { shared_->TellReport(departure_->report); });

@@ -77,6 +77,8 @@ class Source {
 
   absl::Status RunPhases();
   absl::Status Finished(const absl::Status& status);
+  // Which were used, in the report.
+  void TellChannels();
 
   const std::unique_ptr<DepartureShared> shared_;
   const std::unique_ptr<Departure> departure_;  // of Run(), Recover() and TakeBack()

@@ -185,6 +185,9 @@ TEST(CommandLineTest, MoveTakesEveryOption) {
   EXPECT_EQ(options.move.max_bandwidth, 1024 * kMiB);
   EXPECT_EQ(options.move.max_postcopy_bandwidth, 2048 * kMiB);
   EXPECT_EQ(options.move.channels, 4u);
+  EXPECT_FALSE(options.move.count_channels);
+  EXPECT_TRUE(ParseOk<MoveCommandOptions>("move vm unix:/a --channels auto").move.count_channels);
+  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm unix:/a").move.channels, 1);
   EXPECT_EQ(options.move.timeout, absl::Minutes(10));
   EXPECT_EQ(options.move.on_timeout, migration::OnTimeout::kPostcopy);
   EXPECT_EQ(options.move.recover_for, absl::Seconds(5));
@@ -269,6 +272,8 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
       {"move vm unix:/a --timeout 0s", "--timeout: \"0s\" is no time"},
       {"move vm unix:/a --max-bandwidth 63K", "--max-bandwidth: \"63K\" bytes a second move no machine"},
       {"move vm unix:/a --max-postcopy-bandwidth x", "--max-postcopy-bandwidth"},
+      {"move vm unix:/a --channels many", "--channels: \"many\" is not a number from 1 to 16"},
+      {"move vm unix:/a --channels 0", "--channels: 0 is not in the range 1 to 16"},
       {"move vm unix:/a --channels 17", "--channels: 17 is not in the range 1 to 16"},
       {"recover vm unix:/a --here", "give ADDRESS or --here, not both"},
       {"receive --name vm --listen unix:/a --initrd i", "--initrd: of which kernel?"},

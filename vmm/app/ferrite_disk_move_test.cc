@@ -79,7 +79,7 @@ class FerriteDiskMoveTest : public testing::Test {
 };
 
 TEST_F(FerriteDiskMoveTest, DiskGoesToAndFroWithItsGuest) {
-  const char* const options[] = {"--mode precopy", "--mode postcopy --disks mirror", "--mode auto --channels 3",
+  const char* const options[] = {"--mode precopy", "--mode postcopy --disks mirror", "--mode auto --channels auto",
                                  "--mode postcopy --channels 3", "--mode precopy --downtime-limit 1ms"};
   const int moves = ForPlace(10, 4);
   for (int move = 1; move <= moves; ++move) {

@@ -5,7 +5,6 @@
 #include <linux/landlock.h>
 #include <linux/magic.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -27,6 +26,7 @@
 #include "absl/strings/strip.h"
 #include "base/fd.h"
 #include "base/memory_settings.h"
+#include "base/processors.h"
 
 namespace ferrite {
 namespace {
@@ -201,12 +201,9 @@ Finding Procfs() {
 }
 
 Finding Processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 0;
   return {.area = kLimitsArea,
           .name = "processors",
-          .value = absl::StrCat(usable, " usable of ", sysconf(_SC_NPROCESSORS_ONLN))};
+          .value = absl::StrCat(UsableProcessors(), " usable of ", sysconf(_SC_NPROCESSORS_ONLN))};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "base/status.h"
@@ -79,9 +80,9 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
     app.add_option("--max-postcopy-bandwidth", words_.max_postcopy_bandwidth,
                    "The same afterwards; what the guest waits for is never held back [no limit]")
         ->type_name("SIZE");
-    app.add_option("--channels", options_.move.channels, "Connections for memory, 1 to 16 [1]")
+    app.add_option("--channels", words_.channels, "Connections for memory, 1 to 16, or auto: as many as help [1]")
         ->type_name("N")
-        ->check(InRange(1, 16));
+        ->check([](const std::string& text) { return text == "auto" ? std::string() : InRange(1, 16)(text); });
     app.add_option("--disks", words_.disks,
                    "auto (those are copied that `receive --disk-copy` or --disk-copy-dir has a place for), shared "
                    "(none) or mirror (all) [auto]")
@@ -133,6 +134,10 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
     options_.move.disks = words_.disks == "shared"   ? DiskMoves::kShared
                           : words_.disks == "mirror" ? DiskMoves::kMirror
                                                      : DiskMoves::kAuto;
+    options_.move.count_channels = words_.channels == "auto";
+    if (!words_.channels.empty() && !options_.move.count_channels) {
+      (void)absl::SimpleAtoi(words_.channels, &options_.move.channels);
+    }
     FERRITE_RETURN_IF_ERROR(ReadDuration("--downtime-limit", words_.downtime_limit, options_.move.downtime_limit));
     FERRITE_RETURN_IF_ERROR(ReadDuration("--timeout", words_.timeout, options_.move.timeout));
     FERRITE_RETURN_IF_ERROR(ReadDurationOrNone("--recover-for", words_.recover_for, options_.move.recover_for));
@@ -173,6 +178,7 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
   struct Words {
     std::string mode;
     std::string disks;
+    std::string channels;
     std::string downtime_limit;
     std::string max_bandwidth;
     std::string max_postcopy_bandwidth;

@@ -12,6 +12,7 @@
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
 #include "migration/api/downtime.h"
+#include "migration/api/move_options.h"
 #include "vmm/app/text.h"
 #include "vmm/control/move_figures.h"
 
@@ -85,6 +86,25 @@ std::string FormatLost(const migration::MoveReport& report) {
     text += fmt::format(" 0x{:x}", address);
   }
   return text + (report.lost_at.size() < report.lost_pages ? ", and others\n" : "\n");
+}
+
+// Of the page channels, where they were counted: how many were used, and why.
+std::string FormatChannels(const migration::MoveReport& report) {
+  if (!report.counted_channels) {
+    return "";
+  }
+  std::string text = fmt::format("channels       {} of {}", report.channels, report.open_channels);
+  for (size_t i = 0; i < report.channel_rates.size(); ++i) {
+    text += fmt::format("{} {} carried {}/s", i == 0 ? ":" : ",", i + 1, Bytes(report.channel_rates[i]));
+  }
+  if (report.channel_rates.size() > report.channels) {
+    return text + ", too little more\n";
+  }
+  if (report.channels >= report.open_channels) {
+    return text + (report.open_channels < migration::kMostCountedChannels ? "; no more processors here\n"
+                                                                          : "; no more are tried\n");
+  }
+  return text + (report.channel_rates.empty() ? ": too little went to measure\n" : "; too little went to try more\n");
 }
 
 // Of the page channels that broke alone.
@@ -173,6 +193,8 @@ Json ReportJson(const migration::MoveReport& report) {
     json["too_long"] = std::string(*what);
   }
   ForEachCount(IntoJson(report, FigureOf::kDeparture, json));
+  json["counted_channels"] = report.counted_channels;
+  json["channel_rates"] = report.channel_rates;
   json["lost_at"] = report.lost_at;
   json["waiting"] = WaitingJson(report);
   return json;
@@ -243,7 +265,7 @@ std::string FormatMoveAccount(const migration::MoveReport& report) {
   if (report.recoveries > 0) {
     text += fmt::format("recovered      {} times from a lost connection\n", report.recoveries);
   }
-  text += FormatBroken(report);
+  text += FormatChannels(report) + FormatBroken(report);
   return text + FormatWaiting(report);
 }
 

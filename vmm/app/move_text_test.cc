@@ -103,6 +103,42 @@ TEST(MoveTextTest, MoveThatStandsStillSaysWhatIsMissingAndWhatToType) {
   EXPECT_EQ(FormatArrivalState("web1", arrival), "by pre-copy");
 }
 
+TEST(MoveTextTest, AccountSaysWhichChannelsWereUsedAndWhy) {
+  const auto line = [](uint32_t used, uint32_t open, std::vector<uint64_t> rates) {
+    migration::MoveReport report;
+    report.channels = used;
+    report.open_channels = open;
+    report.counted_channels = true;
+    report.channel_rates = std::move(rates);
+    const std::string account = FormatMoveAccount(report);
+    const size_t start = account.find("channels ");
+    return account.substr(start, account.find('\n', start) - start);
+  };
+  constexpr uint64_t kMiB = 1 << 20;
+  EXPECT_EQ(line(1, 8, {}), "channels       1 of 8: too little went to measure");
+  EXPECT_EQ(line(1, 8, {100 * kMiB, 101 * kMiB}),
+            "channels       1 of 8: 1 carried 100 MiB/s, 2 carried 101 MiB/s, too little more");
+  EXPECT_EQ(line(3, 8, {100 * kMiB, 200 * kMiB}),
+            "channels       3 of 8: 1 carried 100 MiB/s, 2 carried 200 MiB/s; too little went to try more");
+  EXPECT_EQ(line(2, 2, {100 * kMiB, 200 * kMiB}),
+            "channels       2 of 2: 1 carried 100 MiB/s, 2 carried 200 MiB/s; no more processors here");
+  EXPECT_EQ(line(1, 1, {}), "channels       1 of 1; no more processors here");
+  EXPECT_EQ(line(8, 8, {100 * kMiB}), "channels       8 of 8: 1 carried 100 MiB/s; no more are tried");
+  migration::MoveReport report;
+  report.channels = report.open_channels = 4;
+  EXPECT_FALSE(absl::StrContains(FormatMoveAccount(report), "channels")) << "they were asked for";
+}
+
+TEST(MoveTextTest, BothAccountsSayThatChannelsBroke) {
+  migration::MoveReport report;
+  EXPECT_FALSE(absl::StrContains(FormatArrival(report), "channels"));
+  report.broken_channels = 2;
+  for (const std::string& account : {FormatMoveAccount(report), FormatArrival(report)}) {
+    EXPECT_TRUE(absl::StrContains(account, "\nchannels       2 broke behind the switchover; the others went on\n"))
+        << account;
+  }
+}
+
 TEST(MoveTextTest, EachDiskHasALine) {
   migration::MoveReport report;
   report.parts = {{.name = "disk root",
@@ -174,6 +210,10 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
   report.huge_bytes = 28;
   report.compacted_blocks = 29;
   report.recoveries = 22;
+  report.channels = 32;
+  report.open_channels = 33;
+  report.counted_channels = true;
+  report.channel_rates = {34, 35};
   report.broken_channels = 31;
   report.lost_pages = 30;
   report.lost_at = {4096, 8192};
@@ -188,7 +228,8 @@ TEST(MoveTextTest, JsonHasEveryFigureUnderItsName) {
       R"("last_pages_seconds":4.0,"state_seconds":5.0,"send_seconds":6.0,"load_seconds":7.0,"run_seconds":8.0},)"
       R"("too_long":"waiting for a processor","rounds":9,"data_pages":10,"zero_pages":11,"skipped_pages":12,"twice_pages":13,"bytes":14,"faults":15,)"
       R"("minor_faults":16,"requested_pages":17,"prefetched_pages":18,"prefetch_hits":19,"duplicate_pages":20,)"
-      R"("huge_bytes":28,"lost_pages":30,"recoveries":22,"broken_channels":31,"lost_at":[4096,8192],"waiting":[]})");
+      R"("huge_bytes":28,"lost_pages":30,"recoveries":22,"channels":32,"open_channels":33,"broken_channels":31,)"
+      R"("counted_channels":true,"channel_rates":[34,35],"lost_at":[4096,8192],"waiting":[]})");
   EXPECT_EQ(
       ArrivalJson(move).dump(),
       R"({"over":true,"state":"completed","ok":true,"message":"","postcopy":true,"destination_wait_seconds":25.0,)"

@@ -72,6 +72,8 @@ void ForEachCount(Row row) {
   row("compacted_blocks", kArrival, &MoveReport::compacted_blocks, &Out::setCompactedBlocks, &In::getCompactedBlocks);
   row("lost_pages", kBoth, &MoveReport::lost_pages, &Out::setLostPages, &In::getLostPages);
   row("recoveries", kDeparture, &MoveReport::recoveries, &Out::setRecoveries, &In::getRecoveries);
+  row("channels", kDeparture, &MoveReport::channels, &Out::setChannels, &In::getChannels);
+  row("open_channels", kDeparture, &MoveReport::open_channels, &Out::setOpenChannels, &In::getOpenChannels);
   row("broken_channels", kBoth, &MoveReport::broken_channels, &Out::setBrokenChannels, &In::getBrokenChannels);
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
+#include "base/processors.h"
 #include "vmm/control/move_figures.h"
 #include "vmm/control/rpc_util.h"
 
@@ -87,6 +88,11 @@ void FillReport(const migration::MoveReport& report, figures::MoveReport::Builde
   ForEachFigure([&](const char* /*name*/, FigureOf /*whose*/, auto figure, auto set, auto /*get*/) {
     (out.*set)(ToSchema(report.*figure));
   });
+  out.setCountedChannels(report.counted_channels);
+  auto rates = out.initChannelRates(static_cast<uint32_t>(report.channel_rates.size()));
+  for (uint32_t i = 0; i < rates.size(); ++i) {
+    rates.set(i, report.channel_rates[i]);
+  }
   auto lost_at = out.initLostAt(static_cast<uint32_t>(report.lost_at.size()));
   for (uint32_t i = 0; i < lost_at.size(); ++i) {
     lost_at.set(i, report.lost_at[i]);
@@ -108,6 +114,10 @@ migration::MoveReport ReadReport(figures::MoveReport::Reader in) {
   ForEachFigure([&](const char* /*name*/, FigureOf /*whose*/, auto figure, auto /*set*/, auto get) {
     FromSchema((in.*get)(), report.*figure);
   });
+  report.counted_channels = in.getCountedChannels();
+  for (const uint64_t rate : in.getChannelRates()) {
+    report.channel_rates.push_back(rate);
+  }
   for (const uint64_t address : in.getLostAt()) {
     report.lost_at.push_back(address);
   }
@@ -216,7 +226,8 @@ void FillMoveOptions(const migration::MoveOptions& options, control::MoveOptions
   out.setDowntimeLimitNs(static_cast<uint64_t>(Ns(options.downtime_limit)));
   out.setMaxBandwidth(options.max_bandwidth);
   out.setMaxPostcopyBandwidth(options.max_postcopy_bandwidth);
-  out.setChannels(static_cast<uint16_t>(options.channels));
+  // How many that are the monitor knows, which knows its processors.
+  out.setChannels(options.count_channels ? 0 : static_cast<uint16_t>(options.channels));
   out.setTimeoutNs(options.timeout == absl::InfiniteDuration() ? 0 : static_cast<uint64_t>(Ns(options.timeout)));
   out.setPostcopyOnTimeout(options.on_timeout == migration::OnTimeout::kPostcopy);
   out.setRecoverForNs(static_cast<uint64_t>(Ns(options.recover_for)));
@@ -251,7 +262,8 @@ migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
   options.downtime_limit = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getDowntimeLimitNs(), kMost)));
   options.max_bandwidth = in.getMaxBandwidth();
   options.max_postcopy_bandwidth = in.getMaxPostcopyBandwidth();
-  options.channels = in.getChannels();
+  options.count_channels = in.getChannels() == 0;
+  options.channels = options.count_channels ? migration::MostChannelsFor(UsableProcessors()) : in.getChannels();
   if (in.getTimeoutNs() != 0) {
     options.timeout = absl::Nanoseconds(static_cast<int64_t>(std::min(in.getTimeoutNs(), kMost)));
   }

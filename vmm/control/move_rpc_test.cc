@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/processors.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
@@ -69,6 +70,19 @@ TEST(MoveRpcTest, WhatIsAskedForOfDisksIsReadAsItWasTold) {
   }
 }
 
+// As many channels as help: whoever asks does not know how many processors the monitor has.
+TEST(MoveRpcTest, ChannelsAreReadAsTheyWereTold) {
+  for (const bool count : {false, true}) {
+    capnp::MallocMessageBuilder message;
+    const auto told = message.initRoot<control::MoveOptions>();
+    FillMoveOptions({.channels = 5, .count_channels = count}, told);
+    EXPECT_EQ(told.asReader().getChannels(), count ? 0 : 5) << "a monitor that does not know it refuses 0";
+    const migration::MoveOptions read = ReadMoveOptions(told.asReader());
+    EXPECT_EQ(read.count_channels, count);
+    EXPECT_EQ(read.channels, count ? migration::MostChannelsFor(UsableProcessors()) : 5);
+  }
+}
+
 TEST(MoveRpcTest, StateThatIsNotKnownHereIsNone) {
   capnp::MallocMessageBuilder message;
   auto told = message.initRoot<control::Move>();
@@ -91,6 +105,8 @@ TEST(MoveRpcTest, EveryFigureIsReadAsItWasTold) {
   };
   ForEachFigure([&](const char*, FigureOf, auto figure, auto, auto) { value(move.report.*figure, ++figures); });
   move.report.postcopy = true;
+  move.report.counted_channels = true;
+  move.report.channel_rates = {112 << 20, 113 << 20};
   move.report.lost_at = {4096, 0x1000000};
   move.report.waiting = {{.vcpu = 2,
                           .count = 3,
@@ -98,7 +114,7 @@ TEST(MoveRpcTest, EveryFigureIsReadAsItWasTold) {
                           .p99 = absl::Nanoseconds(5),
                           .max = absl::Nanoseconds(6),
                           .sum = absl::Nanoseconds(7)}};
-  EXPECT_EQ(figures + 3, capnp::Schema::from<::ferrite::figures::MoveReport>().getFields().size());
+  EXPECT_EQ(figures + 5, capnp::Schema::from<::ferrite::figures::MoveReport>().getFields().size());
 
   capnp::MallocMessageBuilder message;
   const auto told = message.initRoot<control::Move>();
@@ -118,6 +134,8 @@ TEST(MoveRpcTest, EveryFigureIsReadAsItWasTold) {
   EXPECT_EQ(told.asReader().getReport().getHugeBytes(), move.report.huge_bytes);
   EXPECT_EQ(told.asReader().getReport().getRecoveries(), move.report.recoveries);
   EXPECT_TRUE(read.postcopy);
+  EXPECT_TRUE(read.counted_channels);
+  EXPECT_EQ(read.channel_rates, move.report.channel_rates);
   EXPECT_EQ(read.lost_at, move.report.lost_at);
   ASSERT_EQ(read.waiting.size(), 1u);
   EXPECT_EQ(read.waiting[0].vcpu, 2u);

@@ -72,7 +72,8 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
       shared(shared),
       memory_part(machine.memory(), machine.dirty_log(), host.page_map),
       parts(machine.further_parts()),
-      link(std::move(broken)) {
+      link(std::move(broken)),
+      turns(std::make_shared<ChannelTurns>(host.clock, static_cast<size_t>(options.channels), options.count_channels)) {
   for (const OutgoingPart* part : parts) {
     uint64_t bytes = 0;
     for (const MachineSpec::Region& region : part->regions()) {

@@ -24,6 +24,7 @@
 #include "migration/channel/rendezvous.h"
 #include "migration/protocol/version.h"
 #include "migration/sending/blocking_parts.h"
+#include "migration/sending/channel_turns.h"
 #include "migration/sending/memory_part.h"
 #include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_source.h"
@@ -89,8 +90,9 @@ struct Departure {
   bool mirrors = false;                      // some part is mirrored
 
   DepartureLink link;
-  std::shared_ptr<ChannelOpener> opener;  // leads to the destination
-  bool reached = false;                   // somebody took a channel since the last StartAnew()
+  std::shared_ptr<ChannelOpener> opener;      // leads to the destination
+  bool reached = false;                       // somebody took a channel since the last StartAnew()
+  const std::shared_ptr<ChannelTurns> turns;  // of its page channels
   // What is still to be sent, which outlives the connections while it is copied.
   std::shared_ptr<PendingPages> pending;
   // Whoever may end it, while they may.

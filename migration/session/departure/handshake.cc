@@ -214,7 +214,8 @@ absl::StatusOr<bool> AskWhetherGranted(Departure& departure, ChannelOpener& open
 
 absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limit) {
   ChannelOpener& opener = *departure.opener;
-  PageSource::Channels channels{.page = {}, .urgent = {}, .know_lost = (departure.features & kFeaturePoison) != 0};
+  PageSource::Channels channels{
+      .page = {}, .urgent = {}, .know_lost = (departure.features & kFeaturePoison) != 0, .turns = departure.turns};
   for (int i = 0; i < departure.options.channels; ++i) {
     FERRITE_ASSIGN_OR_RETURN(
         channels.page.emplace_back(), OpenChannel(departure, epoch, limit, [&](ChannelOpener::Terms& terms) {
