@@ -1,14 +1,21 @@
 #include "migration/sending/channel_turns.h"
 
+#include <algorithm>
+
 namespace ferrite::migration {
 
 void ChannelTurns::Begin(bool counts) {
   const TimedMutexLock lock(&mutex_);
+  const MonotonicTime now = clock_.Now();
+  part_.paused += now - ended_;
+  if (!counts || !counts_ || part_.paused > kPause) {
+    // Who is behind a pause fills the buffers again.
+    settles_ = true;
+    part_ = {.start = now};
+  }
   over_ = false;
+  counts_ = counts;
   all_ = !counts;
-  // Who is behind a pause fills the buffers again.
-  settles_ = true;
-  part_ = {.start = clock_.Now()};
   measures_ = counted_ && counts && !count_.is_found();
 }
 
@@ -44,7 +51,9 @@ void ChannelTurns::Sent(uint64_t pages, uint64_t data_pages, uint64_t bytes) {
   if (part.data_pages < part.pages / 4 * 3) {
     return;
   }
-  count_.Sent(part.bytes, took);
+  const double most =
+      limit_ == 0 ? static_cast<double>(part.bytes) : static_cast<double>(limit_) * absl::ToDoubleSeconds(took);
+  count_.Sent(std::min(part.bytes, static_cast<uint64_t>(most)), took);
   settles_ = true;
   used_ = count_.now();
   measures_ = !count_.is_found();
@@ -53,6 +62,7 @@ void ChannelTurns::Sent(uint64_t pages, uint64_t data_pages, uint64_t bytes) {
 void ChannelTurns::End() {
   const TimedMutexLock lock(&mutex_);
   over_ = true;
+  ended_ = clock_.Now();
 }
 
 std::vector<double> ChannelTurns::rates() const {

@@ -27,7 +27,7 @@ class ChannelTurnsTest : public testing::Test {
   }
   // Sends for `parts` of a round, and a little of the next one: `rates` are those of one channel, two, and so on, in
   // bytes/s, and of these pages `data_part` go with their bytes.
-  void Send(ChannelTurns& turns, int parts, const std::vector<double>& rates, double data_part = 1) {
+  void Send(ChannelTurns& turns, double parts, const std::vector<double>& rates, double data_part = 1) {
     const MonotonicTime end = clock_.Now() + (parts + 0.1) * ChannelTurns::kPart;
     while (clock_.Now() < end) {
       SendOne(turns, rates[std::min(turns.used(), rates.size()) - 1], data_part);
@@ -45,6 +45,7 @@ TEST_F(ChannelTurnsTest, AllAreUsedWhereNoneIsCounted) {
   }
   Send(turns, 10, {1e8});
   EXPECT_EQ(turns.used(), 3u);
+  EXPECT_EQ(turns.in_round(), 3u);
   EXPECT_TRUE(turns.rates().empty());
 }
 
@@ -52,9 +53,11 @@ TEST_F(ChannelTurnsTest, AsManyAreUsedAsHelp) {
   ChannelTurns turns(clock_, 8, /*counted=*/true);
   EXPECT_EQ(turns.used(), 1u);
   turns.Begin(/*counts=*/true);
+  EXPECT_EQ(turns.in_round(), 1u) << "one alone holds up nobody";
   // Two parts each: the first one says nothing.
   Send(turns, 2, {1e9, 1.9e9, 2e9});
   EXPECT_EQ(turns.used(), 2u);
+  EXPECT_EQ(turns.in_round(), 2u);
   Send(turns, 10, {1e9, 1.9e9, 2e9});
   EXPECT_EQ(turns.used(), 2u);
   ASSERT_EQ(turns.rates().size(), 3u);
@@ -75,6 +78,52 @@ TEST_F(ChannelTurnsTest, NothingIsMeasuredBetweenRounds) {
   Send(turns, 2, {1e9});
   ASSERT_EQ(turns.rates().size(), 1u);
   EXPECT_NEAR(turns.rates()[0], 1e9, 1e7);
+}
+
+// A guest that writes much has rounds that are shorter than a part.
+TEST_F(ChannelTurnsTest, ShortRoundsAreMeasuredTogether) {
+  ChannelTurns turns(clock_, 8, /*counted=*/true);
+  for (int round = 0; round < 6; ++round) {
+    turns.Begin(/*counts=*/true);
+    Send(turns, 0.4, {1e8});
+    turns.End();
+    clock_.Advance(ChannelTurns::kPause / 4);
+  }
+  ASSERT_EQ(turns.rates().size(), 1u);
+  EXPECT_NEAR(turns.rates()[0], 1e8, 1e7);
+}
+
+TEST_F(ChannelTurnsTest, PausesThatAreLongTogetherEndThePart) {
+  ChannelTurns turns(clock_, 8, /*counted=*/true);
+  for (int round = 0; round < 20; ++round) {
+    turns.Begin(/*counts=*/true);
+    Send(turns, 0.1, {1e8});
+    turns.End();
+    clock_.Advance(ChannelTurns::kPause / 2.5);
+  }
+  EXPECT_TRUE(turns.rates().empty());
+}
+
+// Over all channels, and with nothing in the buffers of one of them.
+TEST_F(ChannelTurnsTest, RoundOfDisksEndsThePart) {
+  ChannelTurns turns(clock_, 8, /*counted=*/true);
+  for (int round = 0; round < 6; ++round) {
+    turns.Begin(/*counts=*/round % 2 == 0);
+    Send(turns, 0.9, {1e8});
+    turns.End();
+  }
+  EXPECT_TRUE(turns.rates().empty());
+}
+
+// Of a limit 50 ms may be saved up, which are much of a part.
+TEST_F(ChannelTurnsTest, WhatWasSavedUpOfALimitIsNoGain) {
+  ChannelTurns turns(clock_, 8, /*counted=*/true, /*limit=*/100'000'000);
+  turns.Begin(/*counts=*/true);
+  Send(turns, 2, {1e8});
+  Send(turns, 2, {1e8, 1.2e8});
+  EXPECT_EQ(turns.used(), 1u);
+  ASSERT_EQ(turns.rates().size(), 2u);
+  EXPECT_NEAR(turns.rates()[1], 1e8, 1e3);
 }
 
 // The kernel's buffers take much of what goes first over one more channel.
@@ -108,6 +157,7 @@ TEST_F(ChannelTurnsTest, RoundOfDisksGoesOverAllAndSaysNothing) {
   ChannelTurns turns(clock_, 3, /*counted=*/true);
   turns.Begin(/*counts=*/false);
   EXPECT_TRUE(turns.Await(2));
+  EXPECT_EQ(turns.in_round(), 3u);
   Send(turns, 10, {1e8});
   EXPECT_EQ(turns.used(), 1u);
   EXPECT_TRUE(turns.rates().empty());

@@ -73,7 +73,8 @@ Departure::Departure(const Host& host, SourceMachine& machine, const MoveOptions
       memory_part(machine.memory(), machine.dirty_log(), host.page_map),
       parts(machine.further_parts()),
       link(std::move(broken)),
-      turns(std::make_shared<ChannelTurns>(host.clock, static_cast<size_t>(options.channels), options.count_channels)) {
+      turns(std::make_shared<ChannelTurns>(host.clock, static_cast<size_t>(options.channels), options.count_channels,
+                                           options.max_bandwidth)) {
   for (const OutgoingPart* part : parts) {
     uint64_t bytes = 0;
     for (const MachineSpec::Region& region : part->regions()) {
