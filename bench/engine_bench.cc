@@ -11,6 +11,7 @@
 //   faulters=8         threads that read in the cases "readers"
 //   backing=anon       or memfd, hugetlb-2M, as ferrite's --memory-backing
 //   thp=1              0: no transparent huge pages, as ferrite's --thp
+//   link=0             Mbit/s of a slower line that all of tcp goes over; 0: the host's loopback as it is. Needs root
 //   busy=0             threads beside it that never sleep
 //   --fragmented       the host's free memory is in single pages (docs/performance.md): each case with huge pages, and
 //                      then without
@@ -22,6 +23,7 @@
 // zeros), sequential and random (they write at full speed), light (the same as sequential, in 16 MiB), whole (the same
 // as random, in all of its filled memory, which is half of it), readers (threads that read what has not arrived, at
 // random).
+#include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -70,6 +72,7 @@ struct Inputs {
   uint32_t faulters = 8;
   std::string backing = "anon";
   bool thp = true;
+  uint32_t link = 0;
   uint32_t busy = 0;
   bool fragmented = false;
   bool limits = true;
@@ -319,6 +322,7 @@ Json InputsJson(const Inputs& inputs, const std::string& where) {
           {"rounds", inputs.rounds},
           {"channels", inputs.channels},
           {"faulters", inputs.faulters},
+          {"link_mbits", inputs.link},
           {"backing", inputs.backing},
           {"thp", inputs.thp},
           {"busy", inputs.busy},
@@ -363,10 +367,11 @@ absl::Status Measure(const Inputs& inputs) {
   if (!inputs.json) {
     absl::PrintF(
         "inputs: %d rounds; guest of %d MiB on %s%s, %d MiB filled with random words (zeros: with zeros), of which a "
-        "writer writes %d MiB at full speed; %d readers; %d busy threads beside; %s%s\n",
+        "writer writes %d MiB at full speed; %d readers; %d busy threads beside; %s%s%s\n",
         inputs.rounds, inputs.size, inputs.backing, inputs.thp ? " with huge pages" : "", inputs.set_bytes() / kMiB,
         inputs.hot_bytes() / kMiB, inputs.faulters, inputs.busy,
-        inputs.fragmented ? "free memory in single pages; " : "", where);
+        inputs.fragmented ? "free memory in single pages; " : "",
+        inputs.link > 0 ? absl::StrCat("tcp over a line of ", inputs.link, " Mbit/s; ") : "", where);
     std::fflush(stdout);
   }
   for (int round = 0; round < inputs.rounds; ++round) {
@@ -397,6 +402,21 @@ absl::Status Measure(const Inputs& inputs) {
   return absl::OkStatus();
 }
 
+// A network of this process and its children's own, whose loopback carries so much: a queue before a shaper, as of a
+// line that all connections share.
+absl::Status SlowDown(uint32_t mbits) {
+  if (unshare(CLONE_NEWNET) != 0) {
+    return ErrnoStatus("link: a network namespace of its own");
+  }
+  // What is on its way in 50 ms fits into the queue, and the largest packet of the loopback into the burst.
+  const std::string command =
+      absl::StrCat("ip link set lo up && tc qdisc add dev lo root tbf rate ", mbits, "mbit burst 256k latency 50ms");
+  if (system(command.c_str()) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat("link: '", command, "' failed"));
+  }
+  return absl::OkStatus();
+}
+
 int Main(int argc, char** argv) {
   if (argc == 4 && absl::string_view(argv[1]) == "--side") {
     return RunSide(argv[2], argv[3]);
@@ -417,6 +437,9 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--backing", inputs.backing, "anon, memfd or hugetlb-2M")->capture_default_str();
   app.add_option("--thp", inputs.thp, "0: no transparent huge pages")->capture_default_str();
+  app.add_option("--link", inputs.link, "Mbit/s of the line that tcp goes over; 0: as fast as it goes")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
   app.add_option("--busy", inputs.busy, "Threads beside it that never sleep")
       ->check(CLI::Range(0, 256))
       ->capture_default_str();
@@ -433,7 +456,10 @@ int Main(int argc, char** argv) {
     inputs.rounds = 1;
     inputs.limits = false;
   }
-  const absl::Status status = Measure(inputs);
+  absl::Status status = inputs.link > 0 ? SlowDown(inputs.link) : absl::OkStatus();
+  if (status.ok()) {
+    status = Measure(inputs);
+  }
   if (!status.ok()) {
     if (inputs.json) {
       std::printf("%s\n", Json({{"error", status.ToString()}}).dump().c_str());

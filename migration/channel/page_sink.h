@@ -54,8 +54,12 @@ class PageSink {
   // From here on what is put in must not wait behind much: for pages that somebody waits for. Both ends say so, between
   // two frames.
   virtual void PreferLatency() = 0;
-  // Then: waits until little of what has gone is still on its way, or waits to be placed.
-  virtual absl::Status AwaitPlaced() = 0;
+  // Then: waits until of what has gone no more than one frame, or less than `bytes`, is still on its way or waits to be
+  // placed.
+  virtual absl::Status AwaitPlaced(uint64_t bytes) = 0;
+  // And how long what goes now waits on the line for what went before it, over whatever channels: as far as that can be
+  // known, lately.
+  virtual absl::Duration QueueDelay() const { return absl::ZeroDuration(); }
   virtual void Shutdown() = 0;
   // How long the other end may make no progress, where the channel watches that: from the next Flush() on, or the one
   // that is on. Any thread.

@@ -69,6 +69,11 @@ size_t LiveChannels::living() const {
       std::count_if(channels_.begin(), channels_.end(), [](const Channel& one) { return !one.broken; }));
 }
 
+bool LiveChannels::lives(size_t index) const {
+  const TimedMutexLock lock(&mutex_);
+  return !channels_[index].broken;
+}
+
 bool LiveChannels::RestUntil(size_t index, uint64_t seen, const Clock& clock, MonotonicTime until) {
   if (until <= clock.Now()) {
     // Nobody is woken for each claim.

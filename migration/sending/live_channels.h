@@ -47,6 +47,7 @@ class LiveChannels {
   // The thread of a channel uses it no more. Whether the channel is settled by that.
   bool EndThread(size_t channel);
   size_t living() const;
+  bool lives(size_t channel) const;
 
   // --- A thread that claims ---
 

@@ -80,6 +80,8 @@ class PageSenderTest : public testing::Test {
   std::unique_ptr<StreamPageSink> sink_;
   std::unique_ptr<Stream> peer_;
   FakeClock clock_;
+  static constexpr uint64_t kMostOnWay = 512 << 10;
+
   SendFigures figures_;
   std::unique_ptr<PageSender> sender_;
 };
@@ -89,7 +91,7 @@ TEST_F(PageSenderTest, LittleIsOnItsWayWherePagesAreWaitedFor) {
   Fill(0, 256);
   sink_->PreferLatency();
   const auto send = [&](uint64_t first, uint64_t count) {
-    ASSERT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
+    ASSERT_EQ(sink_->AwaitPlaced(kMostOnWay), absl::OkStatus());
     ASSERT_EQ(sender_->SendRun({.region = 0, .first = first, .count = count}, Region(), 1).status(), absl::OkStatus());
     ASSERT_EQ(sender_->Flush(), absl::OkStatus());
   };
@@ -99,7 +101,7 @@ TEST_F(PageSenderTest, LittleIsOnItsWayWherePagesAreWaitedFor) {
   }
   std::atomic<bool> goes_on = false;
   Thread waiting = StartOrDie("waits", [&] {
-    EXPECT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
+    EXPECT_EQ(sink_->AwaitPlaced(kMostOnWay), absl::OkStatus());
     goes_on = true;
   });
   EXPECT_FALSE(goes_on);
@@ -111,7 +113,7 @@ TEST_F(PageSenderTest, LittleIsOnItsWayWherePagesAreWaitedFor) {
   reader.Join();
   const uint8_t nonsense = 7;
   ASSERT_TRUE(peer_->WriteAll({&nonsense, 1}).ok());
-  EXPECT_EQ(sink_->AwaitPlaced().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(sink_->AwaitPlaced(kMostOnWay).code(), absl::StatusCode::kInvalidArgument);
 }
 
 // A huge page of 1 GiB is 512 frames, and nobody looks at how much is on its way between them.
@@ -141,7 +143,7 @@ TEST_F(PageSenderTest, WhoWaitsForPagesToBePlacedIsLetGo) {
     ASSERT_EQ(sender_->SendZero({.region = 0, .first = 100, .count = 1}), absl::OkStatus());
   }
   Thread ends = StartOrDie("ends", [&] { sink_->Shutdown(); });
-  EXPECT_FALSE(sink_->AwaitPlaced().ok());
+  EXPECT_FALSE(sink_->AwaitPlaced(kMostOnWay).ok());
 }
 
 // A destination that closes a channel says why on another one: that is waited for where the channel is unavailable.
@@ -151,7 +153,7 @@ TEST_F(PageSenderTest, EndOfTheConnectionIsNoEndOfTheWords) {
     ASSERT_EQ(sender_->SendZero({.region = 0, .first = 100, .count = 1}), absl::OkStatus());
   }
   peer_->Shutdown();
-  EXPECT_EQ(sink_->AwaitPlaced().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(sink_->AwaitPlaced(kMostOnWay).code(), absl::StatusCode::kUnavailable);
 }
 
 // Two are on their way, whatever their size: one goes while the one before it is placed.
@@ -160,7 +162,7 @@ TEST_F(PageSenderTest, LargeUnitsGoOneWhileTheOtherIsPlaced) {
   sink_->PreferLatency();
   const auto send = [&] {
     Thread reader = StartOrDie("reader", [&] { ExpectFrame(PageFrameType::kPages, 0, kHugePages); });
-    ASSERT_EQ(sink_->AwaitPlaced(), absl::OkStatus());
+    ASSERT_EQ(sink_->AwaitPlaced(kMostOnWay), absl::OkStatus());
     ASSERT_EQ(sender_->SendRun({.region = 0, .first = 0, .count = kHugePages}, Region(), kHugePages).status(),
               absl::OkStatus());
     ASSERT_EQ(sender_->Flush(), absl::OkStatus());

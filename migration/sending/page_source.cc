@@ -66,6 +66,7 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
                  ? channels_.turns
                  : std::make_shared<ChannelTurns>(host.clock, channels_.page.size(), /*counted=*/false)),
       claim_sizes_(channels_.page.size()),
+      bulk_size_(host.clock, channels_.page.size()),
       broken_(channels_.page.size()),
       live_(channels_.page.size(), pending_->pages(), [this](size_t channel, std::span<const PageRange> missing) {
         figures_.resent_pages += pending_->TakeBackFrom(channel, missing);

@@ -23,6 +23,7 @@
 #include "migration/api/host.h"
 #include "migration/api/move_options.h"
 #include "migration/channel/page_sink.h"
+#include "migration/sending/bulk_size.h"
 #include "migration/sending/channel_turns.h"
 #include "migration/sending/claim_size.h"
 #include "migration/sending/crew.h"
@@ -173,6 +174,7 @@ class PageSource {
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
   const std::shared_ptr<ChannelTurns> turns_;
   std::vector<ClaimSize> claim_sizes_;  // likewise, of the rounds
+  BulkSize bulk_size_;                  // behind the switchover
   bool told_skipped_ = false;           // in the round that is to end next
   TimedMutex shut_down_mutex_;
   bool shut_down_ ABSL_GUARDED_BY(shut_down_mutex_) = false;

@@ -15,13 +15,6 @@
 #include "migration/sending/request_server.h"
 
 namespace ferrite::migration {
-namespace {
-
-// After the switchover bulk data goes in pieces that an asked-for page need not wait for, and few of them at a time
-// (PageSink::AwaitPlaced()). Smaller ones cost more: each wakes a thread at either end (docs/performance.md).
-constexpr uint64_t kBulkPages = 128;
-
-}  // namespace
 
 absl::Status PageSource::TakeBack(WhichParts written) {
   // First: what was written since it was skipped is not told to be zero, but goes.
@@ -99,7 +92,7 @@ absl::Status PageSource::SendRest(size_t channel) {
       FERRITE_RETURN_IF_ERROR(sender.Flush());
     }
     // What is claimed goes at once: the guest may wait for it, and the limit is not for that (R5).
-    constexpr uint64_t kMost = kBulkPages * kPageBytes;
+    constexpr uint64_t kMost = BulkSize::kMost * kPageBytes;
     if (!from.has_value()) {
       const MonotonicTime now = host_.clock.Now();
       from = now + limiter_.Take(kMost, now);
@@ -107,9 +100,12 @@ absl::Status PageSource::SendRest(size_t channel) {
     if (live_.RestUntil(channel, seen, host_.clock, *from)) {
       continue;
     }
+    if (!live_.lives(channel)) {
+      return absl::UnavailableError("the channel broke");
+    }
     from.reset();
-    FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced());
-    const std::optional<PageRange> run = pending_->ClaimHottest(lease, kBulkPages);
+    FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced(bulk_size_.pages() * kPageBytes));
+    const std::optional<PageRange> run = pending_->ClaimHottest(lease, bulk_size_.pages());
     if (!run.has_value()) {
       limiter_.Correct(-static_cast<int64_t>(kMost));
       if (live_.AwaitSettled(channel, seen)) {
@@ -128,6 +124,7 @@ absl::Status PageSource::SendRest(size_t channel) {
     const uint64_t sent_before = sender.sent_bytes();
     FERRITE_RETURN_IF_ERROR(Send(sender, *run, pending_->pages_per_unit(run->region)));
     FERRITE_RETURN_IF_ERROR(sender.Flush());
+    bulk_size_.Sent(channels_.page[channel]->QueueDelay(), figures_.bytes);
     // Huge pages are more than was taken, zero pages hardly anything.
     limiter_.Correct(static_cast<int64_t>(sender.sent_bytes() - sent_before) - static_cast<int64_t>(kMost));
   }

@@ -258,31 +258,12 @@ TEST_F(PageSourceTest, RestThatTheLimitHoldsBackEndsAtShutdown) {
   EXPECT_TRUE(absl::IsUnavailable(failure())) << failure();
 }
 
-// R5: a page that is on its way already waits for little.
-TEST_F(PageSourceTest, RestGoesInPiecesOf128Pages) {
-  FakePart large({300});
-  PairEnds ends = MakePairEnds();
-  KeptPages kept(std::vector<uint64_t>{300});
-  PageTaker taker(std::move(ends.feed), kept);
-  PageSource::Channels sinks;
-  sinks.page.push_back(std::move(ends.sink));
-  sinks.urgent.push_back(std::move(urgent_.sink));
-  auto source = *PageSource::Create(host_.get(), {&large}, std::vector<uint64_t>{1}, std::move(sinks), options_,
-                                    figures_, [](const absl::Status&) {});
-  source->MakePending({0, 0, 300});
-  source->StartPostcopy();
-  source->StartRest();
-  EXPECT_EQ(source->FinishRest(), absl::OkStatus());
-  EXPECT_EQ(taker.AwaitRound(kLastRound),
-            (Frames{PagesFrame(0, 0, 128), PagesFrame(0, 128, 128), PagesFrame(0, 256, 44), RoundFrame(kLastRound)}));
-}
-
 // R11.
 TEST_F(PageSourceTest, WrongRequestIsTheFailureOfAllChannels) {
-  StartHeldBack({{2, 0, 32}, {2, 40, 8}});
+  StartHeldBack({{2, 0, 16}, {2, 40, 8}});
   Ask({3, 0, 1});
   EXPECT_TRUE(absl::IsInvalidArgument(source_->FinishRest()));
-  EXPECT_EQ(takers_[0]->AwaitEnd().front(), PagesFrame(2, 0, 32));
+  EXPECT_EQ(takers_[0]->AwaitEnd().front(), PagesFrame(2, 0, 16));
   source_.reset();
   EXPECT_TRUE(absl::IsInvalidArgument(failure())) << failure();
 }

@@ -93,7 +93,8 @@ class CutSink final : public UrgentSink {
   bool full() const override { return sink_->full(); }
   void SetFinder(Finder finder) override { sink_->SetFinder(std::move(finder)); }
   void PreferLatency() override { sink_->PreferLatency(); }
-  absl::Status AwaitPlaced() override { return sink_->AwaitPlaced(); }
+  absl::Status AwaitPlaced(uint64_t bytes) override { return sink_->AwaitPlaced(bytes); }
+  absl::Duration QueueDelay() const override { return sink_->QueueDelay(); }
   void Shutdown() override { sink_->Shutdown(); }
   const std::string& peer() const override { return sink_->peer(); }
   absl::StatusOr<PageRange> NextRequest() override {

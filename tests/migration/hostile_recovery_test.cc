@@ -112,6 +112,9 @@ TEST(SilentEndTest, LeavesTheSourcePausedWithItsMemory) {
         ScriptedDestination there(place, control);
         ASSERT_TRUE(there.AwaitGrant());
         (void)SendControl(control, message::Running{.epoch = 1});
+        // All that comes is placed, as far as it says.
+        const std::vector<uint8_t> words(kScriptedPages, kPlaced);
+        EXPECT_EQ(there.page->WriteAll(std::span<const uint8_t>(words)), absl::OkStatus());
         // What it is told meanwhile fits into no buffer.
         const Thread hear = StartOrDie("hear", [&] { ReadToTheEnd(control); });
         LiveOn(control, clock, absl::Minutes(20));

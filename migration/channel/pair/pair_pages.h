@@ -26,7 +26,7 @@ struct PairFrame {
 using FramePipe = PairPipe<PairFrame>;
 using RequestPipe = PairPipe<PageRange>;
 
-class PairPageSink final : public UrgentSink {
+class PairPageSink : public UrgentSink {
  public:
   PairPageSink(std::shared_ptr<FramePipe> frames, std::shared_ptr<RequestPipe> requests, std::string peer);
   ~PairPageSink() override;
@@ -36,7 +36,7 @@ class PairPageSink final : public UrgentSink {
   bool full() const override { return frames_.size() == kMostFrames || gathered_ >= kMostBytes; }
   // Flush() returns when all was placed.
   void PreferLatency() override {}
-  absl::Status AwaitPlaced() override { return absl::OkStatus(); }
+  absl::Status AwaitPlaced(uint64_t) override { return absl::OkStatus(); }
   void Shutdown() override;
   const std::string& peer() const override { return peer_; }
   absl::StatusOr<PageRange> NextRequest() override;

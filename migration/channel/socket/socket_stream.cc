@@ -1,14 +1,15 @@
 #include "migration/channel/socket/socket_stream.h"
 
 #include <fcntl.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -155,6 +156,17 @@ absl::Status SocketStream::Read(std::span<uint8_t> out, bool in_frame) {
 bool SocketStream::AwaitReadable(const Clock& clock, absl::Duration limit) {
   pollfd polled{.fd = fd_.get(), .events = POLLIN, .revents = 0};
   return clock.PollFor({&polled, 1}, limit) > 0;
+}
+
+absl::Duration SocketStream::QueueDelay() const {
+  // That of linux/tcp.h, which has more than the one of the C library.
+  tcp_info info = {};
+  socklen_t size = sizeof(info);
+  if (getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0 ||
+      size < offsetof(tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) || info.tcpi_rtt <= info.tcpi_min_rtt) {
+    return absl::ZeroDuration();
+  }
+  return absl::Microseconds(info.tcpi_rtt - info.tcpi_min_rtt);
 }
 
 bool SocketStream::IsWritable() const {

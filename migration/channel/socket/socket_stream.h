@@ -37,6 +37,8 @@ class SocketStream final : public Stream {
   void SetWritePatience(absl::Duration patience) override;
   bool AwaitReadable(const Clock& clock, absl::Duration limit) override;
   bool IsWritable() const override;
+  // By TCP's round trips (TCP_INFO, see tcp(7)): what they take lately, beyond the shortest one of some minutes.
+  absl::Duration QueueDelay() const override;
   absl::Status Join(WaitSet& set, uint32_t tag) override { return set.Add(fd_.get(), tag); }
   const std::string& peer() const override { return peer_; }
   int fd() const override { return fd_.get(); }

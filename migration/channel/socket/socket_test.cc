@@ -2,24 +2,32 @@
 
 #include <gtest/gtest.h>
 #include <linux/filter.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/fd.h"
+#include "base/thread.h"
 #include "migration/channel/socket/address.h"
+#include "migration/channel/socket/socket_stream.h"
 #include "migration/channel/socket/stream.h"
 #include "tests/fakes/accepting.h"
 #include "tests/fakes/silent_place.h"
+#include "tests/fakes/test_thread.h"
 
 namespace ferrite::migration {
 namespace {
@@ -164,6 +172,36 @@ TEST(ConnectTest, WhatWasFoundSlowlyIsTriedAllTheSame) {
                             }).status();
   EXPECT_EQ(none.code(), absl::StatusCode::kNotFound) << none;
   EXPECT_TRUE(absl::StrContains(none.message(), "not known (resolving tcp:name:1 took 1.")) << none;
+}
+
+// What TCP tells of a line that is slow: in a network of a thread's own, with a queue before a shaper (tc-tbf(8)).
+TEST(QueueDelayTest, LineThatIsSlowForWhatGoesHasOne) {
+  StartOrDie("network", [] {
+    ASSERT_EQ(unshare(CLONE_NEWNET), 0) << strerror(errno);
+    ASSERT_EQ(system("/sbin/ip link set lo up"), 0);
+    // A MiB takes 0.1 s.
+    ASSERT_EQ(system("/sbin/tc qdisc add dev lo root tbf rate 80mbit burst 128k latency 200ms"), 0);
+    const auto cancel = EventFd::Create();
+    const auto listener = Listener::Create(*ParseAddress("tcp:127.0.0.1:0"));
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    const auto client = Connect((*listener)->address(), absl::Seconds(30), *cancel);
+    ASSERT_TRUE(client.ok()) << client.status();
+    const auto server = Accept(**listener, *cancel);
+    ASSERT_TRUE(server.ok()) << server.status();
+    EXPECT_LT((*client)->QueueDelay(), absl::Milliseconds(20)) << "nothing went so far";
+    std::vector<uint8_t> bytes(4 << 20, 1);
+    std::vector<uint8_t> read(bytes.size());
+    Thread reader = StartOrDie("reader", [&] { EXPECT_EQ((*server)->ReadAll(read), absl::OkStatus()); });
+    ASSERT_EQ((*client)->WriteAll(std::span<const uint8_t>(bytes)), absl::OkStatus());
+    reader.Join();
+    EXPECT_GT((*client)->QueueDelay(), absl::Milliseconds(20));
+  }).Join();
+}
+
+TEST(QueueDelayTest, WhereThereIsNoLineThereIsNone) {
+  const auto ends = MakeStreamPair();
+  ASSERT_TRUE(ends.ok()) << ends.status();
+  EXPECT_EQ(ends->first->QueueDelay(), absl::ZeroDuration());
 }
 
 }  // namespace

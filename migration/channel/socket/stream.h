@@ -59,6 +59,9 @@ class Stream {
   virtual bool AwaitReadable(const Clock& clock, absl::Duration limit) = 0;
   // Whether something can be written without waiting.
   virtual bool IsWritable() const = 0;
+  // How long what is written now waits on the line for what others and this one wrote before it, where the kernel can
+  // tell, lately.
+  virtual absl::Duration QueueDelay() const { return absl::ZeroDuration(); }
   // Has `set` wake who waits when there is something to read.
   virtual absl::Status Join(WaitSet& set, uint32_t tag) = 0;
 

@@ -14,11 +14,6 @@
 namespace ferrite::migration {
 namespace {
 
-// What may be on its way after the switchover, in the kernel's buffers at either end among it: a page that is asked for
-// when it is on its way already waits for what is before it. A smaller receive buffer would not do: what was offered
-// before would be dropped, and come again after TCP's 200 ms.
-constexpr uint64_t kMostOnWayBytes = 512 << 10;
-
 constexpr size_t kDroppedAtOnce = kMaxDataPages * kPageBytes;
 
 // An address in the first page of `bytes` that cannot be read, or null.
@@ -108,9 +103,11 @@ bool StreamPageSink::FillLost() {
   return filled;
 }
 
-absl::Status StreamPageSink::AwaitPlaced() {
-  // Of units that are larger, one goes while the one before it is placed.
-  while ((on_way_bytes_ >= kMostOnWayBytes && on_way_.size() > 1) || on_way_.size() >= kMostOnWayFrames) {
+absl::Status StreamPageSink::AwaitPlaced(uint64_t bytes) {
+  // In the kernel's buffers at either end, too: a page that is asked for when it is on its way already waits for what
+  // is before it. A smaller receive buffer would not do: what was offered before would be dropped, and come again after
+  // TCP's 200 ms. One goes while the one before it is placed, however large.
+  while ((on_way_bytes_ >= bytes && on_way_.size() > 1) || on_way_.size() >= kMostOnWayFrames) {
     FERRITE_RETURN_IF_ERROR(AwaitWord());
   }
   return absl::OkStatus();

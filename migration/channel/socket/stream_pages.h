@@ -31,7 +31,8 @@ class StreamPageSink final : public UrgentSink {
     return frames_ == kMostFrames || gathered_ >= kMostBytes || on_way_.size() >= kMostOnWayFrames;
   }
   void PreferLatency() override { awaits_placed_ = true; }
-  absl::Status AwaitPlaced() override;
+  absl::Status AwaitPlaced(uint64_t bytes) override;
+  absl::Duration QueueDelay() const override { return stream_->QueueDelay(); }
   void Shutdown() override { stream_->Shutdown(); }
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
   const std::string& peer() const override { return stream_->peer(); }

@@ -41,6 +41,7 @@ class TlsStream final : public Stream {
   void SetWritePatience(absl::Duration patience) override;
   bool AwaitReadable(const Clock& clock, absl::Duration limit) override;
   bool IsWritable() const override { return socket_->IsWritable(); }
+  absl::Duration QueueDelay() const override { return socket_->QueueDelay(); }
   absl::Status Join(WaitSet& set, uint32_t tag) override;
   const std::string& peer() const override { return socket_->peer(); }
   int fd() const override { return socket_->fd(); }
