@@ -20,6 +20,7 @@ constexpr char kPayload[] = "tests/guest/dirty";
 constexpr double kMs = 1e3;
 constexpr double kUs = 1e6;
 constexpr int kMultifdChannels = 2;
+constexpr char kTlsHostname[] = "localhost";  // in the destination's certificate
 constexpr absl::Duration kAccountLimit = absl::Seconds(10);
 constexpr absl::Duration kAccountPoll = absl::Milliseconds(1);
 // More than any host has: QEMU's own limit is 128 MiB/s.
@@ -27,7 +28,7 @@ constexpr int64_t kNoBandwidthLimit = 1'000'000'000'000;
 
 class FerritePair final : public GuestPair {
  public:
-  FerritePair(MoveWay way, const PairSetup& setup) : GuestPair(setup), way_(way) {}
+  FerritePair(const Contender& how, const PairSetup& setup) : GuestPair(setup), how_(how) {}
 
   absl::Status StartSource() override {
     std::vector<std::string> arguments = {Program(),      "run",
@@ -46,17 +47,22 @@ class FerritePair final : public GuestPair {
   absl::Status StartDestination() override {
     const std::string listen =
         setup_.socket == SocketKind::kTcp ? "tcp:127.0.0.1:0" : absl::StrCat("unix:", setup_.directory, "/socket");
-    FERRITE_ASSIGN_OR_RETURN(
-        destination_,
-        MonitorProcess::Start({Program(), "receive", "--debuggable", "--run-dir", Side("there"), "--name", "bench",
-                               "--listen", listen, "--kernel", DataPath(kPayload), "--console", "stdio"}));
+    std::vector<std::string> arguments = {Program(),          "receive",   "--debuggable", "--run-dir", Side("there"),
+                                          "--name",           "bench",     "--listen",     listen,      "--kernel",
+                                          DataPath(kPayload), "--console", "stdio"};
+    if (how_.tls) {
+      arguments.insert(arguments.end(), {"--tls-dir", setup_.tls_directory});
+    }
+    FERRITE_ASSIGN_OR_RETURN(destination_, MonitorProcess::Start(std::move(arguments)));
     FERRITE_ASSIGN_OR_RETURN(const std::string line, destination_->WaitForLine(" waits at ", kLimit));
     address_ = line.substr(line.rfind(' ') + 1);
     return absl::OkStatus();
   }
 
   absl::StatusOr<Json> Move() override {
-    const char* const mode = way_ == MoveWay::kPrecopy ? "precopy" : way_ == MoveWay::kAuto ? "auto" : "postcopy";
+    const char* const mode = how_.way == MoveWay::kPrecopy ? "precopy"
+                             : how_.way == MoveWay::kAuto  ? "auto"
+                                                           : "postcopy";
     std::vector<std::string> arguments = {Program(),
                                           "move",
                                           "--run-dir",
@@ -68,6 +74,12 @@ class FerritePair final : public GuestPair {
                                           "--downtime-limit",
                                           absl::StrCat(absl::ToInt64Milliseconds(setup_.downtime_limit), "ms"),
                                           "--json"};
+    if (how_.multifd) {
+      arguments.insert(arguments.end(), {"--channels", absl::StrCat(kMultifdChannels)});
+    }
+    if (how_.tls) {
+      arguments.insert(arguments.end(), {"--tls-dir", setup_.tls_directory, "--tls-hostname", kTlsHostname});
+    }
     arguments.insert(arguments.end(), setup_.move_arguments.begin(), setup_.move_arguments.end());
     FERRITE_ASSIGN_OR_RETURN(const auto move, MonitorProcess::Start(std::move(arguments)));
     FERRITE_ASSIGN_OR_RETURN(const std::string line, move->WaitForLine("\"over\":true", kLimit));
@@ -107,7 +119,7 @@ class FerritePair final : public GuestPair {
   std::string Program() const { return DataPath("vmm/app/ferrite"); }
   std::string Side(const char* side) const { return absl::StrCat(setup_.directory, "/", side); }
 
-  const MoveWay way_;
+  const Contender how_;
   std::string address_;
 };
 
@@ -116,12 +128,14 @@ class QemuPair final : public GuestPair {
   QemuPair(const Contender& how, const PairSetup& setup) : GuestPair(setup), how_(how) {}
 
   absl::Status StartSource() override {
-    FERRITE_RETURN_IF_ERROR(Start("source.qmp", {}, source_, source_qmp_));
+    FERRITE_RETURN_IF_ERROR(Start("source.qmp", Credentials("client"), source_, source_qmp_));
     return SetUp(*source_qmp_);
   }
 
   absl::Status StartDestination() override {
-    FERRITE_RETURN_IF_ERROR(Start("destination.qmp", {"-incoming", "defer"}, destination_, destination_qmp_));
+    std::vector<std::string> arguments = Credentials("server");
+    arguments.insert(arguments.end(), {"-incoming", "defer"});
+    FERRITE_RETURN_IF_ERROR(Start("destination.qmp", std::move(arguments), destination_, destination_qmp_));
     FERRITE_RETURN_IF_ERROR(SetUp(*destination_qmp_));
     const std::string listen =
         setup_.socket == SocketKind::kTcp ? "tcp:127.0.0.1:0" : absl::StrCat("unix:", setup_.directory, "/socket");
@@ -176,6 +190,14 @@ class QemuPair final : public GuestPair {
   const char* vcpu_threads() const override { return "CPU "; }
 
  private:
+  std::vector<std::string> Credentials(const char* endpoint) const {
+    if (!how_.tls) {
+      return {};
+    }
+    return {"-object", absl::StrCat("tls-creds-x509,id=", kCredentials, ",endpoint=", endpoint,
+                                    ",verify-peer=on,dir=", setup_.tls_directory)};
+  }
+
   absl::Status Start(const char* socket, std::vector<std::string> more, std::unique_ptr<MonitorProcess>& process,
                      std::unique_ptr<QmpClient>& qmp) {
     const std::string path = absl::StrCat(setup_.directory, "/", socket);
@@ -223,6 +245,10 @@ class QemuPair final : public GuestPair {
     if (how_.multifd) {
       parameters["multifd-channels"] = kMultifdChannels;
     }
+    if (how_.tls) {
+      parameters["tls-creds"] = kCredentials;
+      parameters["tls-hostname"] = kTlsHostname;
+    }
     return qmp.Execute("migrate-set-parameters", std::move(parameters)).status();
   }
 
@@ -240,6 +266,8 @@ class QemuPair final : public GuestPair {
         .status();
   }
 
+  static constexpr char kCredentials[] = "credentials";
+
   const Contender how_;
   std::string address_;
   std::unique_ptr<QmpClient> source_qmp_;
@@ -250,15 +278,18 @@ class QemuPair final : public GuestPair {
 
 std::string Contender::Name() const {
   const char* const names[] = {"precopy", "postcopy", "one round, postcopy", "auto"};
-  return absl::StrCat(qemu ? "QEMU " : "ferrite ", names[static_cast<size_t>(way)], multifd ? " multifd" : "",
-                      preempt ? " preempt" : "");
+  return absl::StrCat(qemu ? "QEMU " : "ferrite ", names[static_cast<size_t>(way)],
+                      !multifd ? ""
+                      : qemu   ? " multifd"
+                               : absl::StrCat(" ", kMultifdChannels, " channels"),
+                      preempt ? " preempt" : "", tls ? " TLS" : "");
 }
 
 std::unique_ptr<GuestPair> GuestPair::Make(const Contender& contender, const PairSetup& setup) {
   if (contender.qemu) {
     return std::make_unique<QemuPair>(contender, setup);
   }
-  return std::make_unique<FerritePair>(contender.way, setup);
+  return std::make_unique<FerritePair>(contender, setup);
 }
 
 // Without option ROMs, as QEMU's documentation recommends (docs/system/i386/microvm), and without what the guest does

@@ -28,8 +28,9 @@ enum class MoveWay {
 struct Contender {
   bool qemu = false;
   MoveWay way = MoveWay::kPrecopy;
-  bool multifd = false;  // QEMU's
+  bool multifd = false;  // over two channels for pages: QEMU's "multifd", ferrite's --channels
   bool preempt = false;  // QEMU's "postcopy-preempt"
+  bool tls = false;
 
   // "ferrite auto", "QEMU postcopy preempt".
   std::string Name() const;
@@ -42,7 +43,8 @@ struct PairSetup {
   std::string directory;  // of this pair's own, empty
   SocketKind socket = SocketKind::kTcp;
   absl::Duration downtime_limit;
-  std::string qemu;  // the program
+  std::string qemu;           // the program
+  std::string tls_directory;  // certificates and keys, of whom uses TLS
   // More arguments of `ferrite run` and of `ferrite move`.
   std::vector<std::string> run_arguments;
   std::vector<std::string> move_arguments;

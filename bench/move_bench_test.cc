@@ -60,7 +60,7 @@ std::set<std::string> Names(const Json& row) {
 }
 
 TEST(MoveBenchTest, EveryFigureOfAMoveIsThere) {
-  const auto result = RunBench({"row=idle-tcp,random-unix,paused-tcp,start"});
+  const auto result = RunBench({"row=idle-tcp,random-unix,paused-tcp,tls-tcp,start"});
   ASSERT_TRUE(result.ok()) << result.status();
   const Json& json = *result;
   const bool qemu = access(kQemu, X_OK) == 0;
@@ -98,11 +98,13 @@ TEST(MoveBenchTest, EveryFigureOfAMoveIsThere) {
   using testing::IsSupersetOf;
   EXPECT_THAT(contenders["idle-tcp"], IsSupersetOf({"ferrite precopy"}));
   EXPECT_THAT(contenders["paused-tcp"], IsSupersetOf({"ferrite precopy"}));
+  EXPECT_THAT(contenders["tls-tcp"], IsSupersetOf({"ferrite precopy 2 channels", "ferrite precopy 2 channels TLS"}));
   EXPECT_THAT(contenders["random-unix"], IsSupersetOf({"ferrite auto", "ferrite postcopy"}));
   ExpectFigures(json["start"]["ferrite"]["runs"][0], {"start_ms", "first_entry_ms", "own_mib", "own_changed_mib"}, {});
   EXPECT_FALSE(json["goals"].empty());
   if (qemu) {
     EXPECT_THAT(contenders["idle-tcp"], IsSupersetOf({"QEMU precopy", "QEMU precopy multifd"}));
+    EXPECT_THAT(contenders["tls-tcp"], IsSupersetOf({"QEMU precopy multifd", "QEMU precopy multifd TLS"}));
     EXPECT_THAT(contenders["random-unix"],
                 IsSupersetOf({"QEMU postcopy", "QEMU postcopy preempt", "QEMU one round, postcopy",
                               "QEMU one round, postcopy preempt"}));

@@ -55,11 +55,12 @@ const char* KindName(Kind kind) {
   return "";
 }
 
-// The best of QEMU's contenders by a figure of which less is better; null when none has it.
-const ContenderRuns* BestOfQemu(const MoveRow& row, const std::string& figure) {
+// The best of QEMU's contenders, with TLS or without, by a figure of which less is better; null when none has it.
+const ContenderRuns* BestOfQemu(const MoveRow& row, bool tls, const std::string& figure) {
   const ContenderRuns* best = nullptr;
   for (const ContenderRuns& runs : row.contenders) {
-    if (runs.contender.qemu && runs.Has(figure) && (best == nullptr || runs.Median(figure) < best->Median(figure))) {
+    if (runs.contender.qemu && runs.contender.tls == tls && runs.Has(figure) &&
+        (best == nullptr || runs.Median(figure) < best->Median(figure))) {
       best = &runs;
     }
   }
@@ -165,6 +166,20 @@ std::vector<MoveRow> MoveRows(uint64_t hot_mib, bool qemu) {
     add(paused, socket, kLimit, {kPrecopy}, QemuPrecopy(), {}, /*more=*/true);
     add(sweeping, socket, kLeastLimit, {kAuto, kPostcopy}, QemuPostcopy(), {}, /*more=*/true);
   }
+  // What TLS costs, beside the same channels in plain.
+  MoveRow tls = {.task = idle, .socket = SocketKind::kTcp, .downtime_limit = kLimit, .contenders = {}, .goals = {}};
+  tls.task.name = "tls";
+  tls.goals.push_back({kPrecopy, "total_ms", Kind::kOfQemu, 0.75});
+  tls.more = true;
+  for (const bool of_qemu : {false, true}) {
+    for (const bool with : {false, true}) {
+      if (qemu || !of_qemu) {
+        tls.contenders.push_back(
+            {.contender = {.qemu = of_qemu, .way = kPrecopy, .multifd = true, .tls = with}, .runs = {}});
+      }
+    }
+  }
+  rows.push_back(std::move(tls));
   return rows;
 }
 
@@ -182,7 +197,7 @@ std::vector<GoalResult> GoalResults(const MoveRow& row) {
                            .kind = goal.kind,
                            .goal = goal.value};
       if (goal.kind == Kind::kOfQemu) {
-        const ContenderRuns* const best = BestOfQemu(row, goal.figure);
+        const ContenderRuns* const best = BestOfQemu(row, runs.contender.tls, goal.figure);
         if (best == nullptr || best->Median(goal.figure) <= 0) {
           continue;
         }

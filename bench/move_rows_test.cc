@@ -54,6 +54,24 @@ TEST(GoalResultsTest, ComparesWithTheBestOfQemu) {
   EXPECT_TRUE(results[0].reached && results[1].reached);
 }
 
+TEST(GoalResultsTest, ComparesTlsWithTls) {
+  MoveRow row = Row();
+  for (const bool tls : {false, true}) {
+    row.contenders[1 + (tls ? 1 : 0)].contender.tls = tls;
+  }
+  row.contenders.push_back({.contender = {.way = MoveWay::kAuto, .tls = true}, .runs = {{{"total_ms", 500}}}});
+  row.goals = {{MoveWay::kAuto, "total_ms", MoveGoal::Kind::kOfQemu, 0.6}};
+  row.contenders[0].runs = {{{"total_ms", 300}}};
+  row.contenders[1].runs = {{{"total_ms", 400}}};
+  row.contenders[2].runs = {{{"total_ms", 1000}}};
+  const std::vector<GoalResult> results = GoalResults(row);
+  ASSERT_EQ(results.size(), 2u);
+  EXPECT_DOUBLE_EQ(results[0].of_qemu, 0.75);
+  EXPECT_EQ(results[0].contender, "ferrite auto");
+  EXPECT_DOUBLE_EQ(results[1].of_qemu, 0.5);
+  EXPECT_EQ(results[1].contender, "ferrite auto TLS");
+}
+
 TEST(GoalResultsTest, WithoutQemuTellsTheAbsoluteOnesOnly) {
   MoveRow row = Row();
   row.contenders.resize(1);

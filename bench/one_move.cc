@@ -17,6 +17,7 @@
 #include "bench/hole_watch.h"
 #include "bench/process_figures.h"
 #include "bench/work_directory.h"
+#include "tests/fakes/tls_place.h"
 
 namespace ferrite {
 namespace {
@@ -61,7 +62,10 @@ class Measurement {
  public:
   Measurement(const MoveInputs& inputs, const GuestTask& task, SocketKind socket, absl::Duration downtime_limit,
               const Contender& contender)
-      : inputs_(inputs), task_(task), pair_(GuestPair::Make(contender, Setup(socket, downtime_limit))) {}
+      : inputs_(inputs),
+        task_(task),
+        tls_(contender.tls ? std::make_unique<migration::TlsPlace>() : nullptr),
+        pair_(GuestPair::Make(contender, Setup(socket, downtime_limit))) {}
 
   absl::StatusOr<Json> Run() {
     FERRITE_RETURN_IF_ERROR(Start());
@@ -87,6 +91,7 @@ class Measurement {
             .socket = socket,
             .downtime_limit = downtime_limit,
             .qemu = inputs_.qemu,
+            .tls_directory = tls_ != nullptr ? tls_->directory() : "",
             .run_arguments = inputs_.run_arguments,
             .move_arguments = inputs_.move_arguments};
   }
@@ -255,6 +260,7 @@ class Measurement {
 
   const MoveInputs& inputs_;
   const GuestTask& task_;
+  const std::unique_ptr<migration::TlsPlace> tls_;
   const WorkDirectory directory_;
   const std::unique_ptr<GuestPair> pair_;
   double tsc_khz_ = 0;
