@@ -19,10 +19,10 @@
 //   --once             rounds=1 limits=0: one quick figure, to set two builds beside each other in turns
 //   --json             one object on standard output, and no table; {"error": TEXT} when something failed
 //
-// A case is GUEST-MODE-SOCKET-CHANNELS. Guests: idle (one write each 200 us), zeros (the same; its memory is all
-// zeros), sequential and random (they write at full speed), light (the same as sequential, in 16 MiB), whole (the same
-// as random, in all of its filled memory, which is half of it), readers (threads that read what has not arrived, at
-// random).
+// A case is GUEST-MODE-SOCKET-CHANNELS; its limits are of as many streams, of all together. Sockets: tcp, unix, and
+// tls, which is over tcp. Guests: idle (one write each 200 us), zeros (the same; its memory is all zeros), sequential
+// and random (they write at full speed), light (the same as sequential, in 16 MiB), whole (the same as random, in all
+// of its filled memory, which is half of it), readers (threads that read what has not arrived, at random).
 #include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -37,6 +37,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -54,6 +55,7 @@
 #include "bench/where.h"
 #include "memory/memory_region.h"
 #include "migration/api/move_options.h"
+#include "tests/fakes/tls_place.h"
 
 namespace ferrite {
 namespace {
@@ -85,6 +87,9 @@ struct Inputs {
   uint32_t quiet_ms() const { return size < 256 ? 20 : 300; }
 };
 
+// What a move goes over, and in how many streams.
+using Way = std::pair<SocketKind, int>;
+
 struct Case {
   const char* guest;
   const char* mode_name;
@@ -99,6 +104,7 @@ struct Case {
   bool thp = true;
   bool beside_small = false;  // measured with huge pages and without
 
+  Way way() const { return {kind, channels}; }
   std::string Name() const {
     return absl::StrCat(guest, "-", mode_name, "-", SocketKindName(kind), "-", channels,
                         !beside_small ? ""
@@ -140,7 +146,7 @@ bool Wanted(const Case& one, const std::string& only) {
 
 absl::StatusOr<std::vector<Case>> Cases(const Inputs& inputs) {
   std::vector<Case> cases;
-  for (const SocketKind kind : {SocketKind::kTcp, SocketKind::kUnix}) {
+  for (const SocketKind kind : {SocketKind::kTcp, SocketKind::kUnix, SocketKind::kTls}) {
     for (const int channels : inputs.channels) {
       for (Case one : kGuests) {
         one.kind = kind;
@@ -215,7 +221,11 @@ absl::StatusOr<Json> OneMove(const Inputs& inputs, const Case& what) {
   task.mode = what.mode;
   task.channels = what.channels;
   task.quiet_ms = inputs.quiet_ms();
-  task.listen = what.kind == SocketKind::kTcp ? "tcp:127.0.0.1:0" : absl::StrCat("unix:", directory.socket());
+  task.listen = what.kind == SocketKind::kUnix ? absl::StrCat("unix:", directory.socket()) : "tcp:127.0.0.1:0";
+  std::optional<migration::TlsPlace> tls;
+  if (what.kind == SocketKind::kTls) {
+    task.tls_directory = tls.emplace().directory();
+  }
 
   FERRITE_RETURN_IF_ERROR(TouchFreeMemory(task.memory.bytes));
   FERRITE_ASSIGN_OR_RETURN(const auto source, StartSide("source", task));
@@ -276,7 +286,7 @@ void PrintBesideSmall(const std::vector<Rounds>& all) {
   }
 }
 
-void PrintTable(const std::vector<Rounds>& all, const std::map<SocketKind, MoveLimits>& limits) {
+void PrintTable(const std::vector<Rounds>& all, const std::map<Way, MoveLimits>& limits) {
   absl::PrintF(
       "%-26s %8s %7s %6s %6s %6s %7s %7s %7s %7s %8s %8s %8s %7s %7s %7s\n%-26s %8s %7s %6s %6s %6s %7s %7s %7s %7s "
       "%8s %8s %8s %7s %7s %7s\n",
@@ -284,7 +294,7 @@ void PrintTable(const std::vector<Rounds>& all, const std::map<SocketKind, MoveL
       "wait p99", "wait sum", "p50/", "CPU", "CPU", "", "ms", "sent", "filled", "x", "x", "ms", "gap ms", "gap ms", "",
       "us", "us", "ms", "bare", "src s", "dst s");
   for (const Rounds& rounds : all) {
-    const auto& limit = limits.find(rounds.what.kind);
+    const auto& limit = limits.find(rounds.what.way());
     const bool with = limit != limits.end();
     const auto ratio = [&](double value) { return with ? absl::StrFormat("%.2f", value) : std::string("-"); };
     const bool waited = rounds.Median("waits") > 0;
@@ -331,14 +341,14 @@ Json InputsJson(const Inputs& inputs, const std::string& where) {
 }
 
 void PrintJson(const Inputs& inputs, const std::string& where, const std::vector<Rounds>& all,
-               const std::map<SocketKind, MoveLimits>& limits) {
+               const std::map<Way, MoveLimits>& limits) {
   Json out = {{"inputs", InputsJson(inputs, where)}, {"limits", Json::object()}, {"cases", Json::array()}};
-  for (const auto& [kind, of_kind] : limits) {
-    out["limits"][SocketKindName(kind)] = LimitsJson(of_kind);
+  for (const auto& [way, of_way] : limits) {
+    out["limits"][absl::StrCat(SocketKindName(way.first), "-", way.second)] = LimitsJson(of_way);
   }
   for (const Rounds& rounds : all) {
     Json one = {{"name", rounds.what.Name()}, {"median", rounds.Medians()}, {"rounds", rounds.moves}};
-    if (const auto limit = limits.find(rounds.what.kind); limit != limits.end()) {
+    if (const auto limit = limits.find(rounds.what.way()); limit != limits.end()) {
       one["of_fresh"] = OfRaw(rounds, limit->second, limit->second.fresh_ms);
       one["of_mapped"] = OfRaw(rounds, limit->second, limit->second.warm_ms);
     }
@@ -351,11 +361,11 @@ absl::Status Measure(const Inputs& inputs) {
   FERRITE_ASSIGN_OR_RETURN(const std::vector<Case> cases, Cases(inputs));
   FERRITE_RETURN_IF_ERROR(ParseMemoryBacking(inputs.backing).status());
   std::vector<Rounds> all;
-  std::map<SocketKind, MoveLimits> limits;
+  std::map<Way, MoveLimits> limits;
   for (const Case& one : cases) {
     all.push_back({.what = one, .moves = {}});
     if (inputs.limits) {
-      (void)limits[one.kind];
+      (void)limits[one.way()];
     }
   }
   const BusyThreads busy(inputs.busy);
@@ -375,9 +385,9 @@ absl::Status Measure(const Inputs& inputs) {
     std::fflush(stdout);
   }
   for (int round = 0; round < inputs.rounds; ++round) {
-    for (auto& [kind, of_kind] : limits) {
+    for (auto& [way, of_way] : limits) {
       FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(inputs.set_bytes()));
-      FERRITE_RETURN_IF_ERROR(of_kind.Add(kind, source.span()));
+      FERRITE_RETURN_IF_ERROR(of_way.Add(way.first, source.span(), static_cast<size_t>(way.second)));
     }
     for (Rounds& rounds : all) {
       if (isatty(STDERR_FILENO) != 0) {
@@ -392,8 +402,8 @@ absl::Status Measure(const Inputs& inputs) {
     PrintJson(inputs, where, all, limits);
     return absl::OkStatus();
   }
-  for (const auto& [kind, of_kind] : limits) {
-    of_kind.Print(kind);
+  for (const auto& [way, of_way] : limits) {
+    of_way.Print(way.first, static_cast<size_t>(way.second));
   }
   PrintTable(all, limits);
   if (inputs.fragmented) {

@@ -49,7 +49,7 @@ TEST(EngineBenchTest, EveryCaseMovesAndHasItsFigures) {
   const Json& json = *result;
   EXPECT_EQ(json["inputs"]["size_mib"], 16);
   EXPECT_THAT(json["inputs"]["where"].get<std::string>(), testing::HasSubstr("no KVM needed"));
-  for (const char* kind : {"tcp", "unix"}) {
+  for (const char* kind : {"tcp-1", "tcp-4", "unix-1", "unix-4", "tls-1", "tls-4"}) {
     for (const char* limit : {"warm_ms", "fresh_ms", "fresh_beside_poller_ms", "bare_fault_p50_us"}) {
       EXPECT_GT(json["limits"][kind][limit], 0.0) << kind << " " << limit;
     }
@@ -81,10 +81,10 @@ TEST(EngineBenchTest, EveryCaseMovesAndHasItsFigures) {
     }
     EXPECT_TRUE(one.contains("of_fresh") && one.contains("median"));
   }
-  EXPECT_EQ(names.size(), 40u);
-  for (const char* name :
-       {"idle-precopy-tcp-1", "light-precopy-tcp-1", "random-precopy-unix-4", "sequential-postcopy-tcp-4",
-        "random-postcopy-unix-1", "readers-postcopy-tcp-1", "random-auto-tcp-1", "whole-auto-tcp-1"}) {
+  EXPECT_EQ(names.size(), 60u);
+  for (const char* name : {"idle-precopy-tcp-1", "light-precopy-tcp-1", "random-precopy-unix-4",
+                           "sequential-postcopy-tcp-4", "random-postcopy-unix-1", "readers-postcopy-tcp-1",
+                           "random-auto-tcp-1", "whole-auto-tcp-1", "readers-postcopy-tls-4"}) {
     EXPECT_TRUE(names.contains(name)) << name;
   }
 }

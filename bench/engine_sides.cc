@@ -15,9 +15,11 @@
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
+#include "migration/channel/socket/stream_security.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/test_host.h"
+#include "tests/fakes/tls_place.h"
 
 namespace ferrite {
 namespace {
@@ -92,6 +94,12 @@ void AddReport(const migration::MoveReport& report, Json& line) {
   line["wait_sum_ms"] = Ms(guest.sum);
 }
 
+std::shared_ptr<migration::StreamSecurity> SecurityOf(const SideTask& task, migration::TlsSide side) {
+  return task.tls_directory.empty()
+             ? nullptr
+             : migration::SecurityOf({.directory = task.tls_directory, .psk_file = "", .hostname = "localhost"}, side);
+}
+
 absl::Status RunSource(const SideTask& task) {
   FERRITE_ASSIGN_OR_RETURN(const auto memory, MakeEngineMemory(task.memory));
   EngineGuest guest(*memory, task.plan);
@@ -120,7 +128,8 @@ absl::Status RunSource(const SideTask& task) {
   FERRITE_ASSIGN_OR_RETURN(const auto source, migration::Source::Create(migration::AnyHost(), port, options, nullptr));
   guest.ForgetGaps();
   const CpuTime before = CpuTime::Now(&guest);
-  FERRITE_RETURN_IF_ERROR(source->Run(migration::OpenAt(address)));
+  FERRITE_RETURN_IF_ERROR(
+      source->Run(migration::OpenAt(address, RealClock(), SecurityOf(task, migration::TlsSide::kSource))));
   Json line;
   AddCpu("source", before, CpuTime::Now(&guest), line);
   AddReport(source->report(), line);
@@ -134,8 +143,10 @@ absl::Status RunDestination(const SideTask& task) {
   EngineDestination machine(task.memory, task.plan);
   FERRITE_ASSIGN_OR_RETURN(const auto session, migration::Destination::Create(migration::AnyHost(), machine, {}));
   const std::string where = listener->address().ToString();
-  FERRITE_ASSIGN_OR_RETURN(const auto acceptor,
-                           migration::SocketAcceptor::Create(std::move(listener), {}, migration::AnyHost()));
+  FERRITE_ASSIGN_OR_RETURN(
+      const auto acceptor,
+      migration::SocketAcceptor::Create(
+          std::move(listener), {.security = SecurityOf(task, migration::TlsSide::kDestination)}, migration::AnyHost()));
   Say("listening", {{"address", where}});
   const CpuTime before = CpuTime::Now(nullptr);
   FERRITE_RETURN_IF_ERROR(session->Run(*acceptor));
@@ -177,6 +188,7 @@ Json ToJson(const SideTask& task) {
           {"mode", task.mode},
           {"channels", task.channels},
           {"listen", task.listen},
+          {"tls_directory", task.tls_directory},
           {"quiet_ms", task.quiet_ms}};
 }
 
@@ -197,6 +209,7 @@ absl::StatusOr<SideTask> ParseSideTask(const std::string& text) {
   task.mode = json.value("mode", migration::MoveMode::kPrecopy);
   task.channels = json.value("channels", 1);
   task.listen = json.value("listen", std::string());
+  task.tls_directory = json.value("tls_directory", std::string());
   task.quiet_ms = json.value("quiet_ms", 0u);
   return task;
 }

@@ -25,8 +25,9 @@ struct SideTask {
   GuestPlan plan;
   migration::MoveMode mode = migration::MoveMode::kPrecopy;
   int channels = 1;
-  std::string listen;     // the destination's
-  uint32_t quiet_ms = 0;  // how long the guest is watched at the source before it moves
+  std::string listen;         // the destination's
+  std::string tls_directory;  // empty: no TLS
+  uint32_t quiet_ms = 0;      // how long the guest is watched at the source before it moves
 };
 
 nlohmann::json ToJson(const SideTask& task);

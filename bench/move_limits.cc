@@ -20,6 +20,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -29,6 +30,9 @@
 
 #include "absl/strings/str_format.h"
 #include "base/status.h"
+#include "bench/raw_end.h"
+#include "migration/channel/tls/tls_credentials.h"
+#include "tests/fakes/tls_place.h"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
@@ -36,6 +40,8 @@
 
 namespace ferrite {
 namespace {
+
+using migration::TlsSide;
 
 constexpr size_t kPage = 4096;
 constexpr size_t kHeader = 32;
@@ -89,42 +95,6 @@ absl::StatusOr<Mapping> MapMemfd(const Fd& fd, uint64_t bytes) {
     return ErrnoStatus("MADV_NOHUGEPAGE");
   }
   return mapping;
-}
-
-absl::Status ReadAll(int fd, uint8_t* data, size_t bytes) {
-  while (bytes > 0) {
-    const ssize_t n = recv(fd, data, bytes, 0);
-    if (n <= 0) {
-      return n == 0 ? absl::UnavailableError("the other process has ended") : ErrnoStatus("recv");
-    }
-    data += n;
-    bytes -= static_cast<size_t>(n);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status WriteFrame(int fd, uint8_t* header, const uint8_t* data, size_t bytes) {
-  iovec pieces[] = {{.iov_base = header, .iov_len = kHeader},
-                    {.iov_base = const_cast<uint8_t*>(data), .iov_len = bytes}};
-  msghdr message{};
-  message.msg_iov = pieces;
-  message.msg_iovlen = bytes > 0 ? 2 : 1;
-  while (message.msg_iovlen > 0) {
-    ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
-    if (n < 0) {
-      return ErrnoStatus("sendmsg");
-    }
-    while (message.msg_iovlen > 0 && static_cast<size_t>(n) >= message.msg_iov->iov_len) {
-      n -= static_cast<ssize_t>(message.msg_iov->iov_len);
-      ++message.msg_iov;
-      --message.msg_iovlen;
-    }
-    if (message.msg_iovlen > 0) {
-      message.msg_iov->iov_base = static_cast<uint8_t*>(message.msg_iov->iov_base) + n;
-      message.msg_iov->iov_len -= static_cast<size_t>(n);
-    }
-  }
-  return absl::OkStatus();
 }
 
 // A process that runs `body`; killed with its owner, and with the benchmark, when it has not ended.
@@ -189,21 +159,21 @@ class Result {
   Fd write_;
 };
 
-absl::Status SendStream(int fd, std::span<const uint8_t> source) {
+absl::Status SendStream(RawEnd& end, std::span<const uint8_t> source) {
   // The page tables of shared memory are not inherited.
   auto* const memory = const_cast<uint8_t*>(source.data());
   if (madvise(memory, source.size(), MADV_POPULATE_READ) != 0) {
     return ErrnoStatus("map the source");
   }
   std::array<uint8_t, kHeader> header{};
-  FERRITE_RETURN_IF_ERROR(ReadAll(fd, header.data(), 1));
+  FERRITE_RETURN_IF_ERROR(end.Read(std::span(header).first(1)));
   for (size_t at = 0; at < source.size(); at += kFrame) {
-    FERRITE_RETURN_IF_ERROR(WriteFrame(fd, header.data(), source.data() + at, std::min(kFrame, source.size() - at)));
+    FERRITE_RETURN_IF_ERROR(end.Write(header, source.subspan(at, std::min(kFrame, source.size() - at))));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> ReceiveStream(int fd, uint64_t bytes, Target target) {
+absl::StatusOr<double> ReceiveStream(RawEnd& end, uint64_t bytes, Target target) {
   FERRITE_ASSIGN_OR_RETURN(const Fd memfd, MakeMemfd(bytes));
   FERRITE_ASSIGN_OR_RETURN(const Mapping memory, MapMemfd(memfd, bytes));
   if (target == Target::kWarm && madvise(memory.data(), bytes, MADV_POPULATE_WRITE) != 0) {
@@ -211,12 +181,10 @@ absl::StatusOr<double> ReceiveStream(int fd, uint64_t bytes, Target target) {
   }
   std::array<uint8_t, kHeader> header{};
   const double start = Now();
-  if (write(fd, header.data(), 1) != 1) {
-    return ErrnoStatus("start the stream");
-  }
+  FERRITE_RETURN_IF_ERROR(end.Write(std::span(header).first(1)));
   for (size_t at = 0; at < bytes; at += kFrame) {
-    FERRITE_RETURN_IF_ERROR(ReadAll(fd, header.data(), header.size()));
-    FERRITE_RETURN_IF_ERROR(ReadAll(fd, memory.data() + at, std::min<size_t>(kFrame, bytes - at)));
+    FERRITE_RETURN_IF_ERROR(end.Read(header));
+    FERRITE_RETURN_IF_ERROR(end.Read(memory.span().subspan(at, std::min<size_t>(kFrame, bytes - at))));
   }
   return Now() - start;
 }
@@ -237,16 +205,16 @@ absl::StatusOr<Fd> OpenUserfault() {
 }
 
 // Answers requests until the other side has closed. The page's place in the source is the request's first word.
-absl::Status ServePages(int fd, std::span<const uint8_t> source) {
+absl::Status ServePages(RawEnd& end, std::span<const uint8_t> source) {
   std::array<uint8_t, kHeader> header{};
-  while (ReadAll(fd, header.data(), header.size()).ok()) {
+  while (end.Read(header).ok()) {
     const uint64_t page = *reinterpret_cast<const uint64_t*>(header.data());
-    FERRITE_RETURN_IF_ERROR(WriteFrame(fd, header.data(), source.data() + page * kPage, kPage));
+    FERRITE_RETURN_IF_ERROR(end.Write(header, source.subspan(page * kPage, kPage)));
   }
   return absl::OkStatus();
 }
 
-absl::Status HandleFaults(int userfault, int socket, uint8_t* guest, uint8_t* alias, int pages) {
+absl::Status HandleFaults(int userfault, RawEnd& end, uint8_t* guest, uint8_t* alias, int pages) {
   std::array<uint8_t, kHeader> header{};
   for (int i = 0; i < pages; ++i) {
     uffd_msg message;
@@ -255,9 +223,9 @@ absl::Status HandleFaults(int userfault, int socket, uint8_t* guest, uint8_t* al
     }
     const uint64_t page = (message.arg.pagefault.address - reinterpret_cast<uint64_t>(guest)) / kPage;
     *reinterpret_cast<uint64_t*>(header.data()) = page;
-    FERRITE_RETURN_IF_ERROR(WriteFrame(socket, header.data(), nullptr, 0));
-    FERRITE_RETURN_IF_ERROR(ReadAll(socket, header.data(), header.size()));
-    FERRITE_RETURN_IF_ERROR(ReadAll(socket, alias + page * kPage, kPage));
+    FERRITE_RETURN_IF_ERROR(end.Write(header));
+    FERRITE_RETURN_IF_ERROR(end.Read(header));
+    FERRITE_RETURN_IF_ERROR(end.Read({alias + page * kPage, kPage}));
     uffdio_continue request{};
     request.range = {.start = reinterpret_cast<uint64_t>(guest + page * kPage), .len = kPage};
     if (ioctl(userfault, UFFDIO_CONTINUE, &request) != 0) {
@@ -267,7 +235,7 @@ absl::Status HandleFaults(int userfault, int socket, uint8_t* guest, uint8_t* al
   return absl::OkStatus();
 }
 
-absl::StatusOr<FaultSeconds> FetchPages(int socket, int pages) {
+absl::StatusOr<FaultSeconds> FetchPages(RawEnd& end, int pages) {
   const uint64_t bytes = static_cast<uint64_t>(pages) * kPage;
   FERRITE_ASSIGN_OR_RETURN(const Fd memfd, MakeMemfd(bytes));
   FERRITE_ASSIGN_OR_RETURN(const Mapping guest, MapMemfd(memfd, bytes));
@@ -283,7 +251,7 @@ absl::StatusOr<FaultSeconds> FetchPages(int socket, int pages) {
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), std::mt19937(1));
   std::thread handler([&] {
-    const absl::Status status = HandleFaults(userfault.get(), socket, guest.data(), alias.data(), pages);
+    const absl::Status status = HandleFaults(userfault.get(), end, guest.data(), alias.data(), pages);
     if (!status.ok()) {
       std::fprintf(stderr, "bench: bare handler: %s\n", status.ToString().c_str());
       _exit(1);
@@ -299,30 +267,76 @@ absl::StatusOr<FaultSeconds> FetchPages(int socket, int pages) {
   return FaultSeconds{.p50 = waits.Quantile(0.5), .p99 = waits.Quantile(0.99)};
 }
 
-// Runs `server` on one end of a connection and `client` on the other, in a process each; returns the client's result.
+// What both ends of a connection of that kind need, made before there are two processes.
+class Security {
+ public:
+  static absl::StatusOr<Security> Make(SocketKind kind) {
+    Security made;
+    if (kind == SocketKind::kTls) {
+      made.place_ = std::make_unique<migration::TlsPlace>();
+      FERRITE_ASSIGN_OR_RETURN(made.source_, migration::TlsCredentials::Load(made.place_->options(), TlsSide::kSource));
+      FERRITE_ASSIGN_OR_RETURN(made.destination_,
+                               migration::TlsCredentials::Load(made.place_->options(), TlsSide::kDestination));
+    }
+    return made;
+  }
+
+  absl::StatusOr<RawEnd> Wrap(int fd, TlsSide side) const {
+    if (place_ == nullptr) {
+      return RawEnd(fd);
+    }
+    FERRITE_ASSIGN_OR_RETURN(SSL* const ssl, side == TlsSide::kSource
+                                                 ? source_->NewConnection(place_->options().hostname)
+                                                 : destination_->NewConnection(""));
+    return RawEnd::ShakeHands(fd, ssl);
+  }
+
+ private:
+  std::unique_ptr<migration::TlsPlace> place_;
+  std::shared_ptr<const migration::TlsCredentials> source_;
+  std::shared_ptr<const migration::TlsCredentials> destination_;
+};
+
+// Runs `server` on one end of each of some connections and `client` on the other, in a process each; returns the
+// clients' results.
 template <typename T>
-absl::StatusOr<T> Between(SocketKind kind, const std::function<absl::Status(int)>& server,
-                          const std::function<absl::StatusOr<T>(int)>& client) {
-  FERRITE_ASSIGN_OR_RETURN(auto ends, Connect(kind));
-  Result<T> result;
-  Fork serving([&] {
-    ends.second.Reset();
-    return server(ends.first.get());
-  });
-  ends.first.Reset();
-  Fork asking([&]() -> absl::Status {
-    FERRITE_ASSIGN_OR_RETURN(const T value, client(ends.second.get()));
-    return result.Put(value);
-  });
-  ends.second.Reset();
-  FERRITE_RETURN_IF_ERROR(asking.Wait());
-  FERRITE_RETURN_IF_ERROR(serving.Wait());
-  return result.Take();
+absl::StatusOr<std::vector<T>> Between(SocketKind kind, size_t connections,
+                                       const std::function<absl::Status(RawEnd&, size_t)>& server,
+                                       const std::function<absl::StatusOr<T>(RawEnd&, size_t)>& client) {
+  FERRITE_ASSIGN_OR_RETURN(const Security security, Security::Make(kind));
+  std::vector<Result<T>> results(connections);
+  std::vector<std::unique_ptr<Fork>> processes;
+  for (size_t i = 0; i < connections; ++i) {
+    FERRITE_ASSIGN_OR_RETURN(auto ends, Connect(kind));
+    processes.push_back(std::make_unique<Fork>([&]() -> absl::Status {
+      ends.second.Reset();
+      FERRITE_ASSIGN_OR_RETURN(RawEnd end, security.Wrap(ends.first.get(), TlsSide::kSource));
+      return server(end, i);
+    }));
+    ends.first.Reset();
+    processes.push_back(std::make_unique<Fork>([&]() -> absl::Status {
+      FERRITE_ASSIGN_OR_RETURN(RawEnd end, security.Wrap(ends.second.get(), TlsSide::kDestination));
+      FERRITE_ASSIGN_OR_RETURN(const T value, client(end, i));
+      return results[i].Put(value);
+    }));
+  }
+  std::vector<T> taken;
+  for (const auto& process : processes) {
+    FERRITE_RETURN_IF_ERROR(process->Wait());
+  }
+  for (Result<T>& result : results) {
+    FERRITE_ASSIGN_OR_RETURN(const T value, result.Take());
+    taken.push_back(value);
+  }
+  return taken;
 }
 
 }  // namespace
 
-const char* SocketKindName(SocketKind kind) { return kind == SocketKind::kTcp ? "tcp" : "unix"; }
+const char* SocketKindName(SocketKind kind) {
+  const char* const names[] = {"tcp", "unix", "tls"};
+  return names[static_cast<size_t>(kind)];
+}
 
 absl::StatusOr<Mapping> MakeIncompressible(uint64_t bytes) {
   FERRITE_ASSIGN_OR_RETURN(const Fd memfd, MakeMemfd(bytes));
@@ -344,7 +358,8 @@ absl::Status TouchFreeMemory(uint64_t bytes) {
   return helper.Wait();
 }
 
-absl::StatusOr<double> RawStreamSeconds(SocketKind kind, std::span<const uint8_t> source, Target target, bool spin) {
+absl::StatusOr<double> RawStreamSeconds(SocketKind kind, size_t streams, std::span<const uint8_t> source, Target target,
+                                        bool spin) {
   std::optional<Fork> spinner;
   if (spin) {
     spinner.emplace([]() -> absl::Status {
@@ -353,21 +368,33 @@ absl::StatusOr<double> RawStreamSeconds(SocketKind kind, std::span<const uint8_t
       }
     });
   }
-  return Between<double>(
-      kind, [&](int fd) { return SendStream(fd, source); },
-      [&](int fd) { return ReceiveStream(fd, source.size(), target); });
+  const auto share = [&](size_t stream) {
+    const size_t frames = source.size() / kFrame;
+    const size_t first = frames * stream / streams * kFrame;
+    const size_t end = stream + 1 < streams ? frames * (stream + 1) / streams * kFrame : source.size();
+    return source.subspan(first, end - first);
+  };
+  FERRITE_ASSIGN_OR_RETURN(
+      const std::vector<double> seconds,
+      Between<double>(
+          kind, streams, [&](RawEnd& end, size_t stream) { return SendStream(end, share(stream)); },
+          [&](RawEnd& end, size_t stream) { return ReceiveStream(end, share(stream).size(), target); }));
+  return *std::max_element(seconds.begin(), seconds.end());
 }
 
 absl::StatusOr<FaultSeconds> BareFaultSeconds(SocketKind kind, int pages) {
   FERRITE_ASSIGN_OR_RETURN(const Mapping source, MakeIncompressible(static_cast<uint64_t>(pages) * kPage));
-  return Between<FaultSeconds>(
-      kind, [&](int fd) { return ServePages(fd, source.span()); }, [&](int fd) { return FetchPages(fd, pages); });
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<FaultSeconds> seconds,
+                           Between<FaultSeconds>(
+                               kind, 1, [&](RawEnd& end, size_t) { return ServePages(end, source.span()); },
+                               [&](RawEnd& end, size_t) { return FetchPages(end, pages); }));
+  return seconds.at(0);
 }
 
-absl::Status MoveLimits::Add(SocketKind kind, std::span<const uint8_t> source) {
+absl::Status MoveLimits::Add(SocketKind kind, std::span<const uint8_t> source, size_t streams) {
   const auto add = [&](Samples& samples, Target target, bool spin) -> absl::Status {
     FERRITE_RETURN_IF_ERROR(TouchFreeMemory(source.size() + kSpareBytes));
-    FERRITE_ASSIGN_OR_RETURN(const double seconds, RawStreamSeconds(kind, source, target, spin));
+    FERRITE_ASSIGN_OR_RETURN(const double seconds, RawStreamSeconds(kind, streams, source, target, spin));
     samples.Add(seconds * kMs);
     return absl::OkStatus();
   };
@@ -381,9 +408,9 @@ absl::Status MoveLimits::Add(SocketKind kind, std::span<const uint8_t> source) {
   return absl::OkStatus();
 }
 
-void MoveLimits::Print(SocketKind kind) const {
-  absl::PrintF("limits over %s, of %d MiB and %d pages\n", SocketKindName(kind),
-               static_cast<uint64_t>(stream_bytes) >> 20, kFaults);
+void MoveLimits::Print(SocketKind kind, size_t streams) const {
+  absl::PrintF("limits over %s, %d %s, of %d MiB and %d pages\n", SocketKindName(kind), streams,
+               streams == 1 ? "stream" : "streams", static_cast<uint64_t>(stream_bytes) >> 20, kFaults);
   const auto print = [&](const char* what, const Samples& samples) {
     absl::PrintF("    %s: %s, %.2f GiB/s\n", what, samples.Summary("ms"),
                  stream_bytes / static_cast<double>(1 << 30) / samples.Median() * kMs);

@@ -2,6 +2,7 @@
 #ifndef FERRITE_BENCH_MOVE_LIMITS_H_
 #define FERRITE_BENCH_MOVE_LIMITS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -15,7 +16,7 @@ namespace ferrite {
 
 // Call all of them from a process with one thread: they fork.
 
-enum class SocketKind { kTcp, kUnix };
+enum class SocketKind { kTcp, kUnix, kTls };
 const char* SocketKindName(SocketKind kind);  // "tcp"
 
 // `bytes` of shared memory (memfd) with content that does not compress; every page is there.
@@ -28,10 +29,12 @@ enum class Target {
   kWarm,   // memory whose pages are there and mapped
   kFresh,  // a new memfd: each page is allocated and mapped by the read
 };
-// Seconds from the receiver's word to the last byte: `source` goes through one socket in frames of 2 MiB behind headers
+// Seconds from the receiver's word to the last byte: `source` goes through one connection, or a part of it through each
+// of some between two processes each, of which the slowest counts, in frames of 2 MiB behind headers
 // of 32 bytes, as a move sends them, to its own place in a memfd of that size. `spin`: a third process uses as much of
 // the processors as it gets, as a vCPU that polls does.
-absl::StatusOr<double> RawStreamSeconds(SocketKind kind, std::span<const uint8_t> source, Target target, bool spin);
+absl::StatusOr<double> RawStreamSeconds(SocketKind kind, size_t streams, std::span<const uint8_t> source, Target target,
+                                        bool spin);
 
 // Waiting for a page as the faulting thread sees it.
 struct FaultSeconds {
@@ -54,10 +57,10 @@ struct MoveLimits {
   Samples fault_p50_us;
   Samples fault_p99_us;
 
-  // Measures each once; `source` is MakeIncompressible()'s.
-  absl::Status Add(SocketKind kind, std::span<const uint8_t> source);
+  // Measures each once, the stream in so many; `source` is MakeIncompressible()'s.
+  absl::Status Add(SocketKind kind, std::span<const uint8_t> source, size_t streams = 1);
   // On standard output.
-  void Print(SocketKind kind) const;
+  void Print(SocketKind kind, size_t streams = 1) const;
 };
 
 }  // namespace ferrite
