@@ -17,7 +17,10 @@ uint64_t BulkSize::pages() const {
 void BulkSize::Sent(absl::Duration delay, uint64_t bytes) {
   const absl::MutexLock lock(&mutex_);
   const MonotonicTime now = clock_.Now();
-  const absl::Duration took = now - from_;
+  if (!from_.has_value()) {
+    Begin(Phase::kSmall, now, bytes);
+  }
+  const absl::Duration took = now - *from_;
   const bool enough = ++claims_ >= trial_claims_;
   switch (phase_) {
     case Phase::kSmall:

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -44,8 +45,7 @@ class BulkSize {
   static constexpr absl::Duration kTrial = absl::Milliseconds(50);
 
   // `clock` outlives it.
-  BulkSize(const Clock& clock, size_t channels)
-      : clock_(clock), trial_claims_(2 * channels), due_(clock.Now()), from_(due_) {}
+  BulkSize(const Clock& clock, size_t channels) : clock_(clock), trial_claims_(2 * channels), due_(clock.Now()) {}
 
   uint64_t pages() const;
   // A claim has gone. `delay`: how long it waits on the line (PageSink::QueueDelay()); `bytes`: of the whole move, on
@@ -64,8 +64,8 @@ class BulkSize {
   uint64_t small_ ABSL_GUARDED_BY(mutex_) = kFirst;  // pages
   MonotonicTime due_ ABSL_GUARDED_BY(mutex_);        // what is measured from then on is of `small_`
   Phase phase_ ABSL_GUARDED_BY(mutex_) = Phase::kSmall;
-  // Since the phase began.
-  MonotonicTime from_ ABSL_GUARDED_BY(mutex_);
+  // Since the phase began; the first one does with the first claim: what went in the rounds is none of its own.
+  std::optional<MonotonicTime> from_ ABSL_GUARDED_BY(mutex_);
   uint64_t from_bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t claims_ ABSL_GUARDED_BY(mutex_) = 0;
 

@@ -62,6 +62,26 @@ TEST(BulkSizeTest, NeverLessThanTheLeastAndGrowsFromThere) {
   EXPECT_EQ(size.pages(), BulkSize::kMost);
 }
 
+// How fast small claims go is not measured with what the rounds sent, at whatever speed that went.
+TEST(BulkSizeTest, WhatWentBeforeTheFirstClaimIsNotMeasured) {
+  FakeClock clock;
+  BulkSize size(clock, 1);
+  clock.Advance(absl::Seconds(10));
+  constexpr uint64_t kRounds = uint64_t{1} << 40;
+  constexpr uint64_t kClaim = 1 << 20;
+  uint64_t bytes = kRounds;
+  // Small ones carry half of what large ones do.
+  while (size.pages() != BulkSize::kMost) {
+    size.Sent(absl::Milliseconds(20), bytes += kClaim);
+    clock.Advance(absl::Milliseconds(20));
+  }
+  for (const MonotonicTime end = clock.Now() + absl::Seconds(1); clock.Now() < end;) {
+    size.Sent(absl::Milliseconds(20), bytes += 2 * kClaim);
+    clock.Advance(absl::Milliseconds(20));
+  }
+  EXPECT_EQ(size.pages(), BulkSize::kMost) << "large claims were found worth it";
+}
+
 // Channels that share what carries their claims one after the other; of each there are two at a time.
 class Sharing {
  public:
