@@ -24,7 +24,7 @@ enum class DiskMoves {
   kMirror,  // "mirror": all are, or the move fails
 };
 
-// More page channels have never helped (docs/performance.md).
+// Each takes a thread and memory at either end, whether it helps or not: no more of them are opened to see.
 inline constexpr int kMostCountedChannels = 8;
 // How many are opened where those are used that help: each takes a processor, of those that the source has.
 constexpr int MostChannelsFor(int processors) { return std::clamp(processors, 1, kMostCountedChannels); }
