@@ -37,12 +37,10 @@ bool Never() { return false; }
 class PageSourceTest : public testing::Test {
  protected:
   void Open(size_t channels) {
+    TakenChannels taken = MakeTakenChannels(channels, kept_);
+    takers_ = std::move(taken.takers);
     PageSource::Channels sinks;
-    for (size_t i = 0; i < channels; ++i) {
-      PairEnds ends = MakePairEnds();
-      sinks.page.push_back(std::move(ends.sink));
-      takers_.push_back(std::make_unique<PageTaker>(std::move(ends.feed), kept_));
-    }
+    sinks.page = std::move(taken.sinks);
     sinks.urgent.push_back(std::move(urgent_.sink));
     source_ = *PageSource::Create(host_.get(), {&first_, &second_}, kPagesPerUnit, std::move(sinks), options_, figures_,
                                   [this](const absl::Status& status) {

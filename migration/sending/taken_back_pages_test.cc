@@ -42,12 +42,10 @@ class TakenBackPagesTest : public testing::Test {
     ASSERT_EQ(source_->Start(), absl::OkStatus());
   }
   void Open() {
+    TakenChannels taken = MakeTakenChannels(kChannels, kept_);
+    takers_ = std::move(taken.takers);
     PageSource::Channels sinks;
-    for (size_t i = 0; i < kChannels; ++i) {
-      PairEnds ends = MakePairEnds();
-      sinks.page.push_back(std::move(ends.sink));
-      takers_.push_back(std::make_unique<PageTaker>(std::move(ends.feed), kept_));
-    }
+    sinks.page = std::move(taken.sinks);
     source_ = *PageSource::Create(host_.get(), {&memory_, &disk_}, kPagesPerUnit, std::move(sinks), {}, figures_,
                                   [](const absl::Status& status) { ADD_FAILURE() << status; },
                                   {.can_be_lost = true, .pages = pending_});

@@ -49,12 +49,10 @@ class UsedChannelsTest : public testing::Test {
 
   void Open(const MoveOptions& options = {}) {
     turns_ = std::make_shared<ChannelTurns>(clock_, kChannels, /*counted=*/true, options.max_bandwidth);
+    TakenChannels taken = MakeTakenChannels(kChannels, kept_);
+    takers_ = std::move(taken.takers);
     PageSource::Channels sinks;
-    for (size_t i = 0; i < kChannels; ++i) {
-      PairEnds ends = MakePairEnds();
-      sinks.page.push_back(std::move(ends.sink));
-      takers_.push_back(std::make_unique<PageTaker>(std::move(ends.feed), kept_));
-    }
+    sinks.page = std::move(taken.sinks);
     sinks.urgent.push_back(std::move(urgent_.sink));
     sinks.turns = turns_;
     source_ = *PageSource::Create(host_.get(), {&first_, &second_}, kPagesPerUnit, std::move(sinks), options, figures_,

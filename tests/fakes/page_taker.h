@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -23,6 +24,7 @@
 #include "memory/guest_address.h"
 #include "memory/page_range.h"
 #include "migration/channel/page_feed.h"
+#include "migration/channel/page_sink.h"
 #include "migration/channel/pair/pair_pages.h"
 #include "migration/protocol/page_header.h"
 #include "tests/fakes/test_thread.h"
@@ -152,6 +154,22 @@ class PageTaker {
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   Thread thread_;
 };
+
+// Page channels within the process, for a PageSource, and who takes what comes over them.
+struct TakenChannels {
+  std::vector<std::unique_ptr<PageSink>> sinks;
+  std::vector<std::unique_ptr<PageTaker>> takers;
+};
+// `kept` outlives the takers.
+inline TakenChannels MakeTakenChannels(size_t count, KeptPages& kept) {
+  TakenChannels channels;
+  for (size_t i = 0; i < count; ++i) {
+    PairEnds ends = MakePairEnds();
+    channels.sinks.push_back(std::move(ends.sink));
+    channels.takers.push_back(std::make_unique<PageTaker>(std::move(ends.feed), kept));
+  }
+  return channels;
+}
 
 }  // namespace ferrite::migration
 

@@ -17,9 +17,7 @@ namespace {
 constexpr uint64_t kMiB = 1 << 20;
 
 void ExpectArrived(FakeMove& move, const FakeMoveResult& result) {
-  ASSERT_TRUE(result.source.ok()) << result.source;
-  ASSERT_TRUE(result.destination.ok()) << result.destination;
-  ASSERT_NO_FATAL_FAILURE(ExpectOneRunner(move, result, 1000));
+  ASSERT_NO_FATAL_FAILURE(migration::ExpectArrived(move, result, /*steps=*/1000));
   EXPECT_EQ(result.report.duplicate_pages, 0u) << "R6";
   EXPECT_TRUE(result.report.counted_channels);
   const std::vector<uint64_t>& rates = result.report.channel_rates;
