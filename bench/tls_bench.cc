@@ -4,13 +4,13 @@
 //
 // Both write from, and read to, memory as large as what goes; the raw one by 16 KiB, a record, on sockets that wait.
 // The rounds take turns; what is printed is the median of each, and of the ratio.
-#include <openssl/ssl.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -21,6 +21,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "bench/raw_end.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/tls/tls_credentials.h"
 #include "tests/fakes/accepting.h"
@@ -31,7 +32,6 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr size_t kRecord = 16 << 10;
 constexpr size_t kFrame = 1 << 20;  // that a page channel gathers
 
 using Ends = std::pair<std::unique_ptr<SocketStream>, std::unique_ptr<SocketStream>>;
@@ -70,28 +70,12 @@ double Ours(const TlsPlace& place, std::span<uint8_t> from, std::span<uint8_t> t
 double Raw(const TlsCredentials& source, const TlsCredentials& destination, std::span<uint8_t> from,
            std::span<uint8_t> to) {
   const Ends ends = Connected();
-  SSL* const one = *source.NewConnection("localhost");
-  SSL* const two = *destination.NewConnection("");
-  SSL_set_fd(one, ends.first->fd());
-  SSL_set_fd(two, ends.second->fd());
-  const Thread other = StartOrDie("bench-hands", [&] { FERRITE_CHECK(SSL_do_handshake(one) == 1); });
-  FERRITE_CHECK(SSL_do_handshake(two) == 1);
-  const double seconds = Seconds(
-      [&] {
-        for (size_t at = 0; at < from.size(); at += kRecord) {
-          FERRITE_CHECK(SSL_write(one, &from[at], kRecord) == static_cast<int>(kRecord));
-        }
-      },
-      [&] {
-        for (size_t at = 0; at < to.size();) {
-          const int n = SSL_read(two, &to[at], static_cast<int>(std::min(to.size() - at, kRecord)));
-          FERRITE_CHECK(n > 0);
-          at += static_cast<size_t>(n);
-        }
-      });
-  SSL_free(one);
-  SSL_free(two);
-  return seconds;
+  std::optional<RawEnd> writer;
+  Thread other = StartOrDie(
+      "bench-hands", [&] { writer = *RawEnd::ShakeHands(ends.first->fd(), *source.NewConnection("localhost")); });
+  RawEnd reader = *RawEnd::ShakeHands(ends.second->fd(), *destination.NewConnection(""));
+  other.Join();
+  return Seconds([&] { FERRITE_CHECK(writer->Write(from).ok()); }, [&] { FERRITE_CHECK(reader.Read(to).ok()); });
 }
 
 double Median(std::vector<double> values) {
