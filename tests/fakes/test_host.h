@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -35,7 +36,11 @@ class KeptLog final : public LogSink {
   }
   // Whether `part` was logged within 20 s.
   bool WaitFor(absl::string_view part) const {
-    const auto logged = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return absl::StrContains(text_, part); };
+    return WaitForText([part](absl::string_view text) { return absl::StrContains(text, part); });
+  }
+  // Whether the lines were such within 20 s.
+  bool WaitForText(absl::FunctionRef<bool(absl::string_view text)> is_such) const {
+    const auto logged = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return is_such(text_); };
     const TimedMutexLock lock(&mutex_);
     return mutex_.AwaitFor(absl::Condition(&logged), absl::Seconds(20));
   }

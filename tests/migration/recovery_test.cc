@@ -14,6 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/fd.h"
@@ -231,6 +234,17 @@ class SearchTest : public testing::Test {
     move_.relay().Close();
     move_.relay().Cut();
   }
+  // What asked the destination to give the guest back is gone there: until then no other connection is taken, and
+  // nobody lets the time pass after which the source tries again.
+  void AwaitGone() {
+    const auto is_gone = [](absl::string_view line) {
+      return absl::StrContains(line, "dropped a connection") && !absl::StrContains(line, ": it ");
+    };
+    EXPECT_TRUE(host_.log().WaitForText([&](absl::string_view text) {
+      const std::vector<absl::string_view> lines = absl::StrSplit(text, '\n');
+      return std::any_of(lines.begin(), lines.end(), is_gone);
+    }));
+  }
 
   FakeClock clock_;
   const TestHost host_{clock_};
@@ -285,6 +299,7 @@ TEST_F(SearchTest, DestinationThatHasTheGuestKeepsIt) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
     EXPECT_FALSE(move_.source_guest().running()) << "R2";
     EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
+    AwaitGone();
     return source.Recover(move_.OpenerAt(move_.relay().address(), clock_));
   });
   ExpectArrived(move_, result);
@@ -302,6 +317,7 @@ TEST_F(SearchTest, AtAWrongAddressChangesNothing) {
     EXPECT_EQ(source.state(), MoveState::kPostcopyPaused);
     move_.relay().Open();
     EXPECT_EQ(source.TakeBack(/*force=*/false).code(), absl::StatusCode::kFailedPrecondition) << "R2";
+    AwaitGone();
     return source.Recover(move_.OpenerAt(move_.relay().address(), clock_));
   });
   ExpectArrived(move_, result);
