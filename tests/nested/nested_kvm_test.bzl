@@ -22,6 +22,8 @@ def nested_kvm_test(
         cpus = 1,
         modules = [],
         kernel = _CLOUD,
+        setup = None,
+        host_files = [],
         args = [],
         tags = [],
         **kwargs):
@@ -42,6 +44,9 @@ def nested_kvm_test(
       cpus: of the outer machine.
       modules: labels of more kernel modules to load, in order.
       kernel: the repository of the machine's own kernel. Where it could not be fetched, the tests are skipped.
+      setup: a script (busybox's sh) that prepares the machine at each of its starts, behind the modules.
+      host_files: paths of this host's files that are there in the machine, too, with the libraries that they need: what
+        programs load while they run.
       args: more arguments of the driver (outer_machine.py).
       tags: added to the ones that every nested test has.
       **kwargs: passed on to sh_test.
@@ -50,13 +55,13 @@ def nested_kvm_test(
         name = name,
         srcs = ["//tests/nested:outer_machine.py"],
         tests = tests,
-        data = data,
+        data = data + ([setup] if setup else []),
         deadline = deadline,
         memory = memory,
         cpus = cpus,
         modules = modules,
         kernel = kernel,
-        args = args,
+        args = args + (["--setup=$(rootpath %s)" % setup] if setup else []) + ["--host-file=" + f for f in host_files],
         tags = tags,
         **kwargs
     )

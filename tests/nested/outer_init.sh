@@ -44,6 +44,8 @@ while read -r module; do
   insmod "$module" || echo "outer: insmod $module failed"
 done </nested/modules
 
+[ ! -e /nested/setup ] || sh /nested/setup || echo "outer: its setup failed"
+
 cd "$(cat /nested/directory)" || exit 1
 # As Bazel has it.
 export TEST_SRCDIR=/runfiles RUNFILES_DIR=/runfiles TEST_WORKSPACE="${PWD##*/}" TZ=UTC USER=root LOGNAME=root

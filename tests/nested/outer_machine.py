@@ -46,6 +46,9 @@ def make_parser():
     parser.add_argument("--kernel", required=True)
     parser.add_argument("--init", required=True)
     parser.add_argument("--module", action="append", default=[], help="a kernel module file, in the order of loading")
+    parser.add_argument("--setup", default="", help="a script that prepares the machine at each of its starts")
+    parser.add_argument("--host-file", action="append", default=[], help="a file of this host that is there, too, under the "
+                        "same name, with the libraries that it needs")
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--deadline", type=int, default=240, help="seconds of the machine's own time for all tests")
@@ -142,7 +145,7 @@ def stage(arguments, initramfs, runfiles):
             archive.add(link, 0o120777, f"usr/{link}".encode())
         archive.add_file("bin/busybox", "/bin/busybox")
         archive.add_file("init", arguments.init)
-        stage_runfiles(archive, runfiles)
+        stage_host_files(archive, stage_runfiles(archive, runfiles) + arguments.host_file)
 
         def write(name, text):
             archive.add(f"nested/{name}", 0o100644, text.encode())
@@ -158,11 +161,13 @@ def stage(arguments, initramfs, runfiles):
         write("environment", "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()))
         if arguments.shell:
             archive.add_file("nested/shell", arguments.shell)
+        if arguments.setup:
+            archive.add_file("nested/setup", arguments.setup)
         archive.close()
 
 
 def stage_runfiles(archive, runfiles):
-    """The runfiles, and the libraries that their programs need from this system."""
+    """The runfiles. Returns the libraries that their programs need from this system."""
     libraries = set()
     for directory, directories, names in os.walk(runfiles, followlinks=True):
         directories.sort()
@@ -174,9 +179,18 @@ def stage_runfiles(archive, runfiles):
             # A library's own needs are among those of the programs that need it.
             if not name.endswith(".ko") and ".so" not in name and is_elf(path):
                 libraries.update(os.path.normpath(library) for library in shared_libraries(path))
-    for library in sorted(libraries):
-        if not library.startswith((runfiles, os.path.realpath(runfiles))):
-            archive.add_file((library if library.startswith("/usr") else "/usr" + library).lstrip("/"), library)
+    return sorted(library for library in libraries if not library.startswith((runfiles, os.path.realpath(runfiles))))
+
+
+def stage_host_files(archive, paths):
+    """Files of this system, under their names, and the libraries that they need."""
+    for path in paths:
+        name = (path if path.startswith(("/usr", "/etc")) else "/usr" + path).lstrip("/")
+        if name in archive.names:
+            continue
+        archive.add_file(name, path)
+        if is_elf(path):
+            stage_host_files(archive, [os.path.normpath(library) for library in shared_libraries(path)])
 
 
 def runfiles_directory():

@@ -1,4 +1,5 @@
-// Two ends of one process for the tests of what every Verbs keeps to: over tests/fakes/rdma_fabric.h here.
+// Two ends of one process for the tests of what every Verbs keeps to: over tests/fakes/rdma_fabric.h, or over the
+// device at the address in FERRITE_TEST_RDMA (//tests/nested:rdma_nested_test).
 #ifndef FERRITE_MIGRATION_CHANNEL_RDMA_VERBS_RIG_H_
 #define FERRITE_MIGRATION_CHANNEL_RDMA_VERBS_RIG_H_
 
@@ -8,8 +9,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <iterator>
 #include <memory>
-#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,7 +25,9 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "base/thread_maker.h"
 #include "gtest/gtest.h"
+#include "migration/channel/rdma/ibverbs.h"
 #include "migration/channel/rdma/verbs.h"
 #include "tests/fakes/rdma_fabric.h"
 #include "tests/fakes/test_thread.h"
@@ -31,6 +35,12 @@
 namespace ferrite::migration {
 
 inline constexpr size_t kPage = 4096;
+
+// The address of the device; empty for the fabric.
+inline std::string TestDevice() {
+  const char* const address = std::getenv("FERRITE_TEST_RDMA");
+  return address == nullptr ? "" : address;
+}
 
 // What is waited for in a test that goes well.
 inline MonotonicTime Soon() { return RealClock().Now() + absl::Seconds(20); }
@@ -98,7 +108,7 @@ class VerbsTest : public testing::TestWithParam<std::string> {
     std::unique_ptr<QueuePair> destination;
   };
 
-  VerbsTest() : cancel_(*EventFd::Create()), verbs_(std::make_unique<RdmaFabric>()) {
+  VerbsTest() : cancel_(*EventFd::Create()), verbs_(MakeVerbs()) {
     source_ = *verbs_->Open(host_, Verbs::End::kThere, Soon(), cancel_);
     destination_ = *verbs_->Open(host_, Verbs::End::kHere, Soon(), cancel_);
     listener_ = *destination_->Listen();
@@ -119,10 +129,16 @@ class VerbsTest : public testing::TestWithParam<std::string> {
     return pair;
   }
 
+  std::unique_ptr<Verbs> MakeVerbs() {
+    if (TestDevice().empty()) return std::make_unique<RdmaFabric>();
+    return *LoadIbverbs(RealClock(), threads_);
+  }
+
   static constexpr QueuePairTerms kAllGranted = {.remote_write = true, .remote_read = true};
 
-  const std::string host_ = "127.0.0.1";
+  const std::string host_ = TestDevice().empty() ? "127.0.0.1" : TestDevice();
   const EventFd cancel_;
+  ThreadMaker threads_;
   const std::unique_ptr<Verbs> verbs_;
   std::shared_ptr<VerbsDomain> source_;
   std::shared_ptr<VerbsDomain> destination_;
@@ -130,7 +146,7 @@ class VerbsTest : public testing::TestWithParam<std::string> {
 };
 
 // The places where those of this program are played.
-inline std::vector<std::string> Places() { return {"Fabric"}; }
+inline std::vector<std::string> Places() { return {TestDevice().empty() ? "Fabric" : "Device"}; }
 inline std::string PlaceName(const testing::TestParamInfo<std::string>& info) { return info.param; }
 
 }  // namespace ferrite::migration
