@@ -1,5 +1,7 @@
 #include "migration/channel/rdma/verbs.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -8,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/mapping.h"
 #include "migration/channel/rdma/verbs_rig.h"
 
 namespace ferrite::migration {
@@ -61,6 +64,39 @@ TEST_P(VerbsWorkTest, ReadsBringWhatIsThere) {
   EXPECT_TRUE(done[0].status.ok() && done[1].status.ok()) << done[0].status << done[1].status;
   EXPECT_EQ(done[1].kind, WorkKind::kRead);
   EXPECT_TRUE(std::ranges::equal(into.span(), from.span()));
+}
+
+// Why nothing is punched under a registration, nor dropped (R8): it succeeds, and is lost.
+TEST_P(VerbsWorkTest, WhatIsWrittenWhereAPageHasGoneSinceIsLost) {
+  Pair pair = Connect();
+  const TestMemory from(*source_, 3, MemoryAccess::kLocal, 1);
+  const TestMemory to(*destination_, 3, MemoryAccess::kRemoteWrite);
+  ASSERT_EQ(madvise(to.data() + kPage, kPage, MADV_DONTNEED), 0);
+  ASSERT_TRUE(pair.source->PostWrite(0, from.Local(0, 3 * kPage), to.Remote(0)).ok());
+  const std::vector<Completion> done = Await(*pair.source, 1);
+  ASSERT_EQ(done.size(), 1u);
+  EXPECT_TRUE(done[0].status.ok()) << done[0].status;
+  const auto page = [](const TestMemory& memory, size_t number) {
+    return memory.span().subspan(number * kPage, kPage);
+  };
+  EXPECT_TRUE(std::ranges::equal(page(to, 0), page(from, 0)));
+  EXPECT_TRUE(std::ranges::all_of(page(to, 1), [](uint8_t byte) { return byte == 0; }));
+  EXPECT_TRUE(std::ranges::equal(page(to, 2), page(from, 2)));
+}
+
+// Registered memory that was never touched is there, as zeros, and takes what is written.
+TEST_P(VerbsWorkTest, MemoryIsThereOnceItIsRegistered) {
+  const Mapping mapping = *Mapping::Create("memory of a test", 4 * kPage, MAP_PRIVATE | MAP_ANONYMOUS);
+  std::array<unsigned char, 4> there = {};
+  ASSERT_EQ(mincore(mapping.data(), mapping.size(), there.data()), 0);
+  EXPECT_EQ(std::ranges::count_if(there, [](unsigned char page) { return (page & 1) != 0; }), 0);
+  for (const MemoryAccess access : {MemoryAccess::kRemoteWrite, MemoryAccess::kRemoteRead, MemoryAccess::kLocal}) {
+    ASSERT_EQ(madvise(mapping.data(), mapping.size(), MADV_DONTNEED), 0);
+    const auto registered = destination_->Register(mapping.span(), access);
+    ASSERT_TRUE(registered.ok()) << registered.status();
+    ASSERT_EQ(mincore(mapping.data(), mapping.size(), there.data()), 0);
+    EXPECT_EQ(std::ranges::count_if(there, [](unsigned char page) { return (page & 1) != 0; }), 4);
+  }
 }
 
 // What is not memory of that key with that right is refused, nothing changes, and both queue pairs are broken.
