@@ -6,6 +6,7 @@
 #include <array>
 #include <deque>
 #include <map>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -88,7 +89,7 @@ struct Caller {
   uint64_t domain = 0;
   QueuePairTerms terms;
   MonotonicTime came;
-  const EventFd* answered = nullptr;
+  std::optional<EventFd> answered;
   // One of these when it is answered.
   std::unique_ptr<QueuePair> accepted;
   bool refused = false;
@@ -162,8 +163,7 @@ class RdmaPorts {
     const std::string what = absl::StrCat("connect to rdma port ", port);
     FERRITE_RETURN_IF_ERROR(wire_->Step(Call::kConnect, End::kThere));
     if (caller.greeting.size() > kMostGreeting) return absl::InvalidArgumentError(absl::StrCat(what, ": its greeting"));
-    FERRITE_ASSIGN_OR_RETURN(const EventFd answered, EventFd::Create());
-    caller.answered = &answered;
+    FERRITE_ASSIGN_OR_RETURN(caller.answered, EventFd::Create());
     caller.came = clock_.Now();
     {
       const TimedMutexLock lock(&mutex_);
@@ -176,7 +176,7 @@ class RdmaPorts {
       listener->second.came.Signal();
     }
     while (true) {
-      absl::Status waited = Wait(clock_, answered, cancel, deadline, what);
+      absl::Status waited = Wait(clock_, *caller.answered, cancel, deadline, what);
       const TimedMutexLock lock(&mutex_);
       if (caller.accepted != nullptr) return std::move(caller.accepted);
       if (caller.refused) return absl::UnavailableError(absl::StrCat(what, ": rejected"));
