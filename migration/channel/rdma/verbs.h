@@ -1,7 +1,7 @@
 // What RDMA channels need of a verbs provider: registered memory, queue pairs that are connected by the connection
 // manager, work requests and their completions. Follows ibv_reg_mr(3), ibv_post_send(3), ibv_poll_cq(3), rdma_cm(7).
-// Ibverbs() is the real one; tests have a fabric of their own (tests/fakes/rdma_fabric.h), which may delay, reorder
-// between queue pairs and fail at any step.
+// LoadIbverbs() has the real one (ibverbs.h); tests have a fabric of their own (tests/fakes/rdma_fabric.h), which may
+// delay, reorder between queue pairs and fail at any step.
 //
 // What all providers have, RoCE, InfiniBand and iWARP: reliable connected queue pairs, RDMA WRITE and READ, SEND. No
 // immediate data and no atomics. That a WRITE has completed says that its memory may be changed, not that it has
@@ -74,7 +74,8 @@ class QueuePair {
  public:
   virtual ~QueuePair() = default;
 
-  // How many WRITEs, READs and SENDs may be under way at once, and how many receives may be posted.
+  // How many WRITEs, READs and SENDs may be under way at once, and how many receives may be posted: until their
+  // completions were taken.
   static constexpr size_t kMostWork = 128;
   static constexpr size_t kMostReceives = 16;
 
@@ -85,16 +86,19 @@ class QueuePair {
   virtual absl::Status PostSend(uint64_t id, const LocalPiece& message) = 0;
   virtual absl::Status PostReceive(uint64_t id, const LocalPiece& into) = 0;
 
-  // What is over by now, into the front of `into`: how many. Never waits.
+  // What is over by now, into the front of `into`: how many. Never waits. Of a broken one all that was under way comes,
+  // and then no more: that is no error, broken() says it.
   virtual absl::StatusOr<size_t> TakeCompletions(std::span<Completion> into) = 0;
   // Readable when, since the last Arm(), something has been completed, or the queue pair has broken; Arm() takes that
-  // back and has it be so again. What was completed before Arm() is to be looked for behind it.
+  // back and has it be so again. What was completed before Arm() is to be looked for behind it. A broken one stays
+  // readable.
   virtual int fd() const = 0;
   virtual absl::Status Arm() = 0;
 
   // To the error state (ibv_modify_qp(3)): nothing that comes from the other side is done any more when it returns, and
-  // what is under way completes with an error. Also what the events of the connection manager do (DISCONNECTED,
-  // DEVICE_REMOVAL), on a thread of the provider's.
+  // what is under way completes with an error. The other side is not told: what it posts completes with an error, after
+  // its retries. That one is destroyed tells the other side, which breaks. Also what the events of the connection
+  // manager do (DISCONNECTED, DEVICE_REMOVAL), on a thread of the provider's.
   virtual void Break() = 0;
   virtual bool broken() const = 0;
 };

@@ -4,8 +4,11 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "base/timed_mutex.h"
 #include "migration/channel/rdma/verbs.h"
 #include "migration/channel/rdma/verbs_rig.h"
+#include "tests/fakes/fake_clock.h"
 
 namespace ferrite::migration {
 namespace {
@@ -90,6 +93,51 @@ TEST_P(VerbsConnectingTest, AListenerThatGoesRefusesWhoWaits) {
   listener_.reset();
   connects.Join();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status << port;
+}
+
+// R11: who comes and is not asked for takes no room for good. By a clock of the test's own.
+TEST_P(VerbsConnectingTest, WhoIsNotAskedForIsRejectedInTheEnd) {
+  FakeClock clock;
+  const std::unique_ptr<Verbs> verbs = MakeVerbs(clock);
+  const auto source = *verbs->Open(host_, Verbs::End::kThere, clock.Now() + absl::Hours(9), cancel_);
+  const auto destination = *verbs->Open(host_, Verbs::End::kHere, clock.Now() + absl::Hours(9), cancel_);
+  const auto listener = *destination->Listen();
+  absl::Status status;
+  TimedNotification returned;
+  const Thread connects = StartOrDie("connects", [&] {
+    status = source->Connect(listener->port(), "x", {}, clock.Now() + absl::Hours(9), cancel_).status();
+    returned.Notify();
+  });
+  // It may have come only just now.
+  for (int i = 0; i < 60 && !returned.WaitFor(absl::Milliseconds(300)); i++) {
+    clock.Advance(absl::Seconds(11));
+    EXPECT_FALSE(listener->Accept("y", {}, clock.Now(), cancel_).ok());
+  }
+  EXPECT_TRUE(returned.WaitFor(absl::ZeroDuration()));
+  cancel_.Signal();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+}
+
+TEST_P(VerbsConnectingTest, SoManyMayWaitAndNoMore) {
+  constexpr size_t kMost = 64;
+  TimedMutex mutex;
+  size_t rejected = 0;
+  std::vector<Thread> threads;
+  for (size_t i = 0; i <= kMost; i++) {
+    threads.push_back(StartOrDie(absl::StrCat("connects-", i), [&] {
+      const absl::Status status = source_->Connect(listener_->port(), "x", {}, Soon(), cancel_).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+      const TimedMutexLock lock(&mutex);
+      rejected++;
+    }));
+  }
+  const auto one_is = [&] { return rejected > 0; };
+  {
+    const TimedMutexLock lock(&mutex);
+    EXPECT_TRUE(mutex.AwaitFor(absl::Condition(&one_is), absl::Seconds(20)));
+    EXPECT_EQ(rejected, 1u);
+  }
+  listener_.reset();
 }
 
 TEST_P(VerbsConnectingTest, AGreetingHasItsBound) {

@@ -129,9 +129,9 @@ class VerbsTest : public testing::TestWithParam<std::string> {
     return pair;
   }
 
-  std::unique_ptr<Verbs> MakeVerbs() {
-    if (TestDevice().empty()) return std::make_unique<RdmaFabric>();
-    return *LoadIbverbs(RealClock(), threads_);
+  std::unique_ptr<Verbs> MakeVerbs(const Clock& clock = RealClock()) {
+    if (TestDevice().empty()) return std::make_unique<RdmaFabric>(clock);
+    return *LoadIbverbs(clock, threads_);
   }
 
   static constexpr QueuePairTerms kAllGranted = {.remote_write = true, .remote_read = true};
