@@ -9,6 +9,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/thread.h"
@@ -143,7 +144,8 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
     return result;
   }
   migration::Address target = (*listener)->address();
-  const std::unique_ptr<migration::SocketAcceptor> acceptor = migration::AcceptorOf(*std::move(listener));
+  const std::unique_ptr<migration::SocketAcceptor> acceptor =
+      migration::AcceptorOf(*std::move(listener), {.security = attempt.destination_security});
   auto created = MachineArrival::Create({.kvm = (*there)->host().kvm,
                                          .loop = (*there)->host().loop,
                                          .console = &(*there)->host().console,
@@ -188,7 +190,8 @@ MoveResult MovingPayload::Move(const MoveTry& attempt) {
       (void)(*destination)->Cancel();
       (*destination)->Leave();
     };
-    result = MoveTo(target, attempt);
+    const auto leave = [&](const migration::Address& to) { return MoveTo(to, attempt); };
+    result = attempt.by_way_of ? attempt.by_way_of(target, leave) : leave(target);
     if (result.source.ok()) {
       std::move(end).Cancel();
     } else {
@@ -222,7 +225,7 @@ MoveResult MovingPayload::MoveTo(const migration::Address& address, const MoveTr
   }
   running = source->get();
   port.SetSession(running);
-  result.source = (*source)->Run(migration::OpenAt(address));
+  result.source = (*source)->Run(migration::OpenAt(address, RealClock(), attempt.source_security));
   result.source_state = (*source)->state();
   result.report = (*source)->report();
   return result;

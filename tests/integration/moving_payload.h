@@ -11,6 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "migration/api/move_options.h"
+#include "migration/channel/socket/address.h"
+#include "migration/channel/socket/stream_security.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/relay.h"
@@ -19,12 +21,28 @@
 
 namespace ferrite {
 
+struct MoveResult {
+  absl::Status source;
+  absl::Status destination;
+  migration::MoveState source_state = migration::MoveState::kNone;
+  migration::MoveState destination_state = migration::MoveState::kNone;
+  migration::MoveReport report;
+};
+
 struct MoveTry {
   migration::MoveOptions options;
   absl::Duration hold_for = migration::ArrivalOptions().hold_for;  // at the destination
   bool tcp = false;
   // Through a relay, relay() during the move.
   bool relayed = false;
+  // What the connections of either end are wrapped in; null: in nothing.
+  std::shared_ptr<migration::StreamSecurity> source_security;
+  std::shared_ptr<migration::StreamSecurity> destination_security;
+  // Somebody between the two, who takes the guest himself and gives it on: calls `leave` with where he waits, which is
+  // the source's move to there, and returns its result, or why the guest did not go on to `destination`.
+  std::function<MoveResult(const migration::Address& destination,
+                           const std::function<MoveResult(const migration::Address&)>& leave)>
+      by_way_of;
   // Without a disk, or a kernel, of its own it names the source's.
   ArrivalOptions arrival;
   // Called on the source's thread as the move makes progress.
@@ -42,14 +60,6 @@ struct MoveTry {
   std::function<void()> on_grant;
   // Changes the package.
   std::function<void(std::vector<uint8_t>&)> on_package;
-};
-
-struct MoveResult {
-  absl::Status source;
-  absl::Status destination;
-  migration::MoveState source_state = migration::MoveState::kNone;
-  migration::MoveState destination_state = migration::MoveState::kNone;
-  migration::MoveReport report;
 };
 
 // Threads: the test's.
