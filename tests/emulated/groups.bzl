@@ -27,6 +27,7 @@ GROUPS = {
     ],
     "moves": [
         "//bench:move_bench_test",
+        "//tests/compat:version2_move_test",
         "//tests/faults:disk_move_faults_test",
         "//tests/integration:lost_page_move_test",
         "//tests/integration:move_failure_test",
