@@ -1,9 +1,9 @@
 // The bytes of version 2, as docs/wire_format.md writes them down: every message is encoded to them and read from them.
-// A change here is a change of the protocol: it needs a new version, and these samples stay readable.
+// A sample that is here stays: version 2 is frozen ("The promise").
 //
 // The samples are in version2_*.txt: a name, what it says, its bytes. Every field of a Cap'n Proto message is set, so
-// that a field that was added shows. When a new version is made on purpose, keep the files of the old one for reading
-// (WhatWasWrittenIsRead), name the new ones in kFiles, and write them with
+// that a field that was added shows. When one was added on purpose, keep the file for reading (WhatWasWrittenIsRead; its
+// texts may have the new defaults, its bytes stay), name a new one in kFiles, and write it with
 //   FERRITE_WRITE_SAMPLES=$PWD/tests/compat bazel run //tests/compat:wire_golden_test
 // Of version 1, which is not spoken any more, the preambles are read: its sources are told so. What a move only
 // carries, the description of a machine and its state, has versions of its own: 1, and 2 of a state with lost pages,
@@ -33,6 +33,7 @@
 #include "migration/protocol/stream.capnp.h"
 #include "migration/protocol/version.h"
 #include "proto/machine.capnp.h"
+#include "tests/compat/filled_message.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/sample_messages.h"
 #include "vmm/move/message_bytes.h"
@@ -70,76 +71,6 @@ struct Sample {
   std::string name;
   std::string text;
   Bytes bytes;
-};
-
-// --- Messages with every field set ---
-
-// How many messages it takes for every member of the struct's union, and of those in its members.
-uint32_t Variants(capnp::StructSchema schema) {
-  uint32_t variants = 0;
-  for (const auto field : schema.getUnionFields()) {
-    variants += field.getType().isStruct() ? Variants(field.getType().asStruct()) : 1;
-  }
-  return std::max(variants, 1U);
-}
-
-class Filler {
- public:
-  void Struct(capnp::DynamicStruct::Builder out, uint32_t variant) {
-    for (const auto field : out.getSchema().getNonUnionFields()) {
-      Field(out, field, 0);
-    }
-    for (const auto field : out.getSchema().getUnionFields()) {
-      const uint32_t variants = field.getType().isStruct() ? Variants(field.getType().asStruct()) : 1;
-      if (variant < variants) {
-        Field(out, field, variant);
-        return;
-      }
-      variant -= variants;
-    }
-  }
-
- private:
-  void Field(capnp::DynamicStruct::Builder out, capnp::StructSchema::Field field, uint32_t variant) {
-    const capnp::Type type = field.getType();
-    if (type.isStruct()) {
-      Struct(out.init(field).as<capnp::DynamicStruct>(), variant);
-    } else if (type.isList()) {
-      const capnp::Type element = type.asList().getElementType();
-      const uint32_t size = element.isStruct() ? std::max(Variants(element.asStruct()), 2U) : 2;
-      auto list = out.init(field, size).as<capnp::DynamicList>();
-      for (uint32_t i = 0; i < size; ++i) {
-        if (element.isStruct()) {
-          Struct(list[i].as<capnp::DynamicStruct>(), i);
-        } else {
-          list.set(i, Number(~uint64_t{0}));
-        }
-      }
-    } else if (type.isData()) {
-      const std::array<uint8_t, 3> data = {next_++, next_++, next_++};
-      out.set(field, capnp::Data::Reader(data.data(), data.size()));
-    } else if (type.isText()) {
-      out.set(field, capnp::Text::Reader(absl::StrCat("text", next_++).c_str()));
-    } else if (type.isEnum()) {
-      out.set(field, capnp::DynamicEnum(type.asEnum(), static_cast<uint16_t>(Number(0xffff))));
-    } else if (type.isVoid()) {
-      out.set(field, capnp::VOID);
-    } else if (type.isBool()) {
-      out.set(field, true);
-    } else {
-      out.set(field, Number(type.isUInt8()    ? 0xff
-                            : type.isUInt16() ? 0xffff
-                            : type.isUInt32() ? 0xffff'ffff
-                                              : ~uint64_t{0}));
-    }
-  }
-
-  // In every byte of the number another one, so that a part which is lost or moved shows.
-  uint64_t Number(uint64_t mask) {
-    return (uint64_t{0x0706'0504'0302'0100} + uint64_t{0x0101'0101'0101'0101} * next_++) & mask;
-  }
-
-  uint8_t next_ = 1;
 };
 
 // --- What it is encoded to, and read from ---
