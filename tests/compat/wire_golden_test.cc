@@ -26,14 +26,19 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "memory/guest_address.h"
 #include "migration/protocol/control_frame.h"
+#include "migration/protocol/endian.h"
+#include "migration/protocol/lost_filler.h"
 #include "migration/protocol/page_header.h"
+#include "migration/protocol/page_sums.h"
 #include "migration/protocol/preamble.h"
 #include "migration/protocol/proof.h"
 #include "migration/protocol/stream.capnp.h"
 #include "migration/protocol/version.h"
 #include "proto/machine.capnp.h"
 #include "tests/compat/filled_message.h"
+#include "tests/compat/version2_secret.h"
 #include "tests/fakes/raw_control.h"
 #include "tests/fakes/sample_messages.h"
 #include "vmm/move/message_bytes.h"
@@ -144,6 +149,70 @@ std::string Hex(std::span<const uint8_t> bytes) {
   return absl::BytesToHexString({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
+// Header and sums of a page of numbers and of one that was lost while it left.
+std::vector<Sample> Sums() {
+  std::vector<uint8_t> pages(2 * kPageBytes);
+  for (size_t i = 0; i < kPageBytes; ++i) {
+    pages[i] = static_cast<uint8_t>(7 * i);
+  }
+  std::ranges::copy(LostFiller(), pages.begin() + kPageBytes);
+  std::array<uint32_t, 2> sums;
+  SumPages(pages, sums);
+  const auto header = EncodePageHeader({PageFrameType::kPages, 1, 2, 2});
+  Bytes bytes(header.begin(), header.end());
+  for (const uint32_t sum : sums) {
+    bytes.resize(bytes.size() + sizeof(sum));
+    PutLittle<uint32_t>(&bytes[bytes.size() - sizeof(sum)], sum);
+  }
+  const Bytes filler(LostFiller().begin(), LostFiller().begin() + 16);
+  return {{"PAGES.sums", "7 * i, filler", bytes}, {"filler", "LOSTPAGELOSTPAGE", filler}};
+}
+
+absl::StatusOr<std::string> ReadSums(const Bytes& bytes) {
+  for (const Sample& sample : Sums()) {
+    if (sample.bytes == bytes) {
+      return sample.text;
+    }
+  }
+  return absl::DataLossError("other sums");
+}
+
+// Of keys that everybody knows: the secret, and a digest by it of each claim. The engine's keys are random; that it
+// agrees with these is in version2_agrees_test.
+std::vector<Sample> Secrets() {
+  const version2::Bytes32 source = SampleBytes(1);
+  const version2::Bytes32 destination = SampleBytes(0x81);
+  const version2::Greeting greeting{.move_id = kSampleMoveId,
+                                    .source_key = version2::PublicKeyOf(source),
+                                    .source_nonce = SampleBytes(0x21),
+                                    .destination_key = version2::PublicKeyOf(destination),
+                                    .destination_nonce = SampleBytes(0x41)};
+  const version2::Bytes32 secret = version2::SecretOf(source, greeting.destination_key, greeting);
+  EXPECT_EQ(secret, version2::SecretOf(destination, greeting.source_key, greeting));
+  std::vector<Sample> samples = {
+      {"secret", "of private keys from 0x01 and 0x81 on", Bytes(secret.begin(), secret.end())}};
+  for (uint8_t claim = 1; claim <= 6; ++claim) {
+    const version2::Bytes32 digest = version2::DigestOf(secret, {.claim = static_cast<version2::Claim>(claim),
+                                                                 .role = version2::Role::kUrgent,
+                                                                 .index = 0x0102,
+                                                                 .epoch = 0x0304050607080910,
+                                                                 .source = greeting.source_nonce,
+                                                                 .destination = greeting.destination_nonce});
+    samples.push_back({absl::StrCat("digest.", claim), absl::StrCat("claim ", claim, " role 2 index 258"),
+                       Bytes(digest.begin(), digest.end())});
+  }
+  return samples;
+}
+
+absl::StatusOr<std::string> ReadSecret(const Bytes& bytes) {
+  for (const Sample& sample : Secrets()) {
+    if (sample.bytes == bytes) {
+      return sample.text;
+    }
+  }
+  return absl::DataLossError("another secret");
+}
+
 std::vector<Sample> Proofs() {
   const ChannelProof proof{
       .epoch = 0x0102030405060708, .source = SampleBytes(0x10), .destination = {}, .digest = SampleBytes(0x50)};
@@ -251,7 +320,8 @@ const File kFiles[] = {
     {"version2_proofs.txt", Proofs, ReadProof},        {"version2_control.txt", ControlFrames, ReadControlFrame},
     {"version2_messages.txt", Messages, ReadMessage},  {"version1_preambles.txt", nullptr, ReadPreamble},
     {"version2_machine.txt", Machines, ReadMachine},   {"version2_state.txt", SavedStates, ReadState},
-    {"version2_state_1.txt", nullptr, ReadState},
+    {"version2_state_1.txt", nullptr, ReadState},      {"version2_sums.txt", Sums, ReadSums},
+    {"version2_secrets.txt", Secrets, ReadSecret},
 };
 
 constexpr size_t kBytesInALine = 60;
