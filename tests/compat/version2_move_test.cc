@@ -15,6 +15,7 @@
 #include "migration/channel/socket/address.h"
 #include "tests/compat/version2_giver.h"
 #include "tests/compat/version2_taker.h"
+#include "tests/fakes/test_place.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/tls_place.h"
 #include "tests/integration/moving_payload.h"
@@ -26,6 +27,8 @@ using migration::MoveMode;
 using version2::Way;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
+// That the guest works in, of its memory.
+const uint64_t kWorkMib = ForPlace(16, 4);
 
 enum class Over { kUnix, kTcp, kTls };
 
@@ -65,6 +68,7 @@ MoveResult Version2MoveTest::ByWayOfPeer(const migration::Address& destination,
   if (!taker.ok()) {
     return {.source = taker.status()};
   }
+  const migration::Address address = *migration::ParseAddress((*taker)->address());
   absl::StatusOr<version2::Guest> guest;
   MoveResult result;
   {
@@ -76,7 +80,7 @@ MoveResult Version2MoveTest::ByWayOfPeer(const migration::Address& destination,
         taker->reset();
       }
     });
-    result = leave(*migration::ParseAddress((*taker)->address()));
+    result = leave(address);
   }
   if (!guest.ok()) {
     result.source = absl::Status(guest.status().code(), absl::StrCat("to the peer: ", guest.status().message(),
@@ -110,7 +114,7 @@ MoveTry Version2MoveTest::Attempt() {
   }
   if (kind.way == Way::kBoth) {
     // Rounds of a guest that never has little enough left: some of what went is out of date by the switchover.
-    attempt.options.max_bandwidth = 64 * kMiB;
+    attempt.options.max_bandwidth = ForPlace(64, 8) * kMiB;
     attempt.options.downtime_limit = absl::Milliseconds(1);
     attempt.during = [](migration::Source& source, const migration::MoveProgress& progress) {
       if (progress.state == migration::MoveState::kActive && progress.round == 3) {
@@ -127,9 +131,12 @@ TEST_P(Version2MoveTest, ThereAndOn) {
   config.cpus = 2;
   config.memory_bytes = 64 * kMiB;
   config.memory_backing = kind.backing;
-  config.command_line = absl::StrCat(kind.way == Way::kBoth ? "mode=random" : "mode=step", " set=16M report_ms=10",
-                                     // One that pre-copy keeps up with.
-                                     kind.way == Way::kPostcopy ? "" : " rate=2000");
+  config.command_line =
+      absl::StrCat(kind.way == Way::kBoth ? "mode=random" : "mode=step", " set=", kWorkMib, "M report_ms=10",
+                   // One that pre-copy keeps up with, also over TLS.
+                   kind.way == Way::kPrecopy ? ForPlace(" rate=2000", " rate=50")
+                   : kind.way == Way::kBoth  ? ForPlace(" rate=2000", " rate=500")
+                                             : "");
   auto run = MovingPayload::Run("dirty", config);
   ASSERT_TRUE(run.ok()) << run.status();
   moving_ = *std::move(run);
@@ -153,7 +160,7 @@ TEST_P(Version2MoveTest, ThereAndOn) {
   EXPECT_EQ(taken_.page_channels, kind.channels);
   EXPECT_EQ(taken_.postcopy, has_rest);
   if (kind.way != Way::kPostcopy) {
-    EXPECT_GE(taken_.round_pages, 16 * kMiB / version2::kPage);
+    EXPECT_GE(taken_.round_pages, kWorkMib * kMiB / version2::kPage);
   }
   if (has_rest) {
     EXPECT_GT(taken_.urgent_pages, 0u);
