@@ -36,6 +36,11 @@ class PageHandler {
   virtual absl::Status Gone(const PageRange& page) = 0;
   // The pages of the last target have come, but for those. Where they do not, Next() fails.
   virtual absl::Status Filled(const PageRange& run) = 0;
+  // Pages whose bytes were written to their place from outside (OutsideWriters): how many at the front of `rest` this
+  // piece had, at least one.
+  virtual absl::StatusOr<uint64_t> Written(const PageRange& /*rest*/) {
+    return absl::InvalidArgumentError("page frame: nobody writes pages from outside");
+  }
   // Pages without bytes, which are done piece by piece: how many at the front of `rest` this piece had, at least one.
   // Between two pieces a channel that was shut down ends.
   virtual absl::StatusOr<uint64_t> Zero(const PageRange& rest) = 0;

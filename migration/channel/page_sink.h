@@ -41,6 +41,9 @@ class PageSink {
   absl::Status EndRound(uint32_t number) { return Add({.type = PageFrameType::kRound, .count = number}, {}); }
   // Returns when all of it is on its way and no byte of it is read any more.
   virtual absl::Status Flush() = 0;
+  // No round with memory follows: what this kind does beside the frames (it writes to the other side's memory) it does
+  // no more, and tells the other side so. When nothing gathers. Again, it does nothing.
+  virtual absl::Status EndRounds() { return absl::OkStatus(); }
 
   // Asked of each page that cannot be read, by an address in it, during Pages() and Flush(): OK when the hardware lost
   // it. Without one, none is.

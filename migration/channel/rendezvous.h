@@ -10,7 +10,9 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -19,6 +21,7 @@
 #include "base/fd.h"
 #include "base/monotonic.h"
 #include "migration/channel/control_channel.h"
+#include "migration/channel/outside_writers.h"
 #include "migration/channel/page_feed.h"
 #include "migration/channel/page_sink.h"
 #include "migration/protocol/preamble.h"
@@ -50,6 +53,10 @@ class ChannelOpener {
   virtual absl::StatusOr<std::unique_ptr<ControlChannel>> OpenControl(const Preamble& preamble, Terms& terms) = 0;
   virtual absl::StatusOr<std::unique_ptr<PageSink>> OpenPages(const Preamble& preamble, Terms& terms) = 0;
   virtual absl::StatusOr<std::unique_ptr<UrgentSink>> OpenUrgent(const Preamble& preamble, Terms& terms) = 0;
+
+  // What the page channels that are opened next send pages of, by region: for kinds that register memory. It outlives
+  // these channels. A region without memory is empty, and those behind the last one are, too.
+  virtual void SetMemory(std::vector<std::span<uint8_t>> /*regions*/) {}
 
   // For people, and for the record of GRANT: "tcp:host:7000".
   virtual std::string where() const = 0;
@@ -86,6 +93,12 @@ class ChannelAcceptor {
   // One that was for somebody else to take: the first that Next() returns.
   virtual void PutBack(std::unique_ptr<IncomingChannel> channel) = 0;
 
+  // Where pages of the move's page channels belong, by region, as far as they may be written there from outside: before
+  // the first of them is taken, and once. Of a kind that has the source write them: who does, and may be told to end;
+  // else null. What is handed over outlives OutsideWriters::End().
+  virtual absl::StatusOr<std::shared_ptr<OutsideWriters>> SetMemory(std::vector<std::span<uint8_t>> /*regions*/) {
+    return nullptr;
+  }
   // The machine is made: what was kept for it (descriptors, say) is not kept any more.
   virtual void KeepNothing() {}
   // `let_go` closes a channel that came through here and is waited for elsewhere; false when there is none. It is

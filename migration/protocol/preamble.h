@@ -35,6 +35,7 @@ struct Preamble {
   ChannelRole role = ChannelRole::kControl;
   uint16_t index = 0;  // among the channels of the role
   MoveId move_id{};
+  bool lanes = false;  // of a page or urgent channel: the source wants lanes beside it (lanes.h)
 
   bool operator==(const Preamble&) const = default;
 };

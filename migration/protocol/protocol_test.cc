@@ -6,12 +6,14 @@
 #include <cstring>
 #include <numeric>
 #include <span>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/crc32c.h"
 #include "migration/protocol/endian.h"
+#include "migration/protocol/lanes.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/page_sums.h"
@@ -87,6 +89,73 @@ TEST(PageHeaderTest, RefusesWhatIsNotAllowed) {
     bytes[c.offset] = c.value;
     Seal(bytes);
     EXPECT_EQ(DecodePageHeader(bytes).status().code(), absl::StatusCode::kInvalidArgument) << c.what;
+  }
+}
+
+// What ends without lanes never say they do not take either.
+TEST(PageHeaderTest, FramesOfLanesAreForThoseThatHaveThem) {
+  for (const PageHeader& header :
+       {PageHeader{.type = PageFrameType::kPages, .region = 1, .count = 512, .bytes = PageBytes::kWritten},
+        PageHeader{.type = PageFrameType::kPages, .region = 1, .count = 512, .bytes = PageBytes::kReadable},
+        PageHeader{.type = PageFrameType::kRound, .count = 0, .bytes = PageBytes::kWritten},
+        PageHeader{.type = PageFrameType::kBarrier}, PageHeader{.type = PageFrameType::kEndRounds},
+        PageHeader{.type = PageFrameType::kAskKey, .count = 8192},
+        PageHeader{.type = PageFrameType::kKey, .count = 1}}) {
+    const auto bytes = EncodePageHeader(header);
+    EXPECT_EQ(DecodePageHeader(bytes).status().code(), absl::StatusCode::kInvalidArgument);
+    const auto decoded = DecodePageHeader(bytes, Frames::kLanes);
+    ASSERT_TRUE(decoded.ok()) << decoded.status();
+    EXPECT_EQ(*decoded, header);
+  }
+  struct Case {
+    const char* what;
+    PageHeader header;
+  };
+  for (const Case& c :
+       {Case{"written zeroes", {.type = PageFrameType::kZero, .count = 1, .bytes = PageBytes::kWritten}},
+        Case{"a readable round", {.type = PageFrameType::kRound, .count = 1, .bytes = PageBytes::kReadable}},
+        Case{"bytes elsewhere", {.type = PageFrameType::kPages, .count = 1, .bytes = static_cast<PageBytes>(3)}},
+        Case{"no pages", {.type = PageFrameType::kKey}},
+        Case{"too many pages", {.type = PageFrameType::kPages, .count = 513, .bytes = PageBytes::kWritten}},
+        Case{"type 15", {.type = static_cast<PageFrameType>(15), .count = 1}},
+        Case{"type 20", {.type = static_cast<PageFrameType>(20), .count = 1}}}) {
+    EXPECT_EQ(DecodePageHeader(EncodePageHeader(c.header), Frames::kLanes).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << c.what;
+  }
+}
+
+TEST(LanesTest, KeysAndAnswersAreReadAsTheyWereWritten) {
+  const RemoteKey key{.given = true, .address = 0x123456789abcdef0, .key = 77};
+  EXPECT_EQ(*DecodeRemoteKey(EncodeRemoteKey(key)), key);
+  EXPECT_EQ(*DecodeRemoteKey(EncodeRemoteKey({})), RemoteKey{});
+  auto bad_key = EncodeRemoteKey(key);
+  bad_key[12] = 0;
+  EXPECT_FALSE(DecodeRemoteKey(bad_key).ok()) << "a key that was not given";
+  bad_key[12] = 2;
+  EXPECT_FALSE(DecodeRemoteKey(bad_key).ok());
+
+  const Lanes lanes{.port = 7471, .token = {1, 2, 3}, .reason = ""};
+  EXPECT_EQ(*DecodeLanes(EncodeLanes(lanes)), lanes);
+  EXPECT_EQ(*DecodeLanes(EncodeLanes({.reason = "no device"})), (Lanes{.reason = "no device"}));
+  EXPECT_EQ(DecodeLanes(EncodeLanes({.reason = std::string(1000, 'x')}))->reason, std::string(228, 'x'));
+  EXPECT_FALSE(DecodeLanes(EncodeLanes({})).ok()) << "neither lanes nor a reason";
+  EXPECT_FALSE(DecodeLanes(EncodeLanes({.port = 1, .reason = "both"})).ok());
+  const auto good = EncodeLanes(lanes);
+  for (size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    auto bad = good;
+    bad[bit / 8] ^= static_cast<uint8_t>(1 << (bit % 8));
+    EXPECT_EQ(DecodeLanes(bad).status().code(), absl::StatusCode::kDataLoss) << bit;
+  }
+}
+
+TEST(PreambleTest, LanesAreForPagesAlone) {
+  for (const ChannelRole role : {ChannelRole::kPage, ChannelRole::kUrgent}) {
+    const Preamble preamble{.role = role, .lanes = true};
+    EXPECT_EQ(*DecodePreamble(EncodePreamble(preamble)), preamble);
+  }
+  for (const ChannelRole role : {ChannelRole::kControl, ChannelRole::kRecover}) {
+    EXPECT_FALSE(DecodePreamble(EncodePreamble({.role = role, .lanes = true})).ok());
   }
 }
 

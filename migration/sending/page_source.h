@@ -83,6 +83,9 @@ class PageSource {
   // channel.
   absl::Status SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages = RoundPages::kAll,
                          WhichParts parts = WhichParts::kAll);
+  // No round of memory follows: PageSink::EndRounds() of all page channels. Between two rounds, before the other side
+  // drops anything.
+  absl::Status EndRounds();
   // Of the parts that are not mirrored, but for the last.
   struct Dirty {
     uint64_t bytes = 0;

@@ -30,6 +30,13 @@ absl::Status PageSource::TakeBack(WhichParts written) {
   return senders_[0]->Flush();
 }
 
+absl::Status PageSource::EndRounds() {
+  for (const auto& sink : channels_.page) {
+    FERRITE_RETURN_IF_ERROR(sink->EndRounds());
+  }
+  return absl::OkStatus();
+}
+
 void PageSource::SetPatience(absl::Duration patience) {
   for (const auto& sink : channels_.page) {
     sink->SetPatience(patience);

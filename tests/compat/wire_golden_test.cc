@@ -2,8 +2,8 @@
 // A sample that is here stays: version 2 is frozen ("The promise").
 //
 // The samples are in version2_*.txt: a name, what it says, its bytes. Every field of a Cap'n Proto message is set, so
-// that a field that was added shows. When one was added on purpose, keep the file for reading (WhatWasWrittenIsRead; its
-// texts may have the new defaults, its bytes stay), name a new one in kFiles, and write it with
+// that a field that was added shows. When one was added on purpose, keep the file for reading (WhatWasWrittenIsRead;
+// its texts may have the new defaults, its bytes stay), name a new one in kFiles, and write it with
 //   FERRITE_WRITE_SAMPLES=$PWD/tests/compat bazel run //tests/compat:wire_golden_test
 // Of version 1, which is not spoken any more, the preambles are read: its sources are told so. What a move only
 // carries, the description of a machine and its state, has versions of its own: 1, and 2 of a state with lost pages,
@@ -29,6 +29,7 @@
 #include "memory/guest_address.h"
 #include "migration/protocol/control_frame.h"
 #include "migration/protocol/endian.h"
+#include "migration/protocol/lanes.h"
 #include "migration/protocol/lost_filler.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/page_sums.h"
@@ -88,8 +89,12 @@ std::array<uint8_t, kSize> Head(const Bytes& bytes) {
 }
 
 std::string Text(const PageHeader& header) {
-  return absl::StrFormat("type %d region %d first %d count %d", header.type, header.region, header.first_page,
-                         header.count);
+  std::string text = absl::StrFormat("type %d region %d first %d count %d", header.type, header.region,
+                                     header.first_page, header.count);
+  if (header.bytes != PageBytes::kBehind) {
+    absl::StrAppendFormat(&text, " bytes %d", header.bytes);
+  }
+  return text;
 }
 
 std::vector<Sample> PageFrames() {
@@ -116,11 +121,78 @@ absl::StatusOr<std::string> ReadPageFrame(const Bytes& bytes) {
   return header.ok() ? absl::StatusOr<std::string>(Text(*header)) : header.status();
 }
 
-std::string Text(const Preamble& preamble) {
+// What ends that have lanes say, besides.
+std::vector<Sample> LaneFrames() {
+  std::vector<Sample> samples;
+  const std::pair<const char*, PageHeader> rows[] = {
+      {"PAGES.written", {PageFrameType::kPages, 1, 0x0102030405, 512, PageBytes::kWritten}},
+      {"PAGES.readable", {PageFrameType::kPages, 1, 0x0102030405, 512, PageBytes::kReadable}},
+      {"ROUND.written", {PageFrameType::kRound, 0, 0, 3, PageBytes::kWritten}},
+      {"BARRIER", {PageFrameType::kBarrier, 0, 0, 0x01020304}},
+      {"END_ROUNDS", {PageFrameType::kEndRounds, 0, 0, 0}},
+      {"ASK_KEY", {PageFrameType::kAskKey, 2, 0x2000, 0x2000}},
+      {"KEY", {PageFrameType::kKey, 2, 0x2000, 0x2000}},
+  };
+  for (const auto& [name, header] : rows) {
+    const auto bytes = EncodePageHeader(header);
+    samples.push_back({name, Text(header), Bytes(bytes.begin(), bytes.end())});
+  }
+  return samples;
+}
+
+absl::StatusOr<std::string> ReadLaneFrame(const Bytes& bytes) {
+  const auto header = DecodePageHeader(Head<kPageHeaderBytes>(bytes), Frames::kLanes);
+  return header.ok() ? absl::StatusOr<std::string>(Text(*header)) : header.status();
+}
+
+std::string Text(const RemoteKey& key) {
+  return absl::StrFormat("given %d address %d key %d", key.given, key.address, key.key);
+}
+
+std::vector<Sample> RemoteKeys() {
+  std::vector<Sample> samples;
+  for (const auto& [name, key] : {std::pair<const char*, RemoteKey>{"key", {true, 0x0102030405060708, 0x090a0b0c}},
+                                  std::pair<const char*, RemoteKey>{"none", {}}}) {
+    const auto bytes = EncodeRemoteKey(key);
+    samples.push_back({name, Text(key), Bytes(bytes.begin(), bytes.end())});
+  }
+  return samples;
+}
+
+absl::StatusOr<std::string> ReadRemoteKey(const Bytes& bytes) {
+  const auto key = DecodeRemoteKey(Head<kRemoteKeyBytes>(bytes));
+  return key.ok() ? absl::StatusOr<std::string>(Text(*key)) : key.status();
+}
+
+std::string Text(const Lanes& lanes) {
   return absl::StrFormat(
-      "lowest %d newest %d role %d index %d move %s", preamble.lowest_version, preamble.version, preamble.role,
-      preamble.index,
-      absl::BytesToHexString({reinterpret_cast<const char*>(preamble.move_id.data()), preamble.move_id.size()}));
+      "port %d token %s reason %s", lanes.port,
+      absl::BytesToHexString({reinterpret_cast<const char*>(lanes.token.data()), lanes.token.size()}), lanes.reason);
+}
+
+std::vector<Sample> LaneAnswers() {
+  std::vector<Sample> samples;
+  Lanes given{.port = 0x0102};
+  std::iota(given.token.begin(), given.token.end(), 3);
+  for (const auto& [name, lanes] : {std::pair<const char*, Lanes>{"lanes", given},
+                                    std::pair<const char*, Lanes>{"none", {.reason = "no device"}}}) {
+    const auto bytes = EncodeLanes(lanes);
+    samples.push_back({name, Text(lanes), Bytes(bytes.begin(), bytes.end())});
+  }
+  return samples;
+}
+
+absl::StatusOr<std::string> ReadLaneAnswer(const Bytes& bytes) {
+  const auto lanes = DecodeLanes(Head<kLanesBytes>(bytes));
+  return lanes.ok() ? absl::StatusOr<std::string>(Text(*lanes)) : lanes.status();
+}
+
+std::string Text(const Preamble& preamble) {
+  return absl::StrCat(preamble.lanes ? "lanes " : "",
+                      absl::StrFormat("lowest %d newest %d role %d index %d move %s", preamble.lowest_version,
+                                      preamble.version, preamble.role, preamble.index,
+                                      absl::BytesToHexString({reinterpret_cast<const char*>(preamble.move_id.data()),
+                                                              preamble.move_id.size()})));
 }
 
 std::vector<Sample> Preambles() {
@@ -128,10 +200,9 @@ std::vector<Sample> Preambles() {
   MoveId id;
   std::iota(id.begin(), id.end(), 0);
   const std::pair<const char*, Preamble> rows[] = {
-      {"control", {2, 2, ChannelRole::kControl, 0, id}},
-      {"page", {2, 2, ChannelRole::kPage, 3, id}},
-      {"urgent", {2, 0x0203, ChannelRole::kUrgent, 0x0102, id}},
-      {"recover", {2, 2, ChannelRole::kRecover, 0, id}},
+      {"control", {2, 2, ChannelRole::kControl, 0, id}},         {"page", {2, 2, ChannelRole::kPage, 3, id}},
+      {"urgent", {2, 0x0203, ChannelRole::kUrgent, 0x0102, id}}, {"recover", {2, 2, ChannelRole::kRecover, 0, id}},
+      {"page.lanes", {2, 2, ChannelRole::kPage, 3, id, true}},
   };
   for (const auto& [name, preamble] : rows) {
     const auto bytes = EncodePreamble(preamble);
@@ -316,12 +387,21 @@ struct File {
 };
 
 const File kFiles[] = {
-    {"version2_pages.txt", PageFrames, ReadPageFrame}, {"version2_preambles.txt", Preambles, ReadPreamble},
-    {"version2_proofs.txt", Proofs, ReadProof},        {"version2_control.txt", ControlFrames, ReadControlFrame},
-    {"version2_messages.txt", Messages, ReadMessage},  {"version1_preambles.txt", nullptr, ReadPreamble},
-    {"version2_machine.txt", Machines, ReadMachine},   {"version2_state.txt", SavedStates, ReadState},
-    {"version2_state_1.txt", nullptr, ReadState},      {"version2_sums.txt", Sums, ReadSums},
+    {"version2_pages.txt", PageFrames, ReadPageFrame},
+    {"version2_preambles.txt", Preambles, ReadPreamble},
+    {"version2_proofs.txt", Proofs, ReadProof},
+    {"version2_control.txt", ControlFrames, ReadControlFrame},
+    {"version2_messages.txt", Messages, ReadMessage},
+    {"version1_preambles.txt", nullptr, ReadPreamble},
+    {"version2_machine.txt", Machines, ReadMachine},
+    {"version2_state.txt", SavedStates, ReadState},
+    {"version2_state_1.txt", nullptr, ReadState},
+    {"version2_sums.txt", Sums, ReadSums},
     {"version2_secrets.txt", Secrets, ReadSecret},
+    {"version2_state_1.txt", nullptr, ReadState},
+    {"version2_lane_frames.txt", LaneFrames, ReadLaneFrame},
+    {"version2_keys.txt", RemoteKeys, ReadRemoteKey},
+    {"version2_lanes.txt", LaneAnswers, ReadLaneAnswer},
 };
 
 constexpr size_t kBytesInALine = 60;

@@ -36,6 +36,9 @@ class CutControl final : public ControlChannel {
       Shutdown();
       return CutHere();
     }
+    if (at_source_ && plan_.on_message) {
+      plan_.on_message(message);
+    }
     const absl::Status status = channel_->Send(Altered(message));
     if (plan_.Cuts(at_source_, name, /*after=*/true)) {
       Shutdown();
@@ -89,6 +92,12 @@ class CutSink final : public UrgentSink {
       : urgent_(sink.get()), role_("urgent "), sink_(std::move(sink)), plan_(plan) {}
 
   absl::Status Flush() override { return sink_->Flush(); }
+  absl::Status EndRounds() override {
+    if (plan_.on_frame) {
+      plan_.on_frame({.type = PageFrameType::kEndRounds});
+    }
+    return sink_->EndRounds();
+  }
   uint64_t gathered_bytes() const override { return sink_->gathered_bytes(); }
   bool full() const override { return sink_->full(); }
   void SetFinder(Finder finder) override { sink_->SetFinder(std::move(finder)); }
@@ -137,7 +146,7 @@ class CutSink final : public UrgentSink {
         return sink_->Lost(run);
       case PageFrameType::kRound:
         return sink_->EndRound(header.count);
-      case PageFrameType::kRequest:
+      default:
         break;
     }
     return absl::InternalError("a source that asks");
@@ -214,6 +223,7 @@ class CutOpener final : public ChannelOpener {
     FERRITE_ASSIGN_OR_RETURN(auto sink, opener_->OpenUrgent(preamble, terms));
     return std::make_unique<CutSink>(std::move(sink), plan_);
   }
+  void SetMemory(std::vector<std::span<uint8_t>> regions) override { opener_->SetMemory(std::move(regions)); }
   std::string where() const override { return opener_->where(); }
 
  private:
@@ -256,6 +266,9 @@ class CutAcceptor final : public ChannelAcceptor {
   void PutBack(std::unique_ptr<IncomingChannel> channel) override {
     acceptor_->PutBack(static_cast<CutIncoming&>(*channel).Unwrap());
   }
+  absl::StatusOr<std::shared_ptr<OutsideWriters>> SetMemory(std::vector<std::span<uint8_t>> regions) override {
+    return acceptor_->SetMemory(std::move(regions));
+  }
   void KeepNothing() override { acceptor_->KeepNothing(); }
   void SetLetGo(std::function<bool()> let_go) override { acceptor_->SetLetGo(std::move(let_go)); }
   void SetOnDropped(std::function<void(const std::string& peer, absl::string_view why)> on_dropped) override {
@@ -281,6 +294,8 @@ absl::string_view FrameName(PageFrameType type) {
       return "ROUND";
     case PageFrameType::kRequest:
       return "REQUEST";
+    default:
+      break;
   }
   return "";
 }

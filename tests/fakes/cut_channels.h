@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "migration/channel/pair/pair_rendezvous.h"
+#include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 
 namespace ferrite::migration {
@@ -54,6 +55,8 @@ class CutPlan {
   uint64_t features = ~uint64_t{0};
   // Called at the source's end before a frame is put in, by the thread that does; set before the move.
   std::function<void(const PageHeader&)> on_frame;
+  // Likewise, of control messages.
+  std::function<void(const Message&)> on_message;
 
   // All that passed, at either end.
   std::set<Cut> seen() const {

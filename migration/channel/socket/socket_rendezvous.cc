@@ -13,6 +13,7 @@
 #include "migration/channel/socket/dialer.h"
 #include "migration/channel/socket/stream_control.h"
 #include "migration/channel/socket/stream_pages.h"
+#include "migration/protocol/lanes.h"
 #include "migration/protocol/proof.h"
 
 namespace ferrite::migration {
@@ -20,8 +21,9 @@ namespace {
 
 class SocketIncoming final : public IncomingChannel {
  public:
-  SocketIncoming(Lobby::Arrival arrival, const Clock& clock)
-      : arrival_(std::move(arrival)), peer_(arrival_.stream->peer()), clock_(clock) {}
+  // `lanes` is used no later than its acceptor.
+  SocketIncoming(Lobby::Arrival arrival, const LaneTaker& lanes, const Clock& clock)
+      : arrival_(std::move(arrival)), peer_(arrival_.stream->peer()), lanes_(lanes), clock_(clock) {}
 
   absl::StatusOr<Preamble> preamble() const override {
     std::array<uint8_t, kPreambleBytes> bytes;
@@ -41,11 +43,18 @@ class SocketIncoming final : public IncomingChannel {
   std::unique_ptr<ControlChannel> TakeControl(absl::Duration patience) override {
     return std::make_unique<StreamControlChannel>(Take(patience), clock_);
   }
-  std::unique_ptr<PageFeed> TakePages(absl::Duration patience) override {
-    return std::make_unique<StreamPageFeed>(Take(patience));
-  }
+  std::unique_ptr<PageFeed> TakePages(absl::Duration patience) override { return TakeUrgent(patience); }
   std::unique_ptr<UrgentFeed> TakeUrgent(absl::Duration patience) override {
-    return std::make_unique<StreamPageFeed>(Take(patience));
+    const absl::StatusOr<Preamble> preamble = SocketIncoming::preamble();
+    std::unique_ptr<Stream> stream = Take(patience);
+    if (preamble.ok() && preamble->lanes && lanes_) {
+      return lanes_(std::move(stream), *preamble, patience);
+    }
+    if (preamble.ok() && preamble->lanes) {
+      // Its source ends the move for that.
+      (void)stream->WriteSome(EncodeLanes({.reason = "it listens on an address that is none of rdma:"}));
+    }
+    return std::make_unique<StreamPageFeed>(std::move(stream));
   }
 
   Lobby::Arrival TakeArrival() { return std::move(arrival_); }
@@ -58,6 +67,7 @@ class SocketIncoming final : public IncomingChannel {
 
   Lobby::Arrival arrival_;
   const std::string peer_;
+  const LaneTaker& lanes_;
   const Clock& clock_;
 };
 
@@ -169,6 +179,7 @@ std::shared_ptr<ChannelOpener> OpenAt(const Address& address, const Clock& clock
 
 absl::StatusOr<std::unique_ptr<SocketAcceptor>> SocketAcceptor::Create(std::unique_ptr<Listener> listener,
                                                                        Options options, const Host& host) {
+  LaneTaker lanes = std::move(options.lanes);
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Lobby> lobby, Lobby::Create(listener.get(),
                                                                        {.first_bytes = kPreambleBytes,
                                                                         .patience = options.patience,
@@ -178,12 +189,13 @@ absl::StatusOr<std::unique_ptr<SocketAcceptor>> SocketAcceptor::Create(std::uniq
                                                                         .answer_bytes = kProofBytes,
                                                                         .security = std::move(options.security)},
                                                                        host));
-  return std::unique_ptr<SocketAcceptor>(new SocketAcceptor(std::move(listener), std::move(lobby), host.clock));
+  return std::unique_ptr<SocketAcceptor>(
+      new SocketAcceptor(std::move(listener), std::move(lobby), std::move(lanes), host.clock));
 }
 
 absl::StatusOr<std::unique_ptr<IncomingChannel>> SocketAcceptor::Next(const EventFd& cancel, MonotonicTime deadline) {
   FERRITE_ASSIGN_OR_RETURN(Lobby::Arrival arrival, lobby_->Next(cancel, deadline));
-  return std::make_unique<SocketIncoming>(std::move(arrival), clock_);
+  return std::make_unique<SocketIncoming>(std::move(arrival), lanes_, clock_);
 }
 
 void SocketAcceptor::PutBack(std::unique_ptr<IncomingChannel> channel) {

@@ -43,10 +43,10 @@ class SocketOpener final : public ChannelOpener {
   absl::StatusOr<std::unique_ptr<PageSink>> OpenPages(const Preamble& preamble, Terms& terms) override;
   absl::StatusOr<std::unique_ptr<UrgentSink>> OpenUrgent(const Preamble& preamble, Terms& terms) override;
   std::string where() const override { return where_; }
-
- private:
+  // A channel of any role, whose challenge is answered: for kinds that put more beside it.
   absl::StatusOr<std::unique_ptr<Stream>> Open(const Preamble& preamble, Terms& terms);
 
+ private:
   const Connector connect_;
   const std::string where_;
   const Clock& clock_;
@@ -56,6 +56,11 @@ class SocketOpener final : public ChannelOpener {
 // Connects to `address` for each channel, as Dialer does. `clock` is that of the source's host.
 std::shared_ptr<ChannelOpener> OpenAt(const Address& address, const Clock& clock = RealClock(),
                                       std::shared_ptr<StreamSecurity> security = nullptr);
+
+// Makes the destination's end of a page or urgent channel of a stream whose source wants lanes, which it is to be told
+// of there first.
+using LaneTaker = std::function<std::unique_ptr<UrgentFeed>(std::unique_ptr<Stream> stream, const Preamble& preamble,
+                                                            absl::Duration patience)>;
 
 // Threads: as ChannelAcceptor; HandIn() from any.
 class SocketAcceptor final : public ChannelAcceptor {
@@ -68,6 +73,8 @@ class SocketAcceptor final : public ChannelAcceptor {
     size_t machine_descriptors = 0;
     // What all connections are wrapped in: who speaks plain is not let in. Null: nothing.
     std::shared_ptr<StreamSecurity> security = nullptr;
+    // Null: who wants lanes hears that there are none.
+    LaneTaker lanes = nullptr;
   };
   // Without a listener (null) there are the connections that are handed in. `host` outlives it and the channels.
   static absl::StatusOr<std::unique_ptr<SocketAcceptor>> Create(std::unique_ptr<Listener> listener, Options options,
@@ -84,11 +91,12 @@ class SocketAcceptor final : public ChannelAcceptor {
   void SetOnDropped(Lobby::OnDropped on_dropped) override { lobby_->SetOnDropped(std::move(on_dropped)); }
 
  private:
-  SocketAcceptor(std::unique_ptr<Listener> listener, std::unique_ptr<Lobby> lobby, const Clock& clock)
-      : listener_(std::move(listener)), lobby_(std::move(lobby)), clock_(clock) {}
+  SocketAcceptor(std::unique_ptr<Listener> listener, std::unique_ptr<Lobby> lobby, LaneTaker lanes, const Clock& clock)
+      : listener_(std::move(listener)), lobby_(std::move(lobby)), lanes_(std::move(lanes)), clock_(clock) {}
 
   const std::unique_ptr<Listener> listener_;
   const std::unique_ptr<Lobby> lobby_;
+  const LaneTaker lanes_;
   const Clock& clock_;
 };
 

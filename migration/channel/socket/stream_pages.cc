@@ -119,8 +119,14 @@ absl::Status StreamPageSink::AwaitWord() {
     // The other end has closed it, and says why elsewhere.
     return absl::IsOutOfRange(status) ? absl::UnavailableError(status.message()) : status;
   }
-  if (word != kPlaced) {
-    return absl::InvalidArgumentError("page channel: the destination sent what is no word of a placed frame");
+  return word == kPlaced
+             ? OnPlaced()
+             : absl::InvalidArgumentError("page channel: the destination sent what is no word of a placed frame");
+}
+
+absl::Status StreamPageSink::OnPlaced() {
+  if (on_way_.empty()) {
+    return absl::InvalidArgumentError("page channel: the destination placed a frame that was not sent");
   }
   on_way_bytes_ -= on_way_.front();
   on_way_.pop_front();
@@ -137,18 +143,20 @@ absl::StatusOr<PageRange> StreamPageSink::NextRequest() {
   return PageRange{.region = request.region, .first = request.first_page, .count = request.count};
 }
 
-absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
+absl::StatusOr<PageHeader> StreamPageFeed::NextHeader() {
   std::array<uint8_t, kPageHeaderBytes> bytes;
   FERRITE_RETURN_IF_ERROR(stream_->ReadAll(bytes));
-  FERRITE_ASSIGN_OR_RETURN(const PageHeader header, DecodePageHeader(bytes));
+  return DecodePageHeader(bytes);
+}
+
+absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
+  FERRITE_ASSIGN_OR_RETURN(const PageHeader header, NextHeader());
   FERRITE_RETURN_IF_ERROR(handler.Begin(header));
   switch (header.type) {
     case PageFrameType::kRequest:
       return absl::InvalidArgumentError("page frame: a request came from the source");
-    case PageFrameType::kRound:
-      break;
     case PageFrameType::kPages:
-      FERRITE_RETURN_IF_ERROR(ReadPages(handler, header));
+      FERRITE_RETURN_IF_ERROR(TakePages(handler, header));
       break;
     case PageFrameType::kZero:
     case PageFrameType::kPoison:
@@ -157,15 +165,17 @@ absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
                                     : absl::OkStatus();
       }));
       break;
+    default:
+      break;
   }
   if (tells_placed_ && header.type != PageFrameType::kRound) {
     constexpr uint8_t kWord = kPlaced;
-    FERRITE_RETURN_IF_ERROR(stream_->WriteAll(std::span<const uint8_t>(&kWord, 1)));
+    FERRITE_RETURN_IF_ERROR(WriteBack({&kWord, 1}));
   }
   return header;
 }
 
-absl::Status StreamPageFeed::ReadPages(PageHandler& handler, const PageHeader& header) {
+absl::Status StreamPageFeed::TakePages(PageHandler& handler, const PageHeader& header) {
   std::array<uint32_t, kMaxDataPages> sums;
   FERRITE_RETURN_IF_ERROR(
       stream_->ReadRest({reinterpret_cast<uint8_t*>(sums.data()), header.count * sizeof(uint32_t)}));
@@ -222,7 +232,7 @@ absl::Status StreamPageFeed::Ask(std::span<const PageRange> runs) {
     const auto header = EncodePageHeader(HeaderOf(PageFrameType::kRequest, run));
     requests.insert(requests.end(), header.begin(), header.end());
   }
-  return requests.empty() ? absl::OkStatus() : stream_->WriteAll(std::span<const uint8_t>(requests));
+  return requests.empty() ? absl::OkStatus() : WriteBack(requests);
 }
 
 }  // namespace ferrite::migration

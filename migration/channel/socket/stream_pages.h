@@ -21,7 +21,8 @@
 
 namespace ferrite::migration {
 
-class StreamPageSink final : public UrgentSink {
+// What is derived from it has bytes go past the stream, too.
+class StreamPageSink : public UrgentSink {
  public:
   explicit StreamPageSink(std::unique_ptr<Stream> stream);
 
@@ -38,18 +39,25 @@ class StreamPageSink final : public UrgentSink {
   const std::string& peer() const override { return stream_->peer(); }
   absl::StatusOr<PageRange> NextRequest() override;
 
+ protected:
+  // Puts in a frame; what is full is flushed before.
+  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
+  // Waits for the destination's next word, and acts on it.
+  virtual absl::Status AwaitWord();
+  // That a frame is placed.
+  absl::Status OnPlaced();
+  Stream& stream() const { return *stream_; }
+  bool is_empty() const { return frames_ == 0; }
+
  private:
   static constexpr size_t kMostFrames = 128;
   static constexpr uint64_t kMostBytes = 1 << 20;
   // Also within a unit that is larger than a frame: each has a word to come back, for which there must be room.
   static constexpr size_t kMostOnWayFrames = 64;
 
-  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
   // Puts filler in the place of pages that are lost, in what has not gone. False when there are none, or others that
   // cannot be read.
   bool FillLost();
-  // Waits for the destination's word of one frame.
-  absl::Status AwaitWord();
 
   // Pages of the frames that gather, at most: the last one may be as large as a frame can be.
   static constexpr size_t kMostPages = kMostBytes / kPageBytes + kMaxDataPages;
@@ -67,7 +75,8 @@ class StreamPageSink final : public UrgentSink {
   uint64_t on_way_bytes_ = 0;
 };
 
-class StreamPageFeed final : public UrgentFeed {
+// Likewise.
+class StreamPageFeed : public UrgentFeed {
  public:
   explicit StreamPageFeed(std::unique_ptr<Stream> stream) : stream_(std::move(stream)) {}
 
@@ -78,8 +87,16 @@ class StreamPageFeed final : public UrgentFeed {
   const std::string& peer() const override { return stream_->peer(); }
   absl::Status Ask(std::span<const PageRange> runs) override;
 
+ protected:
+  // The header of the next frame that is the handler's.
+  virtual absl::StatusOr<PageHeader> NextHeader();
+  // The bytes of a kPages frame, whose header was begun.
+  virtual absl::Status TakePages(PageHandler& handler, const PageHeader& header);
+  // To the source.
+  virtual absl::Status WriteBack(std::span<const uint8_t> bytes) { return stream_->WriteAll(bytes); }
+  Stream& stream() const { return *stream_; }
+
  private:
-  absl::Status ReadPages(PageHandler& handler, const PageHeader& header);
   // Of the pages of `run`, whose bytes have come.
   absl::Status Compare(PageHandler& handler, const PageRange& run, std::span<const uint8_t> bytes,
                        std::span<const uint32_t> sums);

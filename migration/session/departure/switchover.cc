@@ -89,6 +89,7 @@ absl::Status StopGuest(Departure& departure) {
 
 // Tells what the destination holds but is out of date; with `waits` until it has dropped all of it.
 absl::Status SendDiscards(Departure& departure, bool waits) {
+  FERRITE_RETURN_IF_ERROR(departure.pages().EndRounds());
   const std::vector<PageRange> stale = departure.pages().TakeStale(/*can_be_lost=*/waits);
   const std::span<const PageRange> all(stale);
   uint64_t messages = 0;
