@@ -82,7 +82,19 @@ absl::Status BlockPlacer::PutZero(PageRun run) {
   return InBlocks(run, [this](uint64_t block, PageRun piece) { return FillZeroIn(block, piece); });
 }
 
+absl::Status BlockPlacer::NoteWritten(PageRun run) {
+  return InBlocks(run, [this](uint64_t block, PageRun) {
+    // What it is made of the kernel knows: it is looked at when all is here.
+    Block was = Block::kUntouched;
+    (void)blocks_[block].compare_exchange_strong(was, Block::kSmall, std::memory_order_relaxed);
+    return absl::OkStatus();
+  });
+}
+
 absl::Status BlockPlacer::FillZeroIn(uint64_t block, PageRun run) {
+  if (MayBeWritten()) {
+    return ClearZero(run);
+  }
   if (Get(block) != Block::kHuge) {
     return PunchZero(run);
   }

@@ -25,6 +25,7 @@ namespace ferrite::migration {
 class BlockPlacer : public MemoryPlacer, private BlockGatherer::Shower {
  public:
   absl::Status PutZero(PageRun run) override;
+  absl::Status NoteWritten(PageRun run) override;
 
   void BeginGathering(uint64_t page) override;
   absl::StatusOr<std::span<uint8_t>> StageTarget(PageRun run, Showing showing) override;

@@ -26,6 +26,9 @@ absl::StatusOr<std::span<uint8_t>> HugetlbPlacer::FillTarget(PageRun run) {
 }
 
 absl::Status HugetlbPlacer::PutZero(PageRun run) {
+  if (MayBeWritten()) {
+    return ClearZero(run);
+  }
   const PageRun units = Units(run);
   const uint64_t end = run.first + run.count;
   // Memory that nothing was received into is zero already, and stays without a page behind it.

@@ -21,6 +21,31 @@ MemoryLanding::MemoryLanding(GuestMemory& memory, const Clock& clock) : memory_(
   }
 }
 
+MemoryLanding::~MemoryLanding() { EndOutsideWriters(); }
+
+std::vector<std::span<uint8_t>> MemoryLanding::WritableFromOutside() const {
+  std::vector<std::span<uint8_t>> regions;
+  for (const auto& region : memory_.regions()) {
+    // Of a memfd that is mapped once, what was allocated for a writer and did not come would be there for the guest.
+    regions.push_back(region->backing() == MemoryBacking::kAnonymous ? region->guest_mapping()
+                                                                     : region->alias_mapping());
+  }
+  return regions;
+}
+
+void MemoryLanding::SetOutsideWriters(std::shared_ptr<OutsideWriters> writers) {
+  writers_ = std::move(writers);
+  for (size_t i = 0; i < placers_.size(); ++i) {
+    placers_[i]->SetOutsideWriters(writers_.get(), i);
+  }
+}
+
+void MemoryLanding::EndOutsideWriters() {
+  if (writers_ != nullptr) {
+    writers_->End();
+  }
+}
+
 absl::Status MemoryLanding::Check(std::span<const MachineSpec::Region> theirs) const {
   const auto ours = memory_.regions();
   for (size_t i = 0; i < ours.size(); ++i) {

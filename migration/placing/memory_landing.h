@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "base/clock.h"
 #include "memory/guest_memory.h"
+#include "migration/channel/outside_writers.h"
 #include "migration/placing/incoming_part.h"
 #include "migration/placing/memory_placer.h"
 #include "migration/placing/page_states.h"
@@ -30,6 +31,15 @@ class MemoryLanding final : public IncomingPart {
   absl::string_view name() const override { return "memory"; }
   size_t regions() const override { return placers_.size(); }
   MemoryPlacer& placer(size_t region) override { return *placers_[region]; }
+  ~MemoryLanding() override;
+
+  // Where bytes may be written from outside, by region: anonymous memory, and the second mapping where there is one. Of
+  // other memory nothing may, and its span is empty.
+  std::vector<std::span<uint8_t>> WritableFromOutside() const;
+  // As MemoryPlacer::SetOutsideWriters(). They are ended at the latest with this object.
+  void SetOutsideWriters(std::shared_ptr<OutsideWriters> writers);
+  void EndOutsideWriters();
+
   absl::Status Check(std::span<const MachineSpec::Region> theirs) const override;
   absl::Status OfferFaults(const UserfaultOpener& open_userfault) override;
   void WithdrawFaults() override;
@@ -55,6 +65,7 @@ class MemoryLanding final : public IncomingPart {
   std::vector<std::unique_ptr<MemoryPlacer>> placers_;
   std::unique_ptr<Userfault> userfault_;
   bool armed_ = false;
+  std::shared_ptr<OutsideWriters> writers_;  // null: nobody
 };
 
 }  // namespace ferrite::migration

@@ -63,6 +63,25 @@ absl::Status MemoryPlacer::Explain(const absl::Status& error) const {
              : error;
 }
 
+absl::Status MemoryPlacer::ClearZero(PageRun run) {
+  const uint64_t end = run.first + run.count;
+  for (uint64_t page = run.first; page < end; ++page) {
+    // What was written and not told of does not come again, where the connection was lost and the page became zero.
+    if (states().Get(page / pages_per_unit()) == PageState::kPresent ||
+        writers_->MayHaveWritten(writers_region_, page)) {
+      FERRITE_RETURN_IF_ERROR(Clear({.first = page, .count = 1}));
+    }
+  }
+  SetPresent(run);
+  return absl::OkStatus();
+}
+
+void MemoryPlacer::EndOutsideWriters() {
+  if (writers_ != nullptr) {
+    writers_->End();
+  }
+}
+
 absl::Status MemoryPlacer::PunchZero(PageRun run) {
   // Memory that nothing was received into is zero already, and stays without a page behind it.
   const uint64_t end = run.first + run.count;
@@ -110,6 +129,7 @@ void MemoryPlacer::Forget(Mapping mapping) {
 }
 
 absl::Status MemoryPlacer::Drop(PageRun run) {
+  EndOutsideWriters();
   return region_.Discard(run.first * kPageBytes, run.count * kPageBytes).status();
 }
 
@@ -135,6 +155,7 @@ absl::Status MemoryPlacer::CanArm(MemoryBacking backing, const UserfaultFeatures
 }
 
 absl::Status MemoryPlacer::Arm(Userfault& userfault) {
+  EndOutsideWriters();
   FERRITE_RETURN_IF_ERROR(CanArm(region_.backing(), userfault.features()));
   FERRITE_ASSIGN_OR_RETURN(const bool minor, PrepareFaults(userfault.features()));
   FERRITE_RETURN_IF_ERROR(Annotate(userfault.Register(region_.guest_mapping(), minor), region_.name()));
@@ -187,6 +208,7 @@ absl::Status MemoryPlacer::Lose(PageRun run) {
 }
 
 absl::Status MemoryPlacer::ShowPoisoned(Userfault* userfault) {
+  EndOutsideWriters();
   for (std::optional<uint64_t> page = lost().Next(0); page.has_value();) {
     const uint64_t unit = *page / pages_per_unit();
     const PageRun run{.first = unit * pages_per_unit(), .count = pages_per_unit()};

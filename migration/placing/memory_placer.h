@@ -2,6 +2,7 @@
 #ifndef FERRITE_MIGRATION_PLACING_MEMORY_PLACER_H_
 #define FERRITE_MIGRATION_PLACING_MEMORY_PLACER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -12,6 +13,7 @@
 #include "base/clock.h"
 #include "base/mapping.h"
 #include "memory/memory_region.h"
+#include "migration/channel/outside_writers.h"
 #include "migration/placing/page_states.h"
 #include "migration/placing/placer.h"
 #include "migration/placing/userfault.h"
@@ -28,6 +30,13 @@ class MemoryPlacer : public Placer {
 
   absl::Status Explain(const absl::Status& error) const override;
 
+  // Who else writes to it, before the first page comes; `region` is its number for them. While they may, nothing is
+  // given back to the host or replaced, and zeros are written (R8). Before anything is, and before Arm(), they are
+  // ended. They outlive the placer.
+  void SetOutsideWriters(OutsideWriters* writers, size_t region) {
+    writers_ = writers;
+    writers_region_ = region;
+  }
   void CutOff(PageRun run) override;
   absl::Status Lose(PageRun run) override;
 
@@ -68,6 +77,7 @@ class MemoryPlacer : public Placer {
   // Before the kernel tells of faults: who touches what counts as absent will wait. Whether it is to tell of pages that
   // are in the file, too, and only not mapped.
   virtual absl::StatusOr<bool> PrepareFaults(const UserfaultFeatures& features);
+  absl::Status NoteWritten(PageRun) override { return absl::OkStatus(); }
   // Punches holes.
   absl::Status Drop(PageRun run) override;
 
@@ -84,6 +94,9 @@ class MemoryPlacer : public Placer {
   absl::Status Write(PageRun run, const uint8_t* bytes) const;
   // Ends a mapping of memory that is shared, from which nothing goes.
   static void Forget(Mapping mapping);
+  bool MayBeWritten() const { return writers_ != nullptr && writers_->may_write(); }
+  // PutZero() of memory that may be written from outside: what is here, or may be by now, is written over.
+  absl::Status ClearZero(PageRun run);
   // PutZero() of memory whose units are 4 KiB: what is here becomes a hole.
   absl::Status PunchZero(PageRun run);
   // The claimed `run` was shown with `status`, `placed` bytes of it: these are present, the rest is abandoned.
@@ -94,8 +107,12 @@ class MemoryPlacer : public Placer {
   absl::Status ShowCopy(PageRun run, const uint8_t* bytes);
 
  private:
+  void EndOutsideWriters();
+
   MemoryRegion& region_;
   Userfault* userfault_ = nullptr;
+  OutsideWriters* writers_ = nullptr;
+  size_t writers_region_ = 0;
 };
 
 }  // namespace ferrite::migration

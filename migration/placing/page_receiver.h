@@ -57,6 +57,7 @@ class PageReceiver final : private PageHandler {
   absl::Status Wrong(const PageRange& page) override;
   absl::Status Gone(const PageRange& page) override;
   absl::Status Filled(const PageRange& run) override;
+  absl::StatusOr<uint64_t> Written(const PageRange& rest) override;
   absl::StatusOr<uint64_t> Zero(const PageRange& rest) override;
   absl::StatusOr<uint64_t> Lost(const PageRange& rest) override;
 

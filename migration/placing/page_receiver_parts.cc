@@ -1,4 +1,4 @@
-// What PageReceiver does with units that are larger than a frame.
+// What PageReceiver does with units that are larger than a frame, and with pages that came from outside.
 #include <span>
 
 #include "base/status.h"
@@ -6,6 +6,16 @@
 #include "migration/placing/page_receiver.h"
 
 namespace ferrite::migration {
+
+absl::StatusOr<uint64_t> PageReceiver::Written(const PageRange& rest) {
+  if (live_) {
+    return absl::InvalidArgumentError("page frame: memory of a guest that runs cannot be written from outside");
+  }
+  FERRITE_RETURN_IF_ERROR(placer_->Written({.first = rest.first, .count = rest.count}));
+  placement_.doubtful().Settle(rest);
+  figures_.pages.fetch_add(rest.count, std::memory_order_relaxed);
+  return rest.count;
+}
 
 absl::StatusOr<PageHandler::Target> PageReceiver::NextPart(Placer& placer, PageRun rest) {
   OpenUnit& open = *open_;

@@ -10,6 +10,10 @@ namespace {
 // 256 MiB: some milliseconds to give back, and few enough calls to the kernel for all memory.
 constexpr uint64_t kPiecePages = uint64_t{1} << 16;
 
+absl::Status NoMemoryWritten() {
+  return absl::InvalidArgumentError("page frame: what is no memory cannot be written from outside");
+}
+
 absl::Status NoMemory() { return absl::InvalidArgumentError("page frame: what is no memory has no lost pages"); }
 
 }  // namespace
@@ -50,6 +54,13 @@ absl::Status Placer::Filled(PageRun run, const uint8_t* buffer) {
   return absl::OkStatus();
 }
 
+absl::Status Placer::Written(PageRun run) {
+  FERRITE_RETURN_IF_ERROR(NoteWritten(run));
+  SetPresent(run);
+  lost_.Remove(run.first, run.count);
+  return absl::OkStatus();
+}
+
 void Placer::CutOff(PageRun) {}
 
 absl::Status Placer::FillZero(PageRun run) {
@@ -57,6 +68,8 @@ absl::Status Placer::FillZero(PageRun run) {
   lost_.Remove(run.first, run.count);
   return absl::OkStatus();
 }
+
+absl::Status Placer::NoteWritten(PageRun) { return NoMemoryWritten(); }
 
 absl::Status Placer::Lose(PageRun) { return NoMemory(); }
 

@@ -62,6 +62,9 @@ class Placer {
   // `run` was read to FillTarget(), or, when that is empty, to `buffer`, from which it is put in its place here. It
   // counts as present.
   absl::Status Filled(PageRun run, const uint8_t* buffer);
+  // `run` was written to its place from outside (OutsideWriters). It counts as present. INVALID_ARGUMENT for what is no
+  // memory.
+  absl::Status Written(PageRun run);
   // Of `run`, whose place FillTarget() was, not all came: what is there is neither what it held nor what it was to
   // hold. It becomes zero, as what did not come is: where it comes as zero, nothing is written. What counts as present
   // does so still, and comes again or is discarded, as the rest of it does.
@@ -108,6 +111,8 @@ class Placer {
   PageRun Units(PageRun run) const;
   // Of Filled(): puts it in its place.
   virtual absl::Status Put(PageRun run, const uint8_t* buffer);
+  // Of Written(): notes it.
+  virtual absl::Status NoteWritten(PageRun run);
   // Of FillZero(). The units of `run` count as present then.
   virtual absl::Status PutZero(PageRun run) = 0;
   // The pages that are lost, before the switchover.

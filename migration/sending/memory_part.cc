@@ -31,6 +31,14 @@ std::vector<MachineSpec::Region> MemoryPart::regions() const {
   return regions;
 }
 
+std::vector<std::span<uint8_t>> MemoryPart::Mappings() const {
+  std::vector<std::span<uint8_t>> mappings;
+  for (const auto& region : memory_.regions()) {
+    mappings.push_back(region->guest_mapping());
+  }
+  return mappings;
+}
+
 absl::Status MemoryPart::AddSkipped(size_t region, PageBitmap& skipped) {
   const MemoryRegion& memory = *memory_.regions()[region];
   FERRITE_RETURN_IF_ERROR(AddUntouchedPages(memory, page_map_, skipped));

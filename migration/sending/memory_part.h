@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,8 @@ class MemoryPart final : public OutgoingPart {
 
   absl::string_view name() const override { return "memory"; }
   std::vector<MachineSpec::Region> regions() const override;
+  // Where its regions are, which the guest uses.
+  std::vector<std::span<uint8_t>> Mappings() const;
   absl::Status StartTracking() override { return dirty_log_.StartDirtyTracking(); }
   void StopTracking() override { dirty_log_.StopDirtyTracking(); }
   absl::Status CollectDirty(size_t region, PageBitmap& dirty) override {

@@ -122,11 +122,12 @@ struct Arrival {
   Greeter::Terms terms;     // what the two sides have agreed on
   Credentials credentials;  // likewise
   bool postcopy_possible = false;
-  bool loaded = false;   // the state is applied: GRANT may come
-  uint64_t epoch = 0;    // of GRANT
-  bool armed = false;    // who touches what is missing waits
-  bool settled = false;  // all is here, and faults are the kernel's again
-  bool revoked = false;  // the source took the guest back
+  bool has_writers = false;  // the acceptor knows the memory, and who writes to it is known
+  bool loaded = false;       // the state is applied: GRANT may come
+  uint64_t epoch = 0;        // of GRANT
+  bool armed = false;        // who touches what is missing waits
+  bool settled = false;      // all is here, and faults are the kernel's again
+  bool revoked = false;      // the source took the guest back
   UndoStack undo;
   std::optional<RunDelays> delays;  // since the last round
 

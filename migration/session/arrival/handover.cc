@@ -81,6 +81,8 @@ absl::Status ApplyPackage(Arrival& arrival, const message::Package& package) {
         doubtful, " pages came with other bytes than they were sent with, and the guest had not written them"));
   }
   FERRITE_RETURN_IF_ERROR(arrival.machine->state().CheckState(package.blob));
+  // From here on the memory is the guest's alone, whatever the source does (R1).
+  arrival.memory->EndOutsideWriters();
   absl::Duration flush;
   FERRITE_RETURN_IF_ERROR(Timed(arrival.host.clock, flush, [&] { return KeepMirrored(arrival); }));
   if (package.postcopy) {

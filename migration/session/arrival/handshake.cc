@@ -15,6 +15,7 @@
 #include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "migration/channel/outside_writers.h"
 #include "migration/placing/incoming_part.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/preamble.h"
@@ -218,6 +219,11 @@ absl::Status AcceptChannels(Arrival& arrival, ChannelAcceptor& acceptor) {
   ArrivalLink::UrgentFeeds urgent(arrival.terms.urgent_channels);
   int due = arrival.terms.page_channels + arrival.terms.urgent_channels;
   const MonotonicTime deadline = arrival.Now() + arrival.options.patience;
+  if (!std::exchange(arrival.has_writers, true)) {
+    FERRITE_ASSIGN_OR_RETURN(std::shared_ptr<OutsideWriters> writers,
+                             acceptor.SetMemory(arrival.memory->WritableFromOutside()));
+    arrival.memory->SetOutsideWriters(std::move(writers));
+  }
   while (due > 0) {
     absl::StatusOr<std::unique_ptr<IncomingChannel>> next = acceptor.Next(arrival.link.broken().event(), deadline);
     if (!next.ok()) {

@@ -31,6 +31,14 @@ void DepartureLink::HearOfBroken() {
   });
 }
 
+void DepartureLink::DropPages() {
+  shut_pages_down_.reset();
+  if (peer_ != nullptr) {
+    peer_->SetOnBroken(nullptr);
+  }
+  pages_.reset();
+}
+
 void DepartureLink::Close() {
   // Their threads may cancel until they are joined.
   interrupt_peer_.reset();

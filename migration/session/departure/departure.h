@@ -55,6 +55,8 @@ class DepartureLink {
   void SetPages(std::unique_ptr<PageSource> pages);
   // From here on the pages' sender hears of page channels that the destination lost, and of those that it has told of.
   void HearOfBroken();
+  // Nothing is sent any more: what the page channels held of the machine's memory they hold no longer.
+  void DropPages();
   // Joins their threads, and is ready for others.
   void Close();
 

@@ -76,7 +76,10 @@ absl::Status GiveUp(Departure& departure, const absl::Status& reason) {
   }
   // The guest first: words can wait.
   absl::Status undone;
-  UntilThereIsMemory([&] { undone = departure.undo.Run(); });
+  UntilThereIsMemory([&] {
+    undone = departure.undo.Run();
+    departure.link.DropPages();
+  });
   const absl::Status why = CatchOutOfMemory([&] { return TellWhy(departure, reason, cancelled); });
   if (departure.link.peer() != nullptr) {
     departure.peer().Shutdown(why);

@@ -214,6 +214,7 @@ absl::StatusOr<bool> AskWhetherGranted(Departure& departure, ChannelOpener& open
 
 absl::Status OpenPages(Departure& departure, uint64_t epoch, absl::Duration limit) {
   ChannelOpener& opener = *departure.opener;
+  opener.SetMemory(departure.memory_part.Mappings());
   PageSource::Channels channels{
       .page = {}, .urgent = {}, .know_lost = (departure.features & kFeaturePoison) != 0, .turns = departure.turns};
   for (int i = 0; i < departure.options.channels; ++i) {
