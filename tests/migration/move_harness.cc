@@ -34,6 +34,8 @@ T OrDie(absl::StatusOr<T> value) {
 
 bool IsTlsWanted() { return std::getenv("FERRITE_TLS") != nullptr; }
 
+bool IsRdmaWanted() { return std::getenv("FERRITE_RDMA") != nullptr; }
+
 bool IsEachCasePlayed() { return std::getenv("FERRITE_EVERY") == nullptr; }
 
 void ForEachCase(uint64_t count, const std::function<void(uint64_t)>& play) {
@@ -52,6 +54,9 @@ FakeMove::FakeMove(const FakeMoveSetup& setup)
   directory_ = name;
   if (setup.tls && !setup.pair) {
     tls_ = std::make_unique<TlsPlace>();
+  }
+  if (setup.rdma && !setup.pair && !setup.handed_in) {
+    fabric_ = std::make_unique<RdmaFabric>();
   }
   memory_ = OrDie(GuestMemory::Create(setup.bytes, setup.source_backing));
   guest_ = std::make_unique<FakeGuest>(*memory_, setup.work);
@@ -90,12 +95,20 @@ PairRendezvous FakeMove::Meet() {
     relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), there));
     there = relay_->address();
   }
+  if (fabric_ != nullptr) {
+    return {
+        .opener = OpenerAt(there, setup_.host.clock),
+        .acceptor = OrDie(RdmaAcceptor::Create(std::move(listener), {}, *fabric_, setup_.rdma_options, setup_.host))};
+  }
   return {.opener = OpenerAt(there, setup_.host.clock),
           .acceptor = AcceptorOf(std::move(listener), {.security = tls_ != nullptr ? tls_->destination() : nullptr},
                                  setup_.host)};
 }
 
 std::shared_ptr<ChannelOpener> FakeMove::OpenerAt(const Address& address, const Clock& clock) const {
+  if (fabric_ != nullptr) {
+    return OpenRdmaAt(address, *fabric_, setup_.rdma_options, clock);
+  }
   return OpenAt(address, clock, tls_ != nullptr ? tls_->source() : nullptr);
 }
 

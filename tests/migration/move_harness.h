@@ -11,6 +11,8 @@
 #include "base/clock.h"
 #include "migration/api/move_options.h"
 #include "migration/channel/pair/pair_rendezvous.h"
+#include "migration/channel/rdma/rdma_options.h"
+#include "migration/channel/rdma/rdma_rendezvous.h"
 #include "migration/channel/rendezvous.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/socket.h"
@@ -18,6 +20,7 @@
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
 #include "tests/fakes/fake_guest.h"
+#include "tests/fakes/rdma_fabric.h"
 #include "tests/fakes/relay.h"
 #include "tests/fakes/test_host.h"
 #include "tests/fakes/tls_place.h"
@@ -27,6 +30,8 @@ namespace ferrite::migration {
 
 // Whether FERRITE_TLS is set: then all moves over sockets are over TLS, so that a suite runs on both.
 bool IsTlsWanted();
+// The same of FERRITE_RDMA: queue pairs are beside them.
+bool IsRdmaWanted();
 
 // ForEachAtOnce(); where FERRITE_EVERY is set, of one case in so many.
 void ForEachCase(uint64_t count, const std::function<void(uint64_t)>& play);
@@ -39,11 +44,13 @@ struct FakeMoveSetup {
   uint64_t landing_bytes = 0;        // that the host is to have what it asks for, if not `bytes`
   FakeGuestWork work{.first_page = 256, .pages = 8192, .random = true};
   bool tcp = false;
-  bool pair = false;             // no socket: within the process
-  bool handed_in = false;        // over sockets that somebody else connects; for moves that go well
-  bool tls = IsTlsWanted();      // over the sockets
-  bool relay = false;            // the move goes through FakeMove::relay()
-  const Host& host = AnyHost();  // of both sides
+  bool pair = false;           // no socket: within the process
+  bool handed_in = false;      // over sockets that somebody else connects; for moves that go well
+  bool tls = IsTlsWanted();    // over the sockets
+  bool rdma = IsRdmaWanted();  // beside the sockets, but for those that are handed in
+  RdmaOptions rdma_options{.chunk_bytes = kLeastRdmaChunk};
+  bool relay = false;                                            // the move goes through FakeMove::relay()
+  const Host& host = AnyHost();                                  // of both sides
   std::function<PairRendezvous(PairRendezvous)> wrap = nullptr;  // decorates where they meet
 };
 
@@ -68,6 +75,8 @@ class FakeMove {
   GuestMemory& memory() { return *memory_; }
   // While a move is on.
   Relay& relay() { return *relay_; }
+  // Where the queue pairs are, if it is over that.
+  RdmaFabric& fabric() { return *fabric_; }
   // Of the source, over what the move goes.
   std::shared_ptr<ChannelOpener> OpenerAt(const Address& address, const Clock& clock = RealClock()) const;
   Destination& session() { return *session_; }
@@ -88,7 +97,8 @@ class FakeMove {
   const Landing& landing_;
   const LandingHost landing_host_;
   std::string directory_;
-  std::unique_ptr<TlsPlace> tls_;  // if it is over that
+  std::unique_ptr<TlsPlace> tls_;       // if it is over that
+  std::unique_ptr<RdmaFabric> fabric_;  // likewise
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<FakeGuest> guest_;
   std::unique_ptr<FakeSourcePort> port_;

@@ -1,0 +1,122 @@
+#include "migration/channel/rdma/rdma_feed.h"
+
+#include <sys/mman.h>
+
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "memory/guest_address.h"
+
+namespace ferrite::migration {
+
+RdmaPageFeed::RdmaPageFeed(std::unique_ptr<Stream> stream, std::unique_ptr<QueuePair> push,
+                           std::shared_ptr<VerbsDomain> domain, std::shared_ptr<RdmaPlace> place,
+                           absl::Duration patience, const Clock& clock)
+    : StreamPageFeed(std::move(stream)),
+      place_(std::move(place)),
+      writer_(std::make_shared<StreamWriter>(StreamPageFeed::stream())),
+      domain_(std::move(domain)),
+      push_(std::move(push)),
+      waiter_(*push_, StreamPageFeed::stream(), patience, clock),
+      may_push_(place_->Add(*push_)) {}
+
+absl::Status RdmaPageFeed::Start() {
+  FERRITE_ASSIGN_OR_RETURN(message_memory_, Mapping::Create("messages", kPageBytes, MAP_PRIVATE | MAP_ANONYMOUS));
+  FERRITE_ASSIGN_OR_RETURN(messages_, domain_->Register(message_memory_.span(), MemoryAccess::kLocal));
+  for (uint64_t slot = 0; slot < QueuePair::kMostReceives; ++slot) {
+    FERRITE_RETURN_IF_ERROR(PostReceive(slot));
+  }
+  return absl::OkStatus();
+}
+
+RdmaPageFeed::~RdmaPageFeed() {
+  place_->Remove(*push_);
+  writer_->Close();
+}
+
+void RdmaPageFeed::Shutdown() {
+  StreamPageFeed::Shutdown();
+  push_->Break();
+}
+
+absl::Status RdmaPageFeed::PostReceive(uint64_t slot) {
+  return push_->PostReceive(
+      slot, {.memory = messages_.get(), .bytes = message_memory_.span().subspan(slot * kMessageBytes, kMessageBytes)});
+}
+
+absl::StatusOr<PageHeader> RdmaPageFeed::NextHeader() {
+  while (true) {
+    std::array<uint8_t, kPageHeaderBytes> bytes;
+    FERRITE_RETURN_IF_ERROR(stream().ReadAll(bytes));
+    FERRITE_ASSIGN_OR_RETURN(PageHeader header, DecodePageHeader(bytes, Frames::kLanes));
+    FERRITE_ASSIGN_OR_RETURN(const bool was_own, TakeOwn(header));
+    if (was_own) {
+      continue;
+    }
+    if (header.type == PageFrameType::kRound && header.bytes == PageBytes::kWritten) {
+      // All that was written in it is here: of the last frames the barrier said so.
+      FERRITE_RETURN_IF_ERROR(WriteBack(EncodePageHeader({.type = PageFrameType::kBarrier, .count = barrier_})));
+      header.bytes = PageBytes::kBehind;
+    }
+    return header;
+  }
+}
+
+absl::StatusOr<bool> RdmaPageFeed::TakeOwn(const PageHeader& header) {
+  switch (header.type) {
+    case PageFrameType::kBarrier:
+      FERRITE_RETURN_IF_ERROR(AwaitSend(header.count));
+      return true;
+    case PageFrameType::kAskKey:
+      FERRITE_RETURN_IF_ERROR(
+          place_->Ask({.region = header.region, .first = header.first_page, .count = header.count}, writer_));
+      return true;
+    case PageFrameType::kEndRounds:
+      place_->End();
+      return true;
+    case PageFrameType::kKey:
+      return absl::InvalidArgumentError("page frame: a key came from the source");
+    default:
+      return false;
+  }
+}
+
+absl::Status RdmaPageFeed::AwaitSend(uint32_t number) {
+  if (!may_push_ || number != barrier_ + 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("page frame: BARRIER of SEND ", number, " came behind that of ", barrier_));
+  }
+  barrier_ = number;
+  while (received_ < barrier_) {
+    std::array<Completion, QueuePair::kMostReceives> over;
+    FERRITE_ASSIGN_OR_RETURN(const size_t count, waiter_.Await(over));
+    for (const Completion& one : std::span(over).first(count)) {
+      ++received_;
+      FERRITE_RETURN_IF_ERROR(PostReceive(one.id));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RdmaPageFeed::TakePages(PageHandler& handler, const PageHeader& header) {
+  PageRange rest{.region = header.region, .first = header.first_page, .count = header.count};
+  switch (header.bytes) {
+    case PageBytes::kBehind:
+      return StreamPageFeed::TakePages(handler, header);
+    case PageBytes::kReadable:
+      return absl::InvalidArgumentError("page frame: pages that are to be read from the source");
+    case PageBytes::kWritten:
+      break;
+  }
+  FERRITE_RETURN_IF_ERROR(place_->CheckWritten(rest));
+  while (rest.count > 0) {
+    FERRITE_ASSIGN_OR_RETURN(const uint64_t done, handler.Written(rest));
+    rest.first += done;
+    rest.count -= done;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ferrite::migration
