@@ -132,6 +132,10 @@ absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
     }
     if ((wakeups & kAnswer) != 0) {
       FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver->ReceiveOne(/*live=*/true));
+      if (header.type == PageFrameType::kKey) {
+        // A word between the two ends.
+        continue;
+      }
       if (header.type == PageFrameType::kRound) {
         return absl::InvalidArgumentError("urgent channel: the end of a round came from the source");
       }

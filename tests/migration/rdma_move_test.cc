@@ -26,7 +26,12 @@ constexpr uint64_t kSteps = 1000;
 using End = RdmaFabric::End;
 using Call = RdmaFabric::Call;
 
-FakeMoveSetup OverRdma(const char* landing = "Small") { return {.landing = &LandingNamed(landing), .rdma = true}; }
+FakeMoveSetup OverRdma(const char* landing = "Small") {
+  return {.bytes = uint64_t{16} << 20,
+          .landing = &LandingNamed(landing),
+          .work = {.first_page = 256, .pages = 2048, .random = true},
+          .rdma = true};
+}
 
 class RdmaMoveTest : public testing::TestWithParam<const char*> {};
 
@@ -38,12 +43,17 @@ TEST_P(RdmaMoveTest, PagesAreWrittenInEachMode) {
       move.destination().on_run = [&] {
         EXPECT_LE(move.fabric().registered_bytes(End::kHere), uint64_t{16} << 20) << "the guest's memory is its own";
       };
-      const FakeMoveResult result = move.Move({.mode = mode, .channels = channels});
+      // The first round is long enough for keys to come.
+      const FakeMoveResult result =
+          move.Move({.mode = mode, .max_bandwidth = uint64_t{32} << 20, .channels = channels});
       ExpectArrived(move, result, kSteps);
       const bool registers = LandingNamed(GetParam()).backing == MemoryBacking::kAnonymous;
-      EXPECT_EQ(move.fabric().counts().writes > 0, registers && mode != MoveMode::kPostcopy);
+      if (mode != MoveMode::kAuto) {
+        EXPECT_EQ(move.fabric().counts().writes > 0, registers && mode == MoveMode::kPrecopy);
+      }
       EXPECT_EQ(move.fabric().counts().lost_bytes, 0u) << "R8";
       EXPECT_EQ(move.fabric().counts().refused, 0u);
+      EXPECT_EQ(move.fabric().counts().reads > 0, mode == MoveMode::kPostcopy || result.report.postcopy);
     }
   }
 }
@@ -52,7 +62,7 @@ TEST_P(RdmaMoveTest, PagesAreWrittenInEachMode) {
 TEST_P(RdmaMoveTest, RoundsTurnToPostcopy) {
   FakeMove move(OverRdma(GetParam()));
   const FakeMoveResult result = move.Move(
-      {.mode = MoveMode::kPrecopy, .downtime_limit = absl::Nanoseconds(1), .max_bandwidth = 200 << 20, .channels = 2},
+      {.mode = MoveMode::kPrecopy, .downtime_limit = absl::Nanoseconds(1), .max_bandwidth = 50 << 20, .channels = 2},
       [](Source& source, const MoveProgress& progress) {
         if (progress.round >= 3) {
           (void)source.StartPostcopy();
@@ -71,7 +81,7 @@ INSTANTIATE_TEST_SUITE_P(Landings, RdmaMoveTest, testing::Values("Small", "Huge"
 TEST(RdmaFailureTest, MemoryThatCannotBeRegisteredGoesOverTheConnections) {
   for (const End end : {End::kHere, End::kThere}) {
     FakeMove move(OverRdma());
-    move.fabric().LimitRegistered(end, uint64_t{8} << 20);
+    move.fabric().LimitRegistered(end, uint64_t{16} << 20);
     const FakeMoveResult result = move.Move({.mode = MoveMode::kPrecopy, .channels = 2});
     ExpectArrived(move, result, kSteps);
   }
@@ -88,7 +98,7 @@ TEST(RdmaFailureTest, GuestGoesOnWhereverAStepFails) {
   ASSERT_GT(steps, 20u);
   // All of the beginning, and then one in so many.
   std::vector<uint64_t> cases;
-  for (uint64_t good = 0; good < steps; good += good < 24 ? 1 : 1 + steps / 8) {
+  for (uint64_t good = 0; good < steps; good += good < 32 ? 2 : 1 + steps / 6) {
     cases.push_back(good);
   }
   ForEachAtOnce(cases.size(), [&](uint64_t index) {
@@ -109,7 +119,7 @@ TEST(RdmaFailureTest, RoundsGoOnWhenAQueuePairBreaks) {
   FakeMove move(OverRdma());
   bool cut = false;
   const FakeMoveResult result =
-      move.Move({.mode = MoveMode::kPrecopy, .max_bandwidth = uint64_t{200} << 20, .channels = 2},
+      move.Move({.mode = MoveMode::kPrecopy, .max_bandwidth = uint64_t{50} << 20, .channels = 2},
                 [&](Source&, const MoveProgress& progress) {
                   if (progress.round == 2 && !cut) {
                     cut = true;
@@ -119,6 +129,53 @@ TEST(RdmaFailureTest, RoundsGoOnWhenAQueuePairBreaks) {
   EXPECT_TRUE(cut);
   ExpectArrived(move, result, kSteps);
   EXPECT_EQ(move.fabric().counts().lost_bytes, 0u) << "R8";
+}
+
+// Connections are numbered as they are made: of each page channel that which is written over and that which is read
+// over, and then those of the urgent ones.
+constexpr size_t kReadOverFirst = 1;
+constexpr size_t kUrgentOf2 = 4;
+
+const MoveOptions kSlowPostcopy{
+    .mode = MoveMode::kPostcopy, .max_postcopy_bandwidth = uint64_t{16} << 20, .channels = 2};
+
+// R4, and R6: what was on its way goes again over the other one.
+TEST(RdmaFailureTest, PostcopyGoesOnWithFewerWhenAQueuePairBreaks) {
+  FakeMove move(OverRdma());
+  move.destination().on_run = [&] { move.fabric().Cut(kReadOverFirst); };
+  const FakeMoveResult result = move.Move(kSlowPostcopy);
+  ExpectArrived(move, result, kSteps);
+  EXPECT_EQ(result.report.broken_channels, 1u);
+  EXPECT_EQ(result.report.recoveries, 0u);
+}
+
+TEST(RdmaFailureTest, UrgentQueuePairIsRecovered) {
+  FakeMove move(OverRdma());
+  move.destination().on_run = [&] { move.fabric().Cut(kUrgentOf2); };
+  const FakeMoveResult result = move.Move(kSlowPostcopy);
+  ExpectArrived(move, result, kSteps);
+  EXPECT_EQ(result.report.recoveries, 1u);
+}
+
+// R5: what the guest waits for is read, where its memory was registered in the rounds.
+TEST(RdmaFaultTest, PagesThatTheGuestWaitsForAreRead) {
+  FakeMove move(OverRdma());
+  RdmaFabric::Counts at_start;
+  move.destination().on_run = [&] { at_start = move.fabric().counts(); };
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPrecopy,
+                                           .downtime_limit = absl::Nanoseconds(1),
+                                           .max_bandwidth = 50 << 20,
+                                           .max_postcopy_bandwidth = uint64_t{1} << 20},
+                                          [](Source& source, const MoveProgress& progress) {
+                                            if (progress.round >= 3) {
+                                              (void)source.StartPostcopy();
+                                            }
+                                          });
+  ExpectArrived(move, result, kSteps);
+  EXPECT_TRUE(result.report.postcopy);
+  EXPECT_GT(result.report.faults, 0u);
+  EXPECT_GT(move.fabric().counts().reads, at_start.reads);
+  EXPECT_EQ(move.fabric().counts().written_bytes, at_start.written_bytes) << "into a guest that runs";
 }
 
 TEST(RdmaFailureTest, CancelEndsAMoveWhoseWorkStalls) {

@@ -17,8 +17,9 @@ namespace ferrite::migration {
 std::string HostHere(const Stream& stream);
 std::string HostThere(const Stream& stream);
 
-// Over which the source writes.
+// Over which the source writes, and over which the destination reads.
 inline constexpr char kPushLane = 'w';
+inline constexpr char kPullLane = 'r';
 // With which a queue pair is greeted.
 std::string GreetingOf(const LaneToken& token, char lane);
 

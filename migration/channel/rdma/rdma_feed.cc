@@ -8,28 +8,42 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "memory/guest_address.h"
+#include "migration/channel/rdma/read_frame.h"
 
 namespace ferrite::migration {
 
+absl::StatusOr<std::unique_ptr<RdmaPageFeed>> RdmaPageFeed::Create(std::unique_ptr<Stream>& stream,
+                                                                   std::unique_ptr<QueuePair> push,
+                                                                   std::unique_ptr<QueuePair> pull,
+                                                                   std::shared_ptr<VerbsDomain> domain,
+                                                                   std::shared_ptr<RdmaPlace> place,
+                                                                   absl::Duration patience, const Clock& clock) {
+  Messages messages;
+  FERRITE_ASSIGN_OR_RETURN(messages.memory, Mapping::Create("messages", kPageBytes, MAP_PRIVATE | MAP_ANONYMOUS));
+  FERRITE_ASSIGN_OR_RETURN(messages.registered, domain->Register(messages.memory.span(), MemoryAccess::kLocal));
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Puller> puller,
+                           Puller::Create(std::move(pull), domain, *stream, patience, clock));
+  for (uint64_t slot = 0; slot < QueuePair::kMostReceives; ++slot) {
+    FERRITE_RETURN_IF_ERROR(PostReceive(*push, messages, slot));
+  }
+  return std::unique_ptr<RdmaPageFeed>(new RdmaPageFeed(std::move(stream), std::move(push), std::move(puller),
+                                                        std::move(domain), std::move(place), std::move(messages),
+                                                        patience, clock));
+}
+
 RdmaPageFeed::RdmaPageFeed(std::unique_ptr<Stream> stream, std::unique_ptr<QueuePair> push,
-                           std::shared_ptr<VerbsDomain> domain, std::shared_ptr<RdmaPlace> place,
-                           absl::Duration patience, const Clock& clock)
+                           std::unique_ptr<Puller> puller, std::shared_ptr<VerbsDomain> domain,
+                           std::shared_ptr<RdmaPlace> place, Messages messages, absl::Duration patience,
+                           const Clock& clock)
     : StreamPageFeed(std::move(stream)),
       place_(std::move(place)),
       writer_(std::make_shared<StreamWriter>(StreamPageFeed::stream())),
       domain_(std::move(domain)),
+      messages_(std::move(messages)),
       push_(std::move(push)),
       waiter_(*push_, StreamPageFeed::stream(), patience, clock),
-      may_push_(place_->Add(*push_)) {}
-
-absl::Status RdmaPageFeed::Start() {
-  FERRITE_ASSIGN_OR_RETURN(message_memory_, Mapping::Create("messages", kPageBytes, MAP_PRIVATE | MAP_ANONYMOUS));
-  FERRITE_ASSIGN_OR_RETURN(messages_, domain_->Register(message_memory_.span(), MemoryAccess::kLocal));
-  for (uint64_t slot = 0; slot < QueuePair::kMostReceives; ++slot) {
-    FERRITE_RETURN_IF_ERROR(PostReceive(slot));
-  }
-  return absl::OkStatus();
-}
+      may_push_(place_->Add(*push_)),
+      puller_(std::move(puller)) {}
 
 RdmaPageFeed::~RdmaPageFeed() {
   place_->Remove(*push_);
@@ -39,11 +53,12 @@ RdmaPageFeed::~RdmaPageFeed() {
 void RdmaPageFeed::Shutdown() {
   StreamPageFeed::Shutdown();
   push_->Break();
+  puller_->Break();
 }
 
-absl::Status RdmaPageFeed::PostReceive(uint64_t slot) {
-  return push_->PostReceive(
-      slot, {.memory = messages_.get(), .bytes = message_memory_.span().subspan(slot * kMessageBytes, kMessageBytes)});
+absl::Status RdmaPageFeed::PostReceive(QueuePair& push, const Messages& messages, uint64_t slot) {
+  return push.PostReceive(slot, {.memory = messages.registered.get(),
+                                 .bytes = messages.memory.span().subspan(slot * kMessageBytes, kMessageBytes)});
 }
 
 absl::StatusOr<PageHeader> RdmaPageFeed::NextHeader() {
@@ -94,7 +109,7 @@ absl::Status RdmaPageFeed::AwaitSend(uint32_t number) {
     FERRITE_ASSIGN_OR_RETURN(const size_t count, waiter_.Await(over));
     for (const Completion& one : std::span(over).first(count)) {
       ++received_;
-      FERRITE_RETURN_IF_ERROR(PostReceive(one.id));
+      FERRITE_RETURN_IF_ERROR(PostReceive(*push_, messages_, one.id));
     }
   }
   return absl::OkStatus();
@@ -106,7 +121,7 @@ absl::Status RdmaPageFeed::TakePages(PageHandler& handler, const PageHeader& hea
     case PageBytes::kBehind:
       return StreamPageFeed::TakePages(handler, header);
     case PageBytes::kReadable:
-      return absl::InvalidArgumentError("page frame: pages that are to be read from the source");
+      return TakeReadable(handler, header, stream(), *puller_);
     case PageBytes::kWritten:
       break;
   }

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/mapping.h"
 #include "migration/channel/page_feed.h"
+#include "migration/channel/rdma/puller.h"
 #include "migration/channel/rdma/rdma_place.h"
 #include "migration/channel/rdma/stream_writer.h"
 #include "migration/channel/rdma/verbs.h"
@@ -27,11 +28,13 @@ namespace ferrite::migration {
 // Threads: as PageFeed.
 class RdmaPageFeed final : public StreamPageFeed {
  public:
-  // `push` is connected, and made of `domain`; `clock` outlives it.
-  RdmaPageFeed(std::unique_ptr<Stream> stream, std::unique_ptr<QueuePair> push, std::shared_ptr<VerbsDomain> domain,
-               std::shared_ptr<RdmaPlace> place, absl::Duration patience, const Clock& clock);
-  // Is ready for what comes over the queue pair: once, before Next().
-  absl::Status Start();
+  // Both are connected, and made of `domain`; `clock` outlives it. The stream is taken where that goes well.
+  static absl::StatusOr<std::unique_ptr<RdmaPageFeed>> Create(std::unique_ptr<Stream>& stream,
+                                                              std::unique_ptr<QueuePair> push,
+                                                              std::unique_ptr<QueuePair> pull,
+                                                              std::shared_ptr<VerbsDomain> domain,
+                                                              std::shared_ptr<RdmaPlace> place, absl::Duration patience,
+                                                              const Clock& clock);
   ~RdmaPageFeed() override;
 
   void Shutdown() override;
@@ -40,23 +43,32 @@ class RdmaPageFeed final : public StreamPageFeed {
   // Of one SEND: what is in it is not looked at.
   static constexpr size_t kMessageBytes = 8;
 
+  // Where messages come to.
+  struct Messages {
+    Mapping memory;
+    std::unique_ptr<RegisteredMemory> registered;
+  };
+  RdmaPageFeed(std::unique_ptr<Stream> stream, std::unique_ptr<QueuePair> push, std::unique_ptr<Puller> puller,
+               std::shared_ptr<VerbsDomain> domain, std::shared_ptr<RdmaPlace> place, Messages messages,
+               absl::Duration patience, const Clock& clock);
+
   absl::StatusOr<PageHeader> NextHeader() override;
   absl::Status TakePages(PageHandler& handler, const PageHeader& header) override;
   absl::Status WriteBack(std::span<const uint8_t> bytes) override { return writer_->Write(bytes); }
   // A frame that is not the handler's. False where it is.
   absl::StatusOr<bool> TakeOwn(const PageHeader& header);
   absl::Status AwaitSend(uint32_t number);
-  absl::Status PostReceive(uint64_t slot);
+  static absl::Status PostReceive(QueuePair& push, const Messages& messages, uint64_t slot);
 
   const std::shared_ptr<RdmaPlace> place_;
   const std::shared_ptr<StreamWriter> writer_;
   const std::shared_ptr<VerbsDomain> domain_;
-  Mapping message_memory_;
-  std::unique_ptr<RegisteredMemory> messages_;
+  const Messages messages_;
   // Gone before where its messages go.
   const std::unique_ptr<QueuePair> push_;
   WorkWaiter waiter_;
   const bool may_push_;
+  const std::unique_ptr<Puller> puller_;
   uint32_t barrier_ = 0;   // SENDs that were told of
   uint32_t received_ = 0;  // that have come
 };

@@ -14,6 +14,7 @@ struct RdmaFigures {
   std::atomic<uint64_t> registering_nanoseconds{0};  // of all of them together
   std::atomic<uint64_t> refused_chunks{0};           // that could not be registered: their pages went over the stream
   std::atomic<uint64_t> written_bytes{0};            // by WRITE: at the source, those that were sent so
+  std::atomic<uint64_t> read_bytes{0};               // by READ: at the source that were offered, there that were read
   std::atomic<uint64_t> inline_bytes{0};             // of pages of memory, over the stream, likewise
 };
 

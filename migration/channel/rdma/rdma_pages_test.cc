@@ -17,8 +17,9 @@
 namespace ferrite::migration {
 namespace {
 
-// Of messages: what each end has registered for itself, per channel.
-constexpr uint64_t kOwnBytes = kPageBytes;
+// What each end has registered for itself, per channel: for messages, and what is read to.
+constexpr uint64_t kOwnThere = kPageBytes;
+constexpr uint64_t kOwnHere = kPageBytes + Puller::kMostBytes + Puller::kMostEarly * Puller::kMostEarlyBytes;
 
 TEST_F(RdmaPagesTest, PagesGoBehindTheirHeadersUntilTheirKeyIsHere) {
   Fill(Pages(0, 40));
@@ -91,7 +92,7 @@ TEST_F(RdmaPagesTest, RoundEndsWhenTheDestinationHasWhatWasWritten) {
 }
 
 TEST_F(RdmaPagesTest, MemoryThatCannotBeRegisteredThereGoesBehindHeaders) {
-  fabric_.LimitRegistered(End::kHere, kOwnBytes + kLeastRdmaChunk);
+  fabric_.LimitRegistered(End::kHere, kOwnHere + kLeastRdmaChunk);
   AwaitKey(0);
   const MonotonicTime until = Soon();
   do {
@@ -110,7 +111,7 @@ TEST_F(RdmaPagesTest, MemoryThatCannotBeRegisteredThereGoesBehindHeaders) {
 }
 
 TEST_F(RdmaPagesTest, MemoryThatCannotBeRegisteredHereGoesBehindHeaders) {
-  fabric_.LimitRegistered(End::kThere, kOwnBytes + kLeastRdmaChunk);
+  fabric_.LimitRegistered(End::kThere, kOwnThere + kLeastRdmaChunk);
   AwaitKey(0);
   const MonotonicTime until = Soon();
   while (there_figures_->refused_chunks == 0) {
@@ -126,8 +127,8 @@ TEST_F(RdmaPagesTest, MemoryThatCannotBeRegisteredHereGoesBehindHeaders) {
 TEST_F(RdmaPagesTest, ChunksWithoutDataAreRegisteredAtNeitherEnd) {
   AwaitKey(2);
   Round([&] { EXPECT_EQ(sink_->Zero(Pages(0, 2 * kChunkPages)), absl::OkStatus()); });
-  EXPECT_EQ(fabric_.registered_bytes(End::kHere), kLeastRdmaChunk + kOwnBytes);
-  EXPECT_EQ(fabric_.registered_bytes(End::kThere), kLeastRdmaChunk + kOwnBytes);
+  EXPECT_EQ(fabric_.registered_bytes(End::kHere), kLeastRdmaChunk + kOwnHere);
+  EXPECT_EQ(fabric_.registered_bytes(End::kThere), kLeastRdmaChunk + kOwnThere);
   EXPECT_TRUE(place_->MayHaveWritten(0, 2 * kChunkPages));
   EXPECT_FALSE(place_->MayHaveWritten(0, 2 * kChunkPages - 1));
   EXPECT_FALSE(place_->MayHaveWritten(0, 3 * kChunkPages));
@@ -141,7 +142,7 @@ TEST_F(RdmaPagesTest, NextChunkIsAskedForAheadWhereItHasData) {
     ASSERT_LT(RealClock().Now(), until) << "it was not asked for";
     sched_yield();
   }
-  EXPECT_EQ(fabric_.registered_bytes(End::kThere), kLeastRdmaChunk + kOwnBytes) << "there is nothing to go yet";
+  EXPECT_EQ(fabric_.registered_bytes(End::kThere), kLeastRdmaChunk + kOwnThere) << "there is nothing to go yet";
 }
 
 TEST_F(RdmaPagesTest, AllIsRegisteredWhereThatIsWanted) {
@@ -165,7 +166,7 @@ TEST_F(RdmaPagesTest, NothingIsWrittenBehindTheEnd) {
   EXPECT_TRUE(fabric_.AwaitHeld(Held::kWork, 1));
   place_->End();
   EXPECT_FALSE(place_->may_write());
-  EXPECT_EQ(fabric_.registered_bytes(End::kHere), kOwnBytes);
+  EXPECT_EQ(fabric_.registered_bytes(End::kHere), kOwnHere);
   fabric_.LetGo(Held::kWork);
   EXPECT_FALSE(sink_->Flush().ok());
   EXPECT_TRUE(std::ranges::equal(before, At(destination_, Pages(0, 4))));
@@ -180,7 +181,7 @@ TEST_F(RdmaPagesTest, EndWaitsForWhatIsBeingRegistered) {
   Thread end = StartOrDie("test-end", [this] { place_->End(); });
   fabric_.LetGo(Held::kRegistrations);
   end.Join();
-  EXPECT_EQ(fabric_.registered_bytes(End::kHere), kOwnBytes);
+  EXPECT_EQ(fabric_.registered_bytes(End::kHere), kOwnHere);
 }
 
 TEST_F(RdmaPagesTest, BehindTheRoundsPagesGoBehindTheirHeaders) {
@@ -277,7 +278,6 @@ TEST_F(RdmaPagesTest, WhatNobodyMaySayIsRefused) {
       {.type = PageFrameType::kPages, .first_page = kChunkPages, .count = 1, .bytes = PageBytes::kWritten},
       {.type = PageFrameType::kPages, .first_page = kChunkPages - 1, .count = 2, .bytes = PageBytes::kWritten},
       {.type = PageFrameType::kPages, .region = 1, .count = 1, .bytes = PageBytes::kWritten},
-      {.type = PageFrameType::kPages, .count = 1, .bytes = PageBytes::kReadable},
       {.type = PageFrameType::kBarrier, .count = 0},
       {.type = PageFrameType::kBarrier, .count = 1000},
       {.type = PageFrameType::kKey, .count = kChunkPages},

@@ -41,6 +41,16 @@ bool HasData(std::span<uint8_t> bytes) {
   return false;
 }
 
+// Whether a page of it cannot be read. All of it is there.
+bool HasLost(std::span<uint8_t> bytes) {
+  return TouchMemory([&] {
+           for (size_t at = 0; at < bytes.size(); at += kPageBytes) {
+             (void)*static_cast<const volatile uint8_t*>(&bytes[at]);
+           }
+         })
+      .has_value();
+}
+
 }  // namespace
 
 RdmaReach::RdmaReach(std::vector<std::span<uint8_t>> regions, const RdmaOptions& options,
@@ -58,7 +68,7 @@ RdmaReach::Way RdmaReach::Find(const PageRange& run) {
   }
   const PageRange here{.region = run.region, .first = run.first, .count = chunks_.PagesInOne(run)};
   Way way{.pages = here.count};
-  if (!Register(*index)) {
+  if (!Register(*index, /*needs_key=*/true)) {
     return way;
   }
   const absl::MutexLock lock(&mutex_);
@@ -70,11 +80,45 @@ RdmaReach::Way RdmaReach::Find(const PageRange& run) {
   return way;
 }
 
-bool RdmaReach::Register(size_t index) {
+RdmaReach::Readable RdmaReach::FindReadable(const PageRange& run, bool registers) {
+  const std::optional<size_t> index = chunks_.Find(run.region, run.first);
+  if (!index.has_value()) {
+    return {.pages = run.count};
+  }
+  Readable readable{.pages = chunks_.PagesInOne(run)};
+  if (registers) {
+    (void)Register(*index, /*needs_key=*/false);
+  }
+  const absl::MutexLock lock(&mutex_);
+  if (const Chunk& chunk = state_[*index]; chunk.memory == Memory::kRegistered) {
+    const std::span<uint8_t> bytes =
+        chunks_.BytesOf({.region = run.region, .first = run.first, .count = readable.pages});
+    readable.key = {
+        .given = true, .address = reinterpret_cast<uintptr_t>(bytes.data()), .key = chunk.registered->remote_key()};
+  }
+  return readable;
+}
+
+std::vector<RdmaReach::ReadableChunk> RdmaReach::ReadableChunks() {
+  std::vector<ReadableChunk> readable;
+  const absl::MutexLock lock(&mutex_);
+  for (size_t i = 0; i < state_.size(); ++i) {
+    const std::span<uint8_t> bytes = chunks_.bytes(i);
+    if (state_[i].memory == Memory::kRegistered && !HasLost(bytes)) {
+      readable.push_back({.pages = chunks_.pages(i),
+                          .key = {.given = true,
+                                  .address = reinterpret_cast<uintptr_t>(bytes.data()),
+                                  .key = state_[i].registered->remote_key()}});
+    }
+  }
+  return readable;
+}
+
+bool RdmaReach::Register(size_t index, bool needs_key) {
   {
     const absl::MutexLock lock(&mutex_);
     Chunk& chunk = state_[index];
-    if (chunk.key != Key::kGiven || chunk.memory != Memory::kUntouched) {
+    if ((needs_key && chunk.key != Key::kGiven) || chunk.memory != Memory::kUntouched) {
       return chunk.memory == Memory::kRegistered;
     }
     // Other channels do without meanwhile.

@@ -42,6 +42,19 @@ class RdmaReach {
   };
   // May register memory, and waits for that.
   Way Find(const PageRange& run);
+  // How the other side reads the pages at the front of `run`, as Way::pages tells of Find(). `registers`: may register
+  // memory for that, and waits for it.
+  struct Readable {
+    uint64_t pages = 0;
+    RemoteKey key;  // where they are; none where they cannot be read
+  };
+  Readable FindReadable(const PageRange& run, bool registers);
+  // Chunks that can be read now, of which nothing is lost.
+  struct ReadableChunk {
+    PageRange pages;
+    RemoteKey key;
+  };
+  std::vector<ReadableChunk> ReadableChunks();
   // The chunks whose keys are to be asked for when data at the front of `run` goes: each is returned once.
   std::vector<PageRange> TakeAsks(const PageRange& run);
   // INVALID_ARGUMENT for a key that was not asked for.
@@ -62,8 +75,8 @@ class RdmaReach {
 
   // Whether its key is asked for from here on, and was not before.
   bool Ask(size_t chunk);
-  // Whether it is registered now.
-  bool Register(size_t index);
+  // Whether it is registered now. `needs_key`: only where it is to be written there.
+  bool Register(size_t index, bool needs_key);
 
   const Chunks chunks_;
   const std::shared_ptr<VerbsDomain> domain_;

@@ -5,8 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "migration/channel/rdma/lane_setup.h"
+#include "migration/channel/rdma/puller.h"
 #include "migration/channel/rdma/rdma_feed.h"
 #include "migration/channel/rdma/rdma_sink.h"
+#include "migration/channel/rdma/rdma_urgent_feed.h"
 #include "migration/channel/socket/dialer.h"
 #include "migration/channel/socket/stream_pages.h"
 #include "migration/protocol/lanes.h"
@@ -35,16 +37,25 @@ absl::StatusOr<std::shared_ptr<RdmaReach>> RdmaOpener::Reach(const Stream& strea
 }
 
 absl::StatusOr<std::unique_ptr<PageSink>> RdmaOpener::OpenPages(const Preamble& preamble, Terms& terms) {
+  return OpenUrgent(preamble, terms);
+}
+
+absl::StatusOr<std::unique_ptr<UrgentSink>> RdmaOpener::OpenUrgent(const Preamble& preamble, Terms& terms) {
   Preamble with_lanes = preamble;
   with_lanes.lanes = true;
   const MonotonicTime deadline = clock_.Now() + std::min(terms.limit, options_.connect_limit);
   FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Stream> stream, socket_->Open(with_lanes, terms));
   FERRITE_ASSIGN_OR_RETURN(const Lanes lanes, AwaitLanes(*stream, clock_.Now() + terms.limit, terms.cancel, clock_));
   FERRITE_ASSIGN_OR_RETURN(std::shared_ptr<RdmaReach> reach, Reach(*stream, deadline, terms.cancel));
-  FERRITE_ASSIGN_OR_RETURN(
-      std::unique_ptr<QueuePair> push,
-      reach->domain().Connect(lanes.port, GreetingOf(lanes.token, kPushLane), {}, deadline, terms.cancel));
-  return RdmaPageSink::Create(std::move(stream), std::move(push), std::move(reach), terms.patience, clock_);
+  VerbsDomain& domain = reach->domain();
+  RdmaPageSink::Pairs pairs;
+  if (preamble.role == ChannelRole::kPage) {
+    FERRITE_ASSIGN_OR_RETURN(
+        pairs.push, domain.Connect(lanes.port, GreetingOf(lanes.token, kPushLane), {}, deadline, terms.cancel));
+  }
+  FERRITE_ASSIGN_OR_RETURN(pairs.pull, domain.Connect(lanes.port, GreetingOf(lanes.token, kPullLane),
+                                                      {.remote_read = true}, deadline, terms.cancel));
+  return RdmaPageSink::Create(std::move(stream), std::move(pairs), std::move(reach), terms.patience, clock_);
 }
 
 std::shared_ptr<RdmaOpener> OpenRdmaAt(const Address& address, Verbs& verbs, const RdmaOptions& options,
@@ -95,7 +106,7 @@ absl::Status RdmaAcceptor::Listen(const Stream& stream, MonotonicTime deadline) 
   return absl::OkStatus();
 }
 
-std::unique_ptr<UrgentFeed> RdmaAcceptor::Take(std::unique_ptr<Stream> stream, const Preamble&,
+std::unique_ptr<UrgentFeed> RdmaAcceptor::Take(std::unique_ptr<Stream> stream, const Preamble& preamble,
                                                absl::Duration patience) {
   const MonotonicTime deadline = host_.clock.Now() + options_.connect_limit;
   absl::StatusOr<LaneToken> token = MakeLaneToken();
@@ -109,21 +120,33 @@ std::unique_ptr<UrgentFeed> RdmaAcceptor::Take(std::unique_ptr<Stream> stream, c
     // Its source ends the move for that.
     return std::make_unique<StreamPageFeed>(std::move(stream));
   }
-  absl::StatusOr<std::unique_ptr<QueuePair>> push =
-      listener_->Accept(GreetingOf(*token, kPushLane), {.remote_write = place_->may_write()}, deadline, *cancel_);
-  if (!push.ok()) {
-    host_.log.Warn(absl::StrCat("receive: ", stream->peer(), ": no queue pair came: ", push.status().message()));
-    // Who reads of it finds that it is lost.
-    stream->Shutdown();
-    return std::make_unique<StreamPageFeed>(std::move(stream));
+  const std::string peer = stream->peer();
+  absl::StatusOr<std::unique_ptr<UrgentFeed>> feed = Connect(stream, preamble.role, *token, deadline, patience);
+  if (feed.ok()) {
+    return *std::move(feed);
   }
-  auto feed =
-      std::make_unique<RdmaPageFeed>(std::move(stream), *std::move(push), domain_, place_, patience, host_.clock);
-  if (const absl::Status started = feed->Start(); !started.ok()) {
-    host_.log.Warn(absl::StrCat("receive: ", feed->peer(), ": ", started.message()));
-    feed->Shutdown();
+  host_.log.Warn(absl::StrCat("receive: ", peer, ": no queue pair: ", feed.status().message()));
+  // Who reads of it finds that it is lost.
+  stream->Shutdown();
+  return std::make_unique<StreamPageFeed>(std::move(stream));
+}
+
+absl::StatusOr<std::unique_ptr<UrgentFeed>> RdmaAcceptor::Connect(std::unique_ptr<Stream>& stream, ChannelRole role,
+                                                                  const LaneToken& token, MonotonicTime deadline,
+                                                                  absl::Duration patience) {
+  std::unique_ptr<QueuePair> push;
+  if (role == ChannelRole::kPage) {
+    FERRITE_ASSIGN_OR_RETURN(push, listener_->Accept(GreetingOf(token, kPushLane),
+                                                     {.remote_write = place_->may_write()}, deadline, *cancel_));
   }
-  return feed;
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<QueuePair> pull,
+                           listener_->Accept(GreetingOf(token, kPullLane), {}, deadline, *cancel_));
+  if (role == ChannelRole::kPage) {
+    return RdmaPageFeed::Create(stream, std::move(push), std::move(pull), domain_, place_, patience, host_.clock);
+  }
+  FERRITE_ASSIGN_OR_RETURN(std::unique_ptr<Puller> puller,
+                           Puller::Create(std::move(pull), domain_, *stream, patience, host_.clock));
+  return std::make_unique<RdmaUrgentFeed>(std::move(stream), std::move(puller), host_.clock);
 }
 
 }  // namespace ferrite::migration

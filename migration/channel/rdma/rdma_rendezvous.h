@@ -42,9 +42,7 @@ class RdmaOpener final : public ChannelOpener {
     return socket_->OpenControl(preamble, terms);
   }
   absl::StatusOr<std::unique_ptr<PageSink>> OpenPages(const Preamble& preamble, Terms& terms) override;
-  absl::StatusOr<std::unique_ptr<UrgentSink>> OpenUrgent(const Preamble& preamble, Terms& terms) override {
-    return socket_->OpenUrgent(preamble, terms);
-  }
+  absl::StatusOr<std::unique_ptr<UrgentSink>> OpenUrgent(const Preamble& preamble, Terms& terms) override;
   void SetMemory(std::vector<std::span<uint8_t>> regions) override;
   std::string where() const override { return where_; }
 
@@ -98,9 +96,13 @@ class RdmaAcceptor final : public ChannelAcceptor {
   RdmaAcceptor(Verbs& verbs, const RdmaOptions& options, const Host& host)
       : verbs_(verbs), options_(options), host_(host) {}
 
-  // The destination's end of a page channel, with what the source is told of it before.
+  // The destination's end of a page or urgent channel, with what the source is told of it before.
   std::unique_ptr<UrgentFeed> Take(std::unique_ptr<Stream> stream, const Preamble& preamble, absl::Duration patience);
   absl::Status Listen(const Stream& stream, MonotonicTime deadline);
+  // Of queue pairs whose source was told of them.
+  absl::StatusOr<std::unique_ptr<UrgentFeed>> Connect(std::unique_ptr<Stream>& stream, ChannelRole role,
+                                                      const LaneToken& token, MonotonicTime deadline,
+                                                      absl::Duration patience);
 
   Verbs& verbs_;
   const RdmaOptions options_;

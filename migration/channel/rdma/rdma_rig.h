@@ -63,22 +63,23 @@ class RdmaPagesTest : public testing::Test, protected PageHandler {
     auto streams = *MakeStreamPair();
     streams.first->SetPatience(patience_);
     streams.second->SetPatience(patience_);
-    std::unique_ptr<QueuePair> push;
-    const Thread connects = StartOrDie("test-connect", [&] {
-      auto connected = there_->Connect(listener_->port(), "w", {}, Soon(), never_);
-      ASSERT_TRUE(connected.ok()) << connected.status();
-      push = *std::move(connected);
+    RdmaPageSink::Pairs pairs;
+    Thread connects = StartOrDie("test-connect", [&] {
+      pairs.push = *there_->Connect(listener_->port(), "w", {}, Soon(), never_);
+      pairs.pull = *there_->Connect(listener_->port(), "r", {.remote_read = true}, Soon(), never_);
     });
-    auto accepted = listener_->Accept("w", {.remote_write = true}, Soon(), never_);
-    ASSERT_TRUE(accepted.ok()) << accepted.status();
-    const_cast<Thread&>(connects).Join();
+    auto push = listener_->Accept("w", {.remote_write = true}, Soon(), never_);
+    auto pull = listener_->Accept("r", {}, Soon(), never_);
+    ASSERT_TRUE(push.ok() && pull.ok()) << push.status() << pull.status();
+    connects.Join();
     raw_ = streams.first.get();
     sink_ = nullptr;
     feed_ = nullptr;
-    feed_ = std::make_unique<RdmaPageFeed>(std::move(streams.second), *std::move(accepted), here_, place_, patience_,
-                                           RealClock());
-    ASSERT_EQ(feed_->Start(), absl::OkStatus());
-    auto sink = RdmaPageSink::Create(std::move(streams.first), std::move(push), reach_, patience_, RealClock());
+    std::unique_ptr<Stream> stream = std::move(streams.second);
+    auto feed = RdmaPageFeed::Create(stream, *std::move(push), *std::move(pull), here_, place_, patience_, RealClock());
+    ASSERT_TRUE(feed.ok()) << feed.status();
+    feed_ = *std::move(feed);
+    auto sink = RdmaPageSink::Create(std::move(streams.first), std::move(pairs), reach_, patience_, RealClock());
     ASSERT_TRUE(sink.ok()) << sink.status();
     sink_ = *std::move(sink);
   }

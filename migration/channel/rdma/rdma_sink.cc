@@ -14,40 +14,54 @@
 
 namespace ferrite::migration {
 
-absl::StatusOr<std::unique_ptr<RdmaPageSink>> RdmaPageSink::Create(std::unique_ptr<Stream> stream,
-                                                                   std::unique_ptr<QueuePair> push,
+absl::StatusOr<std::unique_ptr<RdmaPageSink>> RdmaPageSink::Create(std::unique_ptr<Stream> stream, Pairs pairs,
                                                                    std::shared_ptr<RdmaReach> reach,
                                                                    absl::Duration patience, const Clock& clock) {
   FERRITE_ASSIGN_OR_RETURN(Mapping message, Mapping::Create("a message", kPageBytes, MAP_PRIVATE | MAP_ANONYMOUS));
   std::unique_ptr<RdmaPageSink> sink(
-      new RdmaPageSink(std::move(stream), std::move(push), std::move(reach), std::move(message), patience, clock));
+      new RdmaPageSink(std::move(stream), std::move(pairs), std::move(reach), std::move(message), patience, clock));
   FERRITE_ASSIGN_OR_RETURN(sink->message_,
                            sink->reach_->domain().Register(sink->message_memory_.span(), MemoryAccess::kLocal));
   return sink;
 }
 
-RdmaPageSink::RdmaPageSink(std::unique_ptr<Stream> stream, std::unique_ptr<QueuePair> push,
-                           std::shared_ptr<RdmaReach> reach, Mapping message, absl::Duration patience,
-                           const Clock& clock)
+RdmaPageSink::RdmaPageSink(std::unique_ptr<Stream> stream, Pairs pairs, std::shared_ptr<RdmaReach> reach,
+                           Mapping message, absl::Duration patience, const Clock& clock)
     : StreamPageSink(std::move(stream)),
       reach_(std::move(reach)),
       message_memory_(std::move(message)),
-      push_(std::move(push)),
-      waiter_(*push_, StreamPageSink::stream(), patience, clock) {}
+      push_(std::move(pairs.push)),
+      pull_(std::move(pairs.pull)),
+      ended_(push_ == nullptr),
+      is_live_(push_ == nullptr) {
+  if (push_ != nullptr) {
+    waiter_.emplace(*push_, StreamPageSink::stream(), patience, clock);
+  }
+}
 
 void RdmaPageSink::Shutdown() {
   StreamPageSink::Shutdown();
-  push_->Break();
+  for (QueuePair* const pair : {push_.get(), pull_.get()}) {
+    if (pair != nullptr) {
+      pair->Break();
+    }
+  }
 }
 
 void RdmaPageSink::SetPatience(absl::Duration patience) {
   StreamPageSink::SetPatience(patience);
-  waiter_.SetPatience(patience);
+  if (waiter_.has_value()) {
+    waiter_->SetPatience(patience);
+  }
 }
 
 absl::Status RdmaPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {
+  const PageRange run{.region = header.region, .first = header.first_page, .count = header.count};
   if (header.type == PageFrameType::kPages && !ended_) {
-    return AddPages({.region = header.region, .first = header.first_page, .count = header.count}, bytes);
+    return AddPages(run, bytes);
+  }
+  if (header.type == PageFrameType::kPages && is_live_ && pull_ != nullptr) {
+    return AddReadable(run, bytes);
   }
   if (header.type == PageFrameType::kRound && std::exchange(wrote_in_round_, false)) {
     PageHeader end = header;
@@ -59,8 +73,7 @@ absl::Status RdmaPageSink::Add(const PageHeader& header, std::span<const uint8_t
   return StreamPageSink::Add(header, bytes);
 }
 
-absl::Status RdmaPageSink::AddPages(const PageRange& run, std::span<const uint8_t> bytes) {
-  // A device that meets a lost page breaks its queue pair: they are all looked at before anything is put in.
+absl::Status RdmaPageSink::LookAt(const PageRange& run, std::span<const uint8_t> bytes) const {
   const std::optional<uintptr_t> hit = TouchMemory([&] {
     for (size_t at = 0; at < bytes.size(); at += kPageBytes) {
       (void)*static_cast<const volatile uint8_t*>(&bytes[at]);
@@ -70,6 +83,49 @@ absl::Status RdmaPageSink::AddPages(const PageRange& run, std::span<const uint8_
     FERRITE_RETURN_IF_ERROR(Find(reinterpret_cast<const uint8_t*>(*hit)));
     return absl::DataLossError(absl::StrCat("a page of region ", run.region, " is lost"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status RdmaPageSink::AddReadable(const PageRange& run, std::span<const uint8_t> bytes) {
+  FERRITE_RETURN_IF_ERROR(LookAt(run, bytes));
+  for (uint64_t done = 0; done < run.count;) {
+    const PageRange rest{.region = run.region, .first = run.first + done, .count = run.count - done};
+    // Who asked for a page does not wait for that.
+    const RdmaReach::Readable readable = reach_->FindReadable(rest, /*registers=*/push_ != nullptr);
+    PageHeader header =
+        HeaderOf(PageFrameType::kPages, {.region = run.region, .first = rest.first, .count = readable.pages});
+    const uint64_t size = readable.pages * kPageBytes;
+    if (readable.key.given) {
+      header.bytes = PageBytes::kReadable;
+      FERRITE_RETURN_IF_ERROR(AddWithKey(header, readable.key));
+      beside_ += size;
+      reach_->figures().read_bytes += size;
+    } else {
+      FERRITE_RETURN_IF_ERROR(StreamPageSink::Add(header, bytes.subspan(done * kPageBytes, size)));
+      reach_->figures().inline_bytes += size;
+    }
+    done += readable.pages;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RdmaPageSink::TellKeys() {
+  for (const RdmaReach::ReadableChunk& chunk : reach_->ReadableChunks()) {
+    FERRITE_RETURN_IF_ERROR(AddWithKey(HeaderOf(PageFrameType::kKey, chunk.pages), chunk.key));
+  }
+  return Flush();
+}
+
+absl::StatusOr<PageRange> RdmaPageSink::NextRequest() {
+  if (!std::exchange(told_keys_, true)) {
+    FERRITE_RETURN_IF_ERROR(TellKeys());
+  }
+  return StreamPageSink::NextRequest();
+}
+
+absl::Status RdmaPageSink::AddPages(const PageRange& run, std::span<const uint8_t> bytes) {
+  // A device that meets a lost page breaks its queue pair: they are all looked at before anything is put in.
+  FERRITE_RETURN_IF_ERROR(LookAt(run, bytes));
   for (uint64_t done = 0; done < run.count;) {
     const PageRange rest{.region = run.region, .first = run.first + done, .count = run.count - done};
     for (const PageRange& chunk : reach_->TakeAsks(rest)) {
@@ -107,7 +163,7 @@ absl::Status RdmaPageSink::Write(const PageRange& run, const RdmaReach::Way& way
   FERRITE_RETURN_IF_ERROR(StreamPageSink::Add(header, {}));
   FERRITE_RETURN_IF_ERROR(push_->PostWrite(0, way.from, way.to));
   ++under_way_;
-  written_ += way.from.bytes.size();
+  beside_ += way.from.bytes.size();
   wrote_in_round_ = true;
   reach_->figures().written_bytes += way.from.bytes.size();
   return absl::OkStatus();
@@ -136,7 +192,7 @@ absl::Status RdmaPageSink::FlushAll() {
   }
   FERRITE_RETURN_IF_ERROR(StreamPageSink::Flush());
   FERRITE_RETURN_IF_ERROR(AwaitWork(0));
-  written_ = 0;
+  beside_ = 0;
   while (std::exchange(awaits_arrival_, false) && arrived_ != sends_) {
     FERRITE_RETURN_IF_ERROR(AwaitWord());
     awaits_arrival_ = true;
@@ -160,12 +216,13 @@ void RdmaPageSink::PreferLatency() {
   StreamPageSink::PreferLatency();
   // Also where the rounds ended over other channels: in a recovery.
   ended_ = true;
+  is_live_ = true;
 }
 
 absl::Status RdmaPageSink::AwaitWork(size_t most) {
   while (under_way_ > most) {
     std::array<Completion, 16> over;
-    FERRITE_ASSIGN_OR_RETURN(const size_t count, waiter_.Await(over));
+    FERRITE_ASSIGN_OR_RETURN(const size_t count, waiter_->Await(over));
     under_way_ -= std::min(count, under_way_);
   }
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "absl/status/status.h"
@@ -26,31 +27,41 @@ namespace ferrite::migration {
 // their header. Flush() returns when all that was posted is over. Threads: as PageSink.
 class RdmaPageSink final : public StreamPageSink {
  public:
-  // `push` is connected, and `clock` outlives it.
-  static absl::StatusOr<std::unique_ptr<RdmaPageSink>> Create(std::unique_ptr<Stream> stream,
-                                                              std::unique_ptr<QueuePair> push,
+  struct Pairs {
+    std::unique_ptr<QueuePair> push = nullptr;  // null for an urgent channel: nothing is written
+    std::unique_ptr<QueuePair> pull = nullptr;  // over which the destination reads
+  };
+  // They are connected, and `clock` outlives it.
+  static absl::StatusOr<std::unique_ptr<RdmaPageSink>> Create(std::unique_ptr<Stream> stream, Pairs pairs,
                                                               std::shared_ptr<RdmaReach> reach, absl::Duration patience,
                                                               const Clock& clock);
 
   absl::Status Flush() override;
   absl::Status EndRounds() override;
+  // Before the first: tells which of the source's memory can be read.
+  absl::StatusOr<PageRange> NextRequest() override;
   void PreferLatency() override;
-  uint64_t gathered_bytes() const override { return StreamPageSink::gathered_bytes() + written_; }
-  bool full() const override { return StreamPageSink::full() || written_ >= kMostWritten; }
+  uint64_t gathered_bytes() const override { return StreamPageSink::gathered_bytes() + beside_; }
+  bool full() const override { return StreamPageSink::full() || beside_ >= kMostBeside; }
   void Shutdown() override;
   void SetPatience(absl::Duration patience) override;
 
  private:
   // More than goes over a stream at once: it is on its way while more is put in.
-  static constexpr uint64_t kMostWritten = uint64_t{8} << 20;
+  static constexpr uint64_t kMostBeside = uint64_t{8} << 20;
   // The message of a SEND: only that it comes is looked at.
   static constexpr size_t kMessageBytes = 8;
 
-  RdmaPageSink(std::unique_ptr<Stream> stream, std::unique_ptr<QueuePair> push, std::shared_ptr<RdmaReach> reach,
-               Mapping message, absl::Duration patience, const Clock& clock);
+  RdmaPageSink(std::unique_ptr<Stream> stream, Pairs pairs, std::shared_ptr<RdmaReach> reach, Mapping message,
+               absl::Duration patience, const Clock& clock);
 
   absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
+  // An error where one of them is lost.
+  absl::Status LookAt(const PageRange& run, std::span<const uint8_t> bytes) const;
   absl::Status AddPages(const PageRange& run, std::span<const uint8_t> bytes);
+  // Behind the switchover: the destination reads them from where they are.
+  absl::Status AddReadable(const PageRange& run, std::span<const uint8_t> bytes);
+  absl::Status TellKeys();
   absl::Status Write(const PageRange& run, const RdmaReach::Way& way);
   absl::Status FlushAll();
   // Waits until no more than `most` of what was posted is under way.
@@ -65,15 +76,18 @@ class RdmaPageSink final : public StreamPageSink {
   std::unique_ptr<RegisteredMemory> message_;
   // Gone before what is written from.
   const std::unique_ptr<QueuePair> push_;
-  WorkWaiter waiter_;
-  size_t under_way_ = 0;      // of what was posted
-  uint64_t written_ = 0;      // bytes, since the last Flush()
-  bool has_barrier_ = false;  // of what gathers: written frames have one before them
-  uint32_t sends_ = 0;        // those that were posted
-  uint32_t arrived_ = 0;      // the last of which the destination said so
+  const std::unique_ptr<QueuePair> pull_;
+  std::optional<WorkWaiter> waiter_;  // of `push_`
+  size_t under_way_ = 0;              // of what was posted
+  uint64_t beside_ = 0;               // bytes that do not go over the stream, since the last Flush()
+  bool has_barrier_ = false;          // of what gathers: written frames have one before them
+  uint32_t sends_ = 0;                // those that were posted
+  uint32_t arrived_ = 0;              // the last of which the destination said so
   bool wrote_in_round_ = false;
-  bool awaits_arrival_ = false;                                   // the end of the round gathers
-  bool ended_ = false;                                            // the rounds
+  bool awaits_arrival_ = false;  // the end of the round gathers
+  bool ended_ = false;           // the rounds
+  bool is_live_ = false;         // the switchover is over
+  bool told_keys_ = false;
   std::array<uint8_t, kPageHeaderBytes + kRemoteKeyBytes> word_;  // what the destination says, as far as it has come
   size_t word_bytes_ = 0;
 };

@@ -32,32 +32,56 @@ StreamPageSink::StreamPageSink(std::unique_ptr<Stream> stream) : stream_(std::mo
   pieces_.reserve(3 * kMostFrames);
 }
 
-absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {
+absl::Status StreamPageSink::MakeRoom() {
   if (full()) {
     FERRITE_RETURN_IF_ERROR(Flush());
   }
   while (on_way_.size() >= kMostOnWayFrames) {
     FERRITE_RETURN_IF_ERROR(AwaitWord());
   }
+  return absl::OkStatus();
+}
+
+absl::Status StreamPageSink::Add(const PageHeader& header, std::span<const uint8_t> bytes) {
+  FERRITE_RETURN_IF_ERROR(MakeRoom());
   const std::span<uint32_t> sums = std::span(sums_).subspan(pages_, bytes.size() / kPageBytes);
   if (const std::optional<uintptr_t> hit = TouchMemory([&] { SumPages(bytes, sums); }); hit.has_value()) {
     FERRITE_RETURN_IF_ERROR(Find(reinterpret_cast<const uint8_t*>(*hit)));
     return absl::DataLossError(absl::StrCat("a page of region ", header.region, " is lost"));
   }
-  headers_[frames_] = EncodePageHeader(header);
-  pieces_.push_back({.iov_base = headers_[frames_].data(), .iov_len = kPageHeaderBytes});
-  ++frames_;
+  PutHeader(header);
   if (!bytes.empty()) {
     pages_ += sums.size();
     pieces_.push_back({.iov_base = sums.data(), .iov_len = sums.size_bytes()});
     pieces_.push_back({.iov_base = const_cast<uint8_t*>(bytes.data()), .iov_len = bytes.size()});
   }
+  Count(header);
+  return absl::OkStatus();
+}
+
+absl::Status StreamPageSink::AddWithKey(const PageHeader& header, const RemoteKey& key) {
+  FERRITE_RETURN_IF_ERROR(MakeRoom());
+  PutHeader(header);
+  keys_[frames_ - 1] = EncodeRemoteKey(key);
+  pieces_.push_back({.iov_base = keys_[frames_ - 1].data(), .iov_len = kRemoteKeyBytes});
+  Count(header);
+  return absl::OkStatus();
+}
+
+void StreamPageSink::PutHeader(const PageHeader& header) {
+  headers_[frames_] = EncodePageHeader(header);
+  pieces_.push_back({.iov_base = headers_[frames_].data(), .iov_len = kPageHeaderBytes});
+  ++frames_;
+}
+
+void StreamPageSink::Count(const PageHeader& header) {
   gathered_ += kPageHeaderBytes + header.following_bytes();
   if (awaits_placed_ && header.type != PageFrameType::kRound) {
-    on_way_.push_back(kPageHeaderBytes + header.following_bytes());
+    // Its pages count wherever they are.
+    const bool is_elsewhere = header.type == PageFrameType::kPages && !header.has_data();
+    on_way_.push_back(kPageHeaderBytes + header.following_bytes() + (is_elsewhere ? header.count * kPageBytes : 0));
     on_way_bytes_ += on_way_.back();
   }
-  return absl::OkStatus();
 }
 
 absl::Status StreamPageSink::Flush() {
@@ -151,6 +175,11 @@ absl::StatusOr<PageHeader> StreamPageFeed::NextHeader() {
 
 absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
   FERRITE_ASSIGN_OR_RETURN(const PageHeader header, NextHeader());
+  FERRITE_RETURN_IF_ERROR(TakeFrame(handler, header));
+  return header;
+}
+
+absl::Status StreamPageFeed::TakeFrame(PageHandler& handler, const PageHeader& header) {
   FERRITE_RETURN_IF_ERROR(handler.Begin(header));
   switch (header.type) {
     case PageFrameType::kRequest:
@@ -172,7 +201,7 @@ absl::StatusOr<PageHeader> StreamPageFeed::Next(PageHandler& handler) {
     constexpr uint8_t kWord = kPlaced;
     FERRITE_RETURN_IF_ERROR(WriteBack({&kWord, 1}));
   }
-  return header;
+  return absl::OkStatus();
 }
 
 absl::Status StreamPageFeed::TakePages(PageHandler& handler, const PageHeader& header) {

@@ -17,6 +17,7 @@
 #include "migration/channel/page_feed.h"
 #include "migration/channel/page_sink.h"
 #include "migration/channel/socket/stream.h"
+#include "migration/protocol/lanes.h"
 #include "migration/protocol/page_header.h"
 
 namespace ferrite::migration {
@@ -42,6 +43,8 @@ class StreamPageSink : public UrgentSink {
  protected:
   // Puts in a frame; what is full is flushed before.
   absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override;
+  // The same of a frame behind which a key comes in place of its bytes.
+  absl::Status AddWithKey(const PageHeader& header, const RemoteKey& key);
   // Waits for the destination's next word, and acts on it.
   virtual absl::Status AwaitWord();
   // That a frame is placed.
@@ -58,12 +61,18 @@ class StreamPageSink : public UrgentSink {
   // Puts filler in the place of pages that are lost, in what has not gone. False when there are none, or others that
   // cannot be read.
   bool FillLost();
+  // Waits until another frame may be put in.
+  absl::Status MakeRoom();
+  void PutHeader(const PageHeader& header);
+  // What `header` is of is put in.
+  void Count(const PageHeader& header);
 
   // Pages of the frames that gather, at most: the last one may be as large as a frame can be.
   static constexpr size_t kMostPages = kMostBytes / kPageBytes + kMaxDataPages;
 
   const std::unique_ptr<Stream> stream_;
   std::array<std::array<uint8_t, kPageHeaderBytes>, kMostFrames> headers_;
+  std::array<std::array<uint8_t, kRemoteKeyBytes>, kMostFrames> keys_;
   std::array<uint32_t, kMostPages> sums_;
   size_t pages_ = 0;  // that have sums
   size_t frames_ = 0;
@@ -88,6 +97,8 @@ class StreamPageFeed : public UrgentFeed {
   absl::Status Ask(std::span<const PageRange> runs) override;
 
  protected:
+  // All of a frame whose header has come.
+  absl::Status TakeFrame(PageHandler& handler, const PageHeader& header);
   // The header of the next frame that is the handler's.
   virtual absl::StatusOr<PageHeader> NextHeader();
   // The bytes of a kPages frame, whose header was begun.
