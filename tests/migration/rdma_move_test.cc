@@ -98,7 +98,7 @@ TEST(RdmaFailureTest, GuestGoesOnWhereverAStepFails) {
   ASSERT_GT(steps, 20u);
   // All of the beginning, and then one in so many.
   std::vector<uint64_t> cases;
-  for (uint64_t good = 0; good < steps; good += good < 32 ? 2 : 1 + steps / 6) {
+  for (uint64_t good = 0; good < steps; good += good < 32 ? 3 : 1 + steps / 5) {
     cases.push_back(good);
   }
   ForEachAtOnce(cases.size(), [&](uint64_t index) {

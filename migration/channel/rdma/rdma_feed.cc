@@ -71,7 +71,7 @@ absl::StatusOr<PageHeader> RdmaPageFeed::NextHeader() {
       continue;
     }
     if (header.type == PageFrameType::kRound && header.bytes == PageBytes::kWritten) {
-      // All that was written in it is here: of the last frames the barrier said so.
+      // All of it is in place: what came before this, and of what was written the barrier said so.
       FERRITE_RETURN_IF_ERROR(WriteBack(EncodePageHeader({.type = PageFrameType::kBarrier, .count = barrier_})));
       header.bytes = PageBytes::kBehind;
     }

@@ -91,6 +91,25 @@ TEST_F(RdmaPagesTest, RoundEndsWhenTheDestinationHasWhatWasWritten) {
   EXPECT_TRUE(absl::IsUnavailable(sink_->Flush()));
 }
 
+// R1: what waits in a connection would overwrite what is written in the next round past it.
+TEST_F(RdmaPagesTest, RoundEndsWhenTheDestinationHasWhatWentBehindHeaders) {
+  for (const bool zero : {false, true}) {
+    OpenChannel();
+    sink_->SetPatience(absl::Milliseconds(200));
+    ASSERT_EQ(zero ? sink_->Zero(Pages(0, 4)) : Put(Pages(0, 4)), absl::OkStatus());
+    ASSERT_EQ(sink_->EndRound(77), absl::OkStatus());
+    // Nobody reads there.
+    EXPECT_TRUE(absl::IsUnavailable(sink_->Flush()));
+  }
+}
+
+TEST_F(RdmaPagesTest, RoundWithoutMemoryWaitsForNobody) {
+  const std::vector<uint8_t> of_a_disk(kPageBytes, 7);
+  ASSERT_EQ(sink_->Pages({.region = 3, .first = 0, .count = 1}, of_a_disk), absl::OkStatus());
+  ASSERT_EQ(sink_->EndRound(77), absl::OkStatus());
+  EXPECT_EQ(sink_->Flush(), absl::OkStatus());
+}
+
 TEST_F(RdmaPagesTest, MemoryThatCannotBeRegisteredThereGoesBehindHeaders) {
   fabric_.LimitRegistered(End::kHere, kOwnHere + kLeastRdmaChunk);
   AwaitKey(0);

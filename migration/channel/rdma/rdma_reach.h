@@ -60,6 +60,8 @@ class RdmaReach {
   // INVALID_ARGUMENT for a key that was not asked for.
   absl::Status OnKey(const PageRange& pages, const RemoteKey& key);
 
+  // Whether pages of that region may be written.
+  bool HasMemory(uint16_t region) const { return chunks_.Find(region, 0).has_value(); }
   RdmaFigures& figures() { return *figures_; }
   VerbsDomain& domain() { return *domain_; }
 

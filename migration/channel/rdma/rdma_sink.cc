@@ -63,13 +63,15 @@ absl::Status RdmaPageSink::Add(const PageHeader& header, std::span<const uint8_t
   if (header.type == PageFrameType::kPages && is_live_ && pull_ != nullptr) {
     return AddReadable(run, bytes);
   }
-  if (header.type == PageFrameType::kRound && std::exchange(wrote_in_round_, false)) {
+  // What is written in the next round must not come before what goes behind headers in this one, nor before zeros.
+  if (header.type == PageFrameType::kRound && !ended_ && std::exchange(has_memory_, false)) {
     PageHeader end = header;
     end.bytes = PageBytes::kWritten;
     FERRITE_RETURN_IF_ERROR(StreamPageSink::Add(end, {}));
     awaits_arrival_ = true;
     return absl::OkStatus();
   }
+  has_memory_ = has_memory_ || (header.type != PageFrameType::kRound && reach_->HasMemory(header.region));
   return StreamPageSink::Add(header, bytes);
 }
 
@@ -126,6 +128,7 @@ absl::StatusOr<PageRange> RdmaPageSink::NextRequest() {
 absl::Status RdmaPageSink::AddPages(const PageRange& run, std::span<const uint8_t> bytes) {
   // A device that meets a lost page breaks its queue pair: they are all looked at before anything is put in.
   FERRITE_RETURN_IF_ERROR(LookAt(run, bytes));
+  has_memory_ = has_memory_ || reach_->HasMemory(run.region);
   for (uint64_t done = 0; done < run.count;) {
     const PageRange rest{.region = run.region, .first = run.first + done, .count = run.count - done};
     for (const PageRange& chunk : reach_->TakeAsks(rest)) {
@@ -164,7 +167,6 @@ absl::Status RdmaPageSink::Write(const PageRange& run, const RdmaReach::Way& way
   FERRITE_RETURN_IF_ERROR(push_->PostWrite(0, way.from, way.to));
   ++under_way_;
   beside_ += way.from.bytes.size();
-  wrote_in_round_ = true;
   reach_->figures().written_bytes += way.from.bytes.size();
   return absl::OkStatus();
 }
@@ -193,9 +195,8 @@ absl::Status RdmaPageSink::FlushAll() {
   FERRITE_RETURN_IF_ERROR(StreamPageSink::Flush());
   FERRITE_RETURN_IF_ERROR(AwaitWork(0));
   beside_ = 0;
-  while (std::exchange(awaits_arrival_, false) && arrived_ != sends_) {
+  while (awaits_arrival_) {
     FERRITE_RETURN_IF_ERROR(AwaitWord());
-    awaits_arrival_ = true;
   }
   // Keys that have come by now.
   for (bool more = !ended_; more;) {
@@ -279,10 +280,10 @@ absl::Status RdmaPageSink::OnFrame(std::span<const uint8_t> bytes) {
     FERRITE_ASSIGN_OR_RETURN(const RemoteKey key, DecodeRemoteKey(bytes.subspan<kPageHeaderBytes, kRemoteKeyBytes>()));
     return reach_->OnKey({.region = header.region, .first = header.first_page, .count = header.count}, key);
   }
-  if (header.type != PageFrameType::kBarrier || header.count != sends_) {
+  if (header.type != PageFrameType::kBarrier || !awaits_arrival_ || header.count != sends_) {
     return absl::InvalidArgumentError("page channel: the destination sent what is no word of it");
   }
-  arrived_ = header.count;
+  awaits_arrival_ = false;
   return absl::OkStatus();
 }
 

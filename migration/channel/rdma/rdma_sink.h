@@ -82,11 +82,10 @@ class RdmaPageSink final : public StreamPageSink {
   uint64_t beside_ = 0;               // bytes that do not go over the stream, since the last Flush()
   bool has_barrier_ = false;          // of what gathers: written frames have one before them
   uint32_t sends_ = 0;                // those that were posted
-  uint32_t arrived_ = 0;              // the last of which the destination said so
-  bool wrote_in_round_ = false;
-  bool awaits_arrival_ = false;  // the end of the round gathers
-  bool ended_ = false;           // the rounds
-  bool is_live_ = false;         // the switchover is over
+  bool has_memory_ = false;           // pages of it were put in since the last round
+  bool awaits_arrival_ = false;       // the round ends when the destination says that all of it has come
+  bool ended_ = false;                // the rounds
+  bool is_live_ = false;              // the switchover is over
   bool told_keys_ = false;
   std::array<uint8_t, kPageHeaderBytes + kRemoteKeyBytes> word_;  // what the destination says, as far as it has come
   size_t word_bytes_ = 0;
