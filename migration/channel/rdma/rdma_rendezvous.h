@@ -67,7 +67,7 @@ class RdmaOpener final : public ChannelOpener {
 
 // To a destination that listens at `address`, whose kind is kTcp, as OpenAt().
 std::shared_ptr<RdmaOpener> OpenRdmaAt(const Address& address, Verbs& verbs, const RdmaOptions& options,
-                                       const Clock& clock = RealClock());
+                                       const Clock& clock);
 
 // Takes channels whose source wants queue pairs beside them, and those of others, too. Threads: as ChannelAcceptor;
 // HandIn() from any.
