@@ -179,6 +179,8 @@ struct MoveOptions {
   recoverForNs @7 :UInt64 = 30000000000; # how long a destination that was lost is looked for
   patienceNs @8 :UInt64 = 60000000000; # for a step of the destination's while it is greeted and builds the machine
   disks @9 :Disks;
+  rdmaPinAll @10 :Bool;           # over RDMA: all of the memory is registered, from the start
+  rdmaChunk @11 :UInt64 = 33554432; # bytes, a power of two: what is registered at a time else
 
   enum Disks {
     auto @0;                      # those are copied that the destination has a place for

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "absl/time/time.h"
+#include "migration/api/rdma_options.h"
 
 namespace ferrite::migration {
 
@@ -46,6 +47,7 @@ struct MoveOptions {
   // How long the source tries to find the destination again after a connection was lost, while the guest is copied or
   // behind GRANT. Zero: not at all, before somebody asks for it.
   absl::Duration recover_for = absl::Seconds(30);
+  RdmaOptions rdma;  // of the source, where the channels are over RDMA
 };
 
 }  // namespace ferrite::migration

@@ -202,6 +202,18 @@ TEST(CommandLineTest, MoveTakesEveryOption) {
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm --start-postcopy").action, MoveCommandOptions::Action::kStartPostcopy);
 }
 
+TEST(CommandLineTest, MovesOverRdmaSayWhatIsRegistered) {
+  using migration::RdmaOptions;
+  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm rdma:h:1").move.rdma, RdmaOptions());
+  EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm rdma:h:1 --rdma-pin all --rdma-chunk 2M").move.rdma,
+            (RdmaOptions{.pin = RdmaOptions::Pin::kAll, .chunk_bytes = 2 * kMiB}));
+  const auto options =
+      ParseOk<ReceiveCommandOptions>("receive --name vm --listen rdma:[::1]:1 --rdma-pin chunks --rdma-chunk 1G");
+  EXPECT_EQ(options.listen.ToString(), "rdma:[::1]:1");
+  EXPECT_EQ(options.rdma, RdmaOptions{.chunk_bytes = 1024 * kMiB});
+  EXPECT_EQ(ParseOk<RecoverCommandOptions>("recover vm rdma:h:1").address, "rdma:h:1");
+}
+
 TEST(CommandLineTest, RecoverGoesOnOrTakesBack) {
   const auto on = ParseOk<RecoverCommandOptions>("recover vm unix:/a --timeout 5");
   EXPECT_EQ(on.address, "unix:/a");
@@ -275,6 +287,15 @@ TEST(CommandLineTest, WrongUsageIsOneLineThatNamesTheThing) {
       {"move vm unix:/a --channels many", "--channels: \"many\" is not a number from 1 to 16"},
       {"move vm unix:/a --channels 0", "--channels: 0 is not in the range 1 to 16"},
       {"move vm unix:/a --channels 17", "--channels: 17 is not in the range 1 to 16"},
+      {"move vm rdma:h", "the port is missing"},
+      {"move vm tcp:h:1 --rdma-pin all", "--rdma-pin: that is for rdma:HOST:PORT, and this is tcp:h:1"},
+      {"move vm rdma:h:1 --rdma-pin some", "--rdma-pin"},
+      {"move vm rdma:h:1 --rdma-chunk 3M", "--rdma-chunk: \"3M\" is no power of two from 2M to 1G"},
+      {"move vm rdma:h:1 --rdma-chunk 1M", "--rdma-chunk: \"1M\" is no power of two from 2M to 1G"},
+      {"move vm rdma:h:1 --rdma-chunk x", "--rdma-chunk"},
+      {"move vm rdma:h:1 --tls-dir /d", "what goes over RDMA is not encrypted"},
+      {"receive --name vm --listen unix:/a --rdma-chunk 2M", "--rdma-chunk: that is for rdma:HOST:PORT"},
+      {"receive --name vm --listen rdma:h:1 --tls-psk /f", "what goes over RDMA is not encrypted"},
       {"recover vm unix:/a --here", "give ADDRESS or --here, not both"},
       {"receive --name vm --listen unix:/a --initrd i", "--initrd: of which kernel?"},
       {"receive --name vm --listen unix:/a --disk root", "--disk: \"root\": write ID=PATH"},

@@ -1,12 +1,14 @@
 #include "vmm/app/command_options.h"
 
 #include <CLI/CLI.hpp>
+#include <bit>
 #include <filesystem>
 #include <system_error>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
 #include "base/status.h"
 
 namespace ferrite {
@@ -79,6 +81,42 @@ absl::Status FinishTls(migration::TlsOptions& tls) {
         return ErrnoStatus(error.value(), absl::StrCat("resolve ", *path));
       }
       *path = absolute.string();
+    }
+  }
+  return absl::OkStatus();
+}
+
+void AddRdma(CLI::App& app, RdmaWords& words) {
+  app.add_option("--rdma-pin", words.pin,
+                 "Over rdma: what of the memory is registered, and so allocated and pinned: chunks (that pages go to "
+                 "or come from) or all [chunks]")
+      ->type_name("WHAT")
+      ->check(CLI::IsMember({"chunks", "all"}));
+  app.add_option("--rdma-chunk", words.chunk, "How large these chunks are: a power of two, 2M to 1G [32M]")
+      ->type_name("SIZE");
+}
+
+absl::Status FinishRdma(const RdmaWords& words, const migration::Address& address, const migration::TlsOptions& tls,
+                        migration::RdmaOptions& out) {
+  const bool is_rdma = address.kind == migration::Address::Kind::kRdma;
+  if (!is_rdma && !(words.pin.empty() && words.chunk.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat(words.pin.empty() ? "--rdma-chunk" : "--rdma-pin",
+                                                   ": that is for rdma:HOST:PORT, and this is ", address.ToString()));
+  }
+  if (is_rdma && tls.on()) {
+    return absl::InvalidArgumentError(
+        "--tls-dir, --tls-psk: what goes over RDMA is not encrypted; use tcp:HOST:PORT for TLS");
+  }
+  out.pin = words.pin == "all" ? migration::RdmaOptions::Pin::kAll : migration::RdmaOptions::Pin::kChunks;
+  if (!words.chunk.empty()) {
+    const absl::StatusOr<uint64_t> bytes = ParseByteSize(words.chunk);
+    FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), "--rdma-chunk"));
+    out.chunk_bytes = *bytes;
+    if (!std::has_single_bit(out.chunk_bytes) || out.chunk_bytes < migration::RdmaOptions::kLeastChunk ||
+        out.chunk_bytes > migration::RdmaOptions::kMostChunk) {
+      return absl::InvalidArgumentError(absl::StrCat("--rdma-chunk: \"", words.chunk, "\" is no power of two from ",
+                                                     FormatByteSize(migration::RdmaOptions::kLeastChunk), " to ",
+                                                     FormatByteSize(migration::RdmaOptions::kMostChunk)));
     }
   }
   return absl::OkStatus();

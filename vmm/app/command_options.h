@@ -9,7 +9,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "migration/api/rdma_options.h"
 #include "migration/api/tls_options.h"
+#include "migration/channel/socket/address.h"
 #include "vmm/app/monitor_options.h"
 
 namespace CLI {
@@ -40,6 +42,17 @@ enum class TlsOf { kSource, kDestination };
 void AddTls(CLI::App& app, migration::TlsOptions& tls, TlsOf side);
 // What was said by them goes together; files are found from here (INVALID_ARGUMENT).
 absl::Status FinishTls(migration::TlsOptions& tls);
+
+// --rdma-pin and --rdma-chunk, as words.
+struct RdmaWords {
+  std::string pin;
+  std::string chunk;
+};
+void AddRdma(CLI::App& app, RdmaWords& words);
+// What was said by them into `out`. They go with an address of that kind alone, and with that no TLS goes
+// (INVALID_ARGUMENT).
+absl::Status FinishRdma(const RdmaWords& words, const migration::Address& address, const migration::TlsOptions& tls,
+                        migration::RdmaOptions& out);
 
 // One value each time.
 CLI::Option* Repeatable(CLI::Option* option);

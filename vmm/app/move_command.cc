@@ -68,7 +68,8 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
   void AddTo(CLI::App& app) override {
     AddMachine(app, options_.machine);
     AddJson(app, options_.json);
-    app.add_option("address", options_.address, "Where `ferrite receive` waits: tcp:HOST:PORT or unix:PATH")
+    app.add_option("address", options_.address,
+                   "Where `ferrite receive` waits: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH")
         ->type_name("ADDRESS");
     app.add_option("--mode", words_.mode, "auto (pre-copy, then post-copy if need be), precopy or postcopy [auto]")
         ->type_name("MODE")
@@ -100,6 +101,7 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
                    "How long the destination may take for each step until memory goes, as to build the machine [60s]")
         ->type_name("TIME");
     AddTls(app, options_.tls, TlsOf::kSource);
+    AddRdma(app, words_.rdma);
     app.add_flag("--status", words_.status, "Show the move that is on, or the last one");
     app.add_flag("--cancel", words_.cancel, "Cancel the move that is on: the guest stays");
     app.add_flag("--start-postcopy", words_.start_postcopy, "Hand the guest over now, its memory follows");
@@ -117,10 +119,12 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
     }
     if (options_.address.empty()) {
       return absl::InvalidArgumentError(
-          "say where to: tcp:HOST:PORT or unix:PATH, as the other monitor's `ferrite receive` prints it");
+          "say where to: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH, as the other monitor's `ferrite receive` prints "
+          "it");
     }
-    FERRITE_RETURN_IF_ERROR(migration::ParseAddress(options_.address).status());
+    FERRITE_ASSIGN_OR_RETURN(const migration::Address address, migration::ParseAddress(options_.address));
     FERRITE_RETURN_IF_ERROR(FinishTls(options_.tls));
+    FERRITE_RETURN_IF_ERROR(FinishRdma(words_.rdma, address, options_.tls, options_.move.rdma));
     if (!words_.on_timeout.empty() && words_.timeout.empty()) {
       return absl::InvalidArgumentError("--on-timeout: after which time? Give --timeout, too");
     }
@@ -186,6 +190,7 @@ class MoveCommand final : public CommandWith<MoveCommandOptions> {
     std::string patience;
     std::string timeout;
     std::string on_timeout;
+    RdmaWords rdma;
     bool status = false;
     bool cancel = false;
     bool start_postcopy = false;

@@ -244,7 +244,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
   void AddTo(CLI::App& app) override {
     AddRunDir(app, options_.monitor.run_dir);
     app.add_option("--name", options_.name, "The machine's name here")->required()->type_name("NAME");
-    app.add_option("--listen", words_.listen, "tcp:HOST:PORT (port 0: any free one) or unix:PATH")
+    app.add_option("--listen", words_.listen, "tcp:HOST:PORT (port 0: any free one), rdma:HOST:PORT or unix:PATH")
         ->required()
         ->type_name("ADDRESS");
     Repeatable(app.add_option("--disk", words_.disks, "ID=PATH: where a disk is here; repeatable"))
@@ -280,6 +280,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
                               "Let in connections of 192.0.2.0/24 or 2001:db8::/32 alone; repeatable [everybody's]"))
         ->type_name("ADDRESS/BITS");
     AddTls(app, options_.tls, TlsOf::kDestination);
+    AddRdma(app, words_.rdma);
     app.add_option("--max-mem", words_.max_memory, "Refuse a machine with more memory [what this host has]")
         ->type_name("SIZE");
     app.add_option("--max-disk", words_.max_disk, "Refuse to copy a larger disk [4T]")->type_name("SIZE");
@@ -337,6 +338,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
     }
     FERRITE_RETURN_IF_ERROR(ReadPatience(words_.patience, options_.patience));
     FERRITE_RETURN_IF_ERROR(FinishTls(options_.tls));
+    FERRITE_RETURN_IF_ERROR(FinishRdma(words_.rdma, options_.listen, options_.tls, options_.rdma));
     auto console = ParseConsoleSink(words_.console.empty() ? "stdio" : words_.console);
     FERRITE_RETURN_IF_ERROR(Annotate(console.status(), "--console"));
     options_.monitor.console = *std::move(console);
@@ -380,6 +382,7 @@ class ReceiveCommand final : public CommandWith<ReceiveCommandOptions> {
     std::vector<std::string> disk_copies;
     std::string console;
     std::string patience;
+    RdmaWords rdma;
   };
 
   Words words_;

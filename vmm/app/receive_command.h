@@ -11,6 +11,7 @@
 
 #include "absl/time/time.h"
 #include "migration/api/move_options.h"
+#include "migration/api/rdma_options.h"
 #include "migration/api/tls_options.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/address_range.h"
@@ -38,6 +39,7 @@ struct ReceiveCommandOptions {
   bool dirty_ring = false;
   std::vector<migration::AddressRange> from;  // who may connect; empty: everybody
   migration::TlsOptions tls;
+  migration::RdmaOptions rdma;
   uint64_t max_memory_bytes = std::numeric_limits<uint64_t>::max();
   uint32_t max_cpus = kMaxCpus;
   uint64_t max_disk_bytes = ArrivalLimits().disk_bytes;

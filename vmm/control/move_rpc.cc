@@ -1,6 +1,7 @@
 #include "vmm/control/move_rpc.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "base/clean_text.h"
 #include "base/processors.h"
+#include "migration/api/rdma_options.h"
 #include "vmm/control/move_figures.h"
 #include "vmm/control/rpc_util.h"
 
@@ -17,6 +19,7 @@ namespace {
 using migration::DiskMoves;
 using migration::MoveMode;
 using migration::MoveState;
+using migration::RdmaOptions;
 
 int64_t Ns(absl::Duration duration) { return absl::ToInt64Nanoseconds(duration); }
 
@@ -243,6 +246,8 @@ void FillMoveOptions(const migration::MoveOptions& options, control::MoveOptions
       out.setDisks(control::MoveOptions::Disks::MIRROR);
       break;
   }
+  out.setRdmaPinAll(options.rdma.pin == RdmaOptions::Pin::kAll);
+  out.setRdmaChunk(options.rdma.chunk_bytes);
 }
 
 migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
@@ -281,6 +286,9 @@ migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
       options.disks = DiskMoves::kAuto;
       break;
   }
+  options.rdma.pin = in.getRdmaPinAll() ? RdmaOptions::Pin::kAll : RdmaOptions::Pin::kChunks;
+  options.rdma.chunk_bytes =
+      std::bit_floor(std::clamp(in.getRdmaChunk(), RdmaOptions::kLeastChunk, RdmaOptions::kMostChunk));
   return options;
 }
 

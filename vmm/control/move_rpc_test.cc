@@ -14,6 +14,7 @@
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
 #include "migration/api/move_state.h"
+#include "migration/api/rdma_options.h"
 #include "vmm/control/move_figures.h"
 
 namespace ferrite {
@@ -67,6 +68,26 @@ TEST(MoveRpcTest, WhatIsAskedForOfDisksIsReadAsItWasTold) {
     const auto told = message.initRoot<control::MoveOptions>();
     FillMoveOptions({.disks = disks}, told);
     EXPECT_EQ(ReadMoveOptions(told.asReader()).disks, disks);
+  }
+}
+
+TEST(MoveRpcTest, HowMemoryIsRegisteredIsReadAsItWasTold) {
+  using migration::RdmaOptions;
+  for (const RdmaOptions& rdma : {RdmaOptions{}, RdmaOptions{.pin = RdmaOptions::Pin::kAll},
+                                  RdmaOptions{.chunk_bytes = RdmaOptions::kLeastChunk}}) {
+    capnp::MallocMessageBuilder message;
+    const auto told = message.initRoot<control::MoveOptions>();
+    FillMoveOptions({.rdma = rdma}, told);
+    EXPECT_EQ(ReadMoveOptions(told.asReader()).rdma, rdma);
+  }
+  // Of a client that says what nobody can register.
+  capnp::MallocMessageBuilder message;
+  auto told = message.initRoot<control::MoveOptions>();
+  for (const auto& [said, read] :
+       {std::pair{uint64_t{0}, RdmaOptions::kLeastChunk}, std::pair{uint64_t{3} << 20, RdmaOptions::kLeastChunk},
+        std::pair{~uint64_t{0}, RdmaOptions::kMostChunk}}) {
+    told.setRdmaChunk(said);
+    EXPECT_EQ(ReadMoveOptions(told.asReader()).rdma.chunk_bytes, read) << said;
   }
 }
 

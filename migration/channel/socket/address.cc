@@ -15,8 +15,8 @@ namespace {
 constexpr size_t kMaxUnixPath = sizeof(sockaddr_un{}.sun_path) - 1;
 
 absl::Status Wrong(absl::string_view text, absl::string_view why) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("address '", CleanText(text), "': ", why, "; write tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "address '", CleanText(text), "': ", why, "; write tcp:HOST:PORT, tcp:[IPV6]:PORT, rdma:HOST:PORT or unix:PATH"));
 }
 
 }  // namespace
@@ -26,7 +26,7 @@ std::string Address::ToString() const {
     return absl::StrCat("unix:", path);
   }
   const bool v6 = host.find(':') != std::string::npos;
-  return v6 ? absl::StrCat("tcp:[", host, "]:", port) : absl::StrCat("tcp:", host, ":", port);
+  return absl::StrCat(kind == Kind::kRdma ? "rdma:" : "tcp:", v6 ? "[" : "", host, v6 ? "]:" : ":", port);
 }
 
 absl::StatusOr<Address> ParseAddress(absl::string_view text) {
@@ -47,7 +47,9 @@ absl::StatusOr<Address> ParseAddress(absl::string_view text) {
     address.path = std::string(rest);
     return address;
   }
-  if (!absl::ConsumePrefix(&rest, "tcp:")) {
+  if (absl::ConsumePrefix(&rest, "rdma:")) {
+    address.kind = Address::Kind::kRdma;
+  } else if (!absl::ConsumePrefix(&rest, "tcp:")) {
     return Wrong(text, "the kind is missing");
   }
   const size_t colon = rest.rfind(':');

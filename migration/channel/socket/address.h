@@ -1,4 +1,4 @@
-// Where a destination listens: "tcp:HOST:PORT", "tcp:[IPV6]:PORT", "unix:PATH".
+// Where a destination listens: "tcp:HOST:PORT", "tcp:[IPV6]:PORT", the same of "rdma:", "unix:PATH".
 #ifndef FERRITE_MIGRATION_CHANNEL_SOCKET_ADDRESS_H_
 #define FERRITE_MIGRATION_CHANNEL_SOCKET_ADDRESS_H_
 
@@ -10,10 +10,14 @@
 namespace ferrite::migration {
 
 struct Address {
-  enum class Kind { kTcp, kUnix };
+  enum class Kind {
+    kTcp,
+    kUnix,
+    kRdma,  // connections as kTcp's, and queue pairs beside them (rdma/)
+  };
   Kind kind = Kind::kTcp;
-  std::string host;  // kTcp
-  std::string port;  // kTcp: a number
+  std::string host;  // kTcp, kRdma
+  std::string port;  // kTcp, kRdma: a number
   std::string path;  // kUnix
 
   std::string ToString() const;

@@ -11,7 +11,8 @@ namespace ferrite::migration {
 namespace {
 
 TEST(AddressTest, UnderstandsItsForms) {
-  for (const char* text : {"tcp:host:1234", "tcp:[::1]:80", "unix:/run/x", "tcp:127.0.0.1:0"}) {
+  for (const char* text :
+       {"tcp:host:1234", "tcp:[::1]:80", "unix:/run/x", "tcp:127.0.0.1:0", "rdma:192.0.2.7:4000", "rdma:[::1]:80"}) {
     const auto address = ParseAddress(text);
     ASSERT_TRUE(address.ok()) << address.status();
     EXPECT_EQ(address->ToString(), text);
@@ -20,8 +21,9 @@ TEST(AddressTest, UnderstandsItsForms) {
 
 TEST(AddressTest, SaysWhatIsWrong) {
   const std::string long_path = absl::StrCat("unix:/", std::string(200, 'x'));
-  for (const char* text : {"", "host:1234", "tcp:host", "tcp::1", "tcp:host:", "tcp:host:99999", "tcp:host:-1",
-                           "tcp:::1:80", "tcp:[::1:80", "unix:", long_path.c_str()}) {
+  for (const char* text :
+       {"", "host:1234", "tcp:host", "tcp::1", "tcp:host:", "tcp:host:99999", "tcp:host:-1", "tcp:::1:80",
+        "tcp:[::1:80", "unix:", "rdma:", "rdma:host", "rdma:/run/x", long_path.c_str()}) {
     const absl::Status status = ParseAddress(text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_NE(status.message().find("tcp:HOST:PORT"), absl::string_view::npos) << status;

@@ -25,7 +25,7 @@ absl::StatusOr<std::unique_ptr<SocketStream>> Dialer::Connect(const Address& add
                            migration::Connect(address, limit - (clock_.Now() - start), cancel, resolve_, clock_));
   Endpoint reached;
   reached.length = sizeof(reached.storage);
-  if (address.kind == Address::Kind::kTcp &&
+  if (address.kind != Address::Kind::kUnix &&
       getpeername(stream->fd(), reinterpret_cast<sockaddr*>(&reached.storage), &reached.length) == 0) {
     name_ = name;
     known_ = reached;
