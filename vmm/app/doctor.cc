@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "vmm/app/host_probe.h"
 #include "vmm/app/kvm_probe.h"
+#include "vmm/app/rdma_probe.h"
 #include "vmm/app/tls_probe.h"
 #include "vmm/app/userfault_probe.h"
 
@@ -32,7 +33,7 @@ DoctorReport RunDoctor() {
   report.host_runs_linux = kvm.runs_linux;
   report.verdict = std::move(kvm.verdict);
   report.findings = std::move(kvm.findings);
-  for (auto&& findings : {ProbeUserfault(), ProbeMemory(), ProbeIo(), ProbeTls(), ProbeLimits()}) {
+  for (auto&& findings : {ProbeUserfault(), ProbeMemory(), ProbeIo(), ProbeTls(), ProbeRdma(), ProbeLimits()}) {
     report.findings.insert(report.findings.end(), findings.begin(), findings.end());
   }
   return report;

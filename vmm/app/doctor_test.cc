@@ -10,6 +10,7 @@
 
 #include "vmm/app/host_probe.h"
 #include "vmm/app/kvm_probe.h"
+#include "vmm/app/rdma_probe.h"
 #include "vmm/app/tls_probe.h"
 
 namespace ferrite {
@@ -62,6 +63,35 @@ TEST(DoctorTest, TlsOfTheKernelIsToldWithWhatItsLackCosts) {
   ASSERT_EQ(ProbeTls().size(), 1u);
 }
 
+TEST(DoctorTest, RdmaDevicesAreToldWithWhatTheyCan) {
+  const migration::VerbsDevice device{.name = "mlx5_0",
+                                      .transport = "RoCE",
+                                      .port_state = "active",
+                                      .most_registration = uint64_t{1} << 40,
+                                      .most_registrations = 1000,
+                                      .most_queue_pairs = 500,
+                                      .on_demand_paging = true,
+                                      .net_devices = {"eth1"}};
+  migration::VerbsDevice down = device;
+  down.port_state = "down";
+  const std::vector<Finding> two = RdmaFindings(std::vector<migration::VerbsDevice>{device, down});
+  ASSERT_EQ(two.size(), 2u);
+  EXPECT_EQ(two[0].state, FindingState::kOk);
+  EXPECT_EQ(two[0].value,
+            "RoCE on eth1, port active, 1000 registrations of up to 1 TiB, 500 queue pairs, on-demand paging there (not "
+            "used)");
+  EXPECT_EQ(two[1].state, FindingState::kMissing);
+  EXPECT_EQ(two[1].remedy, "bring the link up on eth1");
+  // Neither is a reason not to move over TCP.
+  for (const auto& none : {RdmaFindings(std::vector<migration::VerbsDevice>{}),
+                           RdmaFindings(absl::UnavailableError("libibverbs.so.1: not there"))}) {
+    ASSERT_EQ(none.size(), 1u);
+    EXPECT_EQ(none[0].state, FindingState::kMissing);
+    EXPECT_THAT(none[0].cost, HasSubstr("tcp does without"));
+  }
+  EXPECT_FALSE(ProbeRdma().empty());
+}
+
 TEST(DoctorTest, JsonHoldsTheSame) {
   const auto json = nlohmann::json::parse(RenderDoctorJson(MadeUpReport()));
   EXPECT_EQ(json["host_runs_linux"], true);
@@ -100,7 +130,7 @@ TEST(DoctorTest, RunsOnAnyHostAndSaysWhatEachMissingThingCosts) {
     EXPECT_EQ(finding.cost.empty(), ok) << finding.name;
     EXPECT_EQ(finding.remedy.empty(), ok) << finding.name;
   }
-  EXPECT_EQ(areas, (std::set<std::string>{"KVM", "userfaultfd", "memory", "I/O and fences", "TLS", "limits"}));
+  EXPECT_EQ(areas, (std::set<std::string>{"KVM", "userfaultfd", "memory", "I/O and fences", "TLS", "RDMA", "limits"}));
 }
 
 // As AsyncIo::Create() has it.

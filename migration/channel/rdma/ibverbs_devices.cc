@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <span>
 #include <string>
 
@@ -92,6 +93,8 @@ VerbsDevice Look(const RdmaLibrary& library, ibv_device* device) {
 absl::StatusOr<std::vector<VerbsDevice>> IbverbsDevices(const RdmaLibrary& library) {
   int count = 0;
   ibv_device** const list = library.verbs.get_device_list(&count);
+  // A kernel without RDMA has none.
+  if (list == nullptr && errno == ENOSYS) return std::vector<VerbsDevice>();
   if (list == nullptr) return absl::UnavailableError(ErrnoStatus("list the RDMA devices").message());
   std::vector<VerbsDevice> devices;
   for (ibv_device* device : std::span(list, static_cast<size_t>(count))) devices.push_back(Look(library, device));
