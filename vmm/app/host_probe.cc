@@ -18,13 +18,12 @@
 #include <fstream>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
-#include "absl/strings/strip.h"
 #include "base/fd.h"
+#include "base/lock_limit.h"
 #include "base/memory_settings.h"
 #include "base/processors.h"
 
@@ -143,30 +142,16 @@ Finding Seccomp() {
   return finding;
 }
 
-// Whether the limit of locked memory does not apply to this process.
-bool HasCapIpcLock() {
-  constexpr int kCapIpcLock = 14;
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);) {
-    absl::string_view rest = line;
-    uint64_t effective = 0;
-    if (absl::ConsumePrefix(&rest, "CapEff:") && absl::SimpleHexAtoi(absl::StripAsciiWhitespace(rest), &effective)) {
-      return (effective >> kCapIpcLock) & 1;
-    }
-  }
-  return false;
-}
-
 Finding LockedMemory() {
   Finding finding{.area = kLimitsArea, .name = "locked memory"};
-  rlimit limit = {};
-  getrlimit(RLIMIT_MEMLOCK, &limit);
-  finding.value = limit.rlim_cur == RLIM_INFINITY ? "no limit" : Size(limit.rlim_cur);
-  if (limit.rlim_cur != RLIM_INFINITY && HasCapIpcLock()) {
+  const LockLimit limit = ReadLockLimit();
+  const bool is_limited = limit.bytes != LockLimit::kNone;
+  finding.value = is_limited ? Size(limit.bytes) : "no limit";
+  if (is_limited && limit.may_pass) {
     finding.value += ", but this user may pass it (CAP_IPC_LOCK)";
-  } else if (limit.rlim_cur != RLIM_INFINITY) {
+  } else if (is_limited) {
     finding.state = FindingState::kLimited;
-    finding.cost = "guests with more memory cannot be locked into RAM";
+    finding.cost = "guests with more memory cannot be locked into RAM, and do not move over RDMA";
     finding.remedy =
         "ulimit -l unlimited (as root), LimitMEMLOCK=infinity in a systemd unit, or memlock in "
         "/etc/security/limits.conf";
