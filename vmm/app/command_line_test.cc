@@ -204,9 +204,10 @@ TEST(CommandLineTest, MoveTakesEveryOption) {
 
 TEST(CommandLineTest, MovesOverRdmaSayWhatIsRegistered) {
   using migration::RdmaOptions;
+  using migration::RdmaPin;
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm rdma:h:1").move.rdma, RdmaOptions());
   EXPECT_EQ(ParseOk<MoveCommandOptions>("move vm rdma:h:1 --rdma-pin all --rdma-chunk 2M").move.rdma,
-            (RdmaOptions{.pin = RdmaOptions::Pin::kAll, .chunk_bytes = 2 * kMiB}));
+            (RdmaOptions{.pin = RdmaPin::kAll, .chunk_bytes = 2 * kMiB}));
   const auto options =
       ParseOk<ReceiveCommandOptions>("receive --name vm --listen rdma:[::1]:1 --rdma-pin chunks --rdma-chunk 1G");
   EXPECT_EQ(options.listen.ToString(), "rdma:[::1]:1");

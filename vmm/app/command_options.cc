@@ -1,7 +1,6 @@
 #include "vmm/app/command_options.h"
 
 #include <CLI/CLI.hpp>
-#include <bit>
 #include <filesystem>
 #include <system_error>
 
@@ -107,16 +106,15 @@ absl::Status FinishRdma(const RdmaWords& words, const migration::Address& addres
     return absl::InvalidArgumentError(
         "--tls-dir, --tls-psk: what goes over RDMA is not encrypted; use tcp:HOST:PORT for TLS");
   }
-  out.pin = words.pin == "all" ? migration::RdmaOptions::Pin::kAll : migration::RdmaOptions::Pin::kChunks;
+  out.pin = words.pin == "all" ? migration::RdmaPin::kAll : migration::RdmaPin::kChunks;
   if (!words.chunk.empty()) {
     const absl::StatusOr<uint64_t> bytes = ParseByteSize(words.chunk);
     FERRITE_RETURN_IF_ERROR(Annotate(bytes.status(), "--rdma-chunk"));
     out.chunk_bytes = *bytes;
-    if (!std::has_single_bit(out.chunk_bytes) || out.chunk_bytes < migration::RdmaOptions::kLeastChunk ||
-        out.chunk_bytes > migration::RdmaOptions::kMostChunk) {
+    if (!migration::IsRdmaChunk(out.chunk_bytes)) {
       return absl::InvalidArgumentError(absl::StrCat("--rdma-chunk: \"", words.chunk, "\" is no power of two from ",
-                                                     FormatByteSize(migration::RdmaOptions::kLeastChunk), " to ",
-                                                     FormatByteSize(migration::RdmaOptions::kMostChunk)));
+                                                     FormatByteSize(migration::kLeastRdmaChunk), " to ",
+                                                     FormatByteSize(migration::kMostRdmaChunk)));
     }
   }
   return absl::OkStatus();

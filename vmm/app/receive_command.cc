@@ -25,6 +25,8 @@
 #include "base/thread.h"
 #include "base/thread_class.h"
 #include "base/timed_mutex.h"
+#include "migration/channel/rdma/rdma_rendezvous.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/channel/socket/stream_security.h"
@@ -37,6 +39,7 @@
 #include "vmm/control/machine_directory.h"
 #include "vmm/move/arrivals.h"
 #include "vmm/move/engine_host.h"
+#include "vmm/move/host_verbs.h"
 #include "vmm/move/machine_arrival.h"
 
 namespace ferrite {
@@ -53,6 +56,21 @@ constexpr size_t MachineDescriptors(uint32_t cpus) {
   constexpr size_t kOfAnotherDevice = 7;
   constexpr size_t kOther = 32;  // the machine's own, userfaultfd, and what is open for a moment
   return cpus + kMaxDisks * kOfADisk + 2 * kOfAnotherDevice + 2 * migration::kMaxChannels + kOther;
+}
+
+absl::StatusOr<std::unique_ptr<migration::ChannelAcceptor>> AcceptorAt(
+    std::unique_ptr<migration::Listener> listener, const ReceiveCommandOptions& options,
+    std::shared_ptr<migration::StreamSecurity> security) {
+  migration::SocketAcceptor::Options connections{.patience = options.patience,
+                                                 .from = options.from,
+                                                 .machine_descriptors = MachineDescriptors(options.max_cpus),
+                                                 .security = std::move(security)};
+  if (listener->address().kind == migration::Address::Kind::kRdma) {
+    FERRITE_ASSIGN_OR_RETURN(migration::Verbs* const verbs, HostVerbs());
+    return migration::RdmaAcceptor::Create(std::move(listener), std::move(connections), *verbs, options.rdma,
+                                           EngineHost());
+  }
+  return migration::SocketAcceptor::Create(std::move(listener), std::move(connections), EngineHost());
 }
 
 absl::Status TellReady(const ReceiveCommandOptions& options, const migration::Address& address) {
@@ -148,19 +166,14 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
                               .initrd_path = options.initrd_path,
                               .boot_from = options.boot_from,
                               .lock_memory = options.lock_memory,
+                              .pin_memory = listen.kind == migration::Address::Kind::kRdma,
                               .dirty_ring = options.dirty_ring,
                               .limits = {.memory_bytes = options.max_memory_bytes,
                                          .cpus = options.max_cpus,
                                          .disk_bytes = options.max_disk_bytes}}));
   FERRITE_ASSIGN_OR_RETURN(auto listener, migration::Listener::Create(listen));
   const migration::Address address = listener->address();
-  FERRITE_ASSIGN_OR_RETURN(
-      auto acceptor, migration::SocketAcceptor::Create(std::move(listener),
-                                                       {.patience = options.patience,
-                                                        .from = options.from,
-                                                        .machine_descriptors = MachineDescriptors(options.max_cpus),
-                                                        .security = std::move(security)},
-                                                       EngineHost()));
+  FERRITE_ASSIGN_OR_RETURN(auto acceptor, AcceptorAt(std::move(listener), options, std::move(security)));
   FERRITE_RETURN_IF_ERROR(monitor->Serve());
   // Clients go before a machine that did not arrive.
   const absl::Cleanup close = [&] { monitor->Close(); };

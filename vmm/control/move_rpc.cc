@@ -20,6 +20,7 @@ using migration::DiskMoves;
 using migration::MoveMode;
 using migration::MoveState;
 using migration::RdmaOptions;
+using migration::RdmaPin;
 
 int64_t Ns(absl::Duration duration) { return absl::ToInt64Nanoseconds(duration); }
 
@@ -246,7 +247,7 @@ void FillMoveOptions(const migration::MoveOptions& options, control::MoveOptions
       out.setDisks(control::MoveOptions::Disks::MIRROR);
       break;
   }
-  out.setRdmaPinAll(options.rdma.pin == RdmaOptions::Pin::kAll);
+  out.setRdmaPinAll(options.rdma.pin == RdmaPin::kAll);
   out.setRdmaChunk(options.rdma.chunk_bytes);
 }
 
@@ -286,9 +287,9 @@ migration::MoveOptions ReadMoveOptions(control::MoveOptions::Reader in) {
       options.disks = DiskMoves::kAuto;
       break;
   }
-  options.rdma.pin = in.getRdmaPinAll() ? RdmaOptions::Pin::kAll : RdmaOptions::Pin::kChunks;
+  options.rdma.pin = in.getRdmaPinAll() ? RdmaPin::kAll : RdmaPin::kChunks;
   options.rdma.chunk_bytes =
-      std::bit_floor(std::clamp(in.getRdmaChunk(), RdmaOptions::kLeastChunk, RdmaOptions::kMostChunk));
+      std::bit_floor(std::clamp(in.getRdmaChunk(), migration::kLeastRdmaChunk, migration::kMostRdmaChunk));
   return options;
 }
 

@@ -72,9 +72,12 @@ TEST(MoveRpcTest, WhatIsAskedForOfDisksIsReadAsItWasTold) {
 }
 
 TEST(MoveRpcTest, HowMemoryIsRegisteredIsReadAsItWasTold) {
+  using migration::kLeastRdmaChunk;
+  using migration::kMostRdmaChunk;
   using migration::RdmaOptions;
-  for (const RdmaOptions& rdma : {RdmaOptions{}, RdmaOptions{.pin = RdmaOptions::Pin::kAll},
-                                  RdmaOptions{.chunk_bytes = RdmaOptions::kLeastChunk}}) {
+  using migration::RdmaPin;
+  for (const RdmaOptions& rdma :
+       {RdmaOptions{}, RdmaOptions{.pin = RdmaPin::kAll}, RdmaOptions{.chunk_bytes = kLeastRdmaChunk}}) {
     capnp::MallocMessageBuilder message;
     const auto told = message.initRoot<control::MoveOptions>();
     FillMoveOptions({.rdma = rdma}, told);
@@ -84,8 +87,8 @@ TEST(MoveRpcTest, HowMemoryIsRegisteredIsReadAsItWasTold) {
   capnp::MallocMessageBuilder message;
   auto told = message.initRoot<control::MoveOptions>();
   for (const auto& [said, read] :
-       {std::pair{uint64_t{0}, RdmaOptions::kLeastChunk}, std::pair{uint64_t{3} << 20, RdmaOptions::kLeastChunk},
-        std::pair{~uint64_t{0}, RdmaOptions::kMostChunk}}) {
+       {std::pair{uint64_t{0}, kLeastRdmaChunk}, std::pair{uint64_t{3} << 20, kLeastRdmaChunk},
+        std::pair{~uint64_t{0}, kMostRdmaChunk}}) {
     told.setRdmaChunk(said);
     EXPECT_EQ(ReadMoveOptions(told.asReader()).rdma.chunk_bytes, read) << said;
   }

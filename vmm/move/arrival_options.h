@@ -26,6 +26,7 @@ struct ArrivalOptions {
   std::string initrd_path;    // of kernel_path; empty: none
   std::vector<std::string> boot_from;  // directories: below one of them the source's kernel and initrd may be
   bool lock_memory = false;            // once the guest has arrived
+  bool pin_memory = false;             // it comes over RDMA, and may be registered, all of it
   bool dirty_ring = false;             // MachineConfig's
   ArrivalLimits limits;
 };

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/fd.h"
+#include "base/lock_limit.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/pinned_file.h"
@@ -211,6 +212,10 @@ absl::Status MachineArrival::Make(state::MachineDescription::Reader description,
   FERRITE_RETURN_IF_ERROR(CheckSameMachine(description, here.getRoot<state::MachineDescription>().asReader()));
   if (options_.lock_memory) {
     FERRITE_RETURN_IF_ERROR(TryLock(machine->memory()));
+  }
+  if (options_.pin_memory) {
+    FERRITE_RETURN_IF_ERROR(
+        CheckLockLimit(ReadLockLimit(), "a machine that comes over RDMA", machine->memory().total_bytes()));
   }
   FERRITE_RETURN_IF_ERROR(machine->moving().Hold("the machine is still arriving").status());
   std::move(abandon).Cancel();

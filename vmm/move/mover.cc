@@ -10,14 +10,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/lock_limit.h"
 #include "base/log.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
+#include "migration/channel/rdma/rdma_rendezvous.h"
 #include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/channel/socket/stream_security.h"
 #include "migration/channel/tls/tls_security.h"
 #include "vmm/machine/movable_machine.h"
 #include "vmm/move/engine_host.h"
+#include "vmm/move/host_verbs.h"
 #include "vmm/move/remedy_text.h"
 
 namespace ferrite {
@@ -31,16 +34,28 @@ bool IsFile(const std::string& path, int directory, const std::string& name) {
          first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
-// Null where `tls` says nothing.
-absl::StatusOr<std::shared_ptr<migration::StreamSecurity>> SecurityOf(const migration::TlsOptions& tls,
-                                                                      const migration::Address& address) {
-  if (!tls.on()) {
-    return nullptr;
+// Who opens the channels of a move to `address`, over what is said.
+absl::StatusOr<std::shared_ptr<migration::ChannelOpener>> OpenerTo(const migration::Address& address,
+                                                                   const migration::TlsOptions& tls,
+                                                                   const migration::RdmaOptions& rdma,
+                                                                   Machine& machine) {
+  if (address.kind == migration::Address::Kind::kRdma) {
+    if (tls.on()) {
+      return absl::InvalidArgumentError("what goes over RDMA is not encrypted; use tcp:HOST:PORT for TLS");
+    }
+    FERRITE_RETURN_IF_ERROR(CheckLockLimit(ReadLockLimit(), "a move over RDMA", machine.memory().total_bytes()));
+    FERRITE_ASSIGN_OR_RETURN(migration::Verbs* const verbs, HostVerbs());
+    return migration::OpenRdmaAt(address, *verbs, rdma, RealClock());
   }
-  return migration::TlsSecurity::Create(tls, migration::TlsSide::kSource, address,
-                                        migration::OnEachNewTls([](const std::string& words) {
-                                          IfThereIsMemory([&] { Log().info("move: to {}", words); });
-                                        }));
+  std::shared_ptr<migration::StreamSecurity> security;
+  if (tls.on()) {
+    FERRITE_ASSIGN_OR_RETURN(
+        security, migration::TlsSecurity::Create(tls, migration::TlsSide::kSource, address,
+                                                 migration::OnEachNewTls([](const std::string& words) {
+                                                   IfThereIsMemory([&] { Log().info("move: to {}", words); });
+                                                 })));
+  }
+  return migration::OpenAt(address, RealClock(), std::move(security));
 }
 
 absl::Status Ending() { return absl::UnavailableError("this machine is ending"); }
@@ -77,7 +92,7 @@ absl::StatusOr<migration::Address> Mover::ReadAddress(const std::string& where) 
 absl::Status Mover::Start(const std::string& where, const migration::MoveOptions& options,
                           const migration::TlsOptions& tls) {
   FERRITE_ASSIGN_OR_RETURN(const migration::Address address, ReadAddress(where));
-  FERRITE_ASSIGN_OR_RETURN(const auto security, SecurityOf(tls, address));
+  FERRITE_ASSIGN_OR_RETURN(const auto opener, OpenerTo(address, tls, options.rdma, machine_));
   const absl::MutexLock start_lock(&start_mutex_);
   {
     const TimedMutexLock lock(&mutex_);
@@ -107,10 +122,9 @@ absl::Status Mover::Start(const std::string& where, const migration::MoveOptions
     status.number = status_.number + 1;
     status.where = address.ToString();
     tls_ = tls;
-    FERRITE_RETURN_IF_ERROR(Annotate(StartThread([address, security](migration::Source& session) {
-                                       return session.Run(migration::OpenAt(address, RealClock(), security));
-                                     }),
-                                     "cannot move"));
+    rdma_ = options.rdma;
+    FERRITE_RETURN_IF_ERROR(
+        Annotate(StartThread([opener](migration::Source& session) { return session.Run(opener); }), "cannot move"));
     // The move has begun: nothing takes memory from here on.
     // The session before the port that it uses.
     source_ = std::move(source);
@@ -146,17 +160,16 @@ absl::Status Mover::Recover(const std::string& where, const migration::TlsOption
   FERRITE_ASSIGN_OR_RETURN(const migration::Address address, ReadAddress(to));
   // The files are read again: a certificate may have been renewed.
   const migration::TlsOptions& over = tls.on() ? tls : tls_;
-  FERRITE_ASSIGN_OR_RETURN(const auto security, SecurityOf(over, address));
+  FERRITE_ASSIGN_OR_RETURN(const auto opener, OpenerTo(address, over, rdma_, machine_));
   thread_.Join();
   {
     const TimedMutexLock lock(&mutex_);
     if (ending_) {
       return Ending();
     }
-    FERRITE_RETURN_IF_ERROR(Annotate(StartThread([address, security](migration::Source& source) {
-                                       return source.Recover(migration::OpenAt(address, RealClock(), security));
-                                     }),
-                                     "cannot look for the destination"));
+    FERRITE_RETURN_IF_ERROR(
+        Annotate(StartThread([opener](migration::Source& source) { return source.Recover(opener); }),
+                 "cannot look for the destination"));
     on_ = true;
     status_.over = false;
     status_.result = absl::OkStatus();

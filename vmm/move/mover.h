@@ -17,6 +17,7 @@
 #include "base/timed_mutex.h"
 #include "migration/api/move_options.h"
 #include "migration/api/move_report.h"
+#include "migration/api/rdma_options.h"
 #include "migration/channel/socket/address.h"
 #include "migration/session/source.h"
 #include "vmm/control/move_port.h"
@@ -105,7 +106,9 @@ class Mover final : public MovePort {
   // The last move's, kept for what is left to ask of it.
   std::unique_ptr<MachineSource> port_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<migration::Source> source_ ABSL_GUARDED_BY(mutex_);
-  migration::TlsOptions tls_ ABSL_GUARDED_BY(start_mutex_);  // that the last move began by
+  // That the last move began by.
+  migration::TlsOptions tls_ ABSL_GUARDED_BY(start_mutex_);
+  migration::RdmaOptions rdma_ ABSL_GUARDED_BY(start_mutex_);
 };
 
 }  // namespace ferrite

@@ -14,9 +14,9 @@
 #include "absl/synchronization/mutex.h"
 #include "base/clock.h"
 #include "memory/page_range.h"
+#include "migration/api/rdma_options.h"
 #include "migration/channel/rdma/chunks.h"
 #include "migration/channel/rdma/rdma_figures.h"
-#include "migration/channel/rdma/rdma_options.h"
 #include "migration/channel/rdma/verbs.h"
 #include "migration/protocol/lanes.h"
 
