@@ -6,7 +6,7 @@
 #include <poll.h>
 
 #include <cerrno>
-#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -23,9 +23,43 @@ namespace {
 constexpr uint64_t kMostRecords = 1 << 12;
 constexpr absl::string_view kBindLabel = "EXPORTER-ferrite-move-1";
 
+// SSL_set_msg_callback(3): whole messages, of which none is data.
+void CountMessage(int is_written, int /*version*/, int type, const void* /*bytes*/, size_t /*size*/, SSL* /*ssl*/,
+                  void* count) {
+  if (is_written == 0 && type == SSL3_RT_HANDSHAKE) {
+    ++*static_cast<int*>(count);
+  }
+}
+
 }  // namespace
 
 void FreeSsl::operator()(ssl_st* ssl) const { SSL_free(ssl); }
+
+TlsConnection::TlsConnection(SslPtr ssl, std::string peer) : peer_(std::move(peer)), ssl_(std::move(ssl)) {
+  const absl::MutexLock lock(&mutex_);
+  // The library would go on over such messages as long as they come, in one call.
+  SSL_clear_mode(ssl_.get(), SSL_MODE_AUTO_RETRY);
+  SSL_set_msg_callback(ssl_.get(), CountMessage);
+  SSL_set_msg_callback_arg(ssl_.get(), &messages_);
+}
+
+template <typename Call>
+std::pair<int, int> TlsConnection::Take(const Call& call) {
+  while (true) {
+    const int before = messages_;
+    ERR_clear_error();
+    errno = 0;
+    const int result = call();
+    const int error = errno;
+    if (result == 1) {
+      messages_ = 0;
+    }
+    if (result == 1 || messages_ == before || messages_ > kMostMessages ||
+        SSL_get_error(ssl_.get(), result) != SSL_ERROR_WANT_READ) {
+      return {result, error};
+    }
+  }
+}
 
 absl::StatusOr<TlsConnection::Step> TlsConnection::Read(std::span<uint8_t> out) {
   const absl::MutexLock lock(&mutex_);
@@ -33,17 +67,15 @@ absl::StatusOr<TlsConnection::Step> TlsConnection::Read(std::span<uint8_t> out) 
     return absl::OutOfRangeError(absl::StrCat(peer_, " closed the connection"));
   }
   FERRITE_RETURN_IF_ERROR(failure_);
-  ERR_clear_error();
   size_t bytes = 0;
-  int result = 0;
-  int error = 0;
-  // Of all that the library does here, its last copy alone touches `out`: nothing of its own is half done then.
-  const std::optional<uintptr_t> hit = TouchMemory([&] {
-    errno = 0;
-    result = SSL_read_ex(ssl_.get(), out.data(), out.size(), &bytes);
-    error = errno;
+  bool is_lost = false;
+  const auto [result, error] = Take([&] {
+    // Of all that the library does here, its last copy alone touches `out`: nothing of its own is half done then.
+    int read = 0;
+    is_lost = TouchMemory([&] { read = SSL_read_ex(ssl_.get(), out.data(), out.size(), &bytes); }).has_value();
+    return is_lost ? 1 : read;
   });
-  if (hit.has_value()) {
+  if (is_lost) {
     failure_ = absl::ResourceExhaustedError(
         absl::StrCat("receive from ", peer_, ": memory of this side cannot be had; the connection is in order"));
     return failure_;
@@ -57,6 +89,10 @@ absl::StatusOr<TlsConnection::Step> TlsConnection::Read(std::span<uint8_t> out) 
 absl::StatusOr<TlsConnection::Step> TlsConnection::AfterCall(int result, int error) {
   switch (SSL_get_error(ssl_.get(), result)) {
     case SSL_ERROR_WANT_READ:
+      if (messages_ > kMostMessages) {
+        failure_ = absl::UnavailableError(absl::StrCat(peer_, ": it renews keys again and again, and sends nothing"));
+        break;
+      }
       return Step{.events = POLLIN,
                   .in_record = SSL_has_pending(ssl_.get()) == 1 || HasBytes(SSL_get_rbio(ssl_.get()))};
     case SSL_ERROR_WANT_WRITE:
@@ -131,15 +167,13 @@ bool TlsConnection::Look(short& events) {  // NOLINT(google-runtime-int)
   if (closed_ || !failure_.ok() || SSL_pending(ssl_.get()) > 0) {
     return true;
   }
-  ERR_clear_error();
   uint8_t byte = 0;
   size_t bytes = 0;
-  errno = 0;
-  const int result = SSL_peek_ex(ssl_.get(), &byte, 1, &bytes);
+  const auto [result, error] = Take([&] { return SSL_peek_ex(ssl_.get(), &byte, 1, &bytes); });
   if (result == 1) {
     return true;
   }
-  const absl::StatusOr<Step> step = AfterCall(result, errno);
+  const absl::StatusOr<Step> step = AfterCall(result, error);
   if (step.ok()) {
     events = step->events;
   }

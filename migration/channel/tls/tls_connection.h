@@ -28,7 +28,8 @@ using SslPtr = std::unique_ptr<ssl_st, FreeSsl>;
 // with it. What a direction failed with once it fails with always. What the peer said before it went away is still read
 // when a write has found that it went.
 //
-// Errors: UNAVAILABLE when it broke, with the peer's word of why if there was one; OUT_OF_RANGE of a read when the peer
+// Errors: UNAVAILABLE when it broke, with the peer's word of why if there was one, and when the peer sends more than
+// kMostMessages of TLS's own, such as KeyUpdates, without data between them (R11); OUT_OF_RANGE of a read when the peer
 // has said that it ends (it may still be written to), or this side did; RESOURCE_EXHAUSTED as Stream's.
 //
 // Threads: one reads while another one writes; the rest from any.
@@ -36,6 +37,7 @@ class TlsConnection {
  public:
   // Plain bytes of a record.
   static constexpr size_t kMostRecordBytes = 16 << 10;
+  static constexpr int kMostMessages = 32;
   struct Step {
     size_t bytes = 0;        // that were read, or written
     short events = 0;        // that it waits for on the socket, where there were none  NOLINT(google-runtime-int)
@@ -43,7 +45,7 @@ class TlsConnection {
   };
 
   // `peer` is for messages.
-  TlsConnection(SslPtr ssl, std::string peer) : peer_(std::move(peer)), ssl_(std::move(ssl)) {}
+  TlsConnection(SslPtr ssl, std::string peer);
 
   // Of one record. What it decrypts goes to `out` at once.
   absl::StatusOr<Step> Read(std::span<uint8_t> out);
@@ -65,6 +67,9 @@ class TlsConnection {
 
  private:
   bool Look(short& events) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);  // NOLINT(google-runtime-int)
+  // `call`, of reading, again behind each message of TLS's own: its result, and errno. No more than kMostMessages.
+  template <typename Call>
+  std::pair<int, int> Take(const Call& call) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of a call that has returned `result`: what it waits for, else failure_.
   absl::StatusOr<Step> AfterCall(int result, int error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool writable() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -80,6 +85,7 @@ class TlsConnection {
   // A record has gone in part: nothing but its rest may follow.
   bool write_pending_ ABSL_GUARDED_BY(mutex_) = false;
   bool abandoned_ ABSL_GUARDED_BY(mutex_) = false;
+  int messages_ ABSL_GUARDED_BY(mutex_) = 0;      // of TLS's own, since there was data
   uint64_t records_ ABSL_GUARDED_BY(mutex_) = 0;  // that went under the key there is
 };
 

@@ -26,6 +26,7 @@
 #include "migration/protocol/version.h"
 #include "migration/secret/proof_bytes.h"
 #include "tests/fakes/lobby_rig.h"
+#include "tests/fakes/raw_tls_source.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/tls_place.h"
 
@@ -84,6 +85,23 @@ TEST_F(TlsLobbyTest, StrangersKeepNobodyWaiting) {
   ASSERT_TRUE(came->stream->ReadAll(rest).ok());
   EXPECT_EQ(std::string(rest.begin(), rest.end()), "and more");
   EXPECT_NE(came->stream->parties(), "");
+}
+
+// Whoever has a certificate can have the library go on over records that are no data; not for as long as he likes.
+TEST_F(TlsLobbyTest, WhoRenewsKeysWithoutEndKeepsNobodyWaiting) {
+  const auto lobby = Make(absl::Hours(1));
+  std::unique_ptr<RawTlsSource> renewing;
+  std::unique_ptr<Stream> honest;
+  const Thread source = StartOrDie("test-source", [&] {
+    renewing = std::make_unique<RawTlsSource>(place_, Come());
+    Say(renewing->socket(), renewing->KeyUpdates(100));
+    honest = ComeWith("ok!!");
+  });
+  const auto came = lobby->Next(cancel_);
+  ASSERT_TRUE(came.ok()) << came.status();
+  EXPECT_EQ(std::string(came->first_bytes.begin(), came->first_bytes.end()), "ok!!");
+  ASSERT_EQ(dropped_.size(), 1u);
+  EXPECT_THAT(dropped_[0], HasSubstr("it renews keys again and again, and sends nothing"));
 }
 
 TEST_F(TlsLobbyTest, HandshakeHasItsTime) {

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <atomic>
 #include <memory>
 #include <random>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #include "migration/channel/tls/tls_stream_rig.h"
 #include "migration/channel/wait_set.h"
 #include "tests/fakes/fake_clock.h"
+#include "tests/fakes/raw_tls_source.h"
 #include "tests/fakes/test_thread.h"
 #include "tests/fakes/tls_place.h"
 
@@ -222,6 +225,63 @@ TEST_F(TlsStreamTest, RecordsThatWaitTogetherAreAllSeen) {
     ASSERT_TRUE(destination_->ReadAll(bytes).ok());
   }
   EXPECT_FALSE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration()));
+}
+
+// Somebody with a right certificate, who renews keys as he likes (R11).
+class KeyUpdateTest : public TlsStreamTest {
+ protected:
+  void SetUp() override {
+    Raw ends = *MakeStreamPair();
+    const auto handshake = *place_.destination()->Start(std::move(ends.second));
+    const Thread source =
+        StartOrDie("test-source", [&] { raw_ = std::make_unique<RawTlsSource>(place_, std::move(ends.first)); });
+    while (destination_ == nullptr) {
+      auto step = handshake->Step();
+      ASSERT_TRUE(step.ok()) << step.status();
+      destination_ = *std::move(step);
+      if (destination_ == nullptr) {
+        pollfd polled{.fd = handshake->fd(), .events = handshake->events(), .revents = 0};
+        (void)RealClock().PollFor({&polled, 1}, absl::Seconds(30));
+      }
+    }
+  }
+  void Send(const std::string& records) {
+    ASSERT_TRUE(raw_->socket().WriteAll({reinterpret_cast<const uint8_t*>(records.data()), records.size()}).ok());
+  }
+
+  std::unique_ptr<RawTlsSource> raw_;
+};
+
+TEST_F(KeyUpdateTest, AsManyAsAreOftenEnoughGoBeforeEachPieceOfData) {
+  for (int i = 0; i < 3; ++i) {
+    Send(raw_->KeyUpdates(TlsConnection::kMostMessages));
+    Send(raw_->Data("data"));
+    std::array<uint8_t, 4> bytes;
+    ASSERT_EQ(destination_->ReadAll(bytes), absl::OkStatus());
+    EXPECT_EQ(std::string(bytes.begin(), bytes.end()), "data");
+  }
+}
+
+TEST_F(KeyUpdateTest, OneMoreWithoutDataEndsTheConnection) {
+  Send(raw_->KeyUpdates(TlsConnection::kMostMessages + 1));
+  Send(raw_->Data("data"));
+  std::array<uint8_t, 4> bytes;
+  const absl::Status status = destination_->ReadAll(bytes);
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("it renews keys again and again, and sends nothing"));
+  EXPECT_EQ(destination_->ReadAll(bytes), status) << "and stays so";
+}
+
+// Nor by pieces, between which it is only looked whether there is something.
+TEST_F(KeyUpdateTest, WhoOnlyLooksCountsThemToo) {
+  for (int i = 0; i < TlsConnection::kMostMessages; ++i) {
+    Send(raw_->KeyUpdates(1));
+    ASSERT_FALSE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration())) << i;
+  }
+  Send(raw_->KeyUpdates(1));
+  EXPECT_TRUE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration())) << "an error";
+  std::array<uint8_t, 4> bytes;
+  EXPECT_TRUE(absl::IsUnavailable(destination_->ReadAll(bytes)));
 }
 
 }  // namespace
