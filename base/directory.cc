@@ -31,6 +31,12 @@ class Walk {
  public:
   explicit Walk(const WalkOptions& options) : options_(options) {}
 
+  // From `directory` on, not from where the process is. Before the way begins.
+  absl::Status StartAt(const Fd& directory) {
+    FERRITE_ASSIGN_OR_RETURN(Fd start, directory.Duplicate());
+    return Enter(std::move(start), std::filesystem::path(PathAt(directory, ".")).parent_path().string());
+  }
+
   // To the directory `path`.
   absl::StatusOr<Fd> ToDirectory(const std::string& path) {
     FERRITE_RETURN_IF_ERROR(Begin(path));
@@ -70,6 +76,10 @@ class Walk {
 
  private:
   absl::Status Begin(const std::string& path) {
+    if (at_.valid() && path.find('/') != 0) {
+      Push(path);
+      return absl::OkStatus();
+    }
     std::error_code error;
     const std::filesystem::path absolute = std::filesystem::absolute(path, error);
     if (error) {
@@ -193,6 +203,14 @@ class Walk {
   bool by_kernel_ = false;
 };
 
+// What `path` leads to on `walk`; messages call it `words`.
+absl::StatusOr<Fd> OpenAtEnd(Walk& walk, const std::string& path, const std::string& words) {
+  FERRITE_ASSIGN_OR_RETURN(const std::string name, walk.ToName(path));
+  const int follow = walk.by_kernel() ? 0 : O_NOFOLLOW;
+  Fd file(openat(walk.at().get(), name.c_str(), O_PATH | O_CLOEXEC | follow));
+  return file.valid() ? absl::StatusOr<Fd>(std::move(file)) : ErrnoStatus(words);
+}
+
 }  // namespace
 
 TrustedUsers TrustedHere() {
@@ -223,13 +241,14 @@ absl::StatusOr<Fd> WalkToDirectory(const std::string& path, const WalkOptions& o
 absl::StatusOr<Fd> FindFile(const std::string& path, const TrustedUsers& trusted) {
   const WalkOptions options = {.trusted = trusted, .through_anybodys = true, .made = nullptr};
   Walk walk(options);
-  FERRITE_ASSIGN_OR_RETURN(const std::string name, walk.ToName(path));
-  const int follow = walk.by_kernel() ? 0 : O_NOFOLLOW;
-  Fd file(openat(walk.at().get(), name.c_str(), O_PATH | O_CLOEXEC | follow));
-  if (!file.valid()) {
-    return ErrnoStatus(path);
-  }
-  return file;
+  return OpenAtEnd(walk, path, path);
+}
+
+absl::StatusOr<Fd> FindFileAt(const Fd& directory, const std::string& path, const TrustedUsers& trusted) {
+  const WalkOptions options = {.trusted = trusted, .through_anybodys = true, .made = nullptr};
+  Walk walk(options);
+  FERRITE_RETURN_IF_ERROR(walk.StartAt(directory));
+  return OpenAtEnd(walk, path, PathAt(directory, path));
 }
 
 absl::StatusOr<Fd> FindDirectoryOf(const std::string& path) {

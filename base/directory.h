@@ -53,6 +53,10 @@ absl::StatusOr<Fd> WalkToDirectory(const std::string& path, const WalkOptions& o
 // that belongs to neither of `trusted` is not followed, wherever on the way it is: FAILED_PRECONDITION names it.
 absl::StatusOr<Fd> FindFile(const std::string& path, const TrustedUsers& trusted = TrustedHere());
 
+// The same of `path` from `directory` on. Messages name where that can be reached now.
+absl::StatusOr<Fd> FindFileAt(const Fd& directory, const std::string& path,
+                              const TrustedUsers& trusted = TrustedHere());
+
 // The directory of `path`, which need not be there itself, open for reading. Links in its path are followed when root
 // or this process's user made them. INVALID_ARGUMENT for a path that ends as a directory's does.
 absl::StatusOr<Fd> FindDirectoryOf(const std::string& path);

@@ -230,5 +230,36 @@ TEST_F(DirectoryTest, WhatIsRenamedOnTheWayChangesNothing) {
   EXPECT_EQ(PathAt(*base, "log"), path_ + "/away/log");
 }
 
+TEST_F(DirectoryTest, FileIsFoundFromADirectoryThatWasLookedAt) {
+  fs::create_directories(path_ + "/base/sub");
+  fs::create_directories(path_ + "/victim");
+  for (const char* file : {"/base/sub/key", "/base/beside", "/victim/key", "/outside"}) {
+    std::ofstream(path_ + file) << file;
+  }
+  // Whoever renews files often has links to a directory that changes.
+  fs::create_directory_symlink("sub", path_ + "/base/newest");
+  fs::create_symlink("newest/key", path_ + "/base/key");
+  fs::create_symlink("../outside", path_ + "/base/up");
+  fs::create_symlink(path_ + "/outside", path_ + "/base/absolute");
+  const auto base = FindFile(path_ + "/base");
+  ASSERT_TRUE(base.ok()) << base.status();
+  const auto found = [&](const std::string& path) {
+    const auto file = FindFileAt(*base, path);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return file.ok() ? PathAt(*file, "") : "";
+  };
+  EXPECT_EQ(found("beside"), path_ + "/base/beside/");
+  EXPECT_EQ(found("key"), path_ + "/base/sub/key/");
+  EXPECT_EQ(found("up"), path_ + "/outside/");
+  EXPECT_EQ(found("absolute"), path_ + "/outside/");
+  fs::rename(path_ + "/base", path_ + "/away");
+  fs::create_directory_symlink("victim", path_ + "/base");
+  EXPECT_EQ(found("key"), path_ + "/away/sub/key/");
+  const auto none = FindFileAt(*base, "none");
+  EXPECT_TRUE(absl::IsNotFound(none.status())) << none.status();
+  EXPECT_TRUE(absl::StrContains(none.status().message(), path_ + "/away/none")) << none.status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(FindFileAt(*base, "key", kStrangers).status())) << "a link of somebody's";
+}
+
 }  // namespace
 }  // namespace ferrite
