@@ -112,6 +112,13 @@ std::shared_ptr<ChannelOpener> FakeMove::OpenerAt(const Address& address, const 
   return OpenAt(address, clock, tls_ != nullptr ? tls_->source() : nullptr);
 }
 
+void FakeMove::RenewCertificates() {
+  const TestCa another("another");
+  another.WriteCertificate(tls_->directory());
+  another.Issue(tls_->directory(), "server");
+  another.Issue(tls_->directory(), "client");
+}
+
 FakeMoveResult FakeMove::Move(const MoveOptions& options,
                               const std::function<void(Source&, const MoveProgress&)>& during,
                               const std::function<absl::Status(Source&, const absl::Status&)>& afterwards) {

@@ -80,6 +80,8 @@ class FakeMove {
   // Of the source, over what the move goes.
   std::shared_ptr<ChannelOpener> OpenerAt(const Address& address, const Clock& clock = RealClock()) const;
   Destination& session() { return *session_; }
+  // Of a move over TLS: certificates of another CA for both sides, in the place of those that were there.
+  void RenewCertificates();
 
   // The end of the destination's session, which may hold a guest that misses pages.
   void EndSession() { session_.reset(); }

@@ -205,6 +205,22 @@ TEST(NoSearchTest, IsLeftToTheUser) {
   EXPECT_EQ(result.report.recoveries, 1u);
 }
 
+// Nobody can start a destination anew that has a guest: when its certificate has expired, or its CA is another one, it
+// takes what is in its directory then (R4).
+TEST(RenewedCertificateTest, DestinationIsFoundAgain) {
+  FakeMove move({.tls = true, .relay = true});
+  move.destination().on_run = [&] { move.relay().CutAfter(1 << 20); };
+  const FakeMoveResult result =
+      move.Move({.mode = MoveMode::kPostcopy, .channels = 2, .recover_for = absl::ZeroDuration()}, nullptr,
+                [&](Source& source, const absl::Status& status) {
+                  EXPECT_FALSE(status.ok());
+                  move.RenewCertificates();
+                  return source.Recover(move.OpenerAt(move.relay().address()));
+                });
+  ExpectArrived(move, result);
+  EXPECT_EQ(result.report.recoveries, 1u);
+}
+
 // A source looks for its destination for an hour, when there is nobody, and no longer.
 class SearchTest : public testing::Test {
  protected:

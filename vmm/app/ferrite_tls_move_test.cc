@@ -119,7 +119,11 @@ TEST_F(FerriteTlsMoveTest, LostConnectionIsFoundAgainOverTls) {
   EXPECT_THAT(
       Ferrite("here", absl::StrCat("recover web1 --tls-hostname localhost --tls-dir ", stranger.directory())).err,
       HasSubstr("is not believed: "));
-  place_.ca().Issue(place_.directory(), "client", {.name = "renewed"});
+  // There as well, where `receive` goes on as it was started (R4).
+  const migration::TestCa another("another");
+  another.WriteCertificate(place_.directory());
+  another.Issue(place_.directory(), "server");
+  another.Issue(place_.directory(), "client", {.name = "renewed"});
   const Finished found = Ferrite("here", "recover web1");
   EXPECT_EQ(found.exit_code, kExitOk) << found.err;
   EXPECT_THAT(NextReport("there"), HasSubstr("errors=0 ")) << "R4";

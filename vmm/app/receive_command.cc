@@ -120,6 +120,20 @@ Thread StartCompacting(Monitor& monitor, std::unique_ptr<Incoming> incoming, con
   return thread;
 }
 
+void LogWhoCame(const std::string& words) {
+  IfThereIsMemory([&] { Log().info("from {}", words); });
+}
+
+void LogFilesReadAgain(const absl::Status& result) {
+  IfThereIsMemory([&] {
+    if (result.ok()) {
+      Log().info("the TLS files were read again");
+    } else {
+      Log().warn("TLS goes on with the files that were read before: {}", std::string(result.message()));
+    }
+  });
+}
+
 absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
   if (options.ready_fd >= 0 && fcntl(options.ready_fd, F_GETFD) < 0) {
     return ErrnoStatus(absl::StrCat("--ready-fd ", options.ready_fd));
@@ -130,9 +144,7 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
   if (options.tls.on()) {
     FERRITE_ASSIGN_OR_RETURN(security,
                              migration::TlsSecurity::Create(options.tls, migration::TlsSide::kDestination, listen,
-                                                            migration::OnEachNewTls([](const std::string& words) {
-                                                              IfThereIsMemory([&] { Log().info("from {}", words); });
-                                                            })));
+                                                            migration::OnEachNewTls(LogWhoCame), LogFilesReadAgain));
   }
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(options.name, options.monitor));
   for (const auto& [id, path] : options.disk_paths) {

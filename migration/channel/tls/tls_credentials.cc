@@ -27,6 +27,16 @@ constexpr int kMostIntermediates = 4;
 constexpr char kCiphers[] = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
 constexpr char kSessions[] = "ferrite move";
+constexpr char kCaFile[] = "ca-cert.pem";
+
+std::string CertificateFile(TlsSide side) {
+  return side == TlsSide::kDestination ? "server-cert.pem" : "client-cert.pem";
+}
+
+std::string KeyFile(TlsSide side) { return side == TlsSide::kDestination ? "server-key.pem" : "client-key.pem"; }
+
+// In its directory.
+std::string NameOf(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 struct Free {
   void operator()(BIO* bio) const { BIO_free(bio); }
@@ -59,8 +69,9 @@ absl::Status CheckTime(const std::string& path, const X509* certificate) {
 }
 
 // All certificates of a file; each is valid now.
-absl::StatusOr<std::vector<Certificate>> LoadCertificates(const std::string& path) {
-  FERRITE_ASSIGN_OR_RETURN(const std::string text, ReadTlsFile(path, Secrecy::kPublic));
+absl::StatusOr<std::vector<Certificate>> LoadCertificates(const TlsFiles& files, const std::string& name) {
+  const std::string path = files.PathOf(name);
+  FERRITE_ASSIGN_OR_RETURN(const std::string text, files.Read(name, Secrecy::kPublic));
   const std::unique_ptr<BIO, Free> bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
   if (bio == nullptr) {
     return LibraryError(path);
@@ -79,8 +90,9 @@ absl::StatusOr<std::vector<Certificate>> LoadCertificates(const std::string& pat
   return certificates;
 }
 
-absl::StatusOr<Key> LoadKey(const std::string& path) {
-  FERRITE_ASSIGN_OR_RETURN(std::string text, ReadTlsFile(path, Secrecy::kSecret));
+absl::StatusOr<Key> LoadKey(const TlsFiles& files, const std::string& name) {
+  const std::string path = files.PathOf(name);
+  FERRITE_ASSIGN_OR_RETURN(std::string text, files.Read(name, Secrecy::kSecret));
   const absl::Cleanup wipe = [&text] { Wipe(text); };
   const std::unique_ptr<BIO, Free> bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
   if (bio == nullptr) {
@@ -117,16 +129,41 @@ absl::Status CheckChain(SSL_CTX* context, const std::string& path, const std::st
 
 }  // namespace
 
+absl::Status TlsCredentials::CheckOptions(const TlsOptions& options) {
+  return options.directory.empty() != options.psk_file.empty()
+             ? absl::OkStatus()
+             : absl::InvalidArgumentError(
+                   "TLS: give a directory of certificates or a file of pre-shared keys, one of them");
+}
+
 absl::StatusOr<std::unique_ptr<TlsCredentials>> TlsCredentials::Load(const TlsOptions& options, TlsSide side) {
-  if (options.directory.empty() == options.psk_file.empty()) {
-    return absl::InvalidArgumentError(
-        "TLS: give a directory of certificates or a file of pre-shared keys, one of them");
-  }
+  FERRITE_RETURN_IF_ERROR(CheckOptions(options));
+  FERRITE_ASSIGN_OR_RETURN(const TlsFiles files, TlsFiles::Find(options));
+  return Load(files, options, side);
+}
+
+absl::StatusOr<std::unique_ptr<TlsCredentials>> TlsCredentials::Load(const TlsFiles& files, const TlsOptions& options,
+                                                                     TlsSide side) {
+  FERRITE_RETURN_IF_ERROR(CheckOptions(options));
   std::unique_ptr<TlsCredentials> credentials(new TlsCredentials(side));
   FERRITE_RETURN_IF_ERROR(credentials->Open());
-  FERRITE_RETURN_IF_ERROR(options.psk_file.empty() ? credentials->LoadCertificates(options.directory)
-                                                   : credentials->LoadKeys(options.psk_file));
+  FERRITE_RETURN_IF_ERROR(options.psk_file.empty() ? credentials->LoadCertificates(files)
+                                                   : credentials->LoadKeys(files, NameOf(options.psk_file)));
   return credentials;
+}
+
+absl::StatusOr<std::vector<TlsFileMark>> TlsCredentials::Marks(const TlsFiles& files, const TlsOptions& options,
+                                                               TlsSide side) {
+  std::vector<std::string> names = {NameOf(options.psk_file)};
+  if (options.psk_file.empty()) {
+    names = {kCaFile, CertificateFile(side), KeyFile(side)};
+  }
+  std::vector<TlsFileMark> marks;
+  for (const std::string& name : names) {
+    FERRITE_ASSIGN_OR_RETURN(const TlsFileMark mark, files.Mark(name));
+    marks.push_back(mark);
+  }
+  return marks;
 }
 
 TlsCredentials::~TlsCredentials() {
@@ -161,19 +198,19 @@ absl::Status TlsCredentials::Open() {
   return absl::OkStatus();
 }
 
-absl::Status TlsCredentials::LoadCertificates(const std::string& directory) {
-  const char* const us = side_ == TlsSide::kDestination ? "server" : "client";
-  const std::string ca_path = absl::StrCat(directory, "/ca-cert.pem");
-  const std::string path = absl::StrCat(directory, "/", us, "-cert.pem");
-  const std::string key_path = absl::StrCat(directory, "/", us, "-key.pem");
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<Certificate> believed, migration::LoadCertificates(ca_path));
+absl::Status TlsCredentials::LoadCertificates(const TlsFiles& files) {
+  const std::string ca_path = files.PathOf(kCaFile);
+  const std::string path = files.PathOf(CertificateFile(side_));
+  const std::string key_path = files.PathOf(KeyFile(side_));
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<Certificate> believed, migration::LoadCertificates(files, kCaFile));
   for (const Certificate& one : believed) {
     if (X509_STORE_add_cert(SSL_CTX_get_cert_store(context_), one.get()) != 1) {
       return LibraryError(ca_path);
     }
   }
-  FERRITE_ASSIGN_OR_RETURN(const std::vector<Certificate> chain, migration::LoadCertificates(path));
-  FERRITE_ASSIGN_OR_RETURN(const Key key, LoadKey(key_path));
+  FERRITE_ASSIGN_OR_RETURN(const std::vector<Certificate> chain,
+                           migration::LoadCertificates(files, CertificateFile(side_)));
+  FERRITE_ASSIGN_OR_RETURN(const Key key, LoadKey(files, KeyFile(side_)));
   if (X509_check_private_key(chain[0].get(), key.get()) != 1) {
     return Wrong(key_path, absl::StrCat("is not the key of ", path));
   }
@@ -191,12 +228,12 @@ absl::Status TlsCredentials::LoadCertificates(const std::string& directory) {
   return absl::OkStatus();
 }
 
-absl::Status TlsCredentials::LoadKeys(const std::string& path) {
-  FERRITE_ASSIGN_OR_RETURN(std::string text, ReadTlsFile(path, Secrecy::kSecret));
+absl::Status TlsCredentials::LoadKeys(const TlsFiles& files, const std::string& name) {
+  FERRITE_ASSIGN_OR_RETURN(std::string text, files.Read(name, Secrecy::kSecret));
   absl::StatusOr<std::vector<PreSharedKey>> keys = ParsePreSharedKeys(text);
   Wipe(text);
   if (!keys.ok()) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": ", keys.status().message()));
+    return absl::FailedPreconditionError(absl::StrCat(files.PathOf(name), ": ", keys.status().message()));
   }
   keys_ = *std::move(keys);
   UseKeys(context_, keys_, side_);

@@ -21,11 +21,18 @@ enum class TlsSide { kSource, kDestination };
 // or a key. Made of files that are read once. Threads: any.
 class TlsCredentials {
  public:
-  // INVALID_ARGUMENT when `options` say both or nothing. Else one line that names the file: NOT_FOUND,
+  // INVALID_ARGUMENT when `options` say both or nothing.
+  static absl::Status CheckOptions(const TlsOptions& options);
+  // Errors as CheckOptions(). Else one line that names the file: NOT_FOUND,
   // PERMISSION_DENIED and the like as open(2) has them; FAILED_PRECONDITION for one that others can read or write,
   // that has no certificate or key, or a passphrase; for a certificate that is expired, not valid yet, not of the CA,
   // not for this side, and a key that is not the certificate's.
   static absl::StatusOr<std::unique_ptr<TlsCredentials>> Load(const TlsOptions& options, TlsSide side);
+  // From `files`, which is of `options`.
+  static absl::StatusOr<std::unique_ptr<TlsCredentials>> Load(const TlsFiles& files, const TlsOptions& options,
+                                                              TlsSide side);
+  // Of all that Load() reads.
+  static absl::StatusOr<std::vector<TlsFileMark>> Marks(const TlsFiles& files, const TlsOptions& options, TlsSide side);
   ~TlsCredentials();
   TlsCredentials(const TlsCredentials&) = delete;
   TlsCredentials& operator=(const TlsCredentials&) = delete;
@@ -40,8 +47,8 @@ class TlsCredentials {
  private:
   explicit TlsCredentials(TlsSide side) : side_(side) {}
   absl::Status Open();
-  absl::Status LoadCertificates(const std::string& directory);
-  absl::Status LoadKeys(const std::string& path);
+  absl::Status LoadCertificates(const TlsFiles& files);
+  absl::Status LoadKeys(const TlsFiles& files, const std::string& name);
 
   const TlsSide side_;
   ssl_ctx_st* context_ = nullptr;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <ctime>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -14,7 +15,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "base/directory.h"
-#include "base/fd.h"
 #include "base/status.h"
 
 namespace ferrite::migration {
@@ -47,6 +47,8 @@ absl::Status CheckFile(const std::string& path, const struct stat& info, Secrecy
   return absl::OkStatus();
 }
 
+int64_t Nanoseconds(const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; }
+
 // Without a branch or a look-up that depends on it: -1 for what is no digit.
 int HexDigit(char c) {
   const char lower = absl::ascii_tolower(static_cast<unsigned char>(c));
@@ -55,8 +57,35 @@ int HexDigit(char c) {
 
 }  // namespace
 
-absl::StatusOr<std::string> ReadTlsFile(const std::string& path, Secrecy secrecy) {
-  FERRITE_ASSIGN_OR_RETURN(const Fd found, FindFile(path));
+absl::StatusOr<TlsFiles> TlsFiles::Find(const TlsOptions& options) {
+  const size_t slash = options.psk_file.rfind('/');
+  std::string prefix = !options.directory.empty()   ? options.directory + "/"
+                       : slash == std::string::npos ? std::string()
+                                                    : options.psk_file.substr(0, slash + 1);
+  FERRITE_ASSIGN_OR_RETURN(Fd directory, FindFile(prefix.empty() ? "." : prefix));
+  return TlsFiles(std::move(directory), std::move(prefix));
+}
+
+absl::StatusOr<TlsFileMark> TlsFiles::Mark(const std::string& name) const {
+  const absl::StatusOr<Fd> found = FindFileAt(directory_, name);
+  if (absl::IsNotFound(found.status())) {
+    return TlsFileMark();
+  }
+  FERRITE_RETURN_IF_ERROR(found.status());
+  struct stat info = {};
+  if (fstat(found->get(), &info) != 0) {
+    return ErrnoStatus(absl::StrCat("look at ", PathOf(name)));
+  }
+  return TlsFileMark{.device = info.st_dev,
+                     .inode = info.st_ino,
+                     .bytes = info.st_size,
+                     .written = Nanoseconds(info.st_mtim),
+                     .changed = Nanoseconds(info.st_ctim)};
+}
+
+absl::StatusOr<std::string> TlsFiles::Read(const std::string& name, Secrecy secrecy) const {
+  const std::string path = PathOf(name);
+  FERRITE_ASSIGN_OR_RETURN(const Fd found, FindFileAt(directory_, name));
   // What was found is what is opened: nobody can put another file there meanwhile. It does not wait, for a FIFO's
   // writer say.
   const Fd file(

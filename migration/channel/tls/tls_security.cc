@@ -88,10 +88,11 @@ std::function<void(const TlsFacts&)> OnEachNewTls(std::function<void(const std::
 
 class TlsHandshake final : public Handshake {
  public:
-  TlsHandshake(std::unique_ptr<SocketStream> socket, SslPtr ssl, const TlsSecurity& security)
-      : credentials_(security.credentials_),
+  TlsHandshake(std::unique_ptr<SocketStream> socket, SslPtr ssl, std::shared_ptr<const TlsCredentials> credentials,
+               const TlsSecurity& security)
+      : credentials_(std::move(credentials)),
         on_secured_(security.on_secured_),
-        hostname_(security.hostname_),
+        hostname_(security.options_.hostname),
         peer_(socket->peer()),
         fd_(socket->fd()),
         socket_(std::move(socket)),
@@ -182,28 +183,60 @@ class TlsHandshake final : public Handshake {
 };
 
 absl::StatusOr<std::shared_ptr<TlsSecurity>> TlsSecurity::Create(const TlsOptions& options, TlsSide side,
-                                                                 const Address& address, OnSecured on_secured) {
-  FERRITE_ASSIGN_OR_RETURN(std::shared_ptr<const TlsCredentials> credentials, TlsCredentials::Load(options, side));
-  std::string hostname = options.hostname;
-  if (hostname.empty() && side == TlsSide::kSource && credentials->has_certificate()) {
+                                                                 const Address& address, OnSecured on_secured,
+                                                                 OnReload on_reload) {
+  FERRITE_RETURN_IF_ERROR(TlsCredentials::CheckOptions(options));
+  FERRITE_ASSIGN_OR_RETURN(TlsFiles files, TlsFiles::Find(options));
+  // Before they are read: what changes meanwhile is read again.
+  std::vector<TlsFileMark> marks = TlsCredentials::Marks(files, options, side).value_or(std::vector<TlsFileMark>());
+  FERRITE_ASSIGN_OR_RETURN(std::shared_ptr<const TlsCredentials> credentials,
+                           TlsCredentials::Load(files, options, side));
+  TlsOptions wanted = options;
+  if (wanted.hostname.empty() && side == TlsSide::kSource && credentials->has_certificate()) {
     if (address.kind != Address::Kind::kTcp) {
       return absl::InvalidArgumentError(
           absl::StrCat("TLS to ", address.ToString(),
                        ": a unix socket has no host's name; say by --tls-hostname which the destination's "
                        "certificate has"));
     }
-    hostname = address.host;
+    wanted.hostname = address.host;
   }
-  return std::shared_ptr<TlsSecurity>(
-      new TlsSecurity(std::move(credentials), std::move(hostname), std::move(on_secured)));
+  return std::shared_ptr<TlsSecurity>(new TlsSecurity(std::move(files), std::move(wanted), side, std::move(marks),
+                                                      std::move(credentials), std::move(on_secured),
+                                                      std::move(on_reload)));
+}
+
+std::shared_ptr<const TlsCredentials> TlsSecurity::Newest() {
+  const absl::MutexLock lock(&mutex_);
+  if (side_ == TlsSide::kSource) {
+    return credentials_;
+  }
+  // What this host lacks for a look, or to read them, is no other file.
+  absl::StatusOr<std::vector<TlsFileMark>> marks = TlsCredentials::Marks(files_, options_, side_);
+  if (!marks.ok() || *marks == marks_) {
+    return credentials_;
+  }
+  absl::StatusOr<std::shared_ptr<const TlsCredentials>> read = TlsCredentials::Load(files_, options_, side_);
+  if (absl::IsResourceExhausted(read.status())) {
+    return credentials_;
+  }
+  marks_ = *std::move(marks);
+  if (read.ok()) {
+    credentials_ = *read;
+  }
+  if (on_reload_) {
+    on_reload_(read.status());
+  }
+  return credentials_;
 }
 
 absl::StatusOr<std::unique_ptr<Handshake>> TlsSecurity::Start(std::unique_ptr<SocketStream> socket) {
-  FERRITE_ASSIGN_OR_RETURN(ssl_st* const made, credentials_->NewConnection(hostname_));
+  std::shared_ptr<const TlsCredentials> credentials = Newest();
+  FERRITE_ASSIGN_OR_RETURN(ssl_st* const made, credentials->NewConnection(options_.hostname));
   SslPtr ssl(made);
   FERRITE_ASSIGN_OR_RETURN(bio_st* const bio, NewTlsSocketBio(socket->fd()));
   SSL_set_bio(ssl.get(), bio, bio);
-  return std::make_unique<TlsHandshake>(std::move(socket), std::move(ssl), *this);
+  return std::make_unique<TlsHandshake>(std::move(socket), std::move(ssl), std::move(credentials), *this);
 }
 
 }  // namespace ferrite::migration

@@ -6,11 +6,17 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "migration/api/tls_options.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/stream_security.h"
 #include "migration/channel/tls/tls_credentials.h"
+#include "migration/channel/tls/tls_files.h"
 
 namespace ferrite::migration {
 
@@ -28,29 +34,49 @@ std::string DescribeTls(const TlsFacts& facts);
 // For TlsSecurity: `tell` hears that of the first connection, and of each that differs in it from the one before.
 std::function<void(const TlsFacts&)> OnEachNewTls(std::function<void(const std::string& words)> tell);
 
-// A handshake that fails says why in one line to the other end (an alert), and to its caller. Threads: as
-// StreamSecurity; `on_secured` is called on those of who steps.
+// A handshake that fails says why in one line to the other end (an alert), and to its caller. A destination, which may
+// wait for longer than a certificate lasts, looks before each handshake whether its files are others now, and reads
+// them again then; where they are not in order, or not all there yet, it stays with those that it has. Threads: as
+// StreamSecurity; `on_secured` is called on those of who steps, `on_reload` on those of who starts.
 class TlsSecurity final : public StreamSecurity {
  public:
   using OnSecured = std::function<void(const TlsFacts& facts)>;
+  // Once for each change of the files: OK when they are used from here on.
+  using OnReload = std::function<void(const absl::Status& result)>;
 
-  // The files are read here, and not again. Of the source: `address` is where it goes; with certificates and without
+  // Of the source, which reads its files here alone: `address` is where it goes; with certificates and without
   // TlsOptions::hostname, the destination's has to have its host's name. INVALID_ARGUMENT for a unix address then.
   // Errors else as TlsCredentials::Load().
   static absl::StatusOr<std::shared_ptr<TlsSecurity>> Create(const TlsOptions& options, TlsSide side,
-                                                             const Address& address, OnSecured on_secured = nullptr);
+                                                             const Address& address, OnSecured on_secured = nullptr,
+                                                             OnReload on_reload = nullptr);
 
   absl::StatusOr<std::unique_ptr<Handshake>> Start(std::unique_ptr<SocketStream> socket) override;
 
  private:
   friend class TlsHandshake;
-  // Shared with the handshakes, which may outlive the security.
-  TlsSecurity(std::shared_ptr<const TlsCredentials> credentials, std::string hostname, OnSecured on_secured)
-      : credentials_(std::move(credentials)), hostname_(std::move(hostname)), on_secured_(std::move(on_secured)) {}
+  TlsSecurity(TlsFiles files, TlsOptions options, TlsSide side, std::vector<TlsFileMark> marks,
+              std::shared_ptr<const TlsCredentials> credentials, OnSecured on_secured, OnReload on_reload)
+      : files_(std::move(files)),
+        options_(std::move(options)),
+        side_(side),
+        on_secured_(std::move(on_secured)),
+        on_reload_(std::move(on_reload)),
+        marks_(std::move(marks)),
+        credentials_(std::move(credentials)) {}
 
-  const std::shared_ptr<const TlsCredentials> credentials_;
-  const std::string hostname_;
+  // Those of the files as they are now.
+  std::shared_ptr<const TlsCredentials> Newest();
+
+  const TlsFiles files_;
+  const TlsOptions options_;
+  const TlsSide side_;
   const OnSecured on_secured_;
+  const OnReload on_reload_;
+  absl::Mutex mutex_;
+  std::vector<TlsFileMark> marks_ ABSL_GUARDED_BY(mutex_);  // of when the files were looked at last
+  // Shared with the handshakes, which may outlive the security.
+  std::shared_ptr<const TlsCredentials> credentials_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace ferrite::migration
