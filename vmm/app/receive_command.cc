@@ -142,9 +142,9 @@ absl::StatusOr<StopInfo> Receive(const ReceiveCommandOptions& options) {
   FERRITE_ASSIGN_OR_RETURN(const migration::Address listen, AbsoluteAddress(options.listen));
   std::shared_ptr<migration::StreamSecurity> security;
   if (options.tls.on()) {
-    FERRITE_ASSIGN_OR_RETURN(security,
-                             migration::TlsSecurity::Create(options.tls, migration::TlsSide::kDestination, listen,
-                                                            migration::OnEachNewTls(LogWhoCame), LogFilesReadAgain));
+    FERRITE_ASSIGN_OR_RETURN(
+        security, migration::TlsSecurity::Create(options.tls, migration::TlsSide::kDestination, listen,
+                                                 migration::OnEachNewTls(EngineHost(), LogWhoCame), LogFilesReadAgain));
   }
   FERRITE_ASSIGN_OR_RETURN(const auto monitor, Monitor::Create(options.name, options.monitor));
   for (const auto& [id, path] : options.disk_paths) {

@@ -51,7 +51,7 @@ absl::StatusOr<std::shared_ptr<migration::ChannelOpener>> OpenerTo(const migrati
   if (tls.on()) {
     FERRITE_ASSIGN_OR_RETURN(
         security, migration::TlsSecurity::Create(tls, migration::TlsSide::kSource, address,
-                                                 migration::OnEachNewTls([](const std::string& words) {
+                                                 migration::OnEachNewTls(EngineHost(), [](const std::string& words) {
                                                    IfThereIsMemory([&] { Log().info("move: to {}", words); });
                                                  })));
   }

@@ -78,19 +78,6 @@ TEST_F(TlsHandshakeTest, BothKnowEachOther) {
   EXPECT_EQ((*pair.source)->parties(), (*pair.destination)->parties());
 }
 
-TEST_F(TlsHandshakeTest, WhoIsThereIsToldOnce) {
-  std::vector<std::string> told;
-  auto destination = *TlsSecurity::Create(place_.options(), TlsSide::kDestination, {},
-                                          OnEachNewTls([&](const std::string& words) { told.push_back(words); }));
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_TRUE(ShakeHands(*Source(), *destination).destination.ok());
-  }
-  Copy(place_.ca(), {.name = "another"});
-  EXPECT_TRUE(ShakeHands(*Source(), *destination).destination.ok());
-  EXPECT_THAT(told, testing::ElementsAre("CN=source over TLS 1.3, TLS_AES_128_GCM_SHA256, without kTLS",
-                                         "CN=another over TLS 1.3, TLS_AES_128_GCM_SHA256, without kTLS"));
-}
-
 TEST_F(TlsHandshakeTest, NonceIsBoundToTheConnectionAtBothEnds) {
   auto source = Source();
   auto destination = place_.destination();

@@ -10,6 +10,8 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
+#include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -18,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/clean_text.h"
 #include "base/status.h"
+#include "migration/channel/drop_log.h"
 #include "migration/channel/tls/psk_callbacks.h"
 #include "migration/channel/tls/tls_errors.h"
 #include "migration/channel/tls/tls_socket_bio.h"
@@ -68,21 +71,29 @@ std::string DescribeTls(const TlsFacts& facts) {
                                                                 : "without kTLS");
 }
 
-std::function<void(const TlsFacts&)> OnEachNewTls(std::function<void(const std::string& words)> tell) {
-  struct Last {
+std::function<void(const TlsFacts&)> OnEachNewTls(const Host& host,
+                                                  std::function<void(const std::string& words)> tell) {
+  struct Told {
+    explicit Told(const Host& on) : host(on), most(on) {}
+
+    const Host& host;
+    DropLog most;
     absl::Mutex mutex;
-    std::string words ABSL_GUARDED_BY(mutex);
+    std::string last ABSL_GUARDED_BY(mutex);
   };
-  return [tell = std::move(tell), last = std::make_shared<Last>()](const TlsFacts& facts) {
+  return [tell = std::move(tell), told = std::make_shared<Told>(host)](const TlsFacts& facts) {
     const std::string words = DescribeTls(facts);
     {
-      const absl::MutexLock lock(&last->mutex);
-      if (words == last->words) {
+      const absl::MutexLock lock(&told->mutex);
+      if (words == told->last) {
         return;
       }
-      last->words = words;
+      told->last = words;
     }
-    tell(words);
+    if (const std::optional<uint64_t> hidden = told->most.Take(told->host.clock.Now()); hidden.has_value()) {
+      tell(absl::StrCat(facts.peer, ", ", words,
+                        *hidden > 0 ? absl::StrCat(" (and ", *hidden, " others before)") : std::string()));
+    }
   };
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "migration/api/host.h"
 #include "migration/api/tls_options.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/stream_security.h"
@@ -31,8 +32,10 @@ struct TlsFacts {
 
 // "CN=source over TLS 1.3, TLS_AES_128_GCM_SHA256, without kTLS"
 std::string DescribeTls(const TlsFacts& facts);
-// For TlsSecurity: `tell` hears that of the first connection, and of each that differs in it from the one before.
-std::function<void(const TlsFacts&)> OnEachNewTls(std::function<void(const std::string& words)> tell);
+// For TlsSecurity: `tell` hears that of the first connection, and of each that differs in it from the one before, with
+// its peer; as many at once and later as DropLog writes, since strangers may have certificates (R11). `host` outlives
+// it.
+std::function<void(const TlsFacts&)> OnEachNewTls(const Host& host, std::function<void(const std::string& words)> tell);
 
 // A handshake that fails says why in one line to the other end (an alert), and to its caller. A destination, which may
 // wait for longer than a certificate lasts, looks before each handshake whether its files are others now, and reads

@@ -1,4 +1,4 @@
-// Files that change while connections come.
+// What is told of connections over TLS, and files that change while connections come.
 #include "migration/channel/tls/tls_security.h"
 
 #include <gmock/gmock.h>
@@ -12,6 +12,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "migration/channel/drop_log.h"
+#include "tests/fakes/fake_clock.h"
+#include "tests/fakes/test_host.h"
 #include "tests/fakes/tls_pair.h"
 #include "tests/fakes/tls_place.h"
 
@@ -20,6 +23,39 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+
+TlsFacts FactsOf(const std::string& name) {
+  return {.peer = "tcp:192.0.2.7:4000", .name = name, .cipher = "TLS_AES_128_GCM_SHA256"};
+}
+
+class OnEachNewTlsTest : public testing::Test {
+ protected:
+  FakeClock clock_;
+  const TestHost host_{clock_};
+  std::vector<std::string> told_;
+  const TlsSecurity::OnSecured on_secured_ =
+      OnEachNewTls(host_.get(), [this](const std::string& words) { told_.push_back(words); });
+};
+
+TEST_F(OnEachNewTlsTest, WhoIsThereIsToldOnce) {
+  for (const char* name : {"CN=source", "CN=source", "CN=another"}) {
+    on_secured_(FactsOf(name));
+  }
+  EXPECT_THAT(told_, ElementsAre("tcp:192.0.2.7:4000, CN=source over TLS 1.3, TLS_AES_128_GCM_SHA256, without kTLS",
+                                 "tcp:192.0.2.7:4000, CN=another over TLS 1.3, TLS_AES_128_GCM_SHA256, without kTLS"));
+}
+
+// Two certificates in turn are all that it takes (R11).
+TEST_F(OnEachNewTlsTest, WhoComesInTurnWithAnotherFillsNoLog) {
+  for (int i = 0; i < 1000; ++i) {
+    on_secured_(FactsOf(i % 2 == 0 ? "CN=one" : "CN=two"));
+  }
+  EXPECT_EQ(told_.size(), static_cast<size_t>(DropLog::kMost));
+  clock_.Advance(DropLog::kPause);
+  on_secured_(FactsOf("CN=one"));
+  ASSERT_EQ(told_.size(), static_cast<size_t>(DropLog::kMost) + 1);
+  EXPECT_THAT(told_.back(), HasSubstr("(and 984 others before)"));
+}
 
 class TlsReloadTest : public testing::Test {
  protected:
