@@ -221,6 +221,27 @@ TEST(RenewedCertificateTest, DestinationIsFoundAgain) {
   EXPECT_EQ(result.report.recoveries, 1u);
 }
 
+// What has to be mended is told with the loss, not only in the log of the other host.
+TEST(RenewedCertificateTest, WhyTheOtherSideIsNotBelievedIsTold) {
+  FakeMove move({.tls = true, .relay = true});
+  move.destination().on_run = [&] {
+    // The source has read its own before.
+    move.RenewCertificates();
+    move.relay().CutAfter(1 << 20);
+  };
+  const FakeMoveResult result =
+      move.Move({.mode = MoveMode::kPostcopy, .recover_for = absl::Milliseconds(300)}, nullptr,
+                [&](Source& source, const absl::Status& status) {
+                  EXPECT_TRUE(absl::StrContains(status.message(), "then: post-copy: ")) << status;
+                  EXPECT_TRUE(absl::StrContains(status.message(), ", and then: ")) << status;
+                  EXPECT_TRUE(absl::StrContains(status.message(), "its certificate is not believed: ")) << status;
+                  EXPECT_TRUE(absl::EndsWith(status.message(), "; this side stays paused and keeps the guest's memory"))
+                      << status;
+                  return source.Recover(move.OpenerAt(move.relay().address()));
+                });
+  ExpectArrived(move, result);
+}
+
 // A source looks for its destination for an hour, when there is nobody, and no longer.
 class SearchTest : public testing::Test {
  protected:

@@ -210,6 +210,18 @@ TEST(ResumeMoveTest, GuestStaysWhenTheDestinationIsNotFound) {
   ExpectArrived(move, move.Move({.mode = MoveMode::kPrecopy}));
 }
 
+TEST(ResumeMoveTest, WhyTheOtherSideIsNotBelievedIsTold) {
+  FakeMove move({.tls = true, .relay = true});
+  const FakeMoveResult result = move.Move({.mode = MoveMode::kPrecopy, .recover_for = kSoon}, WhenCopying([&](Source&) {
+                                            move.RenewCertificates();
+                                            move.relay().CutAfter(5 * kMiB);
+                                          }));
+  ExpectStayed(move, result);
+  EXPECT_TRUE(absl::StrContains(result.source.message(), "pre-copy: ")) << result.source;
+  EXPECT_TRUE(absl::StrContains(result.source.message(), ", and then: ")) << result.source;
+  EXPECT_TRUE(absl::StrContains(result.source.message(), "its certificate is not believed: ")) << result.source;
+}
+
 // Who finds it again and again, and loses it before anything has arrived, does not do so for ever.
 TEST(ResumeMoveTest, DestinationThatIsFoundForNothingIsNotLookedForForEver) {
   FakeMove move({.relay = true});

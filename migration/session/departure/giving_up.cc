@@ -1,6 +1,12 @@
 #include "migration/session/departure/giving_up.h"
 
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -10,6 +16,8 @@
 
 namespace ferrite::migration {
 namespace {
+
+constexpr absl::string_view kStays = "; this side stays paused and keeps the guest's memory";
 
 // What the other side said of a failure comes before what was noticed of it here.
 absl::Status WordsFor(Departure& departure, const absl::Status& reason) {
@@ -49,11 +57,8 @@ absl::Status StandStill(Departure& departure, const absl::Status& reason) {
     departure.peer().Shutdown(why);
   }
   return CatchOutOfMemory([&] {
-    return Reworded(
-        why,
-        absl::StrCat(
-            "the guest was handed over to ", departure.shared.where(), ", then: ", why.message(),
-            departure.shared.abandon().cancelled() ? "" : "; this side stays paused and keeps the guest's memory"));
+    return Reworded(why, absl::StrCat("the guest was handed over to ", departure.shared.where(),
+                                      ", then: ", why.message(), departure.shared.abandon().cancelled() ? "" : kStays));
   });
 }
 
@@ -93,6 +98,24 @@ absl::Status GiveUp(Departure& departure, const absl::Status& reason) {
     }
     return cancelled ? absl::CancelledError("the move was cancelled") : why;
   });
+}
+
+void FailedTries::Note(const absl::Status& why) {
+  if (why.message() != last_.message()) {
+    before_ = std::exchange(last_, why);
+  }
+}
+
+absl::Status FailedTries::After(const absl::Status& lost) const {
+  absl::string_view words = lost.message();
+  const bool stays = absl::ConsumeSuffix(&words, kStays);
+  std::string all(words);
+  for (const absl::Status& why : {before_, last_}) {
+    if (!why.ok() && !absl::StrContains(all, why.message())) {
+      absl::StrAppend(&all, ", and then: ", why.message());
+    }
+  }
+  return Reworded(lost, absl::StrCat(all, stays ? kStays : ""));
 }
 
 }  // namespace ferrite::migration

@@ -240,6 +240,7 @@ absl::Status KeepTrying(Departure& departure, const std::shared_ptr<ChannelOpene
   const absl::Duration time =
       departure.options.recover_for > absl::ZeroDuration() ? departure.options.recover_for : MoveOptions().recover_for;
   Search search{.time = time, .until = departure.Now() + time, .least_missing = std::nullopt};
+  FailedTries tries;
   absl::Duration pause;
   while (MaySearch(state.get(), (departure.features & kFeatureRecovery) != 0)) {
     departure.Publish();
@@ -252,9 +253,14 @@ absl::Status KeepTrying(Departure& departure, const std::shared_ptr<ChannelOpene
       return now;
     }
     absl::Status given_up = GiveUp(departure, now);
-    // Why it was lost says more than why it cannot be found.
     if (lost.ok() || state.get() != MoveState::kPostcopyPaused) {
       status = std::move(given_up);
+    } else {
+      const ControlPeer* const peer = departure.link.peer();
+      IfThereIsMemory([&] {
+        tries.Note(peer != nullptr && peer->said_why() ? peer->failure() : now);
+        status = tries.After(lost);
+      });
     }
     // Found, and lost again for nothing.
     const bool in_vain = search.told && search.until == until_before;

@@ -10,6 +10,7 @@
 #include "migration/channel/connection_lost.h"
 #include "migration/protocol/messages.h"
 #include "migration/session/decisions.h"
+#include "migration/session/departure/giving_up.h"
 #include "migration/session/departure/handshake.h"
 
 namespace ferrite::migration {
@@ -80,6 +81,7 @@ absl::Status Resume(Departure& departure, const absl::Status& lost) {
   if (in_vain) {
     (void)departure.shared.cancel().WaitFor(departure.host.clock, kPause);
   }
+  FailedTries tries;
   while (true) {
     Forget(departure);
     FERRITE_RETURN_IF_ERROR(departure.link.broken().reason());
@@ -99,9 +101,9 @@ absl::Status Resume(Departure& departure, const absl::Status& lost) {
       // It has given the move up, or is another one.
       return absl::Status(lost.code(), absl::StrCat(lost.message(), ", and then: ", peer->failure().message()));
     }
+    tries.Note(now);
     if (departure.Now() >= until) {
-      // Why it was lost says more than why it cannot be found.
-      return lost;
+      return tries.After(lost);
     }
     (void)departure.shared.cancel().WaitFor(departure.host.clock, kPause);
   }
