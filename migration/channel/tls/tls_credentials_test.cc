@@ -1,8 +1,11 @@
 #include "migration/channel/tls/tls_credentials.h"
 
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -79,6 +82,33 @@ TEST_F(TlsCredentialsTest, FileOfAnotherUserIsRefused) {
   }
   ASSERT_EQ(chown(At("client-key.pem").c_str(), 65534, 65534), 0);
   ExpectRefused("client-key.pem", "belongs to user 65534", TlsSide::kSource);
+}
+
+// A user without privileges, whose process is hidden as a monitor is: what it may read it reads, by way of
+// /proc/self/fd, and what it may not it names.
+TEST_F(TlsCredentialsTest, OrdinaryUserReadsItsOwnFilesAndHearsWhichItMayNot) {
+  if (geteuid() != 0) {
+    GTEST_SKIP() << "needs root to become another user";
+  }
+  constexpr uid_t kOrdinary = 65534;
+  ASSERT_EQ(chmod(place_.directory().c_str(), 0711), 0);
+  ASSERT_EQ(chown(At("client-key.pem").c_str(), kOrdinary, kOrdinary), 0);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (setgroups(0, nullptr) != 0 || setresgid(kOrdinary, kOrdinary, kOrdinary) != 0 ||
+        setresuid(kOrdinary, kOrdinary, kOrdinary) != 0 || prctl(PR_SET_DUMPABLE, 0) != 0) {
+      _exit(1);
+    }
+    EXPECT_EQ(TlsCredentials::Load(place_.options(), TlsSide::kSource).status(), absl::OkStatus());
+    const auto refused = TlsCredentials::Load(place_.options(), TlsSide::kDestination);
+    EXPECT_EQ(refused.status().message(), absl::StrCat("open ", At("server-key.pem"), ": Permission denied"));
+    EXPECT_TRUE(absl::IsPermissionDenied(refused.status())) << refused.status();
+    _exit(HasFailure() ? 2 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
 }
 
 TEST_F(TlsCredentialsTest, WhatIsNoFileIsRefusedAndNotWaitedFor) {
