@@ -436,7 +436,7 @@ TEST(LocalErrorTest, EndsTheMoveAfterAWhileAndCanBeMended) {
 // The same before the guest was handed over: it stays, and the words say whose memory it was.
 TEST(LocalErrorTest, BeforeGrantIsToldAtTheSource) {
   if (IsTlsWanted()) {
-    GTEST_SKIP() << "the process decrypts to it by itself: memory that it may not touch at all is nothing that happens "
+    GTEST_SKIP() << "the process copies to it by itself: memory that it may not touch at all is nothing that happens "
                     "to it, and pages that are lost are tls_stream_writing_test's";
   }
   FakeMove move({.landing = &LandingNamed("Huge")});

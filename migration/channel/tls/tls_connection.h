@@ -47,7 +47,7 @@ class TlsConnection {
   // `peer` is for messages.
   TlsConnection(SslPtr ssl, std::string peer);
 
-  // Of one record. What it decrypts goes to `out` at once.
+  // Of one record, which is decrypted elsewhere and copied to `out`.
   absl::StatusOr<Step> Read(std::span<uint8_t> out);
   // `record` as one; all of it or nothing. After nothing the same bytes come again, to go on (kRest), or Abandon().
   // Another record that begins while one is to go on is UNAVAILABLE.

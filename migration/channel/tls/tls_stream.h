@@ -20,9 +20,9 @@
 namespace ferrite::migration {
 
 // Over a socket whose handshake is over. The end is the other side's close_notify; a connection that ends without one
-// was cut off, wherever that is: UNAVAILABLE (RFC 8446, 6.1). What is read is decrypted to where it belongs; what is
-// written is gathered into whole records first, so that a page which is lost (memory/bus_fault.h) does not end one in
-// its middle. Threads: as Stream.
+// was cut off, wherever that is: UNAVAILABLE (RFC 8446, 6.1). What is read is decrypted in the library's own
+// buffer, and copied from there to where it belongs; what is written is gathered into whole records first, so that a
+// page which is lost (memory/bus_fault.h) does not end one in its middle. Threads: as Stream.
 class TlsStream final : public Stream {
  public:
   TlsStream(std::unique_ptr<SocketStream> socket, SslPtr ssl, std::string parties);
