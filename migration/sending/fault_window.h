@@ -5,22 +5,26 @@
 #include <array>
 #include <cstdint>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
 namespace ferrite::migration {
 
 // Follows a few streams of faults at once (a guest has several threads). A request that continues one of them, at or
 // just after what was sent for it, doubles that stream's window; one that continues none starts a new stream without a
 // window, in place of the one that was quiet longest. So a sequential reader soon gets long runs and a random one
-// nothing extra.
+// nothing extra. One for all urgent channels of a move: whichever fault thread gets a fault asks over its own.
 //
-// Not thread-safe: one for each urgent channel.
+// Threads: any.
 class FaultWindow {
  public:
   static constexpr uint32_t kMaxPages = 64;
 
-  // The pages [page + 1, page + 1 + result) are worth sending after `page` of `region`.
-  uint32_t OnRequest(uint16_t region, uint64_t page);
-
-  uint64_t hits() const { return hits_; }
+  struct Foreseen {
+    uint32_t pages = 0;  // [page + 1, page + 1 + pages) are worth sending
+    bool hit = false;    // the request continues a stream
+  };
+  Foreseen OnRequest(uint16_t region, uint64_t page);
 
  private:
   struct Track {
@@ -30,9 +34,9 @@ class FaultWindow {
     uint64_t used = 0;  // time of the last request, 0: free
   };
 
-  std::array<Track, 16> tracks_;
-  uint64_t clock_ = 0;
-  uint64_t hits_ = 0;
+  absl::Mutex mutex_;
+  std::array<Track, 16> tracks_ ABSL_GUARDED_BY(mutex_);
+  uint64_t clock_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace ferrite::migration

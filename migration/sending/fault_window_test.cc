@@ -10,11 +10,11 @@ namespace {
 TEST(FaultWindowTest, GrowsForASequentialReaderToTheLimit) {
   FaultWindow window;
   uint64_t page = 100;
-  EXPECT_EQ(window.OnRequest(0, page), 0u);
+  EXPECT_EQ(window.OnRequest(0, page).pages, 0u);
   uint32_t last = 0;
   for (int i = 0; i < 10; ++i) {
     page += 1 + last;
-    const uint32_t now = window.OnRequest(0, page);
+    const uint32_t now = window.OnRequest(0, page).pages;
     EXPECT_EQ(now, std::min<uint32_t>(last == 0 ? 2 : last * 2, FaultWindow::kMaxPages));
     last = now;
   }
@@ -26,7 +26,7 @@ TEST(FaultWindowTest, SendsNothingExtraToARandomReader) {
   std::mt19937_64 random(1);
   uint64_t extra = 0;
   for (int i = 0; i < 10000; ++i) {
-    extra += window.OnRequest(0, random() % (1 << 20));
+    extra += window.OnRequest(0, random() % (1 << 20)).pages;
   }
   EXPECT_LT(extra, 200u);  // by chance a request lands behind another one
 }
@@ -37,7 +37,7 @@ TEST(FaultWindowTest, FollowsSeveralStreamsAndRegions) {
   uint32_t last[4] = {};
   for (int i = 0; i < 8; ++i) {
     for (int s = 0; s < 4; ++s) {
-      last[s] = window.OnRequest(static_cast<uint16_t>(s % 2), next[s]);
+      last[s] = window.OnRequest(static_cast<uint16_t>(s % 2), next[s]).pages;
       next[s] += 1 + last[s];
     }
   }

@@ -258,7 +258,9 @@ absl::Status PageSource::ServeRequests(size_t channel) {
   const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
     return Send(sender, run, pages_per_unit);
   };
-  return RequestServer(*channels_.urgent[channel], *pending_, limiter_, host_.clock, figures_, losses(), send).Serve();
+  return RequestServer(*channels_.urgent[channel], *pending_, fault_window_, limiter_, host_.clock, figures_, losses(),
+                       send)
+      .Serve();
 }
 
 }  // namespace ferrite::migration

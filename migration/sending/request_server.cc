@@ -41,9 +41,8 @@ absl::Status RequestServer::Check(const PageRange& request) const {
 
 absl::Status RequestServer::Answer(const PageRange& request) {
   figures_.faults.fetch_add(1, std::memory_order_relaxed);
-  const uint64_t hits = window_.hits();
-  const uint64_t extra = window_.OnRequest(request.region, request.first);
-  figures_.prefetch_hits.fetch_add(window_.hits() - hits, std::memory_order_relaxed);
+  const auto [extra, hit] = window_.OnRequest(request.region, request.first);
+  figures_.prefetch_hits.fetch_add(hit ? 1 : 0, std::memory_order_relaxed);
   const uint64_t per_unit = pending_.pages_per_unit(request.region);
   // The page itself leaves before anything else is looked at.
   const PageRange wanted = pending_.ClaimRequested(request.region, request.first, 0);
@@ -55,7 +54,7 @@ absl::Status RequestServer::Answer(const PageRange& request) {
   // Nobody asked for these: the limit is for them, too.
   const uint64_t next = request.first + per_unit;
   if (extra >= per_unit && next < pending_.pending(request.region).pages() &&
-      limiter_.TryTake(extra * kPageBytes, clock_.Now())) {
+      limiter_.TryTake(uint64_t{extra} * kPageBytes, clock_.Now())) {
     const PageRange near = pending_.ClaimNear(request.region, next, extra - per_unit);
     limiter_.Correct((static_cast<int64_t>(near.count) - static_cast<int64_t>(extra)) *
                      static_cast<int64_t>(kPageBytes));

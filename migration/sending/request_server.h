@@ -24,11 +24,12 @@ class RequestServer {
  public:
   // Sends claimed pages, in units.
   using Send = std::function<absl::Status(PageSender& sender, const PageRange& run, uint64_t pages_per_unit)>;
-  // All outlive it. `limiter` goes by `clock`.
-  RequestServer(UrgentSink& sink, PendingPages& pending, RateLimiter& limiter, const Clock& clock, SendFigures& figures,
-                Losses losses, Send send)
+  // All outlive it. `limiter` goes by `clock`; `window` is that of all urgent channels.
+  RequestServer(UrgentSink& sink, PendingPages& pending, FaultWindow& window, RateLimiter& limiter, const Clock& clock,
+                SendFigures& figures, Losses losses, Send send)
       : sink_(sink),
         pending_(pending),
+        window_(window),
         limiter_(limiter),
         clock_(clock),
         figures_(figures),
@@ -44,12 +45,12 @@ class RequestServer {
 
   UrgentSink& sink_;
   PendingPages& pending_;
+  FaultWindow& window_;
   RateLimiter& limiter_;
   const Clock& clock_;
   SendFigures& figures_;
   const Send send_;
   PageSender sender_;
-  FaultWindow window_;
 };
 
 }  // namespace ferrite::migration

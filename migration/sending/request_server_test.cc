@@ -14,6 +14,7 @@
 #include "base/thread.h"
 #include "memory/guest_address.h"
 #include "memory/page_range.h"
+#include "migration/sending/fault_window.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_part.h"
 #include "tests/fakes/page_taker.h"
@@ -39,7 +40,7 @@ class RequestServerTest : public testing::Test {
     const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
       return part_.Send(sender, run.region, run, pages_per_unit);
     };
-    return RequestServer(*ends_.sink, pending_, limiter_, clock_, figures_, {}, send).Serve();
+    return RequestServer(*ends_.sink, pending_, window_, limiter_, clock_, figures_, {}, send).Serve();
   }
   void StartServing() {
     server_ = StartOrDie("test-serve", [this] { served_ = Serve(); });
@@ -69,6 +70,7 @@ class RequestServerTest : public testing::Test {
 
   FakePart part_{{kPages[0], kPages[1]}};
   PendingPages pending_{kShapes};
+  FaultWindow window_;
   RateLimiter limiter_{0};
   FakeClock clock_;
   SendFigures figures_;
@@ -166,7 +168,7 @@ TEST_F(RequestServerTest, LimitHoldsBackOnlyWhatNobodyAskedFor) {
 TEST_F(RequestServerTest, RequestForAPageThatIsMirroredEndsTheChannel) {
   constexpr PendingPages::Shape kMirrored[] = {{.pages = 8}, {.pages = 8, .mirrored = true}};
   PendingPages pending(kMirrored);
-  RequestServer server(*ends_.sink, pending, limiter_, clock_, figures_, {},
+  RequestServer server(*ends_.sink, pending, window_, limiter_, clock_, figures_, {},
                        [](PageSender&, const PageRange&, uint64_t) { return absl::InternalError("sent"); });
   Ask({1, 3, 1});
   const absl::Status status = server.Serve();
@@ -178,7 +180,7 @@ TEST_F(RequestServerTest, RequestForAPageThatIsMirroredEndsTheChannel) {
 TEST_F(RequestServerTest, NothingIsSentWhereAllThatIsNearIsOnItsWay) {
   ASSERT_EQ(pending_.ClaimRequested(0, 42, 21).count, 22u);
   int sent = 0;
-  RequestServer server(*ends_.sink, pending_, limiter_, clock_, figures_, {},
+  RequestServer server(*ends_.sink, pending_, window_, limiter_, clock_, figures_, {},
                        [&](PageSender&, const PageRange& run, uint64_t) {
                          EXPECT_GT(run.count, 0u);
                          ++sent;

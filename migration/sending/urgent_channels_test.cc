@@ -1,0 +1,81 @@
+// What leaves over several urgent channels, and beside them.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "memory/page_range.h"
+#include "migration/api/move_options.h"
+#include "migration/protocol/page_header.h"
+#include "migration/sending/page_source.h"
+#include "tests/fakes/fake_clock.h"
+#include "tests/fakes/fake_part.h"
+#include "tests/fakes/page_taker.h"
+#include "tests/fakes/test_host.h"
+
+namespace ferrite::migration {
+namespace {
+
+constexpr std::array<uint64_t, 1> kPages = {256};
+constexpr std::array<uint64_t, 1> kPagesPerUnit = {1};
+
+class UrgentChannelsTest : public testing::Test {
+ protected:
+  // With one page channel, and what is to be sent.
+  void Open(size_t urgent) {
+    TakenChannels taken = MakeTakenChannels(1, kept_);
+    takers_ = std::move(taken.takers);
+    PageSource::Channels sinks;
+    sinks.page = std::move(taken.sinks);
+    for (size_t i = 0; i < urgent; ++i) {
+      PairEnds ends = MakePairEnds();
+      sinks.urgent.push_back(std::move(ends.sink));
+      feeds_.push_back(std::move(ends.feed));
+    }
+    source_ = *PageSource::Create(host_.get(), {&part_}, kPagesPerUnit, std::move(sinks), options_, figures_,
+                                  [](const absl::Status&) {});
+    source_->MakePending({0, 0, kPages[0]});
+    source_->StartPostcopy();
+  }
+  void Ask(size_t channel, const PageRange& run) { EXPECT_TRUE(feeds_[channel]->Ask({&run, 1}).ok()); }
+  void ExpectPages(size_t channel, const PageRange& run) {
+    const auto header = feeds_[channel]->Next(kept_);
+    ASSERT_TRUE(header.ok()) << header.status();
+    EXPECT_EQ(*header, PagesFrame(run.region, run.first, run.count)) << header->first_page << "+" << header->count;
+  }
+
+  FakeClock clock_;
+  const TestHost host_{clock_};
+  FakePart part_{{kPages[0]}};
+  MoveOptions options_;
+  SendFigures figures_;
+  KeptPages kept_{kPages};
+  std::vector<std::unique_ptr<PageTaker>> takers_;
+  std::vector<std::unique_ptr<PairPageFeed>> feeds_;
+  std::unique_ptr<PageSource> source_;
+};
+
+// Whichever fault thread gets a fault asks over its own channel.
+TEST_F(UrgentChannelsTest, SequentialReaderIsFollowedOverAllChannels) {
+  Open(2);
+  Ask(0, {0, 10, 1});
+  ExpectPages(0, {0, 10, 1});
+  Ask(1, {0, 11, 1});
+  ExpectPages(1, {0, 11, 1});
+  ExpectPages(1, {0, 12, 2});
+  Ask(0, {0, 14, 1});
+  ExpectPages(0, {0, 14, 1});
+  ExpectPages(0, {0, 15, 4});
+  Ask(1, {0, 19, 1});
+  ExpectPages(1, {0, 19, 1});
+  ExpectPages(1, {0, 20, 8});
+  EXPECT_EQ(figures_.prefetch_hits, 3u);
+}
+
+}  // namespace
+}  // namespace ferrite::migration
