@@ -159,6 +159,29 @@ TEST_P(PageKindsTest, RequestsComeToTheSourceUntilTheDestinationCloses) {
   EXPECT_TRUE(absl::IsOutOfRange(sink_->NextRequest().status()));
 }
 
+TEST_P(PageKindsTest, SourceCanTellWhetherSomethingIsAskedFor) {
+  ASSERT_NO_FATAL_FAILURE(OpenUrgent());
+  EXPECT_FALSE(sink_->HasRequest());
+  std::vector<PageRange> asked;
+  for (uint64_t page = 0; page < 150; ++page) {
+    asked.push_back({.region = 3, .first = page, .count = 1});
+  }
+  ASSERT_TRUE(feed_->Ask(asked).ok());
+  EXPECT_EQ(*sink_->NextRequest(), asked[0]);
+  for (const PageRange& run : std::span(asked).subspan(1)) {
+    EXPECT_TRUE(sink_->HasRequest());
+    EXPECT_EQ(*sink_->NextRequest(), run);
+  }
+  EXPECT_FALSE(sink_->HasRequest());
+  ASSERT_TRUE(feed_->Ask(std::span(asked).first(1)).ok());
+  feed_.reset();
+  EXPECT_EQ(*sink_->NextRequest(), asked[0]);
+  EXPECT_TRUE(absl::IsOutOfRange(sink_->NextRequest().status()));
+  // The end is nothing to wait for either.
+  EXPECT_TRUE(sink_->HasRequest());
+  EXPECT_TRUE(absl::IsOutOfRange(sink_->NextRequest().status()));
+}
+
 TEST_P(PageKindsTest, EndOfEitherSideEndsTheOther) {
   ASSERT_NO_FATAL_FAILURE(OpenUrgent());
   sink_.reset();

@@ -89,6 +89,8 @@ class UrgentSink : public PageSink {
   // The pages that are asked for next; whether there are such is not looked at. Waits without a limit. OUT_OF_RANGE
   // when the destination has closed the channel: it has everything. INVALID_ARGUMENT for what is no request.
   virtual absl::StatusOr<PageRange> NextRequest() = 0;
+  // Whether that would not wait. False where a kind cannot tell.
+  virtual bool HasRequest() { return false; }
 };
 
 }  // namespace ferrite::migration

@@ -3,6 +3,7 @@
 #define FERRITE_MIGRATION_SENDING_REQUEST_SERVER_H_
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <utility>
 
@@ -18,8 +19,8 @@
 
 namespace ferrite::migration {
 
-// The page that is asked for leaves at once (R5); what is near it follows, as far as it is foreseen (FaultWindow) and
-// the limit allows it. Threads: one.
+// The page that is asked for leaves at once (R5); what is near it follows while nobody asks, as far as it is foreseen
+// (FaultWindow) and the limit allows it. Threads: one.
 class RequestServer {
  public:
   // Sends claimed pages, in units.
@@ -42,6 +43,10 @@ class RequestServer {
  private:
   absl::Status Check(const PageRange& request) const;
   absl::Status Answer(const PageRange& request);
+  // Notes what is worth sending behind it.
+  void Foresee(const PageRange& request);
+  // A piece of that.
+  absl::Status SendNear();
 
   UrgentSink& sink_;
   PendingPages& pending_;
@@ -51,6 +56,7 @@ class RequestServer {
   SendFigures& figures_;
   const Send send_;
   PageSender sender_;
+  std::deque<PageRange> near_;  // foreseen, and not sent: the latest last
 };
 
 }  // namespace ferrite::migration

@@ -14,6 +14,7 @@
 #include "base/thread.h"
 #include "memory/guest_address.h"
 #include "memory/page_range.h"
+#include "migration/channel/wait_set.h"
 #include "migration/sending/fault_window.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_part.h"
@@ -131,6 +132,41 @@ TEST_F(RequestServerTest, SequentialReaderGetsWhatIsNear) {
   EXPECT_EQ(figures_.requested_pages, 5u);
   EXPECT_EQ(figures_.prefetched_pages, 2u + 4 + 8 + 5);
   EXPECT_EQ(figures_.prefetch_hits, 4u);
+}
+
+// R5.
+TEST_F(RequestServerTest, WhatIsNearGoesBehindAllThatIsAskedFor) {
+  for (const uint64_t page : {40, 41, 7, 8}) {
+    Ask({0, page, 1});
+  }
+  StartServing();
+  for (const uint64_t page : {40, 41, 7, 8}) {
+    ExpectPages({0, page, 1});
+  }
+  ExpectPages({0, 9, 2});
+  ExpectPages({0, 42, 2});
+  EXPECT_EQ(End(), absl::OkStatus());
+  EXPECT_EQ(figures_.prefetched_pages, 4u);
+}
+
+// R5. A piece is on its way until it is taken.
+TEST_F(RequestServerTest, RequestOvertakesTheRestOfWhatIsNear) {
+  StartServing();
+  Get({0, 10, 1});
+  for (const PageRange& near : {PageRange{0, 12, 2}, PageRange{0, 15, 4}, PageRange{0, 20, 8}}) {
+    Get({0, near.first - 1, 1});
+    ExpectPages(near);
+  }
+  Get({0, 28, 1});
+  WaitSet set = *WaitSet::Create();
+  ASSERT_TRUE(feed_->Join(set, 1).ok());
+  ASSERT_EQ(*set.Wait(), 1u);
+  Ask({0, 3, 1});
+  ExpectPages({0, 29, 8});
+  ExpectPages({0, 3, 1});
+  ExpectPages({0, 37, 8});
+  EXPECT_EQ(End(), absl::OkStatus());
+  EXPECT_EQ(figures_.prefetched_pages, 2u + 4 + 8 + 16);
 }
 
 TEST_F(RequestServerTest, NearHugePagesGoWhenTheWindowHoldsOne) {

@@ -117,6 +117,7 @@ class CutSink final : public UrgentSink {
     }
     return request;
   }
+  bool HasRequest() override { return urgent_ != nullptr && urgent_->HasRequest(); }
 
  private:
   absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "migration/channel/page_feed.h"
 #include "migration/channel/page_sink.h"
 #include "migration/channel/pair/pair_pipe.h"
@@ -40,6 +41,7 @@ class PairPageSink : public UrgentSink {
   void Shutdown() override;
   const std::string& peer() const override { return peer_; }
   absl::StatusOr<PageRange> NextRequest() override;
+  bool HasRequest() override { return requests_->Await(absl::ZeroDuration()); }
 
  private:
   static constexpr size_t kMostFrames = 128;

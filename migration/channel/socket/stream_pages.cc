@@ -159,12 +159,39 @@ absl::Status StreamPageSink::OnPlaced() {
 
 absl::StatusOr<PageRange> StreamPageSink::NextRequest() {
   std::array<uint8_t, kPageHeaderBytes> bytes;
-  FERRITE_RETURN_IF_ERROR(stream_->ReadAll(bytes));
+  FERRITE_RETURN_IF_ERROR(ReadRequest(bytes));
   FERRITE_ASSIGN_OR_RETURN(const PageHeader request, DecodePageHeader(bytes));
   if (request.type != PageFrameType::kRequest) {
     return absl::InvalidArgumentError("urgent channel: the destination sent what is no request");
   }
   return PageRange{.region = request.region, .first = request.first_page, .count = request.count};
+}
+
+bool StreamPageSink::HasRequest() {
+  if (ahead_.size() < kPageHeaderBytes && ahead_end_.ok()) {
+    const size_t had = ahead_.size();
+    ahead_.resize(kMostRequestsAhead * kPageHeaderBytes);
+    const absl::StatusOr<size_t> got = stream_->ReadSome(std::span(ahead_).subspan(had));
+    ahead_.resize(had + got.value_or(0));
+    ahead_end_ = got.status();
+  }
+  return ahead_.size() >= kPageHeaderBytes || !ahead_end_.ok();
+}
+
+absl::Status StreamPageSink::ReadRequest(std::span<uint8_t> bytes) {
+  const auto ahead = static_cast<ptrdiff_t>(std::min(ahead_.size(), bytes.size()));
+  std::copy(ahead_.begin(), ahead_.begin() + ahead, bytes.begin());
+  ahead_.erase(ahead_.begin(), ahead_.begin() + ahead);
+  const std::span<uint8_t> rest = bytes.subspan(static_cast<size_t>(ahead));
+  if (rest.empty()) {
+    return absl::OkStatus();
+  }
+  if (ahead == 0) {
+    return ahead_end_.ok() ? stream_->ReadAll(rest) : ahead_end_;
+  }
+  const absl::Status status = ahead_end_.ok() ? stream_->ReadRest(rest) : ahead_end_;
+  // The end is not between two requests.
+  return absl::IsOutOfRange(status) ? absl::UnavailableError(status.message()) : status;
 }
 
 absl::StatusOr<PageHeader> StreamPageFeed::NextHeader() {

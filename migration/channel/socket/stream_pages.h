@@ -39,6 +39,7 @@ class StreamPageSink : public UrgentSink {
   void SetPatience(absl::Duration patience) override { stream_->SetPatience(patience); }
   const std::string& peer() const override { return stream_->peer(); }
   absl::StatusOr<PageRange> NextRequest() override;
+  bool HasRequest() override;
 
  protected:
   // Puts in a frame; what is full is flushed before.
@@ -57,6 +58,7 @@ class StreamPageSink : public UrgentSink {
   static constexpr uint64_t kMostBytes = 1 << 20;
   // Also within a unit that is larger than a frame: each has a word to come back, for which there must be room.
   static constexpr size_t kMostOnWayFrames = 64;
+  static constexpr size_t kMostRequestsAhead = 64;
 
   // Puts filler in the place of pages that are lost, in what has not gone. False when there are none, or others that
   // cannot be read.
@@ -66,6 +68,8 @@ class StreamPageSink : public UrgentSink {
   void PutHeader(const PageHeader& header);
   // What `header` is of is put in.
   void Count(const PageHeader& header);
+  // The bytes of a request: what was read ahead of them, and the rest.
+  absl::Status ReadRequest(std::span<uint8_t> bytes);
 
   // Pages of the frames that gather, at most: the last one may be as large as a frame can be.
   static constexpr size_t kMostPages = kMostBytes / kPageBytes + kMaxDataPages;
@@ -82,6 +86,8 @@ class StreamPageSink : public UrgentSink {
   bool awaits_placed_ = false;
   std::deque<uint64_t> on_way_;
   uint64_t on_way_bytes_ = 0;
+  std::vector<uint8_t> ahead_;  // of requests: read, and not given out
+  absl::Status ahead_end_;      // what comes behind that, where it is known
 };
 
 // Likewise.
