@@ -105,8 +105,9 @@ class PendingPages {
   void StartUnits();
   // Prepares the order of ClaimHottest(). Others may claim what was requested meanwhile.
   void OrderByHeat();
-  // Claims the unit that holds `page`, for which somebody waits, and, behind it, as many pending pages as `extra`
-  // allows. Count 0: it was claimed before (then it is on its way, and waited for), or is not pending.
+  // Claims the unit that holds `page` and those behind it that `extra` pages allow, for all of which somebody waits, up
+  // to one that was claimed before (then it is on its way, and waited for) or is not pending: of count 0 when that is
+  // the first one.
   PageRange ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
   // The same of pages that nobody waits for.
   PageRange ClaimNear(uint16_t region, uint64_t page, uint64_t extra);

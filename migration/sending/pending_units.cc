@@ -91,7 +91,11 @@ PageRange PendingPages::ClaimUnitsFrom(uint16_t index, uint64_t unit, uint64_t m
 PageRange PendingPages::ClaimRequested(uint16_t region, uint64_t page, uint64_t extra) {
   // Before the claim: who takes it back meanwhile sees it.
   const uint64_t per_unit = regions_[region]->pages_per_unit;
-  regions_[region]->awaited.Set(page / per_unit * per_unit);
+  const uint64_t first = page / per_unit * per_unit;
+  const uint64_t end = std::min(first + (1 + extra / per_unit) * per_unit, regions_[region]->pending.pages());
+  for (uint64_t unit = first; unit < end; unit += per_unit) {
+    regions_[region]->awaited.Set(unit);
+  }
   return ClaimNear(region, page, extra);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -13,6 +14,8 @@ namespace {
 // Of what nobody asked for, so much goes at once: a request that comes meanwhile waits for no more, a quarter of a
 // millisecond at 1 Gbit/s.
 constexpr uint64_t kPiecePages = 8;
+// Requests that are answered together: whoever asked first waits until the last of them is read.
+constexpr size_t kMostAtOnce = 64;
 // Streams of faults that have more to come; the predictor follows no more.
 constexpr size_t kMostNear = 16;
 
@@ -23,13 +26,30 @@ absl::Status RequestServer::Serve() {
     while (!near_.empty() && !sink_.HasRequest()) {
       FERRITE_RETURN_IF_ERROR(SendNear());
     }
-    const absl::StatusOr<PageRange> request = sink_.NextRequest();
-    if (!request.ok()) {
-      return absl::IsOutOfRange(request.status()) ? absl::OkStatus() : request.status();
+    std::vector<PageRange> requests;
+    FERRITE_ASSIGN_OR_RETURN(const bool has_some, TakeRequests(requests));
+    if (!has_some) {
+      return absl::OkStatus();
     }
-    FERRITE_RETURN_IF_ERROR(Check(*request));
-    FERRITE_RETURN_IF_ERROR(Answer(*request));
+    FERRITE_RETURN_IF_ERROR(Answer(requests));
+    for (const PageRange& request : requests) {
+      Foresee(request);
+    }
   }
+}
+
+absl::StatusOr<bool> RequestServer::TakeRequests(std::vector<PageRange>& requests) {
+  do {
+    const absl::StatusOr<PageRange> request = sink_.NextRequest();
+    if (absl::IsOutOfRange(request.status())) {
+      // It stays so.
+      break;
+    }
+    FERRITE_RETURN_IF_ERROR(request.status());
+    FERRITE_RETURN_IF_ERROR(Check(*request));
+    requests.push_back(*request);
+  } while (requests.size() < kMostAtOnce && sink_.HasRequest());
+  return !requests.empty();
 }
 
 absl::Status RequestServer::Check(const PageRange& request) const {
@@ -54,17 +74,46 @@ absl::Status RequestServer::Check(const PageRange& request) const {
   return absl::OkStatus();
 }
 
-absl::Status RequestServer::Answer(const PageRange& request) {
-  figures_.faults.fetch_add(1, std::memory_order_relaxed);
-  // The page itself leaves before anything else is looked at.
-  const PageRange wanted = pending_.ClaimRequested(request.region, request.first, 0);
-  if (wanted.count > 0) {
-    FERRITE_RETURN_IF_ERROR(send_(sender_, wanted, pending_.pages_per_unit(request.region)));
-    FERRITE_RETURN_IF_ERROR(sender_.Flush());
-    figures_.requested_pages.fetch_add(wanted.count, std::memory_order_relaxed);
+absl::Status RequestServer::Answer(std::span<const PageRange> requests) {
+  figures_.faults.fetch_add(requests.size(), std::memory_order_relaxed);
+  uint64_t pages = 0;
+  for (const PageRange& run : NeighboursOf(requests)) {
+    const uint64_t per_unit = pending_.pages_per_unit(run.region);
+    const uint64_t end = run.first + run.count;
+    for (uint64_t first = run.first; first < end;) {
+      const PageRange wanted = pending_.ClaimRequested(run.region, first, end - first - per_unit);
+      // What is on its way is passed over.
+      first += std::max(wanted.count, per_unit);
+      if (wanted.count > 0) {
+        FERRITE_RETURN_IF_ERROR(send_(sender_, wanted, per_unit));
+        pages += wanted.count;
+      }
+    }
   }
-  Foresee(request);
+  FERRITE_RETURN_IF_ERROR(sender_.Flush());
+  figures_.requested_pages.fetch_add(pages, std::memory_order_relaxed);
   return absl::OkStatus();
+}
+
+std::vector<PageRange> RequestServer::NeighboursOf(std::span<const PageRange> requests) const {
+  std::vector<PageRange> units(requests.begin(), requests.end());
+  for (PageRange& unit : units) {
+    const uint64_t per_unit = pending_.pages_per_unit(unit.region);
+    unit = {.region = unit.region, .first = unit.first / per_unit * per_unit, .count = per_unit};
+  }
+  std::sort(units.begin(), units.end(), [](const PageRange& a, const PageRange& b) {
+    return std::tie(a.region, a.first) < std::tie(b.region, b.first);
+  });
+  std::vector<PageRange> runs;
+  for (const PageRange& unit : units) {
+    PageRange* const last = runs.empty() || runs.back().region != unit.region ? nullptr : &runs.back();
+    if (last != nullptr && unit.first <= last->first + last->count) {
+      last->count = unit.first + unit.count - last->first;
+    } else {
+      runs.push_back(unit);
+    }
+  }
+  return runs;
 }
 
 void RequestServer::Foresee(const PageRange& request) {

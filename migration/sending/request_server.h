@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "memory/page_range.h"
 #include "migration/channel/page_sink.h"
@@ -42,7 +45,11 @@ class RequestServer {
 
  private:
   absl::Status Check(const PageRange& request) const;
-  absl::Status Answer(const PageRange& request);
+  // Those that are there, one at least. Whether there are any; not when the channel is closed.
+  absl::StatusOr<bool> TakeRequests(std::vector<PageRange>& requests);
+  absl::Status Answer(std::span<const PageRange> requests);
+  // The units of these, neighbours as one.
+  std::vector<PageRange> NeighboursOf(std::span<const PageRange> requests) const;
   // Notes what is worth sending behind it.
   void Foresee(const PageRange& request);
   // A piece of that.
