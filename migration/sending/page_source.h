@@ -27,12 +27,12 @@
 #include "migration/sending/channel_turns.h"
 #include "migration/sending/claim_size.h"
 #include "migration/sending/crew.h"
-#include "migration/sending/fault_window.h"
 #include "migration/sending/live_channels.h"
 #include "migration/sending/outgoing_part.h"
 #include "migration/sending/page_sender.h"
 #include "migration/sending/pending_pages.h"
 #include "migration/sending/rate_limiter.h"
+#include "migration/sending/request_server.h"
 #include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
@@ -179,7 +179,7 @@ class PageSource {
   const std::shared_ptr<ChannelTurns> turns_;
   std::vector<ClaimSize> claim_sizes_;  // likewise, of the rounds
   BulkSize bulk_size_;                  // behind the switchover
-  FaultWindow fault_window_;            // likewise
+  RequestServer::Shared urgent_;        // likewise
   bool told_skipped_ = false;           // in the round that is to end next
   TimedMutex shut_down_mutex_;
   bool shut_down_ ABSL_GUARDED_BY(shut_down_mutex_) = false;

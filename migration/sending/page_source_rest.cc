@@ -12,7 +12,6 @@
 #include "migration/channel/connection_lost.h"
 #include "migration/protocol/page_header.h"
 #include "migration/sending/page_source.h"
-#include "migration/sending/request_server.h"
 
 namespace ferrite::migration {
 
@@ -112,6 +111,7 @@ absl::Status PageSource::SendRest(size_t channel) {
     }
     from.reset();
     FERRITE_RETURN_IF_ERROR(channels_.page[channel]->AwaitPlaced(bulk_size_.pages() * kPageBytes));
+    urgent_.first.LetPass(host_.clock);
     const std::optional<PageRange> run = pending_->ClaimHottest(lease, bulk_size_.pages());
     if (!run.has_value()) {
       limiter_.Correct(-static_cast<int64_t>(kMost));
@@ -258,8 +258,7 @@ absl::Status PageSource::ServeRequests(size_t channel) {
   const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
     return Send(sender, run, pages_per_unit);
   };
-  return RequestServer(*channels_.urgent[channel], *pending_, fault_window_, limiter_, host_.clock, figures_, losses(),
-                       send)
+  return RequestServer(*channels_.urgent[channel], *pending_, urgent_, limiter_, host_.clock, figures_, losses(), send)
       .Serve();
 }
 

@@ -75,6 +75,7 @@ absl::Status RequestServer::Check(const PageRange& request) const {
 }
 
 absl::Status RequestServer::Answer(std::span<const PageRange> requests) {
+  const RequestsFirst::Answering answering(shared_.first);
   figures_.faults.fetch_add(requests.size(), std::memory_order_relaxed);
   uint64_t pages = 0;
   for (const PageRange& run : NeighboursOf(requests)) {
@@ -117,7 +118,7 @@ std::vector<PageRange> RequestServer::NeighboursOf(std::span<const PageRange> re
 }
 
 void RequestServer::Foresee(const PageRange& request) {
-  const auto [pages, hit] = window_.OnRequest(request.region, request.first);
+  const auto [pages, hit] = shared_.window.OnRequest(request.region, request.first);
   figures_.prefetch_hits.fetch_add(hit ? 1 : 0, std::memory_order_relaxed);
   const uint64_t per_unit = pending_.pages_per_unit(request.region);
   const PageRange near{

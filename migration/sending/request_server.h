@@ -18,6 +18,7 @@
 #include "migration/sending/page_sender.h"
 #include "migration/sending/pending_pages.h"
 #include "migration/sending/rate_limiter.h"
+#include "migration/sending/requests_first.h"
 #include "migration/sending/send_figures.h"
 
 namespace ferrite::migration {
@@ -28,12 +29,17 @@ class RequestServer {
  public:
   // Sends claimed pages, in units.
   using Send = std::function<absl::Status(PageSender& sender, const PageRange& run, uint64_t pages_per_unit)>;
-  // All outlive it. `limiter` goes by `clock`; `window` is that of all urgent channels.
-  RequestServer(UrgentSink& sink, PendingPages& pending, FaultWindow& window, RateLimiter& limiter, const Clock& clock,
+  // Of all urgent channels of a move.
+  struct Shared {
+    FaultWindow window;
+    RequestsFirst first;
+  };
+  // All outlive it. `limiter` goes by `clock`.
+  RequestServer(UrgentSink& sink, PendingPages& pending, Shared& shared, RateLimiter& limiter, const Clock& clock,
                 SendFigures& figures, Losses losses, Send send)
       : sink_(sink),
         pending_(pending),
-        window_(window),
+        shared_(shared),
         limiter_(limiter),
         clock_(clock),
         figures_(figures),
@@ -57,7 +63,7 @@ class RequestServer {
 
   UrgentSink& sink_;
   PendingPages& pending_;
-  FaultWindow& window_;
+  Shared& shared_;
   RateLimiter& limiter_;
   const Clock& clock_;
   SendFigures& figures_;

@@ -22,7 +22,6 @@
 #include "migration/channel/page_sink.h"
 #include "migration/channel/wait_set.h"
 #include "migration/protocol/page_header.h"
-#include "migration/sending/fault_window.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_part.h"
 #include "tests/fakes/page_taker.h"
@@ -88,7 +87,7 @@ class RequestServerTest : public testing::Test {
     const auto send = [this](PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
       return part_.Send(sender, run.region, run, pages_per_unit);
     };
-    return RequestServer(*ends_.sink, pending_, window_, limiter_, clock_, figures_, {}, send).Serve();
+    return RequestServer(*ends_.sink, pending_, shared_, limiter_, clock_, figures_, {}, send).Serve();
   }
   void StartServing() {
     server_ = StartOrDie("test-serve", [this] { served_ = Serve(); });
@@ -118,7 +117,7 @@ class RequestServerTest : public testing::Test {
 
   FakePart part_{{kPages[0], kPages[1]}};
   PendingPages pending_{kShapes};
-  FaultWindow window_;
+  RequestServer::Shared shared_;
   RateLimiter limiter_{0};
   FakeClock clock_;
   SendFigures figures_;
@@ -200,7 +199,7 @@ TEST_F(RequestServerTest, RequestsThatAreThereAreAnsweredTogether) {
   ASSERT_EQ(pending_.ClaimRequested(0, 22, 0).count, 1u);
   std::vector<PageRange> sent;
   AskedSink sink({{0, 23, 1}, {1, 40, 4}, {0, 20, 1}, {0, 24, 1}, {1, 36, 4}, {0, 21, 1}, {1, 48, 1}, {0, 22, 1}});
-  RequestServer server(sink, pending_, window_, limiter_, clock_, figures_, {},
+  RequestServer server(sink, pending_, shared_, limiter_, clock_, figures_, {},
                        [&](PageSender& sender, const PageRange& run, uint64_t) {
                          sent.push_back(run);
                          return sender.SendZero(run);
@@ -267,7 +266,7 @@ TEST_F(RequestServerTest, LimitHoldsBackOnlyWhatNobodyAskedFor) {
 TEST_F(RequestServerTest, RequestForAPageThatIsMirroredEndsTheChannel) {
   constexpr PendingPages::Shape kMirrored[] = {{.pages = 8}, {.pages = 8, .mirrored = true}};
   PendingPages pending(kMirrored);
-  RequestServer server(*ends_.sink, pending, window_, limiter_, clock_, figures_, {},
+  RequestServer server(*ends_.sink, pending, shared_, limiter_, clock_, figures_, {},
                        [](PageSender&, const PageRange&, uint64_t) { return absl::InternalError("sent"); });
   Ask({1, 3, 1});
   const absl::Status status = server.Serve();
@@ -279,7 +278,7 @@ TEST_F(RequestServerTest, RequestForAPageThatIsMirroredEndsTheChannel) {
 TEST_F(RequestServerTest, NothingIsSentWhereAllThatIsNearIsOnItsWay) {
   ASSERT_EQ(pending_.ClaimRequested(0, 42, 21).count, 22u);
   int sent = 0;
-  RequestServer server(*ends_.sink, pending_, window_, limiter_, clock_, figures_, {},
+  RequestServer server(*ends_.sink, pending_, shared_, limiter_, clock_, figures_, {},
                        [&](PageSender&, const PageRange& run, uint64_t) {
                          EXPECT_GT(run.count, 0u);
                          ++sent;

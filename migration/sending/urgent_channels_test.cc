@@ -9,10 +9,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/monotonic.h"
 #include "memory/page_range.h"
 #include "migration/api/move_options.h"
+#include "migration/channel/wait_set.h"
 #include "migration/protocol/page_header.h"
 #include "migration/sending/page_source.h"
+#include "migration/sending/requests_first.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_part.h"
 #include "tests/fakes/page_taker.h"
@@ -75,6 +78,35 @@ TEST_F(UrgentChannelsTest, SequentialReaderIsFollowedOverAllChannels) {
   ExpectPages(1, {0, 19, 1});
   ExpectPages(1, {0, 20, 8});
   EXPECT_EQ(figures_.prefetch_hits, 3u);
+}
+
+// R5. An answer is on its way until it is taken.
+class BulkTest : public UrgentChannelsTest {
+ protected:
+  void SetUp() override {
+    Open(1);
+    Ask(0, {0, 200, 1});
+    ASSERT_TRUE(feeds_[0]->Join(set_, 1).ok());
+    ASSERT_EQ(*set_.Wait(), 1u);
+    source_->StartRest();
+    ASSERT_TRUE(clock_.AwaitWaiting(1));
+    EXPECT_FALSE(takers_[0]->HasFrame());
+  }
+
+  WaitSet set_ = *WaitSet::Create();
+};
+
+TEST_F(BulkTest, ClaimsNothingWhileARequestIsAnswered) {
+  const MonotonicTime start = clock_.Now();
+  ExpectPages(0, {0, 200, 1});
+  EXPECT_EQ(takers_[0]->AwaitFrame().first_page, 0u);
+  EXPECT_EQ(clock_.Now(), start);
+}
+
+TEST_F(BulkTest, DoesNotStarve) {
+  clock_.Advance(RequestsFirst::kMost);
+  EXPECT_EQ(takers_[0]->AwaitFrame().first_page, 0u);
+  ExpectPages(0, {0, 200, 1});
 }
 
 }  // namespace
