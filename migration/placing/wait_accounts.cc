@@ -1,10 +1,17 @@
 #include "migration/placing/wait_accounts.h"
 
+#include <limits>
+
 namespace ferrite::migration {
 
 void WaitAccounts::Begin(pid_t thread, size_t region, uint64_t page, MonotonicTime now) {
   const absl::MutexLock lock(&mutex_);
-  waiting_[thread] = {.region = region, .page = page, .since = now};
+  const auto [entry, is_new] = waiting_.try_emplace(thread);
+  if (!is_new) {
+    by_page_.erase({entry->second.region, entry->second.page, thread});
+  }
+  entry->second = {.region = region, .page = page, .since = now};
+  by_page_.insert({region, page, thread});
   waiting_count_.store(static_cast<int>(waiting_.size()), std::memory_order_release);
 }
 
@@ -13,16 +20,21 @@ void WaitAccounts::End(size_t region, uint64_t first, uint64_t count, MonotonicT
     return;
   }
   const absl::MutexLock lock(&mutex_);
-  for (auto entry = waiting_.begin(); entry != waiting_.end();) {
-    const Waiting& waiting = entry->second;
-    if (waiting.region == region && waiting.page >= first && waiting.page - first < count &&
-        is_here_(region, waiting.page)) {
-      histograms_[vcpu_of_(entry->first).value_or(WaitingFigures::kMonitor)].Add(
-          static_cast<uint64_t>(absl::ToInt64Nanoseconds(now - waiting.since)));
-      entry = waiting_.erase(entry);
-    } else {
-      ++entry;
+  auto entry = by_page_.lower_bound({region, first, std::numeric_limits<pid_t>::min()});
+  while (entry != by_page_.end()) {
+    const auto [of, page, thread] = *entry;
+    if (of != region || page - first >= count) {
+      break;
     }
+    if (!is_here_(region, page)) {
+      ++entry;
+      continue;
+    }
+    const auto waiting = waiting_.find(thread);
+    histograms_[vcpu_of_(thread).value_or(WaitingFigures::kMonitor)].Add(
+        static_cast<uint64_t>(absl::ToInt64Nanoseconds(now - waiting->second.since)));
+    waiting_.erase(waiting);
+    entry = by_page_.erase(entry);
   }
   waiting_count_.store(static_cast<int>(waiting_.size()), std::memory_order_release);
 }

@@ -9,6 +9,8 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
+#include <tuple>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -48,6 +50,8 @@ class WaitAccounts {
   std::atomic<int> waiting_count_{0};
   mutable absl::Mutex mutex_;
   std::map<pid_t, Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  // The same by what they wait for: each arrival looks for its own pages alone.
+  std::set<std::tuple<size_t, uint64_t, pid_t>> by_page_ ABSL_GUARDED_BY(mutex_);
   std::map<uint32_t, LatencyHistogram> histograms_ ABSL_GUARDED_BY(mutex_);  // by vCPU
 };
 

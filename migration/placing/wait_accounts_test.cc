@@ -90,5 +90,20 @@ TEST_F(WaitAccountsTest, LaterWaitOfAThreadReplacesItsEarlierOne) {
   EXPECT_EQ(Of(3)->sum, absl::Milliseconds(3));
 }
 
+// A frame that comes costs no look at those who wait for others: with one this would take minutes.
+TEST_F(WaitAccountsTest, ArrivalsLookAtTheirOwnPagesAlone) {
+  constexpr pid_t kThreads = 100'000;
+  for (pid_t thread = 0; thread < kThreads; ++thread) {
+    accounts_.Begin(thread, 1, static_cast<uint64_t>(thread), start_);
+  }
+  for (uint64_t page = 0; page < kThreads; ++page) {
+    accounts_.End(0, page, 1, start_ + absl::Milliseconds(1));
+    accounts_.End(1, kThreads + page, 1, start_ + absl::Milliseconds(1));
+  }
+  accounts_.End(1, 0, kThreads, start_ + absl::Milliseconds(1));
+  ASSERT_NE(Of(WaitingFigures::kMonitor), nullptr);
+  EXPECT_EQ(Of(WaitingFigures::kMonitor)->count, uint64_t{kThreads} - 1);
+}
+
 }  // namespace
 }  // namespace ferrite::migration
