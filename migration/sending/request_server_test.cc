@@ -5,23 +5,16 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <memory>
-#include <span>
-#include <string>
 #include <utility>
-#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "absl/time/time.h"
 #include "base/thread.h"
 #include "memory/guest_address.h"
 #include "memory/page_range.h"
-#include "migration/channel/page_sink.h"
 #include "migration/channel/wait_set.h"
-#include "migration/protocol/page_header.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_part.h"
 #include "tests/fakes/page_taker.h"
@@ -34,46 +27,6 @@ namespace {
 constexpr std::array<uint64_t, 2> kPages = {64, 64};
 constexpr uint64_t kHugePages = 8;
 constexpr PendingPages::Shape kShapes[] = {{.pages = kPages[0]}, {.pages = kPages[1], .pages_per_unit = kHugePages}};
-
-// Of which pages were asked for, all at once, before the destination left.
-class AskedSink final : public UrgentSink {
- public:
-  explicit AskedSink(std::vector<PageRange> requests) : requests_(requests.begin(), requests.end()) {}
-
-  absl::Status Flush() override {
-    flushes_ += gathered_ > 0 ? 1 : 0;
-    gathered_ = 0;
-    return absl::OkStatus();
-  }
-  uint64_t gathered_bytes() const override { return gathered_; }
-  bool full() const override { return false; }
-  void PreferLatency() override {}
-  absl::Status AwaitPlaced(uint64_t) override { return absl::OkStatus(); }
-  void Shutdown() override {}
-  const std::string& peer() const override { return peer_; }
-  absl::StatusOr<PageRange> NextRequest() override {
-    if (requests_.empty()) {
-      return absl::OutOfRangeError("that is all");
-    }
-    const PageRange next = requests_.front();
-    requests_.pop_front();
-    return next;
-  }
-  bool HasRequest() override { return true; }
-
-  int flushes() const { return flushes_; }
-
- private:
-  absl::Status Add(const PageHeader& header, std::span<const uint8_t> bytes) override {
-    gathered_ += kPageHeaderBytes + header.following_bytes();
-    return bytes.empty() ? absl::OkStatus() : absl::UnimplementedError("bytes");
-  }
-
-  std::deque<PageRange> requests_;
-  const std::string peer_ = "the destination";
-  uint64_t gathered_ = 0;
-  int flushes_ = 0;
-};
 
 class RequestServerTest : public testing::Test {
  protected:
@@ -192,23 +145,6 @@ TEST_F(RequestServerTest, WhatIsNearGoesBehindAllThatIsAskedFor) {
   ExpectPages({0, 42, 2});
   EXPECT_EQ(End(), absl::OkStatus());
   EXPECT_EQ(figures_.prefetched_pages, 4u);
-}
-
-// What is asked for together goes together, but for what is on its way.
-TEST_F(RequestServerTest, RequestsThatAreThereAreAnsweredTogether) {
-  ASSERT_EQ(pending_.ClaimRequested(0, 22, 0).count, 1u);
-  std::vector<PageRange> sent;
-  AskedSink sink({{0, 23, 1}, {1, 40, 4}, {0, 20, 1}, {0, 24, 1}, {1, 36, 4}, {0, 21, 1}, {1, 48, 1}, {0, 22, 1}});
-  RequestServer server(sink, pending_, shared_, limiter_, clock_, figures_, {},
-                       [&](PageSender& sender, const PageRange& run, uint64_t) {
-                         sent.push_back(run);
-                         return sender.SendZero(run);
-                       });
-  EXPECT_EQ(server.Serve(), absl::OkStatus());
-  EXPECT_EQ(sent, (std::vector<PageRange>{{0, 20, 2}, {0, 23, 2}, {1, 32, 24}}));
-  EXPECT_EQ(sink.flushes(), 1);
-  EXPECT_EQ(figures_.faults, 8u);
-  EXPECT_EQ(figures_.requested_pages, 2u + 2 + 24);
 }
 
 // R5. A piece is on its way until it is taken.
