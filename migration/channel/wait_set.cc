@@ -1,5 +1,6 @@
 #include "migration/channel/wait_set.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 
 #include <cerrno>
@@ -31,7 +32,20 @@ absl::Status WaitSet::Add(int fd, uint32_t tag, bool shared) {
                                                                  : ErrnoStatus("wait for several things: epoll");
 }
 
-absl::StatusOr<uint32_t> WaitSet::Wait() {
+absl::StatusOr<uint32_t> WaitSet::Wait() { return Wait(/*limit_ms=*/-1); }
+
+absl::StatusOr<uint32_t> WaitSet::WaitFor(const Clock& clock, absl::Duration limit) {
+  // What is there at once is the usual thing where much is asked for.
+  FERRITE_ASSIGN_OR_RETURN(const uint32_t tags, Wait(/*limit_ms=*/0));
+  if (tags != 0) {
+    return tags;
+  }
+  pollfd polled{.fd = epoll_.get(), .events = POLLIN, .revents = 0};
+  (void)clock.PollFor({&polled, 1}, limit);
+  return Wait(/*limit_ms=*/0);
+}
+
+absl::StatusOr<uint32_t> WaitSet::Wait(int limit_ms) {
   uint32_t tags = 0;
   for (const auto& [has_something, tag] : checks_) {
     tags |= has_something() ? tag : 0;
@@ -39,7 +53,7 @@ absl::StatusOr<uint32_t> WaitSet::Wait() {
   epoll_event ready[kAtOnce];
   int count = -1;
   do {
-    count = epoll_wait(epoll_.get(), ready, kAtOnce, tags == 0 ? -1 : 0);
+    count = epoll_wait(epoll_.get(), ready, kAtOnce, tags == 0 ? limit_ms : 0);
   } while (count < 0 && errno == EINTR);
   if (count < 0) {
     return ErrnoStatus("wait for several things: epoll_wait");

@@ -9,6 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/fd.h"
 
 namespace ferrite::migration {
@@ -29,8 +31,12 @@ class WaitSet {
 
   // Waits until one has something: the tags of all that have.
   absl::StatusOr<uint32_t> Wait();
+  // The same, not longer than `limit`: then of none.
+  absl::StatusOr<uint32_t> WaitFor(const Clock& clock, absl::Duration limit);
 
  private:
+  // As epoll_wait(2).
+  absl::StatusOr<uint32_t> Wait(int limit_ms);
   explicit WaitSet(Fd epoll) : epoll_(std::move(epoll)) {}
 
   Fd epoll_;

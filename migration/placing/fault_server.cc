@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/monotonic.h"
 #include "base/out_of_memory.h"
 #include "base/status.h"
 #include "base/thread_class.h"
@@ -38,23 +39,30 @@ absl::StatusOr<std::unique_ptr<FaultServer>> FaultServer::Create(const Host& hos
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
   std::unique_ptr<FaultServer> server(
       new FaultServer(host, memory, placement, requests, waits, figures, std::move(callbacks), std::move(stop)));
+  std::vector<PageRange> asked_again;
   if (ask_again) {
-    FERRITE_RETURN_IF_ERROR(server->AskAgain(*urgent[0]));
+    FERRITE_ASSIGN_OR_RETURN(asked_again, server->AskAgain(*urgent[0]));
   }
   server->threads_.reserve(std::max<size_t>(urgent.size(), 1));
   for (size_t i = 0; i < std::max<size_t>(urgent.size(), 1); ++i) {
     UrgentFeed* const feed = i < urgent.size() ? urgent[i].get() : nullptr;
     // What the thread needs is here before it is: a fault thread that ends early leaves the guest waiting.
     FERRITE_ASSIGN_OR_RETURN(WaitSet set, server->WatchAll(feed, /*takes_requests=*/i == 0));
+    AskedPages asked([&placement](const PageRange& unit) {
+      const uint64_t per_unit = placement.placer(unit.region).pages_per_unit();
+      return placement.states(unit.region).Get(unit.first / per_unit) == PageState::kRequested;
+    });
+    asked.Add(std::exchange(asked_again, {}), host.clock.Now());
     FERRITE_ASSIGN_OR_RETURN(
         Thread thread,
-        host.threads.Start(absl::StrCat("mig-fault-", i), ThreadClass::kUrgent,
-                           [self = server.get(), feed, set = std::make_shared<WaitSet>(std::move(set))] {
-                             if (const absl::Status status = CatchOutOfMemory([&] { return self->Serve(*set, feed); });
-                                 !status.ok()) {
-                               self->callbacks_.on_failure(status);
-                             }
-                           }));
+        host.threads.Start(
+            absl::StrCat("mig-fault-", i), ThreadClass::kUrgent,
+            [self = server.get(), feed, set = std::make_shared<WaitSet>(std::move(set)), asked = std::move(asked)] {
+              if (const absl::Status status = CatchOutOfMemory([&] { return self->Serve(*set, feed, asked); });
+                  !status.ok()) {
+                self->callbacks_.on_failure(status);
+              }
+            }));
     server->threads_.push_back(std::move(thread));
   }
   return server;
@@ -76,7 +84,7 @@ FaultServer::~FaultServer() {
   threads_.clear();
 }
 
-absl::Status FaultServer::AskAgain(UrgentFeed& feed) {
+absl::StatusOr<std::vector<PageRange>> FaultServer::AskAgain(UrgentFeed& feed) {
   // What is in there is requested by its state, too.
   (void)requests_.TakeAll();
   std::vector<PageRange> requests;
@@ -88,7 +96,8 @@ absl::Status FaultServer::AskAgain(UrgentFeed& feed) {
       }
     }
   }
-  return feed.Ask(requests);
+  FERRITE_RETURN_IF_ERROR(feed.Ask(requests));
+  return requests;
 }
 
 absl::StatusOr<WaitSet> FaultServer::WatchAll(UrgentFeed* feed, bool takes_requests) const {
@@ -107,28 +116,26 @@ absl::StatusOr<WaitSet> FaultServer::WatchAll(UrgentFeed* feed, bool takes_reque
   return set;
 }
 
-absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
+absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed, AskedPages asked) {
   std::optional<PageReceiver> receiver;
   if (feed != nullptr) {
     receiver.emplace(*feed, placement_, figures_, Showing::kAtOnce);
   }
   while (true) {
-    FERRITE_ASSIGN_OR_RETURN(const uint32_t wakeups, set.Wait());
+    FERRITE_ASSIGN_OR_RETURN(const uint32_t wakeups, AwaitSomething(set, feed, asked));
     if ((wakeups & kStop) != 0) {
       return absl::OkStatus();
     }
     // The fault was given to this thread alone, and an answer may be long.
     for (size_t i = 0; i < memory_.userfault().descriptors(); ++i) {
       if ((wakeups & FaultAt(i)) != 0) {
-        FERRITE_RETURN_IF_ERROR(TakeFaults(feed, i));
+        FERRITE_RETURN_IF_ERROR(TakeFaults(feed, i, asked));
       }
     }
     if ((wakeups & kRequest) != 0) {
       const std::vector<PageRange> requests = requests_.TakeAll();
       figures_.faults.fetch_add(requests.size(), std::memory_order_relaxed);
-      if (feed != nullptr) {
-        FERRITE_RETURN_IF_ERROR(feed->Ask(requests));
-      }
+      FERRITE_RETURN_IF_ERROR(Ask(feed, requests, asked));
     }
     if ((wakeups & kAnswer) != 0) {
       FERRITE_ASSIGN_OR_RETURN(const PageHeader header, receiver->ReceiveOne(/*live=*/true));
@@ -146,7 +153,30 @@ absl::Status FaultServer::Serve(WaitSet& set, UrgentFeed* feed) {
   }
 }
 
-absl::Status FaultServer::TakeFaults(UrgentFeed* feed, size_t descriptor) {
+absl::StatusOr<uint32_t> FaultServer::AwaitSomething(WaitSet& set, UrgentFeed* feed, AskedPages& asked) {
+  const std::optional<MonotonicTime> overdue = asked.NextAt();
+  if (!overdue.has_value()) {
+    return set.Wait();
+  }
+  const MonotonicTime now = host_.clock.Now();
+  const std::vector<PageRange> again = asked.TakeOverdue(now);
+  if (!again.empty()) {
+    FERRITE_RETURN_IF_ERROR(feed->Ask(again));
+    return 0;
+  }
+  return set.WaitFor(host_.clock, *overdue - now);
+}
+
+absl::Status FaultServer::Ask(UrgentFeed* feed, std::span<const PageRange> requests, AskedPages& asked) {
+  if (requests.empty() || feed == nullptr) {
+    return absl::OkStatus();
+  }
+  FERRITE_RETURN_IF_ERROR(feed->Ask(requests));
+  asked.Add(requests, host_.clock.Now());
+  return absl::OkStatus();
+}
+
+absl::Status FaultServer::TakeFaults(UrgentFeed* feed, size_t descriptor, AskedPages& asked) {
   std::array<Fault, 16> faults;
   FERRITE_ASSIGN_OR_RETURN(const size_t count, memory_.userfault().Read(faults, descriptor));
   std::vector<PageRange> requests;
@@ -160,10 +190,7 @@ absl::Status FaultServer::TakeFaults(UrgentFeed* feed, size_t descriptor) {
       callbacks_.on_failure(status);
     }
   }
-  if (requests.empty() || feed == nullptr) {
-    return absl::OkStatus();
-  }
-  return feed->Ask(requests);
+  return Ask(feed, requests, asked);
 }
 
 absl::Status FaultServer::Handle(const Fault& fault, std::vector<PageRange>& requests) {

@@ -16,6 +16,7 @@
 #include "migration/api/host.h"
 #include "migration/channel/page_feed.h"
 #include "migration/channel/wait_set.h"
+#include "migration/placing/asked_pages.h"
 #include "migration/placing/memory_landing.h"
 #include "migration/placing/page_receiver.h"
 #include "migration/placing/placement.h"
@@ -54,11 +55,15 @@ class FaultServer {
   FaultServer(const Host& host, MemoryLanding& memory, Placement& placement, RequestQueue& requests,
               WaitAccounts& waits, ReceiveFigures& figures, Callbacks callbacks, EventFd stop);
 
-  absl::Status AskAgain(UrgentFeed& feed);
+  absl::StatusOr<std::vector<PageRange>> AskAgain(UrgentFeed& feed);
   // What a thread waits for. `feed` may be null, here and below.
   absl::StatusOr<WaitSet> WatchAll(UrgentFeed* feed, bool takes_requests) const;
-  absl::Status Serve(WaitSet& set, UrgentFeed* feed);
-  absl::Status TakeFaults(UrgentFeed* feed, size_t descriptor);
+  // `asked`: what was asked for over `feed`, as below.
+  absl::Status Serve(WaitSet& set, UrgentFeed* feed, AskedPages asked);
+  // The tags of what has something; none, and what is overdue was asked for again.
+  absl::StatusOr<uint32_t> AwaitSomething(WaitSet& set, UrgentFeed* feed, AskedPages& asked);
+  absl::Status TakeFaults(UrgentFeed* feed, size_t descriptor, AskedPages& asked);
+  absl::Status Ask(UrgentFeed* feed, std::span<const PageRange> requests, AskedPages& asked);
   absl::Status Handle(const Fault& fault, std::vector<PageRange>& requests);
 
   const Host& host_;

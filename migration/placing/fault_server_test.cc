@@ -22,9 +22,11 @@
 #include "base/timed_mutex.h"
 #include "migration/channel/socket/socket_stream.h"
 #include "migration/channel/socket/stream_pages.h"
+#include "migration/placing/asked_pages.h"
 #include "migration/placing/memory_landing.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/page_sums.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/fakes/test_host.h"
 #include "tests/fakes/test_thread.h"
 
@@ -60,7 +62,7 @@ class FaultServerTest : public testing::Test {
       source_ = std::move(ends->first);
       urgent_.push_back(std::make_unique<StreamPageFeed>(std::move(ends->second)));
     }
-    auto server = FaultServer::Create(AnyHost(), *landing_, *placement_, *requests_, urgent_, waits_, figures_,
+    auto server = FaultServer::Create(host_.get(), *landing_, *placement_, *requests_, urgent_, waits_, figures_,
                                       {.on_failure =
                                            [this](const absl::Status& status) {
                                              const TimedMutexLock lock(&mutex_);
@@ -97,6 +99,9 @@ class FaultServerTest : public testing::Test {
     return failure_;
   }
 
+  // It stands still: nothing is overdue but where a test says so.
+  FakeClock clock_;
+  const TestHost host_{clock_};
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<MemoryLanding> landing_;
   std::unique_ptr<Placement> placement_;
@@ -133,6 +138,28 @@ TEST_F(FaultServerTest, PageIsAskedForOnceAndItsAnswerWakesWhoWaits) {
   server_.reset();
   ASSERT_EQ(waits_.Figures().size(), 1u);
   EXPECT_GE(waits_.Figures()[0].count, 2u);
+}
+
+// What a page channel that has stalled may have; not what has begun to come (R1).
+TEST_F(FaultServerTest, PageOfWhichNothingComesIsAskedForOnceMore) {
+  Serve(/*connected=*/true);
+  std::array<uint8_t, 2> got{};
+  Thread first = StartOrDie("first", [&] { got[0] = At(9); });
+  EXPECT_EQ(NextRequest(), 9u);
+  Thread second = StartOrDie("second", [&] { got[1] = At(30); });
+  EXPECT_EQ(NextRequest(), 30u);
+  ASSERT_TRUE(placement_->states(0).Claim(30));
+  ASSERT_TRUE(clock_.AwaitWaiting(1));
+  clock_.Advance(AskedPages::kPatience);
+  EXPECT_EQ(NextRequest(), 9u);
+  Answer(9, 0x5a);
+  first.Join();
+  EXPECT_EQ(got[0], 0x5a);
+  // It is not asked for, but by who has it when that has failed.
+  placement_->states(0).Abandon(30);
+  Answer(30, 0x33);
+  second.Join();
+  EXPECT_EQ(figures_.faults, 2u);
 }
 
 // The userfaultfd's descriptors have shares of it.

@@ -109,7 +109,12 @@ class PendingPages {
   // to one that was claimed before (then it is on its way, and waited for) or is not pending: of count 0 when that is
   // the first one.
   PageRange ClaimRequested(uint16_t region, uint64_t page, uint64_t extra);
-  // The same of pages that nobody waits for.
+  // Whether `page` was asked for before, by that name: nothing of it had come when it was asked for again.
+  bool NoteAsked(uint16_t region, uint64_t page) { return regions_[region]->asked.Set(page); }
+  // Then: the unit that holds it, where it was claimed, and not for a request. It goes a second time, while the channel
+  // that has it may have stalled (R6). Count 0: it went, or goes anyway.
+  PageRange ClaimAgain(uint16_t region, uint64_t page);
+  // The same as ClaimRequested(), of pages that nobody waits for.
   PageRange ClaimNear(uint16_t region, uint64_t page, uint64_t extra);
   // What one claimer has to itself, but for what is requested: a block, or neighbours of one heat as large as that.
   struct Lease {
@@ -146,6 +151,7 @@ class PendingPages {
           busy(shape.mirrored ? 0 : (shape.pages + shape.pages_per_block - 1) / shape.pages_per_block),
           requested(shape.mirrored ? 0 : shape.pages),
           awaited(shape.mirrored ? 0 : shape.pages),
+          asked(shape.mirrored ? 0 : shape.pages),
           owners(std::make_unique<std::atomic<uint8_t>[]>(busy.size())) {}
     PageBitmap pending;
     PageBitmap sent;
@@ -160,6 +166,7 @@ class PendingPages {
     std::vector<bool> busy;     // per block: what RoundPages::kCalm leaves out
     PageBitmap requested;       // claimed for a request, and not as part of a lease
     PageBitmap awaited;         // requested when it was on its way: the first pages of units
+    PageBitmap asked;           // by the names of requests
     // Per block: who has leased it, counted from 1.
     const std::unique_ptr<std::atomic<uint8_t>[]> owners;
     std::atomic<uint64_t> resent{0};

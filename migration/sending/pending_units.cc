@@ -108,6 +108,19 @@ PageRange PendingPages::ClaimNear(uint16_t region, uint64_t page, uint64_t extra
   return run;
 }
 
+PageRange PendingPages::ClaimAgain(uint16_t index, uint64_t page) {
+  Region& region = *regions_[index];
+  const uint64_t per_unit = region.pages_per_unit;
+  const uint64_t first = page / per_unit * per_unit;
+  // What is lost with the channel meanwhile goes over another one.
+  const absl::ReaderMutexLock lock(&mutex_);
+  if (region.pending.Test(first) || region.requested.Set(first)) {
+    return {.region = index, .first = first};
+  }
+  region.requested.SetRange(first, per_unit);
+  return {.region = index, .first = first, .count = per_unit};
+}
+
 std::optional<PageRange> PendingPages::ClaimHottest(Lease& lease, uint64_t max_pages) {
   while (true) {
     while (lease.rest.count > 0) {

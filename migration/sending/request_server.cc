@@ -76,7 +76,13 @@ absl::Status RequestServer::Check(const PageRange& request) const {
 
 absl::Status RequestServer::Answer(std::span<const PageRange> requests) {
   const RequestsFirst::Answering answering(shared_.first);
-  figures_.faults.fetch_add(requests.size(), std::memory_order_relaxed);
+  std::vector<PageRange> again;
+  for (const PageRange& request : requests) {
+    if (pending_.NoteAsked(request.region, request.first)) {
+      again.push_back(request);
+    }
+  }
+  figures_.faults.fetch_add(requests.size() - again.size(), std::memory_order_relaxed);
   uint64_t pages = 0;
   for (const PageRange& run : NeighboursOf(requests)) {
     const uint64_t per_unit = pending_.pages_per_unit(run.region);
@@ -89,6 +95,14 @@ absl::Status RequestServer::Answer(std::span<const PageRange> requests) {
         FERRITE_RETURN_IF_ERROR(send_(sender_, wanted, per_unit));
         pages += wanted.count;
       }
+    }
+  }
+  for (const PageRange& request : again) {
+    const PageRange unit = pending_.ClaimAgain(request.region, request.first);
+    if (unit.count > 0) {
+      FERRITE_RETURN_IF_ERROR(send_(sender_, unit, unit.count));
+      pages += unit.count;
+      figures_.resent_pages.fetch_add(unit.count, std::memory_order_relaxed);
     }
   }
   FERRITE_RETURN_IF_ERROR(sender_.Flush());

@@ -88,7 +88,7 @@ TEST_F(RequestServerTest, PageIsSentWhenItIsAskedForAndOnce) {
   Ask({0, 25, 1});
   Get({0, 5, 1});
   EXPECT_EQ(End(), absl::OkStatus());
-  EXPECT_EQ(figures_.faults, 3u);
+  EXPECT_EQ(figures_.faults, 2u);
   EXPECT_EQ(figures_.requested_pages, 2u);
   EXPECT_EQ(figures_.prefetched_pages, 0u);
   EXPECT_EQ(pending_.CountPending(), kPages[0] + kPages[1] - 2);

@@ -15,6 +15,7 @@
 #include "migration/channel/wait_set.h"
 #include "migration/protocol/page_header.h"
 #include "migration/sending/page_source.h"
+#include "migration/sending/pending_pages.h"
 #include "migration/sending/requests_first.h"
 #include "tests/fakes/fake_clock.h"
 #include "tests/fakes/fake_part.h"
@@ -24,8 +25,10 @@
 namespace ferrite::migration {
 namespace {
 
-constexpr std::array<uint64_t, 1> kPages = {256};
-constexpr std::array<uint64_t, 1> kPagesPerUnit = {1};
+// Of each region: the first one's are sent one by one, the second one's by huge pages.
+constexpr uint64_t kHugePages = 8;
+constexpr std::array<uint64_t, 2> kPages = {256, 64};
+constexpr std::array<uint64_t, 2> kPagesPerUnit = {1, kHugePages};
 
 class UrgentChannelsTest : public testing::Test {
  protected:
@@ -43,6 +46,7 @@ class UrgentChannelsTest : public testing::Test {
     source_ = *PageSource::Create(host_.get(), {&part_}, kPagesPerUnit, std::move(sinks), options_, figures_,
                                   [](const absl::Status&) {});
     source_->MakePending({0, 0, kPages[0]});
+    source_->MakePending({1, 0, kPages[1]});
     source_->StartPostcopy();
   }
   void Ask(size_t channel, const PageRange& run) { EXPECT_TRUE(feeds_[channel]->Ask({&run, 1}).ok()); }
@@ -54,7 +58,7 @@ class UrgentChannelsTest : public testing::Test {
 
   FakeClock clock_;
   const TestHost host_{clock_};
-  FakePart part_{{kPages[0]}};
+  FakePart part_{{kPages[0], kPages[1]}};
   MoveOptions options_;
   SendFigures figures_;
   KeptPages kept_{kPages};
@@ -78,6 +82,40 @@ TEST_F(UrgentChannelsTest, SequentialReaderIsFollowedOverAllChannels) {
   ExpectPages(1, {0, 19, 1});
   ExpectPages(1, {0, 20, 8});
   EXPECT_EQ(figures_.prefetch_hits, 3u);
+}
+
+// R6. The channel that has it may have stalled: nothing of it had come when it was asked for again.
+TEST_F(UrgentChannelsTest, PageThatIsAskedForAgainGoesOverAnUrgentChannelTooOnce) {
+  Open(2);
+  ASSERT_EQ(source_->pending()->ClaimNext(10), (PageRange{0, 0, 10}));
+  Ask(0, {0, 9, 1});
+  Ask(0, {0, 40, 1});
+  ExpectPages(0, {0, 40, 1});
+  EXPECT_EQ(figures_.resent_pages, 0u);
+  Ask(0, {0, 9, 1});
+  ExpectPages(0, {0, 9, 1});
+  Ask(1, {0, 9, 1});
+  // What went over an urgent channel is on its way there.
+  Ask(1, {0, 40, 1});
+  Ask(1, {0, 60, 1});
+  ExpectPages(1, {0, 60, 1});
+  EXPECT_EQ(figures_.resent_pages, 1u);
+  EXPECT_EQ(figures_.faults, 3u);
+}
+
+// A destination of smaller host pages asks for each once.
+TEST_F(UrgentChannelsTest, PartsOfAHugePageThatAnotherChannelHasAreNoRepetition) {
+  Open(1);
+  ASSERT_EQ(source_->pending()->ClaimRequested(0, 0, kPages[0] - 1).count, kPages[0]);
+  PendingPages::Lease lease;
+  source_->pending()->OrderByHeat();
+  ASSERT_EQ(source_->pending()->ClaimHottest(lease, 64), (PageRange{1, 0, 64}));
+  for (const uint64_t page : {9, 8, 12}) {
+    Ask(0, {1, page, 1});
+  }
+  Ask(0, {1, 12, 1});
+  ExpectPages(0, {1, 8, kHugePages});
+  EXPECT_EQ(figures_.resent_pages, kHugePages);
 }
 
 // R5. An answer is on its way until it is taken.
