@@ -31,13 +31,19 @@ LiveChannels::Told LiveChannels::AddMissing(size_t index, std::span<const PageRa
   if (channel.told) {
     return Told::kWrong;
   }
+  if (channel.missing.empty() && !missing.empty()) {
+    channel.missing.reserve(region_pages_.size());
+    for (const uint64_t pages : region_pages_) {
+      channel.missing.emplace_back(pages);
+    }
+  }
   for (const PageRange& run : missing) {
     if (run.count > most_pages_ - channel.missing_pages) {
       return Told::kWrong;
     }
     channel.missing_pages += run.count;
+    channel.missing[run.region].SetRange(run.first, run.count);
   }
-  channel.missing.insert(channel.missing.end(), missing.begin(), missing.end());
   channel.told = last;
   return MaySettle(index) ? Told::kSettled : Told::kTaken;
 }
@@ -54,9 +60,28 @@ bool LiveChannels::MaySettle(size_t index) {
     return false;
   }
   channel.settled = true;
-  take_back_(index, std::exchange(channel.missing, {}));
+  TakeBackMissing(index);
   ++returns_;
   return true;
+}
+
+void LiveChannels::TakeBackMissing(size_t index) {
+  constexpr size_t kAtOnce = 4096;
+  const std::vector<PageBitmap> missing = std::exchange(channels_[index].missing, {});
+  std::vector<PageRange> runs;
+  for (size_t region = 0; region < missing.size(); ++region) {
+    const PageBitmap& pages = missing[region];
+    for (std::optional<uint64_t> first = pages.FindSet(0); first.has_value();) {
+      const uint64_t end = pages.FindClear(*first).value_or(pages.pages());
+      runs.push_back({.region = static_cast<uint16_t>(region), .first = *first, .count = end - *first});
+      if (runs.size() == kAtOnce) {
+        take_back_(index, runs, /*last=*/false);
+        runs.clear();
+      }
+      first = end < pages.pages() ? pages.FindSet(end) : std::nullopt;
+    }
+  }
+  take_back_(index, runs, /*last=*/true);
 }
 
 bool LiveChannels::AllSettled() const {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "base/clock.h"
 #include "base/monotonic.h"
 #include "base/timed_mutex.h"
+#include "memory/page_bitmap.h"
 #include "memory/page_range.h"
 
 namespace ferrite::migration {
@@ -24,11 +26,12 @@ namespace ferrite::migration {
 // nobody is done before all that broke are settled, and who was done goes on where there is more. Threads: any.
 class LiveChannels {
  public:
-  // Makes pending again what `channel` had claimed and is among `missing`. Called under the lock of this.
-  using TakeBack = std::function<void(size_t channel, std::span<const PageRange> missing)>;
-  // `most_pages`: how many the other side can miss.
-  LiveChannels(size_t channels, uint64_t most_pages, TakeBack take_back)
-      : channels_(channels), most_pages_(most_pages), take_back_(std::move(take_back)) {}
+  // Makes pending again what `channel` had claimed and is among `missing`, which comes in pieces. Called under the lock
+  // of this.
+  using TakeBack = std::function<void(size_t channel, std::span<const PageRange> missing, bool last)>;
+  // `region_pages`: of what the other side can miss.
+  LiveChannels(size_t channels, std::vector<uint64_t> region_pages, TakeBack take_back)
+      : channels_(channels), region_pages_(std::move(region_pages)), take_back_(std::move(take_back)) {}
 
   // Each has a thread from here on, those that broke before among them: it finds that out by itself.
   void Begin();
@@ -41,7 +44,8 @@ class LiveChannels {
     kLast,   // no other one lives: it is the connection that is lost
   };
   Break Lose(size_t channel);
-  // What the other side misses, in pieces. Wrong where the last one came before, or there is more than can be.
+  // What the other side misses, in pieces; all of it are pages that there are. Wrong where the last one came before, or
+  // there is more than can be.
   enum class Told { kTaken, kSettled, kWrong };
   Told AddMissing(size_t channel, std::span<const PageRange> missing, bool last);
   // The thread of a channel uses it no more. Whether the channel is settled by that.
@@ -78,15 +82,17 @@ class LiveChannels {
     bool told = false;  // all that is missing
     bool settled = false;
     std::optional<uint64_t> done_at;  // it has sent all: returns() before that
-    std::vector<PageRange> missing;
+    std::vector<PageBitmap> missing;  // by region, when there is something: a bit a page, however it is told (R11)
     uint64_t missing_pages = 0;
   };
   bool MaySettle(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeBackMissing(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool AllSettled() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable TimedMutex mutex_;
   std::vector<Channel> channels_ ABSL_GUARDED_BY(mutex_);
-  const uint64_t most_pages_;
+  const std::vector<uint64_t> region_pages_;
+  const uint64_t most_pages_ = std::accumulate(region_pages_.begin(), region_pages_.end(), uint64_t{0});
   const TakeBack take_back_;
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;

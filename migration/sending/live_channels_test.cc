@@ -29,9 +29,15 @@ class LiveChannelsTest : public testing::Test {
     std::vector<PageRange> missing;
     bool operator==(const Taken&) const = default;
   };
+  static constexpr uint64_t kManyPages = 20'000;
   std::vector<Taken> taken_;
-  LiveChannels channels_{3, /*most_pages=*/10, [this](size_t channel, std::span<const PageRange> missing) {
-                           taken_.push_back({channel, {missing.begin(), missing.end()}});
+  std::vector<bool> pieces_;  // that it was taken back in: whether each was the last one
+  LiveChannels channels_{3, {4, kManyPages}, [this](size_t channel, std::span<const PageRange> missing, bool last) {
+                           pieces_.push_back(last);
+                           if (pieces_.size() == 1 || pieces_[pieces_.size() - 2]) {
+                             taken_.push_back({channel, {}});
+                           }
+                           taken_.back().missing.insert(taken_.back().missing.end(), missing.begin(), missing.end());
                          }};
 };
 
@@ -86,12 +92,29 @@ TEST_F(LiveChannelsTest, ThreadThatEndsWithoutABreakSettlesNothing) {
 TEST_F(LiveChannelsTest, NoMoreIsMissingThanThereIs) {
   channels_.Begin();
   EXPECT_EQ(channels_.Lose(0), Break::kFirst);
-  const PageRange all = {.region = 0, .first = 0, .count = 10};
+  const PageRange all = {.region = 1, .first = 0, .count = kManyPages};
   EXPECT_NE(channels_.AddMissing(0, {&all, 1}, /*last=*/false), Told::kWrong);
+  const PageRange rest = {.region = 0, .first = 0, .count = 4};
+  EXPECT_NE(channels_.AddMissing(0, {&rest, 1}, /*last=*/false), Told::kWrong);
   const PageRange one = {.region = 0, .first = 0, .count = 1};
   EXPECT_EQ(channels_.AddMissing(0, {&one, 1}, /*last=*/false), Told::kWrong);
   const PageRange many = {.region = 0, .first = 0, .count = ~uint64_t{0}};
   EXPECT_EQ(channels_.AddMissing(0, {&many, 1}, /*last=*/false), Told::kWrong);
+}
+
+// R11: every other page is no more to keep than all of them; it is taken back in pieces.
+TEST_F(LiveChannelsTest, PagesThatAreToldOneByOneAreTakenBackInPieces) {
+  channels_.Begin();
+  EXPECT_EQ(channels_.Lose(0), Break::kFirst);
+  std::vector<PageRange> told;
+  for (uint64_t page = 0; page < kManyPages; page += 2) {
+    told.push_back({.region = 1, .first = page, .count = 1});
+  }
+  EXPECT_EQ(channels_.AddMissing(0, told, /*last=*/true), Told::kTaken);
+  EXPECT_TRUE(channels_.EndThread(0));
+  EXPECT_EQ(taken_, (std::vector<Taken>{{0, told}}));
+  EXPECT_EQ(pieces_, (std::vector<bool>{false, false, true}));
+  EXPECT_EQ(channels_.returns(), 1u);
 }
 
 TEST_F(LiveChannelsTest, RestEndsWhenSomethingIsPendingAgain) {

@@ -68,9 +68,10 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
       claim_sizes_(channels_.page.size()),
       bulk_size_(host.clock, channels_.page.size()),
       broken_(channels_.page.size()),
-      live_(channels_.page.size(), pending_->pages(), [this](size_t channel, std::span<const PageRange> missing) {
-        figures_.resent_pages += pending_->TakeBackFrom(channel, missing);
-      }) {
+      live_(channels_.page.size(), pending_->region_pages(),
+            [this](size_t channel, std::span<const PageRange> missing, bool last) {
+              figures_.resent_pages += pending_->TakeBackFrom(channel, missing, last);
+            }) {
   size_t number = 0;
   for (OutgoingPart* part : parts) {
     const size_t count = part->regions().size();

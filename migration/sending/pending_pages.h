@@ -47,10 +47,10 @@ class PendingPages {
   explicit PendingPages(std::span<const Shape> regions, bool can_be_lost = false);
 
   size_t regions() const { return regions_.size(); }
-  uint64_t pages() const {
-    uint64_t pages = 0;
+  std::vector<uint64_t> region_pages() const {
+    std::vector<uint64_t> pages;
     for (const auto& region : regions_) {
-      pages += region->pending.pages();
+      pages.push_back(region->pending.pages());
     }
     return pages;
   }
@@ -126,8 +126,9 @@ class PendingPages {
   // its hottest unit.
   std::optional<PageRange> ClaimHottest(Lease& lease, uint64_t max_pages);
   // The claimer `owner` claims no more. What it had leased is leased anew, before all else: of what it had claimed,
-  // that which is among `missing`, in whole units. Others may claim meanwhile. How many pages are pending again.
-  uint64_t TakeBackFrom(size_t owner, std::span<const PageRange> missing);
+  // that which is among `missing`, in whole units; that may come in pieces, and all is leased with the `last` one.
+  // Others may claim meanwhile. How many pages are pending again.
+  uint64_t TakeBackFrom(size_t owner, std::span<const PageRange> missing, bool last = true);
   // Claims a unit of what was taken back for which somebody waits (R5).
   std::optional<PageRange> ClaimAwaited(size_t owner);
 
@@ -189,7 +190,8 @@ class PendingPages {
   // Makes a unit pending that nobody else claims. The pages of it.
   uint64_t Return(uint16_t region, uint64_t first) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // What TakeBackFrom() says of what was claimed by ClaimAwaited().
-  uint64_t TakeBackAwaitedFrom(size_t owner, std::span<const PageRange> missing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  uint64_t TakeBackAwaitedFrom(size_t owner, std::span<const PageRange> missing, bool last)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::vector<std::unique_ptr<Region>> regions_;
   std::vector<uint16_t> claims_;  // regions in the order of ClaimNext(): the mirrored ones first

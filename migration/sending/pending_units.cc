@@ -173,10 +173,10 @@ PageRange PendingPages::NextInOrder() {
   return {};
 }
 
-uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> missing) {
+uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> missing, bool last) {
   const auto mark = static_cast<uint8_t>(owner + 1);
   const absl::MutexLock lock(&mutex_);
-  uint64_t pages = TakeBackAwaitedFrom(owner, missing);
+  uint64_t pages = TakeBackAwaitedFrom(owner, missing, last);
   for (const PageRange& run : missing) {
     Region& region = *regions_[run.region];
     const uint64_t per_unit = region.pages_per_unit;
@@ -192,6 +192,10 @@ uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> mis
       }
       first += per_unit;
     }
+  }
+  has_awaited_.store(!awaited_.empty(), std::memory_order_release);
+  if (!last) {
+    return pages;
   }
   for (size_t index = regions_.size(); index-- > 0;) {
     Region& region = *regions_[index];
@@ -219,22 +223,22 @@ uint64_t PendingPages::TakeBackFrom(size_t owner, std::span<const PageRange> mis
     }
   }
   has_returned_.store(!returned_.empty(), std::memory_order_release);
-  has_awaited_.store(!awaited_.empty(), std::memory_order_release);
   return pages;
 }
 
-uint64_t PendingPages::TakeBackAwaitedFrom(size_t owner, std::span<const PageRange> missing) {
+uint64_t PendingPages::TakeBackAwaitedFrom(size_t owner, std::span<const PageRange> missing, bool last) {
   uint64_t pages = 0;
   std::erase_if(claimed_awaited_, [&](const Claimed& claimed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const PageRange& unit = claimed.unit;
-    if (claimed.owner == owner && std::any_of(missing.begin(), missing.end(), [&unit](const PageRange& run) {
-          return run.region == unit.region && run.first < unit.first + unit.count && unit.first < run.first + run.count;
-        })) {
+    const bool is_missing = std::any_of(missing.begin(), missing.end(), [&unit](const PageRange& run) {
+      return run.region == unit.region && run.first < unit.first + unit.count && unit.first < run.first + run.count;
+    });
+    if (claimed.owner == owner && is_missing) {
       // From here on who has leased its block may claim it, too.
       regions_[unit.region]->requested.ClearRange(unit.first, unit.count);
       pages += Return(unit.region, unit.first);
     }
-    return claimed.owner == owner;
+    return claimed.owner == owner && (is_missing || last);
   });
   return pages;
 }

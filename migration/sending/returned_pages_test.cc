@@ -124,6 +124,23 @@ TEST_F(ReturnedPagesTest, NothingOfAnEndedClaimerIsTakenBackTwice) {
   EXPECT_EQ(count, 512u);
 }
 
+TEST_F(ReturnedPagesTest, WhatIsMissingIsToldInPieces) {
+  EXPECT_EQ(Claim(first_), (PageRange{0, 0, 256}));
+  EXPECT_EQ(pages_.ClaimRequested(0, 5, 0).count, 0u);
+  const std::vector<PageRange> pieces = {{0, 0, 10}, {0, 200, 6}};
+  EXPECT_EQ(pages_.TakeBackFrom(0, {&pieces[0], 1}, /*last=*/false), 10u);
+  EXPECT_EQ(pages_.ClaimAwaited(1), (PageRange{0, 5, 1})) << "nobody waits for the rest";
+  EXPECT_EQ(pages_.TakeBackFrom(0, {&pieces[1], 1}, /*last=*/true), 6u);
+  EXPECT_EQ(Claim(third_), (PageRange{0, 0, 5}));
+  EXPECT_EQ(Claim(third_), (PageRange{0, 6, 4}));
+  EXPECT_EQ(Claim(third_), (PageRange{0, 200, 6}));
+  // Of what that one has claimed for who waits, too.
+  const std::vector<PageRange> others = {{0, 0, 5}, {0, 5, 1}};
+  EXPECT_EQ(pages_.TakeBackFrom(1, {&others[0], 1}, /*last=*/false), 0u);
+  EXPECT_EQ(pages_.TakeBackFrom(1, {&others[1], 1}, /*last=*/true), 1u);
+  EXPECT_EQ(pages_.ClaimAwaited(3), (PageRange{0, 5, 1}));
+}
+
 TEST_F(ReturnedPagesTest, NothingIsMissing) {
   EXPECT_EQ(Claim(first_), (PageRange{0, 0, 256}));
   EXPECT_EQ(pages_.TakeBackFrom(0, {}), 0u);
