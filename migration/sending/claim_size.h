@@ -10,8 +10,9 @@
 namespace ferrite::migration {
 
 // A round ends when its slowest channel is done with what it has claimed: that is never more than what it sends in a
-// moment, as far as was measured. So a channel that stalls, or carries a tenth of what the others do, does not hold up
-// the round. Large claims cost less for each page, and a channel of 100 MB/s or more has the largest. Threads: one.
+// moment, as far as was measured. So a channel that carries a tenth of what the others do does not hold up the round.
+// One that stalls altogether does, until it is given up (PageSource::kStalled). Large claims cost less for each page,
+// and a channel of 100 MB/s or more has the largest. Threads: one.
 class ClaimSize {
  public:
   // Pages. The least one still fills a packet many times.

@@ -61,6 +61,7 @@ PageSource::PageSource(const Host& host, std::vector<OutgoingPart*> parts, std::
                    : std::make_shared<PendingPages>(ShapesOf(parts, pages_per_unit), pending.can_be_lost)),
       limiter_(options.max_bandwidth),
       postcopy_rate_(options.max_postcopy_bandwidth),
+      patience_(std::max(options.silence, options.patience)),
       figures_(figures),
       turns_(channels_.turns != nullptr
                  ? channels_.turns
@@ -168,6 +169,9 @@ absl::Status PageSource::SendRound(uint32_t number, absl::FunctionRef<bool()> st
     return status;
   });
   const bool ok = crew_->Await().ok();
+  if (hurried_.exchange(false)) {
+    SetPatience(patience_);
+  }
   CountResent();
   told_skipped_ = told_skipped_ && !ok;
   return ok ? absl::OkStatus() : failure();
@@ -185,11 +189,13 @@ void PageSource::CountResent() {
 
 absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop) {
   PageSender& sender = *senders_[channel];
+  bool all_claimed = false;
   while (turns_->Await(channel) && !stop()) {
     // One alone holds up nobody; small claims would only make it wait for processors the more often.
     ClaimSize* const size = turns_->in_round() > 1 ? &claim_sizes_[channel] : nullptr;
     const std::optional<PageRange> run = pending_->ClaimNext(size != nullptr ? size->pages() : kMaxDataPages);
-    if (!run.has_value()) {
+    all_claimed = !run.has_value();
+    if (all_claimed) {
       break;
     }
     const MonotonicTime start = host_.clock.Now();
@@ -205,7 +211,11 @@ absl::Status PageSource::SendShare(size_t channel, uint32_t round, absl::Functio
     turns_->Sent(run->count, sender.data_pages() - data_pages, sender.put_bytes() - bytes);
   }
   turns_->End();
-  return sender.SendRoundEnd(round);
+  FERRITE_RETURN_IF_ERROR(sender.SendRoundEnd(round));
+  if (all_claimed) {
+    HurryOthers(channel);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PageSource::Send(PageSender& sender, const PageRange& run, uint64_t pages_per_unit) {
@@ -259,17 +269,6 @@ absl::StatusOr<PageSource::Dirty> PageSource::CollectDirty(WhichParts parts) {
     dirty.TakeInto(pending_->pending(i));
   }
   return found;
-}
-
-std::vector<PageRange> PageSource::TakeStale(bool can_be_lost) {
-  std::vector<PageRange> stale = pending_->TakeStale(can_be_lost);
-  for (const PageRange& run : stale) {
-    figures_.resent_pages += run.count;
-    if (PartSent* const sent = regions_[run.region].sent; sent != nullptr) {
-      sent->again_pages += run.count;
-    }
-  }
-  return stale;
 }
 
 uint64_t PageSource::PendingBytes(const OutgoingPart& part) const {

@@ -3,6 +3,7 @@
 #ifndef FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
 #define FERRITE_MIGRATION_SENDING_PAGE_SOURCE_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -81,7 +82,8 @@ class PageSource {
 
   // Sends what is pending of mirrored parts, and then, unless it is for these alone, of the others, all or some of it,
   // on all channels, until there is nothing, `stop` returns true, or a channel fails; then ends the round on every
-  // channel.
+  // channel. One over which nothing goes for kStalled, when another one is done, has failed: it would hold up all.
+  static constexpr absl::Duration kStalled = absl::Seconds(2);
   absl::Status SendRound(uint32_t number, absl::FunctionRef<bool()> stop, RoundPages pages = RoundPages::kAll,
                          WhichParts parts = WhichParts::kAll);
   // No round of memory follows: PageSink::EndRounds() of all page channels. Between two rounds, before the other side
@@ -144,6 +146,8 @@ class PageSource {
 
   absl::Status StartThreads();
   absl::Status SendShare(size_t channel, uint32_t round, absl::FunctionRef<bool()> stop);
+  // All of a round is claimed, and this channel's share of it gone: the others' is what is waited for.
+  void HurryOthers(size_t channel);
   absl::Status TellSkipped(const PageRange& run);
   absl::Status SendRest(size_t channel);
   // Its channel is of no use any more: the others go on, if there are any. If not, why.
@@ -174,6 +178,8 @@ class PageSource {
   const std::shared_ptr<PendingPages> pending_;
   RateLimiter limiter_;
   const uint64_t postcopy_rate_;
+  absl::Duration patience_;  // of the page channels
+  std::atomic<bool> hurried_ = false;
   SendFigures& figures_;
   std::vector<std::unique_ptr<PageSender>> senders_;  // one for each page channel
   const std::shared_ptr<ChannelTurns> turns_;

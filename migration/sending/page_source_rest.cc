@@ -1,8 +1,10 @@
 // What PageSource does behind the switchover, when a connection was lost before it, and at its end.
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/monotonic.h"
@@ -36,7 +38,33 @@ absl::Status PageSource::EndRounds() {
   return absl::OkStatus();
 }
 
+std::vector<PageRange> PageSource::TakeStale(bool can_be_lost) {
+  std::vector<PageRange> stale = pending_->TakeStale(can_be_lost);
+  for (const PageRange& run : stale) {
+    figures_.resent_pages += run.count;
+    if (PartSent* const sent = regions_[run.region].sent; sent != nullptr) {
+      sent->again_pages += run.count;
+    }
+  }
+  return stale;
+}
+
+void PageSource::HurryOthers(size_t channel) {
+  // Where a disk comes along the destination may read nothing for as long as its storage takes.
+  const bool mirrors =
+      std::any_of(regions_.begin(), regions_.end(), [](const Region& r) { return r.part->mirrored(); });
+  if (mirrors || hurried_.exchange(true)) {
+    return;
+  }
+  for (size_t other = 0; other < channels_.page.size(); ++other) {
+    if (other != channel) {
+      channels_.page[other]->SetPatience(std::min(patience_, kStalled));
+    }
+  }
+}
+
 void PageSource::SetPatience(absl::Duration patience) {
+  patience_ = patience;
   for (const auto& sink : channels_.page) {
     sink->SetPatience(patience);
   }
