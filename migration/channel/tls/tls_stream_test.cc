@@ -267,7 +267,7 @@ TEST_F(KeyUpdateTest, OneMoreWithoutDataEndsTheConnection) {
   Send(raw_->Data("data"));
   std::array<uint8_t, 4> bytes;
   const absl::Status status = destination_->ReadAll(bytes);
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  ASSERT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("it renews keys again and again, and sends nothing"));
   EXPECT_EQ(destination_->ReadAll(bytes), status) << "and stays so";
 }
@@ -279,7 +279,7 @@ TEST_F(KeyUpdateTest, WhoOnlyLooksCountsThemToo) {
     ASSERT_FALSE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration())) << i;
   }
   Send(raw_->KeyUpdates(1));
-  EXPECT_TRUE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration())) << "an error";
+  ASSERT_TRUE(destination_->AwaitReadable(RealClock(), absl::ZeroDuration())) << "an error";
   std::array<uint8_t, 4> bytes;
   EXPECT_TRUE(absl::IsUnavailable(destination_->ReadAll(bytes)));
 }
