@@ -22,6 +22,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "migration/protocol/control_frame.h"
+#include "migration/protocol/lanes.h"
 #include "migration/protocol/messages.h"
 #include "migration/protocol/page_header.h"
 #include "migration/protocol/preamble.h"
@@ -281,9 +282,10 @@ TEST_F(HeadersTest, EveryByteOfAHeaderIsThere) {
             .with = {{"lowest", BytesOf(EncodePreamble({.lowest_version = kOnes16}))},
                      {"newest", BytesOf(EncodePreamble({.version = kOnes16}))},
                      {"role", BytesOf(EncodePreamble({.role = migration::ChannelRole::kRecover}))},
+                     {"lanes", BytesOf(EncodePreamble({.lanes = true}))},
                      {"index", BytesOf(EncodePreamble({.index = kOnes16}))},
                      {"moveId", BytesOf(EncodePreamble({.move_id = id}))}},
-            .fixed = {"magic", "reserved"}});
+            .fixed = {"magic"}});
   }
   {
     using migration::EncodeProof;
@@ -314,12 +316,13 @@ TEST_F(HeadersTest, EveryByteOfAHeaderIsThere) {
     Expect({.name = "Page header",
             .empty = BytesOf(EncodePageHeader({.type = kind})),
             .with = {{"type", BytesOf(EncodePageHeader({.type = PageFrameType::kRequest}))},
+                     {"bytes", BytesOf(EncodePageHeader({.type = kind, .bytes = migration::PageBytes::kReadable}))},
                      {"region", BytesOf(EncodePageHeader({.type = kind, .region = kOnes16}))},
                      {"first", BytesOf(EncodePageHeader({.type = kind, .first_page = ~uint64_t{0}}))},
                      {"count", BytesOf(EncodePageHeader({.type = kind, .count = ~uint32_t{0}}))}},
             .fixed = {"reserved", "length", "crc"},
             .follow = {"crc"},
-            .partly = {"type"}});
+            .partly = {"type", "bytes"}});
     // What follows pages of data is said where the page says so.
     const Bytes pages = BytesOf(EncodePageHeader({.type = PageFrameType::kPages, .count = 1}));
     for (const auto& [field, place] : Rows("Page header", pages.size())) {
@@ -327,6 +330,27 @@ TEST_F(HeadersTest, EveryByteOfAHeaderIsThere) {
         EXPECT_EQ(pages[place.offset] | pages[place.offset + 1] << 8, 4100);
       }
     }
+  }
+  {
+    using migration::EncodeLanes;
+    migration::LaneToken token;
+    token.fill(0xff);
+    Expect({.name = "Lanes",
+            .empty = BytesOf(EncodeLanes({})),
+            .with = {{"port", BytesOf(EncodeLanes({.port = kOnes16}))},
+                     {"token", BytesOf(EncodeLanes({.token = token}))},
+                     {"reason", BytesOf(EncodeLanes({.reason = std::string(1000, 'x')}))}},
+            .fixed = {"reserved", "reasonLength", "crc"},
+            .follow = {"reasonLength", "crc"}});
+  }
+  {
+    using migration::EncodeRemoteKey;
+    Expect({.name = "Remote key",
+            .empty = BytesOf(EncodeRemoteKey({.given = true})),
+            .with = {{"address", BytesOf(EncodeRemoteKey({.given = true, .address = ~uint64_t{0}}))},
+                     {"key", BytesOf(EncodeRemoteKey({.given = true, .key = ~uint32_t{0}}))},
+                     {"given", BytesOf(EncodeRemoteKey({}))}},
+            .partly = {"given"}});
   }
   EXPECT_EQ(Rows("Challenge", migration::kChallengeBytes).size(), 1u);
   EXPECT_EQ(Rows("Page sum", migration::PageHeader{.count = 1}.sum_bytes()).size(), 1u);
@@ -337,15 +361,21 @@ TEST_F(HeadersTest, EveryByteOfAHeaderIsThere) {
   EXPECT_EQ(page_.size(), 4u) << "parts of the page";
 }
 
-// A frame has to be refused in which something is set that the page says is reserved.
-TEST_F(HeadersTest, ReservedBytesAreRefused) {
-  const auto header = migration::EncodePreamble({.lowest_version = 2, .version = 2});
-  ASSERT_TRUE(migration::DecodePreamble(header).ok());
-  for (const auto& [field, place] : Rows("Preamble", header.size())) {
-    for (size_t i = place.offset; field == "reserved" && i < place.offset + place.size; ++i) {
-      auto wrong = header;
-      wrong[i] = 1;
-      EXPECT_FALSE(migration::DecodePreamble(wrong).ok()) << i;
+// What has to be refused: something that the page says is 0, and is not.
+TEST_F(HeadersTest, WhatIsNeitherOfTheTwoIsRefused) {
+  const auto control = migration::EncodePreamble({.lowest_version = 2, .version = 2});
+  const auto pages =
+      migration::EncodePreamble({.lowest_version = 2, .version = 2, .role = migration::ChannelRole::kPage});
+  ASSERT_TRUE(migration::DecodePreamble(control).ok());
+  ASSERT_TRUE(migration::DecodePreamble(pages).ok());
+  for (const auto& [field, place] : Rows("Preamble", control.size())) {
+    if (field == "lanes") {
+      auto wrong = control;
+      wrong[place.offset] = 1;
+      EXPECT_FALSE(migration::DecodePreamble(wrong).ok()) << "a control connection has none";
+      wrong = pages;
+      wrong[place.offset] = 2;
+      EXPECT_FALSE(migration::DecodePreamble(wrong).ok());
     }
   }
 }
