@@ -28,7 +28,7 @@ constexpr uint64_t kSlowPiecesASecond = 500;
 
 absl::StatusOr<std::unique_ptr<Relay>> Relay::Create(const std::string& path, const Address& onward) {
   const Address here = onward.kind == Address::Kind::kUnix ? Address{.kind = Address::Kind::kUnix, .path = path}
-                                                           : Address{.host = "127.0.0.1", .port = "0"};
+                                                           : Address{.host = onward.host, .port = "0"};
   FERRITE_ASSIGN_OR_RETURN(auto listener, Listener::Create(here));
   FERRITE_ASSIGN_OR_RETURN(EventFd stop, EventFd::Create());
   std::unique_ptr<Relay> relay(new Relay(std::move(listener), onward, std::move(stop)));

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "base/thread.h"
+#include "migration/channel/rdma/ibverbs.h"
 #include "tests/fakes/acceptor_of.h"
 #include "tests/fakes/at_once.h"
 #include "tests/fakes/channel_kinds.h"
@@ -38,6 +39,11 @@ bool IsRdmaWanted() { return std::getenv("FERRITE_RDMA") != nullptr; }
 
 bool IsEachCasePlayed() { return std::getenv("FERRITE_EVERY") == nullptr; }
 
+std::string RdmaDevice() {
+  const char* const address = std::getenv("FERRITE_TEST_RDMA");
+  return address == nullptr ? "" : address;
+}
+
 void ForEachCase(uint64_t count, const std::function<void(uint64_t)>& play) {
   uint64_t every = 1;
   FERRITE_CHECK(IsEachCasePlayed() || (absl::SimpleAtoi(std::getenv("FERRITE_EVERY"), &every) && every > 0));
@@ -56,7 +62,11 @@ FakeMove::FakeMove(const FakeMoveSetup& setup)
     tls_ = std::make_unique<TlsPlace>();
   }
   if (setup.rdma && !setup.pair && !setup.handed_in) {
-    fabric_ = std::make_unique<RdmaFabric>();
+    if (RdmaDevice().empty()) {
+      fabric_ = std::make_unique<RdmaFabric>();
+    } else {
+      device_ = std::make_unique<CutVerbs>(OrDie(LoadIbverbs(RealClock(), threads_)));
+    }
   }
   memory_ = OrDie(GuestMemory::Create(setup.bytes, setup.source_backing));
   guest_ = std::make_unique<FakeGuest>(*memory_, setup.work);
@@ -76,6 +86,13 @@ FakeMove::~FakeMove() {
   rmdir(directory_.c_str());
 }
 
+Verbs* FakeMove::verbs() const {
+  if (device_ != nullptr) {
+    return device_.get();
+  }
+  return fabric_.get();
+}
+
 PairRendezvous FakeMove::Meet() {
   if (setup_.pair) {
     return OrDie(MakePair(setup_.host.clock));
@@ -84,7 +101,9 @@ PairRendezvous FakeMove::Meet() {
     return tls_ != nullptr ? MeetOverSocketsIn(tls_->source(), tls_->destination()) : MeetOverSockets();
   }
   Address address;
-  if (setup_.tcp) {
+  if (device_ != nullptr) {
+    address = {.kind = Address::Kind::kTcp, .host = RdmaDevice(), .port = "0", .path = ""};
+  } else if (setup_.tcp) {
     address = {.kind = Address::Kind::kTcp, .host = "127.0.0.1", .port = "0", .path = ""};
   } else {
     address = {.kind = Address::Kind::kUnix, .host = "", .port = "", .path = absl::StrCat(directory_, "/socket")};
@@ -95,10 +114,10 @@ PairRendezvous FakeMove::Meet() {
     relay_ = OrDie(Relay::Create(absl::StrCat(directory_, "/relay"), there));
     there = relay_->address();
   }
-  if (fabric_ != nullptr) {
+  if (verbs() != nullptr) {
     return {
         .opener = OpenerAt(there, setup_.host.clock),
-        .acceptor = OrDie(RdmaAcceptor::Create(std::move(listener), {}, *fabric_, setup_.rdma_options, setup_.host))};
+        .acceptor = OrDie(RdmaAcceptor::Create(std::move(listener), {}, *verbs(), setup_.rdma_options, setup_.host))};
   }
   return {.opener = OpenerAt(there, setup_.host.clock),
           .acceptor = AcceptorOf(std::move(listener), {.security = tls_ != nullptr ? tls_->destination() : nullptr},
@@ -106,8 +125,8 @@ PairRendezvous FakeMove::Meet() {
 }
 
 std::shared_ptr<ChannelOpener> FakeMove::OpenerAt(const Address& address, const Clock& clock) const {
-  if (fabric_ != nullptr) {
-    return OpenRdmaAt(address, *fabric_, setup_.rdma_options, clock);
+  if (verbs() != nullptr) {
+    return OpenRdmaAt(address, *verbs(), setup_.rdma_options, clock);
   }
   return OpenAt(address, clock, tls_ != nullptr ? tls_->source() : nullptr);
 }

@@ -9,16 +9,19 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "base/thread_maker.h"
 #include "migration/api/move_options.h"
 #include "migration/api/rdma_options.h"
 #include "migration/channel/pair/pair_rendezvous.h"
 #include "migration/channel/rdma/rdma_rendezvous.h"
+#include "migration/channel/rdma/verbs.h"
 #include "migration/channel/rendezvous.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
 #include "migration/session/destination.h"
 #include "migration/session/source.h"
+#include "tests/fakes/cut_verbs.h"
 #include "tests/fakes/fake_guest.h"
 #include "tests/fakes/rdma_fabric.h"
 #include "tests/fakes/relay.h"
@@ -32,6 +35,8 @@ namespace ferrite::migration {
 bool IsTlsWanted();
 // The same of FERRITE_RDMA: queue pairs are beside them.
 bool IsRdmaWanted();
+// The address of a device that they are of, from FERRITE_TEST_RDMA; empty for a fabric.
+std::string RdmaDevice();
 
 // ForEachAtOnce(); where FERRITE_EVERY is set, of one case in so many.
 void ForEachCase(uint64_t count, const std::function<void(uint64_t)>& play);
@@ -75,8 +80,9 @@ class FakeMove {
   GuestMemory& memory() { return *memory_; }
   // While a move is on.
   Relay& relay() { return *relay_; }
-  // Where the queue pairs are, if it is over that.
+  // Where the queue pairs are, if it is over that; and breaks them, if they are a device's.
   RdmaFabric& fabric() { return *fabric_; }
+  CutVerbs& device() { return *device_; }
   // Of the source, over what the move goes.
   std::shared_ptr<ChannelOpener> OpenerAt(const Address& address, const Clock& clock = RealClock()) const;
   Destination& session() { return *session_; }
@@ -92,6 +98,7 @@ class FakeMove {
                       const std::function<absl::Status(Source&, const absl::Status&)>& afterwards = nullptr);
 
  private:
+  Verbs* verbs() const;
   // A new place for the two sides.
   PairRendezvous Meet();
 
@@ -101,6 +108,8 @@ class FakeMove {
   std::string directory_;
   std::unique_ptr<TlsPlace> tls_;       // if it is over that
   std::unique_ptr<RdmaFabric> fabric_;  // likewise
+  ThreadMaker threads_;
+  std::unique_ptr<CutVerbs> device_;  // in its place
   std::unique_ptr<GuestMemory> memory_;
   std::unique_ptr<FakeGuest> guest_;
   std::unique_ptr<FakeSourcePort> port_;

@@ -106,8 +106,19 @@ absl::StatusOr<Finished> LinuxGuest::Command(absl::string_view command,
 }
 
 absl::Status LinuxGuest::StartReceiver(const std::vector<std::string>& arguments) {
-  std::vector<std::string> all = {"receive", "--name",   name_,   "--listen",    "tcp:127.0.0.1:0",         "--kernel",
-                                  kernel_,   "--initrd", initrd_, "--disk-from", Environment("TEST_TMPDIR")};
+  const char* const device = getenv("FERRITE_TEST_RDMA");
+  const std::string listen = device == nullptr ? "tcp:127.0.0.1:0" : absl::StrCat("rdma:", device, ":0");
+  std::vector<std::string> all = {"receive",
+                                  "--name",
+                                  name_,
+                                  "--listen",
+                                  listen,
+                                  "--kernel",
+                                  kernel_,
+                                  "--initrd",
+                                  initrd_,
+                                  "--disk-from",
+                                  Environment("TEST_TMPDIR")};
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::filesystem::create_directories(Base(true));
   FERRITE_ASSIGN_OR_RETURN(receiver_, Program::Start(FerriteCommand(all, Base(true)), transcript_));
