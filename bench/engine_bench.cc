@@ -12,6 +12,7 @@
 //   backing=anon       or memfd, hugetlb-2M, as ferrite's --memory-backing
 //   thp=1              0: no transparent huge pages, as ferrite's --thp
 //   link=0             Mbit/s of a slower line that all of tcp goes over; 0: the host's loopback as it is. Needs root
+//   rdma=ADDRESS       of an RDMA device: all cases are over that, and over tcp at the same address, which is local
 //   busy=0             threads beside it that never sleep
 //   --fragmented       the host's free memory is in single pages (docs/performance.md): each case with huge pages, and
 //                      then without
@@ -20,9 +21,10 @@
 //   --json             one object on standard output, and no table; {"error": TEXT} when something failed
 //
 // A case is GUEST-MODE-SOCKET-CHANNELS; its limits are of as many streams, of all together. Sockets: tcp, unix, and
-// tls, which is over tcp. Guests: idle (one write each 200 us), zeros (the same; its memory is all zeros), sequential
-// and random (they write at full speed), light (the same as sequential, in 16 MiB), whole (the same as random, in all
-// of its filled memory, which is half of it), readers (threads that read what has not arrived, at random).
+// tls, which is over tcp; rdma, whose limits are those of tcp (and of the device: //bench:rdma_bench). Guests: idle
+// (one write each 200 us), zeros (the same; its memory is all zeros), sequential and random (they write at full speed),
+// light (the same as sequential, in 16 MiB), whole (the same as random, in all of its filled memory, which is half of
+// it), readers (threads that read what has not arrived, at random).
 #include <sched.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -75,6 +77,7 @@ struct Inputs {
   std::string backing = "anon";
   bool thp = true;
   uint32_t link = 0;
+  std::string rdma;
   uint32_t busy = 0;
   bool fragmented = false;
   bool limits = true;
@@ -100,13 +103,14 @@ struct Case {
   bool whole = false;
   bool light = false;
   SocketKind kind = SocketKind::kTcp;
+  bool rdma = false;  // with queue pairs beside them
   int channels = 1;
   bool thp = true;
   bool beside_small = false;  // measured with huge pages and without
 
   Way way() const { return {kind, channels}; }
   std::string Name() const {
-    return absl::StrCat(guest, "-", mode_name, "-", SocketKindName(kind), "-", channels,
+    return absl::StrCat(guest, "-", mode_name, "-", rdma ? "rdma" : SocketKindName(kind), "-", channels,
                         !beside_small ? ""
                         : thp         ? "-huge"
                                       : "-small");
@@ -146,10 +150,18 @@ bool Wanted(const Case& one, const std::string& only) {
 
 absl::StatusOr<std::vector<Case>> Cases(const Inputs& inputs) {
   std::vector<Case> cases;
-  for (const SocketKind kind : {SocketKind::kTcp, SocketKind::kUnix, SocketKind::kTls}) {
+  struct Over {
+    SocketKind kind;
+    bool rdma = false;
+  };
+  const std::vector<Over> all = inputs.rdma.empty()
+                                    ? std::vector<Over>{{SocketKind::kTcp}, {SocketKind::kUnix}, {SocketKind::kTls}}
+                                    : std::vector<Over>{{SocketKind::kTcp}, {SocketKind::kTcp, /*rdma=*/true}};
+  for (const Over& over : all) {
     for (const int channels : inputs.channels) {
       for (Case one : kGuests) {
-        one.kind = kind;
+        one.kind = over.kind;
+        one.rdma = over.rdma;
         one.channels = channels;
         one.thp = inputs.thp;
         one.beside_small = inputs.fragmented;
@@ -221,7 +233,11 @@ absl::StatusOr<Json> OneMove(const Inputs& inputs, const Case& what) {
   task.mode = what.mode;
   task.channels = what.channels;
   task.quiet_ms = inputs.quiet_ms();
-  task.listen = what.kind == SocketKind::kUnix ? absl::StrCat("unix:", directory.socket()) : "tcp:127.0.0.1:0";
+  if (what.kind == SocketKind::kUnix) {
+    task.listen = absl::StrCat("unix:", directory.socket());
+  } else {
+    task.listen = absl::StrCat(what.rdma ? "rdma:" : "tcp:", inputs.rdma.empty() ? "127.0.0.1" : inputs.rdma, ":0");
+  }
   std::optional<migration::TlsPlace> tls;
   if (what.kind == SocketKind::kTls) {
     task.tls_directory = tls.emplace().directory();
@@ -333,6 +349,7 @@ Json InputsJson(const Inputs& inputs, const std::string& where) {
           {"channels", inputs.channels},
           {"faulters", inputs.faulters},
           {"link_mbits", inputs.link},
+          {"rdma", inputs.rdma},
           {"backing", inputs.backing},
           {"thp", inputs.thp},
           {"busy", inputs.busy},
@@ -450,6 +467,7 @@ int Main(int argc, char** argv) {
   app.add_option("--link", inputs.link, "Mbit/s of the line that tcp goes over; 0: as fast as it goes")
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
+  app.add_option("--rdma", inputs.rdma, "Address of an RDMA device: over that, and over tcp there");
   app.add_option("--busy", inputs.busy, "Threads beside it that never sleep")
       ->check(CLI::Range(0, 256))
       ->capture_default_str();

@@ -11,7 +11,11 @@
 #include <memory>
 
 #include "absl/time/clock.h"
+#include "base/clock.h"
 #include "base/status.h"
+#include "migration/channel/rdma/ibverbs.h"
+#include "migration/channel/rdma/rdma_rendezvous.h"
+#include "migration/channel/rendezvous.h"
 #include "migration/channel/socket/address.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
@@ -100,6 +104,32 @@ std::shared_ptr<migration::StreamSecurity> SecurityOf(const SideTask& task, migr
              : migration::SecurityOf({.directory = task.tls_directory, .psk_file = "", .hostname = "localhost"}, side);
 }
 
+// The host's; a process has one move.
+absl::StatusOr<migration::Verbs*> LoadVerbs() {
+  FERRITE_ASSIGN_OR_RETURN(auto verbs, migration::LoadIbverbs(RealClock(), migration::AnyHost().threads));
+  return verbs.release();
+}
+
+void AddRdma(const migration::RdmaFigures& figures, Json& line) {
+  line["rdma_written_bytes"] = figures.written_bytes.load();
+  line["rdma_read_bytes"] = figures.read_bytes.load();
+  line["rdma_inline_bytes"] = figures.inline_bytes.load();
+  line["rdma_registered_bytes"] = figures.registered_bytes.load();
+  line["rdma_registering_ms"] = static_cast<double>(figures.registering_nanoseconds.load()) * kMs;
+  line["rdma_refused_chunks"] = figures.refused_chunks.load();
+}
+
+absl::StatusOr<std::unique_ptr<migration::ChannelAcceptor>> AcceptorAt(std::unique_ptr<migration::Listener> listener,
+                                                                       const SideTask& task) {
+  if (listener->address().kind == migration::Address::Kind::kRdma) {
+    FERRITE_ASSIGN_OR_RETURN(migration::Verbs* const verbs, LoadVerbs());
+    return migration::RdmaAcceptor::Create(std::move(listener), {}, *verbs, migration::RdmaOptions{},
+                                           migration::AnyHost());
+  }
+  return migration::SocketAcceptor::Create(
+      std::move(listener), {.security = SecurityOf(task, migration::TlsSide::kDestination)}, migration::AnyHost());
+}
+
 absl::Status RunSource(const SideTask& task) {
   FERRITE_ASSIGN_OR_RETURN(const auto memory, MakeEngineMemory(task.memory));
   EngineGuest guest(*memory, task.plan);
@@ -128,9 +158,16 @@ absl::Status RunSource(const SideTask& task) {
   FERRITE_ASSIGN_OR_RETURN(const auto source, migration::Source::Create(migration::AnyHost(), port, options, nullptr));
   guest.ForgetGaps();
   const CpuTime before = CpuTime::Now(&guest);
-  FERRITE_RETURN_IF_ERROR(
-      source->Run(migration::OpenAt(address, RealClock(), SecurityOf(task, migration::TlsSide::kSource))));
   Json line;
+  if (address.kind == migration::Address::Kind::kRdma) {
+    FERRITE_ASSIGN_OR_RETURN(migration::Verbs* const verbs, LoadVerbs());
+    const auto opener = migration::OpenRdmaAt(address, *verbs, migration::RdmaOptions{}, RealClock());
+    FERRITE_RETURN_IF_ERROR(source->Run(opener));
+    AddRdma(opener->figures(), line);
+  } else {
+    FERRITE_RETURN_IF_ERROR(
+        source->Run(migration::OpenAt(address, RealClock(), SecurityOf(task, migration::TlsSide::kSource))));
+  }
   AddCpu("source", before, CpuTime::Now(&guest), line);
   AddReport(source->report(), line);
   Say("done", line);
@@ -143,10 +180,7 @@ absl::Status RunDestination(const SideTask& task) {
   EngineDestination machine(task.memory, task.plan);
   FERRITE_ASSIGN_OR_RETURN(const auto session, migration::Destination::Create(migration::AnyHost(), machine, {}));
   const std::string where = listener->address().ToString();
-  FERRITE_ASSIGN_OR_RETURN(
-      const auto acceptor,
-      migration::SocketAcceptor::Create(
-          std::move(listener), {.security = SecurityOf(task, migration::TlsSide::kDestination)}, migration::AnyHost()));
+  FERRITE_ASSIGN_OR_RETURN(const auto acceptor, AcceptorAt(std::move(listener), task));
   Say("listening", {{"address", where}});
   const CpuTime before = CpuTime::Now(nullptr);
   FERRITE_RETURN_IF_ERROR(session->Run(*acceptor));

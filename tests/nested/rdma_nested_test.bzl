@@ -1,6 +1,6 @@
 """rdma_nested_test: tests in an outer machine that has an RDMA device, rdma_rxe on a dummy interface (docs/testing.md)."""
 
-load(":nested_kvm_test.bzl", "nested_kvm_test")
+load(":nested_kvm_test.bzl", "nested_kvm_test", "outer_machine_binary")
 
 _KERNEL = "@debian_kernel_generic"  # the cloud kernel has no rxe
 
@@ -30,6 +30,25 @@ _HOST_FILES = [
     "/usr/lib/x86_64-linux-gnu/librdmacm.so.1",
 ]
 
+_ENVIRONMENT = ["--env=FERRITE_TEST_PLACE=emulated", "--env=FERRITE_TEST_RDMA=10.9.0.1"]
+_SETUP = "//tests/nested:rdma_setup.sh"
+
+def _files(repository, files):
+    return [repository + "//:modules/" + file for file in files]
+
+def rdma_outer_machine_binary(name, host_files = [], args = [], data = [], **kwargs):
+    """outer_machine_binary with the device; `host_files` are there, too, with the libraries that they need."""
+    outer_machine_binary(
+        name = name,
+        args = args + _ENVIRONMENT + ["--setup=$(rootpath %s)" % _SETUP] +
+               ["--host-file=" + file for file in _HOST_FILES + host_files],
+        cpus = 1,
+        data = data + [_SETUP],
+        kernel = _KERNEL,
+        modules = _files(_KERNEL, _MODULES),
+        **kwargs
+    )
+
 def rdma_nested_test(name, tests, args = [], memory = 768, deadline = 240, **kwargs):
     """nested_kvm_test with the device rxe0 at the address in FERRITE_TEST_RDMA.
 
@@ -43,15 +62,15 @@ def rdma_nested_test(name, tests, args = [], memory = 768, deadline = 240, **kwa
     """
     nested_kvm_test(
         name = name,
-        args = ["--env=FERRITE_TEST_PLACE=emulated", "--env=FERRITE_TEST_RDMA=10.9.0.1"] + args,
+        args = _ENVIRONMENT + args,
         # One processor: with two, who is woken across them waits for milliseconds.
         cpus = 1,
         deadline = deadline,
         host_files = _HOST_FILES,
         kernel = _KERNEL,
         memory = memory,
-        modules = [_KERNEL + "//:modules/" + module for module in _MODULES],
-        setup = "//tests/nested:rdma_setup.sh",
+        modules = _files(_KERNEL, _MODULES),
+        setup = _SETUP,
         tests = tests,
         **kwargs
     )
