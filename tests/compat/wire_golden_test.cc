@@ -387,21 +387,13 @@ struct File {
 };
 
 const File kFiles[] = {
-    {"version2_pages.txt", PageFrames, ReadPageFrame},
-    {"version2_preambles.txt", Preambles, ReadPreamble},
-    {"version2_proofs.txt", Proofs, ReadProof},
-    {"version2_control.txt", ControlFrames, ReadControlFrame},
-    {"version2_messages.txt", Messages, ReadMessage},
-    {"version1_preambles.txt", nullptr, ReadPreamble},
-    {"version2_machine.txt", Machines, ReadMachine},
-    {"version2_state.txt", SavedStates, ReadState},
-    {"version2_state_1.txt", nullptr, ReadState},
-    {"version2_sums.txt", Sums, ReadSums},
-    {"version2_secrets.txt", Secrets, ReadSecret},
-    {"version2_state_1.txt", nullptr, ReadState},
-    {"version2_lane_frames.txt", LaneFrames, ReadLaneFrame},
-    {"version2_keys.txt", RemoteKeys, ReadRemoteKey},
-    {"version2_lanes.txt", LaneAnswers, ReadLaneAnswer},
+    {"version2_pages.txt", PageFrames, ReadPageFrame}, {"version2_preambles.txt", Preambles, ReadPreamble},
+    {"version2_proofs.txt", Proofs, ReadProof},        {"version2_control.txt", ControlFrames, ReadControlFrame},
+    {"version2_messages.txt", Messages, ReadMessage},  {"version1_preambles.txt", nullptr, ReadPreamble},
+    {"version2_machine.txt", Machines, ReadMachine},   {"version2_state.txt", SavedStates, ReadState},
+    {"version2_state_1.txt", nullptr, ReadState},      {"version2_sums.txt", Sums, ReadSums},
+    {"version2_secrets.txt", Secrets, ReadSecret},     {"version2_lane_frames.txt", LaneFrames, ReadLaneFrame},
+    {"version2_keys.txt", RemoteKeys, ReadRemoteKey},  {"version2_lanes.txt", LaneAnswers, ReadLaneAnswer},
 };
 
 constexpr size_t kBytesInALine = 60;
