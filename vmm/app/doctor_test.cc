@@ -77,9 +77,10 @@ TEST(DoctorTest, RdmaDevicesAreToldWithWhatTheyCan) {
   const std::vector<Finding> two = RdmaFindings(std::vector<migration::VerbsDevice>{device, down});
   ASSERT_EQ(two.size(), 2u);
   EXPECT_EQ(two[0].state, FindingState::kOk);
-  EXPECT_EQ(two[0].value,
-            "RoCE on eth1, port active, 1000 registrations of up to 1 TiB, 500 queue pairs, on-demand paging there (not "
-            "used)");
+  EXPECT_EQ(
+      two[0].value,
+      "RoCE on eth1, port active, 1000 registrations of up to 1 TiB, 500 queue pairs, on-demand paging there (not "
+      "used)");
   EXPECT_EQ(two[1].state, FindingState::kMissing);
   EXPECT_EQ(two[1].remedy, "bring the link up on eth1");
   // Neither is a reason not to move over TCP.
