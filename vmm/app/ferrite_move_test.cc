@@ -434,6 +434,16 @@ TEST_F(FerriteMoveTest, ReceiverWithoutItsDescriptorSaysSoAtOnce) {
   EXPECT_TRUE(absl::StrContains(receive.err, "--ready-fd 77")) << receive.err;
 }
 
+TEST_F(FerriteMoveTest, ReceiverWithoutAnRdmaDeviceSaysSoAtOnce) {
+  if (std::filesystem::exists("/dev/infiniband/rdma_cm")) {
+    GTEST_SKIP() << "this host has RDMA";
+  }
+  const Finished receive = Ferrite("there", "receive --name web1 --listen rdma:127.0.0.1:0");
+  EXPECT_EQ(receive.exit_code, kExitFailure);
+  EXPECT_EQ(receive.out, "");
+  EXPECT_TRUE(absl::StrContains(receive.err, "this host has no RDMA device")) << receive.err;
+}
+
 TEST_F(FerriteMoveTest, ReceiverThatWaitsCanBeStopped) {
   ASSERT_FALSE(StartReceiver("there", "tcp:127.0.0.1:0").empty());
   const Finished move = Ferrite("there", "move web1 unix:/tmp/elsewhere");

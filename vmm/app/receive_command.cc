@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
@@ -26,6 +27,7 @@
 #include "base/thread_class.h"
 #include "base/timed_mutex.h"
 #include "migration/channel/rdma/rdma_rendezvous.h"
+#include "migration/channel/rdma/verbs.h"
 #include "migration/channel/rendezvous.h"
 #include "migration/channel/socket/socket.h"
 #include "migration/channel/socket/socket_rendezvous.h"
@@ -67,6 +69,11 @@ absl::StatusOr<std::unique_ptr<migration::ChannelAcceptor>> AcceptorAt(
                                                  .security = std::move(security)};
   if (listener->address().kind == migration::Address::Kind::kRdma) {
     FERRITE_ASSIGN_OR_RETURN(migration::Verbs* const verbs, HostVerbs());
+    FERRITE_ASSIGN_OR_RETURN(const std::vector<migration::VerbsDevice> devices, verbs->Devices());
+    if (devices.empty()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          listener->address().ToString(), ": this host has no RDMA device; see `ferrite doctor`, or listen at tcp:"));
+    }
     return migration::RdmaAcceptor::Create(std::move(listener), std::move(connections), *verbs, options.rdma,
                                            EngineHost());
   }
