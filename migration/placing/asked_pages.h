@@ -21,7 +21,8 @@ namespace ferrite::migration {
 // use: it is what the other channel's receiver alone may fill (R1). Threads: one.
 class AskedPages {
  public:
-  static constexpr absl::Duration kPatience = absl::Milliseconds(50);
+  // A channel that is merely slow, on a host that has much to do, has brought it by then.
+  static constexpr absl::Duration kPatience = absl::Milliseconds(250);
 
   // `is_missing`: whether a unit was asked for, and nothing of it has come.
   explicit AskedPages(std::function<bool(const PageRange& unit)> is_missing) : is_missing_(std::move(is_missing)) {}
