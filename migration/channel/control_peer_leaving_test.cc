@@ -65,8 +65,8 @@ class ControlPeerLeavingTest : public testing::Test {
 
 TEST_F(ControlPeerLeavingTest, WordIsHeardByWhoAnswersPing) {
   ASSERT_TRUE(SendControl(*theirs_, message::Ping{}).ok());
-  // It is answered no more.
-  ASSERT_TRUE(SendControl(*theirs_, message::Ping{}).ok());
+  // It is answered no more, and may not even be taken.
+  (void)SendControl(*theirs_, message::Ping{});
   ExpectWordIsHeard();
 }
 

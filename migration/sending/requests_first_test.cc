@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <optional>
+#include <memory>
 
 #include "absl/time/time.h"
 #include "base/monotonic.h"
@@ -33,7 +33,8 @@ TEST_F(RequestsFirstTest, BulkDoesNotWaitWhenNobodyAsks) {
 }
 
 TEST_F(RequestsFirstTest, BulkGoesOnWhenAllAreAnswered) {
-  std::optional<RequestsFirst::Answering> one(first_), other(first_);
+  auto one = std::make_unique<RequestsFirst::Answering>(first_);
+  auto other = std::make_unique<RequestsFirst::Answering>(first_);
   Thread bulk = StartLettingPass();
   one.reset();
   EXPECT_EQ(clock_.waiting(), 1u);
